@@ -1,0 +1,107 @@
+"""Attention over a paged KV cache: `decode` (one query token per row) and `extend` (many, ragged, causal).
+
+The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length share
+one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", 2023).
+Both functions compute, for a query q at position p of its row and with `window = sliding_window or infinity`,
+
+    s[j] = cap(scale * q . k[j])   for max(0, p - window + 1) <= j <= p
+    out  = sum_j softmax(s)[j] * v[j],       cap(x) = soft_cap * tanh(x / soft_cap), or x without a soft cap
+
+in float32 with the online softmax of Dao et al., "FlashAttention" (2022), and decode splits a row's positions over
+programs as in "Flash-Decoding" (Dao et al., 2023). Grouped-query attention: query head h reads KV head
+h // (num_heads // num_kv_heads).
+
+Positions that no query of a row may see (the tail of its last page, pages of others, the null page) are read by nobody,
+or read and discarded before they meet a value that counts: they may hold NaN.
+"""
+
+from dataclasses import dataclass
+
+from jaxtyping import Array, Float, Int32
+
+from pallas_kernels.paged_attention import reference, triton
+from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
+
+__all__ = ["AttentionOptions", "decode", "extend"]
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """What the formula above leaves open. `scale=None` is head_dim ** -0.5; the others are absent when None."""
+
+    scale: float | None = None
+    sliding_window: int | None = None
+    soft_cap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.sliding_window is not None and self.sliding_window < 1:
+            raise ValueError(f"sliding_window={self.sliding_window}: a window holds at least 1 position; None means all")
+        if self.soft_cap is not None and not self.soft_cap > 0:
+            raise ValueError(f"soft_cap={self.soft_cap} must be positive; None means no cap")
+
+
+PLAIN = AttentionOptions()
+
+
+def decode(
+    q: Float[Array, "rows num_heads head_dim"],
+    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
+    page_table: Int32[Array, "rows max_pages"],
+    lengths: Int32[Array, " rows"],
+    *,
+    options: AttentionOptions = PLAIN,
+    implementation: Implementation = "auto",
+    interpret: bool | None = None,
+) -> Float[Array, "rows num_heads head_dim"]:
+    """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own included.
+
+    kv_pages[0] holds keys and kv_pages[1] values; page_table entries beyond a row's length are not followed. A row of
+    length 0 gives zeros. The result has q's dtype.
+
+    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
+    """
+    _check(q, kv_pages, page_table, lengths)
+    arguments = q, kv_pages, page_table, lengths, options
+    if select(implementation) == "reference":
+        return reference.decode(*arguments)
+    return triton.decode(*arguments, interpret=should_interpret(interpret))
+
+
+def extend(
+    q: Float[Array, "tokens num_heads head_dim"],
+    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
+    page_table: Int32[Array, "rows max_pages"],
+    query_starts: Int32[Array, " rows_plus_1"],
+    lengths: Int32[Array, " rows"],
+    *,
+    options: AttentionOptions = PLAIN,
+    implementation: Implementation = "auto",
+    interpret: bool | None = None,
+) -> Float[Array, "tokens num_heads head_dim"]:
+    """Causal attention of a ragged batch of new tokens over cached and new positions.
+
+    Row r owns the tokens query_starts[r] to query_starts[r + 1]; they are the last of its `lengths[r]` positions, whose
+    keys and values are all in the cache already. Tokens from query_starts[-1] on are padding and give zeros.
+
+    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
+    """
+    _check(q, kv_pages, page_table, lengths)
+    if query_starts.shape != (lengths.shape[0] + 1,):
+        raise ValueError(f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry")
+    arguments = q, kv_pages, page_table, query_starts, lengths, options
+    if select(implementation) == "reference":
+        return reference.extend(*arguments)
+    return triton.extend(*arguments, interpret=should_interpret(interpret))
+
+
+def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array) -> None:
+    num_heads, head_dim = q.shape[1:]
+    num_kv_heads, cache_dim = kv_pages.shape[3:]
+    if head_dim != cache_dim:
+        raise ValueError(f"the queries have head_dim {head_dim} and the cache {cache_dim}; they must be equal")
+    if num_heads % num_kv_heads:
+        raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} KV heads: it must be a whole multiple")
+    if page_table.shape[0] != lengths.shape[0]:
+        raise ValueError(f"page_table has {page_table.shape[0]} rows and lengths {lengths.shape[0]}; they must be equal")
+    if q.dtype != kv_pages.dtype:
+        raise UnsupportedError(f"queries in {q.dtype} over a cache in {kv_pages.dtype}: no implementation mixes dtypes yet")

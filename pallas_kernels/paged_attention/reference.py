@@ -1,0 +1,50 @@
+"""Paged attention in plain jax.numpy and float32: one query against one row's pages, repeated. Slow and obvious."""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jaxtyping import Array
+
+TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole row of the cache
+
+
+def decode(q: Array, kv_pages: Array, page_table: Array, lengths: Array, options) -> Array:
+    """See `pallas_kernels.paged_attention.decode`."""
+    return jax.vmap(functools.partial(_attend, kv_pages, options))(q, page_table, lengths)
+
+
+def extend(q: Array, kv_pages: Array, page_table: Array, query_starts: Array, lengths: Array, options) -> Array:
+    """See `pallas_kernels.paged_attention.extend`: a token sees its row as far as its own position."""
+    token = jnp.arange(q.shape[0])
+    row = jnp.searchsorted(query_starts, token, side="right") - 1
+    row = jnp.minimum(row, lengths.shape[0] - 1)
+    tokens_after = query_starts[row + 1] - 1 - token
+    visible = jnp.where(tokens_after >= 0, lengths[row] - tokens_after, 0)
+
+    def one_token(inputs):
+        query, row, visible = inputs
+        return _attend(kv_pages, options, query, page_table[row], visible)
+
+    return jax.lax.map(one_token, (q, row, visible), batch_size=TOKENS_AT_ONCE)
+
+
+def _attend(kv_pages: Array, options, q: Array, page_ids: Array, length: Array) -> Array:
+    """q [num_heads, head_dim] against the first `length` positions of the pages, -> [num_heads, head_dim]."""
+    num_kv_heads, head_dim = kv_pages.shape[3:]
+    k, v = kv_pages[:, page_ids].reshape(2, -1, num_kv_heads, head_dim).astype(jnp.float32)
+    position = jnp.arange(k.shape[0])
+    seen = position < length
+    if options.sliding_window is not None:
+        seen &= position >= length - options.sliding_window
+    k, v = (jnp.where(seen[:, None, None], x, 0) for x in (k, v))  # what is not seen may be NaN
+    grouped = q.astype(jnp.float32).reshape(num_kv_heads, -1, head_dim)
+    scores = jnp.einsum("kgd,pkd->kgp", grouped, k, precision=Precision.HIGHEST)
+    scores = scores * (1 / math.sqrt(head_dim) if options.scale is None else options.scale)
+    if options.soft_cap is not None:
+        scores = options.soft_cap * jnp.tanh(scores / options.soft_cap)
+    probabilities = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+    out = jnp.einsum("kgp,pkd->kgd", probabilities, v, precision=Precision.HIGHEST)
+    return jnp.where(length > 0, out, 0).reshape(q.shape).astype(q.dtype)

@@ -1,0 +1,37 @@
+"""Which implementation of an operation serves a call."""
+
+import logging
+from typing import Literal, get_args
+
+import jax
+
+Implementation = Literal["auto", "pallas", "reference"]
+
+logger = logging.getLogger(__name__)
+
+
+class UnsupportedError(NotImplementedError):
+    """The chosen implementation cannot serve this call; the message says why and what can."""
+
+
+def select(implementation: Implementation) -> Literal["pallas", "reference"]:
+    """`"auto"` is `"pallas"` on a GPU and `"reference"` elsewhere; anything else is what the caller asked for."""
+    if implementation not in get_args(Implementation):
+        known = ", ".join(map(repr, get_args(Implementation)))
+        raise ValueError(f"implementation={implementation!r} is unknown; choose one of {known}")
+    if implementation != "auto":
+        return implementation
+    return "pallas" if jax.default_backend() == "gpu" else "reference"
+
+
+def should_interpret(interpret: bool | None) -> bool:
+    """Pallas kernels run in interpret mode where no GPU is the default backend, unless the caller decides.
+
+    A caller that compiles for a GPU on a machine without one passes False.
+    """
+    if interpret is not None:
+        return interpret
+    if jax.default_backend() == "gpu":
+        return False
+    logger.debug("no GPU: the Pallas kernel runs in interpret mode, which is slow and meant for tests")
+    return True

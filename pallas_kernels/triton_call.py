@@ -1,0 +1,67 @@
+"""The one place that calls Pallas on Triton, so that what differs between JAX versions is settled once.
+
+JAX 0.11 and later warn, while lowering, that this backend is deprecated. docs/decisions/0001 is our answer to the
+notice; Python's default filters do not show it.
+"""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+LOG2_E = 1.4426950408889634  # exp(x) = exp2(x * LOG2_E), and exp2 is one instruction on the GPU
+MIN_DOT_SIZE = 16  # Triton's tensor-core dot wants at least 16 in every dimension
+
+
+def triton_call(
+    kernel: Callable,
+    *operands: Array,
+    out_shape: Sequence[jax.ShapeDtypeStruct],
+    grid: tuple[int, ...],
+    num_warps: int,
+    num_stages: int,
+    interpret: bool,
+    name: str,
+) -> Sequence[Array]:
+    """Runs `kernel` once per point of `grid` with every operand and result left in global memory.
+
+    CompilerParams is always given: without it jax 0.10 takes Mosaic GPU and later versions Triton.
+    """
+    in_global_memory = pl.BlockSpec(memory_space=pl.ANY)
+    call = pl.pallas_call(
+        kernel,
+        out_shape=list(out_shape),
+        grid=grid,
+        in_specs=[in_global_memory] * len(operands),
+        out_specs=[in_global_memory] * len(out_shape),
+        compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=num_stages),
+        interpret=interpret,
+        name=name,
+    )
+    return call(*operands)
+
+
+def load_rows(ref, *index: Array | int, size: int, padded_size: int) -> Array:
+    """ref[*index, :] as [..., padded_size]: rows of `size` elements, padded with zeros to a power of two.
+
+    The index arrays are one-dimensional and of one length. The two ways to write it are the same to the compiler when
+    nothing is padded, but only the first is as fast on a GPU as a plain slice.
+    """
+    if size == padded_size:
+        return ref[(*index, slice(None))]
+    column = jnp.arange(padded_size)
+    spread = [i[:, None] if getattr(i, "ndim", 0) else i for i in index]
+    inside = jnp.broadcast_to((column < size)[None, :], (_num_rows(index), padded_size))
+    return plt.load(ref.at[(*spread, column[None, :])], mask=inside, other=0)
+
+
+def _num_rows(index: tuple[Array | int, ...]) -> int:
+    return next(i.shape[0] for i in index if getattr(i, "ndim", 0))
+
+
+def next_power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n (n >= 1)."""
+    return 1 << (n - 1).bit_length()
