@@ -1,0 +1,1 @@
+"""The border between Python objects and arrays: a StepPlan becomes the padded arrays of a compiled shape."""

@@ -1,0 +1,66 @@
+"""The few shapes that steps are compiled for."""
+
+from dataclasses import dataclass
+
+from jinfer.config import Limits
+from jinfer.scheduling.step_plan import StepPlan
+
+MIN_TOKENS = 16  # the smallest mixed step
+STEPS_PER_OCTAVE = (1.25, 1.625, 2.0)  # of row buckets above 8: at most 19% of the rows are padding
+
+
+@dataclass(frozen=True, order=True)
+class StepShape:
+    """A compiled shape: a decode step of `rows` rows, or a mixed step of `tokens` tokens that belong to `rows` rows."""
+
+    rows: int
+    tokens: int | None = None
+
+    @property
+    def is_decode(self) -> bool:
+        return self.tokens is None
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """All shapes of an engine, each group in ascending order."""
+
+    decode: tuple[StepShape, ...]
+    mixed: tuple[StepShape, ...]
+
+    @classmethod
+    def for_limits(cls, limits: Limits) -> "Buckets":
+        """Row counts 1, 2, 4, 8, 10, 13, 16, 20, ... and token counts that double from 16."""
+        token_counts = _doubling(min(MIN_TOKENS, limits.max_num_batched_tokens), limits.max_num_batched_tokens)
+        return cls(
+            decode=tuple(StepShape(rows) for rows in _row_counts(limits.max_num_seqs)),
+            mixed=tuple(StepShape(min(tokens, limits.max_num_seqs), tokens) for tokens in token_counts),
+        )
+
+    @property
+    def all(self) -> tuple[StepShape, ...]:
+        return self.decode + self.mixed
+
+    def smallest_for(self, plan: StepPlan) -> StepShape:
+        """The shape that pads `plan` least. The scheduler's limits see to it that there is one."""
+        if plan.is_decode:
+            return next(shape for shape in self.decode if shape.rows >= len(plan.rows))
+        return next(s for s in self.mixed if s.tokens is not None and s.tokens >= plan.num_tokens)
+
+
+def _row_counts(most: int) -> list[int]:
+    """1, 2, 4, 8, then three steps an octave: 8 -> 10, 13, 16 -> 20, 26, 32 -> ... up to `most`."""
+    counts = [count for count in (1, 2, 4, 8) if count < most]
+    octave = 8
+    while octave < most:
+        counts += [int(octave * step) for step in STEPS_PER_OCTAVE if octave * step < most]
+        octave *= 2
+    return [*counts, most]
+
+
+def _doubling(least: int, most: int) -> list[int]:
+    counts = []
+    while least < most:
+        counts.append(least)
+        least *= 2
+    return [*counts, most]

@@ -1,0 +1,98 @@
+"""What the user may choose about an engine, and the limits that follow from it."""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from jinfer.errors import ConfigError
+
+Attention = Literal["auto", "pallas", "reference"]
+DType = Literal["bfloat16", "float32"]
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """The options of an engine. `None` leaves a choice to the engine, which decides by the model and the device.
+
+    Raises ConfigError when an option is unknown, malformed or contradicts another.
+    """
+
+    dtype: DType | None = None
+    """Of weights, activations and the KV cache. Default: bfloat16 on a GPU, float32 on a CPU."""
+    page_size: int = 16
+    """Positions in a page of the KV cache."""
+    num_pages: int | None = None
+    """Pages in the KV cache, the null page included. Default: what fits into `memory_utilization` of the device."""
+    max_num_seqs: int | None = None
+    """Sequences that run at the same time. Default: 256 on a GPU, 8 on a CPU."""
+    max_num_batched_tokens: int | None = None
+    """Tokens in one step, and so the longest chunk of a prompt. Default: 4096 on a GPU, 256 on a CPU."""
+    max_model_len: int | None = None
+    """Longest prompt plus output, in tokens. Default: the model's context, or what the pages of one sequence hold."""
+    memory_utilization: float = 0.9
+    """Share of the device's memory for weights, workspace and pages together."""
+    attention: Attention = "auto"
+    """Implementation of attention: `auto` is `pallas` on a GPU and `reference` elsewhere."""
+    dummy_weights: bool = False
+    """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
+    seed: int = 0
+    """Of dummy weights. Requests have seeds of their own."""
+    progress: bool = True
+    """Progress bars, on stderr or in the notebook."""
+
+    def __post_init__(self) -> None:
+        _check_choice("dtype", self.dtype, (*get_args(DType), None))
+        _check_choice("attention", self.attention, get_args(Attention))
+        for name in ("dummy_weights", "progress"):
+            _check_choice(name, getattr(self, name), (True, False))
+        for name in ("page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
+            _check_positive_integer(name, getattr(self, name), optional=name != "page_size")
+        if self.num_pages is not None and self.num_pages < 2:
+            raise ConfigError(f"num_pages={self.num_pages}: page 0 takes the writes of padding, so at least 2 are needed")
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise ConfigError(f"seed={self.seed!r} must be an integer from 0")
+        share = self.memory_utilization
+        if not isinstance(share, int | float) or not math.isfinite(share) or not 0 < share <= 1:
+            raise ConfigError(f"memory_utilization={share!r} must be a share of the device's memory in (0, 1]")
+
+    @classmethod
+    def from_options(cls, options: dict[str, Any]) -> "EngineConfig":
+        """The config of keyword arguments; an unknown name is an error that lists the known ones."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"unknown engine option {name!r}; the options are {', '.join(known)}")
+        return cls(**options)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The sizes of a running engine: EngineConfig with every choice made."""
+
+    page_size: int
+    num_pages: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_model_len: int
+
+    @property
+    def pages_per_sequence(self) -> int:
+        """Entries in a row of the page table."""
+        return self.pages_for(self.max_model_len)
+
+    def pages_for(self, num_tokens: int) -> int:
+        """Pages that hold `num_tokens` positions."""
+        return -(-num_tokens // self.page_size)
+
+
+def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+
+
+def _check_positive_integer(name: str, value: Any, *, optional: bool) -> None:
+    if value is None and optional:
+        return
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError(f"{name}={value!r} must be an integer from 1")

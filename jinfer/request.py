@@ -1,0 +1,153 @@
+"""A request, the sequences that run for it, and what comes back to the caller."""
+
+import enum
+import secrets
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from jinfer.config import Limits
+from jinfer.errors import RequestError
+from jinfer.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+from jinfer.text.detokenizer import Detokenizer
+
+SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: neighbouring sequences get seeds that are far apart
+SEED_MODULUS = 2**64
+
+
+class FinishReason(enum.StrEnum):
+    """Why a sequence ended: a stop string, stop id or end of sequence; a length bound; the caller; a fault."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ABORT = "abort"
+    ERROR = "error"
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One completion of a request while it runs. The scheduler owns the second group of fields, the engine the third."""
+
+    request: "Request"
+    index: int
+    token_ids: list[int]
+    stop_token_ids: frozenset[int]
+    max_total_tokens: int
+    seed: int
+
+    arrival: int | None = None  # place in the order of arrival, given when it is accepted
+    row: int | None = None  # on the device, while it runs
+    page_ids: list[int] = field(default_factory=list)
+    num_computed_tokens: int = 0  # whose keys and values are written, or will be by a step already planned
+    num_pending_tokens: int = 0  # sampled by a step that the host has not read yet: 0 or 1
+    has_token_on_device: bool = False  # its row holds its newest token, so that decoding needs nothing from the host
+
+    detokenizer: Detokenizer | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: str | int | None = None
+    error: str | None = None
+    logprobs: list[dict[int, float]] = field(default_factory=list)
+    cumulative_logprob: float = 0.0
+
+    @property
+    def params(self) -> SamplingParams:
+        return self.request.params
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that exist, the unread one included."""
+        return len(self.token_ids) + self.num_pending_tokens
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        return self.token_ids[len(self.request.prompt_token_ids) :]
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - len(self.request.prompt_token_ids)
+
+    @property
+    def is_finished(self) -> bool:
+        return self.finish_reason is not None
+
+
+@dataclass(eq=False)
+class Request:
+    """A validated prompt with its sampling parameters; `params.n` sequences run for it."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    params: SamplingParams
+    arrival_time: float
+    sequences: list[Sequence] = field(default_factory=list)
+    first_token_time: float | None = None
+    finished_time: float | None = None
+
+    @classmethod
+    def create(
+        cls,
+        request_id: str,
+        prompt: str | None,
+        prompt_token_ids: Collection[int],
+        params: SamplingParams,
+        *,
+        eos_token_ids: frozenset[int],
+        vocab_size: int,
+        limits: Limits,
+    ) -> "Request":
+        """Checks everything that can be known before the request runs. Raises RequestError with the numbers."""
+        _check_prompt(prompt_token_ids, vocab_size, limits)
+        stop_token_ids = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else eos_token_ids)
+        _check_stop_token_ids(stop_token_ids, vocab_size)
+        if not params.ignore_eos and params.min_tokens and len(stop_token_ids) >= vocab_size:
+            raise RequestError("every token of the vocabulary is a stop token, so min_tokens can choose none")
+        request = cls(request_id, prompt, tuple(prompt_token_ids), params, time.perf_counter())
+        max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
+        seed = secrets.randbelow(SEED_MODULUS) if params.seed is None else params.seed
+        for index in range(params.n):
+            request.sequences.append(
+                Sequence(
+                    request=request,
+                    index=index,
+                    token_ids=list(prompt_token_ids),
+                    stop_token_ids=stop_token_ids,
+                    max_total_tokens=min(len(prompt_token_ids) + max_tokens, limits.max_model_len),
+                    seed=(seed + index * SEED_STEP) % SEED_MODULUS,
+                )
+            )
+        return request
+
+    @property
+    def is_finished(self) -> bool:
+        return all(sequence.is_finished for sequence in self.sequences)
+
+
+def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Limits) -> None:
+    if not prompt_token_ids:
+        raise RequestError("the prompt has no tokens; give at least one (the text '' is the BOS token alone)")
+    for token_id in prompt_token_ids:
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
+            raise RequestError(f"the prompt holds token id {token_id!r}; ids are integers from 0 to {vocab_size - 1}")
+    length = len(prompt_token_ids)
+    usable_pages = limits.num_pages - 1
+    if limits.pages_for(length + 1) > usable_pages:
+        raise RequestError(
+            f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages of "
+            f"{limits.page_size}, and the KV cache has {usable_pages}: it could never run; shorten it or raise num_pages"
+        )
+    if length >= limits.max_model_len:
+        raise RequestError(
+            f"the prompt has {length} tokens and the context holds {limits.max_model_len}, of which one must be left "
+            "for the output; shorten the prompt or raise max_model_len if the model allows"
+        )
+
+
+def _check_stop_token_ids(stop_token_ids: frozenset[int], vocab_size: int) -> None:
+    if len(stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        raise RequestError(
+            f"{len(stop_token_ids)} stop token ids, the end-of-sequence ids included; at most {MAX_STOP_TOKEN_IDS}"
+        )
+    for token_id in stop_token_ids:
+        if token_id >= vocab_size:
+            raise RequestError(f"stop token id {token_id} is outside the vocabulary of {vocab_size}")

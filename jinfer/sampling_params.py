@@ -1,0 +1,129 @@
+"""How a request's tokens are chosen and when it ends."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinfer.errors import RequestError
+
+MAX_N = 128
+MAX_LOGPROBS = 20
+MAX_STOP_STRINGS = 16
+MAX_STOP_STRING_LENGTH = 1024
+MAX_STOP_TOKEN_IDS = 16  # per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens
+
+MODEL_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Names, defaults and rules of vLLM's and OpenAI's parameters. Raises RequestError for a value outside its rule.
+
+    The kept tokens are those that pass every filter: top_k of the distribution at `temperature`, then top_p of what
+    top_k left, and min_p. `None` in temperature, top_p, top_k and min_p means the model's generation_config.json, or
+    1, 1, 0 and 0 where that says nothing.
+    """
+
+    n: int = 1
+    """Completions of the prompt, 1 to 128. Greedy ones would be equal, so temperature 0 needs 1."""
+    temperature: float | None = None
+    """0 to 2; 0 takes the most likely token."""
+    top_p: float | None = None
+    """In (0, 1]: keep the fewest most likely tokens whose probabilities add up to it."""
+    top_k: int | None = None
+    """Keep the k most likely tokens, and all that tie with the last; 0 or -1 keeps all."""
+    min_p: float | None = None
+    """In [0, 1]: keep tokens at least this likely, relative to the most likely."""
+    seed: int | None = None
+    """0 to 2**64 - 1. The same seed gives the same tokens, whatever else runs; None draws a new one."""
+    max_tokens: int | None = None
+    """Output tokens at most; None is the rest of the context."""
+    min_tokens: int = 0
+    """End-of-sequence and stop ids are not chosen, and stop strings not looked for, in this many output tokens."""
+    stop: str | Sequence[str] | None = None
+    """A string, or up to 16, that end the output."""
+    stop_token_ids: Sequence[int] | None = None
+    """Token ids that end the output, besides the model's end of sequence."""
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    """Go on after the model's end of sequence."""
+    skip_special_tokens: bool = True
+    """Leave special tokens out of the text."""
+    logprobs: int | None = None
+    """Log probabilities of the sampled token and of the k most likely, 0 to 20; None gives none."""
+
+    def __post_init__(self) -> None:
+        _check_integers(self)
+        _check_reals(self)
+        _check_stops(self)
+        if self.n > 1 and self.temperature == 0:
+            raise RequestError(f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0")
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise RequestError(f"min_tokens={self.min_tokens} must not exceed max_tokens={self.max_tokens}")
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """`stop` as a tuple, whichever way it was given."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "SamplingParams":
+        """The parameters of keyword arguments; an unknown name is an error that lists the known ones."""
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in options:
+            if name not in known:
+                raise RequestError(f"unknown sampling parameter {name!r}; the parameters are {', '.join(known)}")
+        return cls(**options)
+
+    def with_defaults(self, defaults: Mapping[str, Any]) -> "SamplingParams":
+        """A copy in which no parameter that a model may set is None. `defaults` come before `MODEL_DEFAULTS`."""
+        merged = {**MODEL_DEFAULTS, **defaults}
+        return dataclasses.replace(
+            self, **{name: value for name, value in merged.items() if getattr(self, name) is None}
+        )
+
+
+def _check_integers(params: SamplingParams) -> None:
+    bounds = {
+        "n": (1, MAX_N),
+        "top_k": (-1, 2**31 - 1),
+        "seed": (0, 2**64 - 1),
+        "max_tokens": (1, 2**31 - 1),
+        "min_tokens": (0, 2**31 - 1),
+        "logprobs": (0, MAX_LOGPROBS),
+    }
+    optional = {"top_k", "seed", "max_tokens", "logprobs"}
+    for name, (low, high) in bounds.items():
+        value = getattr(params, name)
+        if value is None and name in optional:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise RequestError(f"{name}={value!r} must be an integer from {low} to {high}")
+
+
+def _check_reals(params: SamplingParams) -> None:
+    rules = {
+        "temperature": (lambda x: 0 <= x <= 2, "from 0 to 2"),
+        "top_p": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
+        "min_p": (lambda x: 0 <= x <= 1, "from 0 to 1"),
+    }
+    for name, (holds, rule) in rules.items():
+        value = getattr(params, name)
+        if value is None:
+            continue
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or not holds(value):
+            raise RequestError(f"{name}={value!r} must be a finite number {rule}")
+
+
+def _check_stops(params: SamplingParams) -> None:
+    if len(params.stop_strings) > MAX_STOP_STRINGS:
+        raise RequestError(f"{len(params.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
+    for text in params.stop_strings:
+        if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_STRING_LENGTH:
+            raise RequestError(f"stop={text!r} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters")
+    for token_id in params.stop_token_ids or ():
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
+            raise RequestError(f"stop_token_ids holds {token_id!r}; token ids are integers from 0")

@@ -1,0 +1,1 @@
+"""Who runs next, and on which pages. Plain Python: nothing here imports jax."""
