@@ -1,0 +1,1 @@
+"""Model families: Flax NNX modules inside, pure functions of parameters outside."""

@@ -1,0 +1,73 @@
+"""The pre-norm decoder that the families share: they differ in their attention and in the names of their weights."""
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jinfer.models.config import ModelConfig
+from jinfer.models.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm
+from jinfer.models.rope import rope_angles, rope_frequencies
+from jinfer.models.token_batch import TokenBatch
+from jinfer.models.weights import WeightSource
+
+
+class Decoder(nnx.Module):
+    """x += attention(norm(x)); x += mlp(norm(x)), for each layer, between an embedding and a last norm."""
+
+    def __init__(self, config: ModelConfig, dtype: jnp.dtype, attention: Attention) -> None:
+        layers, features = config.num_layers, config.hidden_size
+        self.config = config
+        self.embedding = Embedding(config.vocab_size, features, dtype)
+        self.attention_norm = RMSNorm(layers, features, config.rms_norm_eps, dtype)
+        self.attention = attention
+        self.mlp_norm = RMSNorm(layers, features, config.rms_norm_eps, dtype)
+        self.mlp = GatedMLP(layers, features, config.intermediate_size, dtype, bias=config.mlp_bias)
+        self.final_norm = RMSNorm(1, features, config.rms_norm_eps, dtype)
+        self.head = None if config.tie_word_embeddings else Embedding(config.vocab_size, features, dtype)
+
+    def __call__(
+        self, kv_cache: tuple[Array, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens features"], tuple[Array, ...]]:
+        """The last hidden states, normalized, and the cache with the tokens' keys and values in it."""
+        frequencies = rope_frequencies(self.config.rope, self.config.head_dim)
+        angles = rope_angles(frequencies, tokens.positions)
+        x, new_cache = self.embedding(tokens.token_ids), []
+        for layer in range(self.config.num_layers):
+            attended, kv_layer = self.attention(
+                self.attention_norm(x, layer), angles, kv_cache[layer], tokens, layer
+            )
+            x = x + attended
+            x = x + self.mlp(self.mlp_norm(x, layer), layer)
+            new_cache.append(kv_layer)
+        return self.final_norm(x, 0), tuple(new_cache)
+
+    def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
+        """float32 logits of the next token."""
+        return (self.head or self.embedding).logits(hidden)
+
+
+def decoder_weights(config: ModelConfig) -> dict[str, WeightSource]:
+    """Where the weights of a decoder lie in a Hugging Face checkpoint, by the path of the parameter."""
+    block = "model.layers.{layer}."
+    attention, mlp = block + "self_attn.", block + "mlp."
+    sources = {
+        "embedding/kernel": WeightSource(("model.embed_tokens.weight",)),
+        "attention_norm/scale": WeightSource((block + "input_layernorm.weight",)),
+        "mlp_norm/scale": WeightSource((block + "post_attention_layernorm.weight",)),
+        "final_norm/scale": WeightSource(("model.norm.weight",)),
+        **_projection("attention/qkv", attention, ("q_proj", "k_proj", "v_proj"), bias=config.qkv_bias),
+        **_projection("attention/output", attention, ("o_proj",), bias=config.output_bias),
+        **_projection("mlp/gate_up", mlp, ("gate_proj", "up_proj"), bias=config.mlp_bias),
+        **_projection("mlp/down", mlp, ("down_proj",), bias=config.mlp_bias),
+    }
+    if not config.tie_word_embeddings:
+        sources["head/kernel"] = WeightSource(("lm_head.weight",))
+    return sources
+
+
+def _projection(path: str, prefix: str, names: tuple[str, ...], *, bias: bool) -> dict[str, WeightSource]:
+    """Checkpoints keep [out, in] matrices, one for each name; ours are [in, out], side by side."""
+    sources = {f"{path}/kernel": WeightSource(tuple(f"{prefix}{name}.weight" for name in names), transposed=True)}
+    if bias:
+        sources[f"{path}/bias"] = WeightSource(tuple(f"{prefix}{name}.bias" for name in names))
+    return sources

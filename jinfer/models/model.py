@@ -1,0 +1,73 @@
+"""A family's module together with the pure functions of its parameters that the engine compiles."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jinfer.models.config import ModelConfig
+from jinfer.models.decoder import Decoder
+from jinfer.models.layers import Bias, Scale
+from jinfer.models.token_batch import TokenBatch
+from jinfer.models.weights import WeightSource, flatten, unflatten
+
+Params = Mapping[str, Any]
+"""A nested dict of arrays. Weights of layers are stacked: attention/qkv/kernel is [num_layers, in, out]."""
+
+DUMMY_SCALE = 0.02  # the usual standard deviation of an untrained transformer's weights
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """`forward` and `logits` are functions of (params, ...) and nothing else."""
+
+    config: ModelConfig
+    graphdef: nnx.GraphDef
+    abstract_params: Params
+    weight_sources: Mapping[str, WeightSource]
+    variables: Mapping[str, nnx.Variable]
+
+    @classmethod
+    def of(cls, module: Decoder, weight_sources: Mapping[str, WeightSource]) -> "Model":
+        graphdef, state = nnx.split(module)
+        variables = {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
+        abstract = unflatten({path: variable.get_value() for path, variable in variables.items()})
+        assert set(variables) == set(weight_sources), set(variables) ^ set(weight_sources)
+        return cls(module.config, graphdef, abstract, weight_sources, variables)
+
+    def forward(
+        self, params: Params, kv_cache: tuple[Array, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens features"], tuple[Array, ...]]:
+        """The tokens' last hidden states, and the cache with their keys and values written."""
+        return nnx.merge(self.graphdef, params)(kv_cache, tokens)
+
+    def logits(self, params: Params, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
+        """float32 logits of the token after each hidden state."""
+        return nnx.merge(self.graphdef, params).logits(hidden)
+
+    def dummy_params(self, seed: int) -> Params:
+        """Random weights: scales of one, biases of zero, matrices normal with standard deviation 0.02."""
+        abstract = flatten(self.abstract_params)
+        return unflatten(
+            {
+                path: _dummy(self.variables[path], jax.random.fold_in(jax.random.key(seed), i), abstract[path])
+                for i, path in enumerate(abstract)
+            }
+        )
+
+
+def _dummy(variable: nnx.Variable, key: Array, abstract: jax.ShapeDtypeStruct) -> Array:
+    if isinstance(variable, Scale):
+        return jnp.ones(abstract.shape, abstract.dtype)
+    if isinstance(variable, Bias):
+        return jnp.zeros(abstract.shape, abstract.dtype)
+    return _normal(key, abstract.shape, abstract.dtype)
+
+
+@jax.jit(static_argnums=(1, 2))
+def _normal(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    return jax.random.normal(key, shape, dtype) * jnp.asarray(DUMMY_SCALE, dtype)

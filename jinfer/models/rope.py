@@ -1,0 +1,49 @@
+"""Rotary position embedding (Su et al., "RoFormer", 2021), in the half-split layout of Hugging Face checkpoints."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float32, Int32
+
+from jinfer.models.config import LinearRopeScaling, Llama3RopeScaling, RopeConfig
+
+
+def rope_frequencies(config: RopeConfig, head_dim: int) -> Float32[np.ndarray, " half"]:
+    """Radians per position of each pair of dimensions: theta ** (-2i / head_dim), scaled as the model asks."""
+    frequencies = config.theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+    match config.scaling:
+        case LinearRopeScaling(factor):
+            frequencies = frequencies / factor
+        case Llama3RopeScaling():
+            frequencies = _llama3(frequencies, config.scaling)
+    return frequencies.astype(np.float32)
+
+
+def _llama3(frequencies: np.ndarray, scaling: Llama3RopeScaling) -> np.ndarray:
+    """Wavelengths over the original context / low_freq_factor are stretched, those under context / high_freq_factor kept.
+
+    Between them the two are blended linearly in (context / wavelength).
+    """
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)  # within the original context
+    blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    kept = np.clip(blend, 0, 1)
+    return kept * frequencies + (1 - kept) * frequencies / scaling.factor
+
+
+def rope_angles(
+    frequencies: Float32[np.ndarray, " half"], positions: Int32[Array, " tokens"]
+) -> tuple[Float32[Array, "tokens 1 half"], Float32[Array, "tokens 1 half"]]:
+    """Cosine and sine of each token's angles, with an axis for heads."""
+    angles = positions[:, None, None].astype(jnp.float32) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+    x: Float[Array, "tokens heads head_dim"],
+    angles: tuple[Float32[Array, "tokens 1 half"], Float32[Array, "tokens 1 half"]],
+) -> Float[Array, "tokens heads head_dim"]:
+    """Turns each pair (x[i], x[i + head_dim / 2]) by its angle, in float32."""
+    cos, sin = angles
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

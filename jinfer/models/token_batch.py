@@ -1,0 +1,22 @@
+"""The tokens of one step, as a model sees them."""
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Int32
+
+
+class TokenBatch(NamedTuple):
+    """Flattened tokens of several rows (sequences), and where their keys and values live.
+
+    Each token writes its keys and values to (page_ids, page_offsets) before it attends. `page_table` and `lengths` give
+    the rows' positions, the new tokens included. `query_starts` divides the tokens among the rows; None means one token
+    per row. Padding tokens write to the null page, and padding rows have length 0.
+    """
+
+    token_ids: Int32[Array, " tokens"]
+    positions: Int32[Array, " tokens"]
+    page_ids: Int32[Array, " tokens"]
+    page_offsets: Int32[Array, " tokens"]
+    page_table: Int32[Array, "rows pages_per_sequence"]
+    lengths: Int32[Array, " rows"]
+    query_starts: Int32[Array, " rows_plus_1"] | None
