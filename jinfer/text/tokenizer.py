@@ -1,0 +1,202 @@
+"""Text to token ids and back, around the tokenizers library."""
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer as Backend
+
+from jinfer.errors import RequestError, TokenizerError
+from jinfer.text.chat_template import ChatTemplate, Message
+from jinfer.text.text_growth import DecoderKind, decoder_kind, has_byte_fallback
+from jinfer.text.tokenizer_files import read_tokenizer_files
+
+# What the tokenizers library parses as a byte: "<0x", an unsigned hexadecimal number of two characters, ">". Its parser
+# takes a plus sign for the first of the two.
+BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f+][0-9A-Fa-f]>")
+
+# A piece that every known decoder leaves as it is. Put before a token, it makes that token not the first one, whose
+# leading space some decoders remove.
+NEUTRAL_PIECE = "x"
+
+
+class Tokenizer:
+    """A model's tokenizer; immutable, and safe to share between requests.
+
+    Gives the ids that transformers' fast tokenizer gives for the same directory, and its text without clean-up of
+    spaces. Errors: TokenizerError where the directory is at fault, RequestError where an argument is.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        *,
+        special_tokens: Mapping[str, str] | None = None,
+        chat_template: str | None = None,
+        default_bos_token_id: int | None = None,
+    ) -> None:
+        """Wrap a tokenizer of the tokenizers library, which must not change from here on.
+
+        special_tokens: texts by name, such as {"bos_token": "<s>"}; chat templates see them under these names.
+        default_bos_token_id: the BOS token where special_tokens has no bos_token.
+        """
+        self._backend = backend
+        self._special_tokens = dict(special_tokens or {})
+        self._chat_template = chat_template
+        self._bos_token_id = self._id_of("bos_token")
+        if self._bos_token_id is None:
+            self._bos_token_id = default_bos_token_id
+        self._eos_token_id = self._id_of("eos_token")
+        self._decoder_kind = decoder_kind(backend)
+        self._has_byte_fallback = has_byte_fallback(backend)
+        self._vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        added_tokens = backend.get_added_tokens_decoder()
+        self._special_token_ids = frozenset(token_id for token_id, token in added_tokens.items() if token.special)
+
+    @classmethod
+    def from_directory(cls, path: Path) -> "Tokenizer":
+        """The tokenizer of a Hugging Face model directory; see tokenizer_files for what is read, and from where.
+
+        Raises TokenizerError where tokenizer.json is missing, or a file is corrupt.
+        """
+        files = read_tokenizer_files(Path(path))
+        return cls(
+            files.backend,
+            special_tokens=files.special_tokens,
+            chat_template=files.chat_template,
+            default_bos_token_id=files.default_bos_token_id,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """The largest id, added tokens included, plus one. The model's embedding may have more rows, as padding."""
+        return self._vocab_size
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The token that begins a text, or None where the model has none."""
+        return self._bos_token_id
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The tokenizer's own end token. generation_config.json may name more, which are not the tokenizer's matter."""
+        return self._eos_token_id
+
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the chat template."""
+        return self._chat_template
+
+    @property
+    def decoder_kind(self) -> DecoderKind:
+        """What is known about how decoded text grows."""
+        return self._decoder_kind
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a text.
+
+        add_special_tokens: let tokenizer.json's post-processor add what it adds, often a BOS token. A text without
+            tokens, such as the empty one, then gives the BOS token alone. Without it, an empty text gives no ids.
+
+        Raises RequestError where the text is not valid Unicode, or is empty and the model has no BOS token.
+        """
+        _check_text(text)
+        ids = self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        if not add_special_tokens or (text and ids):
+            return ids
+        if self._bos_token_id is not None:
+            return [self._bos_token_id]
+        if ids:
+            return ids  # no BOS token, but the post-processor adds others
+        raise RequestError(
+            f"the text {text!r} has no tokens and the model has no BOS token to start from; give at least one character"
+        )
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        """The text of token ids. Bytes that are not UTF-8 become U+FFFD. Raises RequestError for an unknown id."""
+        for token_id in token_ids:
+            self._check_id(token_id)
+        return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token, as to show it in a list of tokens: with its leading space, special tokens as written.
+
+        A token that holds a part of a character shows as U+FFFD. Raises RequestError for an unknown id.
+        """
+        self._check_id(token_id)
+        piece = self._backend.id_to_token(token_id)
+        decoder = self._backend.decoder
+        if piece is None or decoder is None:
+            return piece or ""
+        if self._decoder_kind is DecoderKind.UNKNOWN:
+            return decoder.decode([piece])
+        return decoder.decode([NEUTRAL_PIECE, piece]).removeprefix(NEUTRAL_PIECE)
+
+    def is_byte_fallback(self, token_id: int) -> bool:
+        """Whether the token is one byte of a run that decodes as a whole, such as <0x0A>."""
+        piece = self._backend.id_to_token(token_id) if self._has_byte_fallback else None
+        return piece is not None and BYTE_TOKEN.fullmatch(piece) is not None
+
+    def has_text(self, token_id: int, skip_special_tokens: bool) -> bool:
+        """Whether decoding sees the token at all.
+
+        False for special tokens that are skipped, and for ids without a token: gaps, and the padding rows of a model's
+        embedding, which a model with random weights does pick. Raises RequestError for a negative id.
+        """
+        if token_id < 0:
+            raise RequestError(f"token id {token_id} is negative; ids are 0 to {self._vocab_size - 1}")
+        if skip_special_tokens and token_id in self._special_token_ids:
+            return False
+        return token_id < self._vocab_size and self._backend.id_to_token(token_id) is not None
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        /,
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """The token ids of a conversation; the arguments are those of ChatTemplate.render.
+
+        The template writes every special token itself, so none is added. Raises TokenizerError where the model has no
+        chat template or a malformed one, and RequestError where the template refuses the messages.
+        """
+        text = self._compiled_template.render(
+            messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
+        )
+        return self.encode(text, add_special_tokens=False)
+
+    @cached_property
+    def _compiled_template(self) -> ChatTemplate:
+        if self._chat_template is None:
+            raise TokenizerError(
+                "the model has no chat template; pass a prompt instead of messages, or put the template of its "
+                "instruction-tuned version into the model directory as chat_template.jinja"
+            )
+        return ChatTemplate(self._chat_template, self._special_tokens)
+
+    def _id_of(self, name: str) -> int | None:
+        content = self._special_tokens.get(name)
+        return None if content is None else self._backend.token_to_id(content)
+
+    def _check_id(self, token_id: int) -> None:
+        if not 0 <= token_id < self._vocab_size:
+            raise RequestError(
+                f"token id {token_id} is outside the vocabulary; give ids from 0 to {self._vocab_size - 1}"
+            )
+
+
+def _check_text(text: str) -> None:
+    if not isinstance(text, str):
+        raise RequestError(f"a text must be a str, not {type(text).__name__}; decode bytes first")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RequestError(
+            f"the text has the lone surrogate {text[error.start]!r} at character {error.start}, which is not valid "
+            f"Unicode; remove it, or decode the text with errors='replace'"
+        ) from error

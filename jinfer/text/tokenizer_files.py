@@ -1,0 +1,179 @@
+"""Reads the files of a Hugging Face model directory that concern its tokenizer.
+
+    tokenizer.json              the tokenizer itself; the one file that must exist
+    tokenizer_config.json       names of the special tokens, flags of the added tokens, the chat template
+    special_tokens_map.json     older place of those names, read where tokenizer_config.json has no added_tokens_decoder
+    chat_template.jinja         the chat template; wins over chat_template.json, which wins over tokenizer_config.json
+    generation_config.json      bos_token_id for a tokenizer that names no BOS token; then
+    config.json                 the same
+
+The rules are those that transformers 5 was seen to follow (the tests compare with it). Two of them surprise people:
+`add_bos_token` in tokenizer_config.json is ignored, because the post-processor in tokenizer.json decides about BOS;
+and every token that the configuration names is special, whatever tokenizer.json says. Nothing here runs code from the
+directory: `auto_map` and `tokenizer_class` are not read.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken
+from tokenizers import Tokenizer as Backend
+
+from jinfer.errors import TokenizerError
+
+EXTRA_TOKEN_LISTS = ("extra_special_tokens", "additional_special_tokens")
+ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """What a model directory says about its tokenizer."""
+
+    backend: Backend
+    special_tokens: Mapping[str, str]  # {"bos_token": "<s>", ...}
+    chat_template: str | None
+    default_bos_token_id: int | None  # from generation_config.json or config.json
+
+
+def read_tokenizer_files(directory: Path) -> TokenizerFiles:
+    """All of a directory's tokenizer files, or TokenizerError that names the file at fault and the remedy."""
+    backend = _read_backend(directory / "tokenizer.json")
+    config = _read_json(directory / "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:
+        config = {**config, **_read_json(directory / "special_tokens_map.json")}
+    special_tokens = _named_tokens(config)
+    backend.add_tokens(list(_redefined_tokens(backend, config)))
+    backend.add_special_tokens(list(_tokens_to_make_special(backend, [*special_tokens.values(), *_extra(config)])))
+    return TokenizerFiles(
+        backend=backend,
+        special_tokens=special_tokens,
+        chat_template=_chat_template(directory, config),
+        default_bos_token_id=_default_bos_token_id(directory),
+    )
+
+
+def _read_backend(path: Path) -> Backend:
+    if not path.is_file():
+        raise TokenizerError(
+            f"there is no {path.name} in {path.parent}; pass token ids instead of text, or make the file from a slow "
+            f"tokenizer with transformers: AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
+        )
+    try:
+        backend = Backend.from_file(str(path))
+    except Exception as error:  # the tokenizers library raises Exception itself, with no narrower type
+        raise TokenizerError(
+            f"{path} is corrupt or newer than the installed tokenizers library: {error}; download it again or upgrade"
+        ) from error
+    # A prompt must never be cut or padded without the caller knowing; some published files ask for both.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; empty where the file does not exist."""
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise TokenizerError(f"{path} is not valid JSON: {error}; download it again") from error
+    if not isinstance(value, dict):
+        raise TokenizerError(f"{path} holds a JSON {type(value).__name__}, and must hold an object; download it again")
+    return value
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{path} is not valid UTF-8: {error}; download it again") from error
+
+
+def _content(token: Any) -> str | None:
+    """The text of a token given as a string or as an AddedToken's dictionary."""
+    value = token.get("content") if isinstance(token, dict) else token
+    return value if isinstance(value, str) and value else None
+
+
+def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    """In: {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null}
+
+    Out: {"bos_token": "<s>", "eos_token": "</s>"}
+    """
+    extra = config.get("extra_special_tokens")
+    named = {**config, **(extra if isinstance(extra, dict) else {})}
+    contents = {name: _content(token) for name, token in named.items() if name.endswith("_token")}
+    return {name: content for name, content in contents.items() if content is not None}
+
+
+def _extra(config: Mapping[str, Any]) -> list[str]:
+    lists = [config.get(key) for key in EXTRA_TOKEN_LISTS]
+    contents = [_content(token) for tokens in lists if isinstance(tokens, list) for token in tokens]
+    return [content for content in contents if content is not None]
+
+
+def _redefined_tokens(backend: Backend, config: Mapping[str, Any]) -> Iterator[AddedToken]:
+    """Tokens to which tokenizer_config.json gives other flags than tokenizer.json, by rising id."""
+    known = {token_id: _flags(token) for token_id, token in backend.get_added_tokens_decoder().items()}
+    declared = config.get("added_tokens_decoder") or {}
+    for token_id in sorted(declared, key=_as_id):
+        token = declared[token_id]
+        content = _content(token)
+        if not isinstance(token, dict) or content is None:
+            raise TokenizerError(
+                f"added_tokens_decoder maps {token_id} to {token!r}; it must have a 'content'; correct it"
+            )
+        flags = {name: bool(token[name]) for name in ADDED_TOKEN_FLAGS if name in token}
+        if known.get(_as_id(token_id)) != (content, flags):
+            yield AddedToken(content, **flags)
+
+
+def _as_id(text: str) -> int:
+    if not text.isdecimal():
+        raise TokenizerError(f"added_tokens_decoder has the key {text!r}, and its keys are token ids; correct it")
+    return int(text)
+
+
+def _flags(token: AddedToken) -> tuple[str, dict[str, bool]]:
+    return token.content, {name: getattr(token, name) for name in ADDED_TOKEN_FLAGS}
+
+
+def _tokens_to_make_special(backend: Backend, contents: list[str]) -> Iterator[AddedToken]:
+    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
+    for content in dict.fromkeys(contents):
+        if content not in added:
+            yield AddedToken(content, special=True, normalized=False)
+        elif not added[content].special:
+            yield AddedToken(content, **{**_flags(added[content])[1], "special": True})
+
+
+def _chat_template(directory: Path, config: Mapping[str, Any]) -> str | None:
+    jinja_file = directory / "chat_template.jinja"
+    if jinja_file.is_file():
+        return _read_text(jinja_file)
+    in_json = _read_json(directory / "chat_template.json").get("chat_template")
+    return _default_template(in_json if in_json is not None else config.get("chat_template"))
+
+
+def _default_template(value: Any) -> str | None:
+    """The template itself, or of a list of {"name", "template"} the one named default, else the first."""
+    if isinstance(value, list):
+        if not all(isinstance(entry, dict) and {"name", "template"} <= entry.keys() for entry in value):
+            raise TokenizerError(
+                "chat_template is a list, whose entries must have a 'name' and a 'template'; correct it"
+            )
+        by_name = {entry["name"]: entry["template"] for entry in value}
+        return by_name.get("default", next(iter(by_name.values()), None))
+    return value if isinstance(value, str) else None
+
+
+def _default_bos_token_id(directory: Path) -> int | None:
+    for name in ("generation_config.json", "config.json"):
+        token_id = _read_json(directory / name).get("bos_token_id")
+        if isinstance(token_id, int) and not isinstance(token_id, bool):
+            return token_id
+    return None
