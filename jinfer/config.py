@@ -36,8 +36,7 @@ class EngineConfig:
     """Implementation of attention: `auto` is `pallas` on a GPU and `reference` elsewhere."""
     dummy_weights: bool = False
     """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
-    seed: int = 0
-    """Of dummy weights. Requests have seeds of their own."""
+    dummy_weights_seed: int = 0
     progress: bool = True
     """Progress bars, on stderr or in the notebook."""
 
@@ -50,8 +49,8 @@ class EngineConfig:
             _check_positive_integer(name, getattr(self, name), optional=name != "page_size")
         if self.num_pages is not None and self.num_pages < 2:
             raise ConfigError(f"num_pages={self.num_pages}: page 0 takes the writes of padding, so at least 2 are needed")
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise ConfigError(f"seed={self.seed!r} must be an integer from 0")
+        if not isinstance(self.dummy_weights_seed, int) or self.dummy_weights_seed < 0:
+            raise ConfigError(f"dummy_weights_seed={self.dummy_weights_seed!r} must be an integer from 0")
         share = self.memory_utilization
         if not isinstance(share, int | float) or not math.isfinite(share) or not 0 < share <= 1:
             raise ConfigError(f"memory_utilization={share!r} must be a share of the device's memory in (0, 1]")

@@ -1,5 +1,7 @@
 """Token ids to text while they are generated, with stop strings."""
 
+from collections.abc import Sequence
+
 from jinfer.errors import RequestError
 from jinfer.text.text_growth import REPLACEMENT_CHARACTER, text_growth
 from jinfer.text.tokenizer import Tokenizer
@@ -29,7 +31,10 @@ class Detokenizer:
         include_stop_str_in_output: bool = False,
         skip_special_tokens: bool = True,
         min_tokens: int = 0,
+        context: Sequence[int] = (),
     ) -> None:
+        """`context` is what the new tokens follow, such as the end of the prompt. Its own text is not given out, but
+        it decides how the first token reads: decoders of the Llama kind drop the space before a first word."""
         if "" in stop:
             raise RequestError("a stop string is empty, and would stop before the first token; remove it")
         self._tokenizer = tokenizer
@@ -44,6 +49,9 @@ class Detokenizer:
         self._pieces: list[str] = []
         self._stop_reason: str | None = None
         self._ended = False
+        for token_id in context:
+            if tokenizer.has_text(token_id, skip_special_tokens):
+                self._growth.push(token_id)
 
     @property
     def text(self) -> str:

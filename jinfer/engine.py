@@ -1,0 +1,198 @@
+"""The engine: requests go in, and each step brings their sequences forward. `Engine.step` is the order of work."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from jinfer.batching.batch import make_batch
+from jinfer.batching.buckets import Buckets
+from jinfer.config import Limits
+from jinfer.errors import EngineError
+from jinfer.execution.compiled_steps import CompiledSteps
+from jinfer.execution.device_state import DeviceState
+from jinfer.models.model import Model, Params
+from jinfer.request import FinishReason, Request, Sequence
+from jinfer.sampling import StepResult
+from jinfer.scheduling.scheduler import Scheduler
+from jinfer.scheduling.step_plan import StepPlan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SequenceUpdate:
+    """What a step brought to one sequence: final text, and the tokens that were read."""
+
+    sequence: Sequence
+    text: str
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StepInFlight:
+    """A step that was dispatched and not read yet."""
+
+    plan: StepPlan
+    result: StepResult
+
+
+class Engine:
+    """Runs requests by continuous batching. Not safe for use by several threads at a time; `LLM` takes care of that."""
+
+    def __init__(
+        self, model: Model, params: Params, limits: Limits, new_state: Callable[[], DeviceState], *, progress: bool
+    ) -> None:
+        """`new_state` makes an empty device state, at the start and after a fault."""
+        self.limits = limits
+        self._params = params
+        self._new_state = new_state
+        self._state = new_state()
+        self._buckets = Buckets.for_limits(limits)
+        self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, progress=progress)
+        self._scheduler = Scheduler(limits)
+        self._sequences: set[Sequence] = set()  # accepted and not ended
+        self._in_flight: StepInFlight | None = None
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    @property
+    def num_preemptions(self) -> int:
+        return self._scheduler.num_preemptions
+
+    def add(self, request: Request) -> None:
+        """Accepts a validated request: from here on it ends, in one way or another."""
+        for sequence in request.sequences:
+            self._sequences.add(sequence)
+            self._scheduler.add(sequence)
+
+    def abort(self, request: Request) -> None:
+        """Ends what of the request still runs and frees its pages."""
+        for sequence in request.sequences:
+            if sequence in self._sequences:
+                self._end(sequence, FinishReason.ABORT)
+
+    def step(self) -> list[SequenceUpdate]:
+        """Plans and dispatches one step, then reads the step before it while the device computes."""
+        try:
+            plan = self._scheduler.schedule()
+            dispatched = self._dispatch(plan) if plan else None
+            updates = self._read(self._in_flight) if self._in_flight else []
+            self._in_flight = dispatched
+        except BaseException as error:
+            self._recover(error)
+            raise
+        return updates
+
+    def _dispatch(self, plan: StepPlan) -> StepInFlight:
+        batch = make_batch(plan, self._buckets, self.limits)
+        self._state, result = self._steps(self._params, self._state, batch)
+        result.token_ids.copy_to_host_async()
+        result.is_finite.copy_to_host_async()
+        return StepInFlight(plan, result)
+
+    def _read(self, step: StepInFlight) -> list[SequenceUpdate]:
+        """Waits for a step and gives each sampled token to its sequence, unless that ended in the meantime."""
+        token_ids, is_finite = np.asarray(step.result.token_ids).tolist(), np.asarray(step.result.is_finite)
+        updates = []
+        for i, row in enumerate(step.plan.rows):
+            if not row.samples:
+                continue
+            row.sequence.num_pending_tokens -= 1
+            if row.sequence.is_finished:
+                continue
+            if not is_finite[i]:
+                updates.append(self._fail(row.sequence, "the model gave logits that are not finite (NaN or infinity)"))
+                continue
+            if row.sequence.params.logprobs is not None:
+                _record_logprobs(row.sequence, step.result, i)
+            updates.append(self._accept(row.sequence, token_ids[i]))
+        return updates
+
+    def _accept(self, sequence: Sequence, token_id: int) -> SequenceUpdate:
+        """Appends a token, turns it into text, and ends the sequence if it is the last."""
+        request = sequence.request
+        if request.first_token_time is None:
+            request.first_token_time = time.perf_counter()
+        sequence.token_ids.append(token_id)
+        detokenizer = sequence.detokenizer
+        text = detokenizer.add(token_id) if detokenizer else ""
+        if token_id in sequence.stop_token_ids:
+            sequence.stop_reason = token_id if token_id in (sequence.params.stop_token_ids or ()) else None
+            reason = FinishReason.STOP
+        elif detokenizer and detokenizer.stop_reason is not None:
+            sequence.stop_reason = detokenizer.stop_reason
+            self._end(sequence, FinishReason.STOP)
+            return SequenceUpdate(sequence, text, (token_id,))
+        elif len(sequence.token_ids) >= sequence.max_total_tokens:
+            reason = FinishReason.LENGTH
+        else:
+            return SequenceUpdate(sequence, text, (token_id,))
+        text += detokenizer.finish() if detokenizer else ""
+        self._end(sequence, reason)
+        return SequenceUpdate(sequence, text, (token_id,))
+
+    def _fail(self, sequence: Sequence, error: str) -> SequenceUpdate:
+        text = sequence.detokenizer.finish() if sequence.detokenizer else ""
+        sequence.error = error
+        self._end(sequence, FinishReason.ERROR)
+        return SequenceUpdate(sequence, text, ())
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.finish_reason = reason
+        self._sequences.discard(sequence)
+        self._scheduler.remove(sequence)
+        if sequence.request.is_finished:
+            sequence.request.finished_time = time.perf_counter()
+
+    def _recover(self, error: BaseException) -> None:
+        """After a fault in the middle of a step nothing on the device can be trusted: all ends, and a new state begins."""
+        is_fault = isinstance(error, Exception)
+        for sequence in self._sequences:
+            sequence.error = f"the engine failed: {error!r}" if is_fault else "interrupted"
+            sequence.finish_reason = FinishReason.ERROR if is_fault else FinishReason.ABORT
+            sequence.request.finished_time = time.perf_counter()
+        self._sequences.clear()
+        self._scheduler = Scheduler(self.limits)
+        self._in_flight = None
+        delete_arrays(self._state)
+        self._state = self._new_state()
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError unless pages and rows each have exactly one place, and an idle engine holds none."""
+        self._scheduler.check_integrity()
+        if not self.has_work:
+            assert self._scheduler.page_pool.num_used == 0, "pages are used though nothing runs"
+
+    def close(self) -> None:
+        """Gives back the memory of the device state. The engine cannot be used afterwards."""
+        delete_arrays(self._state)
+        self._in_flight = None
+
+    def __repr__(self) -> str:
+        return f"Engine(running={self._scheduler.num_running}, waiting={self._scheduler.num_waiting}, {self.limits})"
+
+
+def delete_arrays(tree) -> None:
+    """Frees the device memory of every array in a pytree now, whoever still refers to them."""
+    for leaf in jax.tree.leaves(tree):
+        if not leaf.is_deleted():
+            leaf.delete()
+
+
+def _record_logprobs(sequence: Sequence, result: StepResult, row: int) -> None:
+    """Keeps the sampled token's log probability and those of the `params.logprobs` most likely tokens."""
+    count = sequence.params.logprobs
+    sampled, logprob = int(result.token_ids[row]), float(result.logprobs[row])
+    top_ids, top = np.asarray(result.top_token_ids)[row, :count], np.asarray(result.top_logprobs)[row, :count]
+    entry = dict(zip(top_ids.tolist(), top.tolist(), strict=True))
+    sequence.logprobs.append({**entry, sampled: logprob})
+    sequence.cumulative_logprob += logprob
+
+
+__all__ = ["Engine", "EngineError", "SequenceUpdate", "delete_arrays"]

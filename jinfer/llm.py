@@ -1,0 +1,239 @@
+"""The front door: `generate`, and `LLM` with generate, chat and stream."""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jinfer.config import EngineConfig
+from jinfer.engine import Engine, SequenceUpdate, delete_arrays
+from jinfer.errors import EngineError, RequestError
+from jinfer.execution.device_state import new_device_state
+from jinfer.execution.memory import plan_limits
+from jinfer.loading import ModelSource, load_model
+from jinfer.models.model import Params
+from jinfer.outputs import RequestOutput, StreamPiece
+from jinfer.progress import progress_bar
+from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
+from jinfer.request import Request
+from jinfer.sampling_params import SamplingParams
+from jinfer.text.detokenizer import Detokenizer
+from jinfer.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+CONTEXT_TOKENS = 16  # of the prompt's end, which decide how the first new token reads
+
+
+def generate(
+    prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, *, model: ModelSource = None,
+    **options: Any,
+) -> list[RequestOutput]:  # fmt: skip
+    """Completes prompts with a model that is loaded for this call: `jinfer.generate("Once upon a time")`.
+
+    `options` are those of EngineConfig and, without `params`, of SamplingParams. Keep an `LLM` to call it more than once.
+    """
+    engine_options, sampling_options = split_options(options)
+    with LLM(model, **engine_options) as llm:
+        return llm.generate(prompts, params, **sampling_options)
+
+
+class LLM:
+    """A model on a device, ready to generate. Several live in one process; `close`, or a with block, gives memory back.
+
+    `model` is a directory, a Hugging Face hub id, None for the small model that ships with jinfer, or a configuration
+    (`ModelConfig`, or the mapping of a config.json) together with `params`, a nested dict of arrays that is served as
+    it is. `options` are the fields of EngineConfig. Threads may share one LLM.
+    """
+
+    def __init__(
+        self, model: ModelSource = None, *, params: Params | None = None,
+        tokenizer: Tokenizer | str | Path | None = None, **options: Any,
+    ) -> None:  # fmt: skip
+        """Raises ConfigError for options, and ModelError for a model, that cannot be used."""
+        started = time.perf_counter()
+        self.config = EngineConfig.from_options(options)
+        self._loaded = load_model(model, params, tokenizer, self.config)
+        loaded, device = self._loaded, jax.devices()[0]
+        try:
+            self.limits = plan_limits(self.config, loaded.model.config, loaded.dtype, device)
+            self._engine = Engine(
+                loaded.model, loaded.params, self.limits,
+                lambda: new_device_state(loaded.model.config, self.limits, loaded.dtype),
+                progress=self.config.progress,
+            )  # fmt: skip
+        except BaseException:
+            self._give_back_params()
+            raise
+        self._lock = threading.RLock()
+        self._inboxes: dict[Request, deque[SequenceUpdate]] = {}
+        self._num_requests = 0
+        self._is_closed = False
+        logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """None where the model has no tokenizer, so that prompts and outputs are token ids only."""
+        return self._loaded.tokenizer
+
+    def generate(
+        self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
+    ) -> list[RequestOutput]:
+        """Completes a string, token ids, or a list of either; one RequestOutput per prompt, in order.
+
+        Sampling parameters are one SamplingParams, one for each prompt, or keyword arguments. Everything is validated
+        before anything runs. Raises RequestError; EngineError if the engine fails on the way.
+        """
+        prompt_list = as_prompts(prompts)
+        return self._complete(prompt_list, as_params(params, options, len(prompt_list)))
+
+    def chat(
+        self, messages: Messages, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
+    ) -> list[RequestOutput]:
+        """Answers a conversation, or a list of them, through the model's chat template; see `generate`."""
+        tokenizer = self._need_tokenizer("chat")
+        prompts = [Prompt(token_ids=tuple(tokenizer.apply_chat_template(c))) for c in as_conversations(messages)]
+        return self._complete(prompts, as_params(params, options, len(prompts)))
+
+    def stream(
+        self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
+    ) -> Iterator[StreamPiece]:
+        """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what still runs."""
+        prompt_list = as_prompts(prompts)
+        requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
+        return self._pieces(requests)
+
+    def _pieces(self, requests: list[Request]) -> Iterator[StreamPiece]:
+        place = {request: i for i, request in enumerate(requests)}
+        for update in self._run(requests):
+            sequence = update.sequence
+            yield StreamPiece(
+                place[sequence.request], sequence.index, update.text, update.token_ids, sequence.finish_reason
+            )
+
+    def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
+        requests = self._create(prompts, params)
+        count, num_tokens = sum(len(request.sequences) for request in requests), 0
+        with progress_bar("generating", total=count, enabled=self.config.progress) as bar:
+            for update in self._run(requests):
+                num_tokens += len(update.token_ids)
+                if update.sequence.is_finished:
+                    bar.set_postfix_str(f"{num_tokens} tokens", refresh=False)
+                    bar.update()
+        return [RequestOutput.of(request) for request in requests]
+
+    def _run(self, requests: list[Request]) -> Iterator[SequenceUpdate]:
+        """Steps the engine until the requests have ended; whatever stops it early aborts them."""
+        with self._lock:
+            self._check_open()
+            for request in requests:
+                self._inboxes[request] = deque()
+                self._engine.add(request)
+        try:
+            while True:
+                done = all(request.is_finished for request in requests)
+                for request in requests:
+                    inbox = self._inboxes[request]
+                    while inbox:
+                        yield inbox.popleft()
+                if done:
+                    return
+                self._step(requests)
+        finally:
+            with self._lock:
+                for request in requests:
+                    if not self._is_closed:
+                        self._engine.abort(request)
+                    del self._inboxes[request]
+
+    def _step(self, requests: list[Request]) -> None:
+        """One step for all that use this LLM; each finds what concerns it in its inbox."""
+        with self._lock:
+            self._check_open()
+            if all(request.is_finished for request in requests):  # another thread's step ended them
+                return
+            try:
+                updates = self._engine.step()
+            except Exception as error:
+                raise EngineError(f"the engine failed, and every request with it: {error}") from error
+            for update in updates:
+                if update.sequence.request in self._inboxes:
+                    self._inboxes[update.sequence.request].append(update)
+
+    def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
+        self._check_open()
+        return [self._create_one(*pair) for pair in zip(prompts, params, strict=True)]
+
+    def _create_one(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """Station 1 and 2: ids and validation. Nothing is accepted yet."""
+        if params.stop_strings:
+            self._need_tokenizer("stop strings")
+        ids = prompt.token_ids
+        if ids is None:
+            assert prompt.text is not None
+            ids = tuple(self._need_tokenizer("a prompt of text").encode(prompt.text))
+        with self._lock:
+            self._num_requests += 1
+            request_id = f"request-{self._num_requests}"
+        request = Request.create(
+            request_id, prompt.text, ids, params.with_defaults(self._loaded.sampling_defaults),
+            eos_token_ids=self._loaded.eos_token_ids, vocab_size=self._loaded.model.config.vocab_size,
+            limits=self.limits,
+        )  # fmt: skip
+        for sequence in request.sequences:
+            sequence.detokenizer = self._detokenizer(request)
+        return request
+
+    def _detokenizer(self, request: Request) -> Detokenizer | None:
+        if self.tokenizer is None:
+            return None
+        params = request.params
+        return Detokenizer(
+            self.tokenizer,
+            stop=params.stop_strings,
+            include_stop_str_in_output=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+            min_tokens=params.min_tokens,
+            context=request.prompt_token_ids[-CONTEXT_TOKENS:],
+        )
+
+    def _need_tokenizer(self, what: str) -> Tokenizer:
+        if self.tokenizer is None:
+            raise RequestError(f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)")
+        return self.tokenizer
+
+    def check_integrity(self) -> None:
+        """Raises AssertionError if a page or a row is lost; for tests."""
+        self._engine.check_integrity()
+
+    def close(self) -> None:
+        """Gives back the device's memory. Params that the caller brought stay. Requests still running fail."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self._engine.close()
+            self._give_back_params()
+
+    def _give_back_params(self) -> None:
+        if self._loaded.owns_params:
+            delete_arrays(self._loaded.params)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise EngineError("this LLM is closed; create another")
+
+    def __enter__(self) -> "LLM":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else repr(self._engine)
+        return f"LLM({self._loaded.model.config.architecture}, {self._loaded.dtype}, {state})"

@@ -1,0 +1,149 @@
+"""What an engine needs of a model: its configuration, weights, tokenizer and defaults, from wherever they come."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jinfer.config import EngineConfig
+from jinfer.errors import ConfigError, RequestError, TokenizerError, UnsupportedModelError
+from jinfer.execution.memory import check_weights_fit, choose_dtype
+from jinfer.models.checkpoint import load_checkpoint
+from jinfer.models.config import ModelConfig
+from jinfer.models.hub import read_json, resolve_model_directory
+from jinfer.models.model import Model, Params
+from jinfer.models.orbax_io import is_orbax_checkpoint, load_orbax
+from jinfer.models.registry import build_model, read_model_config
+from jinfer.models.weights import check_params
+from jinfer.sampling_params import MODEL_DEFAULTS, SamplingParams
+from jinfer.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+ModelSource = str | Path | ModelConfig | Mapping[str, Any] | None
+"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), or None: the demo model."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """`owns_params` is False for params that the caller brought, which closing an engine must leave alone."""
+
+    model: Model
+    params: Params
+    dtype: jnp.dtype
+    tokenizer: Tokenizer | None
+    eos_token_ids: frozenset[int]
+    owns_params: bool
+    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_model(
+    source: ModelSource, params: Params | None, tokenizer: Tokenizer | str | Path | None, config: EngineConfig
+) -> LoadedModel:
+    """Loads a model to the default device. Raises ModelError, or ConfigError for arguments that contradict each other."""
+    device = jax.devices()[0]
+    needs_weights = params is None and not config.dummy_weights
+    directory, raw, model_config = _find(source, needs_weights)
+    if directory is None and needs_weights:
+        raise ConfigError("a configuration alone has no weights; give params=, a model directory, or dummy_weights=True")
+    if params is not None and config.dummy_weights:
+        raise ConfigError("params and dummy_weights=True are both given; they are two sources of the same weights")
+    dtype = choose_dtype(config, device)
+    model = build_model(model_config, dtype, config.attention)
+    if params is None:
+        check_weights_fit(model, config, device)
+        loaded = _load_params(model, directory, config)
+    else:
+        loaded = _adopt(model, params)
+    text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
+    generation = _generation_config(directory)
+    return LoadedModel(
+        model=model,
+        params=loaded,
+        dtype=dtype,
+        tokenizer=text,
+        eos_token_ids=_eos_token_ids(generation, raw, text, model_config.vocab_size),
+        owns_params=params is None,
+        sampling_defaults=_sampling_defaults(generation),
+    )
+
+
+def _find(source: ModelSource, needs_weights: bool) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:
+    """The directory, if there is one, what its config.json says, and that read."""
+    if isinstance(source, ModelConfig):
+        return None, {}, source
+    if isinstance(source, Mapping):
+        return None, source, read_model_config(source)
+    directory = resolve_model_directory(source, weights=needs_weights)
+    raw = read_json(directory / "config.json")
+    return directory, raw, read_model_config(raw)
+
+
+def _load_params(model: Model, directory: Path | None, config: EngineConfig) -> Params:
+    if config.dummy_weights:
+        return model.dummy_params(config.dummy_weights_seed)
+    assert directory is not None
+    if is_orbax_checkpoint(directory):
+        return load_orbax(model, directory)
+    return load_checkpoint(model, directory, progress=config.progress)
+
+
+def _adopt(model: Model, params: Params) -> Params:
+    """The caller's params, checked; arrays of another dtype or on the host are copied, the others used as they are."""
+    params = params.to_pure_dict() if hasattr(params, "to_pure_dict") else params
+    check_params(params, model.abstract_params, "params")
+    return jax.tree.map(lambda x, wanted: jnp.asarray(x, wanted.dtype), dict(params), dict(model.abstract_params))
+
+
+def _load_tokenizer(
+    tokenizer: Tokenizer | str | Path | None, directory: Path | None, *, is_optional: bool
+) -> Tokenizer | None:
+    if isinstance(tokenizer, Tokenizer):
+        return tokenizer
+    if tokenizer is not None:
+        return Tokenizer.from_directory(Path(tokenizer))
+    if directory is None or (is_optional and not (directory / "tokenizer.json").is_file()):
+        return None
+    try:
+        return Tokenizer.from_directory(directory)
+    except TokenizerError as error:
+        if (directory / "tokenizer.json").is_file():
+            raise
+        logger.warning("%s", error)  # token ids go in and come out without one
+        return None
+
+
+def _generation_config(directory: Path | None) -> Mapping[str, Any]:
+    path = None if directory is None else directory / "generation_config.json"
+    return read_json(path) if path is not None and path.is_file() else {}
+
+
+def _eos_token_ids(
+    generation: Mapping[str, Any], raw: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int
+) -> frozenset[int]:
+    """Of generation_config.json, else config.json, and the tokenizer's own."""
+    named = generation.get("eos_token_id", raw.get("eos_token_id"))
+    ids = set(named if isinstance(named, list) else [] if named is None else [named])
+    if tokenizer is not None and tokenizer.eos_token_id is not None:
+        ids.add(tokenizer.eos_token_id)
+    for token_id in ids:
+        if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
+            raise UnsupportedModelError(f"the model names eos_token_id {token_id!r}, outside its vocabulary of {vocab_size}")
+    return frozenset(ids)
+
+
+def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
+    """What generation_config.json sets of the parameters that a model may set, said aloud because users are surprised."""
+    defaults = {name: generation[name] for name in MODEL_DEFAULTS if generation.get(name) is not None}
+    try:
+        SamplingParams().with_defaults(defaults)
+    except RequestError as error:
+        raise UnsupportedModelError(f"generation_config.json sets a sampling default that is invalid: {error}") from error
+    if defaults:
+        taken = ", ".join(f"{name}={value}" for name, value in defaults.items())
+        logger.info("sampling defaults from generation_config.json: %s", taken)
+    return defaults

@@ -1,0 +1,105 @@
+"""What comes back to the caller."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jinfer.request import FinishReason, Request, Sequence
+
+
+@dataclass(frozen=True)
+class RequestMetrics:
+    """Times of a request in seconds, from when it was accepted."""
+
+    time_to_first_token_s: float | None
+    latency_s: float | None
+    num_prompt_tokens: int
+    num_output_tokens: int
+
+    @property
+    def output_tokens_per_s(self) -> float | None:
+        """Output tokens over latency: what the request saw, not what the engine did."""
+        return self.num_output_tokens / self.latency_s if self.latency_s else None
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One completion. `stop_reason` is the stop string or stop token id that ended it; None for end of sequence.
+
+    `logprobs` has, per token, the log probability of the sampled token and of the most likely ones, by id. `error` says
+    why finish_reason is `error`.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+    stop_reason: str | int | None
+    cumulative_logprob: float | None
+    logprobs: tuple[Mapping[int, float], ...] | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """The completions of one prompt, in order of their index."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+    finished: bool
+    metrics: RequestMetrics
+
+    @property
+    def text(self) -> str:
+        """The text of the first completion."""
+        return self.outputs[0].text
+
+    @classmethod
+    def of(cls, request: Request) -> "RequestOutput":
+        """What a request has so far, or at its end."""
+        return cls(
+            request_id=request.request_id,
+            prompt=request.prompt,
+            prompt_token_ids=request.prompt_token_ids,
+            outputs=tuple(_completion(sequence) for sequence in request.sequences),
+            finished=request.is_finished,
+            metrics=RequestMetrics(
+                time_to_first_token_s=_since(request.arrival_time, request.first_token_time),
+                latency_s=_since(request.arrival_time, request.finished_time),
+                num_prompt_tokens=len(request.prompt_token_ids),
+                num_output_tokens=sum(sequence.num_output_tokens for sequence in request.sequences),
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class StreamPiece:
+    """New final text of one completion, with the tokens read since the last piece. str() is the text."""
+
+    prompt_index: int
+    output_index: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _completion(sequence: Sequence) -> CompletionOutput:
+    wants_logprobs = sequence.params.logprobs is not None
+    return CompletionOutput(
+        index=sequence.index,
+        text=sequence.detokenizer.text if sequence.detokenizer else "",
+        token_ids=tuple(sequence.output_token_ids),
+        finish_reason=sequence.finish_reason,
+        stop_reason=sequence.stop_reason,
+        cumulative_logprob=sequence.cumulative_logprob if wants_logprobs else None,
+        logprobs=tuple(sequence.logprobs) if wants_logprobs else None,
+        error=sequence.error,
+    )
+
+
+def _since(start: float, end: float | None) -> float | None:
+    return None if end is None else end - start

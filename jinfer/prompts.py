@@ -1,0 +1,89 @@
+"""What callers may pass as prompts, messages and parameters, brought into one form."""
+
+import dataclasses
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinfer.config import EngineConfig
+from jinfer.errors import RequestError
+from jinfer.sampling_params import SamplingParams
+
+TokenIds = Sequence[int]
+Prompts = str | TokenIds | Sequence[str | TokenIds]
+"""A text, token ids, or a list of either."""
+Messages = Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]]
+"""One conversation, or a list of them."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Exactly one of the two is given."""
+
+    text: str | None = None
+    token_ids: tuple[int, ...] | None = None
+
+
+def as_prompts(prompts: Prompts) -> list[Prompt]:
+    """A list of prompts from whatever form they were given in. Raises RequestError for an empty or a mixed-up list."""
+    if isinstance(prompts, str):
+        return [Prompt(text=prompts)]
+    items = _as_list(prompts, "prompts")
+    if not items:
+        raise RequestError("the list of prompts is empty; give at least one prompt, '' for the BOS token alone")
+    if all(_is_integer(item) for item in items):
+        return [Prompt(token_ids=tuple(operator.index(item) for item in items))]
+    return [_one_prompt(item, place) for place, item in enumerate(items)]
+
+
+def as_conversations(messages: Messages) -> list[Sequence[Mapping[str, Any]]]:
+    """A list of conversations from one or several."""
+    items = _as_list(messages, "messages")
+    if not items:
+        raise RequestError("the list of messages is empty; give at least one message with a role and content")
+    return [items] if isinstance(items[0], Mapping) else items
+
+
+def as_params(params: SamplingParams | Sequence[SamplingParams] | None, options: Mapping[str, Any], count: int):
+    """One SamplingParams per prompt, from one for all, a list of as many, or keyword arguments."""
+    if params is not None and options:
+        raise RequestError(f"params and the keyword {next(iter(options))!r} are both given; put all into SamplingParams")
+    if params is None:
+        return [SamplingParams.from_options(options)] * count
+    if isinstance(params, SamplingParams):
+        return [params] * count
+    chosen = _as_list(params, "params")
+    if len(chosen) != count or not all(isinstance(one, SamplingParams) for one in chosen):
+        raise RequestError(f"{len(chosen)} params for {count} prompts; give one SamplingParams for all, or one for each")
+    return chosen
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Keyword arguments of `jinfer.generate` as (engine options, sampling options). Unknown names go to the engine's,
+    whose error lists what there is."""
+    of_sampling = {field.name for field in dataclasses.fields(SamplingParams)}
+    assert not of_sampling & {field.name for field in dataclasses.fields(EngineConfig)}
+    sampling = {name: value for name, value in options.items() if name in of_sampling}
+    return {name: value for name, value in options.items() if name not in of_sampling}, sampling
+
+
+def _one_prompt(item: Any, place: int) -> Prompt:
+    if isinstance(item, str):
+        return Prompt(text=item)
+    ids = item.tolist() if hasattr(item, "tolist") else item
+    if isinstance(ids, Sequence) and all(_is_integer(x) for x in ids):
+        return Prompt(token_ids=tuple(operator.index(x) for x in ids))
+    raise RequestError(f"prompt {place} is {item!r}; a prompt is a string or a list of token ids")
+
+
+def _as_list(value: Any, name: str) -> list:
+    if hasattr(value, "tolist"):  # a numpy or jax array
+        return value.tolist()
+    if not isinstance(value, Sequence) or isinstance(value, bytes):
+        raise RequestError(f"{name} is a {type(value).__name__}; give a string, a list of token ids, or a list of either")
+    return list(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return hasattr(value, "__index__") and not isinstance(value, bool)
