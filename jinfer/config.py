@@ -48,7 +48,9 @@ class EngineConfig:
         for name in ("page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
             _check_positive_integer(name, getattr(self, name), optional=name != "page_size")
         if self.num_pages is not None and self.num_pages < 2:
-            raise ConfigError(f"num_pages={self.num_pages}: page 0 takes the writes of padding, so at least 2 are needed")
+            raise ConfigError(
+                f"num_pages={self.num_pages}: page 0 takes the writes of padding, so at least 2 are needed"
+            )
         if not isinstance(self.dummy_weights_seed, int) or self.dummy_weights_seed < 0:
             raise ConfigError(f"dummy_weights_seed={self.dummy_weights_seed!r} must be an integer from 0")
         share = self.memory_utilization

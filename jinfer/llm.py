@@ -204,7 +204,9 @@ class LLM:
 
     def _need_tokenizer(self, what: str) -> Tokenizer:
         if self.tokenizer is None:
-            raise RequestError(f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)")
+            raise RequestError(
+                f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)"
+            )
         return self.tokenizer
 
     def check_integrity(self) -> None:

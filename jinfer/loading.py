@@ -49,7 +49,9 @@ def load_model(
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
     if directory is None and needs_weights:
-        raise ConfigError("a configuration alone has no weights; give params=, a model directory, or dummy_weights=True")
+        raise ConfigError(
+            "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
+        )
     if params is not None and config.dummy_weights:
         raise ConfigError("params and dummy_weights=True are both given; they are two sources of the same weights")
     dtype = choose_dtype(config, device)
@@ -132,7 +134,9 @@ def _eos_token_ids(
         ids.add(tokenizer.eos_token_id)
     for token_id in ids:
         if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
-            raise UnsupportedModelError(f"the model names eos_token_id {token_id!r}, outside its vocabulary of {vocab_size}")
+            raise UnsupportedModelError(
+                f"the model names eos_token_id {token_id!r}, outside its vocabulary of {vocab_size}"
+            )
     return frozenset(ids)
 
 
@@ -142,7 +146,9 @@ def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
     try:
         SamplingParams().with_defaults(defaults)
     except RequestError as error:
-        raise UnsupportedModelError(f"generation_config.json sets a sampling default that is invalid: {error}") from error
+        raise UnsupportedModelError(
+            f"generation_config.json sets a sampling default that is invalid: {error}"
+        ) from error
     if defaults:
         taken = ", ".join(f"{name}={value}" for name, value in defaults.items())
         logger.info("sampling defaults from generation_config.json: %s", taken)

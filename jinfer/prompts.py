@@ -48,14 +48,18 @@ def as_conversations(messages: Messages) -> list[Sequence[Mapping[str, Any]]]:
 def as_params(params: SamplingParams | Sequence[SamplingParams] | None, options: Mapping[str, Any], count: int):
     """One SamplingParams per prompt, from one for all, a list of as many, or keyword arguments."""
     if params is not None and options:
-        raise RequestError(f"params and the keyword {next(iter(options))!r} are both given; put all into SamplingParams")
+        raise RequestError(
+            f"params and the keyword {next(iter(options))!r} are both given; put all into SamplingParams"
+        )
     if params is None:
         return [SamplingParams.from_options(options)] * count
     if isinstance(params, SamplingParams):
         return [params] * count
     chosen = _as_list(params, "params")
     if len(chosen) != count or not all(isinstance(one, SamplingParams) for one in chosen):
-        raise RequestError(f"{len(chosen)} params for {count} prompts; give one SamplingParams for all, or one for each")
+        raise RequestError(
+            f"{len(chosen)} params for {count} prompts; give one SamplingParams for all, or one for each"
+        )
     return chosen
 
 
@@ -81,7 +85,9 @@ def _as_list(value: Any, name: str) -> list:
     if hasattr(value, "tolist"):  # a numpy or jax array
         return value.tolist()
     if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise RequestError(f"{name} is a {type(value).__name__}; give a string, a list of token ids, or a list of either")
+        raise RequestError(
+            f"{name} is a {type(value).__name__}; give a string, a list of token ids, or a list of either"
+        )
     return list(value)
 
 

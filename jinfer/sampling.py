@@ -35,16 +35,12 @@ class StepResult(NamedTuple):
     top_logprobs: Float32[Array, "rows top"]
 
 
-def sample(
-    logits: Float32[Array, "rows vocab"], rows: SamplingRows, positions: Int32[Array, " rows"]
-) -> StepResult:
+def sample(logits: Float32[Array, "rows vocab"], rows: SamplingRows, positions: Int32[Array, " rows"]) -> StepResult:
     """Chooses the token at `positions[row]` of each row's sequence."""
     allowed = _block(logits, rows, positions)
     greedy = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
     is_random = rows.temperature > 0
-    drawn = jax.lax.cond(
-        jnp.any(is_random), lambda: _draw(allowed, rows, positions), lambda: jnp.zeros_like(greedy)
-    )
+    drawn = jax.lax.cond(jnp.any(is_random), lambda: _draw(allowed, rows, positions), lambda: jnp.zeros_like(greedy))
     token_ids = jnp.where(is_random, drawn, greedy)
     logprobs = jax.lax.cond(
         jnp.any(rows.wants_logprobs > 0), lambda: _logprobs(logits, token_ids), lambda: _no_logprobs(logits)

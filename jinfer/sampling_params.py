@@ -59,7 +59,9 @@ class SamplingParams:
         _check_reals(self)
         _check_stops(self)
         if self.n > 1 and self.temperature == 0:
-            raise RequestError(f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0")
+            raise RequestError(
+                f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0"
+            )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise RequestError(f"min_tokens={self.min_tokens} must not exceed max_tokens={self.max_tokens}")
 

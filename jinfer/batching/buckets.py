@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jinfer.config import Limits
 from jinfer.scheduling.step_plan import StepPlan
 
-MIN_TOKENS = 16  # the smallest mixed step
+FEW_TOKENS = (16, 64, 256)  # a step of so few is bound by reading the weights, and padding costs it next to nothing
 STEPS_PER_OCTAVE = (1.25, 1.625, 2.0)  # of row buckets above 8: at most 19% of the rows are padding
 
 
@@ -30,8 +30,8 @@ class Buckets:
 
     @classmethod
     def for_limits(cls, limits: Limits) -> "Buckets":
-        """Row counts 1, 2, 4, 8, 10, 13, 16, 20, ... and token counts that double from 16."""
-        token_counts = _doubling(min(MIN_TOKENS, limits.max_num_batched_tokens), limits.max_num_batched_tokens)
+        """Row counts 1, 2, 4, 8, 10, 13, 16, 20, ... and token counts 16, 64, 256, 512, 1024, ..."""
+        token_counts = _token_counts(limits.max_num_batched_tokens)
         return cls(
             decode=tuple(StepShape(rows) for rows in _row_counts(limits.max_num_seqs)),
             mixed=tuple(StepShape(min(tokens, limits.max_num_seqs), tokens) for tokens in token_counts),
@@ -58,9 +58,11 @@ def _row_counts(most: int) -> list[int]:
     return [*counts, most]
 
 
-def _doubling(least: int, most: int) -> list[int]:
-    counts = []
-    while least < most:
-        counts.append(least)
-        least *= 2
+def _token_counts(most: int) -> list[int]:
+    """16, 64, 256, then doubling, up to `most`."""
+    counts = [count for count in FEW_TOKENS if count < most]
+    count = 2 * FEW_TOKENS[-1]
+    while count < most:
+        counts.append(count)
+        count *= 2
     return [*counts, most]

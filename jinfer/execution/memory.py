@@ -110,7 +110,9 @@ def _checked_context(config: EngineConfig, context: int, limits: Limits) -> Limi
 def _context(config: EngineConfig, model: ModelConfig) -> int:
     most = model.max_position_embeddings
     if config.max_model_len is not None and config.max_model_len > most:
-        raise ConfigError(f"max_model_len={config.max_model_len} exceeds the {most} positions that the model was made for")
+        raise ConfigError(
+            f"max_model_len={config.max_model_len} exceeds the {most} positions that the model was made for"
+        )
     return config.max_model_len or most
 
 

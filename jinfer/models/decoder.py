@@ -33,9 +33,7 @@ class Decoder(nnx.Module):
         angles = rope_angles(frequencies, tokens.positions)
         x, new_cache = self.embedding(tokens.token_ids), []
         for layer in range(self.config.num_layers):
-            attended, kv_layer = self.attention(
-                self.attention_norm(x, layer), angles, kv_cache[layer], tokens, layer
-            )
+            attended, kv_layer = self.attention(self.attention_norm(x, layer), angles, kv_cache[layer], tokens, layer)
             x = x + attended
             x = x + self.mlp(self.mlp_norm(x, layer), layer)
             new_cache.append(kv_layer)

@@ -117,6 +117,4 @@ class Attention(nnx.Module):
         chosen = {"options": options, "implementation": self.implementation}
         if tokens.query_starts is None:
             return paged_attention.decode(q, kv_layer, tokens.page_table, tokens.lengths, **chosen)
-        return paged_attention.extend(
-            q, kv_layer, tokens.page_table, tokens.query_starts, tokens.lengths, **chosen
-        )
+        return paged_attention.extend(q, kv_layer, tokens.page_table, tokens.query_starts, tokens.lengths, **chosen)

@@ -35,7 +35,9 @@ class AttentionOptions:
 
     def __post_init__(self) -> None:
         if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(f"sliding_window={self.sliding_window}: a window holds at least 1 position; None means all")
+            raise ValueError(
+                f"sliding_window={self.sliding_window}: a window holds at least 1 position; None means all"
+            )
         if self.soft_cap is not None and not self.soft_cap > 0:
             raise ValueError(f"soft_cap={self.soft_cap} must be positive; None means no cap")
 
@@ -87,7 +89,9 @@ def extend(
     """
     _check(q, kv_pages, page_table, lengths)
     if query_starts.shape != (lengths.shape[0] + 1,):
-        raise ValueError(f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry")
+        raise ValueError(
+            f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry"
+        )
     arguments = q, kv_pages, page_table, query_starts, lengths, options
     if select(implementation) == "reference":
         return reference.extend(*arguments)
@@ -102,6 +106,10 @@ def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array) -> None
     if num_heads % num_kv_heads:
         raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} KV heads: it must be a whole multiple")
     if page_table.shape[0] != lengths.shape[0]:
-        raise ValueError(f"page_table has {page_table.shape[0]} rows and lengths {lengths.shape[0]}; they must be equal")
+        raise ValueError(
+            f"page_table has {page_table.shape[0]} rows and lengths {lengths.shape[0]}; they must be equal"
+        )
     if q.dtype != kv_pages.dtype:
-        raise UnsupportedError(f"queries in {q.dtype} over a cache in {kv_pages.dtype}: no implementation mixes dtypes yet")
+        raise UnsupportedError(
+            f"queries in {q.dtype} over a cache in {kv_pages.dtype}: no implementation mixes dtypes yet"
+        )

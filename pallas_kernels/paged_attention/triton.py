@@ -144,7 +144,17 @@ def _blocks_of_rows(query_starts: Array, block_tokens: int, num_blocks: int) -> 
 
 
 def _extend_kernel(
-    q_ref, kv_ref, table_ref, query_start_ref, length_ref, block_row_ref, block_begin_ref, out_ref, *, shape, block_tokens
+    q_ref,
+    kv_ref,
+    table_ref,
+    query_start_ref,
+    length_ref,
+    block_row_ref,
+    block_begin_ref,
+    out_ref,
+    *,
+    shape,
+    block_tokens,
 ):
     block, kv_head = pl.program_id(0), pl.program_id(1)
     row, block_begin = block_row_ref[block], block_begin_ref[block]
