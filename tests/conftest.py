@@ -1,0 +1,34 @@
+"""What all tests share: where the real data is, and tiny models that are real in every part."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach the network
+
+import jax
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real checkpoints, tokenizers and texts that a developer has beside the repository."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"needs the data in {SHARED_DATA.parent.name}/{SHARED_DATA.name} beside the repository")
+    return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def stories260k(shared_data: Path) -> Path:
+    """A real trained Llama of 260 thousand parameters, with its golden text."""
+    return shared_data / "models" / "stories260K"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests marked `gpu` skip, with the reason, where JAX finds no GPU."""
+    if jax.default_backend() == "gpu":
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
