@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax.numpy as jnp
 
@@ -189,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="convert a checkpoint", description=_convert.__doc__)
     convert.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID")
     convert.add_argument("--to", required=True, choices=["orbax"], help="the format to write")
-    convert.add_argument("--dtype", choices=DType.__args__)
+    convert.add_argument("--dtype", choices=get_args(DType))
     convert.add_argument("out", type=Path, help="a directory that does not exist yet")
     convert.set_defaults(run=_convert)
     return parser
@@ -219,8 +219,8 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     )
 
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--dtype", choices=DType.__args__, help="default: bfloat16 on a GPU, float32 on a CPU")
-    engine.add_argument("--attention", choices=Attention.__args__, default=EngineConfig.attention)
+    engine.add_argument("--dtype", choices=get_args(DType), help="default: bfloat16 on a GPU, float32 on a CPU")
+    engine.add_argument("--attention", choices=get_args(Attention), default=EngineConfig.attention)
     engine.add_argument(
         "--page-size", type=int, metavar="N", help=f"tokens in a page; default {EngineConfig.page_size}"
     )

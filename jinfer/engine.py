@@ -151,7 +151,7 @@ class Engine:
             sequence.request.finished_time = time.perf_counter()
 
     def _recover(self, error: BaseException) -> None:
-        """After a fault in the middle of a step nothing on the device can be trusted: all ends, and a new state begins."""
+        """After a fault within a step nothing on the device can be trusted: all ends, and a new state begins."""
         is_fault = isinstance(error, Exception)
         for sequence in self._sequences:
             sequence.error = f"the engine failed: {error!r}" if is_fault else "interrupted"

@@ -36,7 +36,8 @@ def generate(
 ) -> list[RequestOutput]:  # fmt: skip
     """Completes prompts with a model that is loaded for this call: `jinfer.generate("Once upon a time")`.
 
-    `options` are those of EngineConfig and, without `params`, of SamplingParams. Keep an `LLM` to call it more than once.
+    `options` are those of EngineConfig and, without `params`, of SamplingParams. Keep an `LLM` to call it more than
+    once.
     """
     engine_options, sampling_options = split_options(options)
     with LLM(model, **engine_options) as llm:
@@ -103,7 +104,7 @@ class LLM:
     def stream(
         self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
     ) -> Iterator[StreamPiece]:
-        """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what still runs."""
+        """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what runs."""
         prompt_list = as_prompts(prompts)
         requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
         return self._pieces(requests)

@@ -44,7 +44,7 @@ class LoadedModel:
 def load_model(
     source: ModelSource, params: Params | None, tokenizer: Tokenizer | str | Path | None, config: EngineConfig
 ) -> LoadedModel:
-    """Loads a model to the default device. Raises ModelError, or ConfigError for arguments that contradict each other."""
+    """Loads a model to the default device. Raises ModelError, or ConfigError for arguments that contradict others."""
     device = jax.devices()[0]
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
@@ -141,7 +141,7 @@ def _eos_token_ids(
 
 
 def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """What generation_config.json sets of the parameters that a model may set, said aloud because users are surprised."""
+    """What generation_config.json sets of `MODEL_DEFAULTS`, said aloud because users are surprised."""
     defaults = {name: generation[name] for name in MODEL_DEFAULTS if generation.get(name) is not None}
     try:
         SamplingParams().with_defaults(defaults)

@@ -26,7 +26,7 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(eq=False)
 class Sequence:
-    """One completion of a request while it runs. The scheduler owns the second group of fields, the engine the third."""
+    """One completion of a request as it runs. The scheduler owns the second group of fields, the engine the third."""
 
     request: "Request"
     index: int
@@ -134,7 +134,7 @@ def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Li
     if limits.pages_for(length + 1) > usable_pages:
         raise RequestError(
             f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages of "
-            f"{limits.page_size}, and the KV cache has {usable_pages}: it could never run; shorten it or raise num_pages"
+            f"{limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or raise num_pages"
         )
     if length >= limits.max_model_len:
         raise RequestError(

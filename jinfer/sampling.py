@@ -1,8 +1,8 @@
 """Logits to tokens, row by row: greedy, temperature, top-k, top-p, min-p, and log probabilities.
 
 A row's token depends on its logits, its parameters, its seed and its position alone. Random numbers are counter based
-(Threefry, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), keyed by (seed, position), and a token is
-drawn with the Gumbel-max trick: argmax(log p + g), g standard Gumbel, has distribution p.
+(Threefry, Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011), keyed by (seed, position), and a token
+is drawn with the Gumbel-max trick: argmax(log p + g), g standard Gumbel, has distribution p.
 
 Nothing is sorted. The k-th largest value, and the smallest value whose tail holds probability p, are found by bisection
 over the 32 bits of a float, which is exact: the kept set is everything at or above a threshold, ties included.
@@ -23,9 +23,9 @@ FLOAT32_BITS = 32
 class StepResult(NamedTuple):
     """What the host reads of a step, one entry per row of its batch.
 
-    `is_finite` is False where logits hold NaN or infinity, so that the token means nothing. `top_*` are the MAX_LOGPROBS
-    most likely tokens. Log probabilities are of the model's own distribution, before temperature and filters; they are
-    zeros unless a row of the batch wants them.
+    `is_finite` is False where logits hold NaN or infinity, so that the token means nothing. `top_*` are the
+    MAX_LOGPROBS most likely tokens. Log probabilities are of the model's own distribution, before temperature and
+    filters; they are zeros unless a row of the batch wants them.
     """
 
     token_ids: Int32[Array, " rows"]

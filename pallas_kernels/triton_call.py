@@ -5,6 +5,7 @@ notice; Python's default filters do not show it.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,11 +45,11 @@ def triton_call(
     return call(*operands)
 
 
-def load_rows(ref, *index: Array | int, size: int, padded_size: int) -> Array:
+def load_rows(ref, *index: Any, size: int, padded_size: int) -> Array:
     """ref[*index, :] as [..., padded_size]: rows of `size` elements, padded with zeros to a power of two.
 
-    The index arrays are one-dimensional and of one length. The two ways to write it are the same to the compiler when
-    nothing is padded, but only the first is as fast on a GPU as a plain slice.
+    An index is a scalar or an array; the arrays are one-dimensional and of one length. Both ways to write it mean the
+    same when nothing is padded, but only the first is as fast on a GPU as a plain slice.
     """
     if size == padded_size:
         return ref[(*index, slice(None))]
@@ -58,7 +59,7 @@ def load_rows(ref, *index: Array | int, size: int, padded_size: int) -> Array:
     return plt.load(ref.at[(*spread, column[None, :])], mask=inside, other=0)
 
 
-def _num_rows(index: tuple[Array | int, ...]) -> int:
+def _num_rows(index: tuple[Any, ...]) -> int:
     return next(i.shape[0] for i in index if getattr(i, "ndim", 0))
 
 

@@ -18,8 +18,8 @@ import numpy as np
 
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import Layout, pack
-from jinfer.config import Limits
 from jinfer.batching.sampling_words import NUM_SAMPLING_WORDS, sampling_words
+from jinfer.config import Limits
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import RowPlan, StepPlan
 

@@ -19,7 +19,8 @@ def pack(layout: Layout, fields: Mapping[str, np.ndarray]) -> np.ndarray:
     """The fields as one int32 vector. Every field of the layout must be given in its shape."""
     parts = []
     for name, shape in layout.items():
-        assert fields[name].shape == shape and fields[name].dtype == np.int32, (name, fields[name].shape, shape)
+        assert fields[name].shape == shape, (name, fields[name].shape, shape)
+        assert fields[name].dtype == np.int32, (name, fields[name].dtype)
         parts.append(fields[name].ravel())
     return np.concatenate(parts)
 

@@ -1,10 +1,10 @@
 """A row's sampling parameters as int32 words: written by the host, read by the device, laid out here only.
 
     word  0            1      2      3      4         5          6           7               8 ...
-          temperature  top_p  min_p  top_k  seed low  seed high  min_length  wants logprobs  blocked token ids (-1: none)
+          temperature  top_p  min_p  top_k  seed low  seed high  min_length  wants logprobs  blocked ids (-1: none)
 
-Reals are float32 bits. `min_length` is the length that the sequence must have before a blocked id may be chosen. A row of
-zeros samples greedily, which is what padding does.
+Reals are float32 bits. `min_length` is the length that the sequence must have before a blocked id may be chosen. A
+row of zeros samples greedily, which is what padding does.
 """
 
 from typing import NamedTuple
@@ -40,6 +40,7 @@ def sampling_words(sequence: Sequence) -> np.ndarray:
     params = sequence.params
     words = np.full(NUM_SAMPLING_WORDS, NO_TOKEN, np.int32)
     words[0:3] = np.array([params.temperature, params.top_p, params.min_p], np.float32).view(np.int32)
+    assert params.top_k is not None  # `with_defaults` has filled it in
     words[3] = params.top_k
     words[4:6] = np.array([sequence.seed], np.uint64).view(np.int32)
     words[6] = len(sequence.request.prompt_token_ids) + params.min_tokens

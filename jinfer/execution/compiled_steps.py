@@ -19,7 +19,7 @@ from jinfer.progress import progress_bar
 from jinfer.sampling import StepResult
 
 # Measured on an H200: faster from 64 rows on than what the defaults find by autotuning, and compiled in seconds.
-GPU_COMPILER_OPTIONS = {
+GPU_COMPILER_OPTIONS: dict[str, str | bool] = {
     "xla_gpu_enable_triton_gemm": False,
     "xla_gpu_enable_cublaslt": True,
     "xla_gpu_enable_dynamic_slice_fusion": True,

@@ -5,7 +5,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from jinfer.models.config import ModelConfig
-from jinfer.models.layers import Attention, Embedding, GatedMLP, Linear, RMSNorm
+from jinfer.models.layers import Attention, Embedding, GatedMLP, RMSNorm
 from jinfer.models.rope import rope_angles, rope_frequencies
 from jinfer.models.token_batch import TokenBatch
 from jinfer.models.weights import WeightSource

@@ -19,7 +19,8 @@ def resolve_model_directory(model: str | Path | None, *, weights: bool = True) -
     """A local directory as it is, a hub id (`organisation/name`) through huggingface_hub and its cache, and None as the
     model that ships with jinfer. `weights=False` leaves the weights on the hub.
 
-    Raises ModelNotFoundError. Environment variables of huggingface_hub (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN) are respected.
+    Raises ModelNotFoundError. Environment variables of huggingface_hub (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN) are
+    respected.
     """
     if model is None:
         return DEMO_MODEL

@@ -1,8 +1,8 @@
 """The parts that decoders are made of, as Flax NNX modules.
 
-A module holds one kind of weight for all layers, stacked as [num_layers, ...], and is called with a layer's index: a step
-has few arguments that way, and XLA reads a static slice of the stack in place. Parameters are declared by shape alone
-(`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a step is traced.
+A module holds one kind of weight for all layers, stacked as [num_layers, ...], and is called with a layer's index: a
+step has few arguments that way, and XLA reads a static slice of the stack in place. Parameters are declared by shape
+alone (`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a step is traced.
 """
 
 import jax
@@ -114,7 +114,11 @@ class Attention(nnx.Module):
 
     def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, layer: int) -> Array:
         options = paged_attention.AttentionOptions(sliding_window=self.sliding_windows[layer])
-        chosen = {"options": options, "implementation": self.implementation}
+        cache = kv_layer, tokens.page_table
         if tokens.query_starts is None:
-            return paged_attention.decode(q, kv_layer, tokens.page_table, tokens.lengths, **chosen)
-        return paged_attention.extend(q, kv_layer, tokens.page_table, tokens.query_starts, tokens.lengths, **chosen)
+            return paged_attention.decode(
+                q, *cache, tokens.lengths, options=options, implementation=self.implementation
+            )
+        return paged_attention.extend(
+            q, *cache, tokens.query_starts, tokens.lengths, options=options, implementation=self.implementation
+        )

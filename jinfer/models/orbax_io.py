@@ -1,7 +1,7 @@
 """Orbax checkpoints: what a JAX training run writes is served as it is, and any model can be converted to it.
 
-A checkpoint is a directory with config.json, the tokenizer's files and `params/`, which Orbax wrote from the nested dict
-of parameters (`Model.abstract_params` has its paths and shapes).
+A checkpoint is a directory with config.json, the tokenizer's files and `params/`, which Orbax wrote from the nested
+dict of parameters (`Model.abstract_params` has its paths and shapes).
 """
 
 import shutil

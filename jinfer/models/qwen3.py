@@ -1,4 +1,4 @@
-"""Qwen3 (Yang et al., "Qwen3 Technical Report", 2025): queries and keys are normalized per head before they are rotated."""
+"""Qwen3 (Yang et al., "Qwen3 Technical Report", 2025): queries and keys are normalized before they are rotated."""
 
 from collections.abc import Mapping
 from typing import Any

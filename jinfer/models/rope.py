@@ -21,7 +21,7 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> Float32[np.ndarray, "
 
 
 def _llama3(frequencies: np.ndarray, scaling: Llama3RopeScaling) -> np.ndarray:
-    """Wavelengths over the original context / low_freq_factor are stretched, those under context / high_freq_factor kept.
+    """Wavelengths over original context / low_freq_factor are stretched, those under context / high_freq_factor kept.
 
     Between them the two are blended linearly in (context / wavelength).
     """

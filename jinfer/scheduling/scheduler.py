@@ -1,13 +1,13 @@
 """Continuous batching: which sequences run in the next step, how many tokens of each, and on which pages.
 
-Policy `mixed`: decode rows first, so that nobody who has begun is kept waiting, then chunks of prompts in order of arrival
-with the rest of the token budget (the chunked prefill of Agrawal et al., "Sarathi-Serve", 2024). Pages are given out as
-they are needed. When they run out, the newest sequence is preempted: it loses its pages and waits, first in line, to be
-computed again.
+Policy `mixed`: decode rows first, so that nobody who has begun is kept waiting, then chunks of prompts in order of
+arrival with the rest of the token budget (the chunked prefill of Agrawal et al., "Sarathi-Serve", 2024). Pages are
+given out as they are needed. When they run out, the newest sequence is preempted: it loses its pages and waits, first
+in line, to be computed again.
 
-The scheduler plans ahead of what the host knows: a planned step counts as computed, and the token that it will sample as
-pending, so that the next step can be planned before the token is read. Reusing the pages of a finished sequence at once
-is safe although a step on the device may still write to them: steps run in the order in which they are planned.
+The scheduler plans ahead of what the host knows: a planned step counts as computed, and the token that it will sample
+as pending, so that the next step can be planned before the token is read. Reusing the pages of a finished sequence at
+once is safe although a step on the device may still write to them: steps run in the order in which they are planned.
 """
 
 import heapq
@@ -157,7 +157,7 @@ class Scheduler:
         assert len(held) == len(set(held)) == self.page_pool.num_used, "a page is used by nobody, or by two"
         rows = sorted([*self._free_rows, *(s.row for s in self._running if s.row is not None)])
         assert rows == list(range(self._limits.max_num_seqs)), "a row is lost, or has two owners"
-        arrivals = [s.arrival for s in (*self._running, *self._waiting)]
+        arrivals = [s.arrival for s in (*self._running, *self._waiting) if s.arrival is not None]
         assert arrivals == sorted(arrivals), "a sequence runs or waits out of its turn"
 
 

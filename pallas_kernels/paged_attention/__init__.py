@@ -1,8 +1,8 @@
 """Attention over a paged KV cache: `decode` (one query token per row) and `extend` (many, ragged, causal).
 
-The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length share
-one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention", 2023).
-Both functions compute, for a query q at position p of its row and with `window = sliding_window or infinity`,
+The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length
+share one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
+2023). Both functions compute, for a query q at position p of its row and with `window = sliding_window or infinity`,
 
     s[j] = cap(scale * q . k[j])   for max(0, p - window + 1) <= j <= p
     out  = sum_j softmax(s)[j] * v[j],       cap(x) = soft_cap * tanh(x / soft_cap), or x without a soft cap

@@ -1,7 +1,7 @@
 """Paged attention in Pallas on Triton: `decode` with split KV, and ragged causal `extend`.
 
-Both kernels run the same loop (`_attend_tiles`): a tile of positions at a time, page ids loaded from the page table, keys
-and values gathered through them, online softmax in float32 with exp2.
+Both kernels run the same loop (`_attend_tiles`): a tile of positions at a time, page ids loaded from the page table,
+keys and values gathered through them, online softmax in float32 with exp2.
 """
 
 import functools
@@ -57,7 +57,7 @@ def _shape_of(q: Array, kv_pages: Array, tile: int, options) -> _Shape:
 
 
 def decode(q: Array, kv_pages: Array, page_table: Array, lengths: Array, options, *, interpret: bool) -> Array:
-    """One program per (row, KV head, split); its partial results are merged by XLA. See the package for the contract."""
+    """One program per (row, KV head, split); XLA merges their partial results. See the package for the contract."""
     rows, num_heads, head_dim = q.shape
     num_kv_heads, max_positions = kv_pages.shape[3], page_table.shape[1] * kv_pages.shape[2]
     blocks = tuning.decode_blocks(rows, num_kv_heads, head_dim, max_positions, q.dtype.itemsize)
@@ -188,8 +188,8 @@ def _extend_kernel(
 def _attend_tiles(q, query_position, begin, end, kv_ref, table_ref, row, kv_head, shape):
     """Online softmax of q [queries, padded_dim] over the positions [begin, end) of a row.
 
-    query_position [queries] is the newest position that each query sees. Returns the sum of weighted values, the maximum
-    score (in units of log 2) and the sum of weights, all float32 and relative to that maximum.
+    query_position [queries] is the newest position that each query sees. Returns the sum of weighted values, the
+    maximum score (in units of log 2) and the sum of weights, all float32 and relative to that maximum.
     """
     queries = q.shape[0]
 

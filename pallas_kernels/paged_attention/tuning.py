@@ -41,7 +41,7 @@ def decode_blocks(rows: int, num_kv_heads: int, head_dim: int, max_positions: in
 
 
 def extend_blocks(tokens: int, group: int, head_dim: int, itemsize: int) -> ExtendBlocks:
-    """64 query rows (tokens x heads of a group) a program where there are that many, and never fewer than a dot's 16."""
+    """64 query rows (tokens x heads of a group) a program where there are as many, and at least a dot's 16."""
     padded_group = next_power_of_two(group)
     wanted_rows = 64 if tokens * padded_group >= 64 else MIN_DOT_SIZE
     block_tokens = max(1, wanted_rows // padded_group)
