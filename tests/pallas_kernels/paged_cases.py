@@ -1,0 +1,94 @@
+"""Random paged caches for the attention tests, with NaN wherever a kernel has no business."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from pallas_kernels.paged_attention import AttentionOptions
+from pallas_kernels.paged_attention.shapes import AttentionShape
+
+
+@dataclass(frozen=True, eq=False)
+class PagedCase:
+    """Rows of the given lengths in permuted pages. Rows have `query_lengths` new tokens, or one each if that is None."""
+
+    shape: AttentionShape
+    q: np.ndarray
+    kv_pages: np.ndarray
+    page_table: np.ndarray
+    lengths: np.ndarray
+    query_starts: np.ndarray | None
+    dense: list[np.ndarray]  # keys and values [2, length, num_kv_heads, head_dim] of each row
+
+    @property
+    def options(self) -> AttentionOptions:
+        return AttentionOptions(sliding_window=self.shape.sliding_window, soft_cap=self.shape.soft_cap)
+
+    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray]:
+        """What `decode`, or `extend` where there are query_starts, takes."""
+        starts = [] if self.query_starts is None else [jnp.asarray(self.query_starts)]
+        q, kv_pages = jnp.asarray(self.q, dtype), jnp.asarray(self.kv_pages, dtype)
+        return [q, kv_pages, jnp.asarray(self.page_table), *starts, jnp.asarray(self.lengths)]
+
+
+def make_case(
+    rng: np.random.Generator,
+    shape: AttentionShape,
+    lengths: list[int],
+    page_size: int,
+    query_lengths: list[int] | None = None,
+    num_padding_tokens: int = 0,
+) -> PagedCase:
+    """Fills the cache at the rows' positions; every other element, page tails and the null page included, is NaN."""
+    max_pages = -(-max([*lengths, 1]) // page_size) + 1
+    num_pages = len(lengths) * max_pages + 1
+    page_table = (rng.permutation(num_pages - 1) + 1).reshape(len(lengths), max_pages).astype(np.int32)
+    kv_pages = np.full((2, num_pages, page_size, shape.num_kv_heads, shape.head_dim), np.nan, np.float32)
+    dense = []
+    for row, length in enumerate(lengths):
+        values = rng.standard_normal((2, length, shape.num_kv_heads, shape.head_dim), np.float32)
+        position = np.arange(length)
+        kv_pages[:, page_table[row, position // page_size], position % page_size] = values
+        dense.append(values)
+    query_starts = None
+    num_tokens = len(lengths)
+    if query_lengths is not None:
+        query_starts = np.concatenate([[0], np.cumsum(query_lengths)]).astype(np.int32)
+        num_tokens = int(query_starts[-1]) + num_padding_tokens
+    q = rng.standard_normal((num_tokens, shape.num_heads, shape.head_dim), np.float32)
+    return PagedCase(shape, q, kv_pages, page_table, np.array(lengths, np.int32), query_starts, dense)
+
+
+def oracle(case: PagedCase) -> np.ndarray:
+    """The definition, in float64 over the dense keys and values, one query at a time."""
+    out = np.zeros_like(case.q, np.float64)
+    for row, length in enumerate(case.lengths):
+        if case.query_starts is None:
+            queries = {row: length}
+        else:
+            begin, end = case.query_starts[row], case.query_starts[row + 1]
+            queries = {token: length - (end - 1 - token) for token in range(begin, end)}
+        for token, num_visible in queries.items():
+            out[token] = _attend(case.q[token], case.dense[row][:, :num_visible], case.shape)
+    return out
+
+
+def _attend(q: np.ndarray, kv: np.ndarray, shape: AttentionShape) -> np.ndarray:
+    window = shape.sliding_window or kv.shape[1]
+    keys, values = kv[:, max(0, kv.shape[1] - window) :].astype(np.float64)
+    out = np.zeros(q.shape)
+    for head in range(shape.num_heads if len(keys) else 0):
+        kv_head = head * shape.num_kv_heads // shape.num_heads
+        scores = keys[:, kv_head] @ q[head] / np.sqrt(shape.head_dim)
+        if shape.soft_cap is not None:
+            scores = shape.soft_cap * np.tanh(scores / shape.soft_cap)
+        weights = np.exp(scores - scores.max())
+        out[head] = weights @ values[:, kv_head] / weights.sum()
+    return out
+
+
+def relative_error(got: np.ndarray, wanted: np.ndarray) -> float:
+    """|got - wanted| / |wanted| in the Euclidean norm; NaN anywhere in `got` gives NaN."""
+    got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
+    return float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))

@@ -1,0 +1,100 @@
+"""Both implementations of paged attention: the reference against the definition, Pallas against the reference."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import UnsupportedError
+from pallas_kernels.paged_attention import AttentionOptions, decode, extend
+from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
+from tests.pallas_kernels.paged_cases import PagedCase, make_case, oracle, relative_error
+
+BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 5e-3}  # relative error in the Euclidean norm
+SMALL_SHAPES = [
+    AttentionShape(8, 4, 8),
+    AttentionShape(4, 4, 80),
+    AttentionShape(6, 2, 96, sliding_window=5),
+    AttentionShape(4, 1, 64, soft_cap=2.0),
+    AttentionShape(4, 2, 32, sliding_window=20, soft_cap=2.0),
+]
+LENGTHS = [0, 1, 15, 16, 17, 32, 90]
+QUERY_LENGTHS = [0, 1, 3, 16, 5, 31, 40]
+
+
+def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
+    attend = decode if case.query_starts is None else extend
+    return np.asarray(attend(*case.arguments(dtype), options=case.options, implementation=implementation), np.float32)
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_reference_is_the_definition(rng, shape, page_size):
+    for query_lengths in (None, QUERY_LENGTHS):
+        case = make_case(rng, shape, LENGTHS, page_size, query_lengths, num_padding_tokens=5)
+        assert relative_error(run(case, "reference", jnp.float32), oracle(case)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("name", SHAPES)
+def test_decode_agrees_with_the_reference(rng, name, dtype):
+    case = make_case(rng, SHAPES[name], [*LENGTHS, 300], page_size=16)
+    assert relative_error(run(case, "pallas", dtype), run(case, "reference", dtype)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("name", SHAPES)
+def test_extend_agrees_with_the_reference(rng, name, dtype):
+    case = make_case(rng, SHAPES[name], LENGTHS, 16, QUERY_LENGTHS, num_padding_tokens=5)
+    got, wanted = run(case, "pallas", dtype), run(case, "reference", dtype)
+    assert relative_error(got, wanted) < BOUNDS[dtype]
+    assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 8, 64, 256])
+def test_any_page_size(rng, page_size):
+    shape = AttentionShape(4, 2, 32, sliding_window=40)
+    for query_lengths in (None, QUERY_LENGTHS):
+        case = make_case(rng, shape, LENGTHS, page_size, query_lengths)
+        assert relative_error(run(case, "pallas", jnp.float32), run(case, "reference", jnp.float32)) < 1e-5
+
+
+def test_extend_of_one_token_each_is_decode(rng):
+    shape, lengths = AttentionShape(8, 2, 64), [1, 16, 40]
+    case = make_case(rng, shape, lengths, 16, query_lengths=[1, 1, 1])
+    q, kv_pages, page_table, starts, rows = case.arguments(jnp.float32)
+    one = decode(q, kv_pages, page_table, rows, implementation="pallas")
+    many = extend(q, kv_pages, page_table, starts, rows, implementation="pallas")
+    assert relative_error(one, many) < 1e-6
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SHAPES)
+def test_long_rows_on_a_gpu(rng, name):
+    """Splits, many tiles, windows that begin in the middle: sizes that interpret mode is too slow for."""
+    lengths = [0, 1, 255, 256, 4095, 4096, *rng.integers(1, 6000, 10).tolist()]
+    query_lengths = [min(length, int(n)) for length, n in zip(lengths, rng.integers(0, 700, 16), strict=True)]
+    for queries in (None, query_lengths):
+        case = make_case(rng, SHAPES[name], lengths, 16, queries, num_padding_tokens=100)
+        error = relative_error(run(case, "pallas", jnp.bfloat16), run(case, "reference", jnp.bfloat16))
+        assert error < BOUNDS[jnp.bfloat16]
+
+
+def test_shapes_that_contradict_each_other_are_errors(rng):
+    case = make_case(rng, AttentionShape(4, 2, 32), [3, 4], 4)
+    q, kv_pages, page_table, lengths = case.arguments(jnp.float32)
+    with pytest.raises(ValueError, match="head_dim 16 and the cache 32"):
+        decode(q[..., :16], kv_pages, page_table, lengths)
+    with pytest.raises(ValueError, match="3 query heads cannot share 2 KV heads"):
+        decode(q[:, :3], kv_pages, page_table, lengths)
+    with pytest.raises(ValueError, match="page_table has 1 rows and lengths 2"):
+        decode(q, kv_pages, page_table[:1], lengths)
+    with pytest.raises(ValueError, match="2 rows need one more"):
+        extend(q, kv_pages, page_table, lengths, lengths)
+    with pytest.raises(UnsupportedError, match="bfloat16 over a cache in float32"):
+        decode(q.astype(jnp.bfloat16), kv_pages, page_table, lengths)
+
+
+@pytest.mark.parametrize(("options", "message"), [({"sliding_window": 0}, "at least 1"), ({"soft_cap": 0.0}, "positive")])
+def test_options_are_validated(options, message):
+    with pytest.raises(ValueError, match=message):
+        AttentionOptions(**options)
