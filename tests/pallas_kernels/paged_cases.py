@@ -11,7 +11,7 @@ from pallas_kernels.paged_attention.shapes import AttentionShape
 
 @dataclass(frozen=True, eq=False)
 class PagedCase:
-    """Rows of the given lengths in permuted pages. Rows have `query_lengths` new tokens, or one each if that is None."""
+    """Rows of the given lengths in permuted pages, with one query token each, or many where there are query_starts."""
 
     shape: AttentionShape
     q: np.ndarray

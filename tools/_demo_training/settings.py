@@ -25,21 +25,22 @@ class Settings:
     rename_share: float = 0.5
     bpe_dropout: float = 0.1
     bpe_dropout_share: float = 0.5
-    # Shares of the steps, from the first: the tales leave half-way, and the last steps see plain tokens only,
-    # else a sampled story spells words in the odd pieces that dropout makes, and gets them wrong.
-    tale_steps_share: float = 0.5
-    bpe_dropout_steps_share: float = 0.8
+    # Shares of the steps, from the first. The tales stay to the end: the loss on held-out stories rose as soon as they
+    # left (best 2.91 nats against 2.84). The last steps see plain tokens only, else a sampled story spells words in the
+    # odd pieces that dropout makes, and gets them wrong.
+    tale_steps_share: float = 1.0
+    bpe_dropout_steps_share: float = 0.9
 
     # Optimisation.
-    num_steps: int = 4000
+    num_steps: int = 2200
     batch_rows: int = 32
     warmup_steps: int = 200
     learning_rate: float = 2e-3
     final_learning_rate: float = 5e-5
     adam_beta2: float = 0.98
-    weight_decay: float = 0.5
+    weight_decay: float = 1.0
     max_gradient_norm: float = 1.0
-    dropout: float = 0.3
+    dropout: float = 0.4
     attention_dropout: float = 0.1
     ema_decay: float = 0.998
     eval_every: int = 100
