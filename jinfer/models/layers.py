@@ -108,7 +108,7 @@ class Attention(nnx.Module):
         q, k, v = jnp.split(heads, [self.num_heads, self.num_heads + self.num_kv_heads], axis=1)
         q, k = self.normalize(q, k, layer)
         q, k = rotate(q, angles), rotate(k, angles)
-        kv_layer = kv_layer.at[:, tokens.page_ids, tokens.page_offsets].set(jnp.stack([k, v]))
+        kv_layer = _write(kv_layer, jnp.stack([k, v]), tokens)
         attended = self._attend(q, kv_layer, tokens, layer)
         return self.output(attended.reshape(x.shape[0], -1), layer), kv_layer
 
@@ -122,3 +122,13 @@ class Attention(nnx.Module):
         return paged_attention.extend(
             q, *cache, tokens.query_starts, tokens.lengths, options=options, implementation=self.implementation
         )
+
+
+def _write(kv_layer: Array, kv: Float[Array, "2 tokens kv_heads head_dim"], tokens: TokenBatch) -> Array:
+    """The cache with each token's keys and values at its place, updated without a copy.
+
+    Keys and values are two updates of one scatter. Were they one (`at[:, page_ids, page_offsets]`), then XLA would turn
+    the scatter of a single token into slice updates, and copy the whole cache for them.
+    """
+    key_or_value = jnp.arange(2)[:, None]
+    return kv_layer.at[key_or_value, tokens.page_ids[None], tokens.page_offsets[None]].set(kv)
