@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from jinfer.batching.batch import make_batch
+from jinfer.batching.batch import make_batch, padding_batch
 from jinfer.batching.buckets import Buckets
 from jinfer.config import Limits
 from jinfer.errors import EngineError
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState
 from jinfer.models.model import Model, Params
+from jinfer.progress import progress_bar
 from jinfer.request import FinishReason, Request, Sequence
 from jinfer.sampling import StepResult
 from jinfer.scheduling.scheduler import Scheduler
@@ -54,8 +55,17 @@ class Engine:
         self._buckets = Buckets.for_limits(limits)
         self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, progress=progress)
         self._scheduler = Scheduler(limits)
+        self._warm_up(progress)
         self._sequences: set[Sequence] = set()  # accepted and not ended
         self._in_flight: StepInFlight | None = None
+
+    def _warm_up(self, progress: bool) -> None:
+        """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request should wait."""
+        with progress_bar("warming up", total=len(self._buckets.all), enabled=progress) as bar:
+            for shape in self._buckets.all:
+                self._state, result = self._steps(self._params, self._state, padding_batch(shape, self.limits))
+                result.token_ids.block_until_ready()
+                bar.update()
 
     @property
     def has_work(self) -> bool:

@@ -54,7 +54,15 @@ def layout_of(shape: StepShape, limits: Limits) -> Layout:
 
 def make_batch(plan: StepPlan, buckets: Buckets, limits: Limits) -> Batch:
     """Pads a plan to the smallest compiled shape that holds it."""
-    shape = buckets.smallest_for(plan)
+    return _padded_batch(plan, buckets.smallest_for(plan), limits)
+
+
+def padding_batch(shape: StepShape, limits: Limits) -> Batch:
+    """A batch in which nothing runs: it writes to the null row and the null page only."""
+    return _padded_batch(StepPlan(rows=()), shape, limits)
+
+
+def _padded_batch(plan: StepPlan, shape: StepShape, limits: Limits) -> Batch:
     fields = _decode_fields(plan, shape, limits) if shape.is_decode else _mixed_fields(plan, shape, limits)
     return Batch(shape, pack(layout_of(shape, limits), fields))
 
@@ -74,7 +82,7 @@ def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str,
     assert shape.tokens is not None
     rows = plan.rows
     token_ids = [token_id for row in rows for token_id in (row.token_ids or (TOKEN_ON_DEVICE,))]
-    query_ends = np.cumsum([row.num_tokens for row in rows])
+    query_ends = np.cumsum([row.num_tokens for row in rows], dtype=np.int32)
     sampling = np.zeros((shape.rows, NUM_SAMPLING_WORDS), np.int32)
     for i, row in enumerate(rows):
         sampling[i] = sampling_words(row.sequence)
@@ -86,7 +94,7 @@ def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str,
     return {
         "row_ids": _padded([row.row for row in rows], shape.rows, null_row),
         "token_ids": _padded(token_ids, shape.tokens, 0),
-        "query_starts": _padded([0, *query_ends], shape.rows + 1, int(query_ends[-1])),
+        "query_starts": _padded([0, *query_ends], shape.rows + 1, plan.num_tokens),
         "starts": _padded([row.start for row in rows], shape.rows, 0),
         "samples": _padded([int(row.samples) for row in rows], shape.rows, 0),
         "sampling": sampling,
