@@ -6,7 +6,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach the network
 
 import jax
+import jaxtyping
 import pytest
+
+# Shapes and dtypes in signatures are checked while the tests run, and free in production. The kernels are not in the
+# list: their public functions check their arguments themselves, and the tests want to see those errors.
+CHECKED = ("jinfer.models", "jinfer.sampling", "jinfer.batching", "jinfer.execution")
+with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
+    import jinfer  # noqa: F401
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
