@@ -11,7 +11,6 @@ import numpy as np
 from jinfer.batching.batch import make_batch, padding_batch
 from jinfer.batching.buckets import Buckets
 from jinfer.config import Limits
-from jinfer.errors import EngineError
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState
 from jinfer.models.model import Model, Params
@@ -198,11 +197,10 @@ def delete_arrays(tree) -> None:
 def _record_logprobs(sequence: Sequence, result: StepResult, row: int) -> None:
     """Keeps the sampled token's log probability and those of the `params.logprobs` most likely tokens."""
     count = sequence.params.logprobs
-    sampled, logprob = int(result.token_ids[row]), float(result.logprobs[row])
-    top_ids, top = np.asarray(result.top_token_ids)[row, :count], np.asarray(result.top_logprobs)[row, :count]
-    entry = dict(zip(top_ids.tolist(), top.tolist(), strict=True))
-    sequence.logprobs.append({**entry, sampled: logprob})
-    sequence.cumulative_logprob += logprob
-
-
-__all__ = ["Engine", "EngineError", "SequenceUpdate", "delete_arrays"]
+    token_ids, logprobs, top_ids, top = (  # as numpy: indexing on the device would compile
+        np.asarray(array)[row]
+        for array in (result.token_ids, result.logprobs, result.top_token_ids, result.top_logprobs)
+    )
+    entry = dict(zip(top_ids[:count].tolist(), top[:count].tolist(), strict=True))
+    sequence.logprobs.append({**entry, int(token_ids): float(logprobs)})
+    sequence.cumulative_logprob += float(logprobs)
