@@ -7,6 +7,10 @@ from typing import Any
 from jinfer.errors import UnsupportedModelError
 
 DEFAULT_ROPE_THETA = 10000.0
+DEFAULT_SLIDING_WINDOW = 4096  # of the families that have one, in files that do not mention it
+SLIDING = "sliding_attention"
+LAYER_TYPES = ("full_attention", SLIDING)
+REMEDY = "use a model that keeps to it, or add what is missing (docs/adding_a_model.md)"
 
 
 @dataclass(frozen=True)
@@ -56,12 +60,13 @@ class ModelConfig:
 
 
 def read_decoder_config(
-    raw: Mapping[str, Any], *, qkv_bias: bool, output_bias: bool, sliding_windows: tuple[int | None, ...] | None = None
-) -> ModelConfig:
+    raw: Mapping[str, Any], *, qkv_bias: bool, output_bias: bool, mlp_bias: bool = False,
+    sliding_windows: tuple[int | None, ...] | None = None,
+) -> ModelConfig:  # fmt: skip
     """What all families spell alike. Raises UnsupportedModelError for a missing or unsupported entry."""
     activation = raw.get("hidden_act", "silu")
     if activation != "silu":
-        raise UnsupportedModelError(f"config.json has hidden_act {activation!r}; jinfer implements 'silu'")
+        raise UnsupportedModelError(f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}")
     num_layers, num_heads = required(raw, "num_hidden_layers"), required(raw, "num_attention_heads")
     num_kv_heads = raw.get("num_key_value_heads") or num_heads
     hidden_size = required(raw, "hidden_size")
@@ -84,7 +89,7 @@ def read_decoder_config(
         tie_word_embeddings=raw.get("tie_word_embeddings", False),
         qkv_bias=qkv_bias,
         output_bias=output_bias,
-        mlp_bias=raw.get("mlp_bias", False),
+        mlp_bias=mlp_bias,
         sliding_windows=sliding_windows or (None,) * num_layers,
     )
 
@@ -92,7 +97,9 @@ def read_decoder_config(
 def required(raw: Mapping[str, Any], name: str) -> Any:
     """An entry of config.json that has no default."""
     if raw.get(name) is None:
-        raise UnsupportedModelError(f"config.json has no {name!r}, which the architecture needs")
+        raise UnsupportedModelError(
+            f"config.json has no {name!r}, which the architecture needs; add it or fetch the file again"
+        )
     return raw[name]
 
 
@@ -101,25 +108,35 @@ def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
     scaling = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
     theta = scaling.get("rope_theta", raw.get("rope_theta", DEFAULT_ROPE_THETA))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0)) != 1.0:
-        raise UnsupportedModelError("config.json asks for partial rotary embedding, which jinfer does not implement")
+    rotated_share = scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
+    if rotated_share != 1.0:
+        raise UnsupportedModelError(
+            f"config.json has partial_rotary_factor {rotated_share}; jinfer implements 1.0: {REMEDY}"
+        )
     if kind == "default":
         return RopeConfig(theta)
     if kind == "linear":
-        return RopeConfig(theta, LinearRopeScaling(scaling["factor"]))
+        return RopeConfig(theta, LinearRopeScaling(required(scaling, "factor")))
     if kind == "llama3":
         fields = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
         return RopeConfig(theta, Llama3RopeScaling(**{name: required(scaling, name) for name in fields}))
-    raise UnsupportedModelError(f"config.json has rope type {kind!r}; jinfer implements default, linear and llama3")
+    raise UnsupportedModelError(
+        f"config.json has rope type {kind!r}; jinfer implements default, linear and llama3: {REMEDY}"
+    )
 
 
 def read_layer_windows(raw: Mapping[str, Any]) -> tuple[int | None, ...]:
     """The sliding window of each layer, as Qwen writes it: `layer_types`, or all layers from `max_window_layers` on."""
-    num_layers, window = required(raw, "num_hidden_layers"), raw.get("sliding_window")
+    num_layers, window = required(raw, "num_hidden_layers"), raw.get("sliding_window", DEFAULT_SLIDING_WINDOW)
     if not raw.get("use_sliding_window") or window is None:
         return (None,) * num_layers
     types = raw.get("layer_types")
-    if types is not None:
-        return tuple(window if kind == "sliding_attention" else None for kind in types)
-    first = required(raw, "max_window_layers")
-    return tuple(window if layer >= first else None for layer in range(num_layers))
+    if types is None:
+        first = required(raw, "max_window_layers")
+        return tuple(window if layer >= first else None for layer in range(num_layers))
+    if len(types) != num_layers or not set(types) <= set(LAYER_TYPES):
+        raise UnsupportedModelError(
+            f"config.json has layer_types {types!r}; jinfer implements {' and '.join(LAYER_TYPES)}, one for each of "
+            f"the {num_layers} layers: {REMEDY}"
+        )
+    return tuple(window if kind == SLIDING else None for kind in types)

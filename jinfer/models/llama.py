@@ -17,7 +17,7 @@ ARCHITECTURES = ("LlamaForCausalLM",)
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """`attention_bias` puts a bias on all four projections of attention, `mlp_bias` on those of the MLP."""
     bias = raw.get("attention_bias", False)
-    return read_decoder_config(raw, qkv_bias=bias, output_bias=bias)
+    return read_decoder_config(raw, qkv_bias=bias, output_bias=bias, mlp_bias=raw.get("mlp_bias", False))
 
 
 def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:

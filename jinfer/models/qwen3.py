@@ -14,6 +14,7 @@ from jinfer.models.weights import WeightSource
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("Qwen3ForCausalLM",)
+DEFAULT_HEAD_DIM = 128  # in files that do not mention it, whatever hidden_size / num_attention_heads may be
 
 
 class NormalizedAttention(Attention):
@@ -31,6 +32,7 @@ class NormalizedAttention(Attention):
 
 def read_config(raw: Mapping[str, Any]) -> ModelConfig:
     """`attention_bias` puts a bias on all four projections; upper layers may have a sliding window."""
+    raw = {"head_dim": DEFAULT_HEAD_DIM, **raw}
     bias = raw.get("attention_bias", False)
     return read_decoder_config(raw, qkv_bias=bias, output_bias=bias, sliding_windows=read_layer_windows(raw))
 

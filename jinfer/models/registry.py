@@ -7,12 +7,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from jinfer.errors import UnsupportedModelError
-from jinfer.models import llama, qwen2, qwen3
+from jinfer.models import llama, mistral, qwen2, qwen3
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from pallas_kernels import Implementation
 
-FAMILIES = (llama, qwen2, qwen3)
+FAMILIES = (llama, qwen2, qwen3, mistral)
 
 
 def known_architectures() -> dict[str, ModuleType]:

@@ -1,0 +1,125 @@
+"""Runs a model's pure functions over a small paged cache, without an engine, and gives the logits of every position."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jinfer.models.checkpoint import load_checkpoint
+from jinfer.models.hub import read_json
+from jinfer.models.model import Model, Params
+from jinfer.models.registry import build_model, read_model_config
+from jinfer.models.token_batch import TokenBatch
+
+PAGE_SIZE = 4
+STEP_TOKENS = 64  # extend steps are padded to it, so that each is the same compiled shape
+FLOAT32 = jnp.dtype("float32")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The tokens that a step adds to a row; their positions begin at `start`."""
+
+    start: int
+    token_ids: Sequence[int]
+
+
+class PagedRun:
+    """A checkpoint in float32 with reference attention. Its cache begins as NaN: nothing may be read unwritten."""
+
+    def __init__(self, directory: Path) -> None:
+        config = read_model_config(read_json(directory / "config.json"))
+        self._model = build_model(config, FLOAT32, "reference")
+        self._params = load_checkpoint(self._model, directory, progress=False)
+        self._pages_per_row = -(-config.max_position_embeddings // PAGE_SIZE)
+
+    def logits(
+        self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], chunk_size: int
+    ) -> list[np.ndarray]:
+        """[positions, vocab] of each sequence: prompts in chunks, and what follows them a token at a time.
+
+        Sequences whose prompts are done go on, with one token each, in the steps of those whose prompts are not.
+        """
+        page_table, cache = self._new_page_table(len(sequences)), self._new_cache(len(sequences))
+        logits: list[list[np.ndarray]] = [[] for _ in sequences]
+        while any(len(done) < len(sequence) for done, sequence in zip(logits, sequences, strict=True)):
+            plan = [
+                _next_chunk(sequence, prompt_length, len(done), chunk_size)
+                for sequence, prompt_length, done in zip(sequences, prompt_lengths, logits, strict=True)
+            ]
+            is_decode = all(len(done) >= length for done, length in zip(logits, prompt_lengths, strict=True))
+            tokens = _decode_batch(plan, page_table) if is_decode else _extend_batch(plan, page_table)
+            out, cache = _step(self._model, self._params, cache, tokens)
+            for row, piece in enumerate(_split(np.asarray(out), plan, is_decode=is_decode)):
+                logits[row].extend(piece)
+        return [np.stack(rows) for rows in logits]
+
+    def _new_page_table(self, num_rows: int) -> np.ndarray:
+        """Pages in an order that is nobody's: page 0 is the null page."""
+        page_ids = 1 + np.random.default_rng(0).permutation(num_rows * self._pages_per_row)
+        return page_ids.reshape(num_rows, -1).astype(np.int32)
+
+    def _new_cache(self, num_rows: int) -> tuple[jax.Array, ...]:
+        config = self._model.config
+        shape = (2, 1 + num_rows * self._pages_per_row, PAGE_SIZE, config.num_kv_heads, config.head_dim)
+        return tuple(jnp.full(shape, jnp.nan, FLOAT32) for _ in range(config.num_layers))
+
+
+@jax.jit(static_argnums=0)
+def _step(model: Model, params: Params, cache: tuple[jax.Array, ...], tokens: TokenBatch):
+    hidden, cache = model.forward(params, cache, tokens)
+    return model.logits(params, hidden), cache
+
+
+def _next_chunk(sequence: Sequence[int], prompt_length: int, num_done: int, chunk_size: int) -> Chunk:
+    end = min(num_done + chunk_size, prompt_length) if num_done < prompt_length else num_done + 1
+    return Chunk(num_done, sequence[num_done:end])
+
+
+def _decode_batch(plan: list[Chunk], page_table: np.ndarray) -> TokenBatch:
+    """One token per row; a row that has ended is padding."""
+    is_row = np.array([len(chunk.token_ids) for chunk in plan], np.int32)
+    positions = is_row * np.array([chunk.start for chunk in plan], np.int32)
+    return TokenBatch(
+        token_ids=np.array([chunk.token_ids[0] if chunk.token_ids else 0 for chunk in plan], np.int32),
+        positions=positions,
+        page_ids=is_row * page_table[np.arange(len(plan)), positions // PAGE_SIZE],
+        page_offsets=positions % PAGE_SIZE,
+        page_table=page_table,
+        lengths=is_row * (positions + 1),
+        query_starts=None,
+    )
+
+
+def _extend_batch(plan: list[Chunk], page_table: np.ndarray) -> TokenBatch:
+    """The rows' chunks one after the other; padding writes to the null page."""
+    counts = np.array([len(chunk.token_ids) for chunk in plan], np.int32)
+    starts = np.array([chunk.start for chunk in plan], np.int32)
+    num_padding = STEP_TOKENS - counts.sum()
+    rows = np.repeat(np.arange(len(plan)), counts)
+    positions = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
+    token_ids = np.concatenate([np.array(chunk.token_ids, np.int32) for chunk in plan])
+    fields = {
+        "token_ids": token_ids,
+        "positions": positions,
+        "page_ids": page_table[rows, positions // PAGE_SIZE],
+        "page_offsets": positions % PAGE_SIZE,
+    }
+    return TokenBatch(
+        **{name: np.pad(values, (0, num_padding)).astype(np.int32) for name, values in fields.items()},
+        page_table=page_table,
+        lengths=starts + counts,
+        query_starts=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+    )
+
+
+def _split(logits: np.ndarray, plan: list[Chunk], *, is_decode: bool) -> list[np.ndarray]:
+    """The logits of each row's tokens."""
+    counts = [len(chunk.token_ids) for chunk in plan]
+    if is_decode:
+        return [logits[row : row + count] for row, count in enumerate(counts)]
+    ends = np.cumsum(counts)
+    return [logits[end - count : end] for end, count in zip(ends, counts, strict=True)]

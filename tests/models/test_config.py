@@ -1,0 +1,209 @@
+"""What config.json means, in the spelling of transformers 4 and 5, and what is refused."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jinfer.errors import UnsupportedModelError
+from jinfer.models.config import LinearRopeScaling, Llama3RopeScaling, ModelConfig, RopeConfig
+from jinfer.models.registry import known_architectures, read_model_config
+
+LLAMA, MISTRAL, QWEN2, QWEN3 = (f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3"))
+SMALL = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 72,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+LLAMA3 = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+
+
+def read(architecture: str = LLAMA, **entries: Any) -> ModelConfig:
+    """The small config with `entries` added; None stands for null."""
+    return read_model_config({"architectures": [architecture], **SMALL, **entries})
+
+
+def refusal(architecture: str = LLAMA, **entries: Any) -> str:
+    with pytest.raises(UnsupportedModelError) as caught:
+        read(architecture, **entries)
+    return str(caught.value)
+
+
+def test_sizes_are_read_and_the_rest_has_defaults() -> None:
+    assert read() == ModelConfig(
+        architecture=LLAMA,
+        vocab_size=96,
+        hidden_size=32,
+        intermediate_size=72,
+        num_layers=3,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=8,
+        rms_norm_eps=1e-6,
+        rope=RopeConfig(10000.0),
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+        qkv_bias=False,
+        output_bias=False,
+        mlp_bias=False,
+        sliding_windows=(None, None, None),
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "since", "meaning"),
+    [
+        ({"rope_theta": 5e5}, {"rope_theta": 5e5, "rope_type": "default"}, RopeConfig(5e5)),
+        ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_theta": 5e5}, RopeConfig(5e5)),
+        (
+            {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}},
+            {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
+            RopeConfig(1e4, LinearRopeScaling(4.0)),
+        ),
+        (
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
+            {"rope_theta": 5e5, "rope_type": "llama3", **LLAMA3},
+            RopeConfig(5e5, Llama3RopeScaling(8.0, 1.0, 4.0, 8192)),
+        ),
+    ],
+    ids=["theta", "no scaling", "linear", "llama3"],
+)
+def test_rope_reads_the_same_from_transformers_4_and_5(before: dict, since: dict, meaning: RopeConfig) -> None:
+    assert read(**before).rope == meaning
+    assert read(rope_parameters=since).rope == meaning
+
+
+@pytest.mark.parametrize(
+    ("architecture", "entries", "biases"),
+    [
+        (LLAMA, {}, (False, False, False)),
+        (LLAMA, {"attention_bias": True}, (True, True, False)),
+        (LLAMA, {"mlp_bias": True}, (False, False, True)),
+        (QWEN2, {}, (True, False, False)),
+        (QWEN3, {"attention_bias": True, "mlp_bias": True}, (True, True, False)),
+        (MISTRAL, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
+    ],
+)
+def test_biases_of_qkv_output_and_mlp(architecture: str, entries: dict, biases: tuple[bool, bool, bool]) -> None:
+    config = read(architecture, **entries)
+    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == biases
+
+
+@pytest.mark.parametrize(
+    ("architecture", "entries", "windows"),
+    [
+        (LLAMA, {"sliding_window": 8}, (None, None, None)),
+        (MISTRAL, {"sliding_window": 8}, (8, 8, 8)),
+        (MISTRAL, {"sliding_window": None}, (None, None, None)),
+        (MISTRAL, {}, (4096, 4096, 4096)),
+        (QWEN2, {"sliding_window": 8, "max_window_layers": 1}, (None, None, None)),
+        (QWEN2, {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1}, (None, None, None)),
+        (QWEN2, {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, (None, 8, 8)),
+        (QWEN2, {"use_sliding_window": True, "max_window_layers": 2}, (None, None, 4096)),
+        (QWEN3, {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, (None, None, None)),
+        (
+            QWEN3,
+            {
+                "use_sliding_window": True,
+                "sliding_window": 8,
+                "max_window_layers": 3,
+                "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+            },
+            (8, None, 8),
+        ),
+    ],
+)
+def test_windows_of_the_layers(architecture: str, entries: dict, windows: tuple[int | None, ...]) -> None:
+    assert read(architecture, **entries).sliding_windows == windows
+
+
+def test_head_dim_is_the_family_s_where_it_is_not_given() -> None:
+    assert read(LLAMA).head_dim == read(QWEN2).head_dim == read(MISTRAL, head_dim=None).head_dim == 8
+    assert read(QWEN3).head_dim == 128
+    assert read(MISTRAL, head_dim=20).head_dim == read(QWEN3, head_dim=20).head_dim == 20
+
+
+def test_kv_heads_are_all_heads_where_they_are_not_given() -> None:
+    assert read(num_key_value_heads=None).num_kv_heads == 4
+
+
+@pytest.mark.parametrize(
+    ("entries", "value", "remedy"),
+    [
+        ({"hidden_act": "gelu"}, "'gelu'", "'silu'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'", "default, linear and llama3"),
+        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'", "default, linear and llama3"),
+        ({"rope_scaling": {"type": "linear"}}, "'factor'", "add it"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'low_freq_factor'", "add it"),
+        ({"partial_rotary_factor": 0.5}, "0.5", "1.0"),
+        ({"num_key_value_heads": 3}, "4 attention heads over 3 KV heads", "whole multiple"),
+    ],
+)
+def test_what_would_be_computed_wrongly_is_refused(entries: dict, value: str, remedy: str) -> None:
+    message = refusal(**entries)
+    assert value in message
+    assert remedy in message
+
+
+@pytest.mark.parametrize("types", [["sliding_attention"], ["chunked_attention"] * 3])
+def test_layer_types_that_do_not_fit_are_refused(types: list[str]) -> None:
+    message = refusal(QWEN2, use_sliding_window=True, sliding_window=8, layer_types=types)
+    assert types[0] in message
+    assert "full_attention and sliding_attention, one for each of the 3 layers" in message
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "num_key_value_heads"])
+def test_a_missing_entry_is_named(name: str) -> None:
+    message = refusal(**{name: None})
+    assert repr(name) in message
+    assert "add it" in message
+
+
+@pytest.mark.parametrize("architectures", [None, [], "LlamaForCausalLM"])
+def test_without_architectures_the_known_ones_are_listed(architectures: Any) -> None:
+    with pytest.raises(UnsupportedModelError, match="'architectures'") as caught:
+        read_model_config({**SMALL, "architectures": architectures})
+    assert all(name in str(caught.value) for name in known_architectures())
+
+
+def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
+    message = refusal("GPTNeoXForCausalLM")
+    assert all(name in message for name in ("GPTNeoXForCausalLM", *known_architectures(), "docs/adding_a_model.md"))
+
+
+def test_real_configs_are_read_or_refused_by_name(shared_data: Path) -> None:
+    paths = sorted((shared_data / "configs").glob("*/config.json"))
+    num_read = 0
+    for path in paths:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        (architecture,) = raw["architectures"]
+        if architecture in known_architectures():
+            config = read_model_config(raw)
+            assert (config.num_layers, config.vocab_size) == (raw["num_hidden_layers"], raw["vocab_size"])
+            num_read += 1
+        else:
+            with pytest.raises(UnsupportedModelError, match=architecture) as caught:
+                read_model_config(raw)
+            assert all(name in str(caught.value) for name in known_architectures())
+    assert 0 < num_read < len(paths)
+
+
+def test_what_is_read_of_real_configs(shared_data: Path) -> None:
+    def of(name: str) -> ModelConfig:
+        return read_model_config(json.loads((shared_data / "configs" / name / "config.json").read_text()))
+
+    llama, qwen = of("Meta-Llama-3.1-8B"), of("Qwen3-0.6B")
+    assert llama.rope == RopeConfig(500000.0, Llama3RopeScaling(8.0, 1.0, 4.0, 8192))
+    assert (llama.num_heads, llama.num_kv_heads, llama.head_dim) == (32, 8, 128)
+    assert (qwen.num_heads, qwen.head_dim, qwen.tie_word_embeddings) == (16, 128, True)
+    assert set(qwen.sliding_windows) == {None}

@@ -1,0 +1,46 @@
+"""Every family and option against logits and greedy tokens that transformers computed (tools/make_goldens.py)."""
+
+import numpy as np
+import pytest
+
+from tests.models.goldens import GOLDENS, MAX_LOGIT_ERROR, NAMES, engine_greedy_ids, read_goldens
+from tests.models.paged_run import PagedRun
+from tools.goldens.models import VARIANTS
+
+WHOLE_PROMPT, CHUNK_SIZE = 64, 7  # 7 divides neither a prompt (3, 13, 37 tokens) nor a page (4)
+PALLAS_NAMES = ("mistral_window", "qwen3_head_dim_80")  # a window, and a head_dim that is no power of two
+
+
+@pytest.fixture(scope="module")
+def run(request: pytest.FixtureRequest) -> PagedRun:
+    return PagedRun(GOLDENS / request.param)
+
+
+def test_every_variant_has_its_fixture() -> None:
+    assert set(NAMES) == set(VARIANTS), "run `python -m tools.make_goldens`"
+
+
+@pytest.mark.parametrize(("run", "name"), [(name, name) for name in NAMES], ids=NAMES, indirect=["run"])
+@pytest.mark.parametrize("chunk_size", [WHOLE_PROMPT, CHUNK_SIZE])
+def test_logits_are_those_of_transformers(run: PagedRun, name: str, chunk_size: int) -> None:
+    goldens = read_goldens(name)
+    sequences = [golden.prompt_ids + golden.greedy_ids[:-1] for golden in goldens]
+    computed = run.logits(sequences, [len(golden.prompt_ids) for golden in goldens], chunk_size)
+    for golden, logits in zip(goldens, computed, strict=True):
+        np.testing.assert_allclose(logits[golden.positions], golden.logits, rtol=0, atol=MAX_LOGIT_ERROR)
+        assert logits[len(golden.prompt_ids) - 1 :].argmax(-1).tolist() == golden.greedy_ids
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_engine_gives_the_greedy_tokens_of_transformers(name: str) -> None:
+    goldens = read_goldens(name)
+    ids = engine_greedy_ids(GOLDENS / name, [golden.prompt_ids for golden in goldens], len(goldens[0].greedy_ids))
+    assert ids == [golden.greedy_ids for golden in goldens]
+
+
+@pytest.mark.parametrize("name", PALLAS_NAMES)
+def test_engine_gives_them_with_the_kernels_too(name: str) -> None:
+    goldens = read_goldens(name)
+    prompts = [golden.prompt_ids for golden in goldens]
+    ids = engine_greedy_ids(GOLDENS / name, prompts, len(goldens[0].greedy_ids), attention="pallas")
+    assert ids == [golden.greedy_ids for golden in goldens]
