@@ -28,7 +28,15 @@ def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
             "config.json has no 'architectures', which says how to run the model; it is a list with one of "
             + ", ".join(known_architectures())
         )
-    return _family_of(names[0]).read_config(raw)
+    family = _family_of(names[0])
+    quantization = raw.get("quantization_config")
+    if quantization:
+        method = quantization.get("quant_method", "an unnamed method")
+        raise UnsupportedModelError(
+            f"config.json says that the weights are quantized with {method}, which jinfer cannot read yet; "
+            "use the model's unquantized checkpoint"
+        )
+    return family.read_config(raw)
 
 
 def build_model(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:

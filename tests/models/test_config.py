@@ -207,3 +207,9 @@ def test_what_is_read_of_real_configs(shared_data: Path) -> None:
     assert (llama.num_heads, llama.num_kv_heads, llama.head_dim) == (32, 8, 128)
     assert (qwen.num_heads, qwen.head_dim, qwen.tie_word_embeddings) == (16, 128, True)
     assert set(qwen.sliding_windows) == {None}
+
+
+def test_quantized_weights_are_refused_before_they_are_read() -> None:
+    message = refusal(quantization_config={"quant_method": "awq", "bits": 4})
+    assert "awq" in message
+    assert "unquantized" in message
