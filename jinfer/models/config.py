@@ -106,7 +106,7 @@ def required(raw: Mapping[str, Any], name: str) -> Any:
 def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
     """Rotary embedding from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
     scaling = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    theta = scaling.get("rope_theta", raw.get("rope_theta", DEFAULT_ROPE_THETA))
+    theta = float(scaling.get("rope_theta", raw.get("rope_theta", DEFAULT_ROPE_THETA)))
     kind = scaling.get("rope_type", scaling.get("type", "default"))
     rotated_share = scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
     if rotated_share != 1.0:
