@@ -15,6 +15,12 @@ CHECKED = ("jinfer.models", "jinfer.sampling", "jinfer.batching", "jinfer.execut
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import jinfer  # noqa: F401
 
+# Engines of the same shapes are compiled once, and not in every test: most of the time that tests take is XLA's.
+CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"
+jax.config.update("jax_compilation_cache_dir", str(CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
