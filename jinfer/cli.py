@@ -14,16 +14,17 @@ from typing import Any, get_args
 import jax.numpy as jnp
 
 from jinfer.config import Attention, DType, EngineConfig
-from jinfer.errors import JinferError, RequestError
+from jinfer.errors import ConfigError, JinferError, RequestError
 from jinfer.llm import LLM
 from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.hub import read_json, resolve_model_directory
-from jinfer.models.orbax_io import save_orbax
+from jinfer.models.orbax_io import check_is_new, save_orbax
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.outputs import RequestOutput
 from jinfer.request import FinishReason
 from jinfer.sampling_params import SamplingParams
 
+CONVERTED_DTYPES = (*get_args(DType), "float16")
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
 ENGINE_OPTIONS = ("dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
 SAMPLING_OPTIONS = (
@@ -109,14 +110,15 @@ def _as_json(output: RequestOutput) -> dict[str, Any]:
 
 def _print_text(llm: LLM, prompts: list[Any], params: SamplingParams, echo: bool) -> int:
     """Streams the completions in the order of the prompts, a line feed between two of them."""
+    pieces = llm.stream(prompts, params)  # checks all prompts before anything is printed
     printer = _InOrder(len(prompts) * params.n, _prompt_texts(llm, prompts, params.n) if echo else None)
     started, num_tokens, first_token, errors = time.perf_counter(), 0, None, []
-    for piece in llm.stream(prompts, params):
+    for piece in pieces:
         first_token = first_token or time.perf_counter()
         num_tokens += len(piece.token_ids)
         printer.add(piece.prompt_index * params.n + piece.output_index, piece.text, piece.finish_reason)
         if piece.finish_reason is FinishReason.ERROR:
-            errors.append(f"prompt {piece.prompt_index} failed")
+            errors.append(f"prompts[{piece.prompt_index}]: {piece.error}")
     elapsed = time.perf_counter() - started
     if sys.stdout.isatty():
         print(file=sys.stderr)
@@ -173,9 +175,12 @@ def _report_errors(errors) -> int:
 
 def _convert(options: argparse.Namespace) -> int:
     """`jinfer convert`: a Hugging Face directory becomes an Orbax checkpoint, in the dtype of its weights."""
+    check_is_new(options.out)
     directory = resolve_model_directory(options.model)
     raw = read_json(directory / "config.json")
     dtype = options.dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
+    if dtype not in CONVERTED_DTYPES:
+        raise ConfigError(f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}")
     model = build_model(read_model_config(raw), jnp.dtype(dtype), "reference")
     save_orbax(load_checkpoint(model, directory, progress=sys.stderr.isatty()), directory, options.out)
     print(f"wrote {options.out} in {dtype}; use it with --model {options.out}", file=sys.stderr)

@@ -72,7 +72,7 @@ class LLM:
             self._give_back_params()
             raise
         self._lock = threading.RLock()
-        self._inboxes: dict[Request, deque[SequenceUpdate]] = {}
+        self._inboxes: dict[Request, _Inbox] = {}
         self._num_requests = 0
         self._is_closed = False
         logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
@@ -106,45 +106,38 @@ class LLM:
     ) -> Iterator[StreamPiece]:
         """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what runs."""
         prompt_list = as_prompts(prompts)
-        requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
-        return self._pieces(requests)
-
-    def _pieces(self, requests: list[Request]) -> Iterator[StreamPiece]:
-        place = {request: i for i, request in enumerate(requests)}
-        for update in self._run(requests):
-            sequence = update.sequence
-            yield StreamPiece(
-                place[sequence.request], sequence.index, update.text, update.token_ids, sequence.finish_reason
-            )
+        return self._run(self._create(prompt_list, as_params(params, options, len(prompt_list))))
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
         count, num_tokens = sum(len(request.sequences) for request in requests), 0
         with progress_bar("generating", total=count, enabled=self.config.progress) as bar:
-            for update in self._run(requests):
-                num_tokens += len(update.token_ids)
-                if update.sequence.is_finished:
+            for piece in self._run(requests):
+                num_tokens += len(piece.token_ids)
+                if piece.finish_reason is not None:
                     bar.set_postfix_str(f"{num_tokens} tokens", refresh=False)
                     bar.update()
         return [RequestOutput.of(request) for request in requests]
 
-    def _run(self, requests: list[Request]) -> Iterator[SequenceUpdate]:
+    def _run(self, requests: list[Request]) -> Iterator[StreamPiece]:
         """Steps the engine until the requests have ended; whatever stops it early aborts them."""
         with self._lock:
             self._check_open()
-            for request in requests:
-                self._inboxes[request] = deque()
+            for place, request in enumerate(requests):
+                self._inboxes[request] = _Inbox(place)
                 self._engine.add(request)
+        inboxes = [self._inboxes[request] for request in requests]
         try:
             while True:
-                done = all(request.is_finished for request in requests)
-                for request in requests:
-                    inbox = self._inboxes[request]
-                    while inbox:
-                        yield inbox.popleft()
-                if done:
-                    return
+                with self._lock:  # a step that another thread takes is seen whole: the end of a request and its text
+                    is_done = all(request.is_finished for request in requests)
+                for inbox in inboxes:
+                    yield from inbox.take_all()
+                if is_done:
+                    break
                 self._step(requests)
+            for request in requests:
+                yield from self._inboxes[request].ends_not_told(request)
         finally:
             with self._lock:
                 for request in requests:
@@ -164,11 +157,19 @@ class LLM:
                 raise EngineError(f"the engine failed, and every request with it: {error}") from error
             for update in updates:
                 if update.sequence.request in self._inboxes:
-                    self._inboxes[update.sequence.request].append(update)
+                    self._inboxes[update.sequence.request].put(update)
 
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
         self._check_open()
-        return [self._create_one(*pair) for pair in zip(prompts, params, strict=True)]
+        requests = []
+        for place, pair in enumerate(zip(prompts, params, strict=True)):
+            try:
+                requests.append(self._create_one(*pair))
+            except RequestError as error:
+                if len(prompts) == 1:
+                    raise
+                raise RequestError(f"prompts[{place}]: {error}") from error
+        return requests
 
     def _create_one(self, prompt: Prompt, params: SamplingParams) -> Request:
         """Station 1 and 2: ids and validation. Nothing is accepted yet."""
@@ -224,8 +225,7 @@ class LLM:
             self._give_back_params()
 
     def _give_back_params(self) -> None:
-        if self._loaded.owns_params:
-            delete_arrays(self._loaded.params)
+        delete_arrays(self._loaded.owned_params)
 
     def _check_open(self) -> None:
         if self._is_closed:
@@ -240,3 +240,39 @@ class LLM:
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else repr(self._engine)
         return f"LLM({self._loaded.model.config.architecture}, {self._loaded.dtype}, {state})"
+
+
+class _Inbox:
+    """What steps brought to one request, until the caller takes it: a step may be taken for somebody else's sake."""
+
+    def __init__(self, prompt_index: int) -> None:
+        self._prompt_index = prompt_index
+        self._pieces: deque[StreamPiece] = deque()
+        self._ended: set[int] = set()  # whose last piece was put
+
+    def put(self, update: SequenceUpdate) -> None:
+        """To be called before the next step: the piece says whether the sequence ended with it."""
+        sequence = update.sequence
+        if sequence.is_finished:
+            self._ended.add(sequence.index)
+        self._pieces.append(
+            StreamPiece(
+                self._prompt_index,
+                sequence.index,
+                update.text,
+                update.token_ids,
+                sequence.finish_reason,
+                sequence.error,
+            )
+        )
+
+    def take_all(self) -> Iterator[StreamPiece]:
+        while self._pieces:
+            yield self._pieces.popleft()
+
+    def ends_not_told(self, request: Request) -> Iterator[StreamPiece]:
+        """A last piece for each sequence that ended without one, by a fault in a step that another caller took."""
+        for sequence in request.sequences:
+            if sequence.index not in self._ended:
+                self.put(SequenceUpdate(sequence, "", ()))
+        yield from self.take_all()

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError, RequestError, TokenizerError, UnsupportedModelError
@@ -18,7 +19,7 @@ from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
 from jinfer.models.orbax_io import is_orbax_checkpoint, load_orbax
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weights import check_params
+from jinfer.models.weights import check_params, flatten, unflatten
 from jinfer.sampling_params import MODEL_DEFAULTS, SamplingParams
 from jinfer.text.tokenizer import Tokenizer
 
@@ -30,14 +31,14 @@ ModelSource = str | Path | ModelConfig | Mapping[str, Any] | None
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """`owns_params` is False for params that the caller brought, which closing an engine must leave alone."""
+    """`owned_params` are the arrays that closing an engine deletes: all but those that the caller brought."""
 
     model: Model
     params: Params
     dtype: jnp.dtype
     tokenizer: Tokenizer | None
     eos_token_ids: frozenset[int]
-    owns_params: bool
+    owned_params: tuple[jax.Array, ...]
     sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -56,21 +57,24 @@ def load_model(
         raise ConfigError("params and dummy_weights=True are both given; they are two sources of the same weights")
     dtype = choose_dtype(config, device)
     model = build_model(model_config, dtype, config.attention)
-    if params is None:
-        check_weights_fit(model, config, device)
-        loaded = _load_params(model, directory, config)
-    else:
-        loaded = _adopt(model, params)
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = _generation_config(directory)
+    eos_token_ids = _eos_token_ids(generation, raw, text, model_config.vocab_size)
+    sampling_defaults = _sampling_defaults(generation)
+    if params is None:  # last, for it is what takes long
+        check_weights_fit(model, config, device)
+        loaded = _load_params(model, directory, config)
+        owned = tuple(jax.tree.leaves(loaded))
+    else:
+        loaded, owned = _adopt(model, params)
     return LoadedModel(
         model=model,
         params=loaded,
         dtype=dtype,
         tokenizer=text,
-        eos_token_ids=_eos_token_ids(generation, raw, text, model_config.vocab_size),
-        owns_params=params is None,
-        sampling_defaults=_sampling_defaults(generation),
+        eos_token_ids=eos_token_ids,
+        owned_params=owned,
+        sampling_defaults=sampling_defaults,
     )
 
 
@@ -94,11 +98,25 @@ def _load_params(model: Model, directory: Path | None, config: EngineConfig) -> 
     return load_checkpoint(model, directory, progress=config.progress)
 
 
-def _adopt(model: Model, params: Params) -> Params:
-    """The caller's params, checked; arrays of another dtype or on the host are copied, the others used as they are."""
-    params = params.to_pure_dict() if hasattr(params, "to_pure_dict") else params
-    check_params(params, model.abstract_params, "params")
-    return jax.tree.map(lambda x, wanted: jnp.asarray(x, wanted.dtype), dict(params), dict(model.abstract_params))
+def _adopt(model: Model, params: Params) -> tuple[Params, tuple[jax.Array, ...]]:
+    """The caller's params, checked, and those among them that are copies: of another dtype, or from the host.
+
+    They are a nested mapping of arrays, which an nnx.State is as well.
+    """
+    given = {path: _array(x) for path, x in flatten(params).items()}
+    check_params(unflatten(given), model.abstract_params, "params")
+    wanted = flatten(model.abstract_params)
+    adopted = {path: _on_device(given[path], x.dtype) for path, x in wanted.items()}
+    return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
+
+
+def _array(leaf: Any) -> Any:
+    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+
+
+def _on_device(array: Any, dtype: jnp.dtype) -> jax.Array:
+    """jnp.asarray, but never a view of numpy's memory, which a CPU would give: the caller may write there."""
+    return jnp.asarray(array, dtype) if isinstance(array, jax.Array) else jnp.array(array, dtype)
 
 
 def _load_tokenizer(

@@ -75,13 +75,17 @@ class RequestOutput:
 
 @dataclass(frozen=True)
 class StreamPiece:
-    """New final text of one completion, with the tokens read since the last piece. str() is the text."""
+    """New final text of one completion, with the tokens read since the last piece. str() is the text.
+
+    The last piece of a completion, and no other, has a finish_reason; `error` says why where that is `error`.
+    """
 
     prompt_index: int
     output_index: int
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason | None
+    error: str | None = None
 
     def __str__(self) -> str:
         return self.text

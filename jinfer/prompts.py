@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinfer.config import EngineConfig
-from jinfer.errors import RequestError
+from jinfer.errors import ConfigError, RequestError
 from jinfer.sampling_params import SamplingParams
 
 TokenIds = Sequence[int]
@@ -29,7 +29,7 @@ def as_prompts(prompts: Prompts) -> list[Prompt]:
     """A list of prompts from whatever form they were given in. Raises RequestError for an empty or a mixed-up list."""
     if isinstance(prompts, str):
         return [Prompt(text=prompts)]
-    items = _as_list(prompts, "prompts")
+    items = _as_list(prompts, "prompts", "a string, a list of token ids, or a list of either")
     if not items:
         raise RequestError("the list of prompts is empty; give at least one prompt, '' for the BOS token alone")
     if all(_is_integer(item) for item in items):
@@ -39,7 +39,7 @@ def as_prompts(prompts: Prompts) -> list[Prompt]:
 
 def as_conversations(messages: Messages) -> list[Sequence[Mapping[str, Any]]]:
     """A list of conversations from one or several."""
-    items = _as_list(messages, "messages")
+    items = _as_list(messages, "messages", "a list of messages, or a list of such lists")
     if not items:
         raise RequestError("the list of messages is empty; give at least one message with a role and content")
     return [items] if isinstance(items[0], Mapping) else items
@@ -55,7 +55,7 @@ def as_params(params: SamplingParams | Sequence[SamplingParams] | None, options:
         return [SamplingParams.from_options(options)] * count
     if isinstance(params, SamplingParams):
         return [params] * count
-    chosen = _as_list(params, "params")
+    chosen = _as_list(params, "params", "a SamplingParams, or a list with one for each prompt")
     if len(chosen) != count or not all(isinstance(one, SamplingParams) for one in chosen):
         raise RequestError(
             f"{len(chosen)} params for {count} prompts; give one SamplingParams for all, or one for each"
@@ -64,12 +64,18 @@ def as_params(params: SamplingParams | Sequence[SamplingParams] | None, options:
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keyword arguments of `jinfer.generate` as (engine options, sampling options). Unknown names go to the engine's,
-    whose error lists what there is."""
-    of_sampling = {field.name for field in dataclasses.fields(SamplingParams)}
-    assert not of_sampling & {field.name for field in dataclasses.fields(EngineConfig)}
+    """Keyword arguments of `jinfer.generate` as (those of LLM, sampling options). Raises ConfigError for others."""
+    of_sampling = [field.name for field in dataclasses.fields(SamplingParams)]
+    of_llm = ["tokenizer", *(field.name for field in dataclasses.fields(EngineConfig))]
+    assert not set(of_sampling) & set(of_llm)
+    for name in options:
+        if name not in of_sampling and name not in of_llm:
+            raise ConfigError(
+                f"unknown option {name!r}; those of the engine are {', '.join(of_llm)}, and those of sampling "
+                f"{', '.join(of_sampling)}"
+            )
     sampling = {name: value for name, value in options.items() if name in of_sampling}
-    return {name: value for name, value in options.items() if name not in of_sampling}, sampling
+    return {name: value for name, value in options.items() if name in of_llm}, sampling
 
 
 def _one_prompt(item: Any, place: int) -> Prompt:
@@ -78,18 +84,20 @@ def _one_prompt(item: Any, place: int) -> Prompt:
     ids = item.tolist() if hasattr(item, "tolist") else item
     if isinstance(ids, Sequence) and all(_is_integer(x) for x in ids):
         return Prompt(token_ids=tuple(operator.index(x) for x in ids))
-    raise RequestError(f"prompt {place} is {item!r}; a prompt is a string or a list of token ids")
+    raise RequestError(f"prompts[{place}] is {item!r}; a prompt is a string or a list of token ids")
 
 
-def _as_list(value: Any, name: str) -> list:
-    if hasattr(value, "tolist"):  # a numpy or jax array
-        return value.tolist()
-    if not isinstance(value, Sequence) or isinstance(value, bytes):
-        raise RequestError(
-            f"{name} is a {type(value).__name__}; give a string, a list of token ids, or a list of either"
-        )
-    return list(value)
+def _as_list(value: Any, name: str, wanted: str) -> list:
+    items = value.tolist() if hasattr(value, "tolist") else value  # a numpy or jax array
+    if not isinstance(items, Sequence) or isinstance(items, bytes):
+        raise RequestError(f"{name} is a {type(value).__name__}; give {wanted}")
+    return list(items)
 
 
 def _is_integer(value: Any) -> bool:
-    return hasattr(value, "__index__") and not isinstance(value, bool)
+    """Whether it stands for one integer, as numpy's integers do, and True does not."""
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return not isinstance(value, bool)

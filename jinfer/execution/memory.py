@@ -2,7 +2,9 @@
 
 import logging
 import os
+import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from jinfer.models.weights import num_bytes
 logger = logging.getLogger(__name__)
 
 GB = 10**9
+MEMINFO = Path("/proc/meminfo")
 MIN_PAGES = 2  # the null page and one to use
 MOST_CACHE_BYTES_ON_CPU = 1 * GB  # a laptop's memory belongs to others as well; num_pages overrides
 LOGITS_COPIES = 6  # float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits
@@ -111,7 +114,8 @@ def _context(config: EngineConfig, model: ModelConfig) -> int:
     most = model.max_position_embeddings
     if config.max_model_len is not None and config.max_model_len > most:
         raise ConfigError(
-            f"max_model_len={config.max_model_len} exceeds the {most} positions that the model was made for"
+            f"max_model_len={config.max_model_len} exceeds the {most} positions that the model was made for; "
+            f"lower it to {most} or leave it out"
         )
     return config.max_model_len or most
 
@@ -127,8 +131,17 @@ def _available_bytes(config: EngineConfig, device: jax.Device) -> int:
     """The share of the device's memory that jinfer may use, less what is in use."""
     stats = device.memory_stats()
     if stats is None:  # a CPU
-        return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * config.memory_utilization)
+        return int(_available_host_bytes() * config.memory_utilization)
     return int(stats["bytes_limit"] * config.memory_utilization) - stats["bytes_in_use"]
+
+
+def _available_host_bytes() -> int:
+    """The host's memory that programs can have. Cached files count as free: the kernel drops them when it must."""
+    if MEMINFO.is_file():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _share(config: EngineConfig, device: jax.Device) -> str:

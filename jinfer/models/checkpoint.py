@@ -1,7 +1,8 @@
 """Hugging Face checkpoints: safetensors, in one file or several with an index, tensor by tensor to the device.
 
-Only one tensor at a time is in host memory. On the device, each parameter is allocated once and its tensors are written
-into their places, so that stacking layers and joining projections needs no second copy.
+At most two tensors are in host memory: one that is read, and one on its way to the device. On the device, each
+parameter is allocated once and its tensors are written into their places, so that stacking layers and joining
+projections needs no second copy.
 """
 
 import json
@@ -54,16 +55,18 @@ def load_checkpoint(model: Model, directory: Path, *, progress: bool) -> Params:
     params = {path: jnp.zeros(x.shape, x.dtype) for path, x in flatten(model.abstract_params).items()}
     total = num_bytes(model.abstract_params)
     with progress_bar("loading weights", total=total, unit="B", unit_scale=True, enabled=progress) as bar:
+        written = None
         for placement, tensor in _read_in_file_order(placements, tensors):
+            jax.block_until_ready(written)  # or a slow device would let the tensors queue up in host memory
             target = params[placement.path]
             start = (0 if placement.layer is None else placement.layer, *(0,) * (target.ndim - 2), placement.column)
-            params[placement.path] = _write(target, jnp.asarray(tensor), start, placement.transposed)
+            written = params[placement.path] = _write(target, jnp.asarray(tensor), start, placement.transposed)
             bar.update(tensor.size * target.dtype.itemsize)
     return unflatten(params)
 
 
 @jax.jit(donate_argnums=0, static_argnums=3)
-def _write(target: Array, tensor: Array, start: tuple[int, ...], transposed: bool) -> Array:
+def _write(target: Array, tensor: Array, start: tuple[Array, ...], transposed: bool) -> Array:
     """Puts the tensor, converted, at `start`; axes that the tensor has not are of size one."""
     piece = (tensor.T if transposed else tensor).astype(target.dtype)
     piece = piece.reshape((1,) * (target.ndim - piece.ndim) + piece.shape)
@@ -83,13 +86,14 @@ def _shards(directory: Path) -> list[Path]:
     index, single = directory / INDEX_FILE, directory / SINGLE_FILE
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError) as error:
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            files = [directory / name for name in sorted(set(names))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{index} is not an index of safetensors files: {error!r}; fetch it again") from error
-        missing = [name for name in names if not (directory / name).is_file()]
+        missing = [file.name for file in files if not file.is_file()]
         if missing:
             raise CheckpointError(f"{index} names {', '.join(missing)}, which {directory} lacks; fetch the model again")
-        return [directory / name for name in names]
+        return files
     if single.is_file():
         return [single]
     raise CheckpointError(

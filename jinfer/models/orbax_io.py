@@ -16,6 +16,7 @@ from jinfer.models.model import Model, Params
 from jinfer.models.weights import check_params, unflatten
 
 PARAMS_DIRECTORY = "params"
+MOST_CHARACTERS = 200  # of what Orbax says about an error
 COPIED_FILES = (
     "config.json",
     "generation_config.json",
@@ -32,10 +33,15 @@ def is_orbax_checkpoint(directory: Path) -> bool:
     return (directory / PARAMS_DIRECTORY).is_dir()
 
 
-def save_orbax(params: Params, source: Path, out: Path) -> None:
-    """Writes params, and copies config and tokenizer from `source`. Raises ConfigError if `out` is there already."""
+def check_is_new(out: Path) -> None:
+    """Raises ConfigError if `out` is there already."""
     if out.exists():
         raise ConfigError(f"{out} exists; name a directory that does not, so that nothing is overwritten")
+
+
+def save_orbax(params: Params, source: Path, out: Path) -> None:
+    """Writes params, and copies config and tokenizer from `source`. Raises ConfigError if `out` is there already."""
+    check_is_new(out)
     out.mkdir(parents=True)
     for name in COPIED_FILES:
         if (source / name).is_file():
@@ -48,19 +54,30 @@ def load_orbax(model: Model, directory: Path) -> Params:
     """The params of `model`, read to the default device. Raises CheckpointError where they do not fit."""
     path = (directory / PARAMS_DIRECTORY).resolve()
     with ocp.StandardCheckpointer() as checkpointer:
+        check_params(_stored_shapes(checkpointer, path), model.abstract_params, str(directory))
         try:
-            stored = _stored_shapes(checkpointer, path)
-        except (ValueError, OSError, KeyError) as error:
-            raise CheckpointError(f"{path} is not an Orbax checkpoint, or an incomplete one: {error}") from error
-        check_params(stored, model.abstract_params, str(directory))
-        return checkpointer.restore(path, _on_default_device(model.abstract_params))
+            return checkpointer.restore(path, _on_default_device(model.abstract_params))
+        except Exception as error:  # Orbax raises Exception itself, with no narrower type, and pages of detail
+            raise CheckpointError(
+                f"{path} cannot be read ({_brief(error)}); write it again if it is truncated or corrupt"
+            ) from error
 
 
 def _stored_shapes(checkpointer: ocp.StandardCheckpointer, path: Path) -> Mapping:
-    metadata = checkpointer.metadata(path).item_metadata
+    """What Orbax says is there, which is nothing if it cannot read its own files."""
+    try:
+        metadata = checkpointer.metadata(path).item_metadata
+    except Exception as error:
+        raise CheckpointError(f"{path} is not an Orbax checkpoint ({_brief(error)}); write it again") from error
     tree = metadata.tree if hasattr(metadata, "tree") else metadata
     leaves, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    return unflatten({"/".join(key.key for key in keys): leaf for keys, leaf in leaves})
+    if not leaves:
+        raise CheckpointError(f"{path} is not an Orbax checkpoint, or an incomplete one; write it again")
+    return unflatten({jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves})
+
+
+def _brief(error: Exception) -> str:
+    return str(error).partition("\n")[0][:MOST_CHARACTERS]
 
 
 def _on_default_device(abstract: Params) -> Params:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from jinfer.errors import CheckpointError
 
@@ -55,9 +56,9 @@ def check_params(params: Mapping[str, Any], abstract: Mapping[str, Any], where: 
     faults = [f"{path} is missing" for path in wanted if path not in given]
     faults += [f"{path} is not a parameter of the model" for path in given if path not in wanted]
     faults += [
-        f"{path} has shape {tuple(given[path].shape)}, the model needs {wanted[path].shape}"
+        f"{path} has shape {np.shape(given[path])}, the model needs {wanted[path].shape}"
         for path in wanted
-        if path in given and tuple(given[path].shape) != wanted[path].shape
+        if path in given and np.shape(given[path]) != wanted[path].shape
     ]
     raise_faults(faults, where)
 

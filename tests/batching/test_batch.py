@@ -1,0 +1,199 @@
+"""A step plan as arrays: the examples of the docstring, and every plan of a scheduler read back from its batch."""
+
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jinfer.batching.batch import TOKEN_ON_DEVICE, Batch, layout_of, make_batch, padding_batch
+from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.batching.sampling_words import NO_TOKEN, NUM_SAMPLING_WORDS, read_sampling_words, sampling_words
+from jinfer.config import Limits
+from jinfer.request import SEED_STEP
+from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.scheduling.page_pool import NULL_PAGE
+from jinfer.scheduling.step_plan import StepPlan
+from tests.batching.plans import chunk, decode_row, limits, new_sequence, plan
+from tests.scheduling.fake_device import FakeEngine
+
+
+def fields_of(step: StepPlan, engine_limits: Limits) -> dict[str, np.ndarray]:
+    return unpacked(make_batch(step, Buckets.for_limits(engine_limits), engine_limits), engine_limits)
+
+
+def unpacked(batch: Batch, engine_limits: Limits) -> dict[str, np.ndarray]:
+    """As `unpack`, in NumPy."""
+    fields, begin = {}, 0
+    for name, shape in layout_of(batch.shape, engine_limits).items():
+        end = begin + math.prod(shape)
+        fields[name] = batch.words[begin:end].reshape(shape)
+        begin = end
+    assert begin == batch.words.size
+    return fields
+
+
+def test_the_decode_batch_of_the_docstring():
+    rows = decode_row(0, 5), decode_row(2, 8, new_pages=[17]), decode_row(5, 2)
+    fields = {name: field.tolist() for name, field in fields_of(plan(*rows), limits()).items()}
+    assert fields == {"row_ids": [0, 2, 5, 8], "new_page_ids": [0, 17, 0, 0]}
+
+
+def test_the_mixed_batch_of_the_docstring():
+    rows = decode_row(1, 8, new_pages=[7]), chunk(4, 0, [45, 12, 9], new_pages=[3], samples=False, temperature=0.5)
+    sizes = limits(max_num_seqs=6, max_num_batched_tokens=6)
+    fields = {name: field.tolist() for name, field in fields_of(plan(*reversed(rows)), sizes).items()}
+    sampling = fields.pop("sampling")
+    assert fields == {
+        "row_ids": [4, 1, 6, 6, 6, 6],
+        "token_ids": [45, 12, 9, TOKEN_ON_DEVICE, 0, 0],
+        "query_starts": [0, 3, 4, 4, 4, 4, 4],
+        "starts": [0, 8, 0, 0, 0, 0],
+        "samples": [0, 1, 0, 0, 0, 0],
+        "page_rows": [4, 1, 6, 6, 6, 6, 6, 6],
+        "page_entries": [0, 2, 0, 0, 0, 0, 0, 0],
+        "page_ids": [3, 7, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE],
+    }
+    assert sampling[0] == sampling_words(rows[1].sequence).tolist()
+    assert sampling[2:] == [[0] * NUM_SAMPLING_WORDS] * 4
+
+
+def read_back(fields: dict[str, np.ndarray]) -> list[tuple]:
+    """(row, start, tokens, [(entry, page id)], samples) of each row; (row, [page id]) in a decode batch."""
+    if "starts" not in fields:
+        pages = zip(fields["row_ids"].tolist(), fields["new_page_ids"].tolist(), strict=True)
+        return [(row, [page_id] if page_id != NULL_PAGE else []) for row, page_id in pages]
+    starts, rows = fields["query_starts"].tolist(), []
+    for i, row in enumerate(fields["row_ids"].tolist()):
+        new = [
+            (entry, page_id)
+            for page_row, entry, page_id in zip(
+                *(fields[name].tolist() for name in ("page_rows", "page_entries", "page_ids")), strict=True
+            )
+            if page_row == row and page_id != NULL_PAGE
+        ]
+        tokens = fields["token_ids"].tolist()[starts[i] : starts[i + 1]]
+        rows.append((row, int(fields["starts"][i]), tokens, new, int(fields["samples"][i])))
+    return rows
+
+
+def as_read(step: StepPlan) -> list[tuple]:
+    """What `read_back` must give for the rows of a plan."""
+    if step.is_decode:
+        return [(row.row, list(row.new_page_ids)) for row in step.rows]
+    return [
+        (
+            row.row,
+            row.start,
+            [TOKEN_ON_DEVICE] if row.token_ids is None else list(row.token_ids),
+            [(row.first_new_page + i, page_id) for i, page_id in enumerate(row.new_page_ids)],
+            int(row.samples),
+        )
+        for row in step.rows
+    ]
+
+
+@given(
+    page_size=st.sampled_from([1, 2, 4, 16]),
+    max_num_seqs=st.integers(1, 6),
+    more_tokens=st.integers(0, 20),
+    requests=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8),
+)
+@settings(max_examples=60, deadline=None, print_blob=True)
+def test_every_plan_can_be_read_from_its_batch(page_size, max_num_seqs, more_tokens, requests):
+    sizes = limits(
+        page_size=page_size, num_pages=30, max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_seqs + more_tokens, max_model_len=24,
+    )  # fmt: skip
+    engine = FakeEngine(sizes)
+    for prompt_length, max_tokens, num_steps in requests:
+        engine.add(prompt_length, max_tokens)
+        for _ in range(num_steps):
+            check_batch(engine.step(), sizes)
+    while engine.live:
+        check_batch(engine.step(), sizes)
+
+
+def check_batch(step: StepPlan | None, sizes: Limits) -> None:
+    if step is None:
+        return
+    rows = read_back(fields_of(step, sizes))
+    assert rows[: len(step.rows)] == as_read(step)
+    null_row = sizes.max_num_seqs
+    for padding in rows[len(step.rows) :]:
+        assert padding in ((null_row, []), (null_row, 0, [], [], 0))
+
+
+@pytest.mark.parametrize("page_size", [1, 3, 16])
+def test_the_most_new_pages_that_a_step_can_need_fit(page_size):
+    """Every row begins a page with its first token, in the largest shape."""
+    sizes = limits(page_size=page_size, max_num_seqs=4, max_num_batched_tokens=32)
+    rows = [chunk(row, 0, [1] * 8, new_pages=range(1, 1 + sizes.pages_for(8))) for row in range(4)]
+    assert (fields_of(plan(*rows), sizes)["page_ids"] != NULL_PAGE).sum() == 4 * sizes.pages_for(8)
+
+
+@pytest.mark.parametrize("shape", [StepShape(4), StepShape(4, 16)], ids=str)
+def test_a_batch_of_padding_touches_the_null_row_and_the_null_page_only(shape):
+    batch = padding_batch(shape, limits())
+    assert batch.shape == shape
+    assert all(row in ((8, []), (8, 0, [], [], 0)) for row in read_back(unpacked(batch, limits())))
+
+
+def test_a_decode_batch_is_small():
+    """Two words a row cross to the device."""
+    assert layout_of(StepShape(8), limits()) == {"row_ids": (8,), "new_page_ids": (8,)}
+
+
+@given(
+    temperature=st.floats(0, 2, width=32),
+    top_p=st.floats(0, 1, width=32, exclude_min=True),
+    min_p=st.floats(0, 1, width=32),
+    top_k=st.integers(-1, 2**31 - 1),
+    seed=st.integers(0, 2**64 - 1),
+    min_tokens=st.integers(0, 50),
+    logprobs=st.none() | st.integers(0, 20),
+)
+@settings(max_examples=150, deadline=None, print_blob=True)
+def test_sampling_words_are_read_as_they_were_written(min_tokens, logprobs, **params):
+    sequence = new_sequence(prompt_length=3, min_tokens=min_tokens, logprobs=logprobs, **params)
+    rows = read_sampling_words(jnp.asarray(sampling_words(sequence)[None]))
+    for name in ("temperature", "top_p", "min_p", "top_k"):
+        assert getattr(rows, name)[0] == params[name], name
+    low, high = rows.seed[0].tolist()
+    assert low + (high << 32) == params["seed"]
+    assert rows.min_length[0] == 3 + min_tokens
+    assert bool(rows.wants_logprobs[0]) == (logprobs is not None)
+
+
+def test_sequences_of_a_request_have_seeds_of_their_own():
+    request = new_sequence(n=3, temperature=1.0, seed=2**64 - 1).request
+    words = np.stack([sampling_words(sequence) for sequence in request.sequences])
+    seeds = [low + (high << 32) for low, high in read_sampling_words(jnp.asarray(words)).seed.tolist()]
+    assert seeds == [(2**64 - 1 + i * SEED_STEP) % 2**64 for i in range(3)]
+
+
+def test_stop_ids_are_blocked_only_where_min_tokens_asks():
+    eos, stops = [2, 900], [5, 7]
+    blocked = read_sampling_words(
+        jnp.asarray(
+            np.stack([
+                sampling_words(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3)),
+                sampling_words(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3, ignore_eos=True)),
+                sampling_words(new_sequence(eos_token_ids=eos, stop_token_ids=stops)),
+            ])
+        )
+    ).blocked_ids.tolist()  # fmt: skip
+    assert [sorted(set(row) - {NO_TOKEN}) for row in blocked] == [[2, 5, 7, 900], [5, 7], []]
+
+
+def test_as_many_stop_ids_as_are_allowed_can_be_blocked():
+    words = sampling_words(new_sequence(stop_token_ids=list(range(MAX_STOP_TOKEN_IDS)), min_tokens=1))
+    assert read_sampling_words(jnp.asarray(words[None])).blocked_ids[0].tolist() == list(range(MAX_STOP_TOKEN_IDS))
+
+
+def test_words_of_zeros_are_a_greedy_row_that_wants_nothing():
+    """Padding: no draw, no log probabilities, and at position 0 no id is blocked."""
+    rows = read_sampling_words(jnp.zeros((1, NUM_SAMPLING_WORDS), jnp.int32))
+    assert (rows.temperature[0], rows.wants_logprobs[0], rows.min_length[0]) == (0, 0, 0)

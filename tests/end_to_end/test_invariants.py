@@ -1,0 +1,298 @@
+"""The tokens of a request depend on the request and the weights alone: the promises of the whole engine, in float32.
+
+Requests run together in small engines of all kinds, joining and leaving at random, and each must give the tokens that
+it gives alone in a plain engine. Pages that nobody may read hold NaN.
+"""
+
+import dataclasses
+import functools
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, event, example, given, settings
+from hypothesis import strategies as st
+
+from jinfer import LLM, FinishReason, RequestError, SamplingParams
+from jinfer.request import SEED_MODULUS, SEED_STEP
+from tests.poison import poisoned
+from tests.tiny_model import CONTEXT, VOCAB_SIZE, shared_llm, tiny_llm
+
+NUM_EXAMPLES = 20
+MAX_PROMPT = 40
+ROUNDING = 3e-6  # relative; twenty times the spacing of float32
+
+ENGINES = {
+    "short steps, pages of 1": {"page_size": 1, "max_num_batched_tokens": 4},
+    "few pages of 1": {"page_size": 1, "num_pages": 1 + CONTEXT + 2},
+    "few pages of 4": {"page_size": 4, "num_pages": 1 + CONTEXT // 4 + 1},
+    "short steps, few pages of 16": {"page_size": 16, "num_pages": 1 + CONTEXT // 16 + 1, "max_num_batched_tokens": 4},
+    "pallas, few pages of 1": {"page_size": 1, "num_pages": 1 + CONTEXT + 2, "attention": "pallas"},
+    "pallas, short steps, pages of 4": {"page_size": 4, "max_num_batched_tokens": 4, "attention": "pallas"},
+    "pallas, few pages of 16": {"page_size": 16, "num_pages": 1 + CONTEXT // 16 + 1, "attention": "pallas"},
+}
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request, and after how many pieces its caller leaves (None: never)."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    leaves_after: int | None = None
+
+
+@dataclass(frozen=True)
+class Completion:
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason | None
+
+
+@functools.cache
+def poisoned_llm(name: str) -> LLM:
+    """Compiled once in a test process."""
+    return poisoned(tiny_llm(**ENGINES[name]))
+
+
+def plain_llm() -> LLM:
+    """One request at a time, its prompt in one chunk, plenty of pages."""
+    return shared_llm(max_num_seqs=1, max_num_batched_tokens=CONTEXT)
+
+
+@functools.cache
+def alone(prompt: tuple[int, ...], params: SamplingParams) -> tuple[Completion, ...]:
+    """What each completion of a request is when it is the only one that there is."""
+    return tuple(alone_with(plain_llm(), prompt, params))
+
+
+def alone_with(llm: LLM, prompt: tuple[int, ...], params: SamplingParams) -> Iterator[Completion]:
+    for index in range(params.n):
+        seed = None if params.seed is None else (params.seed + index * SEED_STEP) % SEED_MODULUS
+        (output,) = llm.generate([prompt], dataclasses.replace(params, n=1, seed=seed))[0].outputs
+        yield Completion(output.token_ids, output.finish_reason)
+
+
+def rounding_decides(job: Job) -> bool:
+    """Whether weights that differ in their last bits give other tokens: two logits, or what a filter compares, are as
+    good as equal, and steps of another shape, which add in another order, may choose either."""
+    engine = plain_llm()._engine
+    params, rng = engine._params, np.random.default_rng(0)
+    try:
+        for _ in range(16):
+            engine._params = jax.tree.map(
+                lambda x: x * (1 + ROUNDING * rng.normal(size=x.shape).astype(x.dtype)), params
+            )
+            if tuple(alone_with(plain_llm(), job.prompt, job.params)) != alone(job.prompt, job.params):
+                return True
+    finally:
+        engine._params = params
+    return False
+
+
+# --- what hypothesis chooses
+
+greedy = st.just({"temperature": 0.0})
+sampled = st.fixed_dictionaries({
+    "temperature": st.sampled_from([0.3, 0.7, 1.0, 2.0]),
+    "top_k": st.sampled_from([0, 2, 20]),
+    "top_p": st.sampled_from([1.0, 0.9, 0.5]),
+    "min_p": st.sampled_from([0.0, 0.05, 0.3]),
+    "seed": st.integers(0, SEED_MODULUS - 1),
+    "n": st.sampled_from([1, 1, 2]),
+})  # fmt: skip
+token_ids = st.integers(0, VOCAB_SIZE - 1)
+
+
+@st.composite
+def jobs(draw: st.DrawFn) -> Job:
+    prompt = tuple(draw(st.lists(token_ids, min_size=1, max_size=MAX_PROMPT)))
+    max_tokens = draw(st.integers(1, CONTEXT - len(prompt)))
+    params = SamplingParams(
+        **draw(greedy | sampled),
+        max_tokens=max_tokens,
+        min_tokens=draw(st.sampled_from([0, 0, min(3, max_tokens)])),
+        stop_token_ids=draw(st.sampled_from([None, (5, 18, 33, 47, 60)])),
+    )
+    return Job(prompt, params, draw(st.none() | st.none() | st.integers(1, 8)))
+
+
+def crowd_job(i: int) -> Job:
+    """Short prompts that grow to a length of which the few pages hold two."""
+    params = SamplingParams(temperature=0.0 if i % 2 else 1.0, seed=i, max_tokens=18)
+    return Job((i, 2 * i + 1, 40 - i), params)
+
+
+CROWD = [crowd_job(i) for i in range(6)]
+
+
+# --- running them together
+
+
+def run_staggered(llm: LLM, some_jobs: list[Job], turns: Iterable[int]) -> list[list[Completion]]:
+    """Each job is a stream of its own, which begins at its first turn and gets a piece at every turn; in the end they
+    take turns in order."""
+    streams = [llm.stream([job.prompt], job.params) for job in some_jobs]
+    pieces: list[list] = [[] for _ in some_jobs]
+    open_places = set(range(len(some_jobs)))
+    for turn in itertools.chain(turns, itertools.count()):
+        place = turn % len(some_jobs)
+        if place in open_places:
+            piece = next(streams[place], None)
+            pieces[place] += [] if piece is None else [piece]
+            if piece is None or len(pieces[place]) == some_jobs[place].leaves_after:
+                streams[place].close()
+                open_places.remove(place)
+        if not open_places:
+            return [completions(job, parts) for job, parts in zip(some_jobs, pieces, strict=True)]
+    raise AssertionError("unreachable")
+
+
+def completions(job: Job, pieces: list) -> list[Completion]:
+    found = []
+    for index in range(job.params.n):
+        of_one = [piece for piece in pieces if piece.output_index == index]
+        tokens = tuple(token_id for piece in of_one for token_id in piece.token_ids)
+        found.append(Completion(tokens, of_one[-1].finish_reason if of_one else None))
+    return found
+
+
+def agrees(job: Job, completion: Completion, expected: Completion) -> bool:
+    if job.leaves_after is None or completion.finish_reason is not None:
+        return completion == expected
+    return completion.token_ids == expected.token_ids[: len(completion.token_ids)]
+
+
+def check_idle(llm: LLM) -> None:
+    llm.check_integrity()
+    assert not llm._engine.has_work
+    assert llm._engine._scheduler.page_pool.num_used == 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_tokens_depend_on_the_request_alone(engine):
+    llm, has_few_pages = poisoned_llm(engine), "num_pages" in ENGINES[engine]
+    preempted_at_first = llm._engine.num_preemptions
+
+    @settings(max_examples=NUM_EXAMPLES, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+    @given(st.lists(jobs(), min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=40))
+    @example(CROWD, [0, 1, 2, 3, 4, 5])
+    @example([CROWD[0], *(dataclasses.replace(job, leaves_after=2) for job in CROWD[1:4]), *CROWD[4:]], [])
+    def check(some_jobs: list[Job], turns: list[int]) -> None:
+        preempted_before = llm._engine.num_preemptions
+        together = run_staggered(llm, some_jobs, turns)
+        check_idle(llm)
+        event(f"preempted: {llm._engine.num_preemptions > preempted_before}")
+        for job, found in zip(some_jobs, together, strict=True):
+            expected = alone(job.prompt, job.params)
+            if not all(map(functools.partial(agrees, job), found, expected)):
+                assert rounding_decides(job), f"{job}\ntogether {found}\nalone {expected}"
+                event("rounding decides")
+
+    check()
+    assert (llm._engine.num_preemptions > preempted_at_first) == has_few_pages, "few pages are there to run out"
+
+
+@pytest.fixture
+def small_llm() -> LLM:
+    """With few pages, and idle: for the examples below."""
+    return poisoned_llm("few pages of 4")
+
+
+def expected_tokens(job: Job) -> tuple[int, ...]:
+    return alone(job.prompt, job.params)[0].token_ids
+
+
+def test_order_and_company_change_nothing(small_llm):
+    """The same requests in one call, forwards and backwards, with the text's other outputs beside them."""
+    for order in (CROWD, CROWD[::-1], CROWD[3:] + CROWD[:3]):
+        outputs = small_llm.generate([job.prompt for job in order], [job.params for job in order])
+        assert [out.outputs[0].token_ids for out in outputs] == [expected_tokens(job) for job in order]
+        check_idle(small_llm)
+
+
+def test_log_probabilities_depend_on_the_request_alone(small_llm):
+    params = [dataclasses.replace(job.params, logprobs=3) for job in CROWD]
+    together = small_llm.generate([job.prompt for job in CROWD], params)
+    for job, one, found in zip(CROWD, params, together, strict=True):
+        expected = plain_llm().generate([job.prompt], one)[0].outputs[0]
+        for mine, theirs, token_id in zip(
+            found.outputs[0].logprobs, expected.logprobs, expected.token_ids, strict=True
+        ):
+            assert mine.keys() == theirs.keys()
+            assert token_id in mine
+            np.testing.assert_allclose(list(mine.values()), list(theirs.values()), rtol=0, atol=1e-4)
+        assert found.outputs[0].cumulative_logprob == pytest.approx(expected.cumulative_logprob, abs=1e-3)
+
+
+@pytest.fixture
+def with_nan_embedding(small_llm, monkeypatch):
+    """An id whose embedding is NaN, so that logits are NaN from the position on at which it stands."""
+
+    def poison_id(token_id: int) -> None:
+        params = small_llm._engine._params
+        kernel = params["embedding"]["kernel"].at[token_id].set(np.nan)
+        monkeypatch.setattr(small_llm._engine, "_params", {**params, "embedding": {"kernel": kernel}})
+
+    return poison_id
+
+
+def jobs_without(token_id: int) -> list[Job]:
+    candidates = [Job((i, i + 1, i + 2), SamplingParams(temperature=1.0, seed=i, max_tokens=12)) for i in range(30)]
+    return [job for job in candidates if token_id not in (*job.prompt, *expected_tokens(job))]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_request_whose_logits_are_nan_fails_alone(small_llm, with_nan_embedding, temperature):
+    bad_id = 50
+    good = jobs_without(bad_id)[:3]
+    with_nan_embedding(bad_id)
+    bad = SamplingParams(temperature=temperature, max_tokens=12)
+    outputs = small_llm.generate(
+        [good[0].prompt, (1, 2, bad_id, 4), good[1].prompt, (bad_id,), good[2].prompt],
+        [good[0].params, bad, good[1].params, bad, good[2].params],
+    )
+    for failed in (outputs[1], outputs[3]):
+        assert failed.finished
+        assert failed.outputs[0].finish_reason is FinishReason.ERROR
+        assert failed.outputs[0].token_ids == ()
+        assert "not finite (NaN or infinity)" in (failed.outputs[0].error or "")
+    for job, output in zip(good, (outputs[0], outputs[2], outputs[4]), strict=True):
+        assert output.outputs[0].token_ids == expected_tokens(job)
+        assert output.outputs[0].error is None
+    check_idle(small_llm)
+
+
+def test_a_request_that_becomes_nan_keeps_the_tokens_before(small_llm, with_nan_embedding):
+    job = CROWD[1]
+    tokens = expected_tokens(job)
+    bad_id = next(token_id for token_id in tokens[3:-1] if token_id not in job.prompt)
+    with_nan_embedding(bad_id)
+    pieces = list(small_llm.stream([job.prompt], job.params))
+    assert tuple(token_id for piece in pieces for token_id in piece.token_ids) == tokens[: tokens.index(bad_id) + 1]
+    assert [piece.finish_reason for piece in pieces[-2:]] == [None, FinishReason.ERROR]
+    check_idle(small_llm)
+
+
+@pytest.mark.parametrize("min_tokens", [CONTEXT, 2**31 - 1])
+def test_a_min_tokens_that_no_context_holds_harms_nobody(small_llm, min_tokens):
+    """It is refused before it runs; and a neighbour that runs already gets its tokens."""
+    neighbour = CROWD[1]
+    stream = small_llm.stream([neighbour.prompt], neighbour.params)
+    pieces = [next(stream)]
+    with pytest.raises(RequestError, match="min_tokens"):
+        small_llm.generate([(1, 2)], temperature=0, min_tokens=min_tokens)
+    pieces += stream
+    assert tuple(token_id for piece in pieces for token_id in piece.token_ids) == expected_tokens(neighbour)
+
+
+def test_a_stream_that_is_left_frees_its_pages_at_once(small_llm):
+    streams = [small_llm.stream([job.prompt], job.params) for job in CROWD[:3]]
+    for stream in streams:
+        next(stream)
+    assert small_llm._engine._scheduler.num_running == 3
+    for stream in streams:
+        stream.close()
+    check_idle(small_llm)

@@ -1,0 +1,303 @@
+"""Safetensors checkpoints of every layout, and what is said about those that do not fit."""
+
+import gc
+import json
+import weakref
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+
+from jinfer.errors import CheckpointError
+from jinfer.models import checkpoint
+from jinfer.models.checkpoint import load_checkpoint
+from jinfer.models.model import Model, Params
+from jinfer.models.registry import build_model, read_model_config
+from jinfer.models.weights import MOST_NAMED, flatten
+from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_shards
+
+LAYER_0 = "model.layers.0."
+TIED = dict(CONFIG, tie_word_embeddings=True)
+BIASED = dict(CONFIG, attention_bias=True, mlp_bias=True)
+
+
+def model_of(config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> Model:
+    return build_model(read_model_config(config), jnp.dtype(dtype), "reference")
+
+
+def load(directory, config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> dict[str, np.ndarray]:
+    params: Params = load_checkpoint(model_of(config, dtype), directory, progress=False)
+    return {path: np.asarray(x) for path, x in flatten(params).items()}
+
+
+def expected(tensors: Mapping[str, np.ndarray], num_layers: int = 2) -> dict[str, np.ndarray]:
+    """The parameters of `tensors`, written out by hand."""
+
+    def stacked(*names: str) -> np.ndarray:
+        layers = [[tensors[f"model.layers.{i}.{name}.weight"] for name in names] for i in range(num_layers)]
+        return np.stack([np.concatenate([x.T for x in layer], axis=-1) for layer in layers])
+
+    params = {
+        "embedding/kernel": tensors["model.embed_tokens.weight"],
+        "attention_norm/scale": stacked("input_layernorm"),
+        "attention/qkv/kernel": stacked("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "attention/output/kernel": stacked("self_attn.o_proj"),
+        "mlp_norm/scale": stacked("post_attention_layernorm"),
+        "mlp/gate_up/kernel": stacked("mlp.gate_proj", "mlp.up_proj"),
+        "mlp/down/kernel": stacked("mlp.down_proj"),
+        "final_norm/scale": tensors["model.norm.weight"][None],
+    }
+    return params | ({"head/kernel": tensors["lm_head.weight"]} if "lm_head.weight" in tensors else {})
+
+
+def assert_same(given: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> None:
+    assert given.keys() == wanted.keys()
+    for path, array in wanted.items():
+        np.testing.assert_array_equal(given[path], array, err_msg=path)
+
+
+def test_a_single_file_fills_every_parameter(tmp_path):
+    tensors = random_tensors()
+    write_checkpoint(tmp_path, tensors=tensors, tokenizer=False)
+
+    assert_same(load(tmp_path), expected(tensors))
+
+
+@pytest.mark.parametrize("num_shards", [1, 3])
+def test_shards_give_what_a_single_file_gives(tmp_path, num_shards):
+    tensors = random_tensors()
+    write_shards(tmp_path, tensors, num_shards=num_shards)
+
+    assert_same(load(tmp_path), expected(tensors))
+
+
+def test_biases_are_joined_like_their_matrices(tmp_path):
+    tensors, random = random_tensors(), np.random.default_rng(1)
+    for name in [name for name in tensors if "_proj" in name]:
+        bias = random.normal(size=tensors[name].shape[0]).astype(np.float32)
+        tensors[name.replace(".weight", ".bias")] = bias
+    write_checkpoint(tmp_path, tensors=tensors, tokenizer=False)
+    params = load(tmp_path, BIASED)
+
+    joined = [tensors[f"model.layers.1.self_attn.{name}_proj.bias"] for name in "qkv"]
+    np.testing.assert_array_equal(params["attention/qkv/bias"][1], np.concatenate(joined))
+    np.testing.assert_array_equal(params["mlp/down/bias"][0], tensors[f"{LAYER_0}mlp.down_proj.bias"])
+
+
+@pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float16, np.float32], ids=lambda x: np.dtype(x).name)
+@pytest.mark.parametrize("served", ["float32", "bfloat16"])
+def test_weights_of_any_float_dtype_are_converted_to_the_models(tmp_path, stored, served):
+    tensors = {name: x.astype(stored) for name, x in random_tensors().items()}
+    write_checkpoint(tmp_path, tensors=tensors, tokenizer=False)
+    params = load(tmp_path, dtype=served)
+
+    assert {x.dtype for x in params.values()} == {jnp.dtype(served)}
+    assert_same(params, {path: x.astype(served) for path, x in expected(tensors).items()})
+
+
+def test_dtypes_may_be_mixed(tmp_path):
+    tensors = random_tensors()
+    tensors["lm_head.weight"] = tensors["lm_head.weight"].astype(ml_dtypes.bfloat16)
+    write_checkpoint(tmp_path, tensors=tensors, tokenizer=False)
+
+    assert_same(load(tmp_path), expected(tensors))
+
+
+def test_a_tied_model_ignores_a_stored_lm_head(tmp_path):
+    tensors = random_tensors(TIED)
+    write_checkpoint(tmp_path, tensors=tensors | {"lm_head.weight": np.zeros((300, 32), np.float32)}, tokenizer=False)
+
+    assert_same(load(tmp_path, TIED), expected(tensors))
+
+
+def test_rotary_buffers_of_old_checkpoints_are_ignored(tmp_path):
+    tensors = random_tensors()
+    buffers = {f"model.layers.{i}.self_attn.rotary_emb.inv_freq": np.ones(4, np.float32) for i in range(2)}
+    write_checkpoint(tmp_path, tensors=tensors | buffers, tokenizer=False)
+
+    assert_same(load(tmp_path), expected(tensors))
+
+
+def raised(directory, config: Mapping[str, Any] = CONFIG) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        load(directory, config)
+    return str(caught.value)
+
+
+def raised_for(directory, changes: Mapping[str, np.ndarray | None], config: Mapping[str, Any] = CONFIG) -> str:
+    """The message for the tiny checkpoint with some tensors replaced, added or, where None, taken away."""
+    tensors = {name: x for name, x in (random_tensors() | dict(changes)).items() if x is not None}
+    write_checkpoint(directory, config=config, tensors=tensors, tokenizer=False)
+    return raised(directory, config)
+
+
+def test_all_faults_are_in_one_message(tmp_path):
+    message = raised_for(
+        tmp_path,
+        {
+            "lm_head.weight": None,
+            f"{LAYER_0}mlp.down_proj.weight": np.zeros((32, 47), np.float32),
+            "model.extra.weight": np.zeros(3, np.float32),
+        },
+    )
+
+    assert str(tmp_path) in message
+    assert "lm_head.weight is missing" in message
+    assert f"{LAYER_0}mlp.down_proj.weight has shape (32, 47), the model needs (32, 48)" in message
+    assert "model.extra.weight is not a tensor of the model" in message
+
+
+def test_of_many_faults_the_first_are_named_and_the_rest_counted(tmp_path):
+    message = raised_for(tmp_path, {f"extra.{i}": np.zeros(1, np.float32) for i in range(MOST_NAMED + 5)})
+
+    assert message.count("is not a tensor") == MOST_NAMED
+    assert message.endswith("; and 5 more")
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "wanted"),
+    [
+        ("model.embed_tokens.weight", (299, 32), "(300, 32)"),
+        ("model.embed_tokens.weight", (32, 300), "(300, 32)"),
+        ("model.norm.weight", (33,), "(32)"),
+        ("model.norm.weight", (1, 32), "(32)"),
+        (f"{LAYER_0}input_layernorm.weight", (), "(32)"),
+        (f"{LAYER_0}self_attn.o_proj.weight", (32, 31), "(32, 32)"),
+        (f"{LAYER_0}self_attn.q_proj.weight", (32, 31), "(*, 32)"),
+        (f"{LAYER_0}mlp.up_proj.weight", (48,), "(*, 32)"),
+    ],
+)
+def test_a_misshapen_tensor_is_named_with_both_shapes(tmp_path, name, shape, wanted):
+    message = raised_for(tmp_path, {name: np.zeros(shape, np.float32)})
+
+    assert f"{name} has shape {shape}, the model needs {wanted}" in message
+
+
+def test_joined_tensors_that_are_too_many_rows_together_are_named(tmp_path):
+    message = raised_for(tmp_path, {f"{LAYER_0}self_attn.k_proj.weight": np.zeros((17, 32), np.float32)})
+
+    assert f"{LAYER_0}self_attn.q_proj.weight + {LAYER_0}self_attn.k_proj.weight" in message
+    assert "(32, 32), (17, 32), (16, 32), but must have 64 rows together" in message
+
+
+def test_tensors_of_a_layer_beyond_the_model_are_left_over(tmp_path):
+    name = "model.layers.2.mlp.down_proj.weight"
+
+    assert f"{name} is not a tensor of the model" in raised_for(tmp_path, {name: np.zeros((32, 48), np.float32)})
+
+
+def test_quantized_weights_are_refused(tmp_path):
+    message = raised_for(tmp_path, {"lm_head.weight": np.zeros((300, 32), np.int8)})
+
+    assert "lm_head.weight has dtype I8, of which jinfer reads BF16, F16, F32" in message
+
+
+def test_a_directory_without_weights_is_told_what_is_needed(tmp_path):
+    assert "neither model.safetensors nor model.safetensors.index.json" in raised(tmp_path)
+
+
+def test_a_truncated_file_is_named(tmp_path):
+    write_checkpoint(tmp_path, tokenizer=False)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+    assert f"{file} is truncated or corrupt" in raised(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"junk", (2**40).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"{no}", b"\0" * 8]
+)
+def test_a_corrupt_header_is_an_error_with_the_file_and_a_remedy(tmp_path, header):
+    write_checkpoint(tmp_path, tokenizer=False)
+    (tmp_path / "model.safetensors").write_bytes(header)
+
+    message = raised(tmp_path)
+    assert f"{tmp_path / 'model.safetensors'} is truncated or corrupt" in message
+    assert "fetch it again" in message
+
+
+def test_an_index_that_names_a_missing_shard(tmp_path):
+    write_shards(tmp_path, random_tensors(), num_shards=3)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+
+    message = raised(tmp_path)
+    assert "names model-00002-of-00003.safetensors, which" in message
+    assert "fetch the model again" in message
+
+
+@pytest.mark.parametrize("index", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 5}}', "\udcff"])
+def test_a_corrupt_index_is_an_error_with_the_file_and_a_remedy(tmp_path, index):
+    write_shards(tmp_path, random_tensors())
+    (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8", errors="surrogateescape")
+
+    message = raised(tmp_path)
+    assert f"{tmp_path / 'model.safetensors.index.json'} is not an index" in message
+    assert "fetch it again" in message
+
+
+def test_a_tensor_that_the_index_promises_and_no_shard_holds_is_missing(tmp_path):
+    tensors = random_tensors()
+    write_shards(tmp_path, {name: x for name, x in tensors.items() if name != "model.norm.weight"})
+    index = tmp_path / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.norm.weight"] = "model-00001-of-00002.safetensors"
+    index.write_text(json.dumps(content))
+
+    assert "model.norm.weight is missing" in raised(tmp_path)
+
+
+@pytest.fixture
+def host_tensors(monkeypatch) -> Iterator[list[int]]:
+    """The bytes of all tensors in host memory, at each time that another was read."""
+    alive: dict[int, int] = {}
+    history: list[int] = []
+    open_file = checkpoint.safe_open
+
+    class Watched:
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._opened = open_file(*args, **kwargs)
+
+        def __enter__(self):
+            self._file = self._opened.__enter__()
+            return self
+
+        def __exit__(self, *exception: object):
+            return self._opened.__exit__(*exception)
+
+        def __getattr__(self, name: str):
+            return getattr(self._file, name)
+
+        def get_tensor(self, name: str) -> np.ndarray:
+            tensor = self._file.get_tensor(name)
+            alive[id(tensor)] = tensor.nbytes
+            weakref.finalize(tensor, alive.pop, id(tensor))
+            history.append(sum(alive.values()))
+            return tensor
+
+    monkeypatch.setattr(checkpoint, "safe_open", Watched)
+    yield history
+    gc.collect()
+    assert sum(alive.values()) == 0, "tensors stay in host memory after they were loaded"
+
+
+def test_two_tensors_at_most_are_in_host_memory(tmp_path, host_tensors):
+    """50 MB in 36 tensors, the largest of which is 2.4 MB. Nothing may queue up, however slow the device is."""
+    config = dict(CONFIG, hidden_size=512, intermediate_size=1024, num_hidden_layers=4, head_dim=64)
+    config |= {"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 1024}
+    tensors = {name: np.zeros(x.shape, np.float32) for name, x in random_tensors(config).items()}
+    write_checkpoint(tmp_path, config=config, tensors=tensors, tokenizer=False)
+    total, largest = sum(x.nbytes for x in tensors.values()), max(x.nbytes for x in tensors.values())
+    del tensors
+    assert total > 40e6
+    gc.collect()
+    before = sum(x.nbytes for x in jax.live_arrays())
+    params = load_checkpoint(model_of(config), tmp_path, progress=False)
+
+    assert len(host_tensors) == 3 + 9 * 4
+    assert max(host_tensors) <= 2 * largest
+    assert sum(x.nbytes for x in jax.live_arrays()) - before == total  # on the device, once
+    jax.tree.map(lambda x: x.delete(), params)

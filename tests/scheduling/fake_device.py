@@ -1,0 +1,169 @@
+"""A device in plain Python that runs a scheduler's plans as a real one would, and checks what each of them reads."""
+
+from collections.abc import Sequence as Tokens
+
+from jinfer.config import Limits
+from jinfer.request import FinishReason, Request, Sequence
+from jinfer.sampling_params import SamplingParams
+from jinfer.scheduling.scheduler import Scheduler
+from jinfer.scheduling.step_plan import RowPlan, StepPlan
+
+VOCAB_SIZE = 1000
+
+
+def new_sequence(limits: Limits, prompt_length: int, max_tokens: int) -> Sequence:
+    """The one sequence of a request. Prompts of the same length are the same."""
+    params = SamplingParams(max_tokens=max_tokens).with_defaults({})
+    request = Request.create(
+        "test", None, range(prompt_length), params, eos_token_ids=frozenset(), vocab_size=VOCAB_SIZE, limits=limits
+    )
+    return request.sequences[0]
+
+
+def next_token(token_ids: Tokens[int]) -> int:
+    """What the fake model says: a number that depends on every token and its place."""
+    value = len(token_ids)
+    for token_id in token_ids:
+        value = (31 * value + token_id) % VOCAB_SIZE
+    return value
+
+
+class FakeDevice:
+    """Rows and pages as lists and dicts. A token's "keys and values" are the token itself."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.page_size = limits.page_size
+        self.newest_token: dict[int, int] = {}
+        self.page_tables: dict[int, dict[int, int]] = {row: {} for row in range(limits.max_num_seqs)}
+        self.memory: dict[tuple[int, int], int] = {}
+
+    def run(self, plan: StepPlan) -> list[int | None]:
+        """Writes every row's keys and values, then samples from all that the row's pages hold."""
+        for row in plan.rows:
+            self._write(row)
+        return [self._sample(row) if row.samples else None for row in plan.rows]
+
+    def _write(self, row: RowPlan) -> None:
+        for i, page_id in enumerate(row.new_page_ids):
+            self.page_tables[row.row][row.first_new_page + i] = page_id
+        token_ids = (self.newest_token[row.row],) if row.token_ids is None else row.token_ids
+        assert len(token_ids) == row.num_tokens
+        for i, token_id in enumerate(token_ids):
+            self.memory[self._place(row.row, row.start + i)] = token_id
+
+    def _sample(self, row: RowPlan) -> int:
+        seen = [self.memory[self._place(row.row, position)] for position in range(row.start + row.num_tokens)]
+        self.newest_token[row.row] = next_token(seen)
+        return self.newest_token[row.row]
+
+    def _place(self, row: int, position: int) -> tuple[int, int]:
+        return self.page_tables[row][position // self.page_size], position % self.page_size
+
+
+class FakeEngine:
+    """Steps a scheduler and a FakeDevice with each result read one step late, and checks every plan."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.scheduler = Scheduler(limits)
+        self.device = FakeDevice(limits)
+        self.eos_after: dict[Sequence, int | None] = {}
+        self.live: list[Sequence] = []
+        self.num_steps = 0
+        self._in_flight: tuple[StepPlan, list[int | None]] | None = None
+        self._next_start: dict[Sequence, int] = {}
+
+    def add(self, prompt_length: int, max_tokens: int, *, eos_after: int | None = None) -> Sequence:
+        """Accepts a sequence that ends after `eos_after` tokens of output, or at its length bound."""
+        sequence = new_sequence(self.limits, prompt_length, max_tokens)
+        self.eos_after[sequence] = eos_after
+        self.live.append(sequence)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def abort(self, sequence: Sequence) -> None:
+        self._end(sequence, FinishReason.ABORT)
+
+    def step(self) -> StepPlan | None:
+        """As Engine.step: plan and dispatch, then read the step before."""
+        self.num_steps += 1
+        running = [s for s in self.live if s.row is not None]
+        oldest_may_run = bool(running) and running[0].num_tokens < running[0].max_total_tokens
+        plan = self.scheduler.schedule()
+        self._check(plan)
+        if oldest_may_run:
+            assert plan is not None, "the oldest sequence stands still"
+            assert running[0] in [row.sequence for row in plan.rows], "the oldest sequence stands still"
+        dispatched = (plan, self.device.run(plan)) if plan else None
+        if self._in_flight:
+            self._read(*self._in_flight)
+        elif plan is None:
+            assert not self.live, "sequences wait, and nothing runs that they could wait for"
+        self._in_flight = dispatched
+        self.scheduler.check_integrity()
+        return plan
+
+    def drain(self) -> None:
+        """Runs until nothing is left, in a bounded number of steps: the oldest gets a token in each, and is read."""
+        most = self.num_steps + 2 + sum(sequence.max_total_tokens + 2 for sequence in self.live)
+        while self.live or self._in_flight:
+            self.step()
+            assert self.num_steps <= most, "the scheduler makes no progress"
+        assert not self.scheduler.has_work
+        assert self.scheduler.page_pool.num_used == 0
+
+    def _read(self, plan: StepPlan, token_ids: list[int | None]) -> None:
+        for row, token_id in zip(plan.rows, token_ids, strict=True):
+            if token_id is None:
+                continue
+            sequence = row.sequence
+            sequence.num_pending_tokens -= 1
+            if sequence.is_finished:
+                continue
+            assert token_id == next_token(sequence.token_ids), "a step has read what is not its sequence's"
+            sequence.token_ids.append(token_id)
+            if sequence.num_output_tokens == self.eos_after[sequence]:
+                self._end(sequence, FinishReason.STOP)
+            elif len(sequence.token_ids) >= sequence.max_total_tokens:
+                self._end(sequence, FinishReason.LENGTH)
+
+    def _end(self, sequence: Sequence, reason: FinishReason) -> None:
+        sequence.finish_reason = reason
+        self.live.remove(sequence)
+        self.scheduler.remove(sequence)
+
+    def _check(self, plan: StepPlan | None) -> None:
+        waiting = [s.arrival for s in self.live if s.row is None]
+        running = [s.arrival for s in self.live if s.row is not None]
+        assert max(running, default=-1) < min(waiting, default=len(self.eos_after)), "admitted out of turn"
+        for sequence in self.live:
+            if sequence.row is None:
+                self._next_start.pop(sequence, None)  # preempted, it begins again
+        if plan is not None:
+            self._check_rows(plan)
+
+    def _check_rows(self, plan: StepPlan) -> None:
+        rows = plan.rows
+        assert 0 < plan.num_tokens <= self.limits.max_num_batched_tokens
+        assert len({row.row for row in rows}) == len({row.sequence for row in rows}) == len(rows)
+        assert len(rows) <= self.limits.max_num_seqs
+        is_chunk = [row.token_ids is not None for row in rows]
+        assert is_chunk == sorted(is_chunk), "a chunk comes before a decode row"
+        for kind in (False, True):
+            arrivals = [r.sequence.arrival for r, chunk in zip(rows, is_chunk, strict=True) if chunk is kind]
+            assert arrivals == sorted(arrivals)
+        for row in rows:
+            self._check_row(row)
+
+    def _check_row(self, row: RowPlan) -> None:
+        sequence = row.sequence
+        assert not sequence.is_finished
+        assert row.row == sequence.row
+        assert row.num_tokens > 0
+        assert row.start == self._next_start.get(sequence, 0), "a chunk does not begin where the last one ended"
+        end = self._next_start[sequence] = row.start + row.num_tokens
+        assert end < sequence.max_total_tokens, "the last token has no use for keys and values"
+        assert len(sequence.page_ids) == self.limits.pages_for(end), "pages for other than the tokens that exist"
+        assert row.samples == (end >= len(sequence.token_ids))
+        if row.token_ids is not None:
+            assert list(row.token_ids) == sequence.token_ids[row.start : end]

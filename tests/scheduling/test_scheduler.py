@@ -1,0 +1,222 @@
+"""The scheduler on a fake device: its promises after any sequence of events, and the policies one by one."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import event, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
+
+from jinfer.config import Limits
+from jinfer.request import FinishReason
+from jinfer.scheduling.step_plan import StepPlan
+from tests.scheduling.fake_device import FakeEngine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@st.composite
+def all_limits(draw: st.DrawFn) -> Limits:
+    """Engines that are short of everything: the longest sequence fits into the pages, and often nothing else."""
+    page_size, max_model_len = draw(st.sampled_from([1, 2, 4])), draw(st.integers(2, 16))
+    needed = -(-max_model_len // page_size)
+    max_num_seqs = draw(st.integers(1, 4))
+    return Limits(
+        page_size=page_size,
+        num_pages=1 + needed + draw(st.integers(0, 2)),
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_seqs + draw(st.integers(0, 6)),
+        max_model_len=max_model_len,
+    )
+
+
+arrivals = st.tuples(st.floats(0, 1), st.integers(1, 16), st.none() | st.integers(1, 6))
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Sequences arrive, end and are aborted at any time. FakeEngine checks each step."""
+
+    @initialize(limits=all_limits())
+    def start(self, limits: Limits) -> None:
+        self.engine, self.accepted = FakeEngine(limits), []
+
+    @rule(several=st.lists(arrivals, min_size=1, max_size=5))
+    def add(self, several: list[tuple[float, int, int | None]]) -> None:
+        """With prompts of a share of the longest that is allowed."""
+        longest = self.engine.limits.max_model_len - 1
+        for share, output, eos_after in several:
+            prompt_length = 1 + round(share * (longest - 1))
+            self.accepted.append(self.engine.add(prompt_length, output, eos_after=eos_after))
+
+    @rule(count=st.integers(1, 6))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.engine.step()
+
+    @rule(place=st.integers(0, 9))
+    def abort(self, place: int) -> None:
+        if place < len(self.engine.live):
+            self.engine.abort(self.engine.live[place])
+            self.engine.scheduler.check_integrity()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "engine"):
+            return
+        self.engine.drain()
+        assert all(sequence.is_finished for sequence in self.accepted)
+        event(f"preempted: {self.engine.scheduler.num_preemptions > 0}")
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(
+    max_examples=150, stateful_step_count=40, deadline=None, print_blob=True, report_multiple_bugs=False
+)
+
+
+PLENTY = Limits(page_size=4, num_pages=100, max_num_seqs=4, max_num_batched_tokens=8, max_model_len=32)
+
+
+def limits(**changes: int) -> Limits:
+    return dataclasses.replace(PLENTY, **changes)
+
+
+def summary(plan: StepPlan | None) -> list[tuple[int, int, int]] | None:
+    """(arrival, start, num_tokens) of each row."""
+    return plan and [(row.sequence.arrival, row.start, row.num_tokens) for row in plan.rows]
+
+
+def test_the_scheduler_needs_no_jax():
+    """With the package's own __init__, which imports everything, left out."""
+    program = """if True:
+        import importlib, pathlib, sys, types
+        package = types.ModuleType("jinfer")
+        package.__path__ = ["jinfer"]
+        sys.modules["jinfer"] = package
+        for path in pathlib.Path("jinfer/scheduling").glob("*.py"):
+            importlib.import_module(f"jinfer.scheduling.{path.stem}")
+        assert "jinfer.scheduling.scheduler" in sys.modules
+        sys.exit(", ".join(name for name in ("jax", "jaxlib", "flax") if name in sys.modules) or None)
+        """
+    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_long_prompt_is_computed_in_chunks_beside_decode_rows():
+    engine = FakeEngine(limits(max_num_batched_tokens=4))
+    engine.add(2, 8)
+    engine.add(9, 2)
+    assert [summary(engine.step()) for _ in range(5)] == [
+        [(0, 0, 2), (1, 0, 2)],
+        [(0, 2, 1), (1, 2, 3)],
+        [(0, 3, 1), (1, 5, 3)],
+        [(0, 4, 1), (1, 8, 1)],
+        [(0, 5, 1), (1, 9, 1)],
+    ]
+    engine.drain()
+
+
+def test_only_the_chunk_that_ends_the_prompt_samples():
+    engine = FakeEngine(limits(max_num_batched_tokens=4))
+    engine.add(9, 2)
+    plans = [engine.step() for _ in range(3)]
+    assert [plan.rows[0].samples for plan in plans if plan] == [False, False, True]
+
+
+def test_pages_are_given_as_they_are_needed():
+    engine = FakeEngine(limits())
+    engine.add(6, 8)
+    new_pages = [(row.first_new_page, len(row.new_page_ids)) for _ in range(4) for row in engine.step().rows]
+    assert new_pages == [(0, 2), (2, 0), (2, 0), (2, 1)]
+
+
+def test_rows_and_tokens_bound_who_is_admitted():
+    engine = FakeEngine(limits(max_num_seqs=2))
+    for _ in range(4):
+        engine.add(3, 3)
+    assert summary(engine.step()) == [(0, 0, 3), (1, 0, 3)]
+    assert (engine.scheduler.num_running, engine.scheduler.num_waiting) == (2, 2)
+    engine.drain()
+
+
+def test_nobody_overtakes_a_sequence_that_waits_for_pages():
+    """The second needs three pages and two are free; the third would need one."""
+    engine = FakeEngine(limits(num_pages=1 + 8, page_size=4, max_num_batched_tokens=32))
+    engine.add(21, 4)
+    engine.add(12, 4)
+    engine.add(2, 2)
+    assert summary(engine.step()) == [(0, 0, 21)]
+    assert summary(engine.step()) == [(0, 21, 1)]
+    engine.drain()
+
+
+def test_the_newest_is_preempted_and_waits_first_in_line():
+    """Six positions: after two steps both hold three, and the oldest needs a fourth."""
+    engine = FakeEngine(limits(page_size=1, num_pages=1 + 6, max_model_len=6, max_num_seqs=2))
+    oldest, newest = engine.add(2, 4), engine.add(2, 3)
+    engine.add(1, 1)
+    assert summary(engine.step()) == [(0, 0, 2), (1, 0, 2)]
+    assert summary(engine.step()) == [(0, 2, 1), (1, 2, 1)]
+    assert summary(engine.step()) == [(0, 3, 1)]
+    assert engine.scheduler.num_preemptions == 1
+    assert oldest.row is not None
+    assert newest.row is None
+    assert newest.page_ids == []
+    engine.drain()
+    assert (oldest.num_output_tokens, newest.num_output_tokens) == (4, 3)
+
+
+def test_a_preempted_sequence_waits_until_its_pending_token_is_read():
+    engine = FakeEngine(limits(page_size=1, num_pages=1 + 6, max_model_len=6, max_num_seqs=2))
+    oldest, newest = engine.add(2, 4), engine.add(2, 3)
+    engine.step()
+    engine.step()
+    engine.scheduler.schedule()  # preempts the newest; the step before, which samples for it, is not read yet
+    assert newest.row is None
+    assert newest.num_pending_tokens == 1
+    engine.scheduler.remove(oldest)
+    assert engine.scheduler.schedule() is None, "admitted without the token that it goes on from"
+    newest.token_ids.append(0)
+    newest.num_pending_tokens = 0
+    assert summary(engine.scheduler.schedule()) == [(1, 0, 4)]
+
+
+def test_a_sequence_short_of_pages_keeps_its_own_while_older_ones_need_none():
+    """Seven positions: the newest wants an eighth when the oldest has all that it needs."""
+    engine = FakeEngine(limits(page_size=1, num_pages=1 + 7, max_model_len=7, max_num_seqs=2))
+    engine.add(3, 2)
+    newest = engine.add(2, 5)
+    plans = [summary(engine.step()) for _ in range(3)]
+    assert plans == [[(0, 0, 3), (1, 0, 2)], [(0, 3, 1), (1, 2, 1)], None]
+    assert len(newest.page_ids) == 3
+    assert summary(engine.step()) == [(1, 3, 1)]
+    engine.drain()
+    assert engine.scheduler.num_preemptions == 0
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3])
+def test_an_aborted_sequence_gives_back_all_at_once(when):
+    engine = FakeEngine(limits())
+    kept, aborted = engine.add(5, 4), engine.add(7, 4)
+    for _ in range(when):
+        engine.step()
+    engine.abort(aborted)
+    assert aborted.page_ids == []
+    assert aborted.row is None
+    assert engine.scheduler.page_pool.num_used == len(kept.page_ids)
+    engine.drain()
+    assert kept.finish_reason is FinishReason.LENGTH
+
+
+def test_removing_a_sequence_that_is_gone_changes_nothing():
+    engine = FakeEngine(limits())
+    sequence = engine.add(2, 1)
+    engine.drain()
+    engine.scheduler.remove(sequence)
+    engine.scheduler.check_integrity()
+
+
+def test_an_idle_scheduler_plans_nothing():
+    assert FakeEngine(limits()).step() is None

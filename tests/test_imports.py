@@ -1,0 +1,105 @@
+"""What importing does, and which module may import what."""
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+JINFER = sorted((REPOSITORY / "jinfer").rglob("*.py"))
+KERNELS = sorted((REPOSITORY / "pallas_kernels").rglob("*.py"))
+HEAVY = ("torch", "transformers", "matplotlib", "tensorflow")
+
+IMPORT_AND_TELL = """
+import json, os, sys
+import jax  # which sets two variables itself
+before = dict(os.environ)
+import jinfer, jinfer.cli
+after = dict(os.environ)
+from jax._src import xla_bridge
+print(json.dumps({
+    "backends": xla_bridge.backends_are_initialized(),
+    "changed": sorted(k for k in before.keys() | after.keys() if before.get(k) != after.get(k)),
+    "modules": sorted(sys.modules),
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh_import() -> dict:
+    """What a new process says after it imported jinfer and its command line."""
+    command = [sys.executable, "-W", "error", "-c", IMPORT_AND_TELL]
+    environment = {"PATH": os.environ["PATH"]}  # what this process has was perhaps set by jinfer
+    process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    assert process.returncode == 0, process.stderr
+    assert process.stderr == ""
+    return json.loads(process.stdout)
+
+
+def test_importing_starts_no_backend(fresh_import):
+    assert fresh_import["backends"] is False
+
+
+def test_importing_sets_no_environment_variable(fresh_import):
+    assert fresh_import["changed"] == []
+
+
+@pytest.mark.parametrize("name", HEAVY)
+def test_importing_does_not_import_what_inference_does_not_need(fresh_import, name):
+    assert name not in fresh_import["modules"]
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    """Absolute names: `from a import b` gives a and a.b, for b may be a module."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def importers(paths: list[Path], package: str) -> list[str]:
+    def belongs(name: str) -> bool:
+        return name == package or name.startswith(package + ".")
+
+    return [str(path.relative_to(REPOSITORY)) for path in paths if any(map(belongs, imported_modules(path)))]
+
+
+def test_the_sources_are_found():
+    assert len(JINFER) > 30
+    assert len(KERNELS) > 5
+    assert importers(JINFER, "jax")
+
+
+def test_pallas_is_imported_by_the_kernels_alone():
+    assert importers(JINFER, "jax.experimental.pallas") == []
+    assert importers(KERNELS, "jax.experimental.pallas")
+
+
+def test_the_kernels_do_not_know_jinfer():
+    assert importers(KERNELS, "jinfer") == []
+
+
+def test_the_scheduler_runs_without_jax():
+    assert importers(sorted((REPOSITORY / "jinfer" / "scheduling").rglob("*.py")), "jax") == []
+
+
+@pytest.mark.parametrize("package", ["pickle", "dill", "cloudpickle", "marshal", "shelve", "torch", "transformers"])
+def test_nothing_imports_what_runs_code_from_data(package):
+    assert importers(JINFER + KERNELS, package) == []
+
+
+@pytest.mark.parametrize("path", JINFER + KERNELS, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_nothing_evaluates_strings_or_allows_pickles(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in {"eval", "exec", "compile", "__import__"}, f"line {node.lineno}"
+        if isinstance(node, ast.keyword):
+            assert node.arg not in {"allow_pickle", "trust_remote_code"}, f"line {node.value.lineno}"

@@ -1,0 +1,49 @@
+"""A model small enough for a thousand tokens a second on a CPU, and real in every part."""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from jinfer import LLM
+from jinfer.models.model import Params
+from jinfer.models.registry import build_model, read_model_config
+from jinfer.models.weights import flatten, unflatten
+
+CONFIG: Mapping[str, Any] = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 48,
+}
+VOCAB_SIZE: int = CONFIG["vocab_size"]
+CONTEXT: int = CONFIG["max_position_embeddings"]
+STANDARD_DEVIATION = 0.5  # of the weights: logits that are far apart, so that rounding does not decide which is largest
+FEW_SHAPES = {"max_num_seqs": 4, "max_num_batched_tokens": 16}  # decode steps of 1, 2 and 4 rows, and one mixed step
+
+
+def random_params(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> Params:
+    """Weights by path: normal matrices, and scales around one."""
+    rng = np.random.default_rng(seed)
+    abstract = flatten(build_model(read_model_config(config), jnp.dtype("float32"), "reference").abstract_params)
+    draw = {path: rng.normal(0, STANDARD_DEVIATION, leaf.shape).astype(np.float32) for path, leaf in abstract.items()}
+    return unflatten({path: 1 + x / 4 if path.endswith("scale") else x for path, x in draw.items()})
+
+
+def tiny_llm(config: Mapping[str, Any] = CONFIG, *, params: Params | None = None, **options: Any) -> LLM:
+    """An LLM of the tiny model in float32. `options` are those of EngineConfig."""
+    params = random_params(config) if params is None else params
+    return LLM(config, params=params, **{"progress": False, "dtype": "float32", **FEW_SHAPES, **options})
+
+
+@functools.cache
+def shared_llm(**options: Any) -> LLM:
+    """`tiny_llm` once per set of options and test process, for compiling is what takes time. Leave it idle."""
+    return tiny_llm(**options)
