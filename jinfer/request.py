@@ -100,8 +100,7 @@ class Request:
         _check_prompt(prompt_token_ids, vocab_size, limits)
         stop_token_ids = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else eos_token_ids)
         _check_stop_token_ids(stop_token_ids, vocab_size)
-        if not params.ignore_eos and params.min_tokens and len(stop_token_ids) >= vocab_size:
-            raise RequestError("every token of the vocabulary is a stop token, so min_tokens can choose none")
+        _check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
         request = cls(request_id, prompt, tuple(prompt_token_ids), params, time.perf_counter())
         max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
         seed = secrets.randbelow(SEED_MODULUS) if params.seed is None else params.seed
@@ -151,3 +150,15 @@ def _check_stop_token_ids(stop_token_ids: frozenset[int], vocab_size: int) -> No
     for token_id in stop_token_ids:
         if token_id >= vocab_size:
             raise RequestError(f"stop token id {token_id} is outside the vocabulary of {vocab_size}")
+
+
+def _check_min_tokens(
+    min_tokens: int, prompt_length: int, stop_token_ids: frozenset[int], vocab_size: int, limits: Limits
+) -> None:
+    if min_tokens and len(stop_token_ids) >= vocab_size:
+        raise RequestError("every token of the vocabulary is a stop token, so min_tokens can choose none; allow one")
+    if prompt_length + min_tokens > limits.max_model_len:
+        raise RequestError(
+            f"min_tokens={min_tokens} after a prompt of {prompt_length} tokens exceed the context of "
+            f"{limits.max_model_len}; lower min_tokens or shorten the prompt"
+        )

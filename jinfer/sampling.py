@@ -71,7 +71,9 @@ def _block(logits: Array, rows: SamplingRows, positions: Array) -> Array:
 
 
 def _draw(logits: Array, rows: SamplingRows, positions: Array) -> Array:
-    scaled = logits / jnp.where(rows.temperature > 0, rows.temperature, 1)[:, None]
+    # The largest becomes 0, so that a division by a tiny temperature overflows to -inf only.
+    centered = logits - logits.max(axis=-1, keepdims=True)
+    scaled = centered / jnp.where(rows.temperature > 0, rows.temperature, 1)[:, None]
     needs_filter = (rows.top_k > 0) | (rows.top_p < 1) | (rows.min_p > 0)
     kept = jax.lax.cond(jnp.any(needs_filter), lambda: _filter(scaled, rows), lambda: scaled)
     return jnp.argmax(kept + _gumbel(rows.seed, positions, logits.shape[-1]), axis=-1).astype(jnp.int32)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +58,7 @@ class SamplingParams:
         _check_integers(self)
         _check_reals(self)
         _check_stops(self)
+        _check_switches(self)
         if self.n > 1 and self.temperature == 0:
             raise RequestError(
                 f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0"
@@ -121,6 +122,8 @@ def _check_reals(params: SamplingParams) -> None:
 
 
 def _check_stops(params: SamplingParams) -> None:
+    _check_is_list("stop", params.stop, "a string or a list of strings")
+    _check_is_list("stop_token_ids", params.stop_token_ids, "a list of token ids")
     if len(params.stop_strings) > MAX_STOP_STRINGS:
         raise RequestError(f"{len(params.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
     for text in params.stop_strings:
@@ -129,3 +132,14 @@ def _check_stops(params: SamplingParams) -> None:
     for token_id in params.stop_token_ids or ():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
             raise RequestError(f"stop_token_ids holds {token_id!r}; token ids are integers from 0")
+
+
+def _check_is_list(name: str, value: Any, rule: str) -> None:
+    if value is not None and not isinstance(value, Collection):
+        raise RequestError(f"{name}={value!r} must be {rule}")
+
+
+def _check_switches(params: SamplingParams) -> None:
+    for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
+        if not isinstance(getattr(params, name), bool):
+            raise RequestError(f"{name}={getattr(params, name)!r} must be True or False")

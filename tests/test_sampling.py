@@ -88,8 +88,8 @@ def softmax(x: np.ndarray) -> np.ndarray:
     return exponentials / exponentials.sum()
 
 
-def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float, min_p: float) -> np.ndarray:
-    """Which tokens pass every filter, in float64."""
+def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float, min_p: float, tie: float = 0) -> np.ndarray:
+    """Which tokens pass every filter, in float64. Probabilities that differ by a share of `tie` count as equal."""
     logits = logits.astype(np.float64)
     descending = np.sort(logits)[::-1]
     k = min(top_k, len(logits)) if top_k > 0 else len(logits)
@@ -99,7 +99,7 @@ def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float, min_p: float) 
         ordered = np.sort(probabilities)[::-1]
         reaches = np.flatnonzero(np.cumsum(ordered) >= top_p)
         least = ordered[reaches[0]] if reaches.size else 0
-        kept &= probabilities >= least * (1 - ROUNDING)  # ties of float32 probabilities
+        kept &= probabilities >= least * (1 - tie)
     return kept & (probabilities >= min_p * probabilities.max())
 
 
@@ -135,7 +135,7 @@ def test_filters_keep_what_sorting_says(logits, top_p, top_k, min_p):
     logits = np.array(logits, np.float32)
     kept = filtered(logits, top_p=top_p, top_k=top_k, min_p=min_p)
     least = kept_by_sorting(logits, top_k, top_p - ROUNDING, min_p * (1 + ROUNDING)) if min_p < 1 else kept & False
-    most = kept_by_sorting(logits, top_k, min(top_p + ROUNDING, 1.0), min_p * (1 - ROUNDING))
+    most = kept_by_sorting(logits, top_k, min(top_p + ROUNDING, 1.0), min_p * (1 - ROUNDING), tie=ROUNDING)
     assert (least <= kept).all()
     assert (kept <= most).all()
     assert kept[logits.argmax()], "the most likely token passes every filter"
@@ -177,7 +177,7 @@ def test_filters_see_the_distribution_at_the_temperature():
 @given(logits=rows_of_logits, seed=st.integers(0, 2**64 - 1), temperature=st.floats(0.125, 2, width=32), top_p=shares)
 def test_only_what_is_kept_is_drawn(logits, seed, temperature, top_p):
     logits = np.array(logits, np.float32)
-    kept = kept_by_sorting(logits / np.float32(temperature), 5, min(top_p + ROUNDING, 1.0), 0.0)
+    kept = kept_by_sorting(logits / np.float32(temperature), 5, min(top_p + ROUNDING, 1.0), 0.0, tie=ROUNDING)
     rows = rows_of(ROWS, temperature=temperature, top_p=top_p, top_k=5, seed=seed)
     token_ids = run(np.tile(logits, (ROWS, 1)), rows, positions=range(ROWS)).token_ids
     assert kept[token_ids].all()
