@@ -52,9 +52,13 @@ class Engine:
         self._new_state = new_state
         self._state = new_state()
         self._buckets = Buckets.for_limits(limits)
-        self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, progress=progress)
         self._scheduler = Scheduler(limits)
-        self._warm_up(progress)
+        try:
+            self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, progress=progress)
+            self._warm_up(progress)
+        except BaseException:
+            delete_arrays(self._state)
+            raise
         self._sequences: set[Sequence] = set()  # accepted and not ended
         self._in_flight: StepInFlight | None = None
 

@@ -12,7 +12,7 @@ import jax
 
 from jinfer.config import EngineConfig
 from jinfer.engine import Engine, SequenceUpdate, delete_arrays
-from jinfer.errors import EngineError, RequestError
+from jinfer.errors import EngineError, InsufficientMemoryError, RequestError
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.memory import plan_limits
 from jinfer.loading import ModelSource, load_model
@@ -68,8 +68,13 @@ class LLM:
                 lambda: new_device_state(loaded.model.config, self.limits, loaded.dtype),
                 progress=self.config.progress,
             )  # fmt: skip
-        except BaseException:
+        except BaseException as error:
             self._give_back_params()
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
+                raise InsufficientMemoryError(
+                    f"the device ran out of memory while the engine started ({error}); lower num_pages, max_num_seqs or "
+                    "max_num_batched_tokens, or memory_utilization where the cache takes all that is left"
+                ) from error
             raise
         self._lock = threading.RLock()
         self._inboxes: dict[Request, _Inbox] = {}

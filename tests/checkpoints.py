@@ -1,15 +1,12 @@
 """Tiny checkpoints that are real in every file: weights, config.json, and a tokenizer trained on a few sentences."""
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import ml_dtypes  # noqa: F401  # teaches numpy bfloat16
 import numpy as np
-from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
@@ -43,7 +40,13 @@ CONFIG: Mapping[str, Any] = {
     "eos_token_id": EOS_ID,
     "torch_dtype": "float32",
 }
-TINY_ENGINE: Mapping[str, Any] = {"page_size": 4, "max_num_seqs": 2, "max_num_batched_tokens": 16, "progress": False}
+TINY_ENGINE: Mapping[str, Any] = {
+    "dtype": "float32",
+    "page_size": 4,
+    "max_num_seqs": 2,
+    "max_num_batched_tokens": 16,
+    "progress": False,
+}
 """Engine options with three shapes to compile."""
 
 
@@ -119,28 +122,6 @@ def write_shards(directory: Path, tensors: Mapping[str, np.ndarray], *, num_shar
         weight_map |= dict.fromkeys(here, file)
     write_json(directory / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
     return directory
-
-
-@contextlib.contextmanager
-def compilation_cache(directory: Path) -> Iterator[None]:
-    """Within the block, engines of equal shapes compile once: the later ones read what is in `directory`."""
-    options = {
-        "jax_compilation_cache_dir": str(directory),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in options}
-    try:
-        _set_cache_options(options)
-        yield
-    finally:
-        _set_cache_options(before)
-
-
-def _set_cache_options(options: Mapping[str, Any]) -> None:
-    for name, value in options.items():
-        jax.config.update(name, value)
-    reset_cache()  # JAX looks at the options once
 
 
 def write_json(path: Path, value: Any) -> None:

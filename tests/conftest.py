@@ -1,6 +1,7 @@
 """What all tests share: where the real data is, and tiny models that are real in every part."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach the network
@@ -15,9 +16,10 @@ CHECKED = ("jinfer.models", "jinfer.sampling", "jinfer.batching", "jinfer.execut
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import jinfer  # noqa: F401
 
-# Engines of the same shapes are compiled once, and not in every test: most of the time that tests take is XLA's.
-CACHE = Path(__file__).resolve().parents[1] / ".pytest_cache" / "xla"
-jax.config.update("jax_compilation_cache_dir", str(CACHE))
+# Engines of the same shapes are compiled once, and not in every test: most of the time that tests take is XLA's. Each
+# process has a cache of its own, for JAX does not lock what it writes there.
+CACHE = tempfile.TemporaryDirectory(prefix="jinfer-tests-xla-")
+jax.config.update("jax_compilation_cache_dir", CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 
@@ -19,7 +20,6 @@ from tests.checkpoints import (
     CONFIG,
     CONTEXT,
     TINY_ENGINE,
-    compilation_cache,
     random_tensors,
     write_checkpoint,
     write_json,
@@ -46,26 +46,19 @@ class Finished(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory) -> Iterator[Path]:
-    directory = tmp_path_factory.getbasetemp() / "compiled"
-    with compilation_cache(directory):
-        yield directory
-
-
-@pytest.fixture(scope="module")
 def directory(tmp_path_factory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")
-def llm(directory, cache) -> Iterator[LLM]:
+def llm(directory) -> Iterator[LLM]:
     """What the command's results are compared with."""
     with LLM(directory, **TINY_ENGINE) as llm:
         yield llm
 
 
 @pytest.fixture
-def run(capsys, cache):
+def run(capsys):
     """Runs the command in this process."""
 
     def run(*arguments: str | Path) -> Finished:
@@ -148,10 +141,10 @@ class TestText:
 
         assert (logger.level, logger.propagate, list(logger.handlers)) == before
 
-    def test_a_new_process(self, directory, cache, llm):
+    def test_a_new_process(self, directory, llm):
         environment = os.environ | {
             "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": str(cache),
+            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         process = subprocess.run(

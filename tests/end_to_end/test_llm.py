@@ -27,7 +27,6 @@ from tests.checkpoints import (
     EOS,
     EOS_ID,
     TINY_ENGINE,
-    compilation_cache,
     write_checkpoint,
 )
 
@@ -36,12 +35,6 @@ PROMPTS = [TEXT, "once upon a time", [5, 6, 7], "rain", list(range(100, 120))]  
 MESSAGES = [{"role": "user", "content": "the cat"}]
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 RANDOM = {"temperature": 1.0, "max_tokens": 12, "ignore_eos": True, "seed": 7}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory) -> Iterator[None]:
-    with compilation_cache(tmp_path_factory.getbasetemp() / "compiled"):
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -425,7 +418,7 @@ class TestMemory:
         before = live_bytes()
         mixed = unflatten({p: np.asarray(x) if "mlp" in p else x for p, x in flatten(params).items()})
         for given, dtype in ((params, "bfloat16"), (mixed, "float32")):
-            llm = LLM(CONFIG, params=given, dtype=dtype, **TINY_ENGINE)
+            llm = LLM(CONFIG, params=given, **{**TINY_ENGINE, "dtype": dtype})
             assert live_bytes() > before
             llm.close()
             assert live_bytes() == before
@@ -625,10 +618,10 @@ class TestSources:
     def test_params_are_converted_to_the_dtype_that_is_served(self, params, given, served):
         cast = jax.tree.map(lambda x: x.astype(given), params)
         by_hand = jax.tree.map(lambda x: x.astype(served), cast)
-        with LLM(CONFIG, params=cast, dtype=served, **TINY_ENGINE) as llm:
+        with LLM(CONFIG, params=cast, **{**TINY_ENGINE, "dtype": served}) as llm:
             assert {x.dtype for x in jax.tree.leaves(llm._loaded.params)} == {jnp.dtype(served)}
             tokens = first_ids(llm, [5, 6, 7], **GREEDY)
-        with LLM(CONFIG, params=by_hand, dtype=served, **TINY_ENGINE) as llm:
+        with LLM(CONFIG, params=by_hand, **{**TINY_ENGINE, "dtype": served}) as llm:
             assert first_ids(llm, [5, 6, 7], **GREEDY) == tokens
 
     def test_params_that_do_not_fit_are_named(self, params):
