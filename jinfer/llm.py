@@ -72,8 +72,8 @@ class LLM:
             self._give_back_params()
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 raise InsufficientMemoryError(
-                    f"the device ran out of memory while the engine started ({error}); lower num_pages, max_num_seqs or "
-                    "max_num_batched_tokens, or memory_utilization where the cache takes all that is left"
+                    f"the device ran out of memory while the engine started ({error}); lower num_pages, max_num_seqs, "
+                    "max_num_batched_tokens or memory_utilization"
                 ) from error
             raise
         self._lock = threading.RLock()

@@ -35,10 +35,12 @@ class PagePool:
         return page_ids
 
     def free(self, page_ids: Iterable[int]) -> None:
-        """Takes pages back from their owner."""
-        for page_id in page_ids:
-            self._used.remove(page_id)
-            self._free.append(page_id)
+        """Takes pages back from their owner. To free a page that nobody has is a fault of ours, and changes nothing."""
+        returned = list(page_ids)
+        assert self._used.issuperset(returned), f"pages {sorted(set(returned) - self._used)} are not in use"
+        assert len(set(returned)) == len(returned), f"a page is freed twice in {returned}"
+        self._used.difference_update(returned)
+        self._free.extend(returned)
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless free and used pages are all pages, each once."""
