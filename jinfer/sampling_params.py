@@ -45,8 +45,8 @@ class SamplingParams:
     stop: str | Sequence[str] | None = None
     """A string, or up to 16, that end the output."""
     stop_token_ids: Sequence[int] | None = None
-    """Token ids that end the output, besides the model's end of sequence. The last token is in `token_ids`, and its text
-    in the text unless it is a special token."""
+    """Token ids that end the output, besides the model's end of sequence. The last token is in `token_ids`, and in the
+    text unless it is a special token."""
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     """Go on after the model's end of sequence."""

@@ -48,8 +48,8 @@ class Linear(nnx.Module):
 class RMSNorm(nnx.Module):
     """RMSNorm over the last axis with scale[layer], for each of `num_layers` layers.
 
-    XLA fuses the norm with what is around it. With the Pallas kernel, whose result goes through memory, a decode step of
-    Qwen3-0.6B on an H200 took 4.29 ms in place of 3.98 (64 rows), and of 8B the same (benchmarks/results).
+    XLA fuses the norm with what is around it. With the Pallas kernel, whose result goes through memory, a decode step
+    of Qwen3-0.6B on an H200 took 4.29 ms in place of 3.98 (64 rows), and of 8B the same (benchmarks/results).
     """
 
     def __init__(self, num_layers: int, features: int, epsilon: float, dtype: jnp.dtype) -> None:
