@@ -26,7 +26,7 @@ from tests.checkpoints import (
 )
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-ENGINE = ("--page-size", "4", "--max-num-seqs", "2", "--max-num-batched-tokens", "16")
+ENGINE = ("--dtype", "float32", "--page-size", "4", "--max-num-seqs", "2", "--max-num-batched-tokens", "16")
 GREEDY = ("--temperature", "0", "--max-tokens", "12", "--ignore-eos")
 RANDOM = ("--temperature", "1", "--max-tokens", "12", "--ignore-eos", "--seed", "7")
 GREEDY_OPTIONS = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
