@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_STAMP := $(VENV)/.installed-demo$(if $(CUDA),-cuda)
 comma := ,
-TEST_STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))
+TEST_STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(CUDA),-cuda)
 TEST_PROCESSES ?= 2
 
 .PHONY: demo test check lint format test-gpu goldens clean
@@ -28,8 +28,8 @@ format: $(TEST_STAMP)  ## write what `lint` wants to see
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test-gpu: $(TEST_STAMP)  ## what needs a GPU (with CUDA=1 it installs jax[cuda13]); kernels compiled, not interpreted
-	XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -q -n 4 tests/pallas_kernels tests/end_to_end tests/execution
+test-gpu: $(TEST_STAMP)  ## the same tests on a GPU, with compiled kernels, and those that need one (with CUDA=1)
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(BIN)/python -m pytest -q -n 4
 
 goldens: $(TEST_STAMP)  ## rewrite tests/fixtures from transformers (EXTRAS=test,oracle)
 	$(BIN)/python -m tools.make_goldens
