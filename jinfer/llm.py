@@ -3,7 +3,6 @@
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 import jax
 
 from jinfer.config import EngineConfig
-from jinfer.engine import Engine, SequenceUpdate, delete_arrays
+from jinfer.engine import Engine, delete_arrays
 from jinfer.errors import EngineError, InsufficientMemoryError, RequestError
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.memory import plan_limits
+from jinfer.inbox import Inbox
 from jinfer.loading import ModelSource, load_model
 from jinfer.models.model import Params
 from jinfer.outputs import RequestOutput, StreamPiece
@@ -77,7 +77,7 @@ class LLM:
                 ) from error
             raise
         self._lock = threading.RLock()
-        self._inboxes: dict[Request, _Inbox] = {}
+        self._inboxes: dict[Request, Inbox] = {}
         self._num_requests = 0
         self._is_closed = False
         logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
@@ -129,7 +129,7 @@ class LLM:
         with self._lock:
             self._check_open()
             for place, request in enumerate(requests):
-                self._inboxes[request] = _Inbox(place)
+                self._inboxes[request] = Inbox(place)
                 self._engine.add(request)
         inboxes = [self._inboxes[request] for request in requests]
         try:
@@ -245,39 +245,3 @@ class LLM:
     def __repr__(self) -> str:
         state = "closed" if self._is_closed else repr(self._engine)
         return f"LLM({self._loaded.model.config.architecture}, {self._loaded.dtype}, {state})"
-
-
-class _Inbox:
-    """What steps brought to one request, until the caller takes it: a step may be taken for somebody else's sake."""
-
-    def __init__(self, prompt_index: int) -> None:
-        self._prompt_index = prompt_index
-        self._pieces: deque[StreamPiece] = deque()
-        self._ended: set[int] = set()  # whose last piece was put
-
-    def put(self, update: SequenceUpdate) -> None:
-        """To be called before the next step: the piece says whether the sequence ended with it."""
-        sequence = update.sequence
-        if sequence.is_finished:
-            self._ended.add(sequence.index)
-        self._pieces.append(
-            StreamPiece(
-                self._prompt_index,
-                sequence.index,
-                update.text,
-                update.token_ids,
-                sequence.finish_reason,
-                sequence.error,
-            )
-        )
-
-    def take_all(self) -> Iterator[StreamPiece]:
-        while self._pieces:
-            yield self._pieces.popleft()
-
-    def ends_not_told(self, request: Request) -> Iterator[StreamPiece]:
-        """A last piece for each sequence that ended without one, by a fault in a step that another caller took."""
-        for sequence in request.sequences:
-            if sequence.index not in self._ended:
-                self.put(SequenceUpdate(sequence, "", ()))
-        yield from self.take_all()
