@@ -4,7 +4,7 @@ JAX 0.11 and later warn, while lowering, that this backend is deprecated. docs/d
 notice; Python's default filters do not show it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,8 +26,13 @@ def triton_call(
     num_stages: int,
     interpret: bool,
     name: str,
+    input_output_aliases: Mapping[int, int] | None = None,
 ) -> Sequence[Array]:
     """Runs `kernel` once per point of `grid` with every operand and result left in global memory.
+
+    The first grid dimension varies fastest: programs that differ in it alone run side by side.
+    `input_output_aliases` maps an operand's number to the result that is written over it; without a copy where the
+    operand is donated or used by nobody else.
 
     CompilerParams is always given: without it jax 0.10 takes Mosaic GPU and later versions Triton.
     """
@@ -39,6 +44,7 @@ def triton_call(
         in_specs=[in_global_memory] * len(operands),
         out_specs=[in_global_memory] * len(out_shape),
         compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=num_stages),
+        input_output_aliases=dict(input_output_aliases or {}),
         interpret=interpret,
         name=name,
     )
@@ -66,3 +72,8 @@ def _num_rows(index: tuple[Any, ...]) -> int:
 def next_power_of_two(n: int) -> int:
     """The smallest power of two that is at least n (n >= 1)."""
     return 1 << (n - 1).bit_length()
+
+
+def ceil_div(a, b):
+    """a / b rounded up, for Python and traced integers alike."""
+    return (a + b - 1) // b
