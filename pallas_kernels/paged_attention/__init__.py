@@ -5,11 +5,14 @@ share one allocation (Kwon et al., "Efficient Memory Management for Large Langua
 2023). Both functions compute, for a query q at position p of its row and with `window = sliding_window or infinity`,
 
     s[j] = cap(scale * q . k[j])   for max(0, p - window + 1) <= j <= p
-    out  = sum_j softmax(s)[j] * v[j],       cap(x) = soft_cap * tanh(x / soft_cap), or x without a soft cap
+    out  = sum_j exp(s[j]) * v[j] / (sum_j exp(s[j]) + exp(sink))
+
+    cap(x) = soft_cap * tanh(x / soft_cap), or x without a soft cap;  exp(sink) is absent without attention sinks
 
 in float32 with the online softmax of Dao et al., "FlashAttention" (2022), and decode splits a row's positions over
 programs as in "Flash-Decoding" (Dao et al., 2023). Grouped-query attention: query head h reads KV head
-h // (num_heads // num_kv_heads).
+h // (num_heads // num_kv_heads). An attention sink is a learned score per query head that takes its share of the
+softmax and has no value ("gpt-oss" model card, OpenAI, 2025).
 
 Positions that no query of a row may see (the tail of its last page, pages of others, the null page) are read by nobody,
 or read and discarded before they meet a value that counts: they may hold NaN.
@@ -34,6 +37,8 @@ class AttentionOptions:
     soft_cap: float | None = None
 
     def __post_init__(self) -> None:
+        if self.scale is not None and not self.scale > 0:
+            raise ValueError(f"scale={self.scale} must be positive; None means head_dim ** -0.5")
         if self.sliding_window is not None and self.sliding_window < 1:
             raise ValueError(
                 f"sliding_window={self.sliding_window}: a window holds at least 1 position; None means all"
@@ -51,6 +56,7 @@ def decode(
     page_table: Int32[Array, "rows max_pages"],
     lengths: Int32[Array, " rows"],
     *,
+    sinks: Float[Array, " num_heads"] | None = None,
     options: AttentionOptions = PLAIN,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
@@ -62,8 +68,8 @@ def decode(
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
-    _check(q, kv_pages, page_table, lengths)
-    arguments = q, kv_pages, page_table, lengths, options
+    _check(q, kv_pages, page_table, lengths, sinks)
+    arguments = q, kv_pages, page_table, lengths, sinks, options
     if select(implementation) == "reference":
         return reference.decode(*arguments)
     return triton.decode(*arguments, interpret=should_interpret(interpret))
@@ -76,6 +82,7 @@ def extend(
     query_starts: Int32[Array, " rows_plus_1"],
     lengths: Int32[Array, " rows"],
     *,
+    sinks: Float[Array, " num_heads"] | None = None,
     options: AttentionOptions = PLAIN,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
@@ -87,18 +94,18 @@ def extend(
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
-    _check(q, kv_pages, page_table, lengths)
+    _check(q, kv_pages, page_table, lengths, sinks)
     if query_starts.shape != (lengths.shape[0] + 1,):
         raise ValueError(
             f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry"
         )
-    arguments = q, kv_pages, page_table, query_starts, lengths, options
+    arguments = q, kv_pages, page_table, query_starts, lengths, sinks, options
     if select(implementation) == "reference":
         return reference.extend(*arguments)
     return triton.extend(*arguments, interpret=should_interpret(interpret))
 
 
-def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array) -> None:
+def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None) -> None:
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, cache_dim = kv_pages.shape[3:]
     if head_dim != cache_dim:
@@ -109,6 +116,8 @@ def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array) -> None
         raise ValueError(
             f"page_table has {page_table.shape[0]} rows and lengths {lengths.shape[0]}; they must be equal"
         )
+    if sinks is not None and sinks.shape != (num_heads,):
+        raise ValueError(f"sinks has shape {sinks.shape}, but {num_heads} query heads have a sink each")
     if q.dtype != kv_pages.dtype:
         raise UnsupportedError(
             f"queries in {q.dtype} over a cache in {kv_pages.dtype}: no implementation mixes dtypes yet"

@@ -11,12 +11,14 @@ from jaxtyping import Array
 TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole row of the cache
 
 
-def decode(q: Array, kv_pages: Array, page_table: Array, lengths: Array, options) -> Array:
+def decode(q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None, options) -> Array:
     """See `pallas_kernels.paged_attention.decode`."""
-    return jax.vmap(functools.partial(_attend, kv_pages, options))(q, page_table, lengths)
+    return jax.vmap(functools.partial(_attend, kv_pages, sinks, options))(q, page_table, lengths)
 
 
-def extend(q: Array, kv_pages: Array, page_table: Array, query_starts: Array, lengths: Array, options) -> Array:
+def extend(
+    q: Array, kv_pages: Array, page_table: Array, query_starts: Array, lengths: Array, sinks: Array | None, options
+) -> Array:
     """See `pallas_kernels.paged_attention.extend`: a token sees its row as far as its own position."""
     token = jnp.arange(q.shape[0])
     row = jnp.searchsorted(query_starts, token, side="right") - 1
@@ -26,12 +28,12 @@ def extend(q: Array, kv_pages: Array, page_table: Array, query_starts: Array, le
 
     def one_token(inputs):
         query, row, visible = inputs
-        return _attend(kv_pages, options, query, page_table[row], visible)
+        return _attend(kv_pages, sinks, options, query, page_table[row], visible)
 
     return jax.lax.map(one_token, (q, row, visible), batch_size=TOKENS_AT_ONCE)
 
 
-def _attend(kv_pages: Array, options, q: Array, page_ids: Array, length: Array) -> Array:
+def _attend(kv_pages: Array, sinks: Array | None, options, q: Array, page_ids: Array, length: Array) -> Array:
     """q [num_heads, head_dim] against the first `length` positions of the pages, -> [num_heads, head_dim]."""
     num_kv_heads, head_dim = kv_pages.shape[3:]
     k, v = kv_pages[:, page_ids].reshape(2, -1, num_kv_heads, head_dim).astype(jnp.float32)
@@ -45,6 +47,10 @@ def _attend(kv_pages: Array, options, q: Array, page_ids: Array, length: Array) 
     scores = scores * (1 / math.sqrt(head_dim) if options.scale is None else options.scale)
     if options.soft_cap is not None:
         scores = options.soft_cap * jnp.tanh(scores / options.soft_cap)
-    probabilities = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+    scores = jnp.where(seen, scores, -jnp.inf)
+    if sinks is not None:  # one more score in each head's softmax, whose value is zero
+        sink = sinks.astype(jnp.float32).reshape(num_kv_heads, -1, 1)
+        scores = jnp.concatenate([scores, sink], axis=-1)
+    probabilities = jax.nn.softmax(scores, axis=-1)[..., : k.shape[0]]
     out = jnp.einsum("kgp,pkd->kgd", probabilities, v, precision=Precision.HIGHEST)
     return jnp.where(length > 0, out, 0).reshape(q.shape).astype(q.dtype)

@@ -19,6 +19,7 @@ class PagedCase:
     page_table: np.ndarray
     lengths: np.ndarray
     query_starts: np.ndarray | None
+    sinks: np.ndarray | None
     dense: list[np.ndarray]  # keys and values [2, length, num_kv_heads, head_dim] of each row
 
     @property
@@ -30,6 +31,11 @@ class PagedCase:
         starts = [] if self.query_starts is None else [jnp.asarray(self.query_starts)]
         q, kv_pages = jnp.asarray(self.q, dtype), jnp.asarray(self.kv_pages, dtype)
         return [q, kv_pages, jnp.asarray(self.page_table), *starts, jnp.asarray(self.lengths)]
+
+    def keywords(self) -> dict[str, object]:
+        """The attention options, and sinks where the shape has them."""
+        sinks = None if self.sinks is None else jnp.asarray(self.sinks)
+        return {"options": self.options, "sinks": sinks}
 
 
 def make_case(
@@ -57,7 +63,8 @@ def make_case(
         query_starts = np.concatenate([[0], np.cumsum(query_lengths)]).astype(np.int32)
         num_tokens = int(query_starts[-1]) + num_padding_tokens
     q = rng.standard_normal((num_tokens, shape.num_heads, shape.head_dim), np.float32)
-    return PagedCase(shape, q, kv_pages, page_table, np.array(lengths, np.int32), query_starts, dense)
+    sinks = rng.standard_normal(shape.num_heads, np.float32) * 2 if shape.sinks else None
+    return PagedCase(shape, q, kv_pages, page_table, np.array(lengths, np.int32), query_starts, sinks, dense)
 
 
 def oracle(case: PagedCase) -> np.ndarray:
@@ -70,11 +77,11 @@ def oracle(case: PagedCase) -> np.ndarray:
             begin, end = case.query_starts[row], case.query_starts[row + 1]
             queries = {token: length - (end - 1 - token) for token in range(begin, end)}
         for token, num_visible in queries.items():
-            out[token] = _attend(case.q[token], case.dense[row][:, :num_visible], case.shape)
+            out[token] = _attend(case.q[token], case.dense[row][:, :num_visible], case.shape, case.sinks)
     return out
 
 
-def _attend(q: np.ndarray, kv: np.ndarray, shape: AttentionShape) -> np.ndarray:
+def _attend(q: np.ndarray, kv: np.ndarray, shape: AttentionShape, sinks: np.ndarray | None) -> np.ndarray:
     window = shape.sliding_window or kv.shape[1]
     keys, values = kv[:, max(0, kv.shape[1] - window) :].astype(np.float64)
     out = np.zeros(q.shape)
@@ -83,8 +90,10 @@ def _attend(q: np.ndarray, kv: np.ndarray, shape: AttentionShape) -> np.ndarray:
         scores = keys[:, kv_head] @ q[head] / np.sqrt(shape.head_dim)
         if shape.soft_cap is not None:
             scores = shape.soft_cap * np.tanh(scores / shape.soft_cap)
-        weights = np.exp(scores - scores.max())
-        out[head] = weights @ values[:, kv_head] / weights.sum()
+        sink = -np.inf if sinks is None else sinks[head]
+        top = max(scores.max(), sink)
+        weights = np.exp(scores - top)
+        out[head] = weights @ values[:, kv_head] / (weights.sum() + np.exp(sink - top))
     return out
 
 

@@ -8,8 +8,11 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.paged_attention import AttentionOptions, decode, extend
+from pallas_kernels.paged_attention import AttentionOptions, decode, extend, triton
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
+from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
+from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks
+from pallas_kernels.selection import should_interpret
 from tests.pallas_kernels.paged_cases import PagedCase, make_case, oracle, relative_error
 
 BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 5e-3}  # relative error in the Euclidean norm
@@ -19,6 +22,8 @@ SMALL_SHAPES = [
     AttentionShape(6, 2, 96, sliding_window=5),
     AttentionShape(4, 1, 64, soft_cap=2.0),
     AttentionShape(4, 2, 32, sliding_window=20, soft_cap=2.0),
+    AttentionShape(6, 3, 16, sinks=True),
+    AttentionShape(4, 2, 32, sliding_window=20, sinks=True),
 ]
 INTERPRETED_IN_BFLOAT16 = ("phi-3.5-mini", "llama-3.1-8b", "gemma-2-2b-local")  # the others are slow, and alike
 CASES = [
@@ -33,8 +38,22 @@ QUERY_LENGTHS = [0, 1, 3, 16, 5, 31, 40]
 
 def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
     attend = decode if case.query_starts is None else extend
-    compiled = jax.jit(functools.partial(attend, options=case.options, implementation=implementation))
+    compiled = jax.jit(functools.partial(attend, **case.keywords(), implementation=implementation))
     return np.asarray(compiled(*case.arguments(dtype)), np.float32)
+
+
+def run_blocks(case: PagedCase, blocks: DecodeBlocks | ExtendBlocks) -> np.ndarray:
+    """The Triton kernels with these blocks, in float32."""
+    kernel = triton.decode if case.query_starts is None else triton.extend
+    keywords = case.keywords()
+    result = kernel(
+        *case.arguments(jnp.float32),
+        keywords["sinks"],
+        keywords["options"],
+        blocks=blocks,
+        interpret=should_interpret(None),
+    )
+    return np.asarray(result, np.float32)
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])
@@ -76,6 +95,41 @@ def test_extend_of_one_token_each_is_decode(rng):
     assert relative_error(one, many) < 1e-6
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("num_splits", [1, 2, 3, 7])
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_decode_with_any_split_and_packing(rng, shape, num_splits, kv_heads):
+    """Also with more splits than some rows have tiles, and with more heads a program than there are."""
+    case = make_case(rng, shape, LENGTHS, page_size=4)
+    got = run_blocks(case, DecodeBlocks(kv_heads, 16 // kv_heads, num_splits, num_warps=4, num_stages=2))
+    assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
+
+
+@pytest.mark.parametrize("num_splits", [1, 2, 5])
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_extend_of_a_few_tokens_with_any_split(rng, shape, num_splits):
+    """As many query tokens as speculative decoding verifies, also with a block that holds them all or only some."""
+    lengths, query_lengths = [0, 8, 40, 17, 90, 3], [0, 8, 2, 5, 3, 3]
+    case = make_case(rng, shape, lengths, 4, query_lengths, num_padding_tokens=3)
+    wanted = run(case, "reference", jnp.float32)
+    for block_tokens in (4, 8):
+        got = run_blocks(case, ExtendBlocks(block_tokens, 16, num_splits, num_warps=4, num_stages=2))
+        assert relative_error(got, wanted) < BOUNDS[jnp.float32]
+        assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+def test_a_sink_takes_its_share(rng, implementation):
+    """A sink as high as all scores together halves the values; one far above leaves nothing, one far below all."""
+    shape = AttentionShape(4, 2, 16, sinks=True)
+    case = make_case(rng, shape, [1, 1], 4)
+    case.q[:] = 0  # every score is 0
+    values = np.stack([np.repeat(dense[1, 0], 2, axis=0) for dense in case.dense])
+    for sink, share in ((0.0, 0.5), (90.0, 0.0), (-90.0, 1.0), (-np.inf, 1.0)):
+        case.sinks[:] = sink
+        np.testing.assert_allclose(run(case, implementation, jnp.float32), values * share, atol=1e-6)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SHAPES)
 def test_long_rows_on_a_gpu(rng, name):
@@ -99,6 +153,8 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
         decode(q, kv_pages, page_table[:1], lengths)
     with pytest.raises(ValueError, match="2 rows need one more"):
         extend(q, kv_pages, page_table, lengths, lengths)
+    with pytest.raises(ValueError, match=r"sinks has shape \(3,\), but 4 query heads"):
+        decode(q, kv_pages, page_table, lengths, sinks=jnp.zeros(3))
     with pytest.raises(UnsupportedError, match="bfloat16 over a cache in float32"):
         decode(q.astype(jnp.bfloat16), kv_pages, page_table, lengths)
 
@@ -106,5 +162,7 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
 def test_options_are_validated():
     with pytest.raises(ValueError, match="sliding_window=0: a window holds at least 1"):
         AttentionOptions(sliding_window=0)
+    with pytest.raises(ValueError, match=r"scale=-1 must be positive"):
+        AttentionOptions(scale=-1)
     with pytest.raises(ValueError, match=r"soft_cap=0.0 must be positive"):
         AttentionOptions(soft_cap=0.0)

@@ -1,60 +1,130 @@
-"""Split-KV decode in Pallas on Triton."""
+"""Split-KV decode in Pallas on Triton.
+
+A program serves several KV heads of one row at once. The rows of its dots are the query heads of those KV heads, and
+the columns are (position, KV head) pairs in the order in which they lie in memory: so a tile is read in long
+contiguous pieces, and rows that padding to a dot's 16 would waste do work. A column of another head than the row's is
+masked. For two KV heads a, b of two query heads each:
+
+            p0.a p0.b p1.a p1.b
+    q0 (a)   x         x
+    q1 (a)   x         x
+    q2 (b)        x         x
+    q3 (b)        x         x
+"""
 
 import functools
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.paged_attention.triton.tiles import attend_tiles, tile_shape
-from pallas_kernels.paged_attention.tuning.decode import decode_blocks
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, load_rows, triton_call
+from pallas_kernels.paged_attention.triton.softmax import (
+    KernelShape,
+    attend_tiles,
+    kernel_shape,
+    normalized,
+    softmax_start,
+)
+from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
+from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, decode_blocks
+from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, load_rows, next_power_of_two, triton_call
 
 
-def decode(q: Array, kv_pages: Array, page_table: Array, lengths: Array, options, *, interpret: bool) -> Array:
-    """One program per (row, KV head, split); XLA merges their partial results. See the package for the contract."""
+def decode(
+    q: Array,
+    kv_pages: Array,
+    page_table: Array,
+    lengths: Array,
+    sinks: Array | None,
+    options,
+    *,
+    blocks: DecodeBlocks | None = None,
+    interpret: bool,
+) -> Array:
+    """One program per (block of KV heads, row, split). See the package for the contract."""
     rows, num_heads, head_dim = q.shape
-    num_kv_heads, max_positions = kv_pages.shape[3], page_table.shape[1] * kv_pages.shape[2]
-    blocks = decode_blocks(rows, num_kv_heads, head_dim, max_positions, q.dtype.itemsize)
-    shape = tile_shape(q, kv_pages, blocks.tile, options)
-    query_rows = max(MIN_DOT_SIZE, shape.padded_group)
-    partial = (rows, num_kv_heads, blocks.num_splits, query_rows)
-    acc, top, total = triton_call(
-        functools.partial(_decode_kernel, shape=shape, query_rows=query_rows, num_splits=blocks.num_splits),
-        *(q, kv_pages, page_table, lengths),
-        out_shape=[jax.ShapeDtypeStruct(s, jnp.float32) for s in ((*partial, shape.padded_dim), partial, partial)],
-        grid=(rows, num_kv_heads, blocks.num_splits),
+    page_size, num_kv_heads = kv_pages.shape[2:4]
+    if blocks is None:
+        max_positions = page_table.shape[1] * page_size
+        blocks = decode_blocks(rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize)
+    return _decode(q, kv_pages, page_table, lengths, sinks, options=options, blocks=blocks, interpret=interpret)
+
+
+@functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
+def _decode(q, kv_pages, page_table, lengths, sinks, *, options, blocks: DecodeBlocks, interpret: bool) -> Array:
+    """Jitted, so that all layers of a model share one trace of the kernel."""
+    rows, num_heads, head_dim = q.shape
+    is_split = blocks.num_splits > 1
+    partial = partial_shapes(rows, num_heads, blocks.num_splits, head_dim)
+    results = triton_call(
+        functools.partial(_decode_kernel, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks),
+        *(q, kv_pages, page_table, lengths, *([] if sinks is None else [sinks])),
+        out_shape=partial if is_split else [jax.ShapeDtypeStruct(q.shape, q.dtype)],
+        grid=(ceil_div(kv_pages.shape[3], blocks.kv_heads), rows, blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,
         name="paged_attention_decode",
     )
-    merged = _merge_splits(acc, top, total)[:, :, : shape.group, :head_dim]
-    return merged.reshape(rows, num_heads, head_dim).astype(q.dtype)
+    if not is_split:
+        return results[0]
+    seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
+    return merge_splits(*results, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
 
 
-def _merge_splits(acc: Array, top: Array, total: Array) -> Array:
-    """Partial sums [rows, heads, splits, queries, dim], with their maxima and sums, -> [rows, heads, queries, dim]."""
-    weight = jnp.exp2(top - top.max(2, keepdims=True))
-    denominator = (total * weight).sum(2)
-    numerator = (acc * weight[..., None]).sum(2)
-    return numerator / jnp.where(denominator == 0, 1, denominator)[..., None]  # a row of length 0 gives zeros
-
-
-def _decode_kernel(q_ref, kv_ref, table_ref, length_ref, acc_ref, top_ref, total_ref, *, shape, query_rows, num_splits):
-    row, kv_head, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+def _decode_kernel(q_ref, kv_ref, table_ref, length_ref, *refs, shape: KernelShape, blocks: DecodeBlocks):
+    result_refs = refs[-3:] if blocks.num_splits > 1 else refs[-1:]
+    sinks_ref = refs[0] if len(refs) > len(result_refs) else None
+    head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
-    first = 0 if shape.sliding_window is None else jnp.maximum(0, length - shape.sliding_window)
-    # The splits share what this row has, not what the table could hold, in whole tiles.
-    split_positions = ceil_div(ceil_div(length - first, shape.tile), num_splits) * shape.tile
-    begin = first + split * split_positions
-    end = jnp.minimum(begin + split_positions, length)
+    begin, end = split_range(shape.window_begin(length - 1), length, split, blocks.tile, blocks.num_splits)
 
-    head = kv_head * shape.group + jnp.minimum(jnp.arange(query_rows), shape.group - 1)
-    q = load_rows(q_ref, jnp.full((query_rows,), row), head, size=shape.head_dim, padded_size=shape.padded_dim)
-    newest = jnp.full((query_rows,), length - 1)
-    acc, top, total = attend_tiles(q, newest, begin, end, kv_ref, table_ref, row, kv_head, shape)
-    acc_ref[row, kv_head, split, :, :] = acc
-    top_ref[row, kv_head, split, :] = top
-    total_ref[row, kv_head, split, :] = total
+    @pl.when((begin < end) | (blocks.num_splits == 1))  # where nobody merges, a row of length 0 is written here
+    def _():
+        first_kv_head, num_queries = head_block * blocks.kv_heads, blocks.kv_heads * shape.group
+        query = jnp.arange(max(MIN_DOT_SIZE, next_power_of_two(num_queries)))
+        head = first_kv_head * shape.group + query
+        is_query = (query < num_queries) & (head < shape.num_heads)
+        any_head = jnp.where(is_query, head, 0)
+        q = load_rows(q_ref, jnp.full_like(head, row), any_head, size=shape.head_dim, padded_size=shape.padded_dim)
+        sink = None if sinks_ref is None else plt.load(sinks_ref.at[any_head])
+        carry = softmax_start(query.shape[0], sink, split == 0, shape)
+        carry = _attend(q, carry, begin, end, first_kv_head, row, kv_ref, table_ref, shape, blocks)
+        _store(result_refs, carry, row, head, is_query, split, length, shape)
+
+
+def _attend(q, carry, begin, end, first_kv_head, row, kv_ref, table_ref, shape: KernelShape, blocks: DecodeBlocks):
+    """The positions [begin, end) of the program's KV heads."""
+    query = jnp.arange(q.shape[0])
+    column = jnp.arange(blocks.tile * blocks.kv_heads)
+    column_head = column % blocks.kv_heads
+    is_own = (query // shape.group)[:, None] == column_head[None, :]
+    kv_head = jnp.minimum(first_kv_head + column_head, shape.num_kv_heads - 1)
+
+    def position_of(i):
+        return begin + i * blocks.tile + column // blocks.kv_heads
+
+    def mask_of(i):
+        inside = (position_of(i) < end)[None, :]
+        return inside if blocks.kv_heads == 1 else inside & is_own
+
+    num_tiles = ceil_div(end - begin, blocks.tile)
+    return attend_tiles(num_tiles, carry, q, position_of, end, mask_of, None, kv_head, row, kv_ref, table_ref, shape)
+
+
+def _store(result_refs, carry, row, head, is_query, split, length, shape: KernelShape):
+    """Partial results where there are three to store, else the attention itself."""
+    acc, top, total = carry
+    column = jnp.arange(shape.padded_dim)
+    inside = is_query[:, None] & (column < shape.head_dim)[None, :]
+    if len(result_refs) == 1:
+        (out_ref,) = result_refs
+        out = jnp.where(length > 0, normalized(acc, total), 0).astype(out_ref.dtype)
+        plt.store(out_ref.at[row, head[:, None], column[None, :]], out, mask=inside)
+        return
+    acc_ref, top_ref, total_ref = result_refs
+    plt.store(acc_ref.at[row, head[:, None], split, column[None, :]], acc, mask=inside)
+    plt.store(top_ref.at[row, head, split], top, mask=is_query)
+    plt.store(total_ref.at[row, head, split], total, mask=is_query)

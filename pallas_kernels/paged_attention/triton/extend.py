@@ -1,6 +1,12 @@
-"""Ragged causal prefill in Pallas on Triton."""
+"""Ragged causal prefill in Pallas on Triton.
+
+A program serves a block of query tokens of one row and one KV head: the rows of its dots are (token, query head of the
+group). Positions that all of them see are attended without a mask; only the tiles at the causal edge, and at the far
+edge of a sliding window, pay for one.
+"""
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,87 +14,159 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.paged_attention.triton.tiles import attend_tiles, tile_shape
-from pallas_kernels.paged_attention.tuning.extend import extend_blocks
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, load_rows, triton_call
+from pallas_kernels.paged_attention.triton.query_blocks import QueryBlock, positions_shared, query_blocks
+from pallas_kernels.paged_attention.triton.softmax import (
+    KernelShape,
+    attend_tiles,
+    kernel_shape,
+    normalized,
+    softmax_start,
+)
+from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
+from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, extend_blocks
+from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, load_rows, next_power_of_two, triton_call
 
 
 def extend(
-    q: Array, kv_pages: Array, page_table: Array, query_starts: Array, lengths: Array, options, *, interpret: bool
+    q: Array,
+    kv_pages: Array,
+    page_table: Array,
+    query_starts: Array,
+    lengths: Array,
+    sinks: Array | None,
+    options,
+    *,
+    blocks: ExtendBlocks | None = None,
+    interpret: bool,
 ) -> Array:
-    """One program per (block of query tokens of one row, KV head). See the package for the contract."""
+    """One program per (block of query tokens, KV head, split). See the package for the contract."""
     tokens, num_heads, head_dim = q.shape
-    rows, num_kv_heads = lengths.shape[0], kv_pages.shape[3]
-    blocks = extend_blocks(tokens, num_heads // num_kv_heads, head_dim, q.dtype.itemsize)
-    shape = tile_shape(q, kv_pages, blocks.tile, options)
-    num_blocks = ceil_div(tokens, blocks.block_tokens) + rows  # each row may leave its last block partly empty
-    block_row, block_begin = _blocks_of_rows(query_starts, blocks.block_tokens, num_blocks)
-    (out,) = triton_call(
-        functools.partial(_extend_kernel, shape=shape, block_tokens=blocks.block_tokens),
-        *(q, kv_pages, page_table, query_starts, lengths, block_row, block_begin),
-        out_shape=[jax.ShapeDtypeStruct(q.shape, q.dtype)],
-        grid=(num_blocks, num_kv_heads),
+    page_size, num_kv_heads = kv_pages.shape[2:4]
+    if blocks is None:
+        max_positions = page_table.shape[1] * page_size
+        rows = lengths.shape[0]
+        blocks = extend_blocks(
+            tokens, rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize
+        )
+    return _extend(
+        q, kv_pages, page_table, query_starts, lengths, sinks, options=options, blocks=blocks, interpret=interpret
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
+def _extend(
+    q, kv_pages, page_table, query_starts, lengths, sinks, *, options, blocks: ExtendBlocks, interpret: bool
+) -> Array:
+    """Jitted, so that all layers of a model share one trace of the kernel."""
+    tokens, num_heads, head_dim = q.shape
+    work = query_blocks(query_starts, lengths, tokens, blocks.block_tokens)
+    is_split = blocks.num_splits > 1
+    results = triton_call(
+        functools.partial(_extend_kernel, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks),
+        *(q, kv_pages, page_table, *work, *([] if sinks is None else [sinks])),
+        out_shape=partial_shapes(tokens, num_heads, blocks.num_splits, head_dim)
+        if is_split
+        else [jax.ShapeDtypeStruct(q.shape, q.dtype)],
+        grid=(kv_pages.shape[3], work.row.shape[0], blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,
         name="paged_attention_extend",
     )
-    is_padding = jnp.arange(tokens) >= query_starts[-1]
-    return jnp.where(is_padding[:, None, None], 0, out)
+    if not is_split:
+        return results[0]
+    shared = positions_shared(query_starts, lengths, tokens, options.sliding_window)
+    return merge_splits(*results, shared, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
 
 
-def _blocks_of_rows(query_starts: Array, block_tokens: int, num_blocks: int) -> tuple[Array, Array]:
-    """Which row each block serves and its first token within the row.
+class _Queries(NamedTuple):
+    """The rows of a program's dots."""
 
-    Rows of 5, 0 and 9 tokens in blocks of 4:  row [0, 0, 2, 2, 2, 2, ...], begin [0, 4, 0, 4, 8, 12, ...]
-    (blocks beyond the last row's tokens begin behind its end and do nothing).
+    token: Array  # where each is in the flattened batch
+    head: Array
+    position: Array  # in its row
+    is_query: Array  # whether it is one, and not padding
+
+
+def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: ExtendBlocks):
+    num_fields, num_results = len(QueryBlock._fields), 3 if blocks.num_splits > 1 else 1
+    field_refs, result_refs = refs[:num_fields], refs[-num_results:]
+    sinks_ref = refs[num_fields] if len(refs) > num_fields + num_results else None
+    kv_head, block_id, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
+
+    def load_block():
+        return QueryBlock(*(ref[block_id] for ref in field_refs))
+
+    block = load_block()
+    begin, end = shape.window_begin(block.position), jnp.minimum(block.length, block.position + blocks.block_tokens)
+    if blocks.num_splits > 1:  # all blocks of a row share the same range, which `positions_shared` knows
+        begin = shape.window_begin(block.row_begin)
+        begin, end = split_range(begin, block.length, split, blocks.tile, blocks.num_splits)
+
+    @pl.when((block.num_queries > 0) & ((begin < end) | (blocks.num_splits == 1)))
+    def _():
+        queries = _queries(block, kv_head, shape, blocks)
+        token, head = (jnp.where(queries.is_query, x, 0) for x in (queries.token, queries.head))
+        q = load_rows(q_ref, token, head, size=shape.head_dim, padded_size=shape.padded_dim)
+        sink = None if sinks_ref is None else plt.load(sinks_ref.at[head])
+        carry = softmax_start(q.shape[0], sink, split == 0, shape)
+        carry = _attend(q, carry, queries.position, begin, end, block, kv_head, kv_ref, table_ref, shape, blocks)
+        queries = _queries(load_block(), kv_head, shape, blocks)  # anew: kept so long, their registers would be spilled
+        _store(result_refs, carry, queries, split, shape)
+
+
+def _queries(block: QueryBlock, kv_head, shape: KernelShape, blocks: ExtendBlocks) -> _Queries:
+    """Token-major, so that a block's rows are close in memory."""
+    padded_group = next_power_of_two(shape.group)
+    index = jnp.arange(max(MIN_DOT_SIZE, blocks.block_tokens * padded_group))
+    query, group_head = index // padded_group, index % padded_group
+    is_query = (query < jnp.minimum(block.num_queries, blocks.block_tokens)) & (group_head < shape.group)
+    return _Queries(block.token + query, kv_head * shape.group + group_head, block.position + query, is_query)
+
+
+def _attend(q, carry, query_position, begin, end, block: QueryBlock, kv_head, kv_ref, table_ref, shape, blocks):
+    """The positions [begin, end) for the queries of a block."""
+
+    def position_of(i):
+        return begin + i * blocks.tile + jnp.arange(blocks.tile)
+
+    def mask_of(i):
+        position = position_of(i)
+        seen = position[None, :] <= query_position[:, None]  # and so before `end`, unless that ends a split
+        if blocks.num_splits > 1:
+            seen &= (position < end)[None, :]
+        if shape.sliding_window is not None:
+            seen &= position[None, :] > query_position[:, None] - shape.sliding_window
+        return seen
+
+    def is_edge(i):
+        first, last = begin + i * blocks.tile, begin + (i + 1) * blocks.tile - 1
+        is_cut = (last > block.position) | (last >= end)
+        if shape.sliding_window is None:
+            return is_cut
+        last_query = jnp.minimum(block.position + blocks.block_tokens, block.length) - 1
+        return is_cut | (first < shape.window_begin(last_query))
+
+    num_tiles = ceil_div(jnp.maximum(end - begin, 0), blocks.tile)
+    tiles = num_tiles, carry, q, position_of, end, mask_of, is_edge
+    return attend_tiles(*tiles, kv_head, block.row, kv_ref, table_ref, shape)
+
+
+def _store(result_refs, carry, queries: _Queries, split, shape: KernelShape):
+    """Partial results where there are three to store, else the attention itself.
+
+    Every element has an address of its own, also those outside: interpret mode writes the old value back to them.
     """
-    blocks_per_row = ceil_div(jnp.diff(query_starts), block_tokens)
-    last_block = jnp.cumsum(blocks_per_row)
-    block = jnp.arange(num_blocks, dtype=jnp.int32)
-    row = jnp.sum(block[:, None] >= last_block[None, :], axis=1, dtype=jnp.int32)
-    row = jnp.minimum(row, blocks_per_row.shape[0] - 1)
-    begin = (block - (last_block - blocks_per_row)[row]) * block_tokens
-    return row, begin.astype(jnp.int32)
-
-
-def _extend_kernel(
-    q_ref,
-    kv_ref,
-    table_ref,
-    query_start_ref,
-    length_ref,
-    block_row_ref,
-    block_begin_ref,
-    out_ref,
-    *,
-    shape,
-    block_tokens,
-):
-    block, kv_head = pl.program_id(0), pl.program_id(1)
-    row, block_begin = block_row_ref[block], block_begin_ref[block]
-    query_start = query_start_ref[row]
-    num_queries = query_start_ref[row + 1] - query_start
-    length = length_ref[row]
-
-    # Query rows are (token, head of the group): token-major, so that a block's rows are close in memory.
-    query_row = jnp.arange(max(MIN_DOT_SIZE, block_tokens * shape.padded_group))
-    query = block_begin + query_row // shape.padded_group
-    group_head = query_row % shape.padded_group
-    is_query = (query < num_queries) & (query < block_begin + block_tokens) & (group_head < shape.group)
-    position = length - num_queries + query
-
-    first_position = length - num_queries + block_begin
-    begin = 0 if shape.sliding_window is None else jnp.maximum(0, first_position - shape.sliding_window + 1)
-    end = jnp.where(block_begin < num_queries, jnp.minimum(length, first_position + block_tokens), 0)
-    token = jnp.where(is_query, query_start + query, 0)
-    head = jnp.where(is_query, kv_head * shape.group + group_head, 0)
-    q = load_rows(q_ref, token, head, size=shape.head_dim, padded_size=shape.padded_dim)
-    acc, _, total = attend_tiles(q, position, begin, end, kv_ref, table_ref, row, kv_head, shape)
-    out = (acc / jnp.where(total == 0, 1, total)[:, None]).astype(out_ref.dtype)
-
-    # Every element has an address of its own, also those outside: interpret mode writes the old value back to them.
+    acc, top, total = carry
     column = jnp.arange(shape.padded_dim)
-    token, head = (query_start + query)[:, None], (kv_head * shape.group + group_head)[:, None]
-    inside = is_query[:, None] & (column < shape.head_dim)[None, :]
-    plt.store(out_ref.at[token, head, column[None, :]], out, mask=inside)
+    inside = queries.is_query[:, None] & (column < shape.head_dim)[None, :]
+    token, head = queries.token[:, None], queries.head[:, None]
+    if len(result_refs) == 1:
+        (out_ref,) = result_refs
+        out = normalized(acc, total).astype(out_ref.dtype)
+        plt.store(out_ref.at[token, head, column[None, :]], out, mask=inside)
+        return
+    acc_ref, top_ref, total_ref = result_refs
+    plt.store(acc_ref.at[token, head, split, column[None, :]], acc, mask=inside)
+    plt.store(top_ref.at[queries.token, queries.head, split], top, mask=queries.is_query)
+    plt.store(total_ref.at[queries.token, queries.head, split], total, mask=queries.is_query)
