@@ -1,0 +1,92 @@
+"""What attention does between the projection and the softmax, in one pass: the RMSNorm of queries and keys, their
+rotary position embedding, and the write of keys and values into the paged cache.
+
+The norm is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), over each head by itself as in
+Yang et al., "Qwen3 Technical Report" (2025); the embedding that of Su et al., "RoFormer" (2021), in the half-split
+layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
+"""
+
+from jaxtyping import Array, Float, Float32, Int32
+
+from pallas_kernels.rope_cache_write import reference, triton
+from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
+
+__all__ = ["rope_cache_write"]
+
+
+def rope_cache_write(
+    heads: Float[Array, "tokens num_heads_plus_2_num_kv_heads head_dim"],
+    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
+    cos: Float32[Array, "tokens half"],
+    sin: Float32[Array, "tokens half"],
+    page_ids: Int32[Array, " tokens"],
+    page_offsets: Int32[Array, " tokens"],
+    *,
+    q_scale: Float[Array, " head_dim"] | None = None,
+    k_scale: Float[Array, " head_dim"] | None = None,
+    epsilon: float | None = None,
+    implementation: Implementation = "auto",
+    interpret: bool | None = None,
+) -> tuple[Float[Array, "tokens num_heads head_dim"], Float[Array, "2 num_pages page_size num_kv_heads head_dim"]]:
+    """The queries, ready for attention, and the cache with each token's key and value at its place.
+
+    A token of `heads` is one row of the projection's output: its queries, then its keys, then its values. With
+
+        n(x, scale) = x / sqrt(mean(x ** 2) + epsilon) * scale, or x where there are no scales
+        r(x)[i]     = x[i] * cos[i] - x[i + half] * sin[i]             for i < half
+        r(x)[i]     = x[i] * cos[i - half] + x[i - half] * sin[i - half]    for half <= i < 2 * half
+        r(x)[i]     = x[i]                                             for i >= 2 * half
+
+    the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to
+    kv_pages[0 and 1, page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the dtype of `heads`.
+
+    The cache is updated in place where it is donated to the `jax.jit` around the call, or used by nobody else; else XLA
+    copies it first. What no token writes keeps its bits. Tokens that share a place (padding on a null page) leave there
+    any one of theirs, or a mixture; places outside the cache are not allowed.
+
+    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
+    """
+    _check_shapes(heads, kv_pages, cos, sin, page_ids, page_offsets)
+    norm = _check_norm(q_scale, k_scale, epsilon, heads.shape[2])
+    arguments = heads, kv_pages, (cos, sin), (page_ids, page_offsets), norm
+    if select(implementation) == "reference":
+        return reference.rope_cache_write(*arguments)
+    return triton.rope_cache_write(*arguments, interpret=should_interpret(interpret))
+
+
+def _check_shapes(heads: Array, kv_pages: Array, cos: Array, sin: Array, page_ids: Array, page_offsets: Array) -> None:
+    num_tokens, num_outputs, head_dim = heads.shape
+    num_kv_heads, cache_dim = kv_pages.shape[3:]
+    if head_dim != cache_dim:
+        raise ValueError(f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal")
+    if num_outputs <= 2 * num_kv_heads:
+        raise ValueError(
+            f"{num_outputs} heads hold no query: {num_kv_heads} KV heads take {2 * num_kv_heads} of them; "
+            "give a token's queries, keys and values"
+        )
+    if cos.shape != sin.shape or cos.shape[0] != num_tokens or 2 * cos.shape[1] > head_dim:
+        raise ValueError(
+            f"cos has shape {cos.shape} and sin {sin.shape}; "
+            f"both must be ({num_tokens}, half) with half at most {head_dim // 2}"
+        )
+    if page_ids.shape != (num_tokens,) or page_offsets.shape != (num_tokens,):
+        raise ValueError(
+            f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be ({num_tokens},)"
+        )
+    if heads.dtype != kv_pages.dtype:
+        raise UnsupportedError(
+            f"heads in {heads.dtype} and a cache in {kv_pages.dtype}: no implementation mixes dtypes"
+        )
+
+
+def _check_norm(
+    q_scale: Array | None, k_scale: Array | None, epsilon: float | None, head_dim: int
+) -> tuple[Array, Array, float] | None:
+    """The norm's scales and epsilon, where there is a norm."""
+    if q_scale is None and k_scale is None:
+        return None
+    if q_scale is None or k_scale is None or epsilon is None:
+        raise ValueError("a norm needs q_scale, k_scale and epsilon; give all three, or neither scale")
+    if q_scale.shape != (head_dim,) or k_scale.shape != (head_dim,):
+        raise ValueError(f"q_scale has shape {q_scale.shape} and k_scale {k_scale.shape}; both must be ({head_dim},)")
+    return q_scale, k_scale, epsilon

@@ -1,0 +1,42 @@
+"""Norm, rotation and cache write in plain jax.numpy and float32."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+
+def rope_cache_write(
+    heads: Array,
+    kv_pages: Array,
+    angles: tuple[Array, Array],
+    slots: tuple[Array, Array],
+    norm: tuple[Array, Array, float] | None,
+) -> tuple[Array, Array]:
+    """See `pallas_kernels.rope_cache_write.rope_cache_write`.
+
+    Keys and values are two updates of one scatter: one update would make XLA turn the scatter of a single token into
+    slice updates, and copy the whole cache for them.
+    """
+    num_kv_heads = kv_pages.shape[3]
+    num_heads = heads.shape[1] - 2 * num_kv_heads
+    q, k, v = jnp.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
+    q, k = q.astype(jnp.float32), k.astype(jnp.float32)
+    if norm is not None:
+        q_scale, k_scale, epsilon = norm
+        q, k = _normalized(q, q_scale, epsilon), _normalized(k, k_scale, epsilon)
+    q, k = _rotated(q, *angles), _rotated(k, *angles)
+    page_ids, page_offsets = slots
+    key_or_value = jnp.arange(2)[:, None]
+    kv = jnp.stack([k.astype(kv_pages.dtype), v])
+    return q.astype(heads.dtype), kv_pages.at[key_or_value, page_ids[None], page_offsets[None]].set(kv)
+
+
+def _normalized(x: Array, scale: Array, epsilon: float) -> Array:
+    mean_square = jnp.mean(x**2, axis=-1, keepdims=True)
+    return x / jnp.sqrt(mean_square + epsilon) * scale.astype(jnp.float32)
+
+
+def _rotated(x: Array, cos: Array, sin: Array) -> Array:
+    half = cos.shape[1]
+    cos, sin = cos[:, None], sin[:, None]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)

@@ -1,0 +1,209 @@
+"""Norm, rotation and cache write in Pallas on Triton: every head is read once and written once, in one launch.
+
+A program serves some heads of some tokens, of queries or of keys or of values, so that no lane computes what another
+kind needs. The two halves that a rotation pairs are two tiles [tokens, heads, half], so that no value moves between
+threads. Sections of fewer heads take more tokens at once; for 32 query heads and 8 KV heads in programs of 32 rows:
+
+    program_id(0)       0     1     2     3        4        5
+    section             q     q     q     q        k        v
+    of the 4 tokens     0     1     2     3     0 to 3   0 to 3
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, section_heads
+from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
+
+KEYS, VALUES = 0, 1  # the first axis of kv_pages
+
+
+def rope_cache_write(
+    heads: Array,
+    kv_pages: Array,
+    angles: tuple[Array, Array],
+    slots: tuple[Array, Array],
+    norm: tuple[Array, Array, float] | None,
+    *,
+    blocks: Blocks | None = None,
+    interpret: bool,
+) -> tuple[Array, Array]:
+    """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
+    num_tokens, num_outputs, head_dim = heads.shape
+    num_kv_heads = kv_pages.shape[3]
+    num_heads = num_outputs - 2 * num_kv_heads
+    if blocks is None:
+        rotary_dim = 2 * angles[0].shape[1]
+        facts = num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, heads.dtype.itemsize
+        blocks = rope_cache_write_blocks(*facts)
+    sections, group_tokens = _divide(num_tokens, num_heads, num_kv_heads, blocks)
+    *scales, epsilon = norm or (None,)
+    q, kv_pages = triton_call(
+        functools.partial(_kernel, sections=sections, group_tokens=group_tokens, epsilon=epsilon),
+        *(heads, kv_pages, *angles, *slots, *scales),
+        out_shape=[
+            jax.ShapeDtypeStruct((num_tokens, num_heads, head_dim), heads.dtype),
+            jax.ShapeDtypeStruct(kv_pages.shape, kv_pages.dtype),
+        ],
+        grid=(sections[-1].programs.stop, ceil_div(num_tokens, group_tokens)),
+        num_warps=blocks.num_warps,
+        num_stages=1,
+        interpret=interpret,
+        name="rope_cache_write",
+        input_output_aliases={1: 1},
+    )
+    return q, kv_pages
+
+
+@dataclass(frozen=True)
+class _Section:
+    """Queries, keys or values: their heads in the projection's output, a program's share, the programs of a group."""
+
+    first_head: int
+    num_heads: int
+    block_heads: int
+    block_tokens: int
+    programs: range
+
+
+def _divide(num_tokens: int, num_heads: int, num_kv_heads: int, blocks: Blocks) -> tuple[list[_Section], int]:
+    """The three sections, and the tokens of a group: the most that a program of any section serves."""
+    sizes = num_heads, num_kv_heads, num_kv_heads
+    block_heads = [section_heads(size, blocks) for size in sizes]
+    block_tokens = [min(blocks.rows // block, next_power_of_two(num_tokens)) for block in block_heads]
+    group_tokens = max(block_tokens)
+    sections: list[_Section] = []
+    first_head = first_program = 0
+    for size, block, tokens in zip(sizes, block_heads, block_tokens, strict=True):
+        programs = range(first_program, first_program + ceil_div(size, block) * (group_tokens // tokens))
+        sections.append(_Section(first_head, size, block, tokens, programs))
+        first_head, first_program = first_head + size, programs.stop
+    return sections, group_tokens
+
+
+class _Rows(NamedTuple):
+    """What a program serves: tokens [tokens] and heads [heads] within the section, and which of them there are."""
+
+    section: _Section
+    token: Array
+    token_inside: Array
+    head: Array
+    head_inside: Array
+
+
+class _Tile(NamedTuple):
+    """Some columns of the rows: indices [tokens, heads, columns], and which of them there are.
+
+    The tokens' angles and the columns' scales are loaded by these as well, once per head: the repeated reads come from
+    L1, and every value lands in the thread that needs it. Loaded once, they go through shared memory, one barrier
+    after another.
+    """
+
+    token: Array
+    head: Array  # within the section
+    projected_head: Array  # within the projection's output
+    column: Array
+    inside: Array
+
+    def load(self, ref, *index: Array) -> Array:
+        """ref[*index], and zero outside."""
+        return plt.load(ref.at[index], mask=self.inside, other=0)
+
+
+def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *refs, sections, group_tokens, epsilon):
+    *scale_refs, q_ref, kv_ref = refs
+    q_scale_ref, k_scale_ref = scale_refs or (None, None)
+    num_tokens, _, head_dim = heads_ref.shape
+    program, first_token = pl.program_id(0), pl.program_id(1) * group_tokens
+    queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
+    parts = _rotary_parts(head_dim, half=cos_ref.shape[1])
+    rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), epsilon)
+    slots_of = functools.partial(_load_slots, (page_ids_ref, page_offsets_ref), num_pages=kv_ref.shape[1])
+
+    @_where_it_serves(queries.section, program)
+    def _write_queries():
+        tiles = [_tile(queries, *part) for part in parts]
+        for tile, q in zip(tiles, rotated(tiles, q_scale_ref), strict=True):
+            plt.store(q_ref.at[tile.token, tile.head, tile.column], q.astype(q_ref.dtype), mask=tile.inside)
+
+    @_where_it_serves(keys.section, program)
+    def _write_keys():
+        tiles = [_tile(keys, *part) for part in parts]
+        slots = slots_of(keys)
+        for tile, k in zip(tiles, rotated(tiles, k_scale_ref), strict=True):
+            place = KEYS, *slots, tile.head, tile.column
+            plt.store(kv_ref.at[place], k.astype(kv_ref.dtype), mask=tile.inside)
+
+    @_where_it_serves(values.section, program)
+    def _write_values():
+        tile = _tile(values, 0, head_dim)
+        slots = slots_of(values)
+        v = tile.load(heads_ref, tile.token, tile.projected_head, tile.column)
+        plt.store(kv_ref.at[(VALUES, *slots, tile.head, tile.column)], v, mask=tile.inside)
+
+
+def _where_it_serves(section: _Section, program: Array):
+    return pl.when((program >= section.programs.start) & (program < section.programs.stop))
+
+
+def _program_rows(section: _Section, program: Array, first_token: Array, num_tokens: int) -> _Rows:
+    head_blocks = ceil_div(section.num_heads, section.block_heads)
+    block = program - section.programs.start
+    token = first_token + block // head_blocks * section.block_tokens + jnp.arange(section.block_tokens)
+    head = block % head_blocks * section.block_heads + jnp.arange(section.block_heads)
+    return _Rows(section, token, token < num_tokens, head, head < section.num_heads)
+
+
+def _rotary_parts(head_dim: int, half: int) -> list[tuple[int, int]]:
+    """(first column, columns) of the halves that are rotated and, where the rotation is partial, of the rest."""
+    halves = [(0, half), (half, half)]
+    return halves if 2 * half == head_dim else [*halves, (2 * half, head_dim - 2 * half)]
+
+
+def _tile(rows: _Rows, first_column: int, num_columns: int) -> _Tile:
+    column = jnp.arange(next_power_of_two(num_columns))
+    inside = _spread(rows.token_inside, rows.head_inside, column < num_columns)
+    token, head, column = _spread(rows.token, rows.head, first_column + column)
+    return _Tile(token, head, rows.section.first_head + head, column, functools.reduce(jnp.logical_and, inside))
+
+
+def _spread(token: Array, head: Array, column: Array) -> list[Array]:
+    return jnp.broadcast_arrays(token[:, None, None], head[None, :, None], column[None, None, :])
+
+
+def _load_slots(slot_refs, rows: _Rows, *, num_pages: int) -> list[Array]:
+    """The page and the offset in it of each token, [tokens, 1, 1].
+
+    Interpret mode stores old values where a mask forbids to store: a token that is not there gets a page that is not
+    there, lest it undo what another writes.
+    """
+    slots = [plt.load(ref.at[rows.token], mask=rows.token_inside, other=num_pages) for ref in slot_refs]
+    return [slot[:, None, None] for slot in slots]
+
+
+def _rotated(heads_ref, angle_refs, epsilon: float, tiles: list[_Tile], scale_ref) -> list[Array]:
+    """The heads of the tiles, normalized where there is a scale, and turned. All is loaded before any of it is used."""
+    x = [tile.load(heads_ref, tile.token, tile.projected_head, tile.column) for tile in tiles]
+    cos, sin = (tiles[0].load(ref, tiles[0].token, tiles[0].column) for ref in angle_refs)
+    scales = [] if scale_ref is None else [tile.load(scale_ref, tile.column) for tile in tiles]
+    x = [part.astype(jnp.float32) for part in x]
+    if scales:
+        inverse = _inverse_root_mean_square(x, heads_ref.shape[2], epsilon)
+        x = [part * inverse * scale.astype(jnp.float32) for part, scale in zip(x, scales, strict=True)]
+    first, second, *rest = x
+    return [first * cos - second * sin, second * cos + first * sin, *rest]
+
+
+def _inverse_root_mean_square(x: list[Array], head_dim: int, epsilon: float) -> Array:
+    first, second, *rest = x
+    sum_of_squares = (first * first + second * second).sum(2)  # the halves in one reduction
+    for part in rest:
+        sum_of_squares += (part * part).sum(2)
+    return jax.lax.rsqrt(sum_of_squares / head_dim + epsilon)[:, :, None]

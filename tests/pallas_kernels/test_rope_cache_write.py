@@ -1,0 +1,194 @@
+"""Both implementations of the fused norm, rotation and cache write against the definition."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import UnsupportedError
+from pallas_kernels.rope_cache_write import rope_cache_write, triton
+from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
+from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, rope_cache_write_candidates
+from pallas_kernels.selection import should_interpret
+from tests.pallas_kernels.paged_cases import relative_error
+
+BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}  # relative error in the Euclidean norm
+EPSILON = 1e-3  # large enough to matter
+PAGE_SIZE = 4
+SMALL = RopeCacheShape(4, 2, 16, 16, is_normalized=True)
+INTERPRETED = {"phi-2": jnp.float32, "qwen3-8b": jnp.bfloat16, "qwen3-next-80b": jnp.float32}  # the others are slow
+CASES = [
+    pytest.param(name, dtype, implementation, id=f"{name}-{dtype.__name__}-{implementation}", marks=marks)
+    for name in SHAPES
+    for dtype in BOUNDS
+    for implementation in ("reference", "pallas")
+    for marks in [pytest.mark.gpu if implementation == "pallas" and INTERPRETED.get(name) != dtype else ()]
+]
+
+
+@dataclass(frozen=True, eq=False)
+class WriteCase:
+    """Tokens at distinct places of a cache of NaN, and padding tokens that share the null page."""
+
+    shape: RopeCacheShape
+    heads: np.ndarray
+    kv_pages: np.ndarray
+    angles: np.ndarray
+    page_ids: np.ndarray
+    page_offsets: np.ndarray
+    scales: np.ndarray  # of queries and of keys
+
+    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray]:
+        """What `rope_cache_write` takes, in order."""
+        heads, kv_pages = jnp.asarray(self.heads, dtype), jnp.asarray(self.kv_pages, dtype)
+        cos, sin = (jnp.asarray(turn(self.angles), jnp.float32) for turn in (np.cos, np.sin))
+        return [heads, kv_pages, cos, sin, jnp.asarray(self.page_ids), jnp.asarray(self.page_offsets)]
+
+    def options(self, dtype: jnp.dtype) -> dict:
+        """The norm, where the shape has one."""
+        if not self.shape.is_normalized:
+            return {}
+        q_scale, k_scale = jnp.asarray(self.scales, dtype)
+        return {"q_scale": q_scale, "k_scale": k_scale, "epsilon": EPSILON}
+
+
+def make_case(rng: np.random.Generator, shape: RopeCacheShape, num_tokens: int, num_padding: int = 0) -> WriteCase:
+    num_pages = 2 + -(-num_tokens // PAGE_SIZE) * 2
+    places = rng.permutation(np.arange(PAGE_SIZE, num_pages * PAGE_SIZE))[:num_tokens]  # none on page 0
+    places = np.concatenate([places, rng.integers(0, PAGE_SIZE, num_padding)]).astype(np.int32)
+    size = num_tokens + num_padding
+    heads = rng.standard_normal((size, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim), np.float32) * 3
+    kv_pages = np.full((2, num_pages, PAGE_SIZE, shape.num_kv_heads, shape.head_dim), np.nan, np.float32)
+    angles = rng.uniform(-100, 100, (size, shape.rotary_dim // 2))
+    scales = rng.standard_normal((2, shape.head_dim), np.float32)
+    return WriteCase(shape, heads, kv_pages, angles, places // PAGE_SIZE, places % PAGE_SIZE, scales)
+
+
+def oracle(case: WriteCase, dtype: jnp.dtype) -> np.ndarray:
+    """Every head, normalized and turned, in float64: a pair of columns is a complex number."""
+    shape, half = case.shape, case.shape.rotary_dim // 2
+    x = np.asarray(jnp.asarray(case.heads, dtype), np.float64).copy()
+    is_q, is_k = slice(0, shape.num_heads), slice(shape.num_heads, shape.num_heads + shape.num_kv_heads)
+    for section, scale in zip((is_q, is_k), np.asarray(jnp.asarray(case.scales, dtype), np.float64), strict=True):
+        if shape.is_normalized:
+            x[:, section] *= scale / np.sqrt(np.mean(x[:, section] ** 2, axis=-1, keepdims=True) + EPSILON)
+        turned = (x[:, section, :half] + 1j * x[:, section, half : 2 * half]) * np.exp(1j * case.angles)[:, None]
+        x[:, section, : 2 * half] = np.concatenate([turned.real, turned.imag], axis=-1)
+    return x
+
+
+def check(case: WriteCase, q: jnp.ndarray, kv_pages: jnp.ndarray, dtype: jnp.dtype, num_padding: int = 0) -> None:
+    """Queries, keys and values are the definition's, and nothing else of the cache changed."""
+    wanted = oracle(case, dtype)
+    q, kv_pages = np.asarray(q, np.float32), np.asarray(kv_pages, np.float32)
+    written = kv_pages[:, case.page_ids, case.page_offsets]
+    num_heads, num_kv_heads = case.shape.num_heads, case.shape.num_kv_heads
+    wanted_kv = np.stack([wanted[:, num_heads : num_heads + num_kv_heads], wanted[:, num_heads + num_kv_heads :]])
+    real = slice(0, len(q) - num_padding)
+    assert relative_error(q, wanted[:, :num_heads]) < BOUNDS[dtype]
+    assert relative_error(written[0, real], wanted_kv[0, real]) < BOUNDS[dtype]
+    np.testing.assert_array_equal(written[1, real], wanted_kv[1, real], "values are copied")
+    is_written = np.zeros(kv_pages.shape[1:3], bool)
+    is_written[case.page_ids, case.page_offsets] = True
+    assert np.isnan(kv_pages[:, ~is_written]).all(), "a place that no token has was written"
+    assert np.isfinite(written).all(), "a place was written in part"
+
+
+def run(case: WriteCase, implementation: str, dtype: jnp.dtype) -> tuple[jnp.ndarray, jnp.ndarray]:
+    options = case.options(dtype) | {"implementation": implementation}
+    return jax.jit(functools.partial(rope_cache_write, **options))(*case.arguments(dtype))
+
+
+@pytest.mark.parametrize(("name", "dtype", "implementation"), CASES)
+def test_is_the_definition(rng, name, dtype, implementation):
+    case = make_case(rng, SHAPES[name], num_tokens=3)
+    q, kv_pages = run(case, implementation, dtype)
+    assert q.dtype == kv_pages.dtype == dtype
+    check(case, q, kv_pages, dtype)
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_tokens", "blocks"),
+    [
+        (SMALL, 1, Blocks(8, 8, 2)),
+        (SMALL, 7, Blocks(1, 1, 1)),
+        (RopeCacheShape(3, 1, 12, 8, is_normalized=True), 9, Blocks(4, 2, 1)),
+        (RopeCacheShape(7, 3, 20, 20), 2, Blocks(16, 8, 2)),
+        (RopeCacheShape(5, 5, 24, 6), 30, Blocks(64, 1, 8)),
+    ],
+    ids=str,
+)
+def test_any_blocks_with_padding_on_the_null_page(rng, shape, num_tokens, blocks):
+    case = make_case(rng, shape, num_tokens, num_padding=5)
+    heads, kv_pages, cos, sin, *slots = case.arguments(jnp.float32)
+    norm = tuple(case.options(jnp.float32).values()) or None
+    options = {"norm": norm, "blocks": blocks, "interpret": should_interpret(None)}
+    write = jax.jit(functools.partial(triton.rope_cache_write, **options))
+    check(case, *write(heads, kv_pages, (cos, sin), tuple(slots)), jnp.float32, num_padding=5)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+def test_other_bits_of_a_donated_cache_are_kept(rng, implementation):
+    """In a buffer that the call takes over. Half of the random bits are those of many kinds of NaN."""
+    case = make_case(rng, SMALL, num_tokens=6)
+    heads, kv_pages, *rest = case.arguments(jnp.float32)
+    before = rng.integers(0, 2**32, kv_pages.shape, np.uint32) | rng.choice([0, 0x7F800000], kv_pages.shape).astype(
+        "u4"
+    )
+    donated = jax.lax.bitcast_convert_type(jnp.asarray(before), jnp.float32)
+    options = case.options(jnp.float32) | {"implementation": implementation}
+    write = jax.jit(functools.partial(rope_cache_write, **options), donate_argnums=1)
+    _, kv_pages = write(heads, donated, *rest)
+    assert donated.is_deleted()
+    after = np.array(jax.lax.bitcast_convert_type(kv_pages, jnp.uint32))
+    places = slice(None), case.page_ids, case.page_offsets
+    assert (after[places] != before[places]).any()
+    after[places] = before[places]
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("num_tokens", [1, 70, 1000])
+@pytest.mark.parametrize("name", SHAPES)
+def test_many_tokens_on_a_gpu(rng, name, num_tokens, dtype):
+    case = make_case(rng, SHAPES[name], num_tokens, num_padding=31)
+    check(case, *run(case, "pallas", dtype), dtype, num_padding=31)
+
+
+def test_shapes_that_contradict_each_other_are_errors(rng):
+    heads, kv_pages, cos, sin, page_ids, page_offsets = make_case(rng, SMALL, 3).arguments(jnp.float32)
+    slots, scale = (page_ids, page_offsets), jnp.ones(16)
+    with pytest.raises(ValueError, match="head_dim 12 and the cache 16"):
+        rope_cache_write(heads[..., :12], kv_pages, cos, sin, *slots)
+    with pytest.raises(ValueError, match="4 heads hold no query: 2 KV heads take 4 of them"):
+        rope_cache_write(heads[:, :4], kv_pages, cos, sin, *slots)
+    with pytest.raises(ValueError, match=r"cos has shape \(2, 8\) and sin \(3, 8\); both must be \(3, half\)"):
+        rope_cache_write(heads, kv_pages, cos[:2], sin, *slots)
+    with pytest.raises(ValueError, match="half at most 8"):
+        rope_cache_write(heads, kv_pages, jnp.ones((3, 9)), jnp.ones((3, 9)), *slots)
+    with pytest.raises(ValueError, match=r"page_ids has shape \(2,\) and page_offsets \(3,\); both must be \(3,\)"):
+        rope_cache_write(heads, kv_pages, cos, sin, page_ids[:2], page_offsets)
+    with pytest.raises(ValueError, match="q_scale, k_scale and epsilon; give all three"):
+        rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, epsilon=1e-6)
+    with pytest.raises(ValueError, match="q_scale, k_scale and epsilon; give all three"):
+        rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, k_scale=scale)
+    with pytest.raises(ValueError, match=r"q_scale has shape \(16,\) and k_scale \(8,\); both must be \(16,\)"):
+        rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, k_scale=scale[:8], epsilon=1e-6)
+    with pytest.raises(UnsupportedError, match="heads in bfloat16 and a cache in float32"):
+        rope_cache_write(heads.astype(jnp.bfloat16), kv_pages, cos, sin, *slots)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("num_tokens", [1, 100, 16384])
+def test_blocks_are_consistent(name, num_tokens):
+    shape = SHAPES[name]
+    facts = num_tokens, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.rotary_dim, 2
+    candidates = rope_cache_write_candidates(*facts)
+    assert 1 < len(candidates) <= 64
+    for blocks in [rope_cache_write_blocks(*facts), *candidates]:
+        assert blocks.heads <= blocks.rows
+        assert all(n > 0 and n & (n - 1) == 0 for n in (blocks.rows, blocks.heads, blocks.num_warps)), blocks
