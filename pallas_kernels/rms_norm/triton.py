@@ -1,44 +1,75 @@
-"""RMSNorm in Pallas on Triton: each row is read once and written once."""
+"""RMSNorm in Pallas on Triton: each element is read and written once, and lies in registers between."""
 
 import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.rms_norm import tuning
-from pallas_kernels.triton_call import next_power_of_two, triton_call
+from pallas_kernels.rms_norm.columns import cut_columns
+from pallas_kernels.rms_norm.rows import check_features, for_each_block, load_vector, num_programs
+from pallas_kernels.rms_norm.tuning import Blocks, add_rms_norm_blocks, rms_norm_blocks
+from pallas_kernels.triton_call import triton_call
 
 
-def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool) -> Array:
+def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: Blocks | None = None) -> Array:
     """See `pallas_kernels.rms_norm.rms_norm`."""
-    features = x.shape[-1]
-    flat = x.reshape(-1, features)
-    blocks = tuning.blocks(flat.shape[0], features)
-    (out,) = triton_call(
-        functools.partial(_kernel, block_rows=blocks.rows, epsilon=epsilon),
-        *(flat, weight),
-        out_shape=[jax.ShapeDtypeStruct(flat.shape, x.dtype)],
-        grid=(-(-flat.shape[0] // blocks.rows),),
-        num_warps=blocks.num_warps,
-        num_stages=1,
-        interpret=interpret,
-        name="rms_norm",
-    )
+    flat = x.reshape(-1, x.shape[-1])
+    blocks = blocks or rms_norm_blocks(flat.shape[0], flat.shape[1], x.dtype.itemsize)
+    (out,) = _call((flat,), weight, epsilon, blocks, interpret, "rms_norm")
     return out.reshape(x.shape)
 
 
-def _kernel(x_ref, weight_ref, out_ref, *, block_rows, epsilon):
-    num_rows, features = x_ref.shape
-    row = pl.program_id(0) * block_rows + jnp.arange(block_rows)
-    column = jnp.arange(next_power_of_two(features))
-    inside = (row < num_rows)[:, None] & (column < features)[None, :]
-    block = (row[:, None], column[None, :])
+def add_rms_norm(
+    x: Array, residual: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: Blocks | None = None
+) -> tuple[Array, Array]:
+    """See `pallas_kernels.rms_norm.add_rms_norm`."""
+    flat = x.reshape(-1, x.shape[-1])
+    blocks = blocks or add_rms_norm_blocks(flat.shape[0], flat.shape[1], x.dtype.itemsize)
+    inputs = flat, residual.reshape(flat.shape)
+    normalized, new_residual = _call(inputs, weight, epsilon, blocks, interpret, "add_rms_norm")
+    return normalized.reshape(x.shape), new_residual.reshape(x.shape)
 
-    x = plt.load(x_ref.at[block], mask=inside, other=0).astype(jnp.float32)
-    weight = plt.load(weight_ref.at[column], mask=column < features, other=0).astype(jnp.float32)
-    mean_square = (x * x).sum(1) / features
-    normalized = x * jax.lax.rsqrt(mean_square + epsilon)[:, None] * weight[None, :]
-    plt.store(out_ref.at[block], normalized.astype(out_ref.dtype), mask=inside)
+
+def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: Blocks, interpret: bool, name: str):
+    """As many results as inputs: their sum normalized and, where there are two, their sum."""
+    check_features(inputs[0].shape[1])
+    return triton_call(
+        functools.partial(_kernel, num_inputs=len(inputs), epsilon=epsilon, blocks=blocks),
+        *(*inputs, weight),
+        out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs],
+        grid=(num_programs(inputs[0].shape[0], blocks),),
+        num_warps=blocks.num_warps,
+        num_stages=1,
+        interpret=interpret,
+        name=name,
+    )
+
+
+def _kernel(*refs, num_inputs, epsilon, blocks):
+    input_refs, weight_ref, (out_ref, *sum_refs) = refs[:num_inputs], refs[num_inputs], refs[num_inputs + 1 :]
+    num_rows, features = out_ref.shape
+    pieces = cut_columns(features, blocks.pieces)
+    weights = [load_vector(weight_ref, columns, blocks.rows) for columns in pieces]
+
+    def load(rows):
+        return [[rows.load(ref, columns) for ref in input_refs] for columns in pieces]
+
+    def normalize(rows, loaded):
+        rounded = [_rounded_sum(inputs) for inputs in loaded]
+        wide = [x.astype(jnp.float32) for x in rounded]
+        mean_square = functools.reduce(jnp.add, [(x * x).sum(1) for x in wide]) / features
+        scale = jax.lax.rsqrt(mean_square + epsilon)[:, None]
+        for columns, x, total, weight in zip(pieces, wide, rounded, weights, strict=True):
+            rows.store(out_ref, columns, x * scale * weight.astype(jnp.float32))
+            for ref in sum_refs:
+                rows.store(ref, columns, total)
+
+    for_each_block(num_rows, blocks, load, normalize)
+
+
+def _rounded_sum(inputs):
+    """The sum in the inputs' dtype: it is normalized as it will be read by others."""
+    if len(inputs) == 1:
+        return inputs[0]
+    return functools.reduce(jnp.add, [x.astype(jnp.float32) for x in inputs]).astype(inputs[0].dtype)

@@ -26,6 +26,7 @@ from pallas_kernels.paged_attention.triton.softmax import (
     kernel_shape,
     normalized,
     softmax_start,
+    tiles_of_row,
 )
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, decode_blocks
@@ -71,7 +72,8 @@ def _decode(q, kv_pages, page_table, lengths, sinks, *, options, blocks: DecodeB
     if not is_split:
         return results[0]
     seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
-    return merge_splits(*results, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
+    acc, top, total = results
+    return merge_splits(acc, top, total, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
 
 
 def _decode_kernel(q_ref, kv_ref, table_ref, length_ref, *refs, shape: KernelShape, blocks: DecodeBlocks):
@@ -84,6 +86,8 @@ def _decode_kernel(q_ref, kv_ref, table_ref, length_ref, *refs, shape: KernelSha
     @pl.when((begin < end) | (blocks.num_splits == 1))  # where nobody merges, a row of length 0 is written here
     def _():
         first_kv_head, num_queries = head_block * blocks.kv_heads, blocks.kv_heads * shape.group
+        column = jnp.arange(blocks.tile * blocks.kv_heads)
+        tiles = tiles_of_row(begin, end, blocks.tile, column // blocks.kv_heads, row, table_ref, shape)
         query = jnp.arange(max(MIN_DOT_SIZE, next_power_of_two(num_queries)))
         head = first_kv_head * shape.group + query
         is_query = (query < num_queries) & (head < shape.num_heads)
@@ -91,27 +95,22 @@ def _decode_kernel(q_ref, kv_ref, table_ref, length_ref, *refs, shape: KernelSha
         q = load_rows(q_ref, jnp.full_like(head, row), any_head, size=shape.head_dim, padded_size=shape.padded_dim)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[any_head])
         carry = softmax_start(query.shape[0], sink, split == 0, shape)
-        carry = _attend(q, carry, begin, end, first_kv_head, row, kv_ref, table_ref, shape, blocks)
+        carry = _attend(tiles, carry, q, column, begin, end, first_kv_head, kv_ref, shape, blocks)
         _store(result_refs, carry, row, head, is_query, split, length, shape)
 
 
-def _attend(q, carry, begin, end, first_kv_head, row, kv_ref, table_ref, shape: KernelShape, blocks: DecodeBlocks):
-    """The positions [begin, end) of the program's KV heads."""
+def _attend(tiles, carry, q, column, begin, end, first_kv_head, kv_ref, shape: KernelShape, blocks: DecodeBlocks):
+    """The columns of a tile are (position, KV head) pairs; each query sees those of its own head."""
     query = jnp.arange(q.shape[0])
-    column = jnp.arange(blocks.tile * blocks.kv_heads)
     column_head = column % blocks.kv_heads
     is_own = (query // shape.group)[:, None] == column_head[None, :]
     kv_head = jnp.minimum(first_kv_head + column_head, shape.num_kv_heads - 1)
 
-    def position_of(i):
-        return begin + i * blocks.tile + column // blocks.kv_heads
-
     def mask_of(i):
-        inside = (position_of(i) < end)[None, :]
+        inside = (begin + i * blocks.tile + column // blocks.kv_heads < end)[None, :]
         return inside if blocks.kv_heads == 1 else inside & is_own
 
-    num_tiles = ceil_div(end - begin, blocks.tile)
-    return attend_tiles(num_tiles, carry, q, position_of, end, mask_of, None, kv_head, row, kv_ref, table_ref, shape)
+    return attend_tiles(tiles, carry, q, mask_of, None, kv_head, kv_ref, shape)
 
 
 def _store(result_refs, carry, row, head, is_query, split, length, shape: KernelShape):

@@ -21,10 +21,11 @@ from pallas_kernels.paged_attention.triton.softmax import (
     kernel_shape,
     normalized,
     softmax_start,
+    tiles_of_row,
 )
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, extend_blocks
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, load_rows, next_power_of_two, triton_call
+from pallas_kernels.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
 
 
 def extend(
@@ -76,7 +77,8 @@ def _extend(
     if not is_split:
         return results[0]
     shared = positions_shared(query_starts, lengths, tokens, options.sliding_window)
-    return merge_splits(*results, shared, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
+    acc, top, total = results
+    return merge_splits(acc, top, total, shared, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
 
 
 class _Queries(NamedTuple):
@@ -105,12 +107,13 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
 
     @pl.when((block.num_queries > 0) & ((begin < end) | (blocks.num_splits == 1)))
     def _():
+        tiles = tiles_of_row(begin, end, blocks.tile, jnp.arange(blocks.tile), block.row, table_ref, shape)
         queries = _queries(block, kv_head, shape, blocks)
         token, head = (jnp.where(queries.is_query, x, 0) for x in (queries.token, queries.head))
         q = load_rows(q_ref, token, head, size=shape.head_dim, padded_size=shape.padded_dim)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[head])
         carry = softmax_start(q.shape[0], sink, split == 0, shape)
-        carry = _attend(q, carry, queries.position, begin, end, block, kv_head, kv_ref, table_ref, shape, blocks)
+        carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
         queries = _queries(load_block(), kv_head, shape, blocks)  # anew: kept so long, their registers would be spilled
         _store(result_refs, carry, queries, split, shape)
 
@@ -124,14 +127,11 @@ def _queries(block: QueryBlock, kv_head, shape: KernelShape, blocks: ExtendBlock
     return _Queries(block.token + query, kv_head * shape.group + group_head, block.position + query, is_query)
 
 
-def _attend(q, carry, query_position, begin, end, block: QueryBlock, kv_head, kv_ref, table_ref, shape, blocks):
-    """The positions [begin, end) for the queries of a block."""
-
-    def position_of(i):
-        return begin + i * blocks.tile + jnp.arange(blocks.tile)
+def _attend(tiles, carry, q, query_position, begin, end, block: QueryBlock, kv_head, kv_ref, shape, blocks):
+    """A query sees the positions up to its own, and no more of them than its window."""
 
     def mask_of(i):
-        position = position_of(i)
+        position = begin + i * blocks.tile + jnp.arange(blocks.tile)
         seen = position[None, :] <= query_position[:, None]  # and so before `end`, unless that ends a split
         if blocks.num_splits > 1:
             seen &= (position < end)[None, :]
@@ -147,9 +147,7 @@ def _attend(q, carry, query_position, begin, end, block: QueryBlock, kv_head, kv
         last_query = jnp.minimum(block.position + blocks.block_tokens, block.length) - 1
         return is_cut | (first < shape.window_begin(last_query))
 
-    num_tiles = ceil_div(jnp.maximum(end - begin, 0), blocks.tile)
-    tiles = num_tiles, carry, q, position_of, end, mask_of, is_edge
-    return attend_tiles(*tiles, kv_head, block.row, kv_ref, table_ref, shape)
+    return attend_tiles(tiles, carry, q, mask_of, is_edge, kv_head, kv_ref, shape)
 
 
 def _store(result_refs, carry, queries: _Queries, split, shape: KernelShape):

@@ -1,13 +1,15 @@
 """What the kernels share: the description of a call, loads through a page table, and one step of the online softmax."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.triton_call import LOG2_E, MIN_DOT_SIZE, exp2_scaled, load_rows, next_power_of_two
+from pallas_kernels.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, exp2_scaled, load_rows, next_power_of_two
 
 # Finite, so that the difference of two masked scores is 0 and not NaN; and a power of two, so that the product with the
 # scale is exact and that difference stays 0 where multiplication and subtraction are fused.
@@ -95,8 +97,8 @@ def softmax_start(num_queries: int, sink: Array | None, has_sink, shape: KernelS
     acc = jnp.zeros((num_queries, shape.padded_dim), jnp.float32)
     if sink is None:
         return acc, jnp.full((num_queries,), MASKED_SCORE, jnp.float32), jnp.zeros((num_queries,), jnp.float32)
-    top = jnp.where(has_sink, sink.astype(jnp.float32) * LOG2_E, MASKED_SCORE)
-    return acc, top, jnp.broadcast_to(jnp.where(has_sink, 1.0, 0.0), (num_queries,)).astype(jnp.float32)
+    total = jnp.full((num_queries,), jnp.where(has_sink, jnp.float32(1), jnp.float32(0)))
+    return acc, jnp.where(has_sink, sink.astype(jnp.float32) * LOG2_E, MASKED_SCORE), total
 
 
 def softmax_step(carry: tuple[Array, Array, Array], scores: Array, v: Array, shape: KernelShape):
@@ -113,27 +115,49 @@ def softmax_step(carry: tuple[Array, Array, Array], scores: Array, v: Array, sha
     return acc, new_top, total * rescale + weight.sum(1)
 
 
-def attend_tiles(num_tiles, carry, q, position_of, end, mask_of, is_edge, kv_head, row, kv_ref, table_ref, shape):
-    """The softmax carry after the first `num_tiles` tiles of a range of a row's positions.
+class Tiles(NamedTuple):
+    """A range of a row's positions, a tile at a time: where each is in the cache, by the number of its tile.
 
-    position_of(i) [n] are the positions of tile i, mask_of(i) [queries, n] says which of them each query sees, and
-    is_edge(i) whether any query does not see all of them; None for always. `kv_head` is a scalar or, per column, [n].
+    Positions from the end of the range on, which are for a mask to leave out, are read as the last before it, which was
+    written and is finite.
+    """
+
+    num_tiles: Array
+    page_of: Callable  # tile -> [n] page ids
+    offset_of: Callable  # tile -> [n] places within the page
+    first_page: Array  # page_of(0), looked up as early as possible: everything else waits for it
+
+
+def tiles_of_row(begin, end, tile: int, position_in_tile: Array, row, table_ref, shape: KernelShape) -> Tiles:
+    """The positions [begin, end) in tiles of `tile`; `position_in_tile` [n] is that of each column of a tile."""
+
+    def read_position(i):
+        return jnp.clip(begin + i * tile + position_in_tile, 0, jnp.maximum(end - 1, 0))
+
+    def page_of(i):
+        return table_ref[row, shape.page_index(read_position(i))]
+
+    def offset_of(i):
+        return shape.page_offset(read_position(i))
+
+    return Tiles(ceil_div(jnp.maximum(end - begin, 0), tile), page_of, offset_of, page_of(0))
+
+
+def attend_tiles(tiles: Tiles, carry, q: Array, mask_of: Callable, is_edge: Callable | None, kv_head, kv_ref, shape):
+    """The softmax carry after all tiles of a range.
+
+    mask_of(i) [queries, n] says which columns of tile i each query sees, and is_edge(i) whether any query does not see
+    all of them; None for always. `kv_head` is a scalar or, per column, [n].
 
     One loop with a branch around the mask, and not a loop for each kind of tile: a second loop would wait for its first
     keys anew. The pages of a tile are looked up one tile ahead and carried: a load whose address is loaded in the same
     iteration takes two stages of the pipeline in place of one.
     """
-
-    def read_position(i):
-        return jnp.clip(position_of(i), 0, jnp.maximum(end - 1, 0))  # one that was written, and is finite
-
-    def page_of(i):
-        return table_ref[row, shape.page_index(read_position(i))]
+    sizes = {"size": shape.head_dim, "padded_size": shape.padded_dim}
 
     def one_tile(i, carry):
         softmax, page = carry
-        offset = shape.page_offset(read_position(i))
-        sizes = {"size": shape.head_dim, "padded_size": shape.padded_dim}
+        offset = tiles.offset_of(i)
         scores = raw_scores(q, load_rows(kv_ref, 0, page, offset, kv_head, **sizes), shape)
 
         def masked(scores):
@@ -141,9 +165,9 @@ def attend_tiles(num_tiles, carry, q, position_of, end, mask_of, is_edge, kv_hea
 
         scores = masked(scores) if is_edge is None else jax.lax.cond(is_edge(i), masked, lambda x: x, scores)
         v = load_rows(kv_ref, 1, page, offset, kv_head, **sizes)
-        return softmax_step(softmax, scores, v, shape), page_of(i + 1)
+        return softmax_step(softmax, scores, v, shape), tiles.page_of(i + 1)
 
-    return jax.lax.fori_loop(0, num_tiles, one_tile, (carry, page_of(0)))[0]
+    return jax.lax.fori_loop(0, tiles.num_tiles, one_tile, (carry, tiles.first_page))[0]
 
 
 def normalized(acc: Array, total: Array) -> Array:

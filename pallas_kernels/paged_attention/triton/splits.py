@@ -16,7 +16,8 @@ from jaxtyping import Array
 from pallas_kernels.paged_attention.triton.softmax import MASKED_SCORE
 from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
 
-MERGE_WARPS = 4
+ELEMENTS_PER_THREAD = 32  # of the partial results that a program merges
+MAX_WARPS = 16
 
 
 def tiles_per_split(num_positions, tile: int, num_splits: int):
@@ -42,13 +43,16 @@ def merge_splits(acc, top, total, num_positions: Array, *, tile: int, dtype, int
 
     `num_positions` [rows] is what each row's splits shared, in tiles of `tile`; rows of 0 give zeros.
     """
-    rows, num_heads, _, dim = acc.shape
+    rows, num_heads, num_splits, dim = acc.shape
+    padded_splits = next_power_of_two(num_splits)
+    most_columns = MAX_WARPS * 32 * ELEMENTS_PER_THREAD // padded_splits
+    columns = min(next_power_of_two(dim), next_power_of_two(most_columns))
     (out,) = triton_call(
-        functools.partial(_merge_kernel, tile=tile),
+        functools.partial(_merge_kernel, tile=tile, columns=columns),
         *(acc, top, total, num_positions),
         out_shape=[jax.ShapeDtypeStruct((rows, num_heads, dim), dtype)],
-        grid=(num_heads, rows),
-        num_warps=MERGE_WARPS,
+        grid=(ceil_div(dim, columns), num_heads, rows),
+        num_warps=max(1, min(MAX_WARPS, padded_splits * columns // (32 * ELEMENTS_PER_THREAD))),
         num_stages=1,
         interpret=interpret,
         name="merge_splits",
@@ -56,10 +60,10 @@ def merge_splits(acc, top, total, num_positions: Array, *, tile: int, dtype, int
     return out
 
 
-def _merge_kernel(acc_ref, top_ref, total_ref, num_positions_ref, out_ref, *, tile):
-    head, row = pl.program_id(0), pl.program_id(1)
+def _merge_kernel(acc_ref, top_ref, total_ref, num_positions_ref, out_ref, *, tile, columns):
+    column_block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     _, _, num_splits, dim = acc_ref.shape
-    split, column = jnp.arange(next_power_of_two(num_splits)), jnp.arange(next_power_of_two(dim))
+    split, column = jnp.arange(next_power_of_two(num_splits)), column_block * columns + jnp.arange(columns)
     num_positions = num_positions_ref[row]
     num_used = ceil_div(num_positions, jnp.maximum(tiles_per_split(num_positions, tile, num_splits) * tile, 1))
     used, inside = split < num_used, column < dim

@@ -1,16 +1,20 @@
 """Blocks of decode."""
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from pallas_kernels.device import target_device
-from pallas_kernels.paged_attention.tuning.shared_memory import fitting_tile
-from pallas_kernels.triton_call import MIN_DOT_SIZE, next_power_of_two
+from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.tuned import tuned_blocks
 
-PROGRAMS_PER_MULTIPROCESSOR = 4
-MIN_SPLIT_POSITIONS = 64  # below this, a split is all start-up
-MAX_SPLITS = 64
+PROGRAMS_PER_MULTIPROCESSOR = 2  # one can compute while the other waits; with more splits there is more to merge
+ENOUGH = 0.9  # of that many programs, and no row need be split for more
+COLUMNS = 64  # (position, KV head) pairs a tile
+MAX_SPLITS = 256
+SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
+STAGING_BYTES = 6 * 1024  # what Triton takes besides the tiles
+SMALLER_TILES = ((COLUMNS, 3), (COLUMNS, 2), (COLUMNS // 2, 2), (COLUMNS // 4, 2))  # columns and pipeline stages
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,44 @@ class DecodeBlocks:
 def decode_blocks(
     rows: int, num_heads: int, num_kv_heads: int, head_dim: int, page_size: int, max_positions: int, itemsize: int
 ) -> DecodeBlocks:
-    """Tuned numbers where there are any; else as many KV heads as fill the rows of a dot, and splits that fill the
-    machine `PROGRAMS_PER_MULTIPROCESSOR` times."""
+    """Tuned numbers where there are any, else a heuristic.
+
+    Rows are left whole if the machine is full with fewer KV heads a program, for what is not split need not be merged.
+    Otherwise a program has as many KV heads as fill the rows of a dot, if splits of a tile or more can then fill the
+    machine. The tiles are as large as lets all programs be resident at once: a few that start late would run alone.
+    """
     key = decode_key(rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, itemsize)
     found = tuned_blocks("paged_attention", "decode", key, DecodeBlocks)
     if found is not None:
         return found
-    kv_heads = packed_kv_heads(num_heads, num_kv_heads, MIN_DOT_SIZE)
-    wanted = target_device().num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR // (rows * -(-num_kv_heads // kv_heads))
-    most = min(MAX_SPLITS, -(-max_positions // MIN_SPLIT_POSITIONS))
-    tile = max(1, fitting_tile(128, head_dim, itemsize, num_stages=3) // kv_heads)
-    return DecodeBlocks(kv_heads, tile, num_splits=max(1, min(wanted, most)), num_warps=4, num_stages=3)
+    num_multiprocessors = target_device().num_multiprocessors
+    wanted = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
+    group, packed = num_heads // num_kv_heads, packed_kv_heads(num_heads, num_kv_heads, MIN_DOT_SIZE)
+    choices = [packed >> i for i in range(packed.bit_length())]  # 4, 2, 1
+    unsplit = {kv_heads: rows * ceil_div(num_kv_heads, kv_heads) for kv_heads in choices}
+    full = [kv_heads for kv_heads in choices if unsplit[kv_heads] >= ENOUGH * wanted]
+    if full:
+        return _resident(full[0], 1, unsplit[full[0]] / num_multiprocessors, group, head_dim, itemsize)
+    most_splits = min(MAX_SPLITS, ceil_div(max_positions, COLUMNS))
+    splittable = [kv_heads for kv_heads in choices if unsplit[kv_heads] * most_splits >= wanted]
+    kv_heads = splittable[0] if splittable else 1
+    num_splits = max(1, min(wanted // unsplit[kv_heads], most_splits))
+    return _resident(kv_heads, num_splits, PROGRAMS_PER_MULTIPROCESSOR, group, head_dim, itemsize)
+
+
+def _resident(
+    kv_heads: int, num_splits: int, programs: float, group: int, head_dim: int, itemsize: int
+) -> DecodeBlocks:
+    """The largest tiles with which that many programs fit on a multiprocessor; the first that fit once, if none do."""
+    padded_dim = next_power_of_two(head_dim)
+    # A float32 dot is done outside of tensor cores, with both operands in registers.
+    tiles = SMALLER_TILES if itemsize <= 2 else SMALLER_TILES[-2:]
+    num_warps = 8 if itemsize > 2 and kv_heads * group > 32 else 4
+    for room in (SHARED_MEMORY_BYTES / max(1, math.ceil(programs)), SHARED_MEMORY_BYTES):
+        for columns, num_stages in tiles:
+            if 2 * (num_stages - 1) * columns * padded_dim * itemsize + STAGING_BYTES <= room:
+                return DecodeBlocks(kv_heads, max(1, columns // kv_heads), num_splits, num_warps, num_stages)
+    return DecodeBlocks(kv_heads, max(1, MIN_DOT_SIZE // kv_heads), num_splits, num_warps, num_stages=2)
 
 
 def decode_key(
@@ -54,15 +85,17 @@ def decode_key(
 def decode_candidates(
     rows: int, num_heads: int, num_kv_heads: int, head_dim: int, page_size: int, max_positions: int, itemsize: int
 ) -> list[DecodeBlocks]:
-    """What a sweep tries: columns of a dot 32 to 128, splits that fill the machine once to eight times."""
+    """What a sweep tries: dots of 16 to 64 query rows, and splits that fill the machine once to four times."""
+    num_multiprocessors = target_device().num_multiprocessors
+    kv_head_choices = {packed_kv_heads(num_heads, num_kv_heads, query_rows) for query_rows in (1, 8, 16, 32)}
     candidates = []
-    for query_rows, columns, waves in itertools.product((0, 16, 32), (32, 64, 128), (1, 2, 4, 8)):
-        kv_heads = packed_kv_heads(num_heads, num_kv_heads, query_rows)
-        programs = rows * -(-num_kv_heads // kv_heads)
-        splits = max(1, min(MAX_SPLITS, -(-132 * waves // programs), -(-max_positions // 32)))
-        for num_warps, num_stages in ((2, 3), (4, 3), (4, 4), (8, 3)):
-            if columns >= kv_heads:
-                candidates.append(DecodeBlocks(kv_heads, columns // kv_heads, splits, num_warps, num_stages))
+    for kv_heads, columns, waves in itertools.product(sorted(kv_head_choices), (32, 64), (1, 2, 3, 4)):
+        unsplit = rows * ceil_div(num_kv_heads, kv_heads)
+        most_splits = min(MAX_SPLITS, ceil_div(max_positions, 32))
+        num_splits = max(1, min(most_splits, num_multiprocessors * waves // unsplit))
+        for num_warps, num_stages in ((1, 3), (2, 3), (4, 2), (4, 3), (4, 4)):
+            tile = max(1, columns // kv_heads)
+            candidates.append(DecodeBlocks(kv_heads, tile, num_splits, num_warps, num_stages))
     return list(dict.fromkeys(candidates))
 
 

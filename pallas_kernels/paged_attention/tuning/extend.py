@@ -41,14 +41,21 @@ def extend_blocks(
     if found is not None:
         return found
     padded_group = next_power_of_two(num_heads // num_kv_heads)
-    most = 128 if itemsize <= 2 and head_dim <= 128 else 64
+    if itemsize > 2:
+        # A float32 dot is done outside of tensor cores, with both operands in registers: all that does not spill.
+        most, tile, num_stages, num_warps = (16 if head_dim <= 128 else 32), MIN_DOT_SIZE, 2, 8
+    else:
+        most = 256 * 128 // max(128, next_power_of_two(head_dim))  # query rows whose accumulator fits in registers
+        num_stages = 3 if head_dim <= 128 else 2
+        tile = fitting_tile(64, head_dim, itemsize, num_stages=num_stages)
+        num_warps = 8
     query_rows = min(most, max(MIN_DOT_SIZE, next_power_of_two(ceil_div(tokens, rows)) * padded_group))
     block_tokens = max(1, query_rows // padded_group)
     programs = ceil_div(tokens, block_tokens) * num_kv_heads
     num_splits = min(target_device().num_multiprocessors // programs, MAX_SPLITS, max_positions // MIN_SPLIT_POSITIONS)
-    tile = fitting_tile(64, head_dim, itemsize, num_stages=2)
-    num_warps = 8 if query_rows * tile >= 128 * 64 else 4
-    return ExtendBlocks(block_tokens, tile, max(1, num_splits), num_warps, num_stages=2)
+    if itemsize <= 2 and query_rows < 128:
+        num_warps = 4
+    return ExtendBlocks(block_tokens, tile, max(1, num_splits), num_warps, num_stages)
 
 
 def extend_key(
@@ -79,14 +86,15 @@ def extend_candidates(
     max_positions: int,
     itemsize: int,
 ) -> list[ExtendBlocks]:
-    """What a sweep tries: 64 and 128 query rows, or as many as the rows have; tiles of 32 to 128 positions."""
+    """What a sweep tries: as many query rows as rows have, up to 256, and warps that have enough of them."""
     padded_group = next_power_of_two(num_heads // num_kv_heads)
-    splits = extend_blocks(
-        tokens, rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, itemsize
-    ).num_splits
+    facts = tokens, rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, itemsize
+    num_splits = extend_blocks(*facts).num_splits
+    most = max(MIN_DOT_SIZE, next_power_of_two(ceil_div(tokens, rows)) * padded_group)
     candidates = []
-    for query_rows, tile, num_warps, num_stages in itertools.product((16, 32, 64, 128), (32, 64, 128), (4, 8), (2, 3)):
-        if query_rows <= max(MIN_DOT_SIZE, next_power_of_two(ceil_div(tokens, rows)) * padded_group):
-            block_tokens = max(1, query_rows // padded_group)
-            candidates.append(ExtendBlocks(block_tokens, tile, splits, num_warps, num_stages))
+    for query_rows, tile, num_stages in itertools.product((16, 32, 64, 128, 256), (32, 64, 128), (2, 3, 4)):
+        for num_warps in {16: (4,), 32: (4,), 64: (4,), 128: (8,), 256: (8, 16)}[query_rows]:
+            if query_rows <= most:
+                block_tokens = max(1, query_rows // padded_group)
+                candidates.append(ExtendBlocks(block_tokens, tile, num_splits, num_warps, num_stages))
     return list(dict.fromkeys(candidates))

@@ -1,0 +1,117 @@
+"""What a case is: work of a known size, the implementations that do it, and the limit that they are held against."""
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from benchmarks.kernels.data import Data
+from benchmarks.kernels.limits import Limits
+from benchmarks.kernels.timing import Inputs, Step
+
+Make = Callable[[Data, int], Inputs]  # (where inputs come from, number of sets of arguments)
+MAX_SETS = 64
+ROTATED_BYTES = 512 * 10**6  # eight times the L2 cache of an H200
+
+
+class Limit(enum.Enum):
+    """What bounds a case."""
+
+    READ = "read bandwidth"
+    COPY = "copy bandwidth"
+    MATMUL = "matmul rate"
+    TIGHTER = "read bandwidth or matmul rate, whichever takes longer"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a call cannot avoid."""
+
+    read_bytes: int = 0
+    written_bytes: int = 0
+    flops: int = 0
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the project wants: at least so many percent, TB/s or TFLOP/s, or at most so many microseconds."""
+
+    amount: float
+    unit: Literal["%", "TB/s", "TFLOP/s", "us", "ratio"]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A foreign implementation, with inputs in its own layout and a few settings of which the fastest counts."""
+
+    make: Make
+    steps: Mapping[str, Step]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Where the best blocks of a case go: `pallas_kernels/<folder>/tuned/<device>.json`, under `function` and `key`."""
+
+    folder: str
+    function: str
+    key: Mapping[str, int | str]
+    candidates: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """`build(blocks)` is a step of the Pallas kernel, with its own choice of blocks for None."""
+
+    id: str
+    op: str
+    shape: str
+    work: Work
+    limit: Limit
+    make: Make
+    build: Callable[[Any], Step]
+    reference: Step
+    xla: Step | None = None
+    jax: Baseline | None = None
+    is_latency: bool = False
+    target: Target | None = None
+    tuning: Tuning | None = None
+
+    def num_sets(self, *, smoke: bool) -> int:
+        """Enough to find nothing in the L2 cache, at least two."""
+        num_bytes = self.work.read_bytes + self.work.written_bytes
+        return 2 if smoke else max(2, min(MAX_SETS, -(-ROTATED_BYTES // num_bytes)))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A time in the unit of its case, beside the limit in the same unit."""
+
+    value: float
+    unit: str
+    limit: float
+    percent_of_limit: float
+
+
+def limit_us(work: Work, limit: Limit, limits: Limits) -> tuple[float, Limit]:
+    """The time that the machine needs at least, and which limit that is."""
+    microseconds = {
+        Limit.READ: work.read_bytes / limits.read_tb_per_s / 1e6,
+        Limit.COPY: (work.read_bytes + work.written_bytes) / limits.copy_tb_per_s / 1e6,
+        Limit.MATMUL: work.flops / limits.matmul_tflop_per_s / 1e6,
+    }
+    if limit is Limit.TIGHTER:
+        limit = max((Limit.READ, Limit.MATMUL), key=lambda kind: microseconds[kind])
+    return microseconds[limit], limit
+
+
+def figure(case: Case, microseconds: float, limits: Limits) -> Figure:
+    """What a case's time means."""
+    least_us, limit = limit_us(case.work, case.limit, limits)
+    percent = 100 * least_us / microseconds
+    if case.is_latency:
+        return Figure(microseconds, "us", least_us, percent)
+    rate = {
+        Limit.READ: limits.read_tb_per_s, Limit.COPY: limits.copy_tb_per_s, Limit.MATMUL: limits.matmul_tflop_per_s
+    }[limit]  # fmt: skip
+    unit = "TFLOP/s" if limit is Limit.MATMUL else "TB/s"
+    return Figure(rate * least_us / microseconds, unit, rate, percent)

@@ -1,0 +1,74 @@
+"""Inputs: random numbers made on the device, or their shapes alone. What a kernel computes with decides how much power
+it draws, and so how fast it runs: zeros are fast.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+
+class Data(Protocol):
+    """Where a case gets its inputs from."""
+
+    def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> Any:
+        """Normally distributed numbers of the given standard deviation."""
+
+    def integers(self, values: np.ndarray) -> Any:
+        """The given values as int32."""
+
+    def page_table(self, rows: int, pages_each: int) -> Any:
+        """[rows, pages_each] over the pages 1 to rows * pages_each, in random order."""
+
+
+class RandomData:
+    """Arrays. The same seed gives the same arrays in the same order of calls."""
+
+    def __init__(self, seed: int) -> None:
+        self._host = np.random.default_rng(seed)
+
+    def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> jax.Array:
+        seed = self._host.integers(1 << 32, size=4, dtype=np.uint32)
+        return generator(shape, jnp.dtype(dtype))(seed, np.float32(scale))
+
+    def integers(self, values: np.ndarray) -> jax.Array:
+        return jnp.asarray(values, jnp.int32)
+
+    def page_table(self, rows: int, pages_each: int) -> jax.Array:
+        return self.integers(self._host.permutation(rows * pages_each).reshape(rows, pages_each) + 1)
+
+
+class ShapesOnly:
+    """What RandomData would give, without memory: enough to compile with."""
+
+    def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    def integers(self, values: np.ndarray) -> Any:
+        return jax.ShapeDtypeStruct(values.shape, jnp.int32)
+
+    def page_table(self, rows: int, pages_each: int) -> Any:
+        return jax.ShapeDtypeStruct((rows, pages_each), jnp.int32)
+
+
+@functools.cache
+def generator(shape: tuple[int, ...], dtype: jnp.dtype) -> Callable[[np.ndarray, np.float32], jax.Array]:
+    """Compiled once for a shape: by `compile_generators` ahead, in parallel, or else when it is needed."""
+
+    def generate(seed, scale):
+        key = jax.random.wrap_key_data(seed, impl="rbg")  # Philox: gigabytes in milliseconds
+        return (jax.random.normal(key, shape, jnp.float32) * scale).astype(dtype)
+
+    seed, scale = jax.ShapeDtypeStruct((4,), jnp.uint32), jax.ShapeDtypeStruct((), jnp.float32)
+    return jax.jit(generate).lower(seed, scale).compile()
+
+
+def compile_generators(shapes: Any) -> None:
+    """For all floating-point arrays of a pytree of shapes."""
+    for shape, dtype in {(x.shape, x.dtype) for x in jax.tree.leaves(shapes)}:
+        if jnp.issubdtype(dtype, jnp.floating):
+            generator(shape, dtype)

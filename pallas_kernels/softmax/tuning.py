@@ -1,0 +1,84 @@
+"""Blocks of the softmax kernels: tuned numbers where there are any, else a heuristic."""
+
+import itertools
+from dataclasses import dataclass
+
+from pallas_kernels.device import target_device
+from pallas_kernels.rms_norm.tuning import (
+    CACHE_BYTES,
+    MAX_WARPS,
+    THREAD_BYTES,
+    THREADS_PER_WARP,
+    VECTOR_BYTES,
+    Blocks,
+    candidate_blocks,
+    heuristic_blocks,
+)
+from pallas_kernels.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.tuned import tuned_blocks
+
+MAX_WHOLE_FEATURES = 32768  # of rows that a program holds in registers
+MIN_SPLIT_WARPS, MAX_SPLIT_WARPS = 2, 8
+PROGRAMS_PER_MULTIPROCESSOR = 2  # at least, where rows are split
+
+
+@dataclass(frozen=True)
+class LongBlocks:
+    """`splits` programs share a row, and each reads its part twice, `chunk` features at a time.
+
+    `evict_first` marks what is read for the last time, or written, as the first to leave the caches.
+    """
+
+    chunk: int
+    splits: int
+    evict_first: bool
+    num_warps: int
+
+
+def softmax_key(num_rows: int, features: int, itemsize: int) -> dict[str, int | str]:
+    """What the choice depends on."""
+    return {"rows": next_power_of_two(num_rows), "features": features, "itemsize": itemsize}
+
+
+def softmax_blocks(num_rows: int, features: int, itemsize: int) -> Blocks | LongBlocks:
+    """Blocks for rows that a program can hold, which are RMSNorm's, and LongBlocks for others."""
+    key = softmax_key(num_rows, features, itemsize)
+    if features <= MAX_WHOLE_FEATURES:
+        return tuned_blocks("softmax", "softmax", key, Blocks) or heuristic_blocks(num_rows, features, itemsize)
+    return tuned_blocks("softmax", "softmax", key, LongBlocks) or _long_blocks(num_rows, features, itemsize)
+
+
+def _long_blocks(num_rows: int, features: int, itemsize: int) -> LongBlocks:
+    """A row a program where those are enough: one that fills the registers of a multiprocessor, so that few rows are
+    under way and the second reading finds them in the cache. Splits elsewhere, of small programs."""
+    num_multiprocessors = target_device().num_multiprocessors
+    evict_first = 2 * num_rows * features * itemsize > CACHE_BYTES
+    if num_rows >= num_multiprocessors:
+        return LongBlocks(_chunk(MAX_WARPS, THREAD_BYTES, itemsize), 1, evict_first, MAX_WARPS)
+    splits = ceil_div(PROGRAMS_PER_MULTIPROCESSOR * num_multiprocessors, num_rows)
+    thread_bytes = THREAD_BYTES // 2
+    part_chunks = ceil_div(features, splits * _chunk(1, thread_bytes, itemsize))
+    num_warps = max(MIN_SPLIT_WARPS, min(next_power_of_two(part_chunks) // 2, MAX_SPLIT_WARPS))
+    chunk = _chunk(num_warps, thread_bytes, itemsize)
+    return LongBlocks(chunk, min(splits, ceil_div(features, chunk)), evict_first, num_warps)
+
+
+def softmax_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks] | list[LongBlocks]:
+    """What a tuning sweep tries."""
+    known = softmax_blocks(num_rows, features, itemsize)
+    if isinstance(known, Blocks):
+        return candidate_blocks(known, features)
+    found = [known]
+    warps_tried = (8, 16, 32) if known.splits == 1 else (2, 4, 8)
+    threads_tried = [vectors * VECTOR_BYTES for vectors in (1, 2, 4)]
+    for num_warps, thread_bytes, more_splits, evict_first in itertools.product(
+        warps_tried, threads_tried, (1, 2, 4), (False, True)
+    ):
+        chunk = _chunk(num_warps, thread_bytes, itemsize)
+        splits = min(more_splits * ceil_div(known.splits, 2), ceil_div(features, chunk))
+        found.append(LongBlocks(chunk, splits, evict_first, num_warps))
+    return list(dict.fromkeys(found))
+
+
+def _chunk(num_warps: int, thread_bytes: int, itemsize: int) -> int:
+    return num_warps * THREADS_PER_WARP * thread_bytes // itemsize

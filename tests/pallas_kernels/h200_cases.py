@@ -1,0 +1,167 @@
+"""What is compiled for an H200: every kernel, at the sizes that it meets there. An op adds a generator to `CASES`."""
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from pallas_kernels.layer_norm import layer_norm
+from pallas_kernels.layer_norm import shapes as layer_norm_shapes
+from pallas_kernels.matvec import matvec
+from pallas_kernels.matvec import shapes as linear_shapes
+from pallas_kernels.paged_attention import AttentionOptions, decode, extend
+from pallas_kernels.paged_attention import shapes as attention_shapes
+from pallas_kernels.rms_norm import add_rms_norm, rms_norm
+from pallas_kernels.rms_norm import shapes as norm_shapes
+from pallas_kernels.rope_cache_write import rope_cache_write
+from pallas_kernels.rope_cache_write import shapes as rope_shapes
+from pallas_kernels.silu_and_multiply import shapes as activation_shapes
+from pallas_kernels.silu_and_multiply import silu_and_multiply
+from pallas_kernels.softmax import shapes as softmax_shapes
+from pallas_kernels.softmax import softmax
+
+Named = tuple[str, "Case"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call, and what its kernels (those whose names begin with `kernel`) run on: tensor cores through "wgmma" alone,
+    through that or "mma", or perhaps none. What is donated must be overwritten in place.
+
+    All of this travels to another process: no lambdas.
+    """
+
+    function: Callable
+    arguments: tuple[jax.ShapeDtypeStruct, ...]
+    kernel: str
+    tensor_cores: Literal["wgmma", "mma"] | None = None
+    named_arguments: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
+    donate: tuple[int, ...] = ()
+
+
+def array(*shape: int, dtype: DTypeLike = jnp.bfloat16) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def indices(*shape: int) -> jax.ShapeDtypeStruct:
+    return array(*shape, dtype=jnp.int32)
+
+
+def pallas(function: Callable, **options) -> Callable:
+    """The compiled kernel, and not what a machine without a GPU would get."""
+    return functools.partial(function, implementation="pallas", interpret=False, **options)
+
+
+def paged_attention_cases() -> Iterator[Named]:
+    for name in attention_shapes.SHAPES:
+        yield decode_case(name, 64, 2048)
+        yield extend_case(name, 8192, 8, 4096)
+    for name in ("stories260K", "llama-3.1-8b", "gemma-2-2b-local"):
+        yield decode_case(name, 64, 2048, dtype=jnp.float32)
+        yield extend_case(name, 8192, 8, 4096, dtype=jnp.float32)
+    for rows, positions in ((1, 1024), (1, 131_072), (8, 16_384), (256, 1024)):
+        yield decode_case("llama-3.1-8b", rows, positions)
+    for sizes in ((8192, 1, 8192), (32_768, 16, 2048), (8192, 32, 4352), (128, 32, 4352), (4, 1, 512)):
+        yield extend_case("llama-3.1-8b", *sizes)
+    for page_size in (1, 8, 64, 256):
+        yield decode_case("llama-3.1-8b", 64, 2048, page_size=page_size)
+        yield extend_case("llama-3.1-8b", 8192, 8, 4096, page_size=page_size)
+    yield decode_case("gpt-oss-20b-local", 64, 2048, has_sinks=True)
+    yield extend_case("gpt-oss-20b-local", 8192, 8, 4096, has_sinks=True)
+
+
+def decode_case(name: str, rows: int, positions: int, **options) -> Named:
+    case = _attention_case(decode, name, rows, rows, positions, tensor_cores="mma", **options)
+    return f"decode-{name}-{rows}x{positions}{_suffix(options)}", case
+
+
+def extend_case(name: str, tokens: int, rows: int, positions: int, **options) -> Named:
+    is_prefill = tokens >= 64 * rows  # enough of each row for Hopper's own instructions
+    tensor_cores = "wgmma" if is_prefill else "mma"
+    case = _attention_case(extend, name, tokens, rows, positions, tensor_cores=tensor_cores, **options)
+    return f"extend-{name}-{tokens}-of-{rows}x{positions}{_suffix(options)}", case
+
+
+def _suffix(options: dict) -> str:
+    return "".join(f"-{key}={getattr(value, '__name__', value)}" for key, value in options.items())
+
+
+def _attention_case(
+    function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16, has_sinks=False
+) -> Case:
+    shape = attention_shapes.SHAPES[name]
+    max_pages = positions // page_size
+    options = AttentionOptions(sliding_window=shape.sliding_window, soft_cap=shape.soft_cap)
+    return Case(
+        pallas(function, options=options),
+        (
+            array(tokens, shape.num_heads, shape.head_dim, dtype=dtype),
+            array(2, rows * max_pages + 1, page_size, shape.num_kv_heads, shape.head_dim, dtype=dtype),
+            indices(rows, max_pages),
+            *([] if function is decode else [indices(rows + 1)]),
+            indices(rows),
+        ),
+        kernel=f"paged_attention_{function.__name__}",
+        tensor_cores=None if dtype == jnp.float32 else tensor_cores,  # no tensor core multiplies float32 exactly
+        named_arguments={"sinks": array(shape.num_heads, dtype=jnp.float32)} if has_sinks else {},
+    )
+
+
+def row_cases() -> Iterator[Named]:
+    """Operations on rows of features, for one row and for many."""
+    for rows, (name, features) in itertools.product((1, 8192), norm_shapes.SHAPES.items()):
+        x, weight = array(rows, features), array(features)
+        yield _row_case(rms_norm, name, x, weight, epsilon=1e-6)
+        yield _row_case(add_rms_norm, name, x, x, weight, epsilon=1e-6)
+    for rows, (name, features) in itertools.product((1, 8192), layer_norm_shapes.SHAPES.items()):
+        yield _row_case(layer_norm, name, array(rows, features), array(features), array(features), epsilon=1e-5)
+    for rows, (name, hidden) in itertools.product((1, 8192), activation_shapes.SHAPES.items()):
+        yield _row_case(silu_and_multiply, name, array(rows, 2 * hidden))
+    for rows, (name, experts) in itertools.product((1, 8192), softmax_shapes.EXPERTS.items()):
+        yield _row_case(softmax, f"{name}-experts", array(rows, experts))
+    for rows, (name, vocabulary) in itertools.product((1, 64), softmax_shapes.VOCABULARIES.items()):
+        yield _row_case(softmax, f"{name}-vocabulary", array(rows, vocabulary, dtype=jnp.float32))
+
+
+def _row_case(
+    function: Callable, name: str, x: jax.ShapeDtypeStruct, *others: jax.ShapeDtypeStruct, **options
+) -> Named:
+    case = Case(pallas(function, **options), (x, *others), kernel=function.__name__)
+    return f"{function.__name__}-{name}-{x.shape[0]}", case
+
+
+def rope_cache_write_cases() -> Iterator[Named]:
+    for (name, shape), tokens in itertools.product(rope_shapes.SHAPES.items(), (64, 8192)):
+        case = Case(
+            pallas(rope_cache_write, epsilon=1e-6 if shape.is_normalized else None),
+            (
+                array(tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim),
+                array(2, 8193, 16, shape.num_kv_heads, shape.head_dim),
+                *[array(tokens, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,
+                *[indices(tokens)] * 2,
+            ),
+            kernel="rope_cache_write",
+            named_arguments=dict.fromkeys(["q_scale", "k_scale"], array(shape.head_dim)) if shape.is_normalized else {},
+            donate=(1,),
+        )
+        yield f"rope_cache_write-{name}-{tokens}", case
+
+
+def matvec_cases() -> Iterator[Named]:
+    for (name, shape), batch in itertools.product(linear_shapes.SHAPES.items(), (1, 8)):
+        sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
+        case = Case(
+            pallas(matvec, transposed=shape.transposed),
+            (array(batch, shape.num_in), array(*sides)),
+            kernel="matvec",
+            tensor_cores="mma" if batch > 4 else None,
+        )
+        yield f"matvec-{name}-{batch}", case
+
+
+CASES = dict([*paged_attention_cases(), *row_cases(), *rope_cache_write_cases(), *matvec_cases()])
