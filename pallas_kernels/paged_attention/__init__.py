@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels.paged_attention import reference, triton
+from pallas_kernels.paged_attention import jax_triton, reference, triton
 from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
 
 __all__ = ["AttentionOptions", "decode", "extend"]
@@ -70,8 +70,11 @@ def decode(
     """
     _check(q, kv_pages, page_table, lengths, sinks)
     arguments = q, kv_pages, page_table, lengths, sinks, options
-    if select(implementation) == "reference":
+    chosen = select(implementation, ("pallas", "jax-triton", "reference"))
+    if chosen == "reference":
         return reference.decode(*arguments)
+    if chosen == "jax-triton":
+        return jax_triton.decode(*arguments)
     return triton.decode(*arguments, interpret=should_interpret(interpret))
 
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from pallas_kernels.selection import select, should_interpret
+from pallas_kernels.selection import UnsupportedError, select, should_interpret
 
 
 def test_auto_is_pallas_on_a_gpu_and_the_reference_elsewhere():
@@ -13,8 +13,18 @@ def test_auto_is_pallas_on_a_gpu_and_the_reference_elsewhere():
 
 
 def test_an_unknown_implementation_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'cuda' is unknown; choose one of 'auto', 'pallas', 'reference'"):
+    with pytest.raises(
+        ValueError, match="'cuda' is unknown; choose one of 'auto', 'pallas', 'jax-triton', 'reference'"
+    ):
         select("cuda")
+
+
+def test_an_implementation_that_an_operation_lacks_is_an_error_that_lists_what_it_has():
+    with pytest.raises(
+        UnsupportedError, match="no implementation 'jax-triton'; choose one of 'auto', 'pallas', 'reference'"
+    ):
+        select("jax-triton")
+    assert select("jax-triton", available=("pallas", "jax-triton", "reference")) == "jax-triton"
 
 
 def test_interpret_mode_is_for_machines_without_a_gpu_unless_the_caller_decides():
