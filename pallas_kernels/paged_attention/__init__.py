@@ -1,4 +1,4 @@
-"""Attention over a paged KV cache: `decode` (one query token per row) and `extend` (many, ragged, causal).
+"""Attention over a paged KV cache: `decode` (one query token per row), `extend` (many, ragged, causal), `mla` (latent).
 
 The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length
 share one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.paged_attention import jax_triton, reference, triton
+from pallas_kernels.paged_attention.latent import mla
 from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
 
-__all__ = ["AttentionOptions", "decode", "extend"]
+__all__ = ["AttentionOptions", "decode", "extend", "mla"]
 
 
 @dataclass(frozen=True)

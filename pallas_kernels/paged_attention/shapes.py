@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """Heads of one layer. A window and a cap of None are those of a model that has none; `sinks` says whether it has them."""
+    """Heads of one layer. A window and a cap of None are those of a model that has none, and so is sinks=False."""
 
     num_heads: int
     num_kv_heads: int

@@ -14,7 +14,7 @@ from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.matvec import matvec
 from pallas_kernels.matvec import shapes as linear_shapes
-from pallas_kernels.paged_attention import AttentionOptions, decode, extend
+from pallas_kernels.paged_attention import AttentionOptions, decode, extend, latent_shapes, mla
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
@@ -71,8 +71,6 @@ def paged_attention_cases() -> Iterator[Named]:
     for page_size in (1, 8, 64, 256):
         yield decode_case("llama-3.1-8b", 64, 2048, page_size=page_size)
         yield extend_case("llama-3.1-8b", 8192, 8, 4096, page_size=page_size)
-    yield decode_case("gpt-oss-20b-local", 64, 2048, has_sinks=True)
-    yield extend_case("gpt-oss-20b-local", 8192, 8, 4096, has_sinks=True)
 
 
 def decode_case(name: str, rows: int, positions: int, **options) -> Named:
@@ -92,7 +90,7 @@ def _suffix(options: dict) -> str:
 
 
 def _attention_case(
-    function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16, has_sinks=False
+    function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16
 ) -> Case:
     shape = attention_shapes.SHAPES[name]
     max_pages = positions // page_size
@@ -108,7 +106,7 @@ def _attention_case(
         ),
         kernel=f"paged_attention_{function.__name__}",
         tensor_cores=None if dtype == jnp.float32 else tensor_cores,  # no tensor core multiplies float32 exactly
-        named_arguments={"sinks": array(shape.num_heads, dtype=jnp.float32)} if has_sinks else {},
+        named_arguments={"sinks": array(shape.num_heads, dtype=jnp.float32)} if shape.sinks else {},
     )
 
 
@@ -159,9 +157,27 @@ def matvec_cases() -> Iterator[Named]:
             pallas(matvec, transposed=shape.transposed),
             (array(batch, shape.num_in), array(*sides)),
             kernel="matvec",
-            tensor_cores="mma" if batch > 4 else None,
+            tensor_cores="wgmma",
         )
         yield f"matvec-{name}-{batch}", case
 
 
-CASES = dict([*paged_attention_cases(), *row_cases(), *rope_cache_write_cases(), *matvec_cases()])
+def mla_cases() -> Iterator[Named]:
+    for name, shape in latent_shapes.SHAPES.items():
+        for rows, positions in ((64, 4096), (1, 32_768)):
+            case = Case(
+                pallas(mla, scale=shape.scale),
+                (
+                    array(rows, shape.num_heads, shape.latent_dim),
+                    array(rows, shape.num_heads, shape.rope_dim),
+                    array(rows * positions // 16 + 1, 16, shape.latent_dim + shape.rope_dim),
+                    indices(rows, positions // 16),
+                    indices(rows),
+                ),
+                kernel="paged_attention_mla",
+                tensor_cores="wgmma" if shape.num_heads >= 64 else "mma",
+            )
+            yield f"mla-{name}-{rows}x{positions}", case
+
+
+CASES = dict([*paged_attention_cases(), *row_cases(), *rope_cache_write_cases(), *matvec_cases(), *mla_cases()])

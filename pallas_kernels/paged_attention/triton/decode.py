@@ -96,7 +96,7 @@ def _decode_kernel(q_ref, kv_ref, table_ref, length_ref, *refs, shape: KernelSha
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[any_head])
         carry = softmax_start(query.shape[0], sink, split == 0, shape)
         carry = _attend(tiles, carry, q, column, begin, end, first_kv_head, kv_ref, shape, blocks)
-        _store(result_refs, carry, row, head, is_query, split, length, shape)
+        _store(result_refs, carry, row, head, is_query, split, shape)
 
 
 def _attend(tiles, carry, q, column, begin, end, first_kv_head, kv_ref, shape: KernelShape, blocks: DecodeBlocks):
@@ -113,14 +113,14 @@ def _attend(tiles, carry, q, column, begin, end, first_kv_head, kv_ref, shape: K
     return attend_tiles(tiles, carry, q, mask_of, None, kv_head, kv_ref, shape)
 
 
-def _store(result_refs, carry, row, head, is_query, split, length, shape: KernelShape):
+def _store(result_refs, carry, row, head, is_query, split, shape: KernelShape):
     """Partial results where there are three to store, else the attention itself."""
     acc, top, total = carry
     column = jnp.arange(shape.padded_dim)
     inside = is_query[:, None] & (column < shape.head_dim)[None, :]
     if len(result_refs) == 1:
         (out_ref,) = result_refs
-        out = jnp.where(length > 0, normalized(acc, total), 0).astype(out_ref.dtype)
+        out = normalized(acc, total).astype(out_ref.dtype)
         plt.store(out_ref.at[row, head[:, None], column[None, :]], out, mask=inside)
         return
     acc_ref, top_ref, total_ref = result_refs

@@ -131,8 +131,10 @@ class Tiles(NamedTuple):
 def tiles_of_row(begin, end, tile: int, position_in_tile: Array, row, table_ref, shape: KernelShape) -> Tiles:
     """The positions [begin, end) in tiles of `tile`; `position_in_tile` [n] is that of each column of a tile."""
 
+    newest = jnp.maximum(end - 1, 0)
+
     def read_position(i):
-        return jnp.clip(begin + i * tile + position_in_tile, 0, jnp.maximum(end - 1, 0))
+        return jnp.minimum(begin + i * tile + position_in_tile, newest)
 
     def page_of(i):
         return table_ref[row, shape.page_index(read_position(i))]

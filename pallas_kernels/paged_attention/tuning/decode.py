@@ -93,7 +93,7 @@ def decode_candidates(
         unsplit = rows * ceil_div(num_kv_heads, kv_heads)
         most_splits = min(MAX_SPLITS, ceil_div(max_positions, 32))
         num_splits = max(1, min(most_splits, num_multiprocessors * waves // unsplit))
-        for num_warps, num_stages in ((1, 3), (2, 3), (4, 2), (4, 3), (4, 4)):
+        for num_warps, num_stages in ((2, 3), (4, 2), (4, 3), (4, 4)):
             tile = max(1, columns // kv_heads)
             candidates.append(DecodeBlocks(kv_heads, tile, num_splits, num_warps, num_stages))
     return list(dict.fromkeys(candidates))

@@ -46,6 +46,8 @@ def extend_blocks(
         most, tile, num_stages, num_warps = (16 if head_dim <= 128 else 32), MIN_DOT_SIZE, 2, 8
     else:
         most = 256 * 128 // max(128, next_power_of_two(head_dim))  # query rows whose accumulator fits in registers
+        if page_size < 16:  # a thread's positions are in more pages, and one register too many would be spilled
+            most //= 2
         num_stages = 3 if head_dim <= 128 else 2
         tile = fitting_tile(64, head_dim, itemsize, num_stages=num_stages)
         num_warps = 8
