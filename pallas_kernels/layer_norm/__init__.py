@@ -20,6 +20,8 @@ def layer_norm(
     """(x - mean(x)) / sqrt(variance(x) + epsilon) * weight + bias over the last axis, in float32, rounded once to x's
     dtype. The variance is the mean of the squared distances from the mean; weight None is 1 and bias None is 0.
 
+    TODO-LEAD: measured
+
     Raises ValueError where `weight` or `bias` does not have x's number of features, and UnsupportedError where
     `implementation` cannot hold so many.
     """

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.layer_norm.tuning import layer_norm_blocks
-from pallas_kernels.rms_norm.columns import cut_columns
-from pallas_kernels.rms_norm.rows import check_features, for_each_block, is_inside, load_vector, num_programs
-from pallas_kernels.rms_norm.tuning import Blocks
-from pallas_kernels.triton_call import triton_call
+from pallas_kernels.row_blocks.blocks import Blocks, check_features
+from pallas_kernels.row_blocks.columns import cut_columns
+from pallas_kernels.row_blocks.rows import Rows, is_inside, load_vector
+from pallas_kernels.triton_call import ceil_div, triton_call
 
 
 def layer_norm(
@@ -31,7 +31,7 @@ def layer_norm(
         functools.partial(_kernel, has_weight=has_weight, has_bias=has_bias, epsilon=epsilon, blocks=blocks),
         *(operand for operand in (flat, weight, bias) if operand is not None),
         out_shape=[jax.ShapeDtypeStruct(flat.shape, x.dtype)],
-        grid=(num_programs(flat.shape[0], blocks),),
+        grid=(ceil_div(flat.shape[0], blocks.rows),),
         num_warps=blocks.num_warps,
         num_stages=1,
         interpret=interpret,
@@ -43,26 +43,20 @@ def layer_norm(
 def _kernel(x_ref, *refs, has_weight, has_bias, epsilon, blocks):
     *vector_refs, out_ref = refs
     num_rows, features = x_ref.shape
-    pieces = cut_columns(features, blocks.pieces)
+    rows, pieces = Rows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
     vectors = [[load_vector(ref, columns, blocks.rows) for ref in vector_refs] for columns in pieces]
-
-    def load(rows):
-        return [rows.load(x_ref, columns) for columns in pieces]
-
-    def normalize(rows, loaded):
-        wide = [x.astype(jnp.float32) for x in loaded]
-        mean = (_row_sums(wide) / features)[:, None]
-        centered = [_zero_outside(x - mean, columns) for x, columns in zip(wide, pieces, strict=True)]
-        scale = jax.lax.rsqrt(_row_sums([x * x for x in centered]) / features + epsilon)[:, None]
-        for columns, x, piece_vectors in zip(pieces, centered, vectors, strict=True):
-            out = x * scale
-            if has_weight:
-                out = out * piece_vectors[0].astype(jnp.float32)
-            if has_bias:
-                out = out + piece_vectors[-1].astype(jnp.float32)
-            rows.store(out_ref, columns, out)
-
-    for_each_block(num_rows, blocks, load, normalize)
+    loaded = [rows.load(x_ref, columns) for columns in pieces]
+    wide = [x.astype(jnp.float32) for x in loaded]
+    mean = (_row_sums(wide) / features)[:, None]
+    centered = [_zero_outside(x - mean, columns) for x, columns in zip(wide, pieces, strict=True)]
+    scale = jax.lax.rsqrt(_row_sums([x * x for x in centered]) / features + epsilon)[:, None]
+    for columns, x, piece_vectors in zip(pieces, centered, vectors, strict=True):
+        out = x * scale
+        if has_weight:
+            out = out * piece_vectors[0].astype(jnp.float32)
+        if has_bias:
+            out = out + piece_vectors[-1].astype(jnp.float32)
+        rows.store(out_ref, columns, out)
 
 
 def _row_sums(pieces):

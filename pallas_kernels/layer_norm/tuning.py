@@ -1,13 +1,10 @@
-"""Blocks of the layer normalization kernel: those of RMSNorm, with twice the threads to hold weights and biases too."""
+"""Blocks of the layer normalization kernel: tuned numbers where there are any, else the heuristic of all that hold
+whole rows, with twice the threads to hold weights and biases too."""
 
-from pallas_kernels.rms_norm.tuning import THREAD_BYTES, Blocks, candidate_blocks, heuristic_blocks
-from pallas_kernels.triton_call import next_power_of_two
+from pallas_kernels.row_blocks.blocks import THREAD_BYTES, Blocks, blocks_key, candidate_blocks, heuristic_blocks
 from pallas_kernels.tuned import tuned_blocks
 
-
-def layer_norm_key(num_rows: int, features: int, itemsize: int) -> dict[str, int | str]:
-    """What the choice depends on."""
-    return {"rows": next_power_of_two(num_rows), "features": features, "itemsize": itemsize}
+layer_norm_key = blocks_key
 
 
 def layer_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:

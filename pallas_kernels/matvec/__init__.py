@@ -25,6 +25,13 @@ def matvec(
     A stack of layers is indexed by the kernel: `w[layer]` as an argument would be copied first. x and w are both
     bfloat16 or both float32.
 
+    Measured on an H200 in bfloat16 over the linear layers of Qwen3 0.6B and 8B, with blocks that nobody had tuned, the
+    Pallas kernel was this many times as fast as XLA's dot:
+
+        batch 4     1.06 to 2.27
+        batch 8     1.02 to 1.77
+        TODO-LEAD: B=1, 2
+
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve
     them: the Pallas kernel takes up to 16 rows, beyond which a matrix product keeps up with the weights.
     """

@@ -41,6 +41,8 @@ def add_rms_norm(
     The sum is rounded to x's dtype before it is normalized, so that the pair is what adding first and normalizing
     after gives.
 
+    TODO-LEAD: measured
+
     Raises ValueError where x and `residual` differ in shape or dtype or `weight` does not have their number of
     features, and UnsupportedError where `implementation` cannot hold so many.
     """

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.rms_norm.columns import cut_columns
-from pallas_kernels.rms_norm.rows import check_features, for_each_block, load_vector, num_programs
-from pallas_kernels.rms_norm.tuning import Blocks, add_rms_norm_blocks, rms_norm_blocks
-from pallas_kernels.triton_call import triton_call
+from pallas_kernels.rms_norm.tuning import add_rms_norm_blocks, rms_norm_blocks
+from pallas_kernels.row_blocks.blocks import Blocks, check_features
+from pallas_kernels.row_blocks.columns import cut_columns
+from pallas_kernels.row_blocks.rows import Rows, load_vector
+from pallas_kernels.triton_call import ceil_div, triton_call
 
 
 def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: Blocks | None = None) -> Array:
@@ -38,7 +39,7 @@ def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: Bloc
         functools.partial(_kernel, num_inputs=len(inputs), epsilon=epsilon, blocks=blocks),
         *(*inputs, weight),
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs],
-        grid=(num_programs(inputs[0].shape[0], blocks),),
+        grid=(ceil_div(inputs[0].shape[0], blocks.rows),),
         num_warps=blocks.num_warps,
         num_stages=1,
         interpret=interpret,
@@ -49,23 +50,17 @@ def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: Bloc
 def _kernel(*refs, num_inputs, epsilon, blocks):
     input_refs, weight_ref, (out_ref, *sum_refs) = refs[:num_inputs], refs[num_inputs], refs[num_inputs + 1 :]
     num_rows, features = out_ref.shape
-    pieces = cut_columns(features, blocks.pieces)
+    rows, pieces = Rows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
     weights = [load_vector(weight_ref, columns, blocks.rows) for columns in pieces]
-
-    def load(rows):
-        return [[rows.load(ref, columns) for ref in input_refs] for columns in pieces]
-
-    def normalize(rows, loaded):
-        rounded = [_rounded_sum(inputs) for inputs in loaded]
-        wide = [x.astype(jnp.float32) for x in rounded]
-        mean_square = functools.reduce(jnp.add, [(x * x).sum(1) for x in wide]) / features
-        scale = jax.lax.rsqrt(mean_square + epsilon)[:, None]
-        for columns, x, total, weight in zip(pieces, wide, rounded, weights, strict=True):
-            rows.store(out_ref, columns, x * scale * weight.astype(jnp.float32))
-            for ref in sum_refs:
-                rows.store(ref, columns, total)
-
-    for_each_block(num_rows, blocks, load, normalize)
+    loaded = [[rows.load(ref, columns) for ref in input_refs] for columns in pieces]
+    rounded = [_rounded_sum(inputs) for inputs in loaded]
+    wide = [x.astype(jnp.float32) for x in rounded]
+    mean_square = functools.reduce(jnp.add, [(x * x).sum(1) for x in wide]) / features
+    scale = jax.lax.rsqrt(mean_square + epsilon)[:, None]
+    for columns, x, total, weight in zip(pieces, wide, rounded, weights, strict=True):
+        rows.store(out_ref, columns, x * scale * weight.astype(jnp.float32))
+        for ref in sum_refs:
+            rows.store(ref, columns, total)
 
 
 def _rounded_sum(inputs):

@@ -1,44 +1,9 @@
-"""Blocks of the kernels that normalize rows: tuned numbers where there are any, else a heuristic."""
+"""Blocks of the RMSNorm kernels: tuned numbers where there are any, else the heuristic of all that hold whole rows."""
 
-import itertools
-from dataclasses import dataclass, replace
-
-from pallas_kernels.device import target_device
-from pallas_kernels.rms_norm.columns import cut_columns
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.row_blocks.blocks import Blocks, blocks_key, candidate_blocks, heuristic_blocks
 from pallas_kernels.tuned import tuned_blocks
 
-MAX_FEATURES = 16384  # that a program of MAX_WARPS holds in registers
-MAX_WARPS = 32
-THREADS_PER_WARP = 32
-VECTOR_BYTES = 16  # that one instruction of a thread loads
-THREAD_BYTES = 4 * VECTOR_BYTES  # that a thread loads at once; more costs registers, and with them threads
-PROGRAM_BYTES = 8192  # that a program loads at once, where it can hold several rows
-MAX_THREAD_FEATURES = 40  # that leave room for weights and enough threads
-MAX_CANDIDATE_THREAD_FEATURES = 80
-PROGRAMS_PER_MULTIPROCESSOR = 4  # that have something to do before any has more rows than one
-LOOP_WARPS = 32  # on each multiprocessor, half of what it holds: two blocks in registers want as many again
-CACHE_BYTES = 50 * 2**20  # streams longer than the L2 cache are best dropped from it early
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """A program normalizes `rows` rows at once, each in at most `pieces` (1 or 2) arrays.
-
-    `loop_programs` is None for a program per block of rows, or the number of programs on each multiprocessor that loop
-    over the blocks. `evict_first` marks what is read and written as the first to leave the caches.
-    """
-
-    rows: int
-    pieces: int
-    loop_programs: int | None
-    evict_first: bool
-    num_warps: int
-
-
-def rms_norm_key(num_rows: int, features: int, itemsize: int) -> dict[str, int | str]:
-    """What the choice depends on."""
-    return {"rows": next_power_of_two(num_rows), "features": features, "itemsize": itemsize}
+rms_norm_key = add_rms_norm_key = blocks_key
 
 
 def rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
@@ -51,9 +16,6 @@ def rms_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blo
     return candidate_blocks(rms_norm_blocks(num_rows, features, itemsize), features)
 
 
-add_rms_norm_key = rms_norm_key
-
-
 def add_rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
     tuned = tuned_blocks("rms_norm", "add_rms_norm", add_rms_norm_key(num_rows, features, itemsize), Blocks)
     return tuned or heuristic_blocks(num_rows, features, itemsize, num_inputs=2)
@@ -62,46 +24,3 @@ def add_rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
 def add_rms_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks]:
     """What a tuning sweep tries."""
     return candidate_blocks(add_rms_norm_blocks(num_rows, features, itemsize), features)
-
-
-def heuristic_blocks(
-    num_rows: int, features: int, itemsize: int, *, num_inputs: int = 1, thread_bytes: int = THREAD_BYTES
-) -> Blocks:
-    """For a kernel that reads and writes `num_inputs` matrices, and loads `thread_bytes` a thread.
-
-    Several short rows a program, but no more than leave every multiprocessor something to do, and half as much for a
-    thread where there is little to do. Two pieces for a row that is a program's work by itself.
-    """
-    padded_bytes = next_power_of_two(features) * itemsize * num_inputs
-    fair_share = ceil_div(num_rows, PROGRAMS_PER_MULTIPROCESSOR * target_device().num_multiprocessors)
-    rows = min(max(1, PROGRAM_BYTES // padded_bytes), next_power_of_two(fair_share))
-    warp_bytes = THREADS_PER_WARP * (thread_bytes if fair_share > 1 else THREAD_BYTES // 2)
-    num_warps = max(1, min(rows * padded_bytes // warp_bytes, MAX_WARPS))
-    evict_first = 2 * num_rows * features * itemsize * num_inputs > CACHE_BYTES
-    blocks = Blocks(rows, 1, None, evict_first, num_warps)
-    return _in_two_pieces(blocks, features, itemsize) if rows == 1 and fair_share > 1 else blocks
-
-
-def _in_two_pieces(blocks: Blocks, features: int, itemsize: int) -> Blocks:
-    """With as many threads as the shorter piece has vectors, where each of those can hold its share of the row."""
-    pieces = cut_columns(features, max_pieces=2)
-    num_threads = min(pieces[-1].size * itemsize // VECTOR_BYTES, blocks.num_warps * THREADS_PER_WARP)
-    if len(pieces) == 1 or sum(piece.size for piece in pieces) > MAX_THREAD_FEATURES * num_threads:
-        return blocks
-    return replace(blocks, pieces=2, num_warps=num_threads // THREADS_PER_WARP)
-
-
-def candidate_blocks(known: Blocks, features: int) -> list[Blocks]:
-    """`known` and those of its neighbours that registers hold: more rows, more and fewer threads, one piece and two,
-    and programs that loop, which hold two blocks at a time."""
-    found = [known]
-    for more_rows, more_warps, evict_first in itertools.product((1, 2, 4), (0.5, 1, 2, 4), (False, True)):
-        rows, num_warps = known.rows * more_rows, max(1, min(int(known.num_warps * more_warps), MAX_WARPS))
-        for pieces in (1, 2) if rows == 1 else (1,):
-            cut = cut_columns(features, pieces)
-            held = rows * sum(columns.size for columns in cut) // (num_warps * THREADS_PER_WARP)
-            if len(cut) == pieces and held <= MAX_CANDIDATE_THREAD_FEATURES:
-                found.append(Blocks(rows, pieces, None, evict_first, num_warps))
-            if len(cut) == pieces and 2 * held <= MAX_CANDIDATE_THREAD_FEATURES:
-                found.append(Blocks(rows, pieces, ceil_div(LOOP_WARPS, num_warps), evict_first, num_warps))
-    return list(dict.fromkeys(found))

@@ -18,6 +18,8 @@ def silu_and_multiply(
 
     gate is the first half of gate_up's last axis and up the second.
 
+    TODO-LEAD: measured
+
     Raises ValueError where the last axis has no halves, and UnsupportedError where `implementation` cannot count the
     elements.
     """

@@ -16,6 +16,8 @@ def softmax(
 
     An entry of -inf gives 0. A row of nothing else gives NaN, as in jax.nn.softmax: it has no distribution. So does a
     row that holds a NaN or inf.
+
+    TODO-LEAD: measured
     """
     if select(implementation) == "reference":
         return reference.softmax(x)

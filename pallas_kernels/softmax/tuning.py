@@ -4,13 +4,14 @@ import itertools
 from dataclasses import dataclass
 
 from pallas_kernels.device import target_device
-from pallas_kernels.rms_norm.tuning import (
+from pallas_kernels.row_blocks.blocks import (
     CACHE_BYTES,
     MAX_WARPS,
     THREAD_BYTES,
     THREADS_PER_WARP,
     VECTOR_BYTES,
     Blocks,
+    blocks_key,
     candidate_blocks,
     heuristic_blocks,
 )
@@ -20,6 +21,8 @@ from pallas_kernels.tuned import tuned_blocks
 MAX_WHOLE_FEATURES = 32768  # of rows that a program holds in registers
 MIN_SPLIT_WARPS, MAX_SPLIT_WARPS = 2, 8
 PROGRAMS_PER_MULTIPROCESSOR = 2  # at least, where rows are split
+
+softmax_key = blocks_key
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,8 @@ class LongBlocks:
     num_warps: int
 
 
-def softmax_key(num_rows: int, features: int, itemsize: int) -> dict[str, int | str]:
-    """What the choice depends on."""
-    return {"rows": next_power_of_two(num_rows), "features": features, "itemsize": itemsize}
-
-
 def softmax_blocks(num_rows: int, features: int, itemsize: int) -> Blocks | LongBlocks:
-    """Blocks for rows that a program can hold, which are RMSNorm's, and LongBlocks for others."""
+    """Blocks for rows that a program can hold, and LongBlocks for others."""
     key = softmax_key(num_rows, features, itemsize)
     if features <= MAX_WHOLE_FEATURES:
         return tuned_blocks("softmax", "softmax", key, Blocks) or heuristic_blocks(num_rows, features, itemsize)

@@ -8,7 +8,7 @@ import pytest
 from pallas_kernels import UnsupportedError
 from pallas_kernels.layer_norm import layer_norm, triton, tuning
 from pallas_kernels.layer_norm.shapes import SHAPES
-from pallas_kernels.rms_norm.tuning import Blocks
+from pallas_kernels.row_blocks.blocks import Blocks
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
@@ -64,9 +64,9 @@ def test_weight_and_bias_may_be_absent(rng, has_weight, has_bias, implementation
 @pytest.mark.parametrize(
     "blocks",
     [
-        Blocks(rows=1, pieces=1, loop_programs=None, evict_first=False, num_warps=1),
-        Blocks(rows=4, pieces=2, loop_programs=None, evict_first=True, num_warps=4),
-        Blocks(rows=2, pieces=2, loop_programs=1, evict_first=True, num_warps=2),
+        Blocks(rows=1, pieces=1, evict_first=False, num_warps=1),
+        Blocks(rows=4, pieces=2, evict_first=True, num_warps=4),
+        Blocks(rows=1, pieces=2, evict_first=True, num_warps=2),
     ],
 )
 def test_blocks_do_not_change_the_result(rng, features, blocks):

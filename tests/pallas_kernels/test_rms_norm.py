@@ -9,9 +9,8 @@ import pytest
 
 from pallas_kernels import UnsupportedError
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm, triton, tuning
-from pallas_kernels.rms_norm.columns import cut_columns
 from pallas_kernels.rms_norm.shapes import SHAPES
-from pallas_kernels.rms_norm.tuning import Blocks
+from pallas_kernels.row_blocks.blocks import Blocks
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
@@ -22,11 +21,11 @@ FEATURES = [  # in interpret mode a few of them, of each kind: padded, in two pi
     for features in ALL_FEATURES
 ]
 
-# One row and many, in one piece and two, a program per block and few that loop.
+# One row and several, in one piece and in two.
 BLOCKS = [
-    Blocks(rows=1, pieces=1, loop_programs=None, evict_first=False, num_warps=1),
-    Blocks(rows=4, pieces=2, loop_programs=None, evict_first=True, num_warps=4),
-    Blocks(rows=2, pieces=2, loop_programs=1, evict_first=True, num_warps=2),
+    Blocks(rows=1, pieces=1, evict_first=False, num_warps=1),
+    Blocks(rows=4, pieces=2, evict_first=True, num_warps=4),
+    Blocks(rows=1, pieces=2, evict_first=True, num_warps=2),
 ]
 
 implementations = pytest.mark.parametrize("implementation", ["reference", "pallas"])
@@ -119,16 +118,6 @@ def test_leading_axes_are_kept(rng):
     assert rms_norm(x, weight, epsilon=EPSILON, implementation="pallas").shape == x.shape
     got, new_residual = add_rms_norm(x, residual, weight, epsilon=EPSILON, implementation="pallas")
     assert got.shape == new_residual.shape == x.shape
-
-
-@pytest.mark.parametrize(
-    ("features", "sizes"),
-    [(80, (64, 16)), (2880, (2048, 1024)), (4096, (4096,)), (5120, (4096, 1024)), (8000, (8192,)), (1, (1,))],
-)
-def test_columns_are_cut_where_that_pads_less(features, sizes):
-    assert tuple(columns.size for columns in cut_columns(features, max_pieces=2)) == sizes
-    covered = [columns.begin + column for columns in cut_columns(features, 2) for column in range(columns.num_inside)]
-    assert covered == list(range(features))
 
 
 @pytest.mark.parametrize("num_rows", [1, 64, 8192, 65536])

@@ -5,24 +5,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.rms_norm.tuning import Blocks
+from pallas_kernels.row_blocks.blocks import Blocks
 from pallas_kernels.softmax import softmax, triton, tuning
 from pallas_kernels.softmax.shapes import EXPERTS, VOCABULARIES
 from pallas_kernels.softmax.tuning import LongBlocks
 from tests.pallas_kernels.paged_cases import relative_error
 
-BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
+# Where one entry has nearly all of the norm, rounding it to bfloat16 alone is an error of up to 2 ** -8.
+BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 2**-8}
 ALL_FEATURES = sorted({*EXPERTS.values(), *VOCABULARIES.values()})
 FEATURES = [  # in interpret mode a few of them, of each kind
     features if features in (8, 128, 32000, 51200) else pytest.param(features, marks=pytest.mark.gpu)
     for features in ALL_FEATURES
 ]
 
-# Rows in one piece and in two, programs that loop; and long rows by one program, by two, and by more than have a share.
+# Rows in one piece and in two; and long rows by one program, by two, and by more than have a share.
 BLOCKS = [
-    Blocks(rows=4, pieces=1, loop_programs=None, evict_first=False, num_warps=1),
-    Blocks(rows=2, pieces=2, loop_programs=None, evict_first=True, num_warps=4),
-    Blocks(rows=1, pieces=2, loop_programs=1, evict_first=True, num_warps=2),
+    Blocks(rows=4, pieces=1, evict_first=False, num_warps=1),
+    Blocks(rows=2, pieces=2, evict_first=True, num_warps=4),
+    Blocks(rows=1, pieces=2, evict_first=True, num_warps=2),
     LongBlocks(chunk=128, splits=1, evict_first=False, num_warps=1),
     LongBlocks(chunk=256, splits=2, evict_first=True, num_warps=1),
     LongBlocks(chunk=256, splits=5, evict_first=False, num_warps=2),

@@ -1,7 +1,7 @@
-"""Which programs run, and how the splits of a block of outputs are merged."""
+"""Which programs run, and what adds up the splits of a block of outputs."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array
 from pallas_kernels.matvec.triton.sums import Shape, columns, program_sums
 from pallas_kernels.matvec.tuning import Blocks, matvec_blocks
 from pallas_kernels.selection import UnsupportedError
-from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
+from pallas_kernels.triton_call import ceil_div, triton_call
 
 MAX_BATCH = 16
 
@@ -40,47 +40,33 @@ def matvec(
             f"x and w in {x.dtype}: the kernel serves bfloat16 and float32; cast them or use jnp.dot"
         )
     blocks = blocks or matvec_blocks(batch, num_in, num_out, transposed, x.dtype.itemsize)
-    # Without it a float32 dot is rounded to TF32 on tensor cores.
-    precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-    shape = Shape(batch, num_in, num_out, layer, transposed, blocks, precision)
+    assert (blocks.dot_parts is None) == (x.dtype == jnp.float32), f"{blocks} cannot compute in {x.dtype}"
+    shape = Shape(batch, num_in, num_out, layer, transposed, blocks)
     return _run(x, w, shape, jax.ShapeDtypeStruct((batch, num_out), out_dtype), interpret)
 
 
 def _run(x: Array, w: Array, shape: Shape, out: jax.ShapeDtypeStruct, interpret: bool) -> Array:
     num_splits = shape.blocks.num_splits
     if num_splits == 1:
-        return _call(_whole_kernel, x, w, shape=shape, results=[out], interpret=interpret)[0]
-    partial = jax.ShapeDtypeStruct((num_splits, *out.shape), jnp.float32)
-    if shape.blocks.merge == "xla":
-        (sums,) = _call(_split_kernel, x, w, shape=shape, results=[partial], interpret=interpret)
-        # Additions and not a reduction, for XLA to fuse them into what reads the result.
-        return functools.reduce(jnp.add, [sums[split] for split in range(num_splits)]).astype(out.dtype)
-    arrived = jnp.zeros((ceil_div(shape.num_out, shape.blocks.block_out),), jnp.int32)
-    results = [jax.ShapeDtypeStruct(arrived.shape, arrived.dtype), partial, out]
-    kernel = functools.partial(_split_and_merge_kernel, needs_barrier=not interpret)
-    return _call(kernel, x, w, arrived, shape=shape, results=results, interpret=interpret, aliases={2: 0})[2]
+        return _call(_whole_kernel, x, w, shape, out, interpret)
+    sums = _call(_split_kernel, x, w, shape, jax.ShapeDtypeStruct((num_splits, *out.shape), jnp.float32), interpret)
+    # Additions and not a reduction, for XLA to fuse them into what reads the result.
+    return functools.reduce(jnp.add, [sums[split] for split in range(num_splits)]).astype(out.dtype)
 
 
-def _call(
-    kernel: Callable,
-    *operands: Array,
-    shape: Shape,
-    results: Sequence[jax.ShapeDtypeStruct],
-    interpret: bool,
-    aliases: Mapping[int, int] | None = None,
-) -> Sequence[Array]:
+def _call(kernel: Callable, x: Array, w: Array, shape: Shape, out: jax.ShapeDtypeStruct, interpret: bool) -> Array:
     blocks = shape.blocks
-    return triton_call(
+    (result,) = triton_call(
         functools.partial(kernel, shape=shape),
-        *operands,
-        out_shape=results,
+        *(x, w),
+        out_shape=[out],
         grid=(ceil_div(shape.num_out, blocks.block_out), blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,
         name="matvec",
-        input_output_aliases=aliases,
     )
+    return result
 
 
 def _whole_kernel(x_ref, w_ref, out_ref, *, shape):
@@ -89,23 +75,6 @@ def _whole_kernel(x_ref, w_ref, out_ref, *, shape):
 
 def _split_kernel(x_ref, w_ref, partial_ref, *, shape):
     _store(partial_ref, (pl.program_id(1),), program_sums(x_ref, w_ref, shape), columns(shape), shape)
-
-
-def _split_and_merge_kernel(x_ref, w_ref, unused_zeros_ref, arrived_ref, partial_ref, out_ref, *, shape, needs_barrier):
-    """The last program to arrive at a block of outputs adds up its splits: in their order, whoever came when."""
-    _split_kernel(x_ref, w_ref, partial_ref, shape=shape)
-    if needs_barrier:
-        plt.debug_barrier()  # all threads have stored before one of them, with the atomic's release, says so
-    num_earlier = plt.atomic_add(arrived_ref, (pl.program_id(0),), jnp.ones((), jnp.int32))
-    column = columns(shape)  # here, because interpret mode knows no program_id in a branch
-
-    @pl.when(num_earlier == shape.blocks.num_splits - 1)
-    def _merge():
-        split = jnp.arange(next_power_of_two(shape.blocks.num_splits))[:, None, None]
-        row = jnp.arange(shape.padded_batch)[None, :, None]
-        inside = (split < shape.blocks.num_splits) & (row < shape.batch) & (column < shape.num_out)[None, None, :]
-        sums = plt.load(partial_ref.at[split, row, column[None, None, :]], mask=inside, other=0).sum(0)
-        _store(out_ref, (), sums, column, shape)
 
 
 def _store(ref, index, sums, column, shape):

@@ -1,17 +1,20 @@
 """What one program computes: products with the weights of its outputs and its inputs, summed in float32.
 
-There are two ways, which `Blocks.dot_parts` chooses between:
+There are two ways, and `Blocks.dot_parts` is
 
-    None    Multiply and add in the threads, x row by row. The weights go from memory straight to registers; while one
-            tile is multiplied the next is on its way.
-    parts   Tensor cores, through shared memory, several tiles ahead. The dot's smallest shapes are larger than a few
-            rows of x and a few outputs, so a program's inputs are cut into parts that lie side by side in one dot:
+    None    for float32: multiply and add in the threads, x row by row. The weights go from memory straight to
+            registers; while one tile is multiplied the next is on its way.
+    parts   for bfloat16: tensor cores, through shared memory, several tiles ahead. The dot's smallest shapes are larger
+            than a few rows of x and a few outputs, so a program's inputs are cut into parts that lie side by side in
+            one dot:
 
                 left  [parts * block_out, block_in]   the weights of part 0, of part 1, ...
                 right [block_in, parts * batch]       x at the inputs of part 0, of part 1, ...
 
             of whose product the blocks on the diagonal are wanted, and summed. So the tensor cores of all warps work
-            for few outputs, and the chain of dots that wait for each other is shorter by the number of parts.
+            for few outputs, and the chain of dots that wait for each other is shorter by the number of parts. One row
+            of x costs what four do: up to there a dot has its smallest size, and what it adds to the weights in shared
+            memory is a quarter.
 """
 
 from dataclasses import dataclass
@@ -36,7 +39,6 @@ class Shape:
     layer: int | None
     transposed: bool
     blocks: Blocks
-    precision: jax.lax.Precision | None
 
     @property
     def padded_batch(self) -> int:
@@ -84,9 +86,8 @@ def _multiply(x_ref, w_ref, shape):
     def add(i, sums, w):
         row = begin + i * shape.blocks.block_in
         x = [plt.load(x_ref.at[b, row], mask=row < shape.num_in, other=0) for b in range(shape.batch)]
-        spread = [jnp.expand_dims(values.astype(jnp.float32), 1 - in_axis) for values in x]
-        wide = w.astype(jnp.float32)
-        return tuple(total + (wide * values).sum(in_axis) for total, values in zip(sums, spread, strict=True))
+        spread = [jnp.expand_dims(values, 1 - in_axis) for values in x]
+        return tuple(total + (w * values).sum(in_axis) for total, values in zip(sums, spread, strict=True))
 
     def one_tile(i, carry):
         sums, w = carry
@@ -116,7 +117,7 @@ def _dot(x_ref, w_ref, shape):
         w = _load_weights(w_ref, w_rows, column[None, :], shape)
         inside = is_row[:, None] & (x_columns < shape.num_in)
         x = plt.load(x_ref.at[x_row[:, None], x_columns], mask=inside, other=0)
-        return acc + plt.dot(w if shape.transposed else w.T, x.T, precision=shape.precision)
+        return acc + plt.dot(w if shape.transposed else w.T, x.T)
 
     acc = jax.lax.fori_loop(0, shape.part_tiles, one_tile, jnp.zeros((left.size, right.size), jnp.float32))
     if parts == 1:

@@ -11,6 +11,7 @@ from pallas_kernels.tuned import tuned_blocks
 PROGRAMS_PER_MULTIPROCESSOR = 2  # one can compute while the other waits; with more splits there is more to merge
 ENOUGH = 0.9  # of that many programs, and no row need be split for more
 COLUMNS = 64  # (position, KV head) pairs a tile
+MAX_KV_HEADS = 4  # a program: pieces of 1 KiB are long enough to read, and more heads cost registers
 MAX_SPLITS = 256
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
 STAGING_BYTES = 6 * 1024  # what Triton takes besides the tiles
@@ -44,7 +45,8 @@ def decode_blocks(
         return found
     num_multiprocessors = target_device().num_multiprocessors
     wanted = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
-    group, packed = num_heads // num_kv_heads, packed_kv_heads(num_heads, num_kv_heads, MIN_DOT_SIZE)
+    group = num_heads // num_kv_heads
+    packed = min(MAX_KV_HEADS, packed_kv_heads(num_heads, num_kv_heads, MIN_DOT_SIZE))
     choices = [packed >> i for i in range(packed.bit_length())]  # 4, 2, 1
     unsplit = {kv_heads: rows * ceil_div(num_kv_heads, kv_heads) for kv_heads in choices}
     full = [kv_heads for kv_heads in choices if unsplit[kv_heads] >= ENOUGH * wanted]

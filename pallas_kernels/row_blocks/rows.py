@@ -1,22 +1,14 @@
-"""What kernels that work row by row share: rows cut into powers of two, and programs that take blocks of rows."""
+"""A program's rows, read and written in pieces of columns."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
-import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.device import target_device
-from pallas_kernels.rms_norm.columns import Columns
-from pallas_kernels.rms_norm.tuning import MAX_FEATURES, Blocks
-from pallas_kernels.selection import UnsupportedError
-from pallas_kernels.triton_call import ceil_div
-
-Loaded = TypeVar("Loaded")
+from pallas_kernels.row_blocks.blocks import Blocks
+from pallas_kernels.row_blocks.columns import Columns
 
 
 @dataclass(frozen=True)
@@ -26,6 +18,12 @@ class Rows:
     index: Array
     inside: Array | None
     eviction_policy: str | None
+
+    @classmethod
+    def of_program(cls, num_rows: int, blocks: Blocks) -> "Rows":
+        index = pl.program_id(0) * blocks.rows + jnp.arange(blocks.rows)
+        inside = None if num_rows % blocks.rows == 0 else index < num_rows
+        return cls(index, inside, "evict_first" if blocks.evict_first else None)
 
     def load(self, ref, columns: Columns, *, outside: float = 0) -> Array:
         """ref[rows, columns], with `outside` where there is none."""
@@ -68,50 +66,3 @@ def load_vector(ref, columns: Columns, block_rows: int) -> Array:
     column = jnp.broadcast_to(column_index(columns)[None, :], shape)
     mask = None if inside is None else jnp.broadcast_to(inside[None, :], shape)
     return plt.load(ref.at[column], mask=mask, other=None if mask is None else 0)
-
-
-def num_programs(num_rows: int, blocks: Blocks) -> int:
-    """As many programs as blocks of rows, or at most so many that loop over them."""
-    num_blocks = ceil_div(num_rows, blocks.rows)
-    if blocks.loop_programs is None:
-        return num_blocks
-    return min(num_blocks, blocks.loop_programs * target_device().num_multiprocessors)
-
-
-def check_features(features: int) -> None:
-    """Raises UnsupportedError for rows that are longer than a program can hold."""
-    if features > MAX_FEATURES:
-        raise UnsupportedError(
-            f"{features} features: a program holds a whole row, of at most {MAX_FEATURES}; "
-            "use implementation='reference'"
-        )
-
-
-def for_each_block(
-    num_rows: int, blocks: Blocks, load: Callable[[Rows], Loaded], finish: Callable[[Rows, Loaded], None]
-) -> None:
-    """finish(rows, load(rows)) for each of this program's blocks of rows, which are `num_programs` apart.
-
-    Where there are several, a block's loads are in flight while the block before it is computed.
-    """
-    programs = num_programs(num_rows, blocks)
-    num_blocks = ceil_div(num_rows, blocks.rows)
-    eviction_policy = "evict_first" if blocks.evict_first else None
-
-    def rows(block, needs_mask: bool) -> Rows:
-        index = block * blocks.rows + jnp.arange(blocks.rows)
-        return Rows(index, index < num_rows if needs_mask else None, eviction_policy)
-
-    first = pl.program_id(0)
-    if programs == num_blocks:
-        block = rows(first, needs_mask=num_rows % blocks.rows != 0)
-        finish(block, load(block))
-        return
-
-    def one_block(i, loaded):
-        block = first + i * programs
-        following = load(rows(block + programs, needs_mask=True))
-        finish(rows(block, needs_mask=True), loaded)
-        return following
-
-    jax.lax.fori_loop(0, ceil_div(num_blocks, programs), one_block, load(rows(first, needs_mask=True)))
