@@ -63,7 +63,8 @@ def draw(lines: dict[str, Line], picture: Path) -> None:
 
 def _bar(axes: Any, y: int, line: Line, target: Target | None) -> None:
     """The figure itself is written inside a long bar, behind a short one and its target."""
-    percent, is_versus_jax = line["percent_of_limit"], line["id"] == VERSUS_JAX
+    is_versus_jax = line["id"] == VERSUS_JAX
+    percent = 100 / line["limit"] if is_versus_jax else line["percent_of_limit"]  # jax's own share of the limit
     axes.barh(y, percent, height=0.72, color=THEIRS if is_versus_jax else OURS)
     wanted = 0.0 if target is None else target_percent(line, target)
     if target is not None:

@@ -89,9 +89,7 @@ def _suffix(options: dict) -> str:
     return "".join(f"-{key}={getattr(value, '__name__', value)}" for key, value in options.items())
 
 
-def _attention_case(
-    function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16
-) -> Case:
+def _attention_case(function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16) -> Case:
     shape = attention_shapes.SHAPES[name]
     max_pages = positions // page_size
     options = AttentionOptions(sliding_window=shape.sliding_window, soft_cap=shape.soft_cap)
