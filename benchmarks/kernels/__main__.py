@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     if versus_jax is not None:
         print(json.dumps(versus_jax) if options.json else table.versus_jax_text(versus_jax, VERSUS_JAX_TARGET))
     if options.record:
-        _record(rows, versus_jax, options.results, ["python", "-m", package.__name__, *arguments])
+        _record(rows, versus_jax, options)
     return 1 if any(isinstance(row.measured, Exception) for row in rows) else 0
 
 
@@ -80,11 +80,13 @@ def _json_text(row: Row) -> str:
     return json.dumps({**line, **record.further_facts(row)})
 
 
-def _record(rows: list[Row], versus_jax: dict[str, Any] | None, results: Path, command: list[str]) -> None:
-    shared = record.circumstances(shlex.join(command))
+def _record(rows: list[Row], versus_jax: dict[str, Any] | None, options: argparse.Namespace) -> None:
+    """Appends what was measured, with the command that measures it again, wherever that is to keep its results."""
+    flags = [*(["--smoke"] if options.smoke else []), *(f"--case={name}" for name in options.case), "--record"]
+    shared = record.circumstances(shlex.join(["python", "-m", package.__name__, *options.ops, *flags]))
     lines = [record.measured_line(row) for row in rows if isinstance(row.measured, Measured)]
     lines += [] if versus_jax is None else [versus_jax]
-    record.append(record.results_file(results), [{**line, **shared} for line in lines])
+    record.append(record.results_file(options.results), [{**line, **shared} for line in lines])
 
 
 if __name__ == "__main__":

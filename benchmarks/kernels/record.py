@@ -18,7 +18,7 @@ from pallas_kernels.device import target_device
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 REPOSITORY = RESULTS.parents[1]
-COMMIT_VARIABLE = "KERNELS_COMMIT"  # for a machine that has the files without their history
+COMMIT_VARIABLE = "KERNELS_COMMIT"  # for a machine that has the files without their history, or with another
 # The worst ratio of the cases that `decode-vs-jax` stands for. Its limit is the ratio of a kernel that reads at the
 # machine's bandwidth, in that case.
 VERSUS_JAX = "decode-vs-jax"
@@ -115,11 +115,11 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _commit() -> str | None:
-    """The commit of the working tree, or what the environment says of it; None where nobody knows."""
+    """What the environment says of it, or the commit of the working tree; None where nobody knows."""
+    if COMMIT_VARIABLE in os.environ:
+        return os.environ[COMMIT_VARIABLE]
     head = _output("git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD")
-    if head is None:
-        return os.environ.get(COMMIT_VARIABLE)
-    return head + ("+dirty" if _output("git", "-C", str(REPOSITORY), "status", "--porcelain") else "")
+    return head and head + ("+dirty" if _output("git", "-C", str(REPOSITORY), "status", "--porcelain") else "")
 
 
 def _driver() -> str | None:

@@ -67,6 +67,13 @@ def decode(
     kv_pages[0] holds keys and kv_pages[1] values; page_table entries beyond a row's length are not followed. A row of
     length 0 gives zeros. The result has q's dtype.
 
+    "jax-triton" is the same design in Triton proper (docs/decisions/0004); it is never chosen by "auto".
+
+    On an H200 in bfloat16 with 32 query and 8 KV heads of 128 and pages of 16, keys and values are read at 92 to 96% of
+    the bandwidth that a plain sum reaches (64 rows of 2,048 positions, 8 of 16,384, 256 of 1,024, 1 of 131,072), and one
+    row of 1,024 positions takes 7 us, 5.5 us with 4 KV heads. What is left is the start of a kernel and, where rows are
+    split, the merge. Pages of 1 position reach 84%.
+
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
     _check(q, kv_pages, page_table, lengths, sinks)
@@ -94,7 +101,12 @@ def extend(
     """Causal attention of a ragged batch of new tokens over cached and new positions.
 
     Row r owns the tokens query_starts[r] to query_starts[r + 1]; they are the last of its `lengths[r]` positions, whose
-    keys and values are all in the cache already. Tokens from query_starts[-1] on are padding and give zeros.
+    keys and values are all in the cache already. Tokens from query_starts[-1] on are padding and give zeros. Rows of a
+    few tokens each, as speculative decoding verifies, are split over programs where there are too few.
+
+    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens 433 TFLOP/s of the 684 of a plain
+    matmul in the same run, 16 rows of 2,048 383, and 32 rows of 256 new tokens on 4,096 cached ones 410.
+    docs/decisions/0005 has what limits it and what was tried.
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """

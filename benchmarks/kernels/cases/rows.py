@@ -24,10 +24,14 @@ def row_case(
     call_with_blocks: Callable[[Any, Any, Any], Any],
     key: dict[str, int | str],
     candidates: Sequence[Any],
+    xla: Callable[[Any, Any], Any] | None = None,
     jax: Callable[[Any, Any], Any] | None = None,
     target: Target | None = None,
 ) -> Case:
-    """A case of `op` ("folder.function"), whose calls take (implementation or blocks, weights, activations)."""
+    """A case of `op` ("folder.function"), whose calls take (implementation or blocks, weights, activations).
+
+    XLA is given the reference, or `xla` where that is not what one would write for speed.
+    """
     make = functools.partial(_make, weights, activations)
     folder, function = op.split(".")
 
@@ -49,7 +53,7 @@ def row_case(
         make=make,
         build=build,
         reference=plain,
-        xla=plain,
+        xla=plain if xla is None else step_of(xla),
         jax=None if jax is None else Baseline(make, {"": step_of(jax)}),
         target=target,
         tuning=Tuning(folder, function, key, candidates),
