@@ -70,9 +70,9 @@ def decode(
     "jax-triton" is the same design in Triton proper (docs/decisions/0004); it is never chosen by "auto".
 
     On an H200 in bfloat16 with 32 query and 8 KV heads of 128 and pages of 16, keys and values are read at 92 to 96% of
-    the bandwidth that a plain sum reaches (64 rows of 2,048 positions, 8 of 16,384, 256 of 1,024, 1 of 131,072), and one
-    row of 1,024 positions takes 7 us, 5.5 us with 4 KV heads. What is left is the start of a kernel and, where rows are
-    split, the merge. Pages of 1 position reach 84%.
+    the bandwidth that a plain sum reaches (64 rows of 2,048 positions, 8 of 16,384, 256 of 1,024, 1 of 131,072). One
+    row of 1,024 positions takes 7 us, and 5.5 us with 4 KV heads. What is left is the start of a kernel and, where rows
+    are split, the merge. Pages of 1 position reach 84%.
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
@@ -104,8 +104,8 @@ def extend(
     keys and values are all in the cache already. Tokens from query_starts[-1] on are padding and give zeros. Rows of a
     few tokens each, as speculative decoding verifies, are split over programs where there are too few.
 
-    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens 433 TFLOP/s of the 684 of a plain
-    matmul in the same run, 16 rows of 2,048 383, and 32 rows of 256 new tokens on 4,096 cached ones 410.
+    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 433 TFLOP/s, of the 684 of a
+    plain matmul in the same run; 16 rows of 2,048 at 383; and 32 rows of 256 new tokens on 4,096 cached ones at 410.
     docs/decisions/0005 has what limits it and what was tried.
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.

@@ -45,9 +45,13 @@ def make_case(
     page_size: int,
     query_lengths: list[int] | None = None,
     num_padding_tokens: int = 0,
+    spare_pages: int = 1,
 ) -> PagedCase:
-    """Fills the cache at the rows' positions; every other element, page tails and the null page included, is NaN."""
-    max_pages = -(-max([*lengths, 1]) // page_size) + 1
+    """Fills the cache at the rows' positions; every other element, page tails and the null page included, is NaN.
+
+    The page table has `spare_pages` entries more than the longest row needs.
+    """
+    max_pages = -(-max([*lengths, 1]) // page_size) + spare_pages
     num_pages = len(lengths) * max_pages + 1
     page_table = (rng.permutation(num_pages - 1) + 1).reshape(len(lengths), max_pages).astype(np.int32)
     kv_pages = np.full((2, num_pages, page_size, shape.num_kv_heads, shape.head_dim), np.nan, np.float32)

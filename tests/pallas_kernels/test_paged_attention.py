@@ -78,6 +78,18 @@ def test_extend_agrees_with_the_reference(rng, name, dtype):
     assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
 
 
+@pytest.mark.parametrize("shape", [AttentionShape(8, 2, 32), AttentionShape(6, 3, 16, sliding_window=20)], ids=str)
+def test_random_lengths_up_to_a_full_page_table(rng, shape):
+    """Nothing is read behind the last entry of the table, which the longest rows fill."""
+    page_size, most = 8, 96
+    lengths = [0, 1, most, *rng.integers(0, most + 1, 4).tolist(), most]
+    query_lengths = [int(rng.integers(0, min(length, 30) + 1)) for length in lengths]
+    for queries in (None, query_lengths):
+        case = make_case(rng, shape, lengths, page_size, queries, num_padding_tokens=3, spare_pages=0)
+        wanted = run(case, "reference", jnp.float32)
+        assert relative_error(run(case, "pallas", jnp.float32), wanted) < BOUNDS[jnp.float32]
+
+
 @pytest.mark.parametrize("page_size", [1, 2, 8, 64, 256])
 def test_any_page_size(rng, page_size):
     shape = AttentionShape(4, 2, 32, sliding_window=40)
