@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.jax_triton_call import CallKind, jax_triton_call, require_jax_triton
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, decode_blocks
+from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
 from pallas_kernels.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, next_power_of_two
 
 MERGED_PER_THREAD = 32  # elements of the partial results; with many more they do not fit into registers
@@ -32,11 +32,9 @@ def decode(
     """See `pallas_kernels.paged_attention.decode`. The blocks are those of the Pallas kernel: both are one design."""
     require_jax_triton()
     kernels = importlib.import_module("pallas_kernels.paged_attention.jax_triton_kernels")
-    rows, num_heads, head_dim = q.shape
-    page_size, num_kv_heads = kv_pages.shape[2:4]
+    (rows, num_heads, _), num_kv_heads = q.shape, kv_pages.shape[3]
     if blocks is None:
-        max_positions = page_table.shape[1] * page_size
-        blocks = decode_blocks(rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize)
+        blocks = decode_blocks(DecodeCall.of(q, kv_pages, page_table))
     constants = _constants(q, kv_pages, page_table, sinks, options, blocks)
     results = jax_triton_call(
         kernels.decode_kernel,

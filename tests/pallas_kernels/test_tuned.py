@@ -10,14 +10,14 @@ import pytest
 import pallas_kernels
 from pallas_kernels import tuned
 from pallas_kernels.device import Device, target_device
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, decode_blocks, decode_key
+from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks, decode_key
 
 ROOT = Path(pallas_kernels.__file__).parent
 FILES = sorted(ROOT.glob("*/tuned/*.json"))
 TUNING_MODULES = {  # of functions whose op has several; elsewhere it is the op's tuning.py
     name: f"pallas_kernels.paged_attention.tuning.{name}" for name in ("decode", "extend", "mla")
 }
-FACTS = (64, 32, 8, 128, 16, 2048, 2)  # rows, heads, KV heads, head_dim, page size, positions, bytes
+CALL = DecodeCall(64, 32, 8, 128, page_size=16, max_positions=2048, itemsize=2)
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_what_is_kept_is_what_the_kernels_ask_for(file, monkeypatch):
         keys = [tuple(entry["key"].items()) for entry in entries]
         assert len(set(keys)) == len(keys), "one entry a key"
         for entry in entries:
-            facts = entry["key"].values()
+            call = getattr(tuning, f"{function.capitalize()}Call", None)
+            facts = list(entry["key"].values()) if call is None else [call(**entry["key"])]
             assert getattr(tuning, f"{function}_key")(*facts) == entry["key"]
             chosen = getattr(tuning, f"{function}_blocks")(*facts)
             assert chosen == type(chosen)(**entry["blocks"])
@@ -53,18 +54,18 @@ def test_there_is_data_for_an_h200():
 
 def test_an_unknown_device_is_served_by_the_heuristic(on_device):
     on_device("NVIDIA H200")
-    assert tuned.tuned_blocks("paged_attention", "decode", decode_key(*FACTS), DecodeBlocks) is not None
+    assert tuned.tuned_blocks("paged_attention", "decode", decode_key(CALL), DecodeBlocks) is not None
     on_device("Some GPU of tomorrow", num_multiprocessors=200)
-    assert tuned.tuned_blocks("paged_attention", "decode", decode_key(*FACTS), DecodeBlocks) is None
-    assert isinstance(decode_blocks(*FACTS), DecodeBlocks)
+    assert tuned.tuned_blocks("paged_attention", "decode", decode_key(CALL), DecodeBlocks) is None
+    assert isinstance(decode_blocks(CALL), DecodeBlocks)
 
 
 def test_splits_follow_the_multiprocessors(on_device):
-    facts = (1, 32, 8, 128, 16, 65_536, 2)
+    call = CALL._replace(rows=1, max_positions=65_536)
     splits = []
     for num_multiprocessors in (40, 80, 160):
         on_device("Some GPU", num_multiprocessors)
-        splits.append(decode_blocks(*facts).num_splits)
+        splits.append(decode_blocks(call).num_splits)
     assert splits == sorted(set(splits)), "the more multiprocessors, the more splits of a long row"
 
 

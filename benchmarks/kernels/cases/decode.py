@@ -14,7 +14,7 @@ from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.paged_attention import decode, triton
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, decode_candidates, decode_key
+from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_candidates, decode_key
 from pallas_kernels.selection import Implementation, should_interpret
 
 BANDWIDTH = Target(85, "%")
@@ -56,9 +56,9 @@ def _case(
     name: str, paged: PagedRows, target: Target | None = None, *, is_latency: bool = False, beside_jax: bool = False
 ) -> Case:
     shape = paged.shape
-    facts = (
+    call = DecodeCall(
         paged.rows, shape.num_heads, shape.num_kv_heads, shape.head_dim, paged.page_size, paged.max_positions, ITEMSIZE
-    )  # fmt: skip
+    )
     return Case(
         id=name,
         op="paged_attention.decode",
@@ -72,7 +72,7 @@ def _case(
         jax=_jax_paged_attention(paged) if beside_jax else None,
         is_latency=is_latency,
         target=target,
-        tuning=Tuning("paged_attention", "decode", decode_key(*facts), decode_candidates(*facts)),
+        tuning=Tuning("paged_attention", "decode", decode_key(call), decode_candidates(call)),
     )
 
 

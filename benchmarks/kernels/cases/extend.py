@@ -11,7 +11,7 @@ from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.paged_attention import extend, triton
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, extend_candidates, extend_key
+from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, ExtendCall, extend_candidates, extend_key
 from pallas_kernels.selection import Implementation, should_interpret
 
 
@@ -38,7 +38,7 @@ def cases(*, smoke: bool) -> Iterator[Case]:
 
 def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
     shape = paged.shape
-    facts = (
+    call = ExtendCall(
         paged.rows * paged.queries, paged.rows, shape.num_heads, shape.num_kv_heads, shape.head_dim, paged.page_size,
         paged.max_positions, ITEMSIZE,
     )  # fmt: skip
@@ -53,7 +53,7 @@ def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
         reference=functools.partial(_call, paged, "reference"),
         xla=functools.partial(_gathered, paged),
         target=target,
-        tuning=Tuning("paged_attention", "extend", extend_key(*facts), extend_candidates(*facts)),
+        tuning=Tuning("paged_attention", "extend", extend_key(call), extend_candidates(call)),
     )
 
 

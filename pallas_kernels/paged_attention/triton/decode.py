@@ -29,7 +29,7 @@ from pallas_kernels.paged_attention.triton.softmax import (
     tiles_of_row,
 )
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, decode_blocks
+from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
 from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, load_rows, next_power_of_two, triton_call
 
 
@@ -45,11 +45,8 @@ def decode(
     interpret: bool,
 ) -> Array:
     """One program per (block of KV heads, row, split). See the package for the contract."""
-    rows, num_heads, head_dim = q.shape
-    page_size, num_kv_heads = kv_pages.shape[2:4]
     if blocks is None:
-        max_positions = page_table.shape[1] * page_size
-        blocks = decode_blocks(rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize)
+        blocks = decode_blocks(DecodeCall.of(q, kv_pages, page_table))
     return _decode(q, kv_pages, page_table, lengths, sinks, options=options, blocks=blocks, interpret=interpret)
 
 

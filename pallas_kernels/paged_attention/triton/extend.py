@@ -24,7 +24,7 @@ from pallas_kernels.paged_attention.triton.softmax import (
     tiles_of_row,
 )
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
-from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, extend_blocks
+from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, ExtendCall, extend_blocks
 from pallas_kernels.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
 
 
@@ -41,14 +41,8 @@ def extend(
     interpret: bool,
 ) -> Array:
     """One program per (block of query tokens, KV head, split). See the package for the contract."""
-    tokens, num_heads, head_dim = q.shape
-    page_size, num_kv_heads = kv_pages.shape[2:4]
     if blocks is None:
-        max_positions = page_table.shape[1] * page_size
-        rows = lengths.shape[0]
-        blocks = extend_blocks(
-            tokens, rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize
-        )
+        blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table))
     return _extend(
         q, kv_pages, page_table, query_starts, lengths, sinks, options=options, blocks=blocks, interpret=interpret
     )

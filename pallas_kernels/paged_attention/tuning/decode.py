@@ -3,6 +3,9 @@
 import itertools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
+
+from jaxtyping import Array
 
 from pallas_kernels.device import target_device
 from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
@@ -30,70 +33,82 @@ class DecodeBlocks:
     num_stages: int
 
 
-def decode_blocks(
-    rows: int, num_heads: int, num_kv_heads: int, head_dim: int, page_size: int, max_positions: int, itemsize: int
-) -> DecodeBlocks:
+class DecodeCall(NamedTuple):
+    """What the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
+
+    rows: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    page_size: int
+    max_positions: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, q: Array, kv_pages: Array, page_table: Array) -> "DecodeCall":
+        """The call with these arguments of `decode`."""
+        (rows, num_heads, head_dim), (page_size, num_kv_heads) = q.shape, kv_pages.shape[2:4]
+        max_positions = page_table.shape[1] * page_size
+        return cls(rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize)
+
+    @property
+    def group(self) -> int:
+        """Query heads that share a KV head."""
+        return self.num_heads // self.num_kv_heads
+
+
+def decode_blocks(call: DecodeCall) -> DecodeBlocks:
     """Tuned numbers where there are any, else a heuristic.
 
     Rows are left whole if the machine is full with fewer KV heads a program, for what is not split need not be merged.
     Otherwise a program has as many KV heads as fill the rows of a dot, if splits of a tile or more can then fill the
     machine. The tiles are as large as lets all programs be resident at once: a few that start late would run alone.
     """
-    key = decode_key(rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, itemsize)
-    found = tuned_blocks("paged_attention", "decode", key, DecodeBlocks)
+    found = tuned_blocks("paged_attention", "decode", decode_key(call), DecodeBlocks)
     if found is not None:
         return found
     num_multiprocessors = target_device().num_multiprocessors
     wanted = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
-    group = num_heads // num_kv_heads
-    packed = min(MAX_KV_HEADS, packed_kv_heads(num_heads, num_kv_heads, MIN_DOT_SIZE))
+    packed = min(MAX_KV_HEADS, packed_kv_heads(call, MIN_DOT_SIZE))
     choices = [packed >> i for i in range(packed.bit_length())]  # 4, 2, 1
-    unsplit = {kv_heads: rows * ceil_div(num_kv_heads, kv_heads) for kv_heads in choices}
+    unsplit = {kv_heads: call.rows * ceil_div(call.num_kv_heads, kv_heads) for kv_heads in choices}
     full = [kv_heads for kv_heads in choices if unsplit[kv_heads] >= ENOUGH * wanted]
     if full:
-        return _resident(full[0], 1, unsplit[full[0]] / num_multiprocessors, group, head_dim, itemsize)
-    most_splits = min(MAX_SPLITS, ceil_div(max_positions, COLUMNS))
+        return _resident(full[0], 1, unsplit[full[0]] / num_multiprocessors, call)
+    most_splits = min(MAX_SPLITS, ceil_div(call.max_positions, COLUMNS))
     splittable = [kv_heads for kv_heads in choices if unsplit[kv_heads] * most_splits >= wanted]
     kv_heads = splittable[0] if splittable else 1
     num_splits = max(1, min(wanted // unsplit[kv_heads], most_splits))
-    return _resident(kv_heads, num_splits, PROGRAMS_PER_MULTIPROCESSOR, group, head_dim, itemsize)
+    return _resident(kv_heads, num_splits, PROGRAMS_PER_MULTIPROCESSOR, call)
 
 
-def _resident(
-    kv_heads: int, num_splits: int, programs: float, group: int, head_dim: int, itemsize: int
-) -> DecodeBlocks:
+def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall) -> DecodeBlocks:
     """The largest tiles with which that many programs fit on a multiprocessor; the first that fit once, if none do."""
-    padded_dim = next_power_of_two(head_dim)
+    row_bytes = next_power_of_two(call.head_dim) * call.itemsize
     # A float32 dot is done outside of tensor cores, with both operands in registers.
-    tiles = SMALLER_TILES if itemsize <= 2 else SMALLER_TILES[-2:]
-    num_warps = 8 if itemsize > 2 and kv_heads * group > 32 else 4
+    tiles = SMALLER_TILES if call.itemsize <= 2 else SMALLER_TILES[-2:]
+    num_warps = 8 if call.itemsize > 2 and kv_heads * call.group > 32 else 4
     for room in (SHARED_MEMORY_BYTES / max(1, math.ceil(programs)), SHARED_MEMORY_BYTES):
         for columns, num_stages in tiles:
-            if 2 * (num_stages - 1) * columns * padded_dim * itemsize + STAGING_BYTES <= room:
+            if 2 * (num_stages - 1) * columns * row_bytes + STAGING_BYTES <= room:
                 return DecodeBlocks(kv_heads, max(1, columns // kv_heads), num_splits, num_warps, num_stages)
     return DecodeBlocks(kv_heads, max(1, MIN_DOT_SIZE // kv_heads), num_splits, num_warps, num_stages=2)
 
 
-def decode_key(
-    rows: int, num_heads: int, num_kv_heads: int, head_dim: int, page_size: int, max_positions: int, itemsize: int
-) -> dict[str, int]:
-    """What the choice depends on; rows and positions as the power of two that holds them."""
-    return {
-        "rows": next_power_of_two(rows), "num_heads": num_heads, "num_kv_heads": num_kv_heads, "head_dim": head_dim,
-        "page_size": page_size, "max_positions": next_power_of_two(max_positions), "itemsize": itemsize,
-    }  # fmt: skip
+def decode_key(call: DecodeCall) -> dict[str, int]:
+    """A call's tuned entry; rows and positions count as the power of two that holds them."""
+    rounded = call._replace(rows=next_power_of_two(call.rows), max_positions=next_power_of_two(call.max_positions))
+    return rounded._asdict()
 
 
-def decode_candidates(
-    rows: int, num_heads: int, num_kv_heads: int, head_dim: int, page_size: int, max_positions: int, itemsize: int
-) -> list[DecodeBlocks]:
+def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
     """What a sweep tries: dots of 16 to 64 query rows, and splits that fill the machine once to four times."""
     num_multiprocessors = target_device().num_multiprocessors
-    kv_head_choices = {packed_kv_heads(num_heads, num_kv_heads, query_rows) for query_rows in (1, 8, 16, 32)}
+    kv_head_choices = {packed_kv_heads(call, query_rows) for query_rows in (1, 8, 16, 32)}
     candidates = []
     for kv_heads, columns, waves in itertools.product(sorted(kv_head_choices), (32, 64), (1, 2, 3, 4)):
-        unsplit = rows * ceil_div(num_kv_heads, kv_heads)
-        most_splits = min(MAX_SPLITS, ceil_div(max_positions, 32))
+        unsplit = call.rows * ceil_div(call.num_kv_heads, kv_heads)
+        most_splits = min(MAX_SPLITS, ceil_div(call.max_positions, 32))
         num_splits = max(1, min(most_splits, num_multiprocessors * waves // unsplit))
         for num_warps, num_stages in ((2, 3), (4, 2), (4, 3), (4, 4)):
             tile = max(1, columns // kv_heads)
@@ -101,9 +116,9 @@ def decode_candidates(
     return list(dict.fromkeys(candidates))
 
 
-def packed_kv_heads(num_heads: int, num_kv_heads: int, query_rows: int) -> int:
+def packed_kv_heads(call: DecodeCall, query_rows: int) -> int:
     """How many KV heads, a power of two, bring their query heads to at most `query_rows` rows of a dot; at least 1."""
     kv_heads = 1
-    while 2 * kv_heads * (num_heads // num_kv_heads) <= query_rows and 2 * kv_heads <= next_power_of_two(num_kv_heads):
+    while 2 * kv_heads * call.group <= query_rows and 2 * kv_heads <= next_power_of_two(call.num_kv_heads):
         kv_heads *= 2
     return kv_heads
