@@ -119,13 +119,13 @@ def jobs(draw: st.DrawFn) -> Job:
     return Job(prompt, params, draw(st.none() | st.none() | st.integers(1, 8)))
 
 
-def crowd_job(i: int) -> Job:
-    """Short prompts that grow to a length of which the few pages hold two."""
-    params = SamplingParams(temperature=0.0 if i % 2 else 1.0, seed=i, max_tokens=18)
+def crowd_job(i: int, max_tokens: int) -> Job:
+    params = SamplingParams(temperature=0.0 if i % 2 else 1.0, seed=i, max_tokens=max_tokens)
     return Job((i, 2 * i + 1, 40 - i), params)
 
 
-CROWD = [crowd_job(i) for i in range(6)]
+CROWD = [crowd_job(i, max_tokens=18) for i in range(6)]  # the few pages of 1 and 4 hold two of these when they end
+LONG_CROWD = [crowd_job(i, max_tokens=40) for i in range(4)]  # and the few pages of 16 one of these
 
 
 # --- running them together
@@ -179,6 +179,7 @@ def test_tokens_depend_on_the_request_alone(engine):
     @settings(max_examples=NUM_EXAMPLES, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(jobs(), min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=40))
     @example(CROWD, [0, 1, 2, 3, 4, 5])
+    @example(LONG_CROWD, [])
     @example([CROWD[0], *(dataclasses.replace(job, leaves_after=2) for job in CROWD[1:4]), *CROWD[4:]], [])
     def check(some_jobs: list[Job], turns: list[int]) -> None:
         preempted_before = llm._engine.num_preemptions
