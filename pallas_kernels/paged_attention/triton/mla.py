@@ -22,11 +22,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.paged_attention.triton.softmax import MASKED_SCORE, KernelShape
+from pallas_kernels.paged_attention.triton.softmax import MASKED_SCORE, KernelShape, soft_capped
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.mla import MlaBlocks, mla_blocks, uses_wgmma
 from pallas_kernels.selection import UnsupportedError
-from pallas_kernels.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, exp2_scaled, next_power_of_two, triton_call
+from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, exp2_scaled, next_power_of_two, triton_call
 
 
 def mla(
@@ -185,20 +185,13 @@ def _softmax(scores, tile_begin, end, top, total, shape: KernelShape):
         tile_begin + tile > end,
         lambda scores: jnp.where((position < end)[None, :], scores, MASKED_SCORE),
         lambda scores: scores,
-        _capped(scores, shape),
+        soft_capped(scores, shape),
     )
     new_top = jnp.maximum(top, seen.max(1) * shape.log2_scale)
     shift = jnp.broadcast_to(new_top[:, None], seen.shape)
     weight = exp2_scaled(seen, shape.log2_scale, shift, interpret=shape.interpret)
     rescale = exp2_scaled(top, 1.0, new_top, interpret=shape.interpret)
     return weight, rescale, new_top, total * rescale[:, None] + weight
-
-
-def _capped(scores: Array, shape: KernelShape) -> Array:
-    """The scores, or tanh(scale * scores / soft_cap) = 1 - 2 / (exp(2x) + 1), which overflows to no NaN."""
-    if shape.soft_cap is None:
-        return scores
-    return 1 - 2 / (jnp.exp2(scores * (2 * LOG2_E * shape.scale / shape.soft_cap)) + 1)
 
 
 def _store(result_refs, acc, top, total, row, head, split, shape: KernelShape):

@@ -79,11 +79,15 @@ def kernel_shape(q: Array, kv_pages: Array, options, interpret: bool) -> KernelS
 
 
 def raw_scores(q: Array, k: Array, shape: KernelShape) -> Array:
-    """q . k, or tanh(scale * q . k / soft_cap) with a soft cap; both before their positive factor `log2_scale`.
+    """q . k, or tanh(scale * q . k / soft_cap) with a soft cap; both before their positive factor `log2_scale`."""
+    return soft_capped(plt.dot(q, k.T, precision=shape.precision), shape)
+
+
+def soft_capped(scores: Array, shape: KernelShape) -> Array:
+    """The scores, or with a soft cap tanh(x) of x = scale * scores / soft_cap.
 
     tanh(x) = 1 - 2 / (exp(2x) + 1), which overflows to no NaN.
     """
-    scores = plt.dot(q, k.T, precision=shape.precision)
     if shape.soft_cap is None:
         return scores
     return 1 - 2 / (jnp.exp2(scores * (2 * LOG2_E * shape.scale / shape.soft_cap)) + 1)

@@ -102,7 +102,7 @@ def decode_key(call: DecodeCall) -> dict[str, int]:
 
 
 def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
-    """What a sweep tries: dots of 16 to 64 query rows, and splits that fill the machine once to four times."""
+    """What a sweep tries: dots of up to 32 query rows, and splits that fill the machine once to four times."""
     num_multiprocessors = target_device().num_multiprocessors
     kv_head_choices = {packed_kv_heads(call, query_rows) for query_rows in (1, 8, 16, 32)}
     candidates = []

@@ -58,8 +58,8 @@ class ExtendCall(NamedTuple):
 
 
 def extend_blocks(call: ExtendCall) -> ExtendBlocks:
-    """Tuned numbers where there are any; else 128 query rows (tokens x heads of a group) a program where rows have as
-    many, and splits only where the blocks leave multiprocessors idle."""
+    """Tuned numbers where there are any; else up to 256 query rows (tokens x heads of a group) a program where rows
+    have as many, and splits only where the blocks leave multiprocessors idle."""
     found = tuned_blocks("paged_attention", "extend", extend_key(call), ExtendBlocks)
     if found is not None:
         return found
