@@ -6,10 +6,11 @@ padding writes. A decode step needs only who runs and who got a new page:
     row_ids      [0, 2, 5, 8]      (three rows of eight, padded to four)
     new_page_ids [0, 17, 0, 0]     (row 2 begins a new page; 0, the null page, is none)
 
-A mixed step brings tokens, positions and the sampling parameters of its rows as well:
+A mixed step brings tokens, positions and the sampling parameters of its rows as well, those of decode rows first:
 
-    token_ids    [45, 12, 9, -1, 0, 0]    (three prompt tokens, one token that is on the device, two of padding)
-    query_starts [0, 3, 4, 4, 4, 4, 4]    (row 0 of the batch has three tokens, row 1 one, the others none)
+    token_ids       [-1, 45, 12, 9, 0, 0]    (a token that is on the device, three of a prompt, two of padding)
+    query_starts    [0, 1, 4, 4, 4, 4, 4]    (row 0 of the batch has one token, row 1 three, the others none)
+    num_decode_rows [1]
 """
 
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ def layout_of(shape: StepShape, limits: Limits) -> Layout:
         return {"row_ids": (shape.rows,), "new_page_ids": (shape.rows,)}
     most_new_pages = limits.pages_for(shape.tokens) + shape.rows  # each row may begin in the middle of a page
     return {
+        "num_decode_rows": (1,),
         "row_ids": (shape.rows,),
         "token_ids": (shape.tokens,),
         "query_starts": (shape.rows + 1,),
@@ -91,7 +93,9 @@ def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str,
     ]
     page_rows, page_entries, page_ids = zip(*new_pages, strict=True) if new_pages else ((), (), ())
     null_row, num_new_pages = limits.max_num_seqs, layout_of(shape, limits)["page_ids"][0]
+    num_decode_rows = sum(row.token_ids is None for row in rows)
     return {
+        "num_decode_rows": np.array([num_decode_rows], np.int32),
         "row_ids": _padded([row.row for row in rows], shape.rows, null_row),
         "token_ids": _padded(token_ids, shape.tokens, 0),
         "query_starts": _padded([0, *query_ends], shape.rows + 1, plan.num_tokens),

@@ -38,7 +38,6 @@ def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceStat
         page_offsets=positions % limits.page_size,
         page_table=page_table,
         lengths=jnp.where(is_row, positions + 1, 0),
-        query_starts=None,
     )
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
     result = sample(model.logits(params, hidden), read_sampling_words(rows.sampling[row_ids]), positions + 1)
@@ -85,6 +84,7 @@ def _flattened_tokens(rows: Rows, batch: dict[str, Array], lengths: Array, limit
         page_table=rows.page_table[row_ids],
         lengths=lengths,
         query_starts=query_starts,
+        num_decode_rows=batch["num_decode_rows"][0],
     )
 
 

@@ -5,15 +5,18 @@ step has few arguments that way, and XLA reads a static slice of the stack in pl
 alone (`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a step is traced.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from jinfer.models.rope import rotate
+from jinfer.models.rope import Angles
 from jinfer.models.token_batch import TokenBatch
 from pallas_kernels import Implementation, paged_attention
 from pallas_kernels.rms_norm import rms_norm
+from pallas_kernels.rope_cache_write import rope_cache_write
 
 
 class Kernel(nnx.Param):
@@ -89,32 +92,49 @@ class GatedMLP(nnx.Module):
 
 
 class Attention(nnx.Module):
-    """Grouped-query attention over the paged cache, with rotary positions. Families override `normalize`."""
+    """Grouped-query attention over the paged cache, with rotary positions.
 
-    def __init__(self, config, dtype: jnp.dtype, implementation: Implementation) -> None:
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, config.head_dim
+    With `normalized_heads`, queries and keys get an RMSNorm, each head by itself, before they are rotated.
+    """
+
+    def __init__(
+        self, config, dtype: jnp.dtype, implementation: Implementation, *, normalized_heads: bool = False
+    ) -> None:
+        layers, head_dim = config.num_layers, config.head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, head_dim
         self.sliding_windows = config.sliding_windows
         self.implementation = implementation
-        num_outputs = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        self.qkv = Linear(config.num_layers, config.hidden_size, num_outputs, dtype, bias=config.qkv_bias)
-        self.output = Linear(
-            config.num_layers, self.num_heads * self.head_dim, config.hidden_size, dtype, bias=config.output_bias
-        )
-
-    def normalize(self, q: Array, k: Array, layer: int) -> tuple[Array, Array]:
-        """What a family does to queries and keys [tokens, heads, head_dim] before they are rotated: here, nothing."""
-        return q, k
+        num_outputs = (self.num_heads + 2 * self.num_kv_heads) * head_dim
+        self.qkv = Linear(layers, config.hidden_size, num_outputs, dtype, bias=config.qkv_bias)
+        self.output = Linear(layers, self.num_heads * head_dim, config.hidden_size, dtype, bias=config.output_bias)
+        epsilon = config.rms_norm_eps
+        self.q_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
+        self.k_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
 
     def __call__(
-        self, x: Float[Array, "tokens features"], angles, kv_layer: Array, tokens: TokenBatch, layer: int
+        self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, layer: int
     ) -> tuple[Float[Array, "tokens features"], Array]:
         heads = self.qkv(x, layer).reshape(x.shape[0], -1, self.head_dim)
-        q, k, v = jnp.split(heads, [self.num_heads, self.num_heads + self.num_kv_heads], axis=1)
-        q, k = self.normalize(q, k, layer)
-        q, k = rotate(q, angles), rotate(k, angles)
-        kv_layer = _write(kv_layer, jnp.stack([k, v]), tokens)
+        q, kv_layer = rope_cache_write(
+            heads,
+            kv_layer,
+            *angles,
+            tokens.page_ids,
+            tokens.page_offsets,
+            **self._head_norms(layer),
+            implementation=self.implementation,
+        )
         attended = self._attend(q, kv_layer, tokens, layer)
         return self.output(attended.reshape(x.shape[0], -1), layer), kv_layer
+
+    def _head_norms(self, layer: int) -> dict[str, Any]:
+        if self.q_norm is None or self.k_norm is None:
+            return {}
+        return {
+            "q_scale": self.q_norm.scale[layer],
+            "k_scale": self.k_norm.scale[layer],
+            "epsilon": self.q_norm.epsilon,
+        }
 
     def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, layer: int) -> Array:
         options = paged_attention.AttentionOptions(sliding_window=self.sliding_windows[layer])
@@ -124,15 +144,11 @@ class Attention(nnx.Module):
                 q, *cache, tokens.lengths, options=options, implementation=self.implementation
             )
         return paged_attention.extend(
-            q, *cache, tokens.query_starts, tokens.lengths, options=options, implementation=self.implementation
+            q,
+            *cache,
+            tokens.query_starts,
+            tokens.lengths,
+            num_decode_rows=tokens.num_decode_rows,
+            options=options,
+            implementation=self.implementation,
         )
-
-
-def _write(kv_layer: Array, kv: Float[Array, "2 tokens kv_heads head_dim"], tokens: TokenBatch) -> Array:
-    """The cache with each token's keys and values at its place, updated without a copy.
-
-    Keys and values are two updates of one scatter. Were they one (`at[:, page_ids, page_offsets]`), then XLA would turn
-    the scatter of a single token into slice updates, and copy the whole cache for them.
-    """
-    key_or_value = jnp.arange(2)[:, None]
-    return kv_layer.at[key_or_value, tokens.page_ids[None], tokens.page_offsets[None]].set(kv)

@@ -4,7 +4,7 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float32, Int32
 
 from jinfer.models.config import LinearRopeScaling, Llama3RopeScaling, RopeConfig
 
@@ -31,19 +31,11 @@ def _llama3(frequencies: np.ndarray, scaling: Llama3RopeScaling) -> np.ndarray:
     return kept * frequencies + (1 - kept) * frequencies / scaling.factor
 
 
-def rope_angles(
-    frequencies: Float32[np.ndarray, " half"], positions: Int32[Array, " tokens"]
-) -> tuple[Float32[Array, "tokens 1 half"], Float32[Array, "tokens 1 half"]]:
-    """Cosine and sine of each token's angles, with an axis for heads."""
-    angles = positions[:, None, None].astype(jnp.float32) * frequencies
+Angles = tuple[Float32[Array, "tokens half"], Float32[Array, "tokens half"]]
+"""Cosine and sine of each token's angles."""
+
+
+def rope_angles(frequencies: Float32[np.ndarray, " half"], positions: Int32[Array, " tokens"]) -> Angles:
+    """Dimensions i and i + head_dim / 2 of a head at `positions` are turned together, by frequencies[i] a position."""
+    angles = positions[:, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(
-    x: Float[Array, "tokens heads head_dim"],
-    angles: tuple[Float32[Array, "tokens 1 half"], Float32[Array, "tokens 1 half"]],
-) -> Float[Array, "tokens heads head_dim"]:
-    """Turns each pair (x[i], x[i + head_dim / 2]) by its angle, in float32."""
-    cos, sin = angles
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)

@@ -9,8 +9,9 @@ class TokenBatch(NamedTuple):
     """Flattened tokens of several rows (sequences), and where their keys and values live.
 
     Each token writes its keys and values to (page_ids, page_offsets) before it attends. `page_table` and `lengths` give
-    the rows' positions, the new tokens included. `query_starts` divides the tokens among the rows; None means one token
-    per row. Padding tokens write to the null page, and padding rows have length 0.
+    the rows' positions, the new tokens included. `query_starts` divides the tokens among the rows, of which the first
+    `num_decode_rows` have one each; None means one token per row. Padding tokens write to the null page, and padding
+    rows have length 0.
     """
 
     token_ids: Int32[Array, " tokens"]
@@ -19,4 +20,5 @@ class TokenBatch(NamedTuple):
     page_offsets: Int32[Array, " tokens"]
     page_table: Int32[Array, "rows pages_per_sequence"]
     lengths: Int32[Array, " rows"]
-    query_starts: Int32[Array, " rows_plus_1"] | None
+    query_starts: Int32[Array, " rows_plus_1"] | None = None
+    num_decode_rows: Int32[Array, ""] | None = None

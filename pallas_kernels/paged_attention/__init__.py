@@ -93,6 +93,7 @@ def extend(
     query_starts: Int32[Array, " rows_plus_1"],
     lengths: Int32[Array, " rows"],
     *,
+    num_decode_rows: Int32[Array, ""] | None = None,
     sinks: Float[Array, " num_heads"] | None = None,
     options: AttentionOptions = PLAIN,
     implementation: Implementation = "auto",
@@ -103,6 +104,10 @@ def extend(
     Row r owns the tokens query_starts[r] to query_starts[r + 1]; they are the last of its `lengths[r]` positions, whose
     keys and values are all in the cache already. Tokens from query_starts[-1] on are padding and give zeros. Rows of a
     few tokens each, as speculative decoding verifies, are split over programs where there are too few.
+
+    `num_decode_rows` says that so many rows, the first ones, have one query token each: mixed batches of continuous
+    batching. They go through decode's kernel, which reads a row's cache at the speed of memory, where a block of 64
+    query tokens of which 63 are padding would multiply for nothing. The count may change from call to call.
 
     On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 433 TFLOP/s, of the 684 of a
     plain matmul in the same run; 16 rows of 2,048 at 383; and 32 rows of 256 new tokens on 4,096 cached ones at 410.
@@ -115,10 +120,14 @@ def extend(
         raise ValueError(
             f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry"
         )
+    if num_decode_rows is not None and q.shape[0] < lengths.shape[0]:
+        raise ValueError(f"{q.shape[0]} tokens cannot be those of {lengths.shape[0]} rows; give a mixed batch as many")
     arguments = q, kv_pages, page_table, query_starts, lengths, sinks, options
     if select(implementation) == "reference":
         return reference.extend(*arguments)
-    return triton.extend(*arguments, interpret=should_interpret(interpret))
+    if num_decode_rows is None:
+        return triton.extend(*arguments, interpret=should_interpret(interpret))
+    return triton.extend_mixed(*arguments, num_decode_rows, interpret=should_interpret(interpret))
 
 
 def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None) -> None:

@@ -44,19 +44,20 @@ def test_the_decode_batch_of_the_docstring():
 def test_the_mixed_batch_of_the_docstring():
     rows = decode_row(1, 8, new_pages=[7]), chunk(4, 0, [45, 12, 9], new_pages=[3], samples=False, temperature=0.5)
     sizes = limits(max_num_seqs=6, max_num_batched_tokens=6)
-    fields = {name: field.tolist() for name, field in fields_of(plan(*reversed(rows)), sizes).items()}
+    fields = {name: field.tolist() for name, field in fields_of(plan(*rows), sizes).items()}
     sampling = fields.pop("sampling")
     assert fields == {
-        "row_ids": [4, 1, 6, 6, 6, 6],
-        "token_ids": [45, 12, 9, TOKEN_ON_DEVICE, 0, 0],
-        "query_starts": [0, 3, 4, 4, 4, 4, 4],
-        "starts": [0, 8, 0, 0, 0, 0],
-        "samples": [0, 1, 0, 0, 0, 0],
-        "page_rows": [4, 1, 6, 6, 6, 6, 6, 6],
-        "page_entries": [0, 2, 0, 0, 0, 0, 0, 0],
-        "page_ids": [3, 7, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE],
+        "num_decode_rows": [1],
+        "row_ids": [1, 4, 6, 6, 6, 6],
+        "token_ids": [TOKEN_ON_DEVICE, 45, 12, 9, 0, 0],
+        "query_starts": [0, 1, 4, 4, 4, 4, 4],
+        "starts": [8, 0, 0, 0, 0, 0],
+        "samples": [1, 0, 0, 0, 0, 0],
+        "page_rows": [1, 4, 6, 6, 6, 6, 6, 6],
+        "page_entries": [2, 0, 0, 0, 0, 0, 0, 0],
+        "page_ids": [7, 3, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE],
     }
-    assert sampling[0] == sampling_words(rows[1].sequence).tolist()
+    assert sampling[0] == sampling_words(rows[0].sequence).tolist()
     assert sampling[2:] == [[0] * NUM_SAMPLING_WORDS] * 4
 
 

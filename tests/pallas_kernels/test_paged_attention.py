@@ -107,6 +107,19 @@ def test_extend_of_one_token_each_is_decode(rng):
     assert relative_error(one, many) < 1e-6
 
 
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+@pytest.mark.parametrize("query_lengths", [[1, 1, 1, 7, 0, 12], [1, 1, 0, 0, 0, 0], [9, 5, 4, 0, 0, 0]], ids=str)
+def test_a_mixed_batch_is_an_extend_whose_first_rows_decode(rng, query_lengths, implementation):
+    """With chunks, without them, and without decode rows; the count is an array, which changes without compiling."""
+    shape, lengths = AttentionShape(8, 2, 64, sliding_window=20, sinks=True), [1, 16, 40, 9, 0, 33]
+    case = make_case(rng, shape, np.maximum(lengths, query_lengths).tolist(), 16, query_lengths, num_padding_tokens=6)
+    count = next(i for i, n in enumerate([*query_lengths, 0]) if n != 1)
+    attend = functools.partial(extend, **case.keywords(), implementation=implementation)
+    got = jax.jit(attend)(*case.arguments(jnp.float32), num_decode_rows=jnp.int32(count))
+    assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
+    assert not np.asarray(got)[case.query_starts[-1] :].any(), "padding tokens give zeros"
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("num_splits", [1, 2, 3, 7])
 @pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
@@ -167,6 +180,8 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
         extend(q, kv_pages, page_table, lengths, lengths)
     with pytest.raises(ValueError, match=r"sinks has shape \(3,\), but 4 query heads"):
         decode(q, kv_pages, page_table, lengths, sinks=jnp.zeros(3))
+    with pytest.raises(ValueError, match="1 tokens cannot be those of 2 rows"):
+        extend(q[:1], kv_pages, page_table, jnp.arange(3), lengths, num_decode_rows=jnp.int32(2))
     with pytest.raises(UnsupportedError, match="bfloat16 over a cache in float32"):
         decode(q.astype(jnp.bfloat16), kv_pages, page_table, lengths)
 

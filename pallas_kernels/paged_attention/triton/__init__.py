@@ -2,5 +2,6 @@
 
 from pallas_kernels.paged_attention.triton.decode import decode
 from pallas_kernels.paged_attention.triton.extend import extend
+from pallas_kernels.paged_attention.triton.mixed import extend_mixed
 
-__all__ = ["decode", "extend"]
+__all__ = ["decode", "extend", "extend_mixed"]

@@ -1,0 +1,38 @@
+"""Mixed batches: rows of one query token through decode's kernel, the others through extend's."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pallas_kernels.paged_attention.triton.decode import decode
+from pallas_kernels.paged_attention.triton.extend import extend
+
+
+def extend_mixed(
+    q: Array,
+    kv_pages: Array,
+    page_table: Array,
+    query_starts: Array,
+    lengths: Array,
+    sinks: Array | None,
+    options,
+    num_decode_rows: Array,
+    *,
+    interpret: bool,
+) -> Array:
+    """Both kernels see all rows, and each takes the other's for empty, which cost it nearly nothing.
+
+    Of 3 decode rows and a chunk of 4 tokens:
+
+        query_starts         [0, 1, 2, 3, 7]
+        as extend sees it    [3, 3, 3, 3, 7]    (what it gives for the first 3 tokens is nobody's, and replaced)
+        lengths              [9, 5, 2, 20]
+        as decode sees them  [9, 5, 2, 0]
+    """
+    num_rows = lengths.shape[0]
+    is_decode = jnp.arange(num_rows) < num_decode_rows
+    chunk_starts = jnp.maximum(query_starts, num_decode_rows)
+    extended = extend(q, kv_pages, page_table, chunk_starts, lengths, sinks, options, interpret=interpret)
+    decode_lengths = jnp.where(is_decode, lengths, 0)
+    decoded = decode(q[:num_rows], kv_pages, page_table, decode_lengths, sinks, options, interpret=interpret)
+    first = jnp.where(is_decode[:, None, None], decoded, extended[:num_rows])
+    return extended.at[:num_rows].set(first)
