@@ -1,11 +1,12 @@
 """The parts that decoders are made of, as Flax NNX modules.
 
-A module holds one kind of weight for all layers, stacked as [num_layers, ...], and is called with a layer's index: a
-step has few arguments that way, and XLA reads a static slice of the stack in place. Parameters are declared by shape
+A module holds one kind of weight for all layers, stacked as [num_layers, ...], and is called with a layer's index, an
+int32 scalar that is constant once compiled: a step has few arguments that way, and XLA reads a static slice of the
+stack in place. Parameters are declared by shape
 alone (`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a step is traced.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,15 @@ from jinfer.models.token_batch import TokenBatch
 from pallas_kernels import Implementation, paged_attention
 from pallas_kernels.rms_norm import rms_norm
 from pallas_kernels.rope_cache_write import rope_cache_write
+
+LayerIndex = Int32[Array, ""] | int
+
+
+class LayerPlace(NamedTuple):
+    """Which layer it is, and what differs between layers besides the weights."""
+
+    layer: LayerIndex
+    sliding_window: int | None
 
 
 class Kernel(nnx.Param):
@@ -43,7 +53,7 @@ class Linear(nnx.Module):
         self.kernel = Kernel(jax.ShapeDtypeStruct((num_layers, in_features, out_features), dtype))
         self.bias = Bias(jax.ShapeDtypeStruct((num_layers, out_features), dtype)) if bias else None
 
-    def __call__(self, x: Float[Array, "tokens in"], layer: int) -> Float[Array, "tokens out"]:
+    def __call__(self, x: Float[Array, "tokens in"], layer: LayerIndex) -> Float[Array, "tokens out"]:
         y = jnp.matmul(x, self.kernel[layer], precision=full_precision(x.dtype))
         return y if self.bias is None else y + self.bias[layer]
 
@@ -59,7 +69,7 @@ class RMSNorm(nnx.Module):
         self.scale = Scale(jax.ShapeDtypeStruct((num_layers, features), dtype))
         self.epsilon = epsilon
 
-    def __call__(self, x: Float[Array, "*batch features"], layer: int) -> Float[Array, "*batch features"]:
+    def __call__(self, x: Float[Array, "*batch features"], layer: LayerIndex) -> Float[Array, "*batch features"]:
         return rms_norm(x, self.scale[layer], epsilon=self.epsilon, implementation="reference")
 
 
@@ -86,7 +96,7 @@ class GatedMLP(nnx.Module):
         self.gate_up = Linear(num_layers, features, 2 * hidden, dtype, bias=bias)
         self.down = Linear(num_layers, hidden, features, dtype, bias=bias)
 
-    def __call__(self, x: Float[Array, "tokens features"], layer: int) -> Float[Array, "tokens features"]:
+    def __call__(self, x: Float[Array, "tokens features"], layer: LayerIndex) -> Float[Array, "tokens features"]:
         gate, up = jnp.split(self.gate_up(x, layer), 2, axis=-1)
         return self.down(jax.nn.silu(gate) * up, layer)
 
@@ -102,7 +112,6 @@ class Attention(nnx.Module):
     ) -> None:
         layers, head_dim = config.num_layers, config.head_dim
         self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, head_dim
-        self.sliding_windows = config.sliding_windows
         self.implementation = implementation
         num_outputs = (self.num_heads + 2 * self.num_kv_heads) * head_dim
         self.qkv = Linear(layers, config.hidden_size, num_outputs, dtype, bias=config.qkv_bias)
@@ -112,22 +121,22 @@ class Attention(nnx.Module):
         self.k_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
 
     def __call__(
-        self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, layer: int
+        self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
     ) -> tuple[Float[Array, "tokens features"], Array]:
-        heads = self.qkv(x, layer).reshape(x.shape[0], -1, self.head_dim)
+        heads = self.qkv(x, place.layer).reshape(x.shape[0], -1, self.head_dim)
         q, kv_layer = rope_cache_write(
             heads,
             kv_layer,
             *angles,
             tokens.page_ids,
             tokens.page_offsets,
-            **self._head_norms(layer),
+            **self._head_norms(place.layer),
             implementation=self.implementation,
         )
-        attended = self._attend(q, kv_layer, tokens, layer)
-        return self.output(attended.reshape(x.shape[0], -1), layer), kv_layer
+        attended = self._attend(q, kv_layer, tokens, place.sliding_window)
+        return self.output(attended.reshape(x.shape[0], -1), place.layer), kv_layer
 
-    def _head_norms(self, layer: int) -> dict[str, Any]:
+    def _head_norms(self, layer: LayerIndex) -> dict[str, Any]:
         if self.q_norm is None or self.k_norm is None:
             return {}
         return {
@@ -136,8 +145,8 @@ class Attention(nnx.Module):
             "epsilon": self.q_norm.epsilon,
         }
 
-    def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, layer: int) -> Array:
-        options = paged_attention.AttentionOptions(sliding_window=self.sliding_windows[layer])
+    def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, window: int | None) -> Array:
+        options = paged_attention.AttentionOptions(sliding_window=window)
         cache = kv_layer, tokens.page_table
         if tokens.query_starts is None:
             return paged_attention.decode(
