@@ -19,7 +19,7 @@ import numpy as np
 from jinfer.batching.batch import Batch, layout_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import pack
-from jinfer.config import Limits
+from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState, new_device_state
 from jinfer.models.hub import read_json
@@ -55,7 +55,7 @@ def measure(model: Model, params: Params, rows: int, context: int) -> dict[str, 
     shape = StepShape(rows)
     state = _filled_state(model, limits, context, pages_each)
     began = time.perf_counter()
-    steps = CompiledSteps(model, limits, Buckets((shape,), ()), params, state, progress=False)
+    steps = CompiledSteps(model, limits, Buckets((shape,), ()), params, state, EngineConfig(progress=False))
     compile_s = time.perf_counter() - began
     batch = Batch(shape, pack(layout_of(shape, limits), {
         "row_ids": np.arange(rows, dtype=np.int32), "new_page_ids": np.zeros(rows, np.int32)

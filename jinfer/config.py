@@ -34,6 +34,15 @@ class EngineConfig:
     """Share of the device's memory for weights, workspace and pages together."""
     attention: Attention = "auto"
     """Implementation of attention: `auto` is `pallas` on a GPU and `reference` elsewhere."""
+    cuda_graphs: bool = True
+    """Capture the kernels of a step as CUDA graphs. Without them each kernel is launched by the host: for debugging."""
+    gemm_autotuning: bool = False
+    """Compile with XLA's own defaults, which search for GEMM kernels: up to half a minute a shape, and from 64 rows on
+    slower steps than with the options that jinfer compiles with."""
+    compilation_cache: bool = True
+    """Keep compiled steps on disk, for the next start."""
+    compilation_cache_dir: str | None = None
+    """Where. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a GPU, ~/.cache/jinfer/compiled."""
     dummy_weights: bool = False
     """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
     dummy_weights_seed: int = 0
@@ -43,8 +52,10 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _check_choice("dtype", self.dtype, (*get_args(DType), None))
         _check_choice("attention", self.attention, get_args(Attention))
-        for name in ("dummy_weights", "progress"):
+        for name in ("cuda_graphs", "gemm_autotuning", "compilation_cache", "dummy_weights", "progress"):
             _check_choice(name, getattr(self, name), (True, False))
+        if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":
+            raise ConfigError(f"compilation_cache_dir={self.compilation_cache_dir!r} must be the name of a directory")
         for name in ("page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
             _check_positive_integer(name, getattr(self, name), optional=name != "page_size")
         if self.num_pages is not None and self.num_pages < 2:

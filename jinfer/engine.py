@@ -10,7 +10,7 @@ import numpy as np
 
 from jinfer.batching.batch import make_batch, padding_batch
 from jinfer.batching.buckets import Buckets
-from jinfer.config import Limits
+from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState
 from jinfer.models.model import Model, Params
@@ -44,7 +44,7 @@ class Engine:
     """Runs requests by continuous batching. Not safe for use by several threads at a time; `LLM` takes care of that."""
 
     def __init__(
-        self, model: Model, params: Params, limits: Limits, new_state: Callable[[], DeviceState], *, progress: bool
+        self, model: Model, params: Params, limits: Limits, new_state: Callable[[], DeviceState], config: EngineConfig
     ) -> None:
         """`new_state` makes an empty device state, at the start and after a fault."""
         self.limits = limits
@@ -54,8 +54,8 @@ class Engine:
         self._buckets = Buckets.for_limits(limits)
         self._scheduler = Scheduler(limits)
         try:
-            self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, progress=progress)
-            self._warm_up(progress)
+            self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, config)
+            self._warm_up(config.progress)
         except BaseException:
             delete_arrays(self._state)
             raise

@@ -66,7 +66,7 @@ class LLM:
             self._engine = Engine(
                 loaded.model, loaded.params, self.limits,
                 lambda: new_device_state(loaded.model.config, self.limits, loaded.dtype),
-                progress=self.config.progress,
+                self.config,
             )  # fmt: skip
         except BaseException as error:
             self._give_back_params()

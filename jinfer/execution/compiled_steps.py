@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jinfer.batching.batch import Batch, layout_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import size_of
-from jinfer.config import Limits
+from jinfer.config import EngineConfig, Limits
+from jinfer.execution.compilation_cache import cache_directory, persistent_cache
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.step import run_step
 from jinfer.models.model import Model, Params
@@ -24,20 +25,24 @@ GPU_COMPILER_OPTIONS: dict[str, str | bool] = {
     "xla_gpu_enable_cublaslt": True,
     "xla_gpu_enable_dynamic_slice_fusion": True,
 }
+NO_CUDA_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
 
 
 class CompiledSteps:
     """Calls the executable of a batch's shape. It keeps no arrays: params and state go in, the next state comes out."""
 
     def __init__(
-        self, model: Model, limits: Limits, buckets: Buckets, params: Params, state: DeviceState, *, progress: bool
+        self, model: Model, limits: Limits, buckets: Buckets, params: Params, state: DeviceState, config: EngineConfig
     ) -> None:
-        abstract = jax.tree.map(_abstract, (params, state))
-        compile_one = functools.partial(_compile, model, limits, *abstract)
+        abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
+        device = next(iter(jax.tree.leaves(params)[0].sharding.device_set))
+        options = compiler_options(config, device)
+        compile_one = functools.partial(_compile, model, limits, abstract_params, abstract_state, options)
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
         with (
+            persistent_cache(cache_directory(config, device)),
             ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-            progress_bar("compiling", total=len(buckets.all), enabled=progress) as bar,
+            progress_bar("compiling", total=len(buckets.all), enabled=config.progress) as bar,
         ):
             futures: dict[Future, StepShape] = {pool.submit(compile_one, shape): shape for shape in buckets.all}
             try:
@@ -61,10 +66,21 @@ def lower_step(
     return step.lower(params, state, words)
 
 
-def _compile(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> jax.stages.Compiled:
+def compiler_options(config: EngineConfig, device: jax.Device) -> dict[str, str | bool] | None:
+    """What each step is compiled with: options of the executable, and not of the process."""
+    if device.platform != "gpu":
+        return None
+    return {
+        **({} if config.gemm_autotuning else GPU_COMPILER_OPTIONS),
+        **({} if config.cuda_graphs else NO_CUDA_GRAPHS),
+    }
+
+
+def _compile(
+    model: Model, limits: Limits, params: Any, state: Any, options: dict[str, str | bool] | None, shape: StepShape
+) -> jax.stages.Compiled:
     words = jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
-    is_gpu = next(iter(jax.tree.leaves(params)[0].sharding.device_set)).platform == "gpu"
-    return lower_step(model, limits, params, state, words, shape).compile(GPU_COMPILER_OPTIONS if is_gpu else None)
+    return lower_step(model, limits, params, state, words, shape).compile(options)
 
 
 def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:
