@@ -24,15 +24,12 @@ def extend_mixed(
     Of 3 decode rows and a chunk of 4 tokens:
 
         query_starts         [0, 1, 2, 3, 7]
-        as extend sees it    [3, 3, 3, 3, 7]    (what it gives for the first 3 tokens is nobody's, and replaced)
+        as extend sees it    [3, 3, 3, 3, 7]    (it writes nothing for the first 3 tokens, and decode nothing else)
         lengths              [9, 5, 2, 20]
         as decode sees them  [9, 5, 2, 0]
     """
-    num_rows = lengths.shape[0]
-    is_decode = jnp.arange(num_rows) < num_decode_rows
+    is_decode = jnp.arange(lengths.shape[0]) < num_decode_rows
     chunk_starts = jnp.maximum(query_starts, num_decode_rows)
     extended = extend(q, kv_pages, page_table, chunk_starts, lengths, sinks, options, interpret=interpret)
     decode_lengths = jnp.where(is_decode, lengths, 0)
-    decoded = decode(q[:num_rows], kv_pages, page_table, decode_lengths, sinks, options, interpret=interpret)
-    first = jnp.where(is_decode[:, None, None], decoded, extended[:num_rows])
-    return extended.at[:num_rows].set(first)
+    return decode(q, kv_pages, page_table, decode_lengths, sinks, options, into=extended, interpret=interpret)

@@ -38,19 +38,25 @@ def partial_shapes(rows: int, num_heads: int, num_splits: int, dim: int) -> list
     return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*partial, dim), partial, partial)]
 
 
-def merge_splits(acc, top, total, num_positions: Array, *, tile: int, dtype, interpret: bool) -> Array:
+def merge_splits(
+    acc, top, total, num_positions: Array, *, into: Array | None = None, tile: int, dtype, interpret: bool
+) -> Array:
     """Partial results [rows, heads, splits, dim] and [rows, heads, splits] -> [rows, heads, dim] in `dtype`.
 
-    `num_positions` [rows] is what each row's splits shared, in tiles of `tile`; rows of 0 give zeros.
+    `num_positions` [rows] is what each row's splits shared, in tiles of `tile`; rows of 0 give zeros, or keep what they
+    have of `into` [at least rows, heads, dim], which is written and returned where it is given.
     """
     rows, num_heads, num_splits, dim = acc.shape
     padded_splits = next_power_of_two(num_splits)
     most_columns = MAX_WARPS * 32 * ELEMENTS_PER_THREAD // padded_splits
     columns = min(next_power_of_two(dim), next_power_of_two(most_columns))
+    operands = acc, top, total, num_positions, *([] if into is None else [into])
+    out_shape = (rows, num_heads, dim) if into is None else into.shape
     (out,) = triton_call(
-        functools.partial(_merge_kernel, tile=tile, columns=columns),
-        *(acc, top, total, num_positions),
-        out_shape=[jax.ShapeDtypeStruct((rows, num_heads, dim), dtype)],
+        functools.partial(_merge_kernel, tile=tile, columns=columns, keeps_empty_rows=into is not None),
+        *operands,
+        out_shape=[jax.ShapeDtypeStruct(out_shape, dtype)],
+        input_output_aliases=None if into is None else {len(operands) - 1: 0},
         grid=(ceil_div(dim, columns), num_heads, rows),
         num_warps=max(1, min(MAX_WARPS, padded_splits * columns // (32 * ELEMENTS_PER_THREAD))),
         num_stages=1,
@@ -60,13 +66,16 @@ def merge_splits(acc, top, total, num_positions: Array, *, tile: int, dtype, int
     return out
 
 
-def _merge_kernel(acc_ref, top_ref, total_ref, num_positions_ref, out_ref, *, tile, columns):
+def _merge_kernel(acc_ref, top_ref, total_ref, num_positions_ref, *refs, tile, columns, keeps_empty_rows: bool):
+    out_ref = refs[-1]
     column_block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     _, _, num_splits, dim = acc_ref.shape
     split, column = jnp.arange(next_power_of_two(num_splits)), column_block * columns + jnp.arange(columns)
     num_positions = num_positions_ref[row]
     num_used = ceil_div(num_positions, jnp.maximum(tiles_per_split(num_positions, tile, num_splits) * tile, 1))
     used, inside = split < num_used, column < dim
+    if keeps_empty_rows:
+        inside &= num_positions > 0
 
     top = plt.load(top_ref.at[row, head, split], mask=used, other=MASKED_SCORE)
     total = plt.load(total_ref.at[row, head, split], mask=used, other=0)

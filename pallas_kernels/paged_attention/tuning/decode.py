@@ -18,7 +18,8 @@ MAX_KV_HEADS = 4  # a program: pieces of 1 KiB are long enough to read, and more
 MAX_SPLITS = 256
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
 STAGING_BYTES = 6 * 1024  # what Triton takes besides the tiles
-SMALLER_TILES = ((COLUMNS, 3), (COLUMNS, 2), (COLUMNS // 2, 2), (COLUMNS // 4, 2))  # columns and pipeline stages
+# Columns and pipeline stages. A third stage is worth more than the other half of the columns.
+SMALLER_TILES = ((COLUMNS, 3), (COLUMNS // 2, 3), (COLUMNS, 2), (COLUMNS // 2, 2), (COLUMNS // 4, 2))
 
 
 @dataclass(frozen=True)
