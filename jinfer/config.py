@@ -32,6 +32,9 @@ class EngineConfig:
     """Longest prompt plus output, in tokens. Default: the model's context, or what the pages of one sequence hold."""
     memory_utilization: float = 0.9
     """Share of the device's memory for weights, workspace and pages together."""
+    overlap: bool = True
+    """Plan and dispatch a step before the one before it is read, so that the device does not wait for the host. Without
+    it tokens are the same, and later: for debugging, and to see what overlap is worth."""
     attention: Attention = "auto"
     """Implementation of attention: `auto` is `pallas` on a GPU and `reference` elsewhere."""
     cuda_graphs: bool = True
@@ -52,7 +55,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _check_choice("dtype", self.dtype, (*get_args(DType), None))
         _check_choice("attention", self.attention, get_args(Attention))
-        for name in ("cuda_graphs", "gemm_autotuning", "compilation_cache", "dummy_weights", "progress"):
+        for name in ("overlap", "cuda_graphs", "gemm_autotuning", "compilation_cache", "dummy_weights", "progress"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":
             raise ConfigError(f"compilation_cache_dir={self.compilation_cache_dir!r} must be the name of a directory")

@@ -19,17 +19,9 @@ from jinfer.request import FinishReason, Request, Sequence
 from jinfer.sampling import StepResult
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.scheduling.step_plan import StepPlan
+from jinfer.sequence_update import SequenceUpdate, accept
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SequenceUpdate:
-    """What a step brought to one sequence: final text, and the tokens that were read."""
-
-    sequence: Sequence
-    text: str
-    token_ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -48,6 +40,7 @@ class Engine:
     ) -> None:
         """`new_state` makes an empty device state, at the start and after a fault."""
         self.limits = limits
+        self._config = config
         self._params = params
         self._new_state = new_state
         self._state = new_state()
@@ -91,12 +84,15 @@ class Engine:
                 self._end(sequence, FinishReason.ABORT)
 
     def step(self) -> list[SequenceUpdate]:
-        """Plans and dispatches one step, then reads the step before it while the device computes."""
+        """Plans and dispatches one step, then reads the step before it while the device computes.
+
+        Without `overlap` it reads the step that it dispatched, and the device waits for the host in between.
+        """
         try:
             plan = self._scheduler.schedule()
             dispatched = self._dispatch(plan) if plan else None
-            updates = self._read(self._in_flight) if self._in_flight else []
-            self._in_flight = dispatched
+            to_read, self._in_flight = (self._in_flight, dispatched) if self._config.overlap else (dispatched, None)
+            updates = self._read(to_read) if to_read else []
         except BaseException as error:
             self._recover(error)
             raise
@@ -112,49 +108,34 @@ class Engine:
     def _read(self, step: StepInFlight) -> list[SequenceUpdate]:
         """Waits for a step and gives each sampled token to its sequence, unless that ended in the meantime."""
         token_ids, is_finite = np.asarray(step.result.token_ids).tolist(), np.asarray(step.result.is_finite)
+        all_finite = bool(is_finite.all())
         updates = []
-        for i, row in enumerate(step.plan.rows):
-            if not row.samples:
+        for place, sequence in enumerate(step.plan.sampling_sequences):
+            if sequence is None:
                 continue
-            row.sequence.num_pending_tokens -= 1
-            if row.sequence.is_finished:
-                continue
-            if not is_finite[i]:
-                updates.append(self._fail(row.sequence, "the model gave logits that are not finite (NaN or infinity)"))
-                continue
-            if row.sequence.params.logprobs is not None:
-                _record_logprobs(row.sequence, step.result, i)
-            updates.append(self._accept(row.sequence, token_ids[i]))
+            sequence.num_pending_tokens -= 1
+            if sequence.finish_reason is None:
+                is_good = all_finite or is_finite[place]
+                updates.append(
+                    self._accept(sequence, step, place, token_ids[place]) if is_good else self._fail(sequence)
+                )
         return updates
 
-    def _accept(self, sequence: Sequence, token_id: int) -> SequenceUpdate:
-        """Appends a token, turns it into text, and ends the sequence if it is the last."""
-        request = sequence.request
-        if request.first_token_time is None:
-            request.first_token_time = time.perf_counter()
-        sequence.token_ids.append(token_id)
-        detokenizer = sequence.detokenizer
-        text = detokenizer.add(token_id) if detokenizer else ""
-        if token_id in sequence.stop_token_ids:
-            sequence.stop_reason = token_id if token_id in (sequence.params.stop_token_ids or ()) else None
-            reason = FinishReason.STOP
-        elif detokenizer and detokenizer.stop_reason is not None:
-            sequence.stop_reason = detokenizer.stop_reason
-            self._end(sequence, FinishReason.STOP)
-            return SequenceUpdate(sequence, text, (token_id,))
-        elif len(sequence.token_ids) >= sequence.max_total_tokens:
-            reason = FinishReason.LENGTH
-        else:
-            return SequenceUpdate(sequence, text, (token_id,))
-        text += detokenizer.finish() if detokenizer else ""
-        self._end(sequence, reason)
-        return SequenceUpdate(sequence, text, (token_id,))
+    def _accept(self, sequence: Sequence, step: StepInFlight, place: int, token_id: int) -> SequenceUpdate:
+        """Appends a token, and ends the sequence if it is the last."""
+        if sequence.request.first_token_time is None:
+            sequence.request.first_token_time = time.perf_counter()
+        if sequence.request.params.logprobs is not None:
+            _record_logprobs(sequence, step.result, place)
+        update = accept(sequence, token_id)
+        if update.finish_reason is not None:
+            self._end(sequence, update.finish_reason)
+        return update
 
-    def _fail(self, sequence: Sequence, error: str) -> SequenceUpdate:
-        text = sequence.detokenizer.finish() if sequence.detokenizer else ""
-        sequence.error = error
+    def _fail(self, sequence: Sequence) -> SequenceUpdate:
+        sequence.error = "the model gave logits that are not finite (NaN or infinity)"
         self._end(sequence, FinishReason.ERROR)
-        return SequenceUpdate(sequence, text, ())
+        return SequenceUpdate(sequence, None, None, FinishReason.ERROR)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason

@@ -1,44 +1,35 @@
-"""Where the text of a request waits for whoever asked for it."""
+"""Where updates wait for whoever asked for them."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from jinfer.engine import SequenceUpdate
-from jinfer.outputs import StreamPiece
 from jinfer.request import Request
+from jinfer.sequence_update import SequenceUpdate
 
 
 class Inbox:
-    """What steps brought to one request, until the caller takes it: a step may be taken for somebody else's sake."""
+    """What steps brought to the requests of one caller, until it is taken: a step may be taken for another's sake."""
 
-    def __init__(self, prompt_index: int) -> None:
-        self._prompt_index = prompt_index
-        self._pieces: deque[StreamPiece] = deque()
-        self._ended: set[int] = set()  # whose last piece was put
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self._updates: deque[SequenceUpdate] = deque()
+        self._open = {sequence for request in requests for sequence in request.sequences}  # whose end was not put yet
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end of every sequence was put here."""
+        return not self._open
 
     def put(self, update: SequenceUpdate) -> None:
-        """To be called before the next step: the piece says whether the sequence ended with it."""
-        sequence = update.sequence
-        if sequence.is_finished:
-            self._ended.add(sequence.index)
-        self._pieces.append(
-            StreamPiece(
-                self._prompt_index,
-                sequence.index,
-                update.text,
-                update.token_ids,
-                sequence.finish_reason,
-                sequence.error,
-            )
-        )
+        self._updates.append(update)
+        if update.finish_reason is not None:
+            self._open.discard(update.sequence)
 
-    def take_all(self) -> Iterator[StreamPiece]:
-        while self._pieces:
-            yield self._pieces.popleft()
+    def put_ends(self) -> None:
+        """After a fault: a last update for each sequence that ended without one."""
+        for sequence in sorted(self._open, key=lambda sequence: (sequence.arrival or 0, sequence.index)):
+            if sequence.is_finished:
+                self.put(SequenceUpdate(sequence, None, "", sequence.finish_reason))
 
-    def ends_not_told(self, request: Request) -> Iterator[StreamPiece]:
-        """A last piece for each sequence that ended without one, by a fault in a step that another caller took."""
-        for sequence in request.sequences:
-            if sequence.index not in self._ended:
-                self.put(SequenceUpdate(sequence, "", ()))
-        yield from self.take_all()
+    def take_all(self) -> Iterator[SequenceUpdate]:
+        while self._updates:
+            yield self._updates.popleft()

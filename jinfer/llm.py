@@ -3,7 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from jinfer.progress import progress_bar
 from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
 from jinfer.request import Request
 from jinfer.sampling_params import SamplingParams
+from jinfer.sequence_update import SequenceUpdate
 from jinfer.text.detokenizer import Detokenizer
 from jinfer.text.tokenizer import Tokenizer
 
@@ -111,38 +113,43 @@ class LLM:
     ) -> Iterator[StreamPiece]:
         """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what runs."""
         prompt_list = as_prompts(prompts)
-        return self._run(self._create(prompt_list, as_params(params, options, len(prompt_list))))
+        return self._pieces(self._create(prompt_list, as_params(params, options, len(prompt_list))))
+
+    def _pieces(self, requests: list[Request]) -> Iterator[StreamPiece]:
+        prompt_index = {request: place for place, request in enumerate(requests)}
+        with closing(self._run(requests)) as updates:
+            for update in updates:
+                yield StreamPiece.of(prompt_index[update.sequence.request], update)
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
         count, num_tokens = sum(len(request.sequences) for request in requests), 0
-        with progress_bar("generating", total=count, enabled=self.config.progress) as bar:
-            for piece in self._run(requests):
-                num_tokens += len(piece.token_ids)
-                if piece.finish_reason is not None:
+        with (
+            progress_bar("generating", total=count, enabled=self.config.progress) as bar,
+            closing(self._run(requests)) as updates,
+        ):
+            for update in updates:
+                num_tokens += update.token_id is not None
+                if update.finish_reason is not None:
                     bar.set_postfix_str(f"{num_tokens} tokens", refresh=False)
                     bar.update()
         return [RequestOutput.of(request) for request in requests]
 
-    def _run(self, requests: list[Request]) -> Iterator[StreamPiece]:
+    def _run(self, requests: list[Request]) -> Generator[SequenceUpdate, None, None]:
         """Steps the engine until the requests have ended; whatever stops it early aborts them."""
+        inbox = Inbox(requests)
         with self._lock:
             self._check_open()
-            for place, request in enumerate(requests):
-                self._inboxes[request] = Inbox(place)
+            for request in requests:
+                self._inboxes[request] = inbox
                 self._engine.add(request)
-        inboxes = [self._inboxes[request] for request in requests]
         try:
             while True:
-                with self._lock:  # a step that another thread takes is seen whole: the end of a request and its text
-                    is_done = all(request.is_finished for request in requests)
-                for inbox in inboxes:
-                    yield from inbox.take_all()
-                if is_done:
+                is_complete = inbox.is_complete  # asked before the updates are taken: then none comes after them
+                yield from inbox.take_all()
+                if is_complete:
                     break
-                self._step(requests)
-            for request in requests:
-                yield from self._inboxes[request].ends_not_told(request)
+                self._step(inbox)
         finally:
             with self._lock:
                 for request in requests:
@@ -150,19 +157,22 @@ class LLM:
                         self._engine.abort(request)
                     del self._inboxes[request]
 
-    def _step(self, requests: list[Request]) -> None:
+    def _step(self, inbox: Inbox) -> None:
         """One step for all that use this LLM; each finds what concerns it in its inbox."""
         with self._lock:
             self._check_open()
-            if all(request.is_finished for request in requests):  # another thread's step ended them
+            if inbox.is_complete:  # another thread's step ended its requests
                 return
             try:
                 updates = self._engine.step()
-            except Exception as error:
+            except BaseException as error:
+                for other in set(self._inboxes.values()):
+                    other.put_ends()
+                if not isinstance(error, Exception):
+                    raise
                 raise EngineError(f"the engine failed, and every request with it: {error}") from error
             for update in updates:
-                if update.sequence.request in self._inboxes:
-                    self._inboxes[update.sequence.request].put(update)
+                self._inboxes[update.sequence.request].put(update)
 
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
         self._check_open()

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jinfer.request import FinishReason, Request, Sequence
+from jinfer.sequence_update import SequenceUpdate
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,20 @@ class StreamPiece:
     finish_reason: FinishReason | None
     error: str | None = None
 
+    @classmethod
+    def of(cls, prompt_index: int, update: SequenceUpdate) -> "StreamPiece":
+        """An update as text. Those of a sequence must come in order, and each once."""
+        sequence = update.sequence
+        is_last = update.finish_reason is not None
+        return cls(
+            prompt_index=prompt_index,
+            output_index=sequence.index,
+            text=update.take_text(),
+            token_ids=() if update.token_id is None else (update.token_id,),
+            finish_reason=update.finish_reason,
+            error=sequence.error if is_last else None,
+        )
+
     def __str__(self) -> str:
         return self.text
 
@@ -95,7 +110,7 @@ def _completion(sequence: Sequence) -> CompletionOutput:
     wants_logprobs = sequence.params.logprobs is not None
     return CompletionOutput(
         index=sequence.index,
-        text=sequence.detokenizer.text if sequence.detokenizer else "",
+        text=_text(sequence),
         token_ids=tuple(sequence.output_token_ids),
         finish_reason=sequence.finish_reason,
         stop_reason=sequence.stop_reason,
@@ -103,6 +118,20 @@ def _completion(sequence: Sequence) -> CompletionOutput:
         logprobs=tuple(sequence.logprobs) if wants_logprobs else None,
         error=sequence.error,
     )
+
+
+def _text(sequence: Sequence) -> str:
+    """All text of a sequence: what was taken, and what nobody has asked for before."""
+    detokenizer = sequence.detokenizer
+    if detokenizer is None:
+        return ""
+    waiting = sequence.output_token_ids[detokenizer.num_tokens :]
+    if sequence.is_finished:
+        detokenizer.finish(waiting)
+    else:
+        for token_id in waiting:
+            detokenizer.add(token_id)
+    return detokenizer.text
 
 
 def _since(start: float, end: float | None) -> float | None:

@@ -5,6 +5,7 @@ import secrets
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError
@@ -24,7 +25,7 @@ class FinishReason(enum.StrEnum):
     ERROR = "error"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Sequence:
     """One completion of a request as it runs. The scheduler owns the second group of fields, the engine the third."""
 
@@ -42,7 +43,9 @@ class Sequence:
     num_pending_tokens: int = 0  # sampled by a step that the host has not read yet: 0 or 1
     has_token_on_device: bool = False  # its row holds its newest token, so that decoding needs nothing from the host
 
+    sampling_words: Any = None  # what the device is told of the parameters, once it was needed; see batching
     detokenizer: Detokenizer | None = None
+    has_stop_strings: bool = False  # so that every token has to become text at once
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
@@ -113,6 +116,7 @@ class Request:
                     stop_token_ids=stop_token_ids,
                     max_total_tokens=min(len(prompt_token_ids) + max_tokens, limits.max_model_len),
                     seed=(seed + index * SEED_STEP) % SEED_MODULUS,
+                    has_stop_strings=bool(params.stop_strings),
                 )
             )
         return request

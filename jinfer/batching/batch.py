@@ -6,9 +6,10 @@ padding writes. A decode step needs only who runs and who got a new page:
     row_ids      [0, 2, 5, 8]      (three rows of eight, padded to four)
     new_page_ids [0, 17, 0, 0]     (row 2 begins a new page; 0, the null page, is none)
 
-A mixed step brings tokens, positions and the sampling parameters of its rows as well, those of decode rows first:
+A mixed step brings tokens, positions and the sampling parameters of its rows as well. Its first `num_decode_rows` rows
+are decode rows, with one token each; the others are chunks:
 
-    token_ids       [-1, 45, 12, 9, 0, 0]    (a token that is on the device, three of a prompt, two of padding)
+    token_ids       [-1, 45, 12, 9, 0, 0]    (one token that is on the device, three of a prompt, two of padding)
     query_starts    [0, 1, 4, 4, 4, 4, 4]    (row 0 of the batch has one token, row 1 three, the others none)
     num_decode_rows [1]
 """
@@ -22,9 +23,10 @@ from jinfer.batching.packing import Layout, pack
 from jinfer.batching.sampling_words import NUM_SAMPLING_WORDS, sampling_words
 from jinfer.config import Limits
 from jinfer.scheduling.page_pool import NULL_PAGE
-from jinfer.scheduling.step_plan import RowPlan, StepPlan
+from jinfer.scheduling.step_plan import DecodeRows, StepPlan
 
 TOKEN_ON_DEVICE = -1  # in a batch's token_ids: the row's newest token, which the host may not know
+NOTHING = StepPlan(DecodeRows([], [], [], []), ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +43,8 @@ def layout_of(shape: StepShape, limits: Limits) -> Layout:
         return {"row_ids": (shape.rows,), "new_page_ids": (shape.rows,)}
     most_new_pages = limits.pages_for(shape.tokens) + shape.rows  # each row may begin in the middle of a page
     return {
-        "num_decode_rows": (1,),
         "row_ids": (shape.rows,),
+        "num_decode_rows": (1,),
         "token_ids": (shape.tokens,),
         "query_starts": (shape.rows + 1,),
         "starts": (shape.rows,),
@@ -61,7 +63,7 @@ def make_batch(plan: StepPlan, buckets: Buckets, limits: Limits) -> Batch:
 
 def padding_batch(shape: StepShape, limits: Limits) -> Batch:
     """A batch in which nothing runs: it writes to the null row and the null page only."""
-    return _padded_batch(StepPlan(rows=()), shape, limits)
+    return _padded_batch(NOTHING, shape, limits)
 
 
 def _padded_batch(plan: StepPlan, shape: StepShape, limits: Limits) -> Batch:
@@ -70,41 +72,53 @@ def _padded_batch(plan: StepPlan, shape: StepShape, limits: Limits) -> Batch:
 
 
 def _decode_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str, np.ndarray]:
-    return {
-        "row_ids": _padded([row.row for row in plan.rows], shape.rows, limits.max_num_seqs),
-        "new_page_ids": _padded([_only_new_page(row) for row in plan.rows], shape.rows, NULL_PAGE),
-    }
-
-
-def _only_new_page(row: RowPlan) -> int:
-    return row.new_page_ids[0] if row.new_page_ids else NULL_PAGE
+    new_page_ids = np.full(shape.rows, NULL_PAGE, np.int32)
+    for place, page_id in plan.decode.new_pages:
+        new_page_ids[place] = page_id
+    return {"row_ids": _padded(plan.decode.row_ids, shape.rows, limits.max_num_seqs), "new_page_ids": new_page_ids}
 
 
 def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str, np.ndarray]:
     assert shape.tokens is not None
-    rows = plan.rows
-    token_ids = [token_id for row in rows for token_id in (row.token_ids or (TOKEN_ON_DEVICE,))]
-    query_ends = np.cumsum([row.num_tokens for row in rows], dtype=np.int32)
-    sampling = np.zeros((shape.rows, NUM_SAMPLING_WORDS), np.int32)
-    for i, row in enumerate(rows):
-        sampling[i] = sampling_words(row.sequence)
-    new_pages = [
-        (row.row, row.first_new_page + i, page_id) for row in rows for i, page_id in enumerate(row.new_page_ids)
-    ]
-    page_rows, page_entries, page_ids = zip(*new_pages, strict=True) if new_pages else ((), (), ())
-    null_row, num_new_pages = limits.max_num_seqs, layout_of(shape, limits)["page_ids"][0]
-    num_decode_rows = sum(row.token_ids is None for row in rows)
+    decode, chunks = plan.decode, plan.chunks
+    token_ids = [TOKEN_ON_DEVICE] * len(decode)
+    for chunk in chunks:
+        token_ids += chunk.token_ids
+    query_lengths = [1] * len(decode) + [chunk.num_tokens for chunk in chunks]
     return {
-        "num_decode_rows": np.array([num_decode_rows], np.int32),
-        "row_ids": _padded([row.row for row in rows], shape.rows, null_row),
+        "row_ids": _padded(decode.row_ids + [chunk.row for chunk in chunks], shape.rows, limits.max_num_seqs),
+        "num_decode_rows": np.array([len(decode)], np.int32),
         "token_ids": _padded(token_ids, shape.tokens, 0),
-        "query_starts": _padded([0, *query_ends], shape.rows + 1, plan.num_tokens),
-        "starts": _padded([row.start for row in rows], shape.rows, 0),
-        "samples": _padded([int(row.samples) for row in rows], shape.rows, 0),
-        "sampling": sampling,
-        "page_rows": _padded(page_rows, num_new_pages, null_row),
-        "page_entries": _padded(page_entries, num_new_pages, 0),
-        "page_ids": _padded(page_ids, num_new_pages, NULL_PAGE),
+        "query_starts": _padded(np.cumsum([0, *query_lengths]), shape.rows + 1, len(token_ids)),
+        "starts": _padded(decode.starts + [chunk.start for chunk in chunks], shape.rows, 0),
+        "samples": _padded([1] * len(decode) + [int(chunk.samples) for chunk in chunks], shape.rows, 0),
+        "sampling": _sampling(plan, shape),
+        **_new_pages(plan, shape, limits),
+    }
+
+
+def _sampling(plan: StepPlan, shape: StepShape) -> np.ndarray:
+    sampling = np.zeros((shape.rows, NUM_SAMPLING_WORDS), np.int32)
+    sequences = [*plan.decode.sequences, *(chunk.sequence for chunk in plan.chunks)]
+    if sequences:
+        sampling[: len(sequences)] = [sampling_words(sequence) for sequence in sequences]
+    return sampling
+
+
+def _new_pages(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str, np.ndarray]:
+    """Where in the page table each new page goes: its row, its entry there, and its id."""
+    decode = plan.decode
+    new_pages = [(decode.row_ids[i], decode.starts[i] // limits.page_size, page_id) for i, page_id in decode.new_pages]
+    for chunk in plan.chunks:
+        new_pages += [
+            (chunk.row, entry, page_id) for entry, page_id in enumerate(chunk.new_page_ids, chunk.first_new_page)
+        ]
+    page_rows, page_entries, page_ids = zip(*new_pages, strict=True) if new_pages else ((), (), ())
+    length = layout_of(shape, limits)["page_ids"][0]
+    return {
+        "page_rows": _padded(page_rows, length, limits.max_num_seqs),
+        "page_entries": _padded(page_entries, length, 0),
+        "page_ids": _padded(page_ids, length, NULL_PAGE),
     }
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from jinfer.config import Limits
 from jinfer.scheduling.step_plan import StepPlan
 
-FEW_TOKENS = (16, 64, 256)  # a step of so few is bound by reading the weights, and padding costs it next to nothing
+FEW_TOKENS = (16, 64)  # a step of so few is bound by reading the weights, and padding costs it next to nothing
+MANY_TOKENS = 256  # from here on a step's time grows with its tokens, and less than a third of them may be padding
 STEPS_PER_OCTAVE = (1.25, 1.625, 2.0)  # of row buckets above 8: at most 19% of the rows are padding
 
 
@@ -30,7 +31,7 @@ class Buckets:
 
     @classmethod
     def for_limits(cls, limits: Limits) -> "Buckets":
-        """Row counts 1, 2, 4, 8, 10, 13, 16, 20, ... and token counts 16, 64, 256, 512, 1024, ..."""
+        """Row counts 1, 2, 4, 8, 10, 13, 16, 20, ... and token counts 16, 64, 256, 384, 512, 768, ..."""
         token_counts = _token_counts(limits.max_num_batched_tokens)
         return cls(
             decode=tuple(StepShape(rows) for rows in _row_counts(limits.max_num_seqs)),
@@ -44,8 +45,9 @@ class Buckets:
     def smallest_for(self, plan: StepPlan) -> StepShape:
         """The shape that pads `plan` least. The scheduler's limits see to it that there is one."""
         if plan.is_decode:
-            return next(shape for shape in self.decode if shape.rows >= len(plan.rows))
-        return next(s for s in self.mixed if s.tokens is not None and s.tokens >= plan.num_tokens)
+            return next(shape for shape in self.decode if shape.rows >= len(plan.decode))
+        num_tokens = plan.num_tokens
+        return next(s for s in self.mixed if s.tokens is not None and s.tokens >= num_tokens)
 
 
 def _row_counts(most: int) -> list[int]:
@@ -59,10 +61,9 @@ def _row_counts(most: int) -> list[int]:
 
 
 def _token_counts(most: int) -> list[int]:
-    """16, 64, 256, then doubling, up to `most`."""
-    counts = [count for count in FEW_TOKENS if count < most]
-    count = 2 * FEW_TOKENS[-1]
-    while count < most:
-        counts.append(count)
-        count *= 2
+    """16, 64, then two steps an octave: 256, 384, 512, 768, ... up to `most`."""
+    counts, octave = [count for count in FEW_TOKENS if count < most], MANY_TOKENS
+    while octave < most:
+        counts += [count for count in (octave, octave * 3 // 2) if count < most]
+        octave *= 2
     return [*counts, most]

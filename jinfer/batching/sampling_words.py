@@ -36,7 +36,13 @@ class SamplingRows(NamedTuple):
 
 
 def sampling_words(sequence: Sequence) -> np.ndarray:
-    """The words of a sequence, whose parameters are all resolved."""
+    """The words of a sequence, whose parameters are all resolved. They are made once: every mixed step sends them."""
+    if sequence.sampling_words is None:
+        sequence.sampling_words = _new_words(sequence)
+    return sequence.sampling_words
+
+
+def _new_words(sequence: Sequence) -> np.ndarray:
     params = sequence.params
     words = np.full(NUM_SAMPLING_WORDS, NO_TOKEN, np.int32)
     words[0:3] = np.array([params.temperature, params.top_p, params.min_p], np.float32).view(np.int32)

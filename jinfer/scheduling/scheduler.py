@@ -8,6 +8,9 @@ in line, to be computed again.
 The scheduler plans ahead of what the host knows: a planned step counts as computed, and the token that it will sample
 as pending, so that the next step can be planned before the token is read. Reusing the pages of a finished sequence at
 once is safe although a step on the device may still write to them: steps run in the order in which they are planned.
+
+A chunk takes as much of the token budget as it can. So at most one sequence is in the middle of its prompt when a step
+is planned, and it is the newest that runs.
 """
 
 import heapq
@@ -16,7 +19,7 @@ from collections import deque
 from jinfer.config import Limits
 from jinfer.request import Sequence
 from jinfer.scheduling.page_pool import PagePool
-from jinfer.scheduling.step_plan import RowPlan, StepPlan
+from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
 
 class Scheduler:
@@ -27,7 +30,7 @@ class Scheduler:
         self.page_pool = PagePool(limits.num_pages)
         self.num_preemptions = 0
         self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # in order of arrival
+        self._running: dict[Sequence, None] = {}  # in order of arrival
         self._free_rows = list(range(limits.max_num_seqs))  # a heap: low rows first
         self._num_arrivals = 0
 
@@ -52,7 +55,6 @@ class Scheduler:
     def remove(self, sequence: Sequence) -> None:
         """Takes a finished or aborted sequence out and frees what it holds."""
         if sequence in self._running:
-            self._running.remove(sequence)
             self._release(sequence)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
@@ -60,42 +62,47 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can run: all is done, or waits for a token that is still to be read."""
         step = _StepInProgress(self._limits.max_num_batched_tokens)
-        decoding = [s for s in self._running if s.has_token_on_device]
-        prefilling = [s for s in self._running if not s.has_token_on_device]
-        for sequence in decoding:
-            self._plan_decode(sequence, step)
-        for sequence in prefilling:
-            self._plan_chunk(sequence, step)
-        if not step.short_of_pages:
+        self._plan_decode(step)
+        self._plan_prompts(step)
+        return step.plan()
+
+    def _plan_decode(self, step: "_StepInProgress") -> None:
+        """A token of every sequence whose newest one is on the device. It runs for each row of each step."""
+        page_size = self._limits.page_size
+        for sequence in tuple(self._running):
+            position = sequence.num_computed_tokens
+            if not sequence.has_token_on_device or position + 1 >= sequence.max_total_tokens:
+                continue  # or it was preempted a moment ago; or its last token is sampled and has no use for a position
+            if position % page_size == 0:
+                if not self._make_room(sequence, 1, step):
+                    continue
+                step.new_pages.append((len(step.decoding), self._give_pages(sequence, 1)[0]))
+            sequence.num_computed_tokens = position + 1
+            sequence.num_pending_tokens += 1
+            step.decoding.append(sequence)
+        step.tokens_left -= len(step.decoding)
+
+    def _plan_prompts(self, step: "_StepInProgress") -> None:
+        """Chunks of the sequences that run and of those that may begin, in order of arrival."""
+        for sequence in [s for s in self._running if not s.has_token_on_device]:
+            num_tokens = min(sequence.num_tokens - sequence.num_computed_tokens, step.tokens_left)
+            if num_tokens and self._make_room(sequence, num_tokens, step):
+                self._plan_chunk(sequence, num_tokens, step)
+        if not step.is_short_of_pages:
             self._admit(step)
-        return StepPlan(tuple(step.rows)) if step.rows else None
-
-    def _plan_decode(self, sequence: Sequence, step: "_StepInProgress") -> None:
-        is_preempted = sequence.row is None
-        if is_preempted or sequence.num_tokens >= sequence.max_total_tokens:
-            return
-        if self._make_room(sequence, 1, step):
-            step.plan(self._advance(sequence, 1))
-
-    def _plan_chunk(self, sequence: Sequence, step: "_StepInProgress") -> None:
-        num_tokens = min(sequence.num_tokens - sequence.num_computed_tokens, step.tokens_left)
-        if sequence.row is None or num_tokens == 0:
-            return
-        if self._make_room(sequence, num_tokens, step):
-            step.plan(self._advance(sequence, num_tokens))
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> bool:
         """Preempts newer sequences until the pages for `num_tokens` more are free.
 
-        Sequences already in this step are not touched. The newest of the rest does not run now: it keeps its pages, and
-        waits for others to finish or for an older one to take them. So the oldest always gets what it needs.
+        The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for an older
+        one to take them. So the oldest always gets what it needs.
         """
         while self._num_missing_pages(sequence, num_tokens) > self.page_pool.num_free:
-            step.short_of_pages = True
-            victim = next(s for s in reversed(self._running) if s not in step.sequences)
-            if victim is sequence:
+            step.is_short_of_pages = True
+            newest = next(reversed(self._running))
+            if newest is sequence:
                 return False
-            self._preempt(victim)
+            self._preempt(newest)
         return True
 
     def _admit(self, step: "_StepInProgress") -> None:
@@ -113,38 +120,38 @@ class Scheduler:
                 return
             self._waiting.popleft()
             sequence.row = heapq.heappop(self._free_rows)
-            self._running.append(sequence)
-            step.plan(self._advance(sequence, num_tokens))
+            self._running[sequence] = None
+            self._plan_chunk(sequence, num_tokens, step)
 
-    def _advance(self, sequence: Sequence, num_tokens: int) -> RowPlan:
+    def _plan_chunk(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> None:
         """Gives the pages and counts the tokens as computed."""
         assert sequence.row is not None
         start, first_new_page = sequence.num_computed_tokens, len(sequence.page_ids)
-        new_page_ids = self.page_pool.allocate(self._num_missing_pages(sequence, num_tokens))
-        assert new_page_ids is not None
-        sequence.page_ids.extend(new_page_ids)
-        is_decode = sequence.has_token_on_device
-        token_ids = None if is_decode else tuple(sequence.token_ids[start : start + num_tokens])
-        sequence.num_computed_tokens += num_tokens
-        samples = sequence.num_computed_tokens == sequence.num_tokens
-        if samples:
-            sequence.num_pending_tokens += 1
-            sequence.has_token_on_device = True
-        return RowPlan(
-            sequence, sequence.row, start, num_tokens, token_ids, first_new_page, tuple(new_page_ids), samples
-        )
+        new_page_ids = self._give_pages(sequence, self._num_missing_pages(sequence, num_tokens))
+        sequence.num_computed_tokens = end = start + num_tokens
+        sequence.has_token_on_device = samples = end == sequence.num_tokens
+        sequence.num_pending_tokens += samples
+        token_ids = sequence.token_ids[start:end]
+        step.chunks.append(ChunkPlan(sequence, sequence.row, start, token_ids, first_new_page, new_page_ids, samples))
+        step.tokens_left -= num_tokens
 
     def _num_missing_pages(self, sequence: Sequence, num_tokens: int) -> int:
         return self._limits.pages_for(sequence.num_computed_tokens + num_tokens) - len(sequence.page_ids)
 
+    def _give_pages(self, sequence: Sequence, count: int) -> list[int]:
+        page_ids = self.page_pool.allocate(count)
+        assert page_ids is not None
+        sequence.page_ids.extend(page_ids)
+        return page_ids
+
     def _preempt(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
         self._release(sequence)
         self._waiting.appendleft(sequence)  # it came before all that wait, for admission is in order of arrival
         self.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.row is not None
+        del self._running[sequence]
         heapq.heappush(self._free_rows, sequence.row)
         self.page_pool.free(sequence.page_ids)
         sequence.row, sequence.page_ids = None, []
@@ -159,18 +166,23 @@ class Scheduler:
         assert rows == list(range(self._limits.max_num_seqs)), "a row is lost, or has two owners"
         arrivals = [s.arrival for s in (*self._running, *self._waiting) if s.arrival is not None]
         assert arrivals == sorted(arrivals), "a sequence runs or waits out of its turn"
+        assert all(s.has_token_on_device for s in list(self._running)[:-1]), "two are in the middle of their prompts"
 
 
 class _StepInProgress:
     """The rows planned so far, and the token budget that is left."""
 
     def __init__(self, token_budget: int) -> None:
-        self.rows: list[RowPlan] = []
-        self.sequences: set[Sequence] = set()
+        self.decoding: list[Sequence] = []
+        self.new_pages: list[tuple[int, int]] = []
+        self.chunks: list[ChunkPlan] = []
         self.tokens_left = token_budget
-        self.short_of_pages = False  # nobody is admitted then
+        self.is_short_of_pages = False  # nobody is admitted then
 
-    def plan(self, row: RowPlan) -> None:
-        self.rows.append(row)
-        self.sequences.add(row.sequence)
-        self.tokens_left -= row.num_tokens
+    def plan(self) -> StepPlan | None:
+        """What was planned, unless that is nothing."""
+        if not self.decoding and not self.chunks:
+            return None
+        row_ids = [sequence.row for sequence in self.decoding if sequence.row is not None]
+        starts = [sequence.num_computed_tokens - 1 for sequence in self.decoding]
+        return StepPlan(DecodeRows(self.decoding, row_ids, starts, self.new_pages), tuple(self.chunks))

@@ -59,6 +59,11 @@ class Detokenizer:
         return "".join(self._pieces)
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens added so far."""
+        return self._num_tokens
+
+    @property
     def stop_reason(self) -> str | None:
         """The stop string that was found. `add` must not be called after that."""
         return self._stop_reason
@@ -78,12 +83,20 @@ class Detokenizer:
             self._num_unsearched = len(self._held) + len(tentative.rstrip(REPLACEMENT_CHARACTER))
         return self._give_out(len(self._held) - self._num_that_may_begin_stop())
 
-    def finish(self) -> str:
-        """What is still held back, for a sequence that ended without a stop string; nothing after one."""
+    def finish(self, token_ids: Sequence[int] = ()) -> str:
+        """What is still held back, for a sequence that ended without a stop string; nothing after one.
+
+        `token_ids` are added first. That costs less than to add each, but no stop string is looked for in their text.
+        """
         if self._ended:
+            assert not token_ids, "finish() with tokens after the end"
             return ""
+        assert not (token_ids and self._stop), "tokens in which a stop string may be"
         self._ended = True
-        self._held += self._growth.tentative()
+        self._num_tokens += len(token_ids)
+        self._held += self._growth.last(
+            [i for i in token_ids if self._tokenizer.has_text(i, self._skip_special_tokens)]
+        )
         return self._give_out(len(self._held))
 
     def _find_stop(self, text: str) -> tuple[int, str] | None:

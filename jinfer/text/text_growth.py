@@ -96,6 +96,10 @@ class TextGrowth(Protocol):
     def tentative(self) -> str:
         """Text after the final text, as it would be if no token followed."""
 
+    def last(self, token_ids: list[int]) -> str:
+        """Text after the final text, if these tokens followed and no other: the same as to push them, at the price of
+        one decoding in place of one for each."""
+
 
 def text_growth(tokenizer: Decodes) -> TextGrowth:
     """The cheapest growth that is exact for the tokenizer's decoder."""
@@ -134,6 +138,9 @@ class BytesGrowth:
     def tentative(self) -> str:
         return self._open_text
 
+    def last(self, token_ids: list[int]) -> str:
+        return self._decode(self._open_ids + token_ids)
+
     def _decode(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False)
 
@@ -156,7 +163,11 @@ class PiecesGrowth:
         return text
 
     def tentative(self) -> str:
-        return self._decode(self._anchor_ids + self._open_ids)[len(self._anchor_text) :] if self._open_ids else ""
+        return self.last([])
+
+    def last(self, token_ids: list[int]) -> str:
+        new_ids = self._open_ids + token_ids
+        return self._decode(self._anchor_ids + new_ids)[len(self._anchor_text) :] if new_ids else ""
 
     def _close(self, last_id: int, text: str) -> None:
         """All open text is final: move the anchor and drop the open ids.
@@ -188,4 +199,7 @@ class UnknownGrowth:
         return ""
 
     def tentative(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=False)
+        return self.last([])
+
+    def last(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(self._ids + token_ids, skip_special_tokens=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Ids
 from jinfer.config import Limits
 from jinfer.request import Request, Sequence
 from jinfer.sampling_params import SamplingParams
-from jinfer.scheduling.step_plan import RowPlan, StepPlan
+from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
 PLENTY = Limits(page_size=4, num_pages=100, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64)
 
@@ -25,17 +25,22 @@ def new_sequence(prompt_length: int = 1, eos_token_ids: Ids[int] = (), **params)
     return request.sequences[0]
 
 
-def decode_row(row: int, start: int, *, new_pages: Ids[int] = ()) -> RowPlan:
-    return RowPlan(new_sequence(), row, start, 1, None, start // 4, tuple(new_pages), samples=True)
+def decode_rows(*rows: tuple[int, int] | tuple[int, int, int]) -> DecodeRows:
+    """Of (row, start), or (row, start, page id) where the token begins a page."""
+    return DecodeRows(
+        sequences=[new_sequence() for _ in rows],
+        row_ids=[row[0] for row in rows],
+        starts=[row[1] for row in rows],
+        new_pages=[(i, row[2]) for i, row in enumerate(rows) if len(row) == 3],
+    )
 
 
 def chunk(
     row: int, start: int, token_ids: Ids[int], *, new_pages: Ids[int] = (), samples: bool = True, **params
-) -> RowPlan:
+) -> ChunkPlan:
     first_new_page = -(-start // 4)
-    sequence = new_sequence(**params)
-    return RowPlan(sequence, row, start, len(token_ids), tuple(token_ids), first_new_page, tuple(new_pages), samples)
+    return ChunkPlan(new_sequence(**params), row, start, list(token_ids), first_new_page, list(new_pages), samples)
 
 
-def plan(*rows: RowPlan) -> StepPlan:
-    return StepPlan(rows)
+def plan(decode: DecodeRows, *chunks: ChunkPlan) -> StepPlan:
+    return StepPlan(decode, chunks)

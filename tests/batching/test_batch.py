@@ -16,8 +16,8 @@ from jinfer.request import SEED_STEP
 from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
-from tests.batching.plans import chunk, decode_row, limits, new_sequence, plan
-from tests.scheduling.fake_device import FakeEngine
+from tests.batching.plans import chunk, decode_rows, limits, new_sequence, plan
+from tests.scheduling.fake_device import FakeEngine, rows_of
 
 
 def fields_of(step: StepPlan, engine_limits: Limits) -> dict[str, np.ndarray]:
@@ -36,19 +36,20 @@ def unpacked(batch: Batch, engine_limits: Limits) -> dict[str, np.ndarray]:
 
 
 def test_the_decode_batch_of_the_docstring():
-    rows = decode_row(0, 5), decode_row(2, 8, new_pages=[17]), decode_row(5, 2)
-    fields = {name: field.tolist() for name, field in fields_of(plan(*rows), limits()).items()}
+    rows = decode_rows((0, 5), (2, 8, 17), (5, 2))
+    fields = {name: field.tolist() for name, field in fields_of(plan(rows), limits()).items()}
     assert fields == {"row_ids": [0, 2, 5, 8], "new_page_ids": [0, 17, 0, 0]}
 
 
 def test_the_mixed_batch_of_the_docstring():
-    rows = decode_row(1, 8, new_pages=[7]), chunk(4, 0, [45, 12, 9], new_pages=[3], samples=False, temperature=0.5)
+    joining = chunk(4, 0, [45, 12, 9], new_pages=[3], samples=False, temperature=0.5)
+    step = plan(decode_rows((1, 8, 7)), joining)
     sizes = limits(max_num_seqs=6, max_num_batched_tokens=6)
-    fields = {name: field.tolist() for name, field in fields_of(plan(*rows), sizes).items()}
+    fields = {name: field.tolist() for name, field in fields_of(step, sizes).items()}
     sampling = fields.pop("sampling")
     assert fields == {
-        "num_decode_rows": [1],
         "row_ids": [1, 4, 6, 6, 6, 6],
+        "num_decode_rows": [1],
         "token_ids": [TOKEN_ON_DEVICE, 45, 12, 9, 0, 0],
         "query_starts": [0, 1, 4, 4, 4, 4, 4],
         "starts": [8, 0, 0, 0, 0, 0],
@@ -57,7 +58,7 @@ def test_the_mixed_batch_of_the_docstring():
         "page_entries": [2, 0, 0, 0, 0, 0, 0, 0],
         "page_ids": [7, 3, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE],
     }
-    assert sampling[0] == sampling_words(rows[0].sequence).tolist()
+    assert sampling[1] == sampling_words(joining.sequence).tolist()
     assert sampling[2:] == [[0] * NUM_SAMPLING_WORDS] * 4
 
 
@@ -80,19 +81,20 @@ def read_back(fields: dict[str, np.ndarray]) -> list[tuple]:
     return rows
 
 
-def as_read(step: StepPlan) -> list[tuple]:
+def as_read(step: StepPlan, page_size: int) -> list[tuple]:
     """What `read_back` must give for the rows of a plan."""
+    rows = rows_of(step, page_size)
     if step.is_decode:
-        return [(row.row, list(row.new_page_ids)) for row in step.rows]
+        return [(row.row, row.new_page_ids) for row in rows]
     return [
         (
             row.row,
             row.start,
-            [TOKEN_ON_DEVICE] if row.token_ids is None else list(row.token_ids),
+            [TOKEN_ON_DEVICE] if row.token_ids is None else row.token_ids,
             [(row.first_new_page + i, page_id) for i, page_id in enumerate(row.new_page_ids)],
             int(row.samples),
         )
-        for row in step.rows
+        for row in rows
     ]
 
 
@@ -120,11 +122,16 @@ def test_every_plan_can_be_read_from_its_batch(page_size, max_num_seqs, more_tok
 def check_batch(step: StepPlan | None, sizes: Limits) -> None:
     if step is None:
         return
-    rows = read_back(fields_of(step, sizes))
-    assert rows[: len(step.rows)] == as_read(step)
+    fields = fields_of(step, sizes)
+    rows = read_back(fields)
+    assert rows[: step.num_rows] == as_read(step, sizes.page_size)
     null_row = sizes.max_num_seqs
-    for padding in rows[len(step.rows) :]:
+    for padding in rows[step.num_rows :]:
         assert padding in ((null_row, []), (null_row, 0, [], [], 0))
+    if not step.is_decode:
+        num_decode_rows = int(fields["num_decode_rows"][0])
+        is_decode_row = [tokens == [TOKEN_ON_DEVICE] for _, _, tokens, _, _ in rows]
+        assert is_decode_row == [True] * num_decode_rows + [False] * (len(rows) - num_decode_rows)
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 16])
@@ -132,7 +139,7 @@ def test_the_most_new_pages_that_a_step_can_need_fit(page_size):
     """Every row begins a page with its first token, in the largest shape."""
     sizes = limits(page_size=page_size, max_num_seqs=4, max_num_batched_tokens=32)
     rows = [chunk(row, 0, [1] * 8, new_pages=range(1, 1 + sizes.pages_for(8))) for row in range(4)]
-    assert (fields_of(plan(*rows), sizes)["page_ids"] != NULL_PAGE).sum() == 4 * sizes.pages_for(8)
+    assert (fields_of(plan(decode_rows(), *rows), sizes)["page_ids"] != NULL_PAGE).sum() == 4 * sizes.pages_for(8)
 
 
 @pytest.mark.parametrize("shape", [StepShape(4), StepShape(4, 16)], ids=str)

@@ -5,20 +5,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jinfer.batching.buckets import Buckets, StepShape
-from tests.batching.plans import chunk, decode_row, limits, plan
+from tests.batching.plans import chunk, decode_rows, limits, plan
 
 MOST_ROWS = 512
 
 
 def decode_plan(num_rows: int):
-    return plan(*(decode_row(row, 1) for row in range(num_rows)))
+    return plan(decode_rows(*((row, 1) for row in range(num_rows))))
 
 
 def test_the_buckets_of_the_docstring():
     buckets = Buckets.for_limits(limits(max_num_seqs=32, max_num_batched_tokens=1024))
     assert [shape.rows for shape in buckets.decode] == [1, 2, 4, 8, 10, 13, 16, 20, 26, 32]
     assert [(shape.rows, shape.tokens) for shape in buckets.mixed] == [
-        (16, 16), (32, 64), (32, 256), (32, 512), (32, 1024)
+        (16, 16), (32, 64), (32, 256), (32, 384), (32, 512), (32, 768), (32, 1024)
     ]  # fmt: skip
 
 
@@ -30,8 +30,18 @@ def test_less_than_a_quarter_of_a_decode_step_is_padding(max_num_seqs):
         assert (bucket - num_rows) / bucket < 0.25, (num_rows, bucket)
 
 
+@pytest.mark.parametrize("max_num_batched_tokens", [1000, 4096, 8192])
+def test_at_most_a_third_of_a_large_mixed_step_is_padding(max_num_batched_tokens):
+    buckets = Buckets.for_limits(limits(max_num_batched_tokens=max_num_batched_tokens))
+    token_counts = [shape.tokens for shape in buckets.mixed]
+    for num_tokens in range(257, max_num_batched_tokens + 1):
+        bucket = min(tokens for tokens in token_counts if tokens >= num_tokens)
+        assert (bucket - num_tokens) / bucket <= 1 / 3, (num_tokens, bucket)
+
+
 def test_there_are_few_shapes():
-    assert len(Buckets.for_limits(limits(max_num_seqs=512, max_num_batched_tokens=8192)).all) < 35
+    shapes = Buckets.for_limits(limits(max_num_seqs=512, max_num_batched_tokens=8192))
+    assert (len(shapes.decode), len(shapes.mixed)) == (22, 13)
 
 
 @given(max_num_seqs=st.integers(1, MOST_ROWS), tokens=st.integers(0, 5000))
@@ -63,8 +73,8 @@ def test_a_mixed_plan_gets_the_smallest_shape_that_holds_it(max_num_seqs, data):
     budget = data.draw(st.integers(max_num_seqs, 600), label="max_num_batched_tokens")
     num_rows = data.draw(st.integers(1, max_num_seqs), label="rows")
     num_tokens = data.draw(st.integers(num_rows, budget), label="tokens")
-    rows = [decode_row(row, 1) for row in range(num_rows - 1)]
-    chosen = plan(*rows, chunk(num_rows - 1, 0, range(num_tokens - len(rows))))
+    decode = decode_rows(*((row, 1) for row in range(num_rows - 1)))
+    chosen = plan(decode, chunk(num_rows - 1, 0, range(num_tokens - len(decode))))
     buckets = Buckets.for_limits(limits(max_num_seqs=max_num_seqs, max_num_batched_tokens=budget))
     shape = buckets.smallest_for(chosen)
     assert shape in buckets.mixed

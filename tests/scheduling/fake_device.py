@@ -1,12 +1,13 @@
 """A device in plain Python that runs a scheduler's plans as a real one would, and checks what each of them reads."""
 
 from collections.abc import Sequence as Tokens
+from dataclasses import dataclass
 
 from jinfer.config import Limits
 from jinfer.request import FinishReason, Request, Sequence
 from jinfer.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
-from jinfer.scheduling.step_plan import RowPlan, StepPlan
+from jinfer.scheduling.step_plan import StepPlan
 
 VOCAB_SIZE = 1000
 
@@ -28,6 +29,38 @@ def next_token(token_ids: Tokens[int]) -> int:
     return value
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row of a plan, whether it decodes (its one token is on the device, so that token_ids is None) or is a chunk."""
+
+    sequence: Sequence
+    row: int
+    start: int
+    num_tokens: int
+    token_ids: list[int] | None
+    first_new_page: int
+    new_page_ids: list[int]
+    samples: bool
+
+
+def rows_of(plan: StepPlan, page_size: int) -> list[Row]:
+    """Every row of a plan, in the order of its batch."""
+    decode, new_pages = plan.decode, dict(plan.decode.new_pages)
+    assert len(new_pages) == len(decode.new_pages)
+    assert all(0 <= place < len(decode) for place in new_pages)
+    rows = []
+    for i, (sequence, row, start) in enumerate(zip(decode.sequences, decode.row_ids, decode.starts, strict=True)):
+        new_page_ids = [new_pages[i]] if i in new_pages else []
+        rows.append(Row(sequence, row, start, 1, None, -(-start // page_size), new_page_ids, True))
+    for c in plan.chunks:
+        rows.append(Row(
+            c.sequence, c.row, c.start, c.num_tokens, c.token_ids, c.first_new_page, c.new_page_ids, c.samples
+        ))  # fmt: skip
+    assert plan.sampling_sequences == [row.sequence if row.samples else None for row in rows]
+    assert plan.num_tokens == sum(row.num_tokens for row in rows)
+    return rows
+
+
 class FakeDevice:
     """Rows and pages as lists and dicts. A token's "keys and values" are the token itself."""
 
@@ -39,11 +72,12 @@ class FakeDevice:
 
     def run(self, plan: StepPlan) -> list[int | None]:
         """Writes every row's keys and values, then samples from all that the row's pages hold."""
-        for row in plan.rows:
+        rows = rows_of(plan, self.page_size)
+        for row in rows:
             self._write(row)
-        return [self._sample(row) if row.samples else None for row in plan.rows]
+        return [self._sample(row) if row.samples else None for row in rows]
 
-    def _write(self, row: RowPlan) -> None:
+    def _write(self, row: Row) -> None:
         for i, page_id in enumerate(row.new_page_ids):
             self.page_tables[row.row][row.first_new_page + i] = page_id
         token_ids = (self.newest_token[row.row],) if row.token_ids is None else row.token_ids
@@ -51,7 +85,7 @@ class FakeDevice:
         for i, token_id in enumerate(token_ids):
             self.memory[self._place(row.row, row.start + i)] = token_id
 
-    def _sample(self, row: RowPlan) -> int:
+    def _sample(self, row: Row) -> int:
         seen = [self.memory[self._place(row.row, position)] for position in range(row.start + row.num_tokens)]
         self.newest_token[row.row] = next_token(seen)
         return self.newest_token[row.row]
@@ -93,7 +127,7 @@ class FakeEngine:
         self._check(plan)
         if oldest_may_run:
             assert plan is not None, "the oldest sequence stands still"
-            assert running[0] in [row.sequence for row in plan.rows], "the oldest sequence stands still"
+            assert running[0] in [row.sequence for row in self._rows(plan)], "the oldest sequence stands still"
         dispatched = (plan, self.device.run(plan)) if plan else None
         if self._in_flight:
             self._read(*self._in_flight)
@@ -113,10 +147,9 @@ class FakeEngine:
         assert self.scheduler.page_pool.num_used == 0
 
     def _read(self, plan: StepPlan, token_ids: list[int | None]) -> None:
-        for row, token_id in zip(plan.rows, token_ids, strict=True):
-            if token_id is None:
+        for sequence, token_id in zip(plan.sampling_sequences, token_ids, strict=True):
+            if sequence is None:
                 continue
-            sequence = row.sequence
             sequence.num_pending_tokens -= 1
             if sequence.is_finished:
                 continue
@@ -132,6 +165,9 @@ class FakeEngine:
         self.live.remove(sequence)
         self.scheduler.remove(sequence)
 
+    def _rows(self, plan: StepPlan) -> list[Row]:
+        return rows_of(plan, self.limits.page_size)
+
     def _check(self, plan: StepPlan | None) -> None:
         waiting = [s.arrival for s in self.live if s.row is None]
         running = [s.arrival for s in self.live if s.row is not None]
@@ -143,19 +179,18 @@ class FakeEngine:
             self._check_rows(plan)
 
     def _check_rows(self, plan: StepPlan) -> None:
-        rows = plan.rows
+        rows = self._rows(plan)
         assert 0 < plan.num_tokens <= self.limits.max_num_batched_tokens
         assert len({row.row for row in rows}) == len({row.sequence for row in rows}) == len(rows)
-        assert len(rows) <= self.limits.max_num_seqs
+        assert len(rows) == plan.num_rows <= self.limits.max_num_seqs
         is_chunk = [row.token_ids is not None for row in rows]
-        assert is_chunk == sorted(is_chunk), "a chunk comes before a decode row"
         for kind in (False, True):
             arrivals = [r.sequence.arrival for r, chunk in zip(rows, is_chunk, strict=True) if chunk is kind]
             assert arrivals == sorted(arrivals)
         for row in rows:
             self._check_row(row)
 
-    def _check_row(self, row: RowPlan) -> None:
+    def _check_row(self, row: Row) -> None:
         sequence = row.sequence
         assert not sequence.is_finished
         assert row.row == sequence.row
@@ -166,4 +201,4 @@ class FakeEngine:
         assert len(sequence.page_ids) == self.limits.pages_for(end), "pages for other than the tokens that exist"
         assert row.samples == (end >= len(sequence.token_ids))
         if row.token_ids is not None:
-            assert list(row.token_ids) == sequence.token_ids[row.start : end]
+            assert row.token_ids == sequence.token_ids[row.start : end]

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from jinfer.config import Limits
 from jinfer.request import FinishReason
 from jinfer.scheduling.step_plan import StepPlan
-from tests.scheduling.fake_device import FakeEngine
+from tests.scheduling.fake_device import FakeEngine, rows_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,7 +85,7 @@ def limits(**changes: int) -> Limits:
 
 def summary(plan: StepPlan | None) -> list[tuple[int, int, int]] | None:
     """(arrival, start, num_tokens) of each row."""
-    return plan and [(row.sequence.arrival, row.start, row.num_tokens) for row in plan.rows]
+    return plan and [(row.sequence.arrival, row.start, row.num_tokens) for row in rows_of(plan, PLENTY.page_size)]
 
 
 def test_the_scheduler_needs_no_jax():
@@ -122,13 +122,14 @@ def test_only_the_chunk_that_ends_the_prompt_samples():
     engine = FakeEngine(limits(max_num_batched_tokens=4))
     engine.add(9, 2)
     plans = [engine.step() for _ in range(3)]
-    assert [plan.rows[0].samples for plan in plans if plan] == [False, False, True]
+    assert [plan.chunks[0].samples for plan in plans if plan] == [False, False, True]
 
 
 def test_pages_are_given_as_they_are_needed():
     engine = FakeEngine(limits())
     engine.add(6, 8)
-    new_pages = [(row.first_new_page, len(row.new_page_ids)) for _ in range(4) for row in engine.step().rows]
+    rows = [row for _ in range(4) for row in rows_of(engine.step(), page_size=4)]
+    new_pages = [(row.first_new_page, len(row.new_page_ids)) for row in rows]
     assert new_pages == [(0, 2), (2, 0), (2, 0), (2, 1)]
 
 

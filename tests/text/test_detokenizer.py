@@ -73,6 +73,19 @@ def test_pieces_join_to_the_decoded_text(any_tokenizer, data, skip):
 
 
 @exact
+@given(data=st.data(), skip=st.booleans())
+def test_the_last_tokens_may_be_added_at_once(any_tokenizer, data, skip):
+    ids = draw_ids(data, any_tokenizer)
+    num_single = data.draw(st.integers(0, len(ids)))
+    detokenizer = Detokenizer(any_tokenizer, skip_special_tokens=skip)
+    pieces = [detokenizer.add(token_id) for token_id in ids[:num_single]]
+    assert detokenizer.num_tokens == num_single
+    pieces.append(detokenizer.finish(ids[num_single:]))
+    assert detokenizer.text == "".join(pieces) == decode(any_tokenizer, ids, skip)
+    assert detokenizer.num_tokens == len(ids)
+
+
+@exact
 @given(data=st.data(), skip=st.booleans(), include=st.booleans(), min_tokens=st.integers(0, 6))
 def test_stop_strings_cut_where_the_definition_says(any_tokenizer, data, skip, include, min_tokens):
     ids = draw_ids(data, any_tokenizer, max_size=12)
@@ -217,6 +230,13 @@ def test_nothing_may_be_added_after_the_end(tiny):
     detokenizer.finish()
     with pytest.raises(AssertionError):
         detokenizer.add(0)
+    with pytest.raises(AssertionError):
+        detokenizer.finish([0])
+
+
+def test_tokens_in_which_a_stop_string_may_be_are_added_one_by_one(tiny):
+    with pytest.raises(AssertionError):
+        Detokenizer(tiny["byte_level"], stop=("a",)).finish([0])
 
 
 class CountingTokenizer(Tokenizer):

@@ -1,0 +1,122 @@
+"""What a steady decode step costs the host, in microseconds, with a device that answers at once.
+
+    python -m benchmarks.host_step --rows 256
+
+Prints a line of JSON: medians of planning (`schedule`), padding (`batch`), reading and accepting the tokens (`read`),
+the whole of `Engine.step`, and `deliver`: handing the updates to the inbox of their caller and taking them out again.
+No model, no GPU, no tokenizer. The device's own dispatch is not in it.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import jax.numpy as jnp
+
+from jinfer import engine as engine_module
+from jinfer.batching.batch import Batch
+from jinfer.config import EngineConfig, Limits
+from jinfer.engine import Engine
+from jinfer.inbox import Inbox
+from jinfer.request import Request
+from jinfer.sampling import StepResult
+from jinfer.sampling_params import MAX_LOGPROBS, SamplingParams
+
+PROMPT_LENGTH, PAGE_SIZE, CONTEXT = 128, 16, 2048
+WARM_UP_STEPS, TIMED_STEPS = 20, 300
+
+
+class InstantSteps:
+    """Stands in for CompiledSteps: every row samples token 0."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self._results: dict[int, StepResult] = {}
+
+    def __call__(self, params: Any, state: Any, batch: Batch) -> tuple[Any, StepResult]:
+        """The same result for every batch of as many rows."""
+        rows = batch.shape.rows
+        if rows not in self._results:
+            top = jnp.zeros((rows, MAX_LOGPROBS), jnp.int32)
+            token_ids, logprobs = jnp.zeros(rows, jnp.int32), jnp.zeros(rows)
+            self._results[rows] = StepResult(token_ids, jnp.ones(rows, bool), logprobs, top, top.astype(jnp.float32))
+        return state, self._results[rows]
+
+
+class Stopwatch:
+    """Wraps functions and keeps how long each call took."""
+
+    def __init__(self) -> None:
+        self.microseconds: dict[str, list[float]] = {}
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, timed under `name`."""
+        times = self.microseconds.setdefault(name, [])
+
+        def call(*arguments: Any) -> Any:
+            began = time.perf_counter()
+            result = function(*arguments)
+            times.append((time.perf_counter() - began) * 1e6)
+            return result
+
+        return call
+
+
+def main() -> None:
+    """Measures one number of rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=256)
+    options = parser.parse_args()
+    print(json.dumps({"rows": options.rows, "unit": "us", **measure(options.rows)}))
+
+
+def measure(rows: int) -> dict[str, float]:
+    """Median microseconds of each part."""
+    watch = Stopwatch()
+    with mock.patch.object(engine_module, "CompiledSteps", InstantSteps):
+        engine = _engine(rows)
+    requests = _requests(rows, engine.limits)
+    inbox = Inbox(requests)
+    for request in requests:
+        engine.add(request)
+    for _ in range(WARM_UP_STEPS):
+        engine.step()
+    with (
+        mock.patch.object(engine._scheduler, "schedule", watch.timed("schedule", engine._scheduler.schedule)),
+        mock.patch.object(engine_module, "make_batch", watch.timed("batch", engine_module.make_batch)),
+        mock.patch.object(engine, "_read", watch.timed("read", engine._read)),
+    ):
+        step, deliver = watch.timed("step", engine.step), watch.timed("deliver", _deliver)
+        for _ in range(TIMED_STEPS):
+            deliver(step(), inbox)
+    return {name: round(statistics.median(times), 1) for name, times in watch.microseconds.items()}
+
+
+def _deliver(updates: list[Any], inbox: Inbox) -> None:
+    for update in updates:
+        inbox.put(update)
+    for _ in inbox.take_all():
+        pass
+
+
+def _engine(rows: int) -> Engine:
+    pages = rows * -(-CONTEXT // PAGE_SIZE) + 1
+    limits = Limits(PAGE_SIZE, pages, rows, max(4096, rows), CONTEXT)
+    return Engine(None, None, limits, tuple, EngineConfig(progress=False))
+
+
+def _requests(rows: int, limits: Limits) -> list[Request]:
+    """Prompts of different lengths, so that pages begin in every step and not in every sixteenth."""
+    params = SamplingParams(max_tokens=WARM_UP_STEPS + 2 * TIMED_STEPS, ignore_eos=True).with_defaults({})
+    prompts = [[0] * (PROMPT_LENGTH + i % PAGE_SIZE) for i in range(rows)]
+    return [
+        Request.create(f"{i}", None, prompt, params, eos_token_ids=frozenset(), vocab_size=1, limits=limits)
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+if __name__ == "__main__":
+    main()
