@@ -1,5 +1,6 @@
 """The engine: requests go in, and each step brings their sequences forward. `Engine.step` is the order of work."""
 
+import dataclasses
 import logging
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 from jinfer.batching.batch import make_batch, padding_batch
 from jinfer.batching.buckets import Buckets
 from jinfer.config import EngineConfig, Limits
+from jinfer.engine_stats import Counters, EngineStats
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState
 from jinfer.models.model import Model, Params
@@ -45,7 +47,8 @@ class Engine:
         self._new_state = new_state
         self._state = new_state()
         self._buckets = Buckets.for_limits(limits)
-        self._scheduler = Scheduler(limits)
+        self._counters = Counters()
+        self._scheduler = self._new_scheduler()
         try:
             self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, config)
             self._warm_up(config.progress)
@@ -54,6 +57,9 @@ class Engine:
             raise
         self._sequences: set[Sequence] = set()  # accepted and not ended
         self._in_flight: StepInFlight | None = None
+
+    def _new_scheduler(self) -> Scheduler:
+        return Scheduler(self.limits, self._counters)
 
     def _warm_up(self, progress: bool) -> None:
         """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request should wait."""
@@ -67,9 +73,17 @@ class Engine:
     def has_work(self) -> bool:
         return bool(self._sequences)
 
-    @property
-    def num_preemptions(self) -> int:
-        return self._scheduler.num_preemptions
+    def stats(self) -> EngineStats:
+        """What the engine is doing, and what it has done since its start."""
+        scheduler, pool = self._scheduler, self._scheduler.page_pool
+        return EngineStats(
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            num_used_pages=pool.num_used,
+            num_cached_pages=0,
+            num_free_pages=pool.num_free,
+            **dataclasses.asdict(self._counters),
+        )
 
     def add(self, request: Request) -> None:
         """Accepts a validated request: from here on it ends, in one way or another."""
@@ -114,11 +128,12 @@ class Engine:
             if sequence is None:
                 continue
             sequence.num_pending_tokens -= 1
-            if sequence.finish_reason is None:
-                is_good = all_finite or is_finite[place]
-                updates.append(
-                    self._accept(sequence, step, place, token_ids[place]) if is_good else self._fail(sequence)
-                )
+            if sequence.finish_reason is not None:
+                continue
+            if all_finite or is_finite[place]:
+                updates.append(self._accept(sequence, step, place, token_ids[place]))
+            else:
+                updates.append(self._fail(sequence))
         return updates
 
     def _accept(self, sequence: Sequence, step: StepInFlight, place: int, token_id: int) -> SequenceUpdate:
@@ -127,6 +142,7 @@ class Engine:
             sequence.request.first_token_time = time.perf_counter()
         if sequence.request.params.logprobs is not None:
             _record_logprobs(sequence, step.result, place)
+        self._counters.num_generated_tokens += 1
         update = accept(sequence, token_id)
         if update.finish_reason is not None:
             self._end(sequence, update.finish_reason)
@@ -152,7 +168,7 @@ class Engine:
             sequence.finish_reason = FinishReason.ERROR if is_fault else FinishReason.ABORT
             sequence.request.finished_time = time.perf_counter()
         self._sequences.clear()
-        self._scheduler = Scheduler(self.limits)
+        self._scheduler = self._new_scheduler()
         self._in_flight = None
         delete_arrays(self._state)
         self._state = self._new_state()

@@ -172,7 +172,8 @@ class LLM:
                     raise
                 raise EngineError(f"the engine failed, and every request with it: {error}") from error
             for update in updates:
-                self._inboxes[update.sequence.request].put(update)
+                if update.sequence.request in self._inboxes:
+                    self._inboxes[update.sequence.request].put(update)
 
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
         self._check_open()

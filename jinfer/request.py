@@ -37,6 +37,7 @@ class Sequence:
     seed: int
 
     arrival: int | None = None  # place in the order of arrival, given when it is accepted
+    has_begun: bool = False  # it runs, or was preempted
     row: int | None = None  # on the device, while it runs
     page_ids: list[int] = field(default_factory=list)
     num_computed_tokens: int = 0  # whose keys and values are written, or will be by a step already planned

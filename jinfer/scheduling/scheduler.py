@@ -17,6 +17,7 @@ import heapq
 from collections import deque
 
 from jinfer.config import Limits
+from jinfer.engine_stats import Counters
 from jinfer.request import Sequence
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
@@ -25,10 +26,11 @@ from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 class Scheduler:
     """Owns the page pool, the free rows, and the waiting and running sequences."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, counters: Counters) -> None:
+        """`counters` are counted on, whoever counted there before."""
         self._limits = limits
+        self._counters = counters
         self.page_pool = PagePool(limits.num_pages)
-        self.num_preemptions = 0
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}  # in order of arrival
         self._free_rows = list(range(limits.max_num_seqs))  # a heap: low rows first
@@ -121,7 +123,13 @@ class Scheduler:
             self._waiting.popleft()
             sequence.row = heapq.heappop(self._free_rows)
             self._running[sequence] = None
+            self._count_prompt(sequence)
             self._plan_chunk(sequence, num_tokens, step)
+
+    def _count_prompt(self, sequence: Sequence) -> None:
+        if not sequence.has_begun:
+            sequence.has_begun = True
+            self._counters.num_prompt_tokens += len(sequence.request.prompt_token_ids)
 
     def _plan_chunk(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> None:
         """Gives the pages and counts the tokens as computed."""
@@ -147,7 +155,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence)
         self._waiting.appendleft(sequence)  # it came before all that wait, for admission is in order of arrival
-        self.num_preemptions += 1
+        self._counters.num_preemptions += 1
 
     def _release(self, sequence: Sequence) -> None:
         assert sequence.row is not None

@@ -174,7 +174,7 @@ def check_idle(llm: LLM) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tokens_depend_on_the_request_alone(engine):
     llm, has_few_pages = poisoned_llm(engine), "num_pages" in ENGINES[engine]
-    preempted_at_first = llm._engine.num_preemptions
+    preempted_at_first = llm._engine.stats().num_preemptions
 
     @settings(max_examples=NUM_EXAMPLES, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(jobs(), min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=40))
@@ -182,10 +182,10 @@ def test_tokens_depend_on_the_request_alone(engine):
     @example(LONG_CROWD, [])
     @example([CROWD[0], *(dataclasses.replace(job, leaves_after=2) for job in CROWD[1:4]), *CROWD[4:]], [])
     def check(some_jobs: list[Job], turns: list[int]) -> None:
-        preempted_before = llm._engine.num_preemptions
+        preempted_before = llm._engine.stats().num_preemptions
         together = run_staggered(llm, some_jobs, turns)
         check_idle(llm)
-        event(f"preempted: {llm._engine.num_preemptions > preempted_before}")
+        event(f"preempted: {llm._engine.stats().num_preemptions > preempted_before}")
         for job, found in zip(some_jobs, together, strict=True):
             expected = alone(job.prompt, job.params)
             if not all(map(functools.partial(agrees, job), found, expected)):
@@ -193,7 +193,7 @@ def test_tokens_depend_on_the_request_alone(engine):
                 event("rounding decides")
 
     check()
-    assert (llm._engine.num_preemptions > preempted_at_first) == has_few_pages, "few pages are there to run out"
+    assert (llm._engine.stats().num_preemptions > preempted_at_first) == has_few_pages, "few pages are there to run out"
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
 from jinfer.config import Limits
+from jinfer.engine_stats import Counters
 from jinfer.request import FinishReason, Request, Sequence
 from jinfer.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
@@ -99,7 +100,8 @@ class FakeEngine:
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
-        self.scheduler = Scheduler(limits)
+        self.counters = Counters()
+        self.scheduler = Scheduler(limits, self.counters)
         self.device = FakeDevice(limits)
         self.eos_after: dict[Sequence, int | None] = {}
         self.live: list[Sequence] = []

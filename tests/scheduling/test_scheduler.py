@@ -67,7 +67,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         self.engine.drain()
         assert all(sequence.is_finished for sequence in self.accepted)
-        event(f"preempted: {self.engine.scheduler.num_preemptions > 0}")
+        event(f"preempted: {self.engine.counters.num_preemptions > 0}")
 
 
 TestScheduler = SchedulerMachine.TestCase
@@ -161,7 +161,7 @@ def test_the_newest_is_preempted_and_waits_first_in_line():
     assert summary(engine.step()) == [(0, 0, 2), (1, 0, 2)]
     assert summary(engine.step()) == [(0, 2, 1), (1, 2, 1)]
     assert summary(engine.step()) == [(0, 3, 1)]
-    assert engine.scheduler.num_preemptions == 1
+    assert engine.counters.num_preemptions == 1
     assert oldest.row is not None
     assert newest.row is None
     assert newest.page_ids == []
@@ -194,7 +194,7 @@ def test_a_sequence_short_of_pages_keeps_its_own_while_older_ones_need_none():
     assert len(newest.page_ids) == 3
     assert summary(engine.step()) == [(1, 3, 1)]
     engine.drain()
-    assert engine.scheduler.num_preemptions == 0
+    assert engine.counters.num_preemptions == 0
 
 
 @pytest.mark.parametrize("when", [0, 1, 2, 3])

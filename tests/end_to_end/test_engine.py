@@ -1,0 +1,100 @@
+"""The engine by itself: when a step is read, and what it says of itself."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from jinfer import LLM, EngineError, SamplingParams
+from jinfer.engine import Engine
+from jinfer.prompts import Prompt
+from jinfer.request import Request
+from tests.tiny_model import shared_llm
+
+PROMPT = (3, 1, 4, 1, 5)
+GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
+
+
+@pytest.fixture(params=[True, False], ids=["overlap", "no overlap"])
+def llm(request) -> Iterator[LLM]:
+    """Left idle by every test."""
+    llm = shared_llm(overlap=request.param)
+    yield llm
+    assert not llm._engine.has_work
+    llm.check_integrity()
+
+
+def add(llm: LLM, *prompts: tuple[int, ...], params: SamplingParams = GREEDY) -> list[Request]:
+    requests = llm._create([Prompt(token_ids=prompt) for prompt in prompts], [params] * len(prompts))
+    for request in requests:
+        llm._engine.add(request)
+    return requests
+
+
+def tokens_by_step(engine: Engine) -> list[list[int | None]]:
+    steps = []
+    while engine.has_work:
+        steps.append([update.token_id for update in engine.step()])
+    return steps
+
+
+def test_a_step_is_read_after_the_next_is_dispatched_unless_overlap_is_off(llm):
+    (expected,) = llm.generate([PROMPT], GREEDY)[0].outputs
+    add(llm, PROMPT)
+    steps = tokens_by_step(llm._engine)
+    late = [[]] if llm.config.overlap else []
+    assert steps == late + [[token_id] for token_id in expected.token_ids]
+
+
+def test_stats_tell_what_is_now_and_count_what_was(llm):
+    engine, before = llm._engine, llm._engine.stats()
+    add(llm, PROMPT)
+    waiting = engine.stats()
+    engine.step()
+    engine.step()
+    running = engine.stats()
+    tokens_by_step(engine)
+    after = engine.stats()
+
+    assert (before.num_running, before.num_waiting, before.num_used_pages) == (0, 0, 0)
+    assert (waiting.num_running, waiting.num_waiting) == (0, 1)
+    assert (running.num_running, running.num_waiting, running.num_used_pages) == (1, 0, 1)
+    assert running.num_generated_tokens - before.num_generated_tokens == (1 if llm.config.overlap else 2)
+    assert after.num_prompt_tokens - before.num_prompt_tokens == len(PROMPT)
+    assert after.num_generated_tokens - before.num_generated_tokens == 4
+    for stats in (before, waiting, running, after):
+        pages = stats.num_used_pages + stats.num_cached_pages + stats.num_free_pages
+        assert pages == llm.limits.num_pages - 1
+
+
+def test_counters_go_on_after_a_fault(llm, monkeypatch):
+    llm.generate([PROMPT], GREEDY)
+    before = llm._engine.stats()
+
+    def fail(*_):
+        raise RuntimeError("the device is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llm._engine, "_steps", fail)
+        with pytest.raises(EngineError, match="the device is gone"):
+            llm.generate([PROMPT], GREEDY)
+    llm.generate([PROMPT], GREEDY)
+    assert llm._engine.stats().num_prompt_tokens == before.num_prompt_tokens + 2 * len(PROMPT)
+    assert llm._engine.stats().num_generated_tokens == before.num_generated_tokens + 4
+
+
+def test_text_is_made_only_for_who_takes_it_or_where_a_stop_string_may_end_it():
+    """Without a tokenizer nothing is made, and with one not before somebody asks."""
+    with LLM(page_size=4, max_num_seqs=2, max_num_batched_tokens=16, num_pages=40, progress=False) as llm:
+        plain, stopping = llm._create(
+            [Prompt(text="Once")] * 2,
+            [
+                SamplingParams(temperature=0, max_tokens=6),
+                SamplingParams(temperature=0, max_tokens=6, stop="no such text"),
+            ],
+        )
+        for request in (plain, stopping):
+            llm._engine.add(request)
+        for _ in tokens_by_step(llm._engine):
+            pass
+        assert [r.sequences[0].detokenizer.num_tokens for r in (plain, stopping)] == [0, 6]
+        assert llm.generate("Once", temperature=0, max_tokens=6)[0].text == stopping.sequences[0].detokenizer.text
