@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import jax.numpy as jnp
 
-from jinfer.config import Attention, DType, EngineConfig
+from jinfer.config import Attention, DType, EngineConfig, SchedulingPolicy
 from jinfer.errors import ConfigError, JinferError, RequestError
 from jinfer.llm import LLM
 from jinfer.models.checkpoint import load_checkpoint
@@ -26,7 +26,16 @@ from jinfer.sampling_params import SamplingParams
 
 CONVERTED_DTYPES = (*get_args(DType), "float16")
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
-ENGINE_OPTIONS = ("dtype", "page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_model_len")
+ENGINE_OPTIONS = (
+    "dtype",
+    "page_size",
+    "num_pages",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "max_model_len",
+    "scheduling_policy",
+    "overlap",
+)
 SAMPLING_OPTIONS = (
     "n",
     "max_tokens",
@@ -233,6 +242,13 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--max-num-seqs", type=int, metavar="N", help="default: 256 on a GPU, 8 on a CPU")
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="default: 4096 on a GPU, 256 on a CPU")
     engine.add_argument("--max-model-len", type=int, metavar="N", help="default: the model's context")
+    engine.add_argument(
+        "--scheduling-policy", choices=get_args(SchedulingPolicy), default=EngineConfig.scheduling_policy,
+        help="which steps compute prompts, and which decode",
+    )  # fmt: skip
+    engine.add_argument(
+        "--no-overlap", action="store_false", dest="overlap", help="read each step before the next is planned"
+    )
     engine.add_argument(
         "--dummy-weights", action="store_true", help="random weights; the model needs only a config.json"
     )

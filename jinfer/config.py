@@ -9,6 +9,7 @@ from jinfer.errors import ConfigError
 
 Attention = Literal["auto", "pallas", "reference"]
 DType = Literal["bfloat16", "float32"]
+SchedulingPolicy = Literal["mixed", "prefill_first", "decode_first"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,9 @@ class EngineConfig:
     """Longest prompt plus output, in tokens. Default: the model's context, or what the pages of one sequence hold."""
     memory_utilization: float = 0.9
     """Share of the device's memory for weights, workspace and pages together."""
+    scheduling_policy: SchedulingPolicy = "mixed"
+    """In which steps prompts are computed, and in which tokens are decoded: jinfer/scheduling/policies.py says what
+    each is good for, and who waits for whom."""
     overlap: bool = True
     """Plan and dispatch a step before the one before it is read, so that the device does not wait for the host. Without
     it tokens are the same, and later: for debugging, and to see what overlap is worth."""
@@ -55,6 +59,7 @@ class EngineConfig:
     def __post_init__(self) -> None:
         _check_choice("dtype", self.dtype, (*get_args(DType), None))
         _check_choice("attention", self.attention, get_args(Attention))
+        _check_choice("scheduling_policy", self.scheduling_policy, get_args(SchedulingPolicy))
         for name in ("overlap", "cuda_graphs", "gemm_autotuning", "compilation_cache", "dummy_weights", "progress"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":

@@ -59,7 +59,7 @@ class Engine:
         self._in_flight: StepInFlight | None = None
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(self.limits, self._counters)
+        return Scheduler(self.limits, self._counters, self._config.scheduling_policy)
 
     def _warm_up(self, progress: bool) -> None:
         """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request should wait."""

@@ -1,9 +1,8 @@
 """Continuous batching: which sequences run in the next step, how many tokens of each, and on which pages.
 
-Policy `mixed`: decode rows first, so that nobody who has begun is kept waiting, then chunks of prompts in order of
-arrival with the rest of the token budget (the chunked prefill of Agrawal et al., "Sarathi-Serve", 2024). Pages are
-given out as they are needed. When they run out, the newest sequence is preempted: it loses its pages and waits, first
-in line, to be computed again.
+A policy decides which steps decode and which compute prompts (policies.py). Prompts are computed in chunks, in order
+of arrival, within a budget of tokens for each step. Pages are given out as they are needed. When they run out, the
+newest sequence is preempted: it loses its pages and waits, first in line, to be computed again.
 
 The scheduler plans ahead of what the host knows: a planned step counts as computed, and the token that it will sample
 as pending, so that the next step can be planned before the token is read. Reusing the pages of a finished sequence at
@@ -16,19 +15,21 @@ is planned, and it is the newest that runs.
 import heapq
 from collections import deque
 
-from jinfer.config import Limits
+from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine_stats import Counters
 from jinfer.request import Sequence
 from jinfer.scheduling.page_pool import PagePool
+from jinfer.scheduling.policies import new_policy
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
 
 class Scheduler:
     """Owns the page pool, the free rows, and the waiting and running sequences."""
 
-    def __init__(self, limits: Limits, counters: Counters) -> None:
+    def __init__(self, limits: Limits, counters: Counters, policy: SchedulingPolicy = "mixed") -> None:
         """`counters` are counted on, whoever counted there before."""
         self._limits = limits
+        self._policy = new_policy(policy)
         self._counters = counters
         self.page_pool = PagePool(limits.num_pages)
         self._waiting: deque[Sequence] = deque()
@@ -64,11 +65,10 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can run: all is done, or waits for a token that is still to be read."""
         step = _StepInProgress(self._limits.max_num_batched_tokens)
-        self._plan_decode(step)
-        self._plan_prompts(step)
+        self._policy(lambda: self._plan_decode(step), lambda: self._plan_prompts(step))
         return step.plan()
 
-    def _plan_decode(self, step: "_StepInProgress") -> None:
+    def _plan_decode(self, step: "_StepInProgress") -> bool:
         """A token of every sequence whose newest one is on the device. It runs for each row of each step."""
         page_size = self._limits.page_size
         for sequence in tuple(self._running):
@@ -83,8 +83,9 @@ class Scheduler:
             sequence.num_pending_tokens += 1
             step.decoding.append(sequence)
         step.tokens_left -= len(step.decoding)
+        return bool(step.decoding)
 
-    def _plan_prompts(self, step: "_StepInProgress") -> None:
+    def _plan_prompts(self, step: "_StepInProgress") -> bool:
         """Chunks of the sequences that run and of those that may begin, in order of arrival."""
         for sequence in [s for s in self._running if not s.has_token_on_device]:
             num_tokens = min(sequence.num_tokens - sequence.num_computed_tokens, step.tokens_left)
@@ -92,6 +93,7 @@ class Scheduler:
                 self._plan_chunk(sequence, num_tokens, step)
         if not step.is_short_of_pages:
             self._admit(step)
+        return bool(step.chunks)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> bool:
         """Preempts newer sequences until the pages for `num_tokens` more are free.

@@ -221,6 +221,12 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]
     "unknown": ({"page_sise": 8}, ConfigError, ("unknown engine option 'page_sise'", "the options are", "page_size")),
     "malformed": ({"page_size": 0}, ConfigError, ("page_size=0", "an integer from 1")),
     "dtype": ({"dtype": "float8"}, ConfigError, ("dtype='float8'", "'bfloat16', 'float32'")),
+    "policy": (
+        {"scheduling_policy": "fifo"},
+        ConfigError,
+        ("scheduling_policy='fifo'", "'mixed', 'prefill_first', 'd"),
+    ),
+    "overlap": ({"overlap": "yes"}, ConfigError, ("overlap='yes'", "one of True, False")),
     "share": ({"memory_utilization": math.nan}, ConfigError, ("memory_utilization=nan", "(0, 1]")),
     "contradiction": (
         {"max_num_seqs": 32},

@@ -84,6 +84,18 @@ def command_line(prompts: Sequence[str | list[int]]) -> list[str]:
     ]
 
 
+def test_the_engine_options_reach_the_engine(generate, monkeypatch):
+    """The last word before anything is loaded."""
+    given = {}
+    monkeypatch.setattr(cli, "LLM", lambda model, **options: given.update(options) or sys.exit(7))
+    with pytest.raises(SystemExit, match="7"):
+        generate("--prompt", TEXT)
+    assert (given["scheduling_policy"], given["overlap"]) == ("mixed", True)
+    with pytest.raises(SystemExit, match="7"):
+        generate("--prompt", TEXT, "--scheduling-policy", "decode_first", "--no-overlap")
+    assert (given["scheduling_policy"], given["overlap"]) == ("decode_first", False)
+
+
 class TestText:
     def test_stdout_has_the_text_and_nothing_else(self, generate, llm):
         finished = generate("--prompt", TEXT, *GREEDY)

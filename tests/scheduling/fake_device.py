@@ -3,10 +3,11 @@
 from collections.abc import Sequence as Tokens
 from dataclasses import dataclass
 
-from jinfer.config import Limits
+from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine_stats import Counters
 from jinfer.request import FinishReason, Request, Sequence
 from jinfer.sampling_params import SamplingParams
+from jinfer.scheduling.policies import DECODE_STEPS
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.scheduling.step_plan import StepPlan
 
@@ -98,11 +99,13 @@ class FakeDevice:
 class FakeEngine:
     """Steps a scheduler and a FakeDevice with each result read one step late, and checks every plan."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, policy: SchedulingPolicy = "mixed") -> None:
         self.limits = limits
         self.counters = Counters()
-        self.scheduler = Scheduler(limits, self.counters)
+        self.policy = policy
+        self.scheduler = Scheduler(limits, self.counters, policy)
         self.device = FakeDevice(limits)
+        self.steps_without_prompts = 0
         self.eos_after: dict[Sequence, int | None] = {}
         self.live: list[Sequence] = []
         self.num_steps = 0
@@ -129,7 +132,9 @@ class FakeEngine:
         self._check(plan)
         if oldest_may_run:
             assert plan is not None, "the oldest sequence stands still"
-            assert running[0] in [row.sequence for row in self._rows(plan)], "the oldest sequence stands still"
+            is_prefill = self.policy == "prefill_first" and plan.chunks
+            is_in_step = running[0] in [row.sequence for row in self._rows(plan)]
+            assert is_in_step or is_prefill, "the oldest sequence stands still"
         dispatched = (plan, self.device.run(plan)) if plan else None
         if self._in_flight:
             self._read(*self._in_flight)
@@ -140,8 +145,12 @@ class FakeEngine:
         return plan
 
     def drain(self) -> None:
-        """Runs until nothing is left, in a bounded number of steps: the oldest gets a token in each, and is read."""
-        most = self.num_steps + 2 + sum(sequence.max_total_tokens + 2 for sequence in self.live)
+        """Runs until nothing is left, in a bounded number of steps: the oldest gets a token in each, and is read. With
+        `prefill_first`, prompts may fill every row in between."""
+        most_between = 1 + (
+            self.limits.max_num_seqs * self.limits.max_model_len if self.policy == "prefill_first" else 0
+        )
+        most = self.num_steps + 2 + most_between * sum(sequence.max_total_tokens + 2 for sequence in self.live)
         while self.live or self._in_flight:
             self.step()
             assert self.num_steps <= most, "the scheduler makes no progress"
@@ -179,6 +188,14 @@ class FakeEngine:
                 self._next_start.pop(sequence, None)  # preempted, it begins again
         if plan is not None:
             self._check_rows(plan)
+            self._check_policy(plan)
+
+    def _check_policy(self, plan: StepPlan) -> None:
+        if self.policy == "prefill_first":
+            assert not (plan.chunks and plan.decode), "prompts and decode rows in one step"
+        if self.policy == "decode_first" and plan.decode:
+            assert not plan.chunks or self.steps_without_prompts >= DECODE_STEPS - 1
+        self.steps_without_prompts = 0 if plan.chunks else self.steps_without_prompts + 1
 
     def _check_rows(self, plan: StepPlan) -> None:
         rows = self._rows(plan)

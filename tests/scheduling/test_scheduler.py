@@ -4,13 +4,14 @@ import dataclasses
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from jinfer.config import Limits
+from jinfer.config import Limits, SchedulingPolicy
 from jinfer.request import FinishReason
 from jinfer.scheduling.step_plan import StepPlan
 from tests.scheduling.fake_device import FakeEngine, rows_of
@@ -39,9 +40,9 @@ arrivals = st.tuples(st.floats(0, 1), st.integers(1, 16), st.none() | st.integer
 class SchedulerMachine(RuleBasedStateMachine):
     """Sequences arrive, end and are aborted at any time. FakeEngine checks each step."""
 
-    @initialize(limits=all_limits())
-    def start(self, limits: Limits) -> None:
-        self.engine, self.accepted = FakeEngine(limits), []
+    @initialize(limits=all_limits(), policy=st.sampled_from(get_args(SchedulingPolicy)))
+    def start(self, limits: Limits, policy: SchedulingPolicy) -> None:
+        self.engine, self.accepted = FakeEngine(limits, policy), []
 
     @rule(several=st.lists(arrivals, min_size=1, max_size=5))
     def add(self, several: list[tuple[float, int, int | None]]) -> None:
@@ -67,7 +68,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         self.engine.drain()
         assert all(sequence.is_finished for sequence in self.accepted)
-        event(f"preempted: {self.engine.counters.num_preemptions > 0}")
+        event(f"{self.engine.policy}, preempted: {self.engine.counters.num_preemptions > 0}")
 
 
 TestScheduler = SchedulerMachine.TestCase
@@ -115,6 +116,48 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decode_rows():
         [(0, 4, 1), (1, 8, 1)],
         [(0, 5, 1), (1, 9, 1)],
     ]
+    engine.drain()
+
+
+def test_prefill_first_decodes_when_no_prompt_can_be_computed():
+    engine = FakeEngine(limits(max_num_batched_tokens=4), "prefill_first")
+    engine.add(2, 3)
+    engine.add(5, 2)
+    assert [summary(engine.step()) for _ in range(4)] == [
+        [(0, 0, 2), (1, 0, 2)],
+        [(1, 2, 3)],
+        [(0, 2, 1), (1, 5, 1)],
+        [(0, 3, 1)],
+    ]
+    engine.drain()
+
+
+def test_prefill_first_stops_at_the_last_row():
+    engine = FakeEngine(limits(max_num_seqs=2), "prefill_first")
+    for _ in range(3):
+        engine.add(8, 3)
+    assert [summary(engine.step()) for _ in range(5)] == [
+        [(0, 0, 8)],
+        [(1, 0, 8)],
+        [(0, 8, 1), (1, 8, 1)],
+        [(0, 9, 1), (1, 9, 1)],
+        None,  # the last tokens are still to be read
+    ]
+    assert summary(engine.step()) == [(2, 0, 8)]
+    engine.drain()
+
+
+def test_decode_first_takes_prompts_in_every_eighth_step_and_while_nobody_decodes():
+    engine = FakeEngine(limits(max_num_batched_tokens=4), "decode_first")
+    engine.add(6, 24)
+    steps = [engine.step(), engine.step()]
+    engine.add(5, 2)
+    steps += [engine.step() for _ in range(17)]
+    with_prompts = [i for i, step in enumerate(steps) if step and step.chunks]
+    assert with_prompts == [0, 1, 9, 17]
+    assert summary(steps[9]) == [(0, 13, 1), (1, 0, 3)]
+    assert summary(steps[10]) == [(0, 14, 1)]
+    assert summary(steps[17]) == [(0, 21, 1), (1, 3, 2)]
     engine.drain()
 
 
