@@ -2,8 +2,8 @@
 
 import gc
 import json
-import weakref
-from collections.abc import Iterator, Mapping
+import tracemalloc
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from jinfer.errors import CheckpointError
-from jinfer.models import checkpoint
+from jinfer.models import weight_stream
 from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.models.staging import MAX_READERS, NUM_SPARE_BUFFERS, StagingBuffer
+from jinfer.models.tensor_files import find_tensors
 from jinfer.models.weights import MOST_NAMED, flatten
 from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_shards
 
@@ -250,54 +252,78 @@ def test_a_tensor_that_the_index_promises_and_no_shard_holds_is_missing(tmp_path
     assert "model.norm.weight is missing" in raised(tmp_path)
 
 
-@pytest.fixture
-def host_tensors(monkeypatch) -> Iterator[list[int]]:
-    """The bytes of all tensors in host memory, at each time that another was read."""
-    alive: dict[int, int] = {}
-    history: list[int] = []
-    open_file = checkpoint.safe_open
-
-    class Watched:
-        def __init__(self, *args: Any, **kwargs: Any) -> None:
-            self._opened = open_file(*args, **kwargs)
-
-        def __enter__(self):
-            self._file = self._opened.__enter__()
-            return self
-
-        def __exit__(self, *exception: object):
-            return self._opened.__exit__(*exception)
-
-        def __getattr__(self, name: str):
-            return getattr(self._file, name)
-
-        def get_tensor(self, name: str) -> np.ndarray:
-            tensor = self._file.get_tensor(name)
-            alive[id(tensor)] = tensor.nbytes
-            weakref.finalize(tensor, alive.pop, id(tensor))
-            history.append(sum(alive.values()))
-            return tensor
-
-    monkeypatch.setattr(checkpoint, "safe_open", Watched)
-    yield history
-    gc.collect()
-    assert sum(alive.values()) == 0, "tensors stay in host memory after they were loaded"
+def entry(dtype: object = "F32", shape: object = (2, 2), offsets: object = (0, 16)) -> dict[str, object]:
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-def test_two_tensors_at_most_are_in_host_memory(tmp_path, host_tensors):
-    """50 MB in 36 tensors, the largest of which is 2.4 MB. Nothing may queue up, however slow the device is."""
-    config = dict(CONFIG, hidden_size=512, intermediate_size=1024, num_hidden_layers=4, head_dim=64)
+@pytest.mark.parametrize(
+    "header",
+    [
+        [],
+        {"x": 5},
+        {"x": {}},
+        {"x": entry(shape=7)},
+        {"x": entry(shape=["a"])},
+        {"x": entry(shape=[-2, -2])},
+        {"x": entry(shape=[2, True])},
+        {"x": entry(shape=[1] * 9)},
+        {"x": entry(offsets=[0])},
+        {"x": entry(offsets=[-16, 0])},
+        {"x": entry(offsets=[16, 0])},
+        {"x": entry(offsets=[8, 24])},
+        {"x": entry(shape=[2, 3])},
+        {"x": entry(dtype="BF16")},
+        {"x": entry(shape=[2**40, 2**40], offsets=[0, 16])},
+    ],
+    ids=str,
+)
+def test_a_header_that_contradicts_itself_or_the_file_is_refused(tmp_path, header):
+    """Whoever wrote the file, no byte outside of it is read."""
+    encoded = json.dumps(header).encode()
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(len(encoded).to_bytes(8, "little") + encoded + bytes(16))
+
+    assert f"{file} is truncated or corrupt" in raised(tmp_path)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
+    write_checkpoint(tmp_path, tokenizer=False)
+    file = tmp_path / "model.safetensors"
+    tensors = find_tensors(tmp_path)
+    file.write_bytes(file.read_bytes()[:-100])
+    last = max(tensors.values(), key=lambda tensor: tensor.first_byte)
+
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read \(it ended early\); fetch it again"):
+        last.read_rows(0, np.zeros(last.num_bytes, np.uint8))
+
+
+def test_host_memory_is_bounded_however_large_the_checkpoint_is(tmp_path, monkeypatch):
+    """25 MB in 21 tensors, through buffers of 256 KiB; and on the device, each parameter is there once."""
+    config = dict(CONFIG, hidden_size=512, intermediate_size=1024, num_hidden_layers=2, head_dim=64)
     config |= {"num_attention_heads": 8, "num_key_value_heads": 8, "vocab_size": 1024}
     tensors = {name: np.zeros(x.shape, np.float32) for name, x in random_tensors(config).items()}
     write_checkpoint(tmp_path, config=config, tensors=tensors, tokenizer=False)
-    total, largest = sum(x.nbytes for x in tensors.values()), max(x.nbytes for x in tensors.values())
+    total = sum(x.nbytes for x in tensors.values())
     del tensors
-    assert total > 40e6
+    assert total > 24e6
+    buffers: list[int] = []
+    make = StagingBuffer.pageable
+
+    def counted(num_bytes: int, device: jax.Device) -> StagingBuffer:
+        buffers.append(num_bytes)
+        return make(num_bytes, device)
+
+    monkeypatch.setattr(StagingBuffer, "pageable", counted)
+    monkeypatch.setattr(weight_stream, "BUFFER_BYTES", 256 * 1024)
     gc.collect()
     before = sum(x.nbytes for x in jax.live_arrays())
+    tracemalloc.start()  # which sees what numpy allocates
     params = load_checkpoint(model_of(config), tmp_path, progress=False)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
 
-    assert len(host_tensors) == 3 + 9 * 4
-    assert max(host_tensors) <= 2 * largest
+    assert set(buffers) == {256 * 1024}
+    assert len(buffers) <= MAX_READERS + NUM_SPARE_BUFFERS
+    assert most < 10e6
     assert sum(x.nbytes for x in jax.live_arrays()) - before == total  # on the device, once
     jax.tree.map(lambda x: x.delete(), params)

@@ -1,0 +1,37 @@
+"""Arrays outside of the device, which are read row by row into memory that somebody else provides."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+
+class StoredArray(ABC):
+    """An array in a file or in host memory. Several threads may read it at a time."""
+
+    shape: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype:
+        """Of what `read_rows` gives."""
+
+    @abstractmethod
+    def read_rows(self, first_row: int, out: np.ndarray) -> None:
+        """Fills `out`, bytes, with whole rows of the first axis."""
+
+
+class HostArray(StoredArray):
+    """A numpy array, read as `dtype`, to which numpy converts it."""
+
+    def __init__(self, array: np.ndarray, dtype: np.dtype) -> None:
+        self.shape = array.shape
+        self._array = array
+        self._dtype = dtype
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._dtype
+
+    def read_rows(self, first_row: int, out: np.ndarray) -> None:
+        rows = out.view(self.dtype).reshape(-1, *self.shape[1:])
+        np.copyto(rows, self._array[first_row : first_row + len(rows)], casting="unsafe")
