@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from jinfer.config import EngineConfig
@@ -19,6 +20,7 @@ from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
 from jinfer.models.orbax_io import is_orbax_checkpoint, load_orbax
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.models.weight_stream import fill_params, host_parts
 from jinfer.models.weights import check_params, flatten, unflatten
 from jinfer.sampling_params import MODEL_DEFAULTS, SamplingParams
 from jinfer.text.tokenizer import Tokenizer
@@ -66,7 +68,7 @@ def load_model(
         loaded = _load_params(model, directory, config)
         owned = tuple(jax.tree.leaves(loaded))
     else:
-        loaded, owned = _adopt(model, params)
+        loaded, owned = _adopt(model, params, progress=config.progress)
     return LoadedModel(
         model=model,
         params=loaded,
@@ -98,15 +100,19 @@ def _load_params(model: Model, directory: Path | None, config: EngineConfig) -> 
     return load_checkpoint(model, directory, progress=config.progress)
 
 
-def _adopt(model: Model, params: Params) -> tuple[Params, tuple[jax.Array, ...]]:
+def _adopt(model: Model, params: Params, *, progress: bool) -> tuple[Params, tuple[jax.Array, ...]]:
     """The caller's params, checked, and those among them that are copies: of another dtype, or from the host.
 
-    They are a nested mapping of arrays, which an nnx.State is as well.
+    They are a nested mapping of arrays, which an nnx.State is as well. Those of numpy are copied on a CPU, too: the
+    caller may write there.
     """
     given = {path: _array(x) for path, x in flatten(params).items()}
     check_params(unflatten(given), model.abstract_params, "params")
-    wanted = flatten(model.abstract_params)
-    adopted = {path: _on_device(given[path], x.dtype) for path, x in wanted.items()}
+    wanted, device = flatten(model.abstract_params), jax.devices()[0]
+    adopted = {path: jnp.asarray(x, wanted[path].dtype) for path, x in given.items() if _is_on(device, x)}
+    missing = {path: x for path, x in wanted.items() if path not in adopted}
+    parts = [part for path, x in missing.items() for part in host_parts(path, np.asarray(given[path]), x.dtype)]
+    adopted |= fill_params(missing, parts, device, progress=progress)
     return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
 
 
@@ -114,9 +120,8 @@ def _array(leaf: Any) -> Any:
     return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
 
 
-def _on_device(array: Any, dtype: jnp.dtype) -> jax.Array:
-    """jnp.asarray, but never a view of numpy's memory, which a CPU would give: the caller may write there."""
-    return jnp.asarray(array, dtype) if isinstance(array, jax.Array) else jnp.array(array, dtype)
+def _is_on(device: jax.Device, array: Any) -> bool:
+    return isinstance(array, jax.Array) and device in array.devices()
 
 
 def _load_tokenizer(

@@ -1,12 +1,14 @@
 """A family's module together with the pure functions of its parameters that the engine compiles."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from jinfer.models.config import ModelConfig
@@ -51,23 +53,20 @@ class Model:
 
     def dummy_params(self, seed: int) -> Params:
         """Random weights: scales of one, biases of zero, matrices normal with standard deviation 0.02."""
-        abstract = flatten(self.abstract_params)
-        return unflatten(
-            {
-                path: _dummy(self.variables[path], jax.random.fold_in(jax.random.key(seed), i), abstract[path])
-                for i, path in enumerate(abstract)
-            }
-        )
+        abstract, key = flatten(self.abstract_params), jax.random.key(seed)
+
+        def make(index: int, path: str) -> Array:
+            return _dummy(key, index, type(self.variables[path]), abstract[path].shape, abstract[path].dtype)
+
+        with ThreadPoolExecutor() as threads:  # each shape is a program of its own, which takes longer to compile
+            return unflatten(dict(zip(abstract, threads.map(make, range(len(abstract)), abstract), strict=True)))
 
 
-def _dummy(variable: nnx.Variable, key: Array, abstract: jax.ShapeDtypeStruct) -> Array:
-    if isinstance(variable, Scale):
-        return jnp.ones(abstract.shape, abstract.dtype)
-    if isinstance(variable, Bias):
-        return jnp.zeros(abstract.shape, abstract.dtype)
-    return _normal(key, abstract.shape, abstract.dtype)
-
-
-@jax.jit(static_argnums=(1, 2))
-def _normal(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    return jax.random.normal(key, shape, dtype) * jnp.asarray(DUMMY_SCALE, dtype)
+@jax.jit(static_argnums=(2, 3, 4))
+def _dummy(key: Array, index: ArrayLike, kind: type[nnx.Variable], shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """On a GPU, XLA fuses the random bits into what is made of them: no memory is needed beside the result."""
+    if issubclass(kind, Scale):
+        return jnp.ones(shape, dtype)
+    if issubclass(kind, Bias):
+        return jnp.zeros(shape, dtype)
+    return jax.random.normal(jax.random.fold_in(key, index), shape, dtype) * jnp.asarray(DUMMY_SCALE, dtype)

@@ -17,7 +17,8 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, UInt8
 
 from jinfer.models.staging import stream
-from jinfer.models.stored_array import StoredArray
+from jinfer.models.stored_array import HostArray, StoredArray
+from jinfer.models.tensor_files import SUPPORTED_DTYPES
 from jinfer.progress import progress_bar
 
 BUFFER_BYTES = 16 * 2**20
@@ -32,6 +33,18 @@ class Part:
     path: str
     start: tuple[int, ...]
     transposed: bool = False
+
+
+def host_parts(path: str, array: np.ndarray, dtype: np.dtype) -> list[Part]:
+    """A whole parameter of `dtype` from host memory: one part for each matrix of a stack.
+
+    Dtypes that checkpoints do not have are converted to `dtype` on the host.
+    """
+    read_as = array.dtype if array.dtype in SUPPORTED_DTYPES.values() else dtype
+    return [
+        Part(HostArray(array[index], read_as), path, (*index, *(0,) * (array.ndim - len(index))))
+        for index in np.ndindex(array.shape[:-2])
+    ]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from jax import ShapeDtypeStruct, devices
 
 from jinfer.models import staging, weight_stream
 from jinfer.models.stored_array import HostArray
-from jinfer.models.weight_stream import Part, fill_params
+from jinfer.models.weight_stream import Part, fill_params, host_parts
 from tests.models.test_staging import KINDS
 
 BFLOAT16, FLOAT32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
@@ -75,6 +75,19 @@ def test_host_arrays_may_be_strided_and_of_any_dtype(array):
     params = filled({"x": ((4, 6), FLOAT32)}, [Part(HostArray(array, FLOAT32), "x", (0, 0))])
 
     np.testing.assert_array_equal(params["x"], array.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT32], ids=str)
+@pytest.mark.parametrize(
+    "array",
+    [values(9), values(3, 5), values(3, 4, 5), values(2, 3, 4, 5).astype(np.float16), np.arange(12).reshape(2, 2, 3)],
+    ids=lambda x: f"{x.dtype}-{x.ndim}d",
+)
+def test_a_whole_parameter_comes_from_host_memory(monkeypatch, array, dtype):
+    monkeypatch.setattr(weight_stream, "BUFFER_BYTES", 40)
+    params = filled({"x": (array.shape, dtype)}, host_parts("x", array, dtype))
+
+    np.testing.assert_array_equal(params["x"], array.astype(dtype))
 
 
 def test_pieces_of_a_part_have_one_shape_and_hold_every_row():
