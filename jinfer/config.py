@@ -24,15 +24,16 @@ class EngineConfig:
     page_size: int = 16
     """Positions in a page of the KV cache."""
     num_pages: int | None = None
-    """Pages in the KV cache, the null page included. Default: what fits into `memory_utilization` of the device."""
+    """Pages in the KV cache, the null page included. Default: what fits into `gpu_memory_utilization` of the device."""
     max_num_seqs: int | None = None
     """Sequences that run at the same time. Default: 256 on a GPU, 8 on a CPU."""
     max_num_batched_tokens: int | None = None
     """Tokens in one step, and so the longest chunk of a prompt. Default: 4096 on a GPU, 256 on a CPU."""
     max_model_len: int | None = None
     """Longest prompt plus output, in tokens. Default: the model's context, or what the pages of one sequence hold."""
-    memory_utilization: float = 0.9
-    """Share of the device's memory for weights, workspace and pages together."""
+    gpu_memory_utilization: float = 0.9
+    """Share for weights, workspace and pages together: of what JAX may use of the GPU, which is 75% of it unless
+    XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; on a CPU, of the host's available memory."""
     scheduling_policy: SchedulingPolicy = "mixed"
     """In which steps prompts are computed, and in which tokens are decoded: jinfer/scheduling/policies.py says what
     each is good for, and who waits for whom."""
@@ -72,9 +73,9 @@ class EngineConfig:
             )
         if not isinstance(self.dummy_weights_seed, int) or self.dummy_weights_seed < 0:
             raise ConfigError(f"dummy_weights_seed={self.dummy_weights_seed!r} must be an integer from 0")
-        share = self.memory_utilization
+        share = self.gpu_memory_utilization
         if not isinstance(share, int | float) or not math.isfinite(share) or not 0 < share <= 1:
-            raise ConfigError(f"memory_utilization={share!r} must be a share of the device's memory in (0, 1]")
+            raise ConfigError(f"gpu_memory_utilization={share!r} must be a share of the device's memory in (0, 1]")
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> "EngineConfig":

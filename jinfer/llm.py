@@ -75,7 +75,7 @@ class LLM:
             if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
                 raise InsufficientMemoryError(
                     f"the device ran out of memory while the engine started ({error}); lower num_pages, max_num_seqs, "
-                    "max_num_batched_tokens or memory_utilization"
+                    "max_num_batched_tokens or gpu_memory_utilization"
                 ) from error
             raise
         self._lock = threading.RLock()

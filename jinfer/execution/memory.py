@@ -86,7 +86,7 @@ def plan_limits(config: EngineConfig, model: ModelConfig, dtype: jnp.dtype, devi
             f"a KV cache of {num_pages} pages of {config.page_size} tokens needs {num_pages * page_bytes / GB:.2f} GB; "
             f"{_share(config, device)} leaves {max(left, 0) / GB:.2f} GB for it after {workspace / GB:.2f} GB of "
             f"workspace, which is {max(left, 0) // page_bytes} pages; lower num_pages, max_num_seqs or "
-            "max_num_batched_tokens, or raise memory_utilization"
+            "max_num_batched_tokens, or raise gpu_memory_utilization"
         )
     return _checked_context(config, context, Limits(
         page_size=config.page_size,
@@ -131,8 +131,8 @@ def _available_bytes(config: EngineConfig, device: jax.Device) -> int:
     """The share of the device's memory that jinfer may use, less what is in use."""
     stats = device.memory_stats()
     if stats is None:  # a CPU
-        return int(_available_host_bytes() * config.memory_utilization)
-    return int(stats["bytes_limit"] * config.memory_utilization) - stats["bytes_in_use"]
+        return int(_available_host_bytes() * config.gpu_memory_utilization)
+    return int(stats["bytes_limit"] * config.gpu_memory_utilization) - stats["bytes_in_use"]
 
 
 def _available_host_bytes() -> int:
@@ -145,4 +145,4 @@ def _available_host_bytes() -> int:
 
 
 def _share(config: EngineConfig, device: jax.Device) -> str:
-    return f"memory_utilization={config.memory_utilization} of {device.device_kind}"
+    return f"gpu_memory_utilization={config.gpu_memory_utilization} of {device.device_kind}"

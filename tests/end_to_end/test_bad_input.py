@@ -227,7 +227,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]
         ("scheduling_policy='fifo'", "'mixed', 'prefill_first', 'd"),
     ),
     "overlap": ({"overlap": "yes"}, ConfigError, ("overlap='yes'", "one of True, False")),
-    "share": ({"memory_utilization": math.nan}, ConfigError, ("memory_utilization=nan", "(0, 1]")),
+    "share": ({"gpu_memory_utilization": math.nan}, ConfigError, ("gpu_memory_utilization=nan", "(0, 1]")),
     "contradiction": (
         {"max_num_seqs": 32},
         ConfigError,
@@ -243,10 +243,10 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]
         InsufficientMemoryError,
         (
             "a KV cache of 1000000000000 pages of 4 tokens needs 1024000.00 GB",
-            "memory_utilization=0.9 of ",
+            "gpu_memory_utilization=0.9 of ",
             "GB for it after",
             "GB of workspace",
-            "lower num_pages, max_num_seqs or max_num_batched_tokens, or raise memory_utilization",
+            "lower num_pages, max_num_seqs or max_num_batched_tokens, or raise gpu_memory_utilization",
         ),
     ),
     "too few pages": (

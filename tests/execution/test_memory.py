@@ -90,7 +90,7 @@ def test_a_context_that_is_no_multiple_of_the_page_gets_the_last_page_whole():
 
 def test_pages_fill_the_share_of_the_gpu_that_is_left():
     model, page_bytes = long_model(1 << 20), 16 * BYTES_PER_TOKEN
-    limits = plan(model, gpu(10 * GB, used=2 * GB), memory_utilization=0.5)
+    limits = plan(model, gpu(10 * GB, used=2 * GB), gpu_memory_utilization=0.5)
 
     workspace = memory._workspace_bytes(model, 256, 4096, FLOAT32)
     left = 10 * GB * 0.5 - 2 * GB - workspace
@@ -125,7 +125,7 @@ def test_num_pages_is_taken_as_given_also_beyond_that_gigabyte(host_memory):
 def test_cached_files_count_as_memory_that_is_there(host_memory):
     host_memory(2 * GB)
 
-    assert memory._available_bytes(EngineConfig(memory_utilization=0.5), cpu()) == pytest.approx(GB, rel=1e-5)
+    assert memory._available_bytes(EngineConfig(gpu_memory_utilization=0.5), cpu()) == pytest.approx(GB, rel=1e-5)
 
 
 def test_a_system_without_meminfo_counts_all_its_memory(monkeypatch, tmp_path):
@@ -185,8 +185,8 @@ def test_more_pages_than_memory_is_refused_with_sizes_and_what_would_fit():
         plan(num_pages=10**9, device=gpu(4 * GB), max_num_seqs=8)
 
     needed = 10**9 * 16 * BYTES_PER_TOKEN / GB
-    check_message(caught, "1000000000 pages of 16 tokens", f"{needed:.2f} GB", "memory_utilization=0.9 of a GPU")
-    check_message(caught, "lower num_pages, max_num_seqs or max_num_batched_tokens, or raise memory_utilization")
+    check_message(caught, "1000000000 pages of 16 tokens", f"{needed:.2f} GB", "gpu_memory_utilization=0.9 of a GPU")
+    check_message(caught, "lower num_pages, max_num_seqs or max_num_batched_tokens, or raise gpu_memory_utilization")
     fits = int(str(caught.value).partition(" pages; lower")[0].rpartition(" ")[2])
     assert plan(num_pages=fits, device=gpu(4 * GB), max_num_seqs=8).num_pages == fits
     with pytest.raises(InsufficientMemoryError):
@@ -203,11 +203,11 @@ def test_a_device_without_room_for_a_page_is_refused_with_zero_not_less():
 def test_weights_that_do_not_fit_are_refused_before_they_are_loaded():
     model = build_model(MODEL, FLOAT32, "reference")
     needed = sum(math.prod(tensor.shape) * 4 for tensor in random_tensors().values())
-    check_weights_fit(model, EngineConfig(memory_utilization=1), gpu(needed))
+    check_weights_fit(model, EngineConfig(gpu_memory_utilization=1), gpu(needed))
     with pytest.raises(InsufficientMemoryError) as caught:
-        check_weights_fit(model, EngineConfig(memory_utilization=1), gpu(needed - 1))
+        check_weights_fit(model, EngineConfig(gpu_memory_utilization=1), gpu(needed - 1))
 
-    check_message(caught, f"{needed / GB:.2f} GB", "memory_utilization=1 of a GPU", "use a smaller model, bfloat16")
+    check_message(caught, f"{needed / GB:.2f} GB", "gpu_memory_utilization=1 of a GPU", "use a smaller model, bfloat16")
 
 
 def test_memory_in_use_counts_against_the_weights():
