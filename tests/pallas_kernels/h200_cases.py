@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 
 from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
-from pallas_kernels.matvec import matvec
-from pallas_kernels.matvec import shapes as linear_shapes
+from pallas_kernels.linear import MAX_NORM_ROWS, linear
+from pallas_kernels.linear import shapes as linear_shapes
 from pallas_kernels.paged_attention import AttentionOptions, decode, extend, latent_shapes, mla
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
@@ -148,16 +148,37 @@ def rope_cache_write_cases() -> Iterator[Named]:
         yield f"rope_cache_write-{name}-{tokens}", case
 
 
-def matvec_cases() -> Iterator[Named]:
-    for (name, shape), batch in itertools.product(linear_shapes.SHAPES.items(), (1, 8)):
+def linear_cases() -> Iterator[Named]:
+    for (name, shape), rows in itertools.product(linear_shapes.SHAPES.items(), (1, 8, 32, 64, 128)):
         sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
-        case = Case(
-            pallas(matvec, transposed=shape.transposed),
-            (array(batch, shape.num_in), array(*sides)),
-            kernel="matvec",
-            tensor_cores="wgmma",
-        )
-        yield f"matvec-{name}-{batch}", case
+        yield _linear_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
+    for model, rows in itertools.product(("qwen3-0.6b", "qwen3-8b"), (1, 16, 64)):
+        for layer, ends in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
+            shape = linear_shapes.SHAPES[f"{model}-{layer}"]
+            yield _linear_case(f"{model}-{layer}-{rows}-{ends}", rows, (shape.num_in, shape.num_out), ends, layers=28)
+
+
+def _linear_case(name: str, rows: int, sides: tuple[int, int], ends: str | None, **options) -> Named:
+    """With a stack of `layers`, of which an operand tells which, and `ends`; or a matrix by itself."""
+    if ends is None:
+        num_in = sides[1 if options["transposed"] else 0]
+        case = Case(pallas(linear, **options), (array(rows, num_in), array(*sides)), "linear", "wgmma")
+        return f"linear-{name}", case
+    gated, layers = "gated" in ends, options["layers"]
+    named = {"layer": indices()}
+    if "norm" in ends and rows <= MAX_NORM_ROWS:
+        named["scale"] = array(layers, sides[0])
+    if "residual" in ends:
+        named["residual"] = array(rows, sides[1])
+    function = functools.partial(_linear_with_ends, gated=gated)
+    return f"linear-{name}", Case(
+        function, (array(rows, sides[0]), array(layers, *sides)), "linear", "wgmma", named_arguments=named
+    )
+
+
+def _linear_with_ends(x, w, *, layer, scale=None, residual=None, gated):
+    norm = None if scale is None else (scale, 1e-6)
+    return pallas(linear)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
 
 
 def mla_cases() -> Iterator[Named]:
@@ -178,4 +199,4 @@ def mla_cases() -> Iterator[Named]:
             yield f"mla-{name}-{rows}x{positions}", case
 
 
-CASES = dict([*paged_attention_cases(), *row_cases(), *rope_cache_write_cases(), *matvec_cases(), *mla_cases()])
+CASES = dict([*paged_attention_cases(), *row_cases(), *rope_cache_write_cases(), *linear_cases(), *mla_cases()])

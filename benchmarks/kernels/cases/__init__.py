@@ -17,7 +17,7 @@ OPS = (
     "layer_norm",
     "softmax",
     "silu_and_multiply",
-    "matvec",
+    "linear",
 )
 
 

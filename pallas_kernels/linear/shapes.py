@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LinearShape:
-    """`transposed` is the [out, in] layout of an embedding that serves as the head, too."""
+    """`transposed` is the [out, in] layout of an embedding, and of the head that it may serve as."""
 
     num_in: int
     num_out: int
@@ -22,7 +22,7 @@ SHAPES = {
     "qwen3-8b-o": LinearShape(4096, 4096),
     "qwen3-8b-gate-up": LinearShape(4096, 24576),
     "qwen3-8b-down": LinearShape(12288, 4096),
-    "qwen3-8b-head": LinearShape(4096, 151936),
+    "qwen3-8b-head": LinearShape(4096, 151936, transposed=True),
     "qwen3-32b-down": LinearShape(25600, 5120),
     "gpt-oss-20b-qkv": LinearShape(2880, 5120),
 }

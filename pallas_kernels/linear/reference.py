@@ -1,0 +1,27 @@
+"""The product and what is around it in plain jax.numpy and float32."""
+
+import jax
+import jax.numpy as jnp
+from jax.lax import Precision
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from pallas_kernels.linear.ends import Ends
+
+
+def linear(x: Array, w: Array, layer: int | Array | None, transposed: bool, ends: Ends, out_dtype: DTypeLike) -> Array:
+    """See `pallas_kernels.linear.linear`."""
+    matrix = w if layer is None else w[layer]
+    formula = "bi,oi->bo" if transposed else "bi,io->bo"
+    wide = x.astype(jnp.float32)
+    if ends.scale is not None:
+        scale = ends.scale if ends.scale.ndim == 1 else ends.scale[layer]
+        root_mean_square = jnp.sqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + ends.epsilon)
+        wide = wide / root_mean_square * scale.astype(jnp.float32)
+    y = jnp.einsum(formula, wide, matrix.astype(jnp.float32), precision=Precision.HIGHEST)
+    if ends.gated:
+        gate, other = jnp.split(y, 2, axis=-1)
+        y = jax.nn.silu(gate) * other
+    if ends.residual is not None:
+        y = ends.residual.astype(jnp.float32) + y
+    return y.astype(out_dtype)

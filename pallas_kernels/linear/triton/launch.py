@@ -1,0 +1,132 @@
+"""Which programs run, and what adds up the splits of a block of outputs."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from pallas_kernels.linear.ends import Ends
+from pallas_kernels.linear.triton.dots import dot_sums
+from pallas_kernels.linear.triton.products import product_sums
+from pallas_kernels.linear.triton.program import KernelShape, Refs, Sums, column_offsets
+from pallas_kernels.linear.tuning import Blocks, LinearCall, linear_blocks
+from pallas_kernels.selection import UnsupportedError
+from pallas_kernels.triton_call import ceil_div, triton_call
+
+MAX_ROWS = 128
+MAX_NORM_ROWS = 16  # also of float32; beyond, every program would normalize more than it is worth
+
+
+def linear(
+    x: Array,
+    w: Array,
+    layer: int | Array | None,
+    transposed: bool,
+    ends: Ends,
+    out_dtype: DTypeLike,
+    *,
+    interpret: bool,
+    blocks: Blocks | None = None,
+) -> Array:
+    """One program per (block of outputs, split of the inputs). See `pallas_kernels.linear.linear`."""
+    call = LinearCall.of(x, w, transposed, ends)
+    _check(call, x.dtype)
+    blocks = blocks or linear_blocks(call)
+    assert (blocks.dot_parts is None) == (x.dtype == jnp.float32), f"{blocks} cannot compute in {x.dtype}"
+    # An operand in every case: as a constant in the kernel, each layer would be traced and compiled by itself.
+    operands = {"x": x, "w": w, "layer": None if layer is None else _as_operand(layer)}
+    operands |= {"scale": ends.scale, "residual": ends.residual}
+    shape = KernelShape(call, blocks, ends.epsilon)
+    present = {name: array for name, array in operands.items() if array is not None}
+    return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
+
+
+def _check(call: LinearCall, dtype: jnp.dtype) -> None:
+    if dtype not in (jnp.bfloat16, jnp.float32):
+        raise UnsupportedError(f"x and w in {dtype}: the kernel serves bfloat16 and float32; cast them or use jnp.dot")
+    if call.rows > MAX_ROWS:
+        raise UnsupportedError(
+            f"{call.rows} rows: the kernel serves at most {MAX_ROWS}; use jnp.dot, which keeps up with the weights"
+        )
+    if call.rows > MAX_NORM_ROWS and call.is_normalized:
+        raise UnsupportedError(
+            f"{call.rows} rows and a norm: the kernel normalizes at most {MAX_NORM_ROWS}; normalize before the call"
+        )
+    if call.rows > MAX_NORM_ROWS and dtype == jnp.float32:
+        raise UnsupportedError(
+            f"{call.rows} rows of float32: the kernel serves at most {MAX_NORM_ROWS} without tensor cores; use jnp.dot"
+        )
+
+
+def _as_operand(layer: int | Array) -> Array | np.ndarray:
+    return layer.astype(jnp.int32).reshape(1) if isinstance(layer, jax.Array) else np.asarray([layer], np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("shape", "out_dtype", "interpret"))
+def _run(operands: dict[str, Array], *, shape: KernelShape, out_dtype: jnp.dtype, interpret: bool) -> Array:
+    """Jitted, so that all layers of a model share one trace of the kernel."""
+    call, blocks = shape.call, shape.blocks
+    out, is_split = jax.ShapeDtypeStruct((call.rows, call.num_out), out_dtype), blocks.num_splits > 1
+    partial = jax.ShapeDtypeStruct((blocks.num_splits, call.num_matrices, *out.shape), jnp.float32)
+    (result,) = triton_call(
+        functools.partial(_kernel, names=tuple(operands), shape=shape),
+        *operands.values(),
+        out_shape=[partial if is_split else out],
+        grid=(ceil_div(call.num_out, blocks.block_out), blocks.num_splits),
+        num_warps=blocks.num_warps,
+        num_stages=blocks.num_stages,
+        interpret=interpret,
+        name="linear",
+    )
+    return _add_splits(result, operands, shape).astype(out_dtype) if is_split else result
+
+
+def _add_splits(sums: Array, operands: dict[str, Array], shape: KernelShape) -> Array:
+    """What a program without splits does at its end, left to XLA, which fuses it with what reads the result.
+
+    Additions and not a reduction: a reduction would be a kernel by itself.
+    """
+    splits = [sums[split] for split in range(shape.blocks.num_splits)]
+    total = functools.reduce(jnp.add, splits)
+    factor = None
+    if shape.epsilon is not None:
+        mean_square = jnp.mean(operands["x"].astype(jnp.float32) ** 2, axis=-1, keepdims=True)
+        factor = jax.lax.rsqrt(mean_square + shape.epsilon)
+    return _finish(list(total), factor, operands.get("residual"))
+
+
+def _kernel(*all_refs, names: tuple[str, ...], shape: KernelShape):
+    *operand_refs, out_ref = all_refs
+    refs = Refs(**dict(zip(names, operand_refs, strict=True)))
+    compute = product_sums if shape.blocks.dot_parts is None else dot_sums
+    for sums in compute(refs, shape):
+        _store(refs, out_ref, sums, shape)
+
+
+def _store(refs: Refs, out_ref, sums: Sums, shape: KernelShape):
+    """Rows of partial sums, or of the result."""
+    column = column_offsets(shape)
+    row, column, inside = sums.place(column, shape)
+    if shape.blocks.num_splits > 1:
+        for number, values in enumerate(sums.matrices):
+            plt.store(out_ref.at[(pl.program_id(1), number, row, column)], values, mask=inside)
+        return
+    residual = None if refs.residual is None else plt.load(refs.residual.at[row, column], mask=inside, other=0)
+    factor = None
+    if shape.epsilon is not None:
+        factor = jax.lax.rsqrt(sums.squares / shape.call.num_in + shape.epsilon)
+    result = _finish(sums.matrices, factor, residual)
+    plt.store(out_ref.at[row, column], result.astype(out_ref.dtype), mask=inside)
+
+
+def _finish(matrices: list[Array], factor: Array | None, residual: Array | None) -> Array:
+    """The result in float32 from the sums of each matrix, and the norm's factor of each row."""
+    if factor is not None:
+        matrices = [sums * factor for sums in matrices]
+    result = matrices[0] if len(matrices) == 1 else matrices[0] / (1 + jnp.exp(-matrices[0])) * matrices[1]
+    return result if residual is None else residual.astype(jnp.float32) + result

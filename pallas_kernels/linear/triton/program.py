@@ -1,0 +1,119 @@
+"""What a program knows and is given, and how it reads weights."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+from pallas_kernels.linear.tuning import Blocks, LinearCall
+from pallas_kernels.triton_call import ceil_div, next_power_of_two
+
+
+class Refs(NamedTuple):
+    """The operands, and None for what there is not."""
+
+    x: Any
+    w: Any
+    layer: Any = None
+    scale: Any = None
+    residual: Any = None
+
+
+class Sums(NamedTuple):
+    """A program's share of the result for one row, or for several: `row` is a number, or [rows].
+
+    `matrices` are [block_out], or [rows, block_out]: of the gate and of the others, or of the one matrix there is.
+    `squares` are sums of x ** 2 over the program's inputs, and None without a norm.
+    """
+
+    row: Any
+    matrices: list[Array]
+    squares: Array | None
+
+    def place(self, column: Array, shape: "KernelShape") -> tuple[Any, Array, Array]:
+        """Row, column and whether they are there, to index a result with."""
+        inside = column < shape.call.num_out
+        if isinstance(self.row, int):
+            return self.row, column, inside
+        return self.row[:, None], column[None, :], (self.row < shape.call.rows)[:, None] & inside[None, :]
+
+
+@dataclass(frozen=True)
+class KernelShape:
+    """What the kernel knows about a call when it is compiled. `epsilon` is None without a norm."""
+
+    call: LinearCall
+    blocks: Blocks
+    epsilon: float | None
+
+    @property
+    def padded_rows(self) -> int:
+        return next_power_of_two(self.call.rows)
+
+    @property
+    def num_parts(self) -> int:
+        """Equal shares of the inputs, counted over all splits."""
+        return self.blocks.num_splits * (self.blocks.dot_parts or 1)
+
+    @property
+    def part_tiles(self) -> int:
+        """Iterations of a program: tiles of `block_in` inputs in a part."""
+        return ceil_div(self.call.num_in, self.num_parts * self.blocks.block_in)
+
+    @property
+    def part_inputs(self) -> int:
+        """A multiple of `block_in`, so that the last parts may lie beyond the inputs, partly or all."""
+        return self.part_tiles * self.blocks.block_in
+
+    @property
+    def overhangs_inputs(self) -> bool:
+        return self.num_parts * self.part_inputs != self.call.num_in
+
+    @property
+    def overhangs_outputs(self) -> bool:
+        return self.call.num_out % self.blocks.block_out != 0
+
+
+def column_offsets(shape: KernelShape) -> Array:
+    """The outputs of this program."""
+    return pl.program_id(0) * shape.blocks.block_out + jnp.arange(shape.blocks.block_out)
+
+
+def load_layer(refs: Refs) -> tuple[Array, ...]:
+    """The layer, () where w is no stack.
+
+    Every load of weights waits for it, and for nothing else. It is to stay in the L2 cache, through all the weights of
+    a step, until the next step.
+    """
+    if refs.layer is None:
+        return ()
+    return (plt.load(refs.layer.at[jnp.int32(0)], eviction_policy="evict_last"),)
+
+
+def load_scale(refs: Refs, layer: tuple, column: Array, inside: Array | None) -> Array:
+    """The norm's scale at inputs `column`, zero outside."""
+    index = (*layer, column) if len(refs.scale.shape) == 2 else (column,)
+    return plt.load(refs.scale.at[index], mask=inside, other=None if inside is None else 0).astype(jnp.float32)
+
+
+def load_weights(refs: Refs, layer: tuple, number: int, row: Array, column: Array, shape: KernelShape) -> Array:
+    """The weights of inputs `row` [n, 1 or m] and outputs `column` [1, m] in the gate (0) or in the others (1):
+    [n, m], or [m, n] as they lie transposed.
+
+    A step reads them once and they are larger than the L2 cache, from which they must not drive out what is read again.
+    """
+    inside = None
+    if shape.overhangs_inputs:
+        inside = (row < shape.call.num_in) & (column < shape.call.num_out)
+    elif shape.overhangs_outputs:
+        inside = jnp.broadcast_to(column < shape.call.num_out, jnp.broadcast_shapes(row.shape, column.shape))
+    column = number * shape.call.num_out + column
+    if shape.call.is_transposed:
+        row, column, inside = column.T, row.T, None if inside is None else inside.T
+    return plt.load(
+        refs.w.at[(*layer, row, column)],
+        mask=inside, other=None if inside is None else 0, eviction_policy="evict_first",
+    )  # fmt: skip
