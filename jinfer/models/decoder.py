@@ -6,8 +6,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
+from jinfer.models.attention import Attention, LayerPlace
 from jinfer.models.config import ModelConfig
-from jinfer.models.layers import Attention, Embedding, GatedMLP, LayerPlace, RMSNorm
+from jinfer.models.layers import Embedding, GatedMLP, RMSNorm
 from jinfer.models.rope import Angles, rope_angles, rope_frequencies
 from jinfer.models.token_batch import TokenBatch
 from jinfer.models.weights import WeightSource
@@ -17,20 +18,21 @@ class Decoder(nnx.Module):
     """x += attention(norm(x)); x += mlp(norm(x)), for each layer, between an embedding and a last norm."""
 
     def __init__(self, config: ModelConfig, dtype: jnp.dtype, attention: Attention) -> None:
-        layers, features = config.num_layers, config.hidden_size
+        layers, features, implementation = config.num_layers, config.hidden_size, attention.implementation
         self.config = config
-        self.embedding = Embedding(config.vocab_size, features, dtype)
+        self.embedding = Embedding(config.vocab_size, features, dtype, implementation)
         self.attention_norm = RMSNorm(layers, features, config.rms_norm_eps, dtype)
         self.attention = attention
         self.mlp_norm = RMSNorm(layers, features, config.rms_norm_eps, dtype)
-        self.mlp = GatedMLP(layers, features, config.intermediate_size, dtype, bias=config.mlp_bias)
+        self.mlp = GatedMLP(layers, features, config.intermediate_size, dtype, implementation, bias=config.mlp_bias)
         self.final_norm = RMSNorm(1, features, config.rms_norm_eps, dtype)
-        self.head = None if config.tie_word_embeddings else Embedding(config.vocab_size, features, dtype)
+        is_tied = config.tie_word_embeddings
+        self.head = None if is_tied else Embedding(config.vocab_size, features, dtype, implementation)
 
     def __call__(
         self, kv_cache: tuple[Array, ...], tokens: TokenBatch
     ) -> tuple[Float[Array, "tokens features"], tuple[Array, ...]]:
-        """The last hidden states, normalized, and the cache with the tokens' keys and values in it."""
+        """The last hidden states, and the cache with the tokens' keys and values in it."""
         frequencies = rope_frequencies(self.config.rope, self.config.head_dim)
         angles = rope_angles(frequencies, tokens.positions)
         x, new_cache = self.embedding(tokens.token_ids), []
@@ -38,19 +40,18 @@ class Decoder(nnx.Module):
         for layer, window in enumerate(self.config.sliding_windows):
             x, kv_layer = _layer(graphdef, window, params, x, angles, kv_cache[layer], tokens, np.int32(layer))
             new_cache.append(kv_layer)
-        return self.final_norm(x, 0), tuple(new_cache)
+        return x, tuple(new_cache)
 
     def layer(
         self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
     ) -> tuple[Float[Array, "tokens features"], Array]:
         """What one layer makes of the hidden states, and its part of the cache with keys and values in it."""
-        attended, kv_layer = self.attention(self.attention_norm(x, place.layer), angles, kv_layer, tokens, place)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x, place.layer), place.layer), kv_layer
+        x, kv_layer = self.attention(x, self.attention_norm, angles, kv_layer, tokens, place)
+        return self.mlp(x, self.mlp_norm, place.layer), kv_layer
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
-        """float32 logits of the next token."""
-        return (self.head or self.embedding).logits(hidden)
+        """float32 logits of the next token, of hidden states as `__call__` gives them."""
+        return (self.head or self.embedding).logits(hidden, self.final_norm)
 
 
 @jax.jit(static_argnums=(0, 1))

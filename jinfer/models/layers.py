@@ -6,27 +6,17 @@ stack in place. Parameters are declared by shape
 alone (`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a step is traced.
 """
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int32
 
-from jinfer.models.rope import Angles
-from jinfer.models.token_batch import TokenBatch
-from pallas_kernels import Implementation, paged_attention
+from pallas_kernels import Implementation
+from pallas_kernels.linear import MAX_NORM_ROWS, MAX_ROWS, linear
 from pallas_kernels.rms_norm import rms_norm
-from pallas_kernels.rope_cache_write import rope_cache_write
+from pallas_kernels.selection import select
 
 LayerIndex = Int32[Array, ""] | int
-
-
-class LayerPlace(NamedTuple):
-    """Which layer it is, and what differs between layers besides the weights."""
-
-    layer: LayerIndex
-    sliding_window: int | None
 
 
 class Kernel(nnx.Param):
@@ -46,18 +36,6 @@ def full_precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-class Linear(nnx.Module):
-    """x @ kernel[layer] (+ bias[layer]) for each of `num_layers` layers."""
-
-    def __init__(self, num_layers: int, in_features: int, out_features: int, dtype: jnp.dtype, *, bias: bool) -> None:
-        self.kernel = Kernel(jax.ShapeDtypeStruct((num_layers, in_features, out_features), dtype))
-        self.bias = Bias(jax.ShapeDtypeStruct((num_layers, out_features), dtype)) if bias else None
-
-    def __call__(self, x: Float[Array, "tokens in"], layer: LayerIndex) -> Float[Array, "tokens out"]:
-        y = jnp.matmul(x, self.kernel[layer], precision=full_precision(x.dtype))
-        return y if self.bias is None else y + self.bias[layer]
-
-
 class RMSNorm(nnx.Module):
     """RMSNorm over the last axis with scale[layer], for each of `num_layers` layers.
 
@@ -73,91 +51,109 @@ class RMSNorm(nnx.Module):
         return rms_norm(x, self.scale[layer], epsilon=self.epsilon, implementation="reference")
 
 
-class Embedding(nnx.Module):
-    """Token ids to vectors and, where the output head is tied to it, vectors to logits."""
+class Linear(nnx.Module):
+    """x @ kernel[layer] (+ bias[layer]) for each of `num_layers` layers, with what a decoder does around it.
 
-    def __init__(self, vocab_size: int, features: int, dtype: jnp.dtype) -> None:
+    Of few rows, where reading the weights is what takes time, a kernel of ours does all of it at once. Beyond, cuBLAS
+    multiplies and XLA fuses the rest.
+    """
+
+    def __init__(
+        self,
+        num_layers: int,
+        in_features: int,
+        out_features: int,
+        dtype: jnp.dtype,
+        implementation: Implementation,
+        *,
+        bias: bool,
+    ) -> None:
+        self.kernel = Kernel(jax.ShapeDtypeStruct((num_layers, in_features, out_features), dtype))
+        self.bias = Bias(jax.ShapeDtypeStruct((num_layers, out_features), dtype)) if bias else None
+        self.implementation = implementation
+
+    def __call__(
+        self,
+        x: Float[Array, "tokens in"],
+        layer: LayerIndex,
+        *,
+        norm: RMSNorm | None = None,
+        gated: bool = False,
+        residual: Float[Array, "tokens out"] | None = None,
+    ) -> Float[Array, "tokens out"]:
+        """residual + gate(norm(x) @ kernel[layer] + bias[layer]); a gate makes silu(y1) * y2 of the halves of y."""
+        if self.bias is None and _is_served_by_our_kernel(x, self.implementation):
+            x, fused_norm = _normalized_unless_fused(x, norm, layer)
+            return linear(
+                x, self.kernel[...], layer=layer, norm=fused_norm, gated=gated, residual=residual,
+                implementation=self.implementation,
+            )  # fmt: skip
+        x = x if norm is None else norm(x, layer)
+        y = jnp.matmul(x, self.kernel[layer], precision=full_precision(x.dtype))
+        y = y if self.bias is None else y + self.bias[layer]
+        if gated:
+            gate, up = jnp.split(y, 2, axis=-1)
+            y = jax.nn.silu(gate) * up
+        return y if residual is None else residual + y
+
+
+def _is_served_by_our_kernel(x: Array, implementation: Implementation) -> bool:
+    """Beyond these rows multiplying takes longer than reading, and cuBLAS is faster; in float32 that is soon."""
+    most_rows = MAX_NORM_ROWS if x.dtype == jnp.float32 else MAX_ROWS
+    return select(implementation) == "pallas" and x.shape[0] <= most_rows
+
+
+def _normalized_unless_fused(
+    x: Array, norm: RMSNorm | None, layer: LayerIndex
+) -> tuple[Array, tuple[Array, float] | None]:
+    """x, and the norm that is left to the kernel; it takes one for the fewest rows only."""
+    if norm is None or x.shape[0] > MAX_NORM_ROWS:
+        return x if norm is None else norm(x, layer), None
+    return x, (norm.scale[...], norm.epsilon)
+
+
+class Embedding(nnx.Module):
+    """Token ids to vectors and, as output head, vectors to logits."""
+
+    def __init__(self, vocab_size: int, features: int, dtype: jnp.dtype, implementation: Implementation) -> None:
         self.kernel = Kernel(jax.ShapeDtypeStruct((vocab_size, features), dtype))
+        self.implementation = implementation
 
     def __call__(self, token_ids: Int32[Array, " tokens"]) -> Float[Array, "tokens features"]:
         return self.kernel[token_ids]
 
-    def logits(self, x: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
-        """x @ kernel.T, accumulated and returned in float32."""
+    def logits(self, x: Float[Array, "rows features"], norm: RMSNorm) -> Float[Array, "rows vocab"]:
+        """norm(x) @ kernel.T, accumulated and returned in float32."""
+        if _is_served_by_our_kernel(x, self.implementation):
+            x, fused_norm = _normalized_unless_fused(x, norm, 0)
+            fused_norm = fused_norm and (fused_norm[0][0], fused_norm[1])
+            return linear(
+                x, self.kernel[...], transposed=True, norm=fused_norm, out_dtype=jnp.float32,
+                implementation=self.implementation,
+            )  # fmt: skip
         return jnp.einsum(
-            "rf,vf->rv", x, self.kernel[...], precision=full_precision(x.dtype), preferred_element_type=jnp.float32
-        )
+            "rf,vf->rv", norm(x, 0), self.kernel[...], precision=full_precision(x.dtype),
+            preferred_element_type=jnp.float32,
+        )  # fmt: skip
 
 
 class GatedMLP(nnx.Module):
-    """down(silu(gate(x)) * up(x)), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
-
-    def __init__(self, num_layers: int, features: int, hidden: int, dtype: jnp.dtype, *, bias: bool) -> None:
-        self.gate_up = Linear(num_layers, features, 2 * hidden, dtype, bias=bias)
-        self.down = Linear(num_layers, hidden, features, dtype, bias=bias)
-
-    def __call__(self, x: Float[Array, "tokens features"], layer: LayerIndex) -> Float[Array, "tokens features"]:
-        gate, up = jnp.split(self.gate_up(x, layer), 2, axis=-1)
-        return self.down(jax.nn.silu(gate) * up, layer)
-
-
-class Attention(nnx.Module):
-    """Grouped-query attention over the paged cache, with rotary positions.
-
-    With `normalized_heads`, queries and keys get an RMSNorm, each head by itself, before they are rotated.
-    """
+    """x + down(silu(gate(norm(x))) * up(norm(x))), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
 
     def __init__(
-        self, config, dtype: jnp.dtype, implementation: Implementation, *, normalized_heads: bool = False
+        self,
+        num_layers: int,
+        features: int,
+        hidden: int,
+        dtype: jnp.dtype,
+        implementation: Implementation,
+        *,
+        bias: bool,
     ) -> None:
-        layers, head_dim = config.num_layers, config.head_dim
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, head_dim
-        self.implementation = implementation
-        num_outputs = (self.num_heads + 2 * self.num_kv_heads) * head_dim
-        self.qkv = Linear(layers, config.hidden_size, num_outputs, dtype, bias=config.qkv_bias)
-        self.output = Linear(layers, self.num_heads * head_dim, config.hidden_size, dtype, bias=config.output_bias)
-        epsilon = config.rms_norm_eps
-        self.q_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
-        self.k_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
+        self.gate_up = Linear(num_layers, features, 2 * hidden, dtype, implementation, bias=bias)
+        self.down = Linear(num_layers, hidden, features, dtype, implementation, bias=bias)
 
     def __call__(
-        self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
-    ) -> tuple[Float[Array, "tokens features"], Array]:
-        heads = self.qkv(x, place.layer).reshape(x.shape[0], -1, self.head_dim)
-        q, kv_layer = rope_cache_write(
-            heads,
-            kv_layer,
-            *angles,
-            tokens.page_ids,
-            tokens.page_offsets,
-            **self._head_norms(place.layer),
-            implementation=self.implementation,
-        )
-        attended = self._attend(q, kv_layer, tokens, place.sliding_window)
-        return self.output(attended.reshape(x.shape[0], -1), place.layer), kv_layer
-
-    def _head_norms(self, layer: LayerIndex) -> dict[str, Any]:
-        if self.q_norm is None or self.k_norm is None:
-            return {}
-        return {
-            "q_scale": self.q_norm.scale[layer],
-            "k_scale": self.k_norm.scale[layer],
-            "epsilon": self.q_norm.epsilon,
-        }
-
-    def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, window: int | None) -> Array:
-        options = paged_attention.AttentionOptions(sliding_window=window)
-        cache = kv_layer, tokens.page_table
-        if tokens.query_starts is None:
-            return paged_attention.decode(
-                q, *cache, tokens.lengths, options=options, implementation=self.implementation
-            )
-        return paged_attention.extend(
-            q,
-            *cache,
-            tokens.query_starts,
-            tokens.lengths,
-            num_decode_rows=tokens.num_decode_rows,
-            options=options,
-            implementation=self.implementation,
-        )
+        self, x: Float[Array, "tokens features"], norm: RMSNorm, layer: LayerIndex
+    ) -> Float[Array, "tokens features"]:
+        return self.down(self.gate_up(x, layer, norm=norm, gated=True), layer, residual=x)

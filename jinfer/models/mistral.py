@@ -5,9 +5,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jinfer.models.attention import Attention
 from jinfer.models.config import DEFAULT_SLIDING_WINDOW, ModelConfig, read_decoder_config, required
 from jinfer.models.decoder import Decoder, decoder_weights
-from jinfer.models.layers import Attention
 from jinfer.models.model import Model
 from pallas_kernels import Implementation
 

@@ -1,0 +1,91 @@
+"""Attention over the paged cache, as a Flax NNX module."""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from jinfer.models.layers import LayerIndex, Linear, RMSNorm
+from jinfer.models.rope import Angles
+from jinfer.models.token_batch import TokenBatch
+from pallas_kernels import Implementation, paged_attention
+from pallas_kernels.rope_cache_write import rope_cache_write
+
+
+class LayerPlace(NamedTuple):
+    """Which layer it is, and what differs between layers besides the weights."""
+
+    layer: LayerIndex
+    sliding_window: int | None
+
+
+class Attention(nnx.Module):
+    """Grouped-query attention over the paged cache, with rotary positions.
+
+    With `normalized_heads`, queries and keys get an RMSNorm, each head by itself, before they are rotated.
+    """
+
+    def __init__(
+        self, config, dtype: jnp.dtype, implementation: Implementation, *, normalized_heads: bool = False
+    ) -> None:
+        layers, head_dim = config.num_layers, config.head_dim
+        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, head_dim
+        self.implementation = implementation
+        num_outputs = (self.num_heads + 2 * self.num_kv_heads) * head_dim
+        self.qkv = Linear(layers, config.hidden_size, num_outputs, dtype, implementation, bias=config.qkv_bias)
+        self.output = Linear(
+            layers, self.num_heads * head_dim, config.hidden_size, dtype, implementation, bias=config.output_bias
+        )
+        epsilon = config.rms_norm_eps
+        self.q_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
+        self.k_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
+
+    def __call__(
+        self,
+        x: Float[Array, "tokens features"],
+        norm: RMSNorm,
+        angles: Angles,
+        kv_layer: Array,
+        tokens: TokenBatch,
+        place: LayerPlace,
+    ) -> tuple[Float[Array, "tokens features"], Array]:
+        """x + attention(norm(x)), and the layer's cache with the tokens' keys and values in it."""
+        heads = self.qkv(x, place.layer, norm=norm).reshape(x.shape[0], -1, self.head_dim)
+        q, kv_layer = rope_cache_write(
+            heads,
+            kv_layer,
+            *angles,
+            tokens.page_ids,
+            tokens.page_offsets,
+            **self._head_norms(place.layer),
+            implementation=self.implementation,
+        )
+        attended = self._attend(q, kv_layer, tokens, place.sliding_window)
+        return self.output(attended.reshape(x.shape[0], -1), place.layer, residual=x), kv_layer
+
+    def _head_norms(self, layer: LayerIndex) -> dict[str, Any]:
+        if self.q_norm is None or self.k_norm is None:
+            return {}
+        return {
+            "q_scale": self.q_norm.scale[layer],
+            "k_scale": self.k_norm.scale[layer],
+            "epsilon": self.q_norm.epsilon,
+        }
+
+    def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, window: int | None) -> Array:
+        options = paged_attention.AttentionOptions(sliding_window=window)
+        cache = kv_layer, tokens.page_table
+        if tokens.query_starts is None:
+            return paged_attention.decode(
+                q, *cache, tokens.lengths, options=options, implementation=self.implementation
+            )
+        return paged_attention.extend(
+            q,
+            *cache,
+            tokens.query_starts,
+            tokens.lengths,
+            num_decode_rows=tokens.num_decode_rows,
+            options=options,
+            implementation=self.implementation,
+        )
