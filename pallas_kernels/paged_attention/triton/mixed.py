@@ -5,6 +5,7 @@ from jaxtyping import Array
 
 from pallas_kernels.paged_attention.triton.decode import decode
 from pallas_kernels.paged_attention.triton.extend import extend
+from pallas_kernels.paged_attention.tuning.extend import ExtendCall, extend_blocks
 
 
 def extend_mixed(
@@ -30,6 +31,10 @@ def extend_mixed(
     """
     is_decode = jnp.arange(lengths.shape[0]) < num_decode_rows
     chunk_starts = jnp.maximum(query_starts, num_decode_rows)
-    extended = extend(q, kv_pages, page_table, chunk_starts, lengths, sinks, options, interpret=interpret)
+    # As for one long row: the rows are mostly padding and decode rows, and say nothing of how long the chunks are.
+    blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table)._replace(rows=1))
+    extended = extend(
+        q, kv_pages, page_table, chunk_starts, lengths, sinks, options, blocks=blocks, interpret=interpret
+    )
     decode_lengths = jnp.where(is_decode, lengths, 0)
     return decode(q, kv_pages, page_table, decode_lengths, sinks, options, into=extended, interpret=interpret)

@@ -13,13 +13,13 @@ from pallas_kernels.tuned import tuned_blocks
 
 PROGRAMS_PER_MULTIPROCESSOR = 2  # one can compute while the other waits; with more splits there is more to merge
 ENOUGH = 0.9  # of that many programs, and no row need be split for more
+MOST_PER_MULTIPROCESSOR = 4  # so many are resident at once with tiles that are worth reading
 COLUMNS = 64  # (position, KV head) pairs a tile
 MAX_KV_HEADS = 4  # a program: pieces of 1 KiB are long enough to read, and more heads cost registers
 MAX_SPLITS = 256
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
 STAGING_BYTES = 6 * 1024  # what Triton takes besides the tiles
-# Columns and pipeline stages. A third stage is worth more than the other half of the columns.
-SMALLER_TILES = ((COLUMNS, 3), (COLUMNS // 2, 3), (COLUMNS, 2), (COLUMNS // 2, 2), (COLUMNS // 4, 2))
+SMALLER_TILES = ((COLUMNS, 3), (COLUMNS, 2), (COLUMNS // 2, 2), (COLUMNS // 4, 2))  # columns and pipeline stages
 
 
 @dataclass(frozen=True)
@@ -61,26 +61,25 @@ class DecodeCall(NamedTuple):
 def decode_blocks(call: DecodeCall) -> DecodeBlocks:
     """Tuned numbers where there are any, else a heuristic.
 
-    Rows are left whole if the machine is full with fewer KV heads a program, for what is not split need not be merged.
-    Otherwise a program has as many KV heads as fill the rows of a dot, if splits of a tile or more can then fill the
-    machine. The tiles are as large as lets all programs be resident at once: a few that start late would run alone.
+    A program has one KV head, and more only where there would be more programs than can be resident at once: a few that
+    start late would run alone. Rows are left whole if that fills the machine, for what is not split need not be merged,
+    and otherwise split into as few parts as do. Long rows gain from more KV heads a program, whose reads are longer;
+    that is for tuned numbers to say, since a page table tells how long rows may be and not how long they are.
     """
     found = tuned_blocks("paged_attention", "decode", decode_key(call), DecodeBlocks)
     if found is not None:
         return found
     num_multiprocessors = target_device().num_multiprocessors
-    wanted = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
     packed = min(MAX_KV_HEADS, packed_kv_heads(call, MIN_DOT_SIZE))
-    choices = [packed >> i for i in range(packed.bit_length())]  # 4, 2, 1
-    unsplit = {kv_heads: call.rows * ceil_div(call.num_kv_heads, kv_heads) for kv_heads in choices}
-    full = [kv_heads for kv_heads in choices if unsplit[kv_heads] >= ENOUGH * wanted]
-    if full:
-        return _resident(full[0], 1, unsplit[full[0]] / num_multiprocessors, call)
+    choices = [1 << i for i in range(packed.bit_length())]  # 1, 2, 4
+    programs = {kv_heads: call.rows * ceil_div(call.num_kv_heads, kv_heads) for kv_heads in choices}
+    resident = [n for n in choices if programs[n] <= MOST_PER_MULTIPROCESSOR * num_multiprocessors]
+    kv_heads = resident[0] if resident else choices[-1]
+    wanted = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
     most_splits = min(MAX_SPLITS, ceil_div(call.max_positions, COLUMNS))
-    splittable = [kv_heads for kv_heads in choices if unsplit[kv_heads] * most_splits >= wanted]
-    kv_heads = splittable[0] if splittable else 1
-    num_splits = max(1, min(wanted // unsplit[kv_heads], most_splits))
-    return _resident(kv_heads, num_splits, PROGRAMS_PER_MULTIPROCESSOR, call)
+    is_enough = programs[kv_heads] >= ENOUGH * wanted
+    num_splits = 1 if is_enough else max(1, min(wanted // programs[kv_heads], most_splits))
+    return _resident(kv_heads, num_splits, programs[kv_heads] * num_splits / num_multiprocessors, call)
 
 
 def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall) -> DecodeBlocks:
