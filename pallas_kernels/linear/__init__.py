@@ -47,7 +47,7 @@ def linear(
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve
     them: the Pallas kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm or in float32.
     """
-    ends = Ends(norm and norm[0], norm and norm[1], gated, residual)
+    ends = Ends(norm, gated, residual)
     _check(x, w, layer, transposed)
     _check_ends(x, w, transposed, ends)
     out_dtype = x.dtype if out_dtype is None else out_dtype
@@ -78,11 +78,12 @@ def _check_ends(x: Array, w: Array, transposed: bool, ends: Ends) -> None:
     out = rows, num_columns // 2 if ends.gated else num_columns
     if ends.residual is not None and ends.residual.shape != out:
         raise ValueError(f"residual has shape {ends.residual.shape} and the result {out}; they must be equal")
-    if ends.scale is not None and ends.scale.shape not in ((num_in,), (*w.shape[:-2], num_in)):
+    scale = None if ends.norm is None else ends.norm[0]
+    if scale is not None and scale.shape not in ((num_in,), (*w.shape[:-2], num_in)):
         raise ValueError(
-            f"the norm's scale has shape {ends.scale.shape}; it must be ({num_in},), or a stack of such as w is of "
+            f"the norm's scale has shape {scale.shape}; it must be ({num_in},), or a stack of such as w is of "
             f"matrices (w is {w.shape})"
         )
-    for name, array in (("scale", ends.scale), ("residual", ends.residual)):
+    for name, array in (("scale", scale), ("residual", ends.residual)):
         if array is not None and array.dtype != x.dtype:
             raise UnsupportedError(f"x in {x.dtype} and {name} in {array.dtype}: no implementation mixes dtypes")

@@ -6,9 +6,8 @@ from jaxtyping import Array
 
 
 class Ends(NamedTuple):
-    """The norm's scale and epsilon, both None without one; whether w is a gate and others; what is added at last."""
+    """The norm's scale and epsilon; whether w is a gate and what it multiplies; what is added at last."""
 
-    scale: Array | None = None
-    epsilon: float | None = None
+    norm: tuple[Array, float] | None = None
     gated: bool = False
     residual: Array | None = None

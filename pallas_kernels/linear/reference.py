@@ -14,9 +14,10 @@ def linear(x: Array, w: Array, layer: int | Array | None, transposed: bool, ends
     matrix = w if layer is None else w[layer]
     formula = "bi,oi->bo" if transposed else "bi,io->bo"
     wide = x.astype(jnp.float32)
-    if ends.scale is not None:
-        scale = ends.scale if ends.scale.ndim == 1 else ends.scale[layer]
-        root_mean_square = jnp.sqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + ends.epsilon)
+    if ends.norm is not None:
+        scale, epsilon = ends.norm
+        scale = scale if scale.ndim == 1 else scale[layer]
+        root_mean_square = jnp.sqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + epsilon)
         wide = wide / root_mean_square * scale.astype(jnp.float32)
     y = jnp.einsum(formula, wide, matrix.astype(jnp.float32), precision=Precision.HIGHEST)
     if ends.gated:

@@ -29,7 +29,7 @@ MOST_SPLIT_PROGRAMS = 3  # a multiprocessor
 # Of many rows. Every block of columns reads all of x from the L2 cache, which gives a third more than the memory.
 MANY_ROWS_WIDTHS = (64, 128, 256)  # columns of weights a program
 MANY_ROWS_INPUTS = (64, 128)  # per iteration
-MAX_STAGES = 8
+MIN_STAGES, MAX_STAGES = 3, 8
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
 PARTIAL_SHARE = 1 / 4  # of the bytes of the weights: what is written for splits, and read again
 
@@ -66,7 +66,8 @@ class LinearCall(NamedTuple):
     def of(cls, x: Array, w: Array, transposed: bool, ends: Ends) -> "LinearCall":
         """The call with these arguments of `linear`."""
         num_out = w.shape[-2 if transposed else -1] // (2 if ends.gated else 1)
-        return cls(*x.shape, num_out, transposed, ends.gated, ends.scale is not None, x.dtype.itemsize)
+        (rows, num_in), is_normalized = x.shape, ends.norm is not None
+        return cls(rows, num_in, num_out, transposed, ends.gated, is_normalized, x.dtype.itemsize)
 
     @property
     def num_matrices(self) -> int:
@@ -147,11 +148,13 @@ def _few_rows_dot(
 
 
 def _many_rows(call: LinearCall, num_multiprocessors: int) -> Blocks:
-    """Wide blocks, 256 columns where that leaves few multiprocessors idle, else 128, or 64 of few columns; and splits
-    until all of them work, or there is more to merge than that is worth."""
-    widths = [w for w in MANY_ROWS_WIDTHS if _num_programs(call, w) >= num_multiprocessors * 2 / 3]
-    narrow = 128 if _num_programs(call, 128) * _most_splits(call) >= num_multiprocessors / 2 else 64
-    width = max([narrow, *widths])
+    """128 columns a program; 256 where one program on most multiprocessors is all there is to do, 64 of few columns.
+
+    And splits until all of them work, or there is more to merge than that is worth.
+    """
+    is_one_wave = num_multiprocessors * 2 / 3 <= _num_programs(call, 256) <= num_multiprocessors
+    is_narrow = _num_programs(call, 128) * _most_splits(call) < num_multiprocessors / 2
+    width = 256 if is_one_wave else 64 if is_narrow else 128
     wanted = num_multiprocessors // _num_programs(call, width)
     num_splits = max(1, min(wanted, _most_splits(call)))
     return _many_rows_dot(call, width, MANY_ROWS_INPUTS[0], num_splits, _most_resident(call, width, num_splits))
@@ -168,7 +171,7 @@ def _many_rows_candidates(call: LinearCall, num_multiprocessors: int) -> list[Bl
                 continue
             for block_in in MANY_ROWS_INPUTS:
                 found += [_many_rows_dot(call, width, block_in, num_splits, resident) for resident in (1, 2)]
-    return list(dict.fromkeys(found))
+    return [blocks for blocks in dict.fromkeys(found) if blocks is found[0] or blocks.num_stages >= MIN_STAGES]
 
 
 def _num_programs(call: LinearCall, width: int) -> int:

@@ -77,8 +77,7 @@ def make_ends(rng, x, w, transposed, *, norm, gated, residual):
     before = jnp.asarray(rng.standard_normal(wanted.shape, np.float32), x.dtype)
     if residual:
         wanted = wanted + np.asarray(before, np.float64)
-    scale_and_epsilon = (stacked(scale, layers), EPSILON) if norm else (None, None)
-    return Ends(*scale_and_epsilon, gated, before if residual else None), wanted
+    return Ends((stacked(scale, layers), EPSILON) if norm else None, gated, before if residual else None), wanted
 
 
 def bound(dtype, norm):
@@ -109,7 +108,7 @@ def test_fused_ends_are_the_definition(rng, dtype, rows, transposed, layers, nor
     ends, wanted = make_ends(rng, x, w, transposed, norm=norm, gated=gated, residual=residual)
     got = linear(
         x, w, layer=None if layers is None else jnp.int32(1), transposed=transposed, implementation=implementation,
-        norm=(ends.scale, ends.epsilon) if norm else None, gated=gated, residual=ends.residual,
+        norm=ends.norm, gated=gated, residual=ends.residual,
     )  # fmt: skip
     assert got.dtype == dtype
     assert relative_error(got, wanted) < bound(dtype, norm)

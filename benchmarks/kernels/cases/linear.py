@@ -106,7 +106,7 @@ def _pallas(transposed: bool, fused: Fused, blocks: Blocks | None) -> Step:
 
     def step(carry, w):
         x, scale, residual = carry
-        ends = Ends(scale, EPSILON if fused.norm else None, fused.gated, residual)
+        ends = Ends((scale, EPSILON) if fused.norm else None, fused.gated, residual)
         interpret = should_interpret(None)
         return carry, triton.linear(x, w, None, transposed, ends, x.dtype, blocks=blocks, interpret=interpret)
 

@@ -44,7 +44,7 @@ class _Operands(NamedTuple):
 
     @classmethod
     def of(cls, shape: KernelShape) -> "_Operands":
-        block_out, parts = shape.blocks.block_out, shape.blocks.dot_parts
+        block_out, parts = shape.blocks.block_out, shape.program_parts
         left = jnp.arange(parts * block_out)
         right = jnp.arange(max(MIN_DOT_SIZE, parts * shape.padded_rows))
         left_part, right_part = jax.lax.div(left, block_out), jax.lax.div(right, shape.padded_rows)
@@ -58,7 +58,7 @@ class _Operands(NamedTuple):
 def dot_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
     """All rows of x at once."""
     layer, operands = load_layer(refs), _Operands.of(shape)
-    begin = pl.program_id(1) * shape.blocks.dot_parts * shape.part_inputs + jnp.arange(shape.blocks.block_in)
+    begin = pl.program_id(1) * shape.program_parts * shape.part_inputs + jnp.arange(shape.blocks.block_in)
 
     def one_tile(i, carry):
         accs, squares = carry
@@ -96,16 +96,16 @@ def _load_x(refs: Refs, layer: tuple, operands: _Operands, row, squares: Array |
 
 def _over_parts(acc: Array, operands: _Operands, shape: KernelShape) -> Array:
     """The sums of the blocks on the diagonal, [rows, block_out]."""
-    if shape.blocks.dot_parts == 1:
+    if shape.program_parts == 1:
         return acc.T
     acc = jnp.where(operands.left_part[:, None] == operands.right_part[None, :], acc, 0)
-    acc = acc.reshape(shape.blocks.dot_parts, shape.blocks.block_out, -1).sum(0)
+    acc = acc.reshape(shape.program_parts, shape.blocks.block_out, -1).sum(0)
     return acc.reshape(shape.blocks.block_out, -1, shape.padded_rows).sum(1).T
 
 
 def _squares_over_parts(squares: Array, shape: KernelShape) -> Array:
     """[rows, 1]. Without parts a right row is a row of x, if any."""
     by_row = squares.sum(1)
-    if shape.blocks.dot_parts > 1:
+    if shape.program_parts > 1:
         by_row = by_row.reshape(-1, shape.padded_rows).sum(0)
     return by_row[:, None]

@@ -40,8 +40,9 @@ def linear(
     assert (blocks.dot_parts is None) == (x.dtype == jnp.float32), f"{blocks} cannot compute in {x.dtype}"
     # An operand in every case: as a constant in the kernel, each layer would be traced and compiled by itself.
     operands = {"x": x, "w": w, "layer": None if layer is None else _as_operand(layer)}
-    operands |= {"scale": ends.scale, "residual": ends.residual}
-    shape = KernelShape(call, blocks, ends.epsilon)
+    scale, epsilon = ends.norm or (None, None)
+    operands |= {"scale": scale, "residual": ends.residual}
+    shape = KernelShape(call, blocks, epsilon)
     present = {name: array for name, array in operands.items() if array is not None}
     return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
 
@@ -118,7 +119,7 @@ def _store(refs: Refs, out_ref, sums: Sums, shape: KernelShape):
         return
     residual = None if refs.residual is None else plt.load(refs.residual.at[row, column], mask=inside, other=0)
     factor = None
-    if shape.epsilon is not None:
+    if sums.squares is not None and shape.epsilon is not None:
         factor = jax.lax.rsqrt(sums.squares / shape.call.num_in + shape.epsilon)
     result = _finish(sums.matrices, factor, residual)
     plt.store(out_ref.at[row, column], result.astype(out_ref.dtype), mask=inside)

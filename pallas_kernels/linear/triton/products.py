@@ -66,7 +66,7 @@ def _add(refs: Refs, layer: tuple, column, rows: list[_RowSums], w: list[Array],
     for b, row in enumerate(rows):
         x = plt.load(refs.x.at[b, column], mask=inside, other=0)
         squares = row.squares
-        if scale is not None:
+        if scale is not None and squares is not None:
             x, squares = x * scale, squares + x * x
         spread = jnp.expand_dims(x, 1 - in_axis)
         sums = [total + (tile * spread).sum(in_axis) for total, tile in zip(row.matrices, w, strict=True)]

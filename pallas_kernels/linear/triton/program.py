@@ -54,9 +54,14 @@ class KernelShape:
         return next_power_of_two(self.call.rows)
 
     @property
+    def program_parts(self) -> int:
+        """Equal shares of a program's inputs."""
+        return self.blocks.dot_parts or 1
+
+    @property
     def num_parts(self) -> int:
-        """Equal shares of the inputs, counted over all splits."""
-        return self.blocks.num_splits * (self.blocks.dot_parts or 1)
+        """Of all splits together."""
+        return self.blocks.num_splits * self.program_parts
 
     @property
     def part_tiles(self) -> int:
