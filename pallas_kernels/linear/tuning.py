@@ -27,7 +27,7 @@ MAX_DOT_COLUMNS = 64  # parts times rows of x: more of them would fill shared me
 FEWEST_PROGRAMS = 1 / 3  # a multiprocessor: one can read faster than its share, and merging splits costs a kernel
 MOST_SPLIT_PROGRAMS = 3  # a multiprocessor
 # Of many rows. Every block of columns reads all of x from the L2 cache, which gives a third more than the memory.
-MANY_ROWS_WIDTHS = (64, 128, 256)  # columns of weights a program
+MANY_ROWS_WIDTHS = (64, 128, 256)  # columns of weights a program, of which a dot has at least 64
 MANY_ROWS_INPUTS = (64, 128)  # per iteration
 MIN_STAGES, MAX_STAGES = 3, 8
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
@@ -144,6 +144,10 @@ def _few_rows_dot(
     widest = block_in // call.num_matrices
     block_in = max(MIN_DOT_SIZE, min(widest, next_power_of_two(ceil_div(call.num_in, parts * num_splits))))
     num_splits = min(num_splits, ceil_div(call.num_in, parts * block_in))
+    copies_of_x = 2 if call.is_normalized else 1  # the norm's scale is loaded like it
+    right = copies_of_x * max(MIN_DOT_SIZE, parts * next_power_of_two(call.rows))
+    stage_bytes = (call.num_matrices * parts * block_out + right) * block_in * call.itemsize
+    num_stages = max(2, min(num_stages, SHARED_MEMORY_BYTES // stage_bytes))
     return Blocks(block_out, block_in, num_splits, parts, num_warps, num_stages)
 
 
@@ -154,15 +158,17 @@ def _many_rows(call: LinearCall, num_multiprocessors: int) -> Blocks:
     """
     is_one_wave = num_multiprocessors * 2 / 3 <= _num_programs(call, 256) <= num_multiprocessors
     is_narrow = _num_programs(call, 128) * _most_splits(call) < num_multiprocessors / 2
-    width = 256 if is_one_wave else 64 if is_narrow else 128
-    wanted = num_multiprocessors // _num_programs(call, width)
+    width = 256 if is_one_wave else 64 if is_narrow and not call.is_gated else 128
+    programs = _num_programs(call, width)
+    is_enough = call.is_gated and programs >= FEWEST_PROGRAMS * num_multiprocessors
+    wanted = 1 if is_enough else num_multiprocessors // programs
     num_splits = max(1, min(wanted, _most_splits(call)))
     return _many_rows_dot(call, width, MANY_ROWS_INPUTS[0], num_splits, _most_resident(call, width, num_splits))
 
 
 def _many_rows_candidates(call: LinearCall, num_multiprocessors: int) -> list[Blocks]:
     found = [linear_blocks(call)]
-    for width in MANY_ROWS_WIDTHS:
+    for width in MANY_ROWS_WIDTHS[call.num_matrices - 1 :]:
         programs = _num_programs(call, width)
         for num_splits in (1, 2, 3, 4, 6, 8):
             share = programs * num_splits / num_multiprocessors

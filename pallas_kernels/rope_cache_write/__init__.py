@@ -6,6 +6,8 @@ Yang et al., "Qwen3 Technical Report" (2025); the embedding that of Su et al., "
 layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
 """
 
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.rope_cache_write import reference, triton
@@ -15,16 +17,18 @@ __all__ = ["rope_cache_write"]
 
 
 def rope_cache_write(
-    heads: Float[Array, "tokens num_heads_plus_2_num_kv_heads head_dim"],
+    heads: Float[Array, "tokens num_heads_plus_2_num_kv_heads head_dim"]
+    | Float32[Array, "splits tokens num_heads_plus_2_num_kv_heads head_dim"],
     kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
     cos: Float32[Array, "tokens half"],
     sin: Float32[Array, "tokens half"],
     page_ids: Int32[Array, " tokens"],
     page_offsets: Int32[Array, " tokens"],
     *,
-    q_scale: Float[Array, " head_dim"] | None = None,
-    k_scale: Float[Array, " head_dim"] | None = None,
+    q_scale: Float[Array, " head_dim"] | Float[Array, "layers head_dim"] | None = None,
+    k_scale: Float[Array, " head_dim"] | Float[Array, "layers head_dim"] | None = None,
     epsilon: float | None = None,
+    layer: int | Int32[Array, ""] | None = None,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> tuple[Float[Array, "tokens num_heads head_dim"], Float[Array, "2 num_pages page_size num_kv_heads head_dim"]]:
@@ -38,7 +42,11 @@ def rope_cache_write(
         r(x)[i]     = x[i]                                             for i >= 2 * half
 
     the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to
-    kv_pages[0 and 1, page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the dtype of `heads`.
+    kv_pages[0 and 1, page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype.
+
+    `heads` may be the float32 sums of a projection whose inputs were split (`linear` with `add_splits=False`), to be
+    added up here. Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
+    integer, so that all layers share one kernel.
 
     The cache is updated in place where it is donated to the `jax.jit` around the call, or used by nobody else; else XLA
     copies it first. What no token writes keeps its bits. Tokens that share a place (padding on a null page) leave there
@@ -50,15 +58,19 @@ def rope_cache_write(
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
     _check_shapes(heads, kv_pages, cos, sin, page_ids, page_offsets)
-    norm = _check_norm(q_scale, k_scale, epsilon, heads.shape[2])
-    arguments = heads, kv_pages, (cos, sin), (page_ids, page_offsets), norm
+    norm = _check_norm(q_scale, k_scale, epsilon, layer, heads.shape[-1])
+    arguments = heads, kv_pages, (cos, sin), (page_ids, page_offsets), norm, layer
     if select(implementation) == "reference":
         return reference.rope_cache_write(*arguments)
     return triton.rope_cache_write(*arguments, interpret=should_interpret(interpret))
 
 
 def _check_shapes(heads: Array, kv_pages: Array, cos: Array, sin: Array, page_ids: Array, page_offsets: Array) -> None:
-    num_tokens, num_outputs, head_dim = heads.shape
+    if heads.ndim not in (3, 4) or (heads.ndim == 4 and heads.dtype != jnp.float32):
+        raise ValueError(
+            f"heads is {heads.dtype} {heads.shape}; give [tokens, heads, head_dim], or splits of it in float32"
+        )
+    num_tokens, num_outputs, head_dim = heads.shape[-3:]
     num_kv_heads, cache_dim = kv_pages.shape[3:]
     if head_dim != cache_dim:
         raise ValueError(f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal")
@@ -76,20 +88,24 @@ def _check_shapes(heads: Array, kv_pages: Array, cos: Array, sin: Array, page_id
         raise ValueError(
             f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be ({num_tokens},)"
         )
-    if heads.dtype != kv_pages.dtype:
+    if heads.ndim == 3 and heads.dtype != kv_pages.dtype:
         raise UnsupportedError(
             f"heads in {heads.dtype} and a cache in {kv_pages.dtype}: no implementation mixes dtypes"
         )
 
 
 def _check_norm(
-    q_scale: Array | None, k_scale: Array | None, epsilon: float | None, head_dim: int
+    q_scale: Array | None, k_scale: Array | None, epsilon: float | None, layer: int | Array | None, head_dim: int
 ) -> tuple[Array, Array, float] | None:
     """The norm's scales and epsilon, where there is a norm."""
-    if q_scale is None and k_scale is None:
+    if q_scale is None and k_scale is None and layer is None:
         return None
     if q_scale is None or k_scale is None or epsilon is None:
-        raise ValueError("a norm needs q_scale, k_scale and epsilon; give all three, or neither scale")
-    if q_scale.shape != (head_dim,) or k_scale.shape != (head_dim,):
-        raise ValueError(f"q_scale has shape {q_scale.shape} and k_scale {k_scale.shape}; both must be ({head_dim},)")
+        raise ValueError("a norm needs q_scale, k_scale and epsilon; give all three, or neither scale nor layer")
+    scale_shape = (head_dim,) if layer is None else (*q_scale.shape[:1], head_dim)
+    if q_scale.shape != scale_shape or k_scale.shape != scale_shape:
+        wanted = f"({head_dim},)" if layer is None else f"(layers, {head_dim}), since there is a layer"
+        raise ValueError(f"q_scale has shape {q_scale.shape} and k_scale {k_scale.shape}; both must be {wanted}")
+    if isinstance(layer, int | np.integer) and not 0 <= layer < len(q_scale):
+        raise ValueError(f"layer={layer} is outside of a stack of {len(q_scale)} scales, which count from 0")
     return q_scale, k_scale, epsilon

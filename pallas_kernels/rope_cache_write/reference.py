@@ -10,6 +10,7 @@ def rope_cache_write(
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
+    layer: int | Array | None,
 ) -> tuple[Array, Array]:
     """See `pallas_kernels.rope_cache_write.rope_cache_write`.
 
@@ -17,17 +18,21 @@ def rope_cache_write(
     slice updates, and copy the whole cache for them.
     """
     num_kv_heads = kv_pages.shape[3]
+    if heads.ndim == 4:
+        heads = heads.sum(0)
     num_heads = heads.shape[1] - 2 * num_kv_heads
     q, k, v = jnp.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
     q, k = q.astype(jnp.float32), k.astype(jnp.float32)
     if norm is not None:
         q_scale, k_scale, epsilon = norm
+        if layer is not None:
+            q_scale, k_scale = q_scale[layer], k_scale[layer]
         q, k = _normalized(q, q_scale, epsilon), _normalized(k, k_scale, epsilon)
     q, k = _rotated(q, *angles), _rotated(k, *angles)
     page_ids, page_offsets = slots
     key_or_value = jnp.arange(2)[:, None]
-    kv = jnp.stack([k.astype(kv_pages.dtype), v])
-    return q.astype(heads.dtype), kv_pages.at[key_or_value, page_ids[None], page_offsets[None]].set(kv)
+    kv = jnp.stack([k, v.astype(jnp.float32)]).astype(kv_pages.dtype)
+    return q.astype(kv_pages.dtype), kv_pages.at[key_or_value, page_ids[None], page_offsets[None]].set(kv)
 
 
 def _normalized(x: Array, scale: Array, epsilon: float) -> Array:

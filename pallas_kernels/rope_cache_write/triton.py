@@ -19,6 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.layer_operand import as_operand, load_layer
 from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, section_heads
 from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
 
@@ -31,25 +32,36 @@ def rope_cache_write(
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
+    layer: int | Array | None = None,
     *,
     blocks: Blocks | None = None,
     interpret: bool,
 ) -> tuple[Array, Array]:
     """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
-    num_tokens, num_outputs, head_dim = heads.shape
+    if blocks is None:
+        (num_tokens, num_outputs, head_dim), num_kv_heads = heads.shape[-3:], kv_pages.shape[3]
+        sizes = num_outputs - 2 * num_kv_heads, num_kv_heads, head_dim, 2 * angles[0].shape[1]
+        blocks = rope_cache_write_blocks(num_tokens, *sizes, kv_pages.dtype.itemsize)
+    *scales, epsilon = norm or (None,)
+    layers = () if layer is None else (as_operand(layer),)
+    arguments = heads, kv_pages, *angles, *slots, *layers, *scales
+    return _run(*arguments, epsilon=epsilon, blocks=blocks, interpret=interpret)
+
+
+@functools.partial(jax.jit, static_argnames=("epsilon", "blocks", "interpret"))
+def _run(
+    heads: Array, kv_pages: Array, *others: Array, epsilon: float | None, blocks: Blocks, interpret: bool
+) -> tuple[Array, Array]:
+    """Jitted, so that all layers of a model share one trace of the kernel."""
+    num_tokens, num_outputs, head_dim = heads.shape[-3:]
     num_kv_heads = kv_pages.shape[3]
     num_heads = num_outputs - 2 * num_kv_heads
-    if blocks is None:
-        rotary_dim = 2 * angles[0].shape[1]
-        facts = num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, heads.dtype.itemsize
-        blocks = rope_cache_write_blocks(*facts)
     sections, group_tokens = _divide(num_tokens, num_heads, num_kv_heads, blocks)
-    *scales, epsilon = norm or (None,)
     q, kv_pages = triton_call(
         functools.partial(_kernel, sections=sections, group_tokens=group_tokens, epsilon=epsilon),
-        *(heads, kv_pages, *angles, *slots, *scales),
+        *(heads, kv_pages, *others),
         out_shape=[
-            jax.ShapeDtypeStruct((num_tokens, num_heads, head_dim), heads.dtype),
+            jax.ShapeDtypeStruct((num_tokens, num_heads, head_dim), kv_pages.dtype),
             jax.ShapeDtypeStruct(kv_pages.shape, kv_pages.dtype),
         ],
         grid=(sections[-1].programs.stop, ceil_div(num_tokens, group_tokens)),
@@ -118,13 +130,14 @@ class _Tile(NamedTuple):
 
 
 def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *refs, sections, group_tokens, epsilon):
-    *scale_refs, q_ref, kv_ref = refs
-    q_scale_ref, k_scale_ref = scale_refs or (None, None)
-    num_tokens, _, head_dim = heads_ref.shape
+    *norm_refs, q_ref, kv_ref = refs
+    *layer_refs, q_scale_ref, k_scale_ref = norm_refs or (None, None)
+    layer = tuple(load_layer(ref) for ref in layer_refs)
+    num_tokens, _, head_dim = heads_ref.shape[-3:]
     program, first_token = pl.program_id(0), pl.program_id(1) * group_tokens
     queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
     parts = _rotary_parts(head_dim, half=cos_ref.shape[1])
-    rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), epsilon)
+    rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), layer, epsilon)
     slots_of = functools.partial(_load_slots, (page_ids_ref, page_offsets_ref), num_pages=kv_ref.shape[1])
 
     @_where_it_serves(queries.section, program)
@@ -145,7 +158,7 @@ def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *ref
     def _write_values():
         tile = _tile(values, 0, head_dim)
         slots = slots_of(values)
-        v = tile.load(heads_ref, tile.token, tile.projected_head, tile.column)
+        v = _sum(_load_heads(heads_ref, tile)).astype(kv_ref.dtype)
         plt.store(kv_ref.at[(VALUES, *slots, tile.head, tile.column)], v, mask=tile.inside)
 
 
@@ -188,14 +201,26 @@ def _load_slots(slot_refs, rows: _Rows, *, num_pages: int) -> list[Array]:
     return [slot[:, None, None] for slot in slots]
 
 
-def _rotated(heads_ref, angle_refs, epsilon: float, tiles: list[_Tile], scale_ref) -> list[Array]:
+def _load_heads(heads_ref, tile: _Tile) -> list[Array]:
+    """The tile, or one for each split of the projection's inputs."""
+    index = tile.token, tile.projected_head, tile.column
+    if len(heads_ref.shape) == 3:
+        return [tile.load(heads_ref, *index)]
+    return [tile.load(heads_ref, jnp.int32(split), *index) for split in range(heads_ref.shape[0])]
+
+
+def _sum(splits: list[Array]) -> Array:
+    return functools.reduce(jnp.add, splits)
+
+
+def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[_Tile], scale_ref) -> list[Array]:
     """The heads of the tiles, normalized where there is a scale, and turned. All is loaded before any of it is used."""
-    x = [tile.load(heads_ref, tile.token, tile.projected_head, tile.column) for tile in tiles]
+    splits = [_load_heads(heads_ref, tile) for tile in tiles]
     cos, sin = (tiles[0].load(ref, tiles[0].token, tiles[0].column) for ref in angle_refs)
-    scales = [] if scale_ref is None else [tile.load(scale_ref, tile.column) for tile in tiles]
-    x = [part.astype(jnp.float32) for part in x]
+    scales = [] if scale_ref is None else [tile.load(scale_ref, *layer, tile.column) for tile in tiles]
+    x = [_sum(parts).astype(jnp.float32) for parts in splits]
     if scales:
-        inverse = _inverse_root_mean_square(x, heads_ref.shape[2], epsilon)
+        inverse = _inverse_root_mean_square(x, heads_ref.shape[-1], epsilon)
         x = [part * inverse * scale.astype(jnp.float32) for part, scale in zip(x, scales, strict=True)]
     first, second, *rest = x
     return [first * cos - second * sin, second * cos + first * sin, *rest]

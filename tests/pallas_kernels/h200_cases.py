@@ -133,26 +133,37 @@ def _row_case(
 
 def rope_cache_write_cases() -> Iterator[Named]:
     for (name, shape), tokens in itertools.product(rope_shapes.SHAPES.items(), (64, 8192)):
-        case = Case(
-            pallas(rope_cache_write, epsilon=1e-6 if shape.is_normalized else None),
-            (
-                array(tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim),
-                array(2, 8193, 16, shape.num_kv_heads, shape.head_dim),
-                *[array(tokens, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,
-                *[indices(tokens)] * 2,
-            ),
-            kernel="rope_cache_write",
-            named_arguments=dict.fromkeys(["q_scale", "k_scale"], array(shape.head_dim)) if shape.is_normalized else {},
-            donate=(1,),
-        )
-        yield f"rope_cache_write-{name}-{tokens}", case
+        norm = dict.fromkeys(["q_scale", "k_scale"], array(shape.head_dim)) if shape.is_normalized else {}
+        yield f"rope_cache_write-{name}-{tokens}", _rope_cache_write_case(shape, tokens, norm)
+    for tokens, splits in ((1, 1), (64, 4)):
+        norm = dict.fromkeys(["q_scale", "k_scale"], array(28, 128)) | {"layer": indices()}
+        case = _rope_cache_write_case(rope_shapes.SHAPES["qwen3-8b"], tokens, norm, splits)
+        yield f"rope_cache_write-qwen3-8b-{tokens}-layers-splits", case
+
+
+def _rope_cache_write_case(
+    shape: rope_shapes.RopeCacheShape, tokens: int, norm: dict[str, jax.ShapeDtypeStruct], splits: int | None = None
+) -> Case:
+    heads = tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim
+    return Case(
+        pallas(rope_cache_write, epsilon=1e-6 if norm else None),
+        (
+            array(*heads) if splits is None else array(splits, *heads, dtype=jnp.float32),
+            array(2, 8193, 16, shape.num_kv_heads, shape.head_dim),
+            *[array(tokens, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,
+            *[indices(tokens)] * 2,
+        ),
+        kernel="rope_cache_write",
+        named_arguments=norm,
+        donate=(1,),
+    )
 
 
 def linear_cases() -> Iterator[Named]:
-    for (name, shape), rows in itertools.product(linear_shapes.SHAPES.items(), (1, 8, 32, 64, 128)):
+    for (name, shape), rows in itertools.product(linear_shapes.SHAPES.items(), (8, 64)):
         sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
         yield _linear_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
-    for model, rows in itertools.product(("qwen3-0.6b", "qwen3-8b"), (1, 16, 64)):
+    for model, rows in itertools.product(("qwen3-0.6b", "qwen3-8b"), (1, 16, 32, 128)):
         for layer, ends in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
             shape = linear_shapes.SHAPES[f"{model}-{layer}"]
             yield _linear_case(f"{model}-{layer}-{rows}-{ends}", rows, (shape.num_in, shape.num_out), ends, layers=28)

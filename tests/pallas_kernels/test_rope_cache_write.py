@@ -131,6 +131,46 @@ def test_any_blocks_with_padding_on_the_null_page(rng, shape, num_tokens, blocks
 
 
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])
+def test_a_layer_of_a_stack_of_scales(rng, implementation):
+    """The others are NaN. The layer is traced, and one compiled call serves all."""
+    case = make_case(rng, SMALL, num_tokens=3)
+    arguments, options = case.arguments(jnp.float32), case.options(jnp.float32)
+    scales = {name: jnp.full((3, 16), jnp.nan).at[1].set(options[name]) for name in ("q_scale", "k_scale")}
+    run = functools.partial(rope_cache_write, *arguments, epsilon=EPSILON, implementation=implementation, **scales)
+    for q, kv_pages in (run(layer=1), jax.jit(lambda layer: run(layer=layer))(1)):
+        check(case, q, kv_pages, jnp.float32)
+
+
+def test_all_layers_share_a_kernel(rng):
+    """Were the layer a number in it, a model would trace and compile a kernel for each."""
+    case = make_case(rng, SMALL, num_tokens=3)
+    heads, kv_pages, *rest = case.arguments(jnp.float32)
+    scales = {name: jnp.ones((3, 16)) for name in ("q_scale", "k_scale")} | {"epsilon": EPSILON}
+
+    def stack(kv_pages):
+        for layer in range(3):
+            _, kv_pages = rope_cache_write(heads, kv_pages, *rest, **scales, layer=layer, implementation="pallas")
+        return kv_pages
+
+    calls = [eqn for eqn in jax.make_jaxpr(stack)(kv_pages).jaxpr.eqns if "jaxpr" in eqn.params]
+    assert len(calls) == 3
+    assert len({id(eqn.params["jaxpr"]) for eqn in calls}) == 1
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+def test_splits_are_added_before_anything_is_rounded(rng, implementation):
+    """The parts are larger than the heads that they add up to: rounded, they would hardly be seen again."""
+    case = make_case(rng, SMALL, num_tokens=3)
+    heads, kv_pages, *rest = case.arguments(jnp.bfloat16)
+    first = jnp.asarray(30 * rng.standard_normal(heads.shape, np.float32))
+    splits = jnp.stack([first, heads.astype(jnp.float32) - first])
+    options = case.options(jnp.bfloat16) | {"implementation": implementation}
+    q, kv_pages = rope_cache_write(splits, kv_pages, *rest, **options)
+    assert q.dtype == kv_pages.dtype == jnp.bfloat16
+    check(case, q, kv_pages, jnp.bfloat16)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
 def test_other_bits_of_a_donated_cache_are_kept(rng, implementation):
     """In a buffer that the call takes over. Half of the random bits are those of many kinds of NaN."""
     case = make_case(rng, SMALL, num_tokens=6)
@@ -178,6 +218,18 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, k_scale=scale)
     with pytest.raises(ValueError, match=r"q_scale has shape \(16,\) and k_scale \(8,\); both must be \(16,\)"):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, k_scale=scale[:8], epsilon=1e-6)
+    stacked = {"q_scale": jnp.ones((3, 16)), "k_scale": jnp.ones((3, 16)), "epsilon": 1e-6}
+    with pytest.raises(ValueError, match=r"q_scale has shape \(3, 16\) and k_scale \(3, 16\); both must be \(16,\)"):
+        rope_cache_write(heads, kv_pages, cos, sin, *slots, **stacked)
+    with pytest.raises(ValueError, match=r"both must be \(layers, 16\), since there is a layer"):
+        rope_cache_write(heads, kv_pages, cos, sin, *slots, **stacked | {"k_scale": scale}, layer=0)
+    for layer in (-1, 3):
+        with pytest.raises(ValueError, match=f"layer={layer} is outside of a stack of 3 scales"):
+            rope_cache_write(heads, kv_pages, cos, sin, *slots, **stacked, layer=layer)
+    with pytest.raises(ValueError, match="give all three, or neither scale nor layer"):
+        rope_cache_write(heads, kv_pages, cos, sin, *slots, layer=0)
+    with pytest.raises(ValueError, match=r"heads is bfloat16 \(1, 3, 8, 16\); give \[tokens, heads, head_dim\]"):
+        rope_cache_write(heads.astype(jnp.bfloat16)[None], kv_pages, cos, sin, *slots)
     with pytest.raises(UnsupportedError, match="heads in bfloat16 and a cache in float32"):
         rope_cache_write(heads.astype(jnp.bfloat16), kv_pages, cos, sin, *slots)
 

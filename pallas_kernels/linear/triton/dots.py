@@ -26,7 +26,7 @@ from pallas_kernels.linear.triton.program import (
     KernelShape,
     Refs,
     Sums,
-    load_layer,
+    layer_index,
     load_scale,
     load_weights,
 )
@@ -57,7 +57,7 @@ class _Operands(NamedTuple):
 
 def dot_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
     """All rows of x at once."""
-    layer, operands = load_layer(refs), _Operands.of(shape)
+    layer, operands = layer_index(refs), _Operands.of(shape)
     begin = pl.program_id(1) * shape.program_parts * shape.part_inputs + jnp.arange(shape.blocks.block_in)
 
     def one_tile(i, carry):

@@ -4,12 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from pallas_kernels.layer_operand import as_operand
 from pallas_kernels.linear.ends import Ends
 from pallas_kernels.linear.triton.dots import dot_sums
 from pallas_kernels.linear.triton.products import product_sums
@@ -31,6 +31,7 @@ def linear(
     out_dtype: DTypeLike,
     *,
     interpret: bool,
+    add_splits: bool = True,
     blocks: Blocks | None = None,
 ) -> Array:
     """One program per (block of outputs, split of the inputs). See `pallas_kernels.linear.linear`."""
@@ -38,13 +39,12 @@ def linear(
     _check(call, x.dtype)
     blocks = blocks or linear_blocks(call)
     assert (blocks.dot_parts is None) == (x.dtype == jnp.float32), f"{blocks} cannot compute in {x.dtype}"
-    # An operand in every case: as a constant in the kernel, each layer would be traced and compiled by itself.
-    operands = {"x": x, "w": w, "layer": None if layer is None else _as_operand(layer)}
+    operands = {"x": x, "w": w, "layer": None if layer is None else as_operand(layer)}
     scale, epsilon = ends.norm or (None, None)
     operands |= {"scale": scale, "residual": ends.residual}
     shape = KernelShape(call, blocks, epsilon)
     present = {name: array for name, array in operands.items() if array is not None}
-    return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
+    return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), add_splits=add_splits, interpret=interpret)
 
 
 def _check(call: LinearCall, dtype: jnp.dtype) -> None:
@@ -64,41 +64,45 @@ def _check(call: LinearCall, dtype: jnp.dtype) -> None:
         )
 
 
-def _as_operand(layer: int | Array) -> Array | np.ndarray:
-    return layer.astype(jnp.int32).reshape(1) if isinstance(layer, jax.Array) else np.asarray([layer], np.int32)
+@functools.partial(jax.jit, static_argnames=("shape", "out_dtype", "add_splits", "interpret"))
+def _run(
+    operands: dict[str, Array], *, shape: KernelShape, out_dtype: jnp.dtype, add_splits: bool, interpret: bool
+) -> Array:
+    """Jitted, so that all layers of a model share one trace of the kernel.
+
+    The end of a program without splits is left to XLA where there are some: it fuses it with what reads the result.
+    """
+    if shape.blocks.num_splits == 1:
+        result = _call(operands, shape, out_dtype if add_splits else jnp.float32, interpret)
+        return result if add_splits else result[None]
+    sums, factor = _call(operands, shape, jnp.float32, interpret), None
+    if shape.epsilon is not None:
+        mean_square = jnp.mean(operands["x"].astype(jnp.float32) ** 2, axis=-1, keepdims=True)
+        factor = jax.lax.rsqrt(mean_square + shape.epsilon)
+    if not add_splits:
+        return _finish([sums[:, 0]], factor, None)
+    # Additions and not a reduction: a reduction would be a kernel by itself.
+    total = functools.reduce(jnp.add, [sums[split] for split in range(shape.blocks.num_splits)])
+    return _finish(list(total), factor, operands.get("residual")).astype(out_dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "out_dtype", "interpret"))
-def _run(operands: dict[str, Array], *, shape: KernelShape, out_dtype: jnp.dtype, interpret: bool) -> Array:
-    """Jitted, so that all layers of a model share one trace of the kernel."""
+def _call(operands: dict[str, Array], shape: KernelShape, dtype: DTypeLike, interpret: bool) -> Array:
+    """The result, or where there are splits the sums of each, [splits, matrices, rows, out]."""
     call, blocks = shape.call, shape.blocks
-    out, is_split = jax.ShapeDtypeStruct((call.rows, call.num_out), out_dtype), blocks.num_splits > 1
-    partial = jax.ShapeDtypeStruct((blocks.num_splits, call.num_matrices, *out.shape), jnp.float32)
+    out = call.rows, call.num_out
     (result,) = triton_call(
         functools.partial(_kernel, names=tuple(operands), shape=shape),
         *operands.values(),
-        out_shape=[partial if is_split else out],
+        out_shape=[
+            jax.ShapeDtypeStruct((blocks.num_splits, call.num_matrices, *out) if blocks.num_splits > 1 else out, dtype)
+        ],
         grid=(ceil_div(call.num_out, blocks.block_out), blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,
         name="linear",
     )
-    return _add_splits(result, operands, shape).astype(out_dtype) if is_split else result
-
-
-def _add_splits(sums: Array, operands: dict[str, Array], shape: KernelShape) -> Array:
-    """What a program without splits does at its end, left to XLA, which fuses it with what reads the result.
-
-    Additions and not a reduction: a reduction would be a kernel by itself.
-    """
-    splits = [sums[split] for split in range(shape.blocks.num_splits)]
-    total = functools.reduce(jnp.add, splits)
-    factor = None
-    if shape.epsilon is not None:
-        mean_square = jnp.mean(operands["x"].astype(jnp.float32) ** 2, axis=-1, keepdims=True)
-        factor = jax.lax.rsqrt(mean_square + shape.epsilon)
-    return _finish(list(total), factor, operands.get("residual"))
+    return result
 
 
 def _kernel(*all_refs, names: tuple[str, ...], shape: KernelShape):

@@ -16,7 +16,7 @@ from pallas_kernels.linear.triton.program import (
     Refs,
     Sums,
     column_offsets,
-    load_layer,
+    layer_index,
     load_scale,
     load_weights,
 )
@@ -31,7 +31,7 @@ class _RowSums(NamedTuple):
 
 def product_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
     """One for each row of x."""
-    column, layer, block_in = column_offsets(shape), load_layer(refs), shape.blocks.block_in
+    column, layer, block_in = column_offsets(shape), layer_index(refs), shape.blocks.block_in
     begin = pl.program_id(1) * shape.part_inputs + jnp.arange(block_in)
 
     def load(i):

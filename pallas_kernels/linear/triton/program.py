@@ -8,6 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.layer_operand import load_layer
 from pallas_kernels.linear.tuning import Blocks, LinearCall
 from pallas_kernels.triton_call import ceil_div, next_power_of_two
 
@@ -87,15 +88,9 @@ def column_offsets(shape: KernelShape) -> Array:
     return pl.program_id(0) * shape.blocks.block_out + jnp.arange(shape.blocks.block_out)
 
 
-def load_layer(refs: Refs) -> tuple[Array, ...]:
-    """The layer, () where w is no stack.
-
-    Every load of weights waits for it, and for nothing else. It is to stay in the L2 cache, through all the weights of
-    a step, until the next step.
-    """
-    if refs.layer is None:
-        return ()
-    return (plt.load(refs.layer.at[jnp.int32(0)], eviction_policy="evict_last"),)
+def layer_index(refs: Refs) -> tuple[Array, ...]:
+    """What to index a stack with first, () where there is none. Every load of weights waits for it."""
+    return () if refs.layer is None else (load_layer(refs.layer),)
 
 
 def load_scale(refs: Refs, layer: tuple, column: Array, inside: Array | None) -> Array:
