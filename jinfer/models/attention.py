@@ -68,9 +68,10 @@ class Attention(nnx.Module):
         if self.q_norm is None or self.k_norm is None:
             return {}
         return {
-            "q_scale": self.q_norm.scale[layer],
-            "k_scale": self.k_norm.scale[layer],
+            "q_scale": self.q_norm.scale[...],
+            "k_scale": self.k_norm.scale[...],
             "epsilon": self.q_norm.epsilon,
+            "layer": layer,
         }
 
     def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, window: int | None) -> Array:
