@@ -40,7 +40,8 @@ def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceStat
         lengths=jnp.where(is_row, positions + 1, 0),
     )
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    result = sample(model.logits(params, hidden), read_sampling_words(rows.sampling[row_ids]), positions + 1)
+    sampling = read_sampling_words(rows.sampling[row_ids])
+    result = sample(model.logits(params, hidden), sampling, positions + 1, model.implementation)
     rows = rows._replace(
         newest_token=rows.newest_token.at[row_ids].set(result.token_ids),
         lengths=rows.lengths.at[row_ids].set(tokens.lengths),
@@ -57,7 +58,8 @@ def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState
     tokens = _flattened_tokens(rows, batch, lengths, limits)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
     last_of_row = jnp.maximum(query_starts[1:] - 1, 0)
-    result = sample(model.logits(params, hidden[last_of_row]), read_sampling_words(batch["sampling"]), lengths)
+    sampling = read_sampling_words(batch["sampling"])
+    result = sample(model.logits(params, hidden[last_of_row]), sampling, lengths, model.implementation)
     sampled_rows = jnp.where(batch["samples"] > 0, row_ids, limits.max_num_seqs)
     rows = rows._replace(
         newest_token=rows.newest_token.at[sampled_rows].set(result.token_ids),

@@ -16,6 +16,7 @@ from jinfer.models.decoder import Decoder
 from jinfer.models.layers import Bias, Scale
 from jinfer.models.token_batch import TokenBatch
 from jinfer.models.weights import WeightSource, flatten, unflatten
+from pallas_kernels import Implementation
 
 Params = Mapping[str, Any]
 """A nested dict of arrays. Weights of layers are stacked: attention/qkv/kernel is [num_layers, in, out]."""
@@ -25,9 +26,13 @@ DUMMY_SCALE = 0.02  # the usual standard deviation of an untrained transformer's
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """`forward` and `logits` are functions of (params, ...) and nothing else."""
+    """`forward` and `logits` are functions of (params, ...) and nothing else.
+
+    `implementation` is that of its attention, and of what chooses a token from its logits.
+    """
 
     config: ModelConfig
+    implementation: Implementation
     graphdef: nnx.GraphDef
     abstract_params: Params
     weight_sources: Mapping[str, WeightSource]
@@ -39,7 +44,7 @@ class Model:
         variables = {"/".join(map(str, path)): variable for path, variable in nnx.to_flat_state(state)}
         abstract = unflatten({path: variable.get_value() for path, variable in variables.items()})
         assert set(variables) == set(weight_sources), set(variables) ^ set(weight_sources)
-        return cls(module.config, graphdef, abstract, weight_sources, variables)
+        return cls(module.config, module.attention.implementation, graphdef, abstract, weight_sources, variables)
 
     def forward(
         self, params: Params, kv_cache: tuple[Array, ...], tokens: TokenBatch

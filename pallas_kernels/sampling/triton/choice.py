@@ -1,0 +1,130 @@
+"""The second kernel chooses a token of each row, from what the first has found out about the row's slices.
+
+Without filters the slice of the best score has the token. With filters most slices cannot matter:
+
+    bound        a logit and a weight that the thresholds cannot be below, from the slices' statistics alone
+    slices       those whose largest logit reaches the bound
+    candidates   their logits that do; if those are too many, all of these slices take their place
+    thresholds   of top_k, then of top_p, exactly
+    token        the best score of what is kept
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+from pallas_kernels.sampling.triton import thresholds
+from pallas_kernels.sampling.triton.elements import Candidates, Elements, Slices
+from pallas_kernels.sampling.triton.row import NUM_ROW_OPERANDS, Row
+from pallas_kernels.sampling.tuning import num_slices
+from pallas_kernels.triton_call import next_power_of_two
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What a program leaves for its other threads: [rows, ...] arrays in global memory."""
+
+    order_ref: Array
+    logits_ref: Array
+    columns_ref: Array
+
+
+def choice_kernel(*refs, blocks, interpret):
+    """One program a row."""
+    row = Row.load(pl.program_id(0), refs[:NUM_ROW_OPERANDS], interpret=interpret)
+    largest_ref, detail_ref, magnitude_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
+    place = jnp.arange(next_power_of_two(num_slices(row.vocab_size, blocks)))
+    inside = place < num_slices(row.vocab_size, blocks)
+    largest, detail, magnitude = (
+        plt.load(ref.at[row.index, place], mask=inside, other=other)
+        for ref, other in ((largest_ref, -jnp.inf), (detail_ref, 0), (magnitude_ref, 0))
+    )
+    token = jax.lax.cond(
+        row.is_filtered,
+        lambda: _filtered(row, largest, detail, Scratch(*scratch_refs), blocks),
+        lambda: _unfiltered(row, largest, detail, blocks),
+    )
+    token_ref[row.index] = jnp.clip(token, 0, row.vocab_size - 1)  # of a row that is not finite it may be anything
+    is_finite_ref[row.index] = magnitude.max(0) < jnp.inf
+
+
+def _unfiltered(row, largest, detail, blocks):
+    """The token of the largest logit, or of the best score."""
+    row_largest = largest.max(0)
+    of_slices = jnp.where(row.is_random, row.scaled(largest - row_largest) + detail, largest)
+    first = jnp.argmax(of_slices, axis=0) * blocks.slice_size
+    column = first + jnp.arange(blocks.slice_size)
+    logits = row.allowed(column)
+    scores = jax.lax.cond(row.is_random, lambda: row.score(logits, row_largest, column), lambda: logits)
+    return first + jnp.argmax(scores, axis=0)
+
+
+def _filtered(row, largest, detail, scratch, blocks):
+    row_largest = largest.max(0)
+    weights = row.weight(largest, row_largest)  # of the slices' largest logits
+    sums = detail * weights
+    bound = thresholds.bound(row, largest, sums, blocks.slice_size)
+    slices = _slices_that_matter(row, bound.keeps(largest, weights), scratch, blocks)
+    count = _collect(row, slices, row_largest, bound, scratch, blocks.max_candidates)
+    candidates = Candidates(row, scratch.logits_ref, scratch.columns_ref, count, blocks.candidate_chunk)
+
+    def token_of(elements):
+        kept = thresholds.exact(row, elements, row_largest, bound, sums.sum(0))
+        return _draw(row, elements, row_largest, kept)
+
+    if row.vocab_size <= blocks.max_candidates:
+        return token_of(candidates)
+    return jax.lax.cond(count <= blocks.max_candidates, lambda: token_of(candidates), lambda: token_of(slices))
+
+
+def _slices_that_matter(row, matters, scratch, blocks):
+    """Their numbers go to the front of the row's order, all others behind them."""
+    place = jnp.arange(matters.shape[0])
+    rank = jnp.cumsum(matters.astype(jnp.int32), axis=0) - 1
+    scratch.order_ref[row.index, jnp.where(matters, rank, matters.shape[0] + place)] = place
+    _wait_for_stores(row)
+    count = matters.astype(jnp.int32).sum(0)
+    return Slices(row, scratch.order_ref, count, blocks.slice_size, blocks.slices_per_chunk)
+
+
+def _collect(row, slices, row_largest, bound, scratch, most):
+    """How many logits reach the bound, of which the first `most` are in the scratch."""
+    lane = jnp.arange(slices.size)
+
+    def one_chunk(chunk, count):
+        logits, column = slices.load(chunk)
+        reaches = bound.keeps(logits, row.weight(logits, row_largest))
+        place = count + jnp.cumsum(reaches.astype(jnp.int32), axis=0) - 1
+        is_stored = reaches & (place < most)
+        place = jnp.where(is_stored, place, most + lane)  # distinct also where nothing is stored
+        plt.store(scratch.logits_ref.at[row.index, place], logits, mask=is_stored)
+        plt.store(scratch.columns_ref.at[row.index, place], column, mask=is_stored)
+        return count + reaches.astype(jnp.int32).sum(0)
+
+    count = jax.lax.fori_loop(0, slices.num_chunks, one_chunk, jnp.int32(0))
+    _wait_for_stores(row)
+    return count
+
+
+def _wait_for_stores(row):
+    if not row.interpret:
+        plt.debug_barrier()
+
+
+def _draw(row, elements: Elements, row_largest, kept):
+    """The token of the best score, the first of several, among those that both thresholds keep."""
+
+    def one_chunk(chunk, best):
+        logits, column = elements.load(chunk)
+        keeps = kept.keeps(logits, row.weight(logits, row_largest))
+        score = jnp.where(keeps, row.score(logits, row_largest, column), -jnp.inf)
+        is_better = score > best[0]
+        return jnp.where(is_better, score, best[0]), jnp.where(is_better, column, best[1])
+
+    nothing = jnp.full((elements.size,), -jnp.inf), jnp.full((elements.size,), row.vocab_size)
+    score, column = jax.lax.fori_loop(0, elements.num_chunks, one_chunk, nothing)
+    return jnp.where(score == score.max(0), column, row.vocab_size).min(0)

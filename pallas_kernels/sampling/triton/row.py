@@ -1,0 +1,97 @@
+"""A row's sampling parameters, and its logits with what is blocked taken out."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+from pallas_kernels.sampling.triton.random import SMALLEST_NORMAL, fold_in, gumbel, random_bits
+from pallas_kernels.triton_call import LOG2_E, exp2_scaled
+
+NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follows in `sample`'s signature
+
+
+@dataclass(frozen=True)
+class Row:
+    """Scalars, and references to the logits [rows, vocab] and the blocked ids [rows, blocked]."""
+
+    logits_ref: Array
+    blocked_ref: Array
+    index: Array
+    temperature: Array
+    top_p: Array
+    min_p: Array
+    top_k: Array
+    seed: tuple[Array, Array]
+    position: Array
+    is_early: Array
+    interpret: bool
+
+    @classmethod
+    def load(cls, index, refs, *, interpret: bool) -> "Row":
+        logits, temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked = refs
+        position = positions[index]
+        return cls(
+            logits, blocked, index, temperature[index], top_p[index], min_p[index], top_k[index],
+            (seeds[index, 0], seeds[index, 1]), position, position < min_lengths[index], interpret,
+        )  # fmt: skip
+
+    @property
+    def vocab_size(self) -> int:
+        return self.logits_ref.shape[1]
+
+    @property
+    def is_random(self) -> Array:
+        return self.temperature > 0
+
+    @property
+    def has_top_k(self) -> Array:
+        return (self.top_k > 0) & (self.top_k < self.vocab_size)
+
+    @property
+    def has_top_p(self) -> Array:
+        return self.top_p < 1
+
+    @property
+    def is_filtered(self) -> Array:
+        return self.is_random & (self.has_top_k | self.has_top_p | (self.min_p > 0))
+
+    def logits(self, column: Array) -> Array:
+        """As they are, and -inf outside the vocabulary."""
+        return plt.load(self.logits_ref.at[self.index, column], mask=column < self.vocab_size, other=-jnp.inf)
+
+    def without_blocked(self, logits: Array, column: Array) -> Array:
+        """-inf at the blocked ids, if the row has not reached its min_length."""
+
+        def without_one(i, x):
+            return jnp.where(column == self.blocked_ref[self.index, i], -jnp.inf, x)
+
+        num_blocked = self.blocked_ref.shape[1]
+        return jax.lax.cond(
+            self.is_early, lambda: jax.lax.fori_loop(0, num_blocked, without_one, logits), lambda: logits
+        )
+
+    def allowed(self, column: Array) -> Array:
+        """The logits that may be chosen, and -inf elsewhere."""
+        return self.without_blocked(self.logits(column), column)
+
+    def scaled(self, centered: Array) -> Array:
+        """Logits less the largest of some, at the row's temperature: a tiny one makes them 0 or overflow to -inf."""
+        return centered * (1 / jnp.maximum(self.temperature, SMALLEST_NORMAL))
+
+    def weight(self, logits: Array, largest: Array) -> Array:
+        """Probabilities relative to that of `largest`: at most 1, and 0 for -inf."""
+        scaled = self.scaled(logits - largest)
+        return exp2_scaled(scaled, LOG2_E, jnp.zeros_like(scaled), interpret=self.interpret)
+
+    def score(self, logits: Array, largest: Array, column: Array) -> Array:
+        """What is largest at the token to draw (the Gumbel-max trick)."""
+        bits = random_bits(fold_in(self.seed, self.position), column)
+        return self.scaled(logits - largest) + gumbel(bits, interpret=self.interpret)
+
+
+def finite_or_zero(largest: Array) -> Array:
+    """A maximum that can be subtracted where all is -inf, too."""
+    return jnp.where(largest == -jnp.inf, 0, largest)
