@@ -12,8 +12,9 @@ from benchmarks.kernels import chart, record, table, tune
 from benchmarks.kernels.case import Case, Target
 from benchmarks.kernels.cases import all_cases, selected
 from benchmarks.kernels.cases.decode import COMPARED_WITH_JAX
-from benchmarks.kernels.limits import measure_limits
 from benchmarks.kernels.run import Measured, Row, measure
+from jinfer.bench.limits import measure_limits
+from jinfer.bench.record import append, circumstances, results_file
 
 VERSUS_JAX_TARGET = Target(1.7, "ratio")
 
@@ -83,10 +84,10 @@ def _json_text(row: Row) -> str:
 def _record(rows: list[Row], versus_jax: dict[str, Any] | None, options: argparse.Namespace) -> None:
     """Appends what was measured, with the command that measures it again, wherever that is to keep its results."""
     flags = [*(["--smoke"] if options.smoke else []), *(f"--case={name}" for name in options.case), "--record"]
-    shared = record.circumstances(shlex.join(["python", "-m", package.__name__, *options.ops, *flags]))
+    shared = circumstances(shlex.join(["python", "-m", package.__name__, *options.ops, *flags]))
     lines = [record.measured_line(row) for row in rows if isinstance(row.measured, Measured)]
     lines += [] if versus_jax is None else [versus_jax]
-    record.append(record.results_file(options.results), [{**line, **shared} for line in lines])
+    append(results_file(options.results, record.FILE_NAME), [{**line, **shared} for line in lines])
 
 
 if __name__ == "__main__":

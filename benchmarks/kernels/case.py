@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from benchmarks.kernels.data import Data
-from benchmarks.kernels.limits import Limits
 from benchmarks.kernels.timing import Inputs, Step
+from jinfer.bench.limits import Limits
 
 Make = Callable[[Data, int], Inputs]  # (where inputs come from, number of sets of arguments)
 MAX_SETS = 64

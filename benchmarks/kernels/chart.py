@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.kernels.case import Target
 from benchmarks.kernels.cases import all_cases
-from benchmarks.kernels.record import RESULTS, VERSUS_JAX, newest_lines
+from benchmarks.kernels.record import FILE_NAME, RESULTS, VERSUS_JAX
+from jinfer.bench.record import newest_lines
 from pallas_kernels.device import target_device
 
 Line = dict[str, Any]
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--device", help="the name of a directory of results; this machine's without it")
     options = parser.parse_args(arguments)
     directory = options.results / (options.device or target_device().file_name)
-    file = directory / "kernels.jsonl"
+    file = directory / FILE_NAME
     if not file.is_file():
         raise SystemExit(f"there is no {file}: run `python -m benchmarks.kernels --record` on that device")
     picture = directory / "kernels.png"

@@ -9,8 +9,8 @@ from typing import TypeVar
 
 from benchmarks.kernels.case import Case, Figure, Make, figure, limit_us
 from benchmarks.kernels.data import RandomData, ShapesOnly, compile_generators
-from benchmarks.kernels.limits import Limits
 from benchmarks.kernels.timing import QUICK, SMOKE, THOROUGH, Chain, Effort, Step, compile_chain
+from jinfer.bench.limits import Limits
 
 CHAIN_US = 1000.0  # long enough to hide the dispatch of the next
 SHORTEST_CALL_US = 4.0

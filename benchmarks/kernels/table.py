@@ -4,9 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.kernels.case import Figure, Target
-from benchmarks.kernels.limits import Limits
 from benchmarks.kernels.record import first_line
 from benchmarks.kernels.run import Measured, Row
+from jinfer.bench.limits import Limits
 
 COLUMNS: tuple[tuple[str, int], ...] = (
     ("case", 34), ("us", 10), ("value", 14), ("of limit", 9), ("x XLA", 7), ("x jax", 7), ("target", 22), ("shape", 0)

@@ -25,10 +25,10 @@ import pallas_kernels
 from benchmarks.kernels.case import Case
 from benchmarks.kernels.cases import all_cases, selected
 from benchmarks.kernels.data import RandomData
-from benchmarks.kernels.limits import Limits, measure_limits
 from benchmarks.kernels.record import first_line
 from benchmarks.kernels.run import MAX_COMPILATIONS, Measured, compile_one, num_calls, time_each
 from benchmarks.kernels.timing import QUICK, SMOKE, THOROUGH, Chain
+from jinfer.bench.limits import Limits, measure_limits
 from pallas_kernels.device import target_device
 
 Entry = dict[str, Any]  # see pallas_kernels/tuned.py

@@ -16,9 +16,10 @@ from benchmarks.kernels.__main__ import main
 from benchmarks.kernels.case import Limit, Work, figure, limit_us
 from benchmarks.kernels.cases import all_cases, selected
 from benchmarks.kernels.data import RandomData, ShapesOnly
-from benchmarks.kernels.limits import Limits
 from benchmarks.kernels.run import Measured, Row
 from benchmarks.kernels.timing import SMOKE, Inputs, compile_chain
+from jinfer.bench.limits import Limits
+from jinfer.bench.record import append, newest_lines
 from pallas_kernels.device import target_device
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]
@@ -54,7 +55,7 @@ def test_the_table_has_the_limits_and_a_row_for_every_case(table):
 
 
 def test_recorded_lines_have_the_agreed_keys(table, results):
-    lines = record.newest_lines(results / target_device().file_name / "kernels.jsonl")
+    lines = newest_lines(results / target_device().file_name / "kernels.jsonl")
     assert lines.keys() == {"decode-vs-jax", *(case.id for case in all_cases(smoke=True))}
     for line in lines.values():
         assert list(line) == LINE_KEYS
@@ -195,8 +196,8 @@ def test_more_than_the_limit_is_not_recorded(tmp_path):
     file = tmp_path / "kernels.jsonl"
     lines = [{"id": "rms-norm", "percent_of_limit": 101.0}, {"id": "fused-write", "percent_of_limit": 99.0}]
     with pytest.raises(ValueError, match=r"not recorded.*: rms-norm \(101.0%\); run again"):
-        record.append(file, lines)
-    assert list(record.newest_lines(file)) == ["fused-write"]
+        append(file, lines)
+    assert list(newest_lines(file)) == ["fused-write"]
 
 
 def test_a_smoke_test_does_not_touch_the_results():
