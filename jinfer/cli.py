@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import jax.numpy as jnp
 
+from jinfer.bench.cli import add_bench
 from jinfer.config import Attention, DType, EngineConfig, SchedulingPolicy
 from jinfer.errors import ConfigError, JinferError, RequestError
 from jinfer.llm import LLM
@@ -52,7 +53,8 @@ SAMPLING_OPTIONS = (
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words, argparse.Namespace(words=words))
     with _messages_on_stderr():
         return _run_reporting_errors(options)
 
@@ -90,14 +92,7 @@ def _generate(options: argparse.Namespace) -> int:
         raise RequestError("nothing to complete; give --prompt TEXT (several times for several) or --prompt-token-ids")
     chosen = {name: getattr(options, name) for name in SAMPLING_OPTIONS if getattr(options, name) is not None}
     params = SamplingParams(ignore_eos=options.ignore_eos, **chosen)
-    engine_options = {name: getattr(options, name) for name in ENGINE_OPTIONS}
-    with LLM(
-        options.model,
-        attention=options.attention,
-        dummy_weights=options.dummy_weights,
-        progress=sys.stderr.isatty(),
-        **{name: value for name, value in engine_options.items() if value is not None},
-    ) as llm:
+    with LLM(options.model, progress=sys.stderr.isatty(), **_engine_options(options)) as llm:
         return _print_json(llm, prompts, params) if options.json else _print_text(llm, prompts, params, options.echo)
 
 
@@ -200,6 +195,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="jinfer", description="Large language models in JAX on NVIDIA GPUs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_generate(commands.add_parser("generate", help="complete prompts", description=_generate.__doc__))
+    bench = commands.add_parser("bench", help="measure an engine beside the machine's limits")
+    add_bench(bench, _add_engine_options, _engine_options)
     convert = commands.add_parser("convert", help="convert a checkpoint", description=_convert.__doc__)
     convert.add_argument("--model", required=True, metavar="DIR_OR_HUB_ID")
     convert.add_argument("--to", required=True, choices=["orbax"], help="the format to write")
@@ -232,6 +229,11 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
         "--logprobs", type=int, metavar="K", help="with --json: the K most likely tokens of each step"
     )
 
+    _add_engine_options(parser)
+    parser.set_defaults(run=_generate)
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     engine = parser.add_argument_group("engine")
     engine.add_argument("--dtype", choices=get_args(DType), help="default: bfloat16 on a GPU, float32 on a CPU")
     engine.add_argument("--attention", choices=get_args(Attention), default=EngineConfig.attention)
@@ -252,7 +254,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--dummy-weights", action="store_true", help="random weights; the model needs only a config.json"
     )
-    parser.set_defaults(run=_generate)
+
+
+def _engine_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Those that were given, as keyword arguments of LLM."""
+    given = {name: getattr(options, name) for name in ENGINE_OPTIONS if getattr(options, name) is not None}
+    return {"attention": options.attention, "dummy_weights": options.dummy_weights, **given}
 
 
 def _token_ids(text: str) -> list[int]:

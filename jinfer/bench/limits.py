@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 
 NUM_BATCHES = 5
@@ -42,7 +41,7 @@ def measure_limits(*, smoke: bool = False) -> Limits:
 
 def _normal(shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
     """Random numbers made on the device. Zeros would be fast: what is computed decides how much power it draws."""
-    key = jax.random.wrap_key_data(np.arange(4, dtype=np.uint32), impl="rbg")  # Philox: gigabytes in milliseconds
+    key = jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg")  # Philox: gigabytes in milliseconds
     return jax.random.normal(key, shape, dtype)
 
 

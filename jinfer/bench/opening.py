@@ -1,0 +1,93 @@
+"""From options to an engine that can be measured. The one place that looks inside an LLM."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jinfer.bench.limits import Limits, measure_limits
+from jinfer.bench.measure import DEFAULT_POLICY, Bench
+from jinfer.bench.monitor import Monitor
+from jinfer.bench.results import model_prefix
+from jinfer.bench.roofline import ModelWork
+from jinfer.bench.session import Session
+from jinfer.engine import Engine
+from jinfer.errors import ModelNotFoundError
+from jinfer.llm import LLM
+from jinfer.models.hub import read_json
+from jinfer.models.weights import num_bytes
+
+DEMO_NAME = "demo"
+
+
+@dataclass(frozen=True)
+class Source:
+    """The model: a directory or hub id (None: the demo model), or a directory of which only config.json is used."""
+
+    model: str | None = None
+    config: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What results are named after."""
+        if self.config is not None:
+            return self.config.resolve().name
+        return DEMO_NAME if self.model is None else Path(self.model).name
+
+    def load(self, options: Mapping[str, Any]) -> LLM:
+        """Raises ModelError or ConfigError. A configuration alone gets random weights."""
+        if self.config is None:
+            return LLM(self.model, **options)
+        if not (self.config / "config.json").is_file():
+            raise ModelNotFoundError(f"--config {self.config}: there is no config.json in it")
+        return LLM(read_json(self.config / "config.json"), **{**options, "dummy_weights": True})
+
+
+def machine_limits() -> Limits:
+    """Of this machine: to be measured before an engine takes the memory."""
+    return measure_limits(smoke=jax.default_backend() != "gpu")
+
+
+@dataclass(frozen=True)
+class OpenBench:
+    """A measurement that can begin, the engine it is about, and who tells how it goes, if somebody listens."""
+
+    bench: Bench
+    engine: Engine
+    monitor: Monitor | None
+
+
+@contextlib.contextmanager
+def open_bench(
+    source: Source, options: Mapping[str, Any], machine: Limits, repeats: int, seed: int, show_progress: bool
+) -> Iterator[OpenBench]:
+    """Starts an engine, and closes it at the end. Raises what LLM() raises."""
+    with source.load({**options, "progress": show_progress}) as llm:
+        engine = engine_of(llm)
+        monitor = Monitor(engine) if show_progress else None
+        vocab_size = llm._loaded.model.config.vocab_size
+        session = Session(engine, llm.limits, vocab_size, seed=seed, after_step=monitor)
+        policy = getattr(llm.config, "scheduling_policy", DEFAULT_POLICY)
+        yield OpenBench(
+            Bench(session, work_of(llm), machine, model_prefix(source.name), repeats, policy), engine, monitor
+        )
+
+
+def engine_of(llm: LLM) -> Engine:
+    """The engine behind a front door, to be driven without it."""
+    return llm._engine
+
+
+def work_of(llm: LLM) -> ModelWork:
+    """What a step of the model costs: it reads all weights but an embedding that is not the head as well."""
+    loaded = llm._loaded
+    config = loaded.model.config
+    weight_bytes = sum(
+        num_bytes(part)
+        for name, part in loaded.params.items()
+        if name != "embedding" or config.tie_word_embeddings
+    )  # fmt: skip
+    return ModelWork(config, weight_bytes, loaded.dtype.itemsize)

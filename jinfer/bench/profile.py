@@ -1,0 +1,93 @@
+"""A trace of some steps, in which steps, stations and requests have names.
+
+The names are put around an engine's stations for as long as the trace is taken: an engine that is not profiled does
+not know of them. CUDA graphs are off while JAX profiles, so a trace shows what the device does between launches that
+an engine does not make; `steady.device_step_ms` measures idle time without one.
+"""
+
+import contextlib
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jinfer import engine as engine_module
+from jinfer.bench.session import Session
+from jinfer.bench.steady import steady
+from jinfer.bench.workloads import Workload
+from jinfer.engine import Engine
+from jinfer.scheduling.step_plan import StepPlan
+
+logger = logging.getLogger(__name__)
+
+STEP = "engine step"
+STATIONS = ("schedule", "dispatch", "make_batch", "read")
+PROFILED_STEPS = 40
+
+
+def stations_of(engine: Any) -> dict[str, tuple[Any, str]]:
+    """Each of STATIONS, as the object and the attribute that `Engine.step` calls it by."""
+    places = (engine._scheduler, "schedule"), (engine, "_dispatch"), (engine_module, "make_batch"), (engine, "_read")
+    return dict(zip(STATIONS, places, strict=True))
+
+
+def profile(session: Session, engine: Engine, workload: Workload, directory: Path) -> None:
+    """Writes a trace of up to 40 steps to `directory`, from where the workload is steady."""
+    with steady(session, engine, workload), named_stations(engine), jax.profiler.trace(str(directory), **_quiet()):
+        for number in range(PROFILED_STEPS):
+            if not engine.has_work:
+                break
+            with jax.profiler.StepTraceAnnotation(STEP, step_num=number):
+                engine.step()
+
+
+def _quiet() -> dict[str, Any]:
+    """Python's own calls are not traced: they would cost the host more than what it does."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    return {"profiler_options": options}
+
+
+@contextlib.contextmanager
+def named_stations(engine: Engine) -> Iterator[None]:
+    """Puts a trace annotation around each station, until the end of the block."""
+    with contextlib.ExitStack() as stack:
+        for name, (owner, attribute) in stations_of(engine).items():
+            station = getattr(owner, attribute, None)
+            if station is None:
+                logger.warning("this engine has no station %s (%s): the trace is without it", name, attribute)
+                continue
+            before = vars(owner).get(attribute)
+            setattr(owner, attribute, _named(name, station))
+            stack.callback(_put_back, owner, attribute, before)
+        yield
+
+
+def _put_back(owner: Any, attribute: str, before: Any) -> None:
+    if before is None:
+        delattr(owner, attribute)  # it is the class's again
+    else:
+        setattr(owner, attribute, before)
+
+
+def _named(name: str, station: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(station)
+    def call(*arguments, **options):
+        with jax.profiler.TraceAnnotation(name, **_described(arguments)):
+            return station(*arguments, **options)
+
+    return call
+
+
+def _described(arguments: tuple[Any, ...]) -> dict[str, Any]:
+    """Of a station that is given a plan: the kind of step, its size, and its requests."""
+    plan = next((each for each in arguments if isinstance(each, StepPlan)), None)
+    if plan is None:
+        return {}
+    requests = dict.fromkeys(row.sequence.request.request_id for row in plan.rows)
+    kind = "decode" if plan.is_decode else "mixed"
+    # "|" and not ",": the profiler ends a value at a comma
+    return {"kind": kind, "rows": len(plan.rows), "tokens": plan.num_tokens, "requests": "|".join(requests)}

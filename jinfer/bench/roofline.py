@@ -1,0 +1,104 @@
+"""The least time that a workload takes on a machine: its bytes over the bandwidth, its operations over the matmul rate.
+
+Symbols: F the matmul rate, BW the read bandwidth, W the bytes of the weights that a step reads (all but an embedding
+that is not the head as well), KV(n) the bytes of keys and values of the n positions that a token sees (fewer in layers
+with a window), P the parameters that multiply every token, H those of the head.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jinfer.bench.limits import Limits
+from jinfer.bench.workloads import Lengths
+from jinfer.models.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class ModelWork:
+    """What a model's tokens cost. `kv_itemsize` is bytes of an element of the cache."""
+
+    config: ModelConfig
+    weight_bytes: int
+    kv_itemsize: int
+
+    @property
+    def linear_params(self) -> int:
+        """P: the parameters that multiply every token."""
+        config = self.config
+        attention = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim * config.hidden_size
+        return config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
+
+    @property
+    def head_params(self) -> int:
+        """H: the parameters that multiply every token that is followed by an output token."""
+        return self.config.vocab_size * self.config.hidden_size
+
+    def kv_bytes(self, first: int, last: int) -> int:
+        """Bytes of keys and values that the tokens at places `first` to `last` (from 1) of a sequence read, each by
+        itself: the sum of KV(n)."""
+        each = 2 * self.config.num_kv_heads * self.config.head_dim * self.kv_itemsize
+        return each * self._visible(first, last)
+
+    def attention_flops(self, first: int, last: int) -> int:
+        """Operations of the two products of attention, over the pairs of tokens that see each other."""
+        return 4 * self.config.num_heads * self.config.head_dim * self._visible(first, last)
+
+    def _visible(self, first: int, last: int) -> int:
+        """Positions that the tokens at places `first` to `last` see, themselves included, over all layers."""
+        return sum(
+            layers * (_triangle(last, window) - _triangle(first - 1, window))
+            for window, layers in Counter(self.config.sliding_windows).items()
+        )
+
+
+def _triangle(n: int, window: int | None) -> int:
+    """1 + 2 + ... + n, where no term exceeds the window."""
+    full = n if window is None else min(n, window)
+    return full * (full + 1) // 2 + (n - full) * full
+
+
+def decode_step_s(work: ModelWork, limits: Limits, requests: Sequence[Lengths]) -> float:
+    """Seconds of a decode step of all requests together, on average over their outputs: (W + KV) / BW.
+
+    Steps make the tokens after the first: the step that makes output token k + 1 sees prompt + k positions.
+    """
+    num_steps = max(each.output for each in requests) - 1
+    kv = sum(work.kv_bytes(each.prompt + 1, each.prompt + each.output - 1) for each in requests)
+    return (work.weight_bytes + kv / num_steps) / (limits.read_tb_per_s * 1e12)
+
+
+def least_seconds(work: ModelWork, limits: Limits, requests: Sequence[Lengths], max_num_seqs: int) -> float:
+    """Seconds from an empty engine to the last token of all requests, at least:
+
+        max(linear operations / F, steps * W / BW)  +  operations of prefill's attention / F  +  sum of KV(n) / BW
+                                                                                            (n: of each decode step)
+
+    where linear operations are 2 P a token and 2 H an output token, and steps the fewest that can make the outputs:
+    as many as the longest has, or all outputs over `max_num_seqs`. It grants that linear layers of prefill and decode
+    share every reading of the weights and hide it behind their operations; attention and linear layers run one after
+    another, because each needs the other's result. Random prompts share nothing.
+    """
+    flop_per_s, byte_per_s = limits.matmul_tflop_per_s * 1e12, limits.read_tb_per_s * 1e12
+    outputs = [each.output for each in requests]
+    num_tokens = sum(each.prompt + each.output - 1 for each in requests)
+    linear_flops = 2 * work.linear_params * num_tokens + 2 * work.head_params * sum(outputs)
+    num_steps = max(*outputs, -(-sum(outputs) // max_num_seqs))
+    linear_s = max(linear_flops / flop_per_s, num_steps * work.weight_bytes / byte_per_s)
+    prefill_s = sum(work.attention_flops(1, each.prompt) for each in requests) / flop_per_s
+    decode_bytes = sum(work.kv_bytes(each.prompt + 1, each.prompt + each.output - 1) for each in requests)
+    return linear_s + prefill_s + decode_bytes / byte_per_s
+
+
+def shared_prefix_seconds(work: ModelWork, limits: Limits, prefix: int, own: int, count: int) -> float:
+    """Seconds until `count` requests have their first token, at least, when `prefix` tokens are computed once and the
+    `own` tokens of each after them: max(linear operations / F, W / BW) + operations of attention / F."""
+    flop_per_s = limits.matmul_tflop_per_s * 1e12
+    linear = 2 * work.linear_params * (prefix + count * own) + 2 * work.head_params * count
+    attention = work.attention_flops(1, prefix) + count * work.attention_flops(prefix + 1, prefix + own)
+    return max(linear / flop_per_s, weights_s(work, limits)) + attention / flop_per_s
+
+
+def weights_s(work: ModelWork, limits: Limits) -> float:
+    """Seconds of reading the weights once, which no step is faster than: W / BW."""
+    return work.weight_bytes / (limits.read_tb_per_s * 1e12)

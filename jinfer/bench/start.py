@@ -1,0 +1,100 @@
+"""How long an engine takes from nothing to ready: a new process each time, with an empty compilation cache and again
+with what that left in it.
+
+`python -m jinfer.bench.start` is that process: it reads its options as JSON from stdin, starts an engine and says so.
+"""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinfer.bench.opening import Source, work_of
+from jinfer.bench.results import Result
+from jinfer.config import EngineConfig
+from jinfer.errors import EngineError
+
+CACHE_OPTION = "compilation_cache_dir"
+CACHE_ENVIRONMENT = {
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+READY = "ready "  # begins the line that says so
+
+
+@dataclass(frozen=True)
+class Start:
+    """Seconds from the start of the process until its engine was ready, and the part of LLM() in them."""
+
+    seconds: float
+    engine_s: float
+    filled_bytes: int  # weights and cache, which a start writes at least once
+
+
+def measure_starts(source: Source, options: Mapping[str, Any]) -> tuple[Start, Start]:
+    """A start with an empty compilation cache, then one with a warm one. Uses no device in this process."""
+    with tempfile.TemporaryDirectory(prefix="jinfer-bench-cache-") as cache:
+        return start_once(source, options, Path(cache)), start_once(source, options, Path(cache))
+
+
+def start_once(source: Source, options: Mapping[str, Any], cache: Path) -> Start:
+    """Raises EngineError with the end of what the process said, where it did not get ready."""
+    environment = {**os.environ, **CACHE_ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": str(cache / "xla")}
+    environment["CUDA_CACHE_PATH"] = str(cache / "cuda")
+    if CACHE_OPTION in {field.name for field in dataclasses.fields(EngineConfig)}:
+        options = {**options, CACHE_OPTION: str(cache / "xla")}
+    config = None if source.config is None else str(source.config)
+    request = {"source": {"model": source.model, "config": config}, "options": dict(options)}
+    with tempfile.TemporaryFile("w+") as errors:
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "jinfer.bench.start"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        with process, process.stdin as stdin:
+            stdin.write(json.dumps(request))
+            stdin.close()
+            ready = next((line for line in process.stdout if line.startswith(READY)), None)
+            seconds = time.perf_counter() - began
+            process.stdout.read()
+        if ready is None or process.returncode:
+            errors.seek(0)
+            raise EngineError(f"an engine did not start: {errors.read().strip()[-1000:]}")
+    return Start(seconds, **json.loads(ready.removeprefix(READY)))
+
+
+def start_results(starts: tuple[Start, Start], prefix: str, read_tb_per_s: float) -> list[Result]:
+    """`start-cold` and `start-warm`, beside the time in which the machine could write weights and cache once."""
+    return [
+        Result(
+            f"{prefix}-start-{name}", start.seconds, "s", start.filled_bytes / (read_tb_per_s * 1e12),
+            details={"engine_s": round(start.engine_s, 2)},
+        )
+        for name, start in zip(("cold", "warm"), starts, strict=True)
+    ]  # fmt: skip
+
+
+def main() -> None:
+    """Starts an engine, says on a line of stdout that it is ready, and closes it."""
+    request = json.load(sys.stdin)
+    config = request["source"]["config"]
+    source = Source(request["source"]["model"], None if config is None else Path(config))
+    began = time.perf_counter()
+    with source.load({**request["options"], "progress": False}) as llm:
+        engine_s = time.perf_counter() - began
+        work = work_of(llm)
+        cache_bytes = llm.limits.num_pages * llm.limits.page_size * work.kv_bytes(1, 1)
+        print(READY + json.dumps({"engine_s": engine_s, "filled_bytes": work.weight_bytes + cache_bytes}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""An engine brought to where a workload is typical, so that a few of its steps can be looked at."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+
+from jinfer.bench.session import Session
+from jinfer.bench.workloads import Lengths, Measure, Workload, random_prompts
+from jinfer.engine import Engine
+
+STEPS_BEFORE_RATE = 50  # of a workload whose requests come and go
+TOKENS_BEFORE_TPOT = 3  # each request has so many, and so all decode
+REPLAYED_STEPS = 50
+
+
+@contextlib.contextmanager
+def steady(session: Session, engine: Engine, workload: Workload) -> Iterator[None]:
+    """The requests of a workload run: all decode (TPOT), some have ended (output rate), or none has begun (prefill).
+    What still runs at the end is aborted, and the engine left idle."""
+    prompts = random_prompts(workload.requests, session.vocab_size, session.rng)
+    requests = [session.request(prompt, each.output) for prompt, each in zip(prompts, workload.requests, strict=True)]
+    for request in requests:
+        engine.add(request)
+    sequences = [sequence for request in requests for sequence in request.sequences]
+    try:
+        if workload.measure is Measure.TPOT:
+            wanted = min(TOKENS_BEFORE_TPOT, workload.requests[0].output - 1)
+            while any(sequence.num_output_tokens < wanted for sequence in sequences):
+                engine.step()
+        elif workload.measure is Measure.OUTPUT_RATE:
+            for _ in range(STEPS_BEFORE_RATE):
+                engine.step()
+        yield
+    finally:
+        for request in requests:
+            engine.abort(request)
+        engine.step()  # reads what is in flight, for nobody
+
+
+def device_step_ms(session: Session, engine: Any, requests: Sequence[Lengths]) -> float:
+    """Milliseconds of a decode step of the device alone: the last step of a running batch, dispatched again and again
+    without reading it. Its requests get tokens that nobody asked for, and are aborted.
+
+    What the engine's own step takes longer than this, the device is idle; no profiler is needed, under which CUDA
+    graphs are off.
+    """
+    workload = Workload("", "", Measure.TPOT, tuple(requests))
+    steps = engine._steps
+    calls: list[tuple[Any, ...]] = []
+
+    def remember(*arguments):
+        calls[:] = [arguments]
+        return steps(*arguments)
+
+    engine._steps = remember
+    try:
+        with steady(session, engine, workload):
+            params, _, *batch = calls[0]
+            for count in (2, REPLAYED_STEPS):
+                jax.block_until_ready(engine._state)
+                began = time.perf_counter()
+                for _ in range(count):
+                    engine._state, result = steps(params, engine._state, *batch)
+                jax.block_until_ready(result)
+            return (time.perf_counter() - began) / REPLAYED_STEPS * 1e3
+    finally:
+        engine._steps = steps
