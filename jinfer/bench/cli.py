@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import json
 import logging
 import math
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 from jinfer.bench import workloads
 from jinfer.bench.arrivals import Arrival, poisson_arrivals, trace_arrivals
 from jinfer.bench.measure import check, measure
-from jinfer.bench.opening import OpenBench, Source, machine_limits, open_bench
+from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
 from jinfer.bench.output import add_output_options, check_output_options, open_output
 from jinfer.bench.profile import profile
 from jinfer.bench.results import Result, model_prefix
@@ -153,17 +152,7 @@ def _arrivals(workload: Workload, options: argparse.Namespace) -> Sequence[Arriv
 
 
 def _engine_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those of the command line, and then those of --set, whose values are JSON or else strings."""
-    chosen = options.engine_options(options)
-    for assignment in options.set:
-        name, equals, text = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {assignment!r} must be NAME=VALUE, as in --set page_size=64")
-        try:
-            chosen[name] = json.loads(text)
-        except json.JSONDecodeError:
-            chosen[name] = text
-    return chosen
+    return {**options.engine_options(options), **assigned_options(options.set)}
 
 
 def _positive(kind: type) -> Callable[[str], Any]:

@@ -1,7 +1,8 @@
 """From options to an engine that can be measured. The one place that looks inside an LLM."""
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from jinfer.bench.results import model_prefix
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
 from jinfer.engine import Engine
-from jinfer.errors import ModelNotFoundError
+from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.llm import LLM
 from jinfer.models.hub import read_json
 from jinfer.models.weights import num_bytes
@@ -44,6 +45,20 @@ class Source:
         if not (self.config / "config.json").is_file():
             raise ModelNotFoundError(f"--config {self.config}: there is no config.json in it")
         return LLM(read_json(self.config / "config.json"), **{**options, "dummy_weights": True})
+
+
+def assigned_options(assignments: Sequence[str]) -> dict[str, Any]:
+    """Options of an engine from NAME=VALUE, where a value is JSON or else a string. Raises ConfigError."""
+    options = {}
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {assignment!r} must be NAME=VALUE, as in --set page_size=64")
+        try:
+            options[name] = json.loads(text)
+        except json.JSONDecodeError:
+            options[name] = text
+    return options
 
 
 def machine_limits() -> Limits:

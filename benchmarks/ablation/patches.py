@@ -1,0 +1,29 @@
+"""Choices that are no option of an engine, undone in this process. Each fails where the code has moved on."""
+
+from typing import Any
+
+from jinfer.batching import buckets
+from jinfer.execution import compiled_steps
+
+DENSE = (1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
+
+
+def default_compiler_options() -> None:
+    """XLA's own options: Triton GEMMs, autotuned."""
+    _replace(compiled_steps, "GPU_COMPILER_OPTIONS", {})
+
+
+def sparse_buckets() -> None:
+    """8, 16, 32, ... rows."""
+    _replace(buckets, "STEPS_PER_OCTAVE", (2.0,))
+
+
+def dense_buckets() -> None:
+    """8, 9, 10, 11, 12, 14, 16, 18, ... rows."""
+    _replace(buckets, "STEPS_PER_OCTAVE", DENSE)
+
+
+def _replace(module: Any, name: str, value: Any) -> None:
+    if not hasattr(module, name):
+        raise AttributeError(f"{module.__name__} has no {name} any more: this variant has to be written anew")
+    setattr(module, name, value)

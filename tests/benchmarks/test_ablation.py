@@ -1,0 +1,138 @@
+"""Every variant differs from the baseline in what it says, and one that fails does not end the others."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from benchmarks.ablation import __main__ as ablation
+from benchmarks.ablation import child, decode_step, patches
+from benchmarks.ablation.variants import VARIANTS, Variant, find_variants
+from benchmarks.compare.workloads import comparable_workload
+from jinfer import ConfigError
+from jinfer.batching import buckets
+from jinfer.bench.limits import Limits
+from jinfer.execution import compiled_steps
+from jinfer.models.registry import build_model, read_model_config
+from pallas_kernels import paged_attention
+from tests.tiny_model import CONFIG
+
+ENGINE = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "page_size": 4}
+MACHINE = {"read_tb_per_s": 4.0, "copy_tb_per_s": 3.0, "matmul_tflop_per_s": 700.0}
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    (tmp_path / "Tiny").mkdir()
+    (tmp_path / "Tiny" / "config.json").write_text(json.dumps(CONFIG))
+    return tmp_path / "Tiny"
+
+
+def test_the_issue_s_choices_have_a_variant_each():
+    assert {variant.name for variant in VARIANTS} >= {
+        "baseline", "cuda-graphs-off", "overlap-off", "mixed-off", "jax-attention", "default-compiler-options",
+        "page-1", "page-16", "page-64", "buckets-sparse", "buckets-dense",
+    }  # fmt: skip
+    assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
+
+
+def test_an_option_that_does_not_exist_is_named():
+    with pytest.raises(ConfigError, match="EngineConfig has no option warp_drive"):
+        Variant("x", "x", options={"warp_drive": False, "page_size": 16}).check()
+    Variant("x", "x", options={"page_size": 16}).check()
+
+
+def test_an_unknown_variant_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(ConfigError, match="no variant is called page-3; there are baseline, cuda-graphs-off"):
+        find_variants(["baseline", "page-3"])
+
+
+def test_patches_change_what_is_compiled(monkeypatch):
+    monkeypatch.setattr(compiled_steps, "GPU_COMPILER_OPTIONS", {"xla_gpu_enable_triton_gemm": False})
+    patches.default_compiler_options()
+    assert compiled_steps.GPU_COMPILER_OPTIONS == {}
+    monkeypatch.setattr(buckets, "STEPS_PER_OCTAVE", buckets.STEPS_PER_OCTAVE)
+    counts = {}
+    for patch in (patches.sparse_buckets, patches.dense_buckets):
+        patch()
+        counts[patch] = buckets._row_counts(64)
+    assert counts[patches.sparse_buckets] == [1, 2, 4, 8, 16, 32, 64]
+    assert counts[patches.dense_buckets][4:10] == [9, 10, 11, 12, 14, 16]
+
+
+def test_a_patch_without_its_place_says_so(monkeypatch):
+    monkeypatch.delattr(buckets, "STEPS_PER_OCTAVE")
+    with pytest.raises(AttributeError, match=r"jinfer\.batching\.buckets has no STEPS_PER_OCTAVE any more"):
+        patches.sparse_buckets()
+
+
+def test_a_decode_step_reads_each_layer_of_the_foreign_cache(monkeypatch):
+    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
+    calls = []
+
+    def theirs(q, k_pages, v_pages, page_table, lengths, *, k_splits, **options):
+        assert k_pages.shape == v_pages.shape == (2, 2 * 8 + 1, 16, 8)
+        assert page_table.shape[1] % (8 * k_splits) == 0
+        calls.append(k_splits)
+        return jnp.zeros_like(q)
+
+    monkeypatch.setattr(decode_step, "jax_kernel", lambda name: theirs)
+    before = paged_attention.decode
+    workload = comparable_workload("b2-16", 8)
+    params = model.dummy_params(0)
+    assert decode_step.ours_ms(model, params, workload) > 0
+    assert calls == []
+    assert decode_step.jax_ms(model, params, workload) > 0
+    assert len(calls) == 2, "a call for each layer"
+    assert paged_attention.decode is before
+
+
+def test_nothing_replaced_is_an_error(monkeypatch):
+    monkeypatch.setattr(decode_step, "jax_kernel", lambda name: None)
+    with pytest.raises(RuntimeError, match="has no paged attention of its own"), decode_step._jax_attention((), 1):
+        pass
+    monkeypatch.setattr(decode_step, "jax_kernel", lambda name: jax.nn.relu)
+    with pytest.raises(RuntimeError, match="not all was replaced"), decode_step._jax_attention((1, 2), 1):
+        pass
+
+
+def test_a_variant_is_measured_in_its_process(tiny):
+    request = {
+        "variant": "page-16", "config": str(tiny), "workloads": ["b2-8"], "repeats": 1, "machine": MACHINE,
+        "options": {**ENGINE, "max_model_len": 48}, "command": "python -m benchmarks.ablation Tiny",
+    }  # fmt: skip
+    (result,) = child.results(find_variants(["page-16"])[0], {**request, "workloads": ["ttft-8"]}, Limits(**MACHINE))
+    assert result.id == "ablation-tiny-page-16-ttft-8"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.ablation.child"], input=json.dumps({**request, "variant": "nothing"}),
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "no variant is called nothing" in done.stderr
+
+
+def test_a_variant_that_fails_is_a_row_and_the_others_go_on(tiny, tmp_path, monkeypatch, capsys):
+    def fake_lines(command, request):
+        if request["variant"] == "page-1":
+            raise ablation.ProcessError("it ended with status 1")
+        assert request["machine"] == (None if request["variant"] == "baseline" else MACHINE)
+        value = {"baseline": 4.0, "page-64": 5.0}[request["variant"]]
+        line = {"id": f"ablation-tiny-{request['variant']}-b64-1024", "value": value, "unit": "ms", "limit": 3.0,
+                "percent_of_limit": round(300 / value, 1), "versions": {"device": "NVIDIA H200"}}  # fmt: skip
+        yield {**line, "machine": MACHINE}
+
+    monkeypatch.setattr(ablation, "json_lines", fake_lines)
+    words = [str(tiny), "--only", "baseline", "--only", "page-1", "--only", "page-64", "--record"]
+    assert ablation.main([*words, "--results", str(tmp_path)]) == 1
+    _, baseline, failed, slower = capsys.readouterr().out.splitlines()
+    assert baseline.split()[:5] == ["baseline", "b64-1024", "4", "ms", "75.0%"]
+    assert failed == f"{'page-1':<26}failed: it ended with status 1"
+    assert "1.250x" in slower
+    recorded = (tmp_path / "nvidia-h200" / "engine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in recorded] == [
+        "ablation-tiny-baseline-b64-1024", "ablation-tiny-page-64-b64-1024",
+    ]  # fmt: skip
+    assert "machine" not in json.loads(recorded[0])
