@@ -243,7 +243,9 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     engine.add_argument("--num-pages", type=int, metavar="N", help="default: what the memory holds")
     engine.add_argument("--max-num-seqs", type=int, metavar="N", help="default: 256 on a GPU, 8 on a CPU")
     engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="default: 4096 on a GPU, 256 on a CPU")
-    engine.add_argument("--max-model-len", type=int, metavar="N", help="default: the model's context")
+    engine.add_argument(
+        "--max-model-len", type=_length_or_auto, metavar="N", help="default, and auto: the model's, if memory holds it"
+    )
     engine.add_argument(
         "--scheduling-policy", choices=get_args(SchedulingPolicy), default=EngineConfig.scheduling_policy,
         help="which steps compute prompts, and which decode",
@@ -267,3 +269,12 @@ def _token_ids(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of token ids such as 1,2,3") from None
+
+
+def _length_or_auto(text: str) -> int | str:
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor auto") from None

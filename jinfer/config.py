@@ -29,8 +29,9 @@ class EngineConfig:
     """Sequences that run at the same time. Default: 256 on a GPU, 8 on a CPU."""
     max_num_batched_tokens: int | None = None
     """Tokens in one step, and so the longest chunk of a prompt. Default: 4096 on a GPU, 256 on a CPU."""
-    max_model_len: int | None = None
-    """Longest prompt plus output, in tokens. Default: the model's context, or what the pages of one sequence hold."""
+    max_model_len: int | Literal["auto"] | None = None
+    """Longest prompt plus output, in tokens. "auto": the model's context, or what the pages hold if that is less.
+    Default: the same, and it is said aloud if it is less."""
     gpu_memory_utilization: float = 0.9
     """Share for weights, workspace and pages together: of what JAX may use of the GPU, which is 75% of it unless
     XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; on a CPU, of the host's available memory."""
@@ -65,8 +66,10 @@ class EngineConfig:
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":
             raise ConfigError(f"compilation_cache_dir={self.compilation_cache_dir!r} must be the name of a directory")
-        for name in ("page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens", "max_model_len"):
+        for name in ("page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens"):
             _check_positive_integer(name, getattr(self, name), optional=name != "page_size")
+        if self.max_model_len != "auto":
+            _check_positive_integer("max_model_len", self.max_model_len, optional=True, others=("auto",))
         if self.num_pages is not None and self.num_pages < 2:
             raise ConfigError(
                 f"num_pages={self.num_pages}: page 0 takes the writes of padding, so at least 2 are needed"
@@ -112,8 +115,8 @@ def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
         raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
 
 
-def _check_positive_integer(name: str, value: Any, *, optional: bool) -> None:
+def _check_positive_integer(name: str, value: Any, *, optional: bool, others: tuple[str, ...] = ()) -> None:
     if value is None and optional:
         return
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name}={value!r} must be an integer from 1")
+        raise ConfigError(f"{name}={value!r} must be an integer from 1{''.join(f' or {x!r}' for x in others)}")

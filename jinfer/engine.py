@@ -3,14 +3,14 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 from jinfer.batching.batch import make_batch, padding_batch
-from jinfer.batching.buckets import Buckets
+from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.config import EngineConfig, Limits
 from jinfer.engine_stats import Counters, EngineStats
 from jinfer.execution.compiled_steps import CompiledSteps
@@ -84,6 +84,10 @@ class Engine:
             num_free_pages=pool.num_free,
             **dataclasses.asdict(self._counters),
         )
+
+    @property
+    def executables(self) -> Mapping[StepShape, jax.stages.Compiled]:
+        return self._steps.executables
 
     def add(self, request: Request) -> None:
         """Accepts a validated request: from here on it ends, in one way or another."""

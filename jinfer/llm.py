@@ -13,11 +13,14 @@ import jax
 from jinfer.config import EngineConfig
 from jinfer.engine import Engine, delete_arrays
 from jinfer.errors import EngineError, InsufficientMemoryError, RequestError
+from jinfer.execution.device_memory import DeviceMemory
 from jinfer.execution.device_state import new_device_state
-from jinfer.execution.memory import plan_limits
+from jinfer.execution.memory import MemoryNeeds, check_workspace, choose_limits, plan_memory
+from jinfer.execution.workspace import start_probing
 from jinfer.inbox import Inbox
-from jinfer.loading import ModelSource, load_model
+from jinfer.loading import ModelSource, find_model, load_model
 from jinfer.models.model import Params
+from jinfer.models.weights import num_bytes
 from jinfer.outputs import RequestOutput, StreamPiece
 from jinfer.progress import progress_bar
 from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
@@ -61,28 +64,46 @@ class LLM:
         """Raises ConfigError for options, and ModelError for a model, that cannot be used."""
         started = time.perf_counter()
         self.config = EngineConfig.from_options(options)
-        self._loaded = load_model(model, params, tokenizer, self.config)
-        loaded, device = self._loaded, jax.devices()[0]
+        device = jax.devices()[0]
+        memory = DeviceMemory.of(device)
+        found = find_model(model, params, tokenizer, self.config)
+        chosen = choose_limits(self.config, found.model.config, device)
+        step_bytes = start_probing(found.model, chosen, found.dtype, device, self.config)
+        self._loaded = load_model(found, params, self.config)
         try:
-            self.limits = plan_limits(self.config, loaded.model.config, loaded.dtype, device)
-            self._engine = Engine(
-                loaded.model, loaded.params, self.limits,
-                lambda: new_device_state(loaded.model.config, self.limits, loaded.dtype),
-                self.config,
-            )  # fmt: skip
-        except BaseException as error:
+            self.memory = plan_memory(self.config, chosen, memory, MemoryNeeds.of(
+                found.model.config, chosen, found.dtype,
+                weight_bytes=num_bytes(self._loaded.owned_params), step_bytes=step_bytes.result(),
+            ))  # fmt: skip
+            self.limits = self.memory.limits
+            self._engine = self._start_engine()
+        except BaseException:
             self._give_back_params()
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error):
-                raise InsufficientMemoryError(
-                    f"the device ran out of memory while the engine started ({error}); lower num_pages, max_num_seqs, "
-                    "max_num_batched_tokens or gpu_memory_utilization"
-                ) from error
             raise
         self._lock = threading.RLock()
         self._inboxes: dict[Request, Inbox] = {}
         self._num_requests = 0
         self._is_closed = False
         logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
+
+    def _start_engine(self) -> Engine:
+        logger.info("%s", self.memory)
+        loaded = self._loaded
+        try:
+            engine = Engine(
+                loaded.model, loaded.params, self.limits,
+                lambda: new_device_state(loaded.model.config, self.limits, loaded.dtype),
+                self.config,
+            )  # fmt: skip
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise InsufficientMemoryError(
+                f"the device ran out of memory while the engine started ({error}); {self.memory}; lower num_pages, "
+                "max_num_seqs, max_num_batched_tokens or gpu_memory_utilization"
+            ) from error
+        check_workspace(self.memory, engine.executables)
+        return engine
 
     @property
     def tokenizer(self) -> Tokenizer | None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,23 +32,29 @@ ModelSource = str | Path | ModelConfig | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedModel:
-    """`owned_params` are the arrays that closing an engine deletes: all but those that the caller brought."""
+class FoundModel:
+    """All but the weights, which `directory` has, if there is one."""
 
     model: Model
-    params: Params
     dtype: jnp.dtype
     tokenizer: Tokenizer | None
     eos_token_ids: frozenset[int]
+    sampling_defaults: Mapping[str, Any]
+    directory: Path | None
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel(FoundModel):
+    """`owned_params` are the arrays that closing an engine deletes: all but those that the caller brought."""
+
+    params: Params
     owned_params: tuple[jax.Array, ...]
-    sampling_defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def load_model(
+def find_model(
     source: ModelSource, params: Params | None, tokenizer: Tokenizer | str | Path | None, config: EngineConfig
-) -> LoadedModel:
-    """Loads a model to the default device. Raises ModelError, or ConfigError for arguments that contradict others."""
-    device = jax.devices()[0]
+) -> FoundModel:
+    """Reads all that is small. Raises ModelError, or ConfigError for arguments that contradict others."""
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
     if directory is None and needs_weights:
@@ -57,27 +63,28 @@ def load_model(
         )
     if params is not None and config.dummy_weights:
         raise ConfigError("params and dummy_weights=True are both given; they are two sources of the same weights")
-    dtype = choose_dtype(config, device)
-    model = build_model(model_config, dtype, config.attention)
+    dtype = choose_dtype(config, jax.devices()[0])
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = _generation_config(directory)
-    eos_token_ids = _eos_token_ids(generation, raw, text, model_config.vocab_size)
-    sampling_defaults = _sampling_defaults(generation)
-    if params is None:  # last, for it is what takes long
-        check_weights_fit(model, config, device)
-        loaded = _load_params(model, directory, config)
-        owned = tuple(jax.tree.leaves(loaded))
-    else:
-        loaded, owned = _adopt(model, params, progress=config.progress)
-    return LoadedModel(
-        model=model,
-        params=loaded,
+    return FoundModel(
+        model=build_model(model_config, dtype, config.attention),
         dtype=dtype,
         tokenizer=text,
-        eos_token_ids=eos_token_ids,
-        owned_params=owned,
-        sampling_defaults=sampling_defaults,
+        eos_token_ids=_eos_token_ids(generation, raw, text, model_config.vocab_size),
+        sampling_defaults=_sampling_defaults(generation),
+        directory=directory,
     )
+
+
+def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -> LoadedModel:
+    """Brings the weights to the default device. Raises CheckpointError, and InsufficientMemoryError before anything."""
+    if params is None:
+        check_weights_fit(found.model, config, jax.devices()[0])
+        loaded = _load_params(found.model, found.directory, config)
+        owned = tuple(jax.tree.leaves(loaded))
+    else:
+        loaded, owned = _adopt(found.model, params, progress=config.progress)
+    return LoadedModel(**vars(found), params=loaded, owned_params=owned)
 
 
 def _find(source: ModelSource, needs_weights: bool) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:

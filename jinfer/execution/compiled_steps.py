@@ -2,6 +2,7 @@
 
 import functools
 import os
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
@@ -52,6 +53,11 @@ class CompiledSteps:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+    @property
+    def executables(self) -> Mapping[StepShape, jax.stages.Compiled]:
+        """The step of each shape."""
+        return self._executables
 
     def __call__(self, params: Params, state: DeviceState, batch: Batch) -> tuple[DeviceState, StepResult]:
         """Dispatches one step and returns at once. `state` is donated: it must not be used again."""

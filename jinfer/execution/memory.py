@@ -1,29 +1,31 @@
-"""How much fits on the device: the sizes of an engine from its options, its model and the memory there is."""
+"""How much fits on the device: the sizes of an engine from its options, its model and the memory there is.
+
+`choose_limits` makes the choices that need no memory, before anything is loaded; `plan_memory` counts the pages, when
+it is known what weights and steps take; `check_workspace` looks at the steps as they were compiled in the end.
+"""
 
 import logging
-import os
-import re
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 
+from jinfer.batching.buckets import StepShape
 from jinfer.config import EngineConfig, Limits
 from jinfer.errors import ConfigError, InsufficientMemoryError
+from jinfer.execution.device_memory import GB, DeviceMemory
+from jinfer.execution.memory_plan import MemoryPlan
+from jinfer.execution.workspace import estimated_workspace_bytes, largest_workspace_bytes
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from jinfer.models.weights import num_bytes
 
 logger = logging.getLogger(__name__)
 
-GB = 10**9
-MEMINFO = Path("/proc/meminfo")
 MIN_PAGES = 2  # the null page and one to use
-MOST_CACHE_BYTES_ON_CPU = 1 * GB  # a laptop's memory belongs to others as well; num_pages overrides
-LOGITS_COPIES = 6  # float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits
-ACTIVATION_COPIES = 4  # of the widest activations of a step, between two layers
-FIXED_WORKSPACE_BYTES = 512 * 10**6  # cuBLAS workspaces and CUDA graphs
+PROVISIONAL_PAGES = 1024  # of the limits that steps are compiled for to learn of their workspace
+RESERVE_BYTES = 512 * 10**6  # beside what steps say they need: cuBLAS, CUDA graphs, results, gaps between arrays
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,25 @@ GPU_DEFAULTS = DeviceDefaults("bfloat16", 256, 4096)
 CPU_DEFAULTS = DeviceDefaults("float32", 8, 256)
 
 
+@dataclass(frozen=True)
+class MemoryNeeds:
+    """What an engine takes of a device: weights that it loads, a page of the cache, and what steps need beside them."""
+
+    weight_bytes: int
+    page_bytes: int
+    workspace_bytes: int
+
+    @classmethod
+    def of(
+        cls, model: ModelConfig, limits: Limits, dtype: jnp.dtype, *, weight_bytes: int, step_bytes: int | None
+    ) -> "MemoryNeeds":
+        """`step_bytes` is the largest step's workspace, and None where nobody knows: it is estimated then."""
+        if step_bytes is None:
+            step_bytes = estimated_workspace_bytes(model, limits, dtype)
+        page_bytes = 2 * model.num_layers * limits.page_size * model.num_kv_heads * model.head_dim * dtype.itemsize
+        return cls(weight_bytes, page_bytes, step_bytes + RESERVE_BYTES)
+
+
 def device_defaults(device: jax.Device) -> DeviceDefaults:
     """The defaults of the device's platform."""
     return GPU_DEFAULTS if device.platform == "gpu" else CPU_DEFAULTS
@@ -51,18 +72,19 @@ def choose_dtype(config: EngineConfig, device: jax.Device) -> jnp.dtype:
 
 def check_weights_fit(model: Model, config: EngineConfig, device: jax.Device) -> None:
     """Raises InsufficientMemoryError before anything is loaded, if the weights alone are too much."""
-    needed, available = num_bytes(model.abstract_params), _available_bytes(config, device)
+    memory = DeviceMemory.of(device)
+    needed, available = num_bytes(model.abstract_params), memory.available_bytes(config)
     if needed > available:
         raise InsufficientMemoryError(
-            f"the weights need {needed / GB:.2f} GB and {_share(config, device)} leaves {available / GB:.2f} GB; "
+            f"the weights need {needed / GB:.2f} GB and {memory.share(config)} leaves {available / GB:.2f} GB; "
             "use a smaller model, bfloat16, or a device with more memory"
         )
 
 
-def plan_limits(config: EngineConfig, model: ModelConfig, dtype: jnp.dtype, device: jax.Device) -> Limits:
-    """Makes every choice that `config` leaves open, with the weights on the device already.
+def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) -> Limits:
+    """Every choice that `config` leaves open, as if memory held the whole context; `num_pages` is provisional.
 
-    Raises ConfigError for options that contradict each other, InsufficientMemoryError for a cache that does not fit.
+    Raises ConfigError for options that contradict each other.
     """
     defaults = device_defaults(device)
     max_num_batched_tokens = config.max_num_batched_tokens or defaults.max_num_batched_tokens
@@ -72,77 +94,87 @@ def plan_limits(config: EngineConfig, model: ModelConfig, dtype: jnp.dtype, devi
             f"max_num_seqs={max_num_seqs} sequences may each have a token in a step, and max_num_batched_tokens="
             f"{max_num_batched_tokens} holds fewer; raise it or lower max_num_seqs"
         )
-    context = _context(config, model)
-    page_bytes = 2 * model.num_layers * config.page_size * model.num_kv_heads * model.head_dim * dtype.itemsize
-    workspace = _workspace_bytes(model, max_num_seqs, max_num_batched_tokens, dtype)
-    left = _available_bytes(config, device) - workspace
-    num_pages = config.num_pages
-    if num_pages is None:
-        wanted = max_num_seqs * -(-context // config.page_size) + 1
-        most = left if device.platform == "gpu" else min(left, MOST_CACHE_BYTES_ON_CPU)
-        num_pages = max(MIN_PAGES, min(wanted, most // page_bytes))
-    if num_pages * page_bytes > left:
-        raise InsufficientMemoryError(
-            f"a KV cache of {num_pages} pages of {config.page_size} tokens needs {num_pages * page_bytes / GB:.2f} GB; "
-            f"{_share(config, device)} leaves {max(left, 0) / GB:.2f} GB for it after {workspace / GB:.2f} GB of "
-            f"workspace, which is {max(left, 0) // page_bytes} pages; lower num_pages, max_num_seqs or "
-            "max_num_batched_tokens, or raise gpu_memory_utilization"
-        )
-    return _checked_context(config, context, Limits(
+    return Limits(
         page_size=config.page_size,
-        num_pages=num_pages,
+        num_pages=config.num_pages or PROVISIONAL_PAGES,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
-        max_model_len=min(context, (num_pages - 1) * config.page_size),
-    ))  # fmt: skip
+        max_model_len=_context(config, model),
+    )
 
 
-def _checked_context(config: EngineConfig, context: int, limits: Limits) -> Limits:
+def plan_memory(config: EngineConfig, chosen: Limits, memory: DeviceMemory, needs: MemoryNeeds) -> MemoryPlan:
+    """Gives the cache what weights and workspace leave. `chosen` is what `choose_limits` says.
+
+    Raises InsufficientMemoryError for a cache that does not fit, or that holds less than the context asked for.
+    """
+    left = memory.available_bytes(config) - needs.weight_bytes - needs.workspace_bytes
+    num_pages = config.num_pages or _most_pages(chosen, left, memory.most_cache_bytes, needs.page_bytes)
+    if num_pages * needs.page_bytes > left:
+        raise InsufficientMemoryError(
+            f"a KV cache of {num_pages} pages of {chosen.page_size} tokens needs "
+            f"{num_pages * needs.page_bytes / GB:.2f} GB; {memory.share(config)} leaves {max(left, 0) / GB:.2f} GB for "
+            f"it after {needs.weight_bytes / GB:.2f} GB of weights and {needs.workspace_bytes / GB:.2f} GB of "
+            f"workspace, which is {max(left, 0) // needs.page_bytes} pages; lower num_pages, max_num_seqs or "
+            "max_num_batched_tokens, or raise gpu_memory_utilization"
+        )
+    max_model_len = min(chosen.max_model_len, (num_pages - 1) * chosen.page_size)
+    limits = replace(chosen, num_pages=num_pages, max_model_len=max_model_len)
+    _check_context(config, chosen.max_model_len, limits)
+    return MemoryPlan(
+        device_bytes=memory.total_bytes,
+        utilization=float(config.gpu_memory_utilization),
+        in_use_bytes=memory.in_use_bytes,
+        weight_bytes=needs.weight_bytes,
+        workspace_bytes=needs.workspace_bytes,
+        cache_bytes=num_pages * needs.page_bytes,
+        limits=limits,
+    )
+
+
+def check_workspace(plan: MemoryPlan, steps: Mapping[StepShape, jax.stages.Compiled]) -> None:
+    """Warns if a step, as it was compiled in the end, needs more than was planned for any."""
+    needed = largest_workspace_bytes(steps)
+    planned = plan.workspace_bytes - RESERVE_BYTES
+    if needed is not None and needed > planned:
+        logger.warning(
+            "a step needs %.2f GB of workspace, and %.2f GB were planned: the reserve of %.2f GB and what is beyond "
+            "gpu_memory_utilization have to do", needed / GB, planned / GB, RESERVE_BYTES / GB,
+        )  # fmt: skip
+
+
+def _most_pages(limits: Limits, left_bytes: int, most_bytes: int | None, page_bytes: int) -> int:
+    """What all rows can use, or what there is memory for.
+
+    The number is a shape, and steps are found again on disk by their shapes: it is rounded down, by less than a 256th,
+    so that a few bytes more or less in use do not make it another.
+    """
+    wanted = limits.max_num_seqs * limits.pages_per_sequence + 1
+    fits = (left_bytes if most_bytes is None else min(left_bytes, most_bytes)) // page_bytes
+    step = 1 << max(0, (max(fits, 0) // 256).bit_length() - 1)
+    return max(MIN_PAGES, min(wanted, fits // step * step))
+
+
+def _check_context(config: EngineConfig, context: int, limits: Limits) -> None:
     """Says so, or refuses if the user asked for more, when the pages hold less than the context."""
-    if limits.max_model_len == context:
-        return limits
+    if limits.max_model_len == context or config.max_model_len == "auto":
+        return
     message = f"{limits.num_pages - 1} pages of {limits.page_size} hold {limits.max_model_len} tokens"
     if config.max_model_len is not None:
         raise InsufficientMemoryError(
-            f"{message}, fewer than max_model_len={config.max_model_len}; raise num_pages or lower max_model_len"
+            f"{message}, fewer than max_model_len={config.max_model_len}; raise num_pages or lower "
+            'max_model_len, which "auto" makes as long as the pages allow'
         )
     logger.info("%s: the context is that long, not the model's %d", message, context)
-    return limits
 
 
 def _context(config: EngineConfig, model: ModelConfig) -> int:
     most = model.max_position_embeddings
-    if config.max_model_len is not None and config.max_model_len > most:
+    if config.max_model_len is None or config.max_model_len == "auto":
+        return most
+    if config.max_model_len > most:
         raise ConfigError(
             f"max_model_len={config.max_model_len} exceeds the {most} positions that the model was made for; "
             f"lower it to {most} or leave it out"
         )
-    return config.max_model_len or most
-
-
-def _workspace_bytes(model: ModelConfig, rows: int, tokens: int, dtype: jnp.dtype) -> int:
-    """An upper estimate of what a step needs beside weights and cache."""
-    widest = 2 * model.intermediate_size + 2 * model.hidden_size + model.num_heads * model.head_dim
-    logits = LOGITS_COPIES * rows * model.vocab_size * 4
-    return FIXED_WORKSPACE_BYTES + logits + ACTIVATION_COPIES * tokens * widest * dtype.itemsize
-
-
-def _available_bytes(config: EngineConfig, device: jax.Device) -> int:
-    """The share of the device's memory that jinfer may use, less what is in use."""
-    stats = device.memory_stats()
-    if stats is None:  # a CPU
-        return int(_available_host_bytes() * config.gpu_memory_utilization)
-    return int(stats["bytes_limit"] * config.gpu_memory_utilization) - stats["bytes_in_use"]
-
-
-def _available_host_bytes() -> int:
-    """The host's memory that programs can have. Cached files count as free: the kernel drops them when it must."""
-    if MEMINFO.is_file():
-        found = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
-        if found:
-            return int(found[1]) * 1024
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _share(config: EngineConfig, device: jax.Device) -> str:
-    return f"gpu_memory_utilization={config.gpu_memory_utilization} of {device.device_kind}"
+    return config.max_model_len

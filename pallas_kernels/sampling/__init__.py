@@ -72,7 +72,9 @@ def top_logprobs(
     if not 1 <= count <= vocab_size:
         raise ValueError(f"count={count} must be from 1 to the {vocab_size} tokens of the vocabulary")
     if token_ids.shape != (rows,) or wanted.shape != (rows,):
-        raise ValueError(f"token_ids {token_ids.shape} and wanted {wanted.shape} must have one entry for each of {rows} rows")
+        raise ValueError(
+            f"token_ids {token_ids.shape} and wanted {wanted.shape} must have one entry for each of {rows} rows"
+        )
     if select(implementation) == "reference":
         return reference.top_logprobs(logits, token_ids, wanted, count)
     return triton.top_logprobs(logits, token_ids, wanted, count, interpret=should_interpret(interpret))

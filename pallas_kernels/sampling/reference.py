@@ -64,7 +64,9 @@ def kept_by(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
 
 def _without_blocked(logits: Array, is_early: Array, blocked_ids: Array) -> Array:
     vocab_size = logits.shape[-1]
-    blocked = jnp.where(is_early[:, None] & (blocked_ids >= 0), blocked_ids, vocab_size)  # out of bounds, and so dropped
+    blocked = jnp.where(
+        is_early[:, None] & (blocked_ids >= 0), blocked_ids, vocab_size
+    )  # out of bounds, and so dropped
     row = jnp.arange(logits.shape[0])[:, None]
     return logits.at[row, blocked].set(-jnp.inf, mode="drop")
 

@@ -31,7 +31,7 @@ def test_a_second_start_compiles_no_step(tmp_path, events):
         events.clear()
         jax.clear_caches()
         with tiny_llm(**options) as llm:
-            num_steps = len(llm._engine._steps._executables)
+            num_steps = len(llm._engine._steps.executables)
             outputs.append(llm.generate([[1, 2, 3]], temperature=0, max_tokens=5)[0].outputs[0].token_ids)
     assert events.count(HIT) >= num_steps
     assert MISS not in events

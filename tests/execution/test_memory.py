@@ -9,11 +9,22 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from jinfer.batching.buckets import StepShape
 from jinfer.config import EngineConfig, Limits
 from jinfer.errors import ConfigError, InsufficientMemoryError
-from jinfer.execution import memory
+from jinfer.execution import device_memory
+from jinfer.execution.device_memory import GB, DeviceMemory
 from jinfer.execution.device_state import kv_layer_shape
-from jinfer.execution.memory import GB, check_weights_fit, choose_dtype, plan_limits
+from jinfer.execution.memory import (
+    RESERVE_BYTES,
+    MemoryNeeds,
+    check_weights_fit,
+    check_workspace,
+    choose_dtype,
+    choose_limits,
+    plan_memory,
+)
+from jinfer.execution.memory_plan import MemoryPlan
 from jinfer.models.registry import build_model, read_model_config
 from tests.checkpoints import CONFIG, CONTEXT, random_tensors
 
@@ -46,7 +57,7 @@ def host_memory(monkeypatch, tmp_path):
         file.write_text(
             f"MemTotal:  {LONG} kB\nMemFree:    0 kB\nMemAvailable:  {num_bytes // 1024} kB\nBuffers: 0 kB\n"
         )
-        monkeypatch.setattr(memory, "MEMINFO", file)
+        monkeypatch.setattr(device_memory, "MEMINFO", file)
 
     return set_to
 
@@ -55,8 +66,18 @@ def long_model(context: int):
     return read_model_config(dict(CONFIG, max_position_embeddings=context))
 
 
-def plan(model=MODEL, device=None, dtype=FLOAT32, **options: Any) -> Limits:
-    return plan_limits(EngineConfig(**options), model, dtype, device or gpu(10 * GB))
+def memory_plan(
+    model=MODEL, device=None, dtype=FLOAT32, *, weight_bytes: int = 0, step_bytes: int | None = GB // 10, **options: Any
+) -> MemoryPlan:
+    """`options` are those of the engine. The largest step needs `step_bytes`, where that is known."""
+    config, device = EngineConfig(**options), device or gpu(10 * GB)
+    chosen = choose_limits(config, model, device)
+    needs = MemoryNeeds.of(model, chosen, dtype, weight_bytes=weight_bytes, step_bytes=step_bytes)
+    return plan_memory(config, chosen, DeviceMemory.of(device), needs)
+
+
+def plan(*args: Any, **options: Any) -> Limits:
+    return memory_plan(*args, **options).limits
 
 
 def test_dtype_is_the_users_or_that_of_the_device():
@@ -88,31 +109,54 @@ def test_a_context_that_is_no_multiple_of_the_page_gets_the_last_page_whole():
     assert limits.num_pages == 4 * 3 + 1
 
 
-def test_pages_fill_the_share_of_the_gpu_that_is_left():
+def test_pages_fill_what_weights_workspace_and_reserve_leave_of_the_share():
     model, page_bytes = long_model(1 << 20), 16 * BYTES_PER_TOKEN
-    limits = plan(model, gpu(10 * GB, used=2 * GB), gpu_memory_utilization=0.5)
+    given = memory_plan(model, gpu(10 * GB, used=2 * GB), weight_bytes=GB, step_bytes=GB, gpu_memory_utilization=0.5)
 
-    workspace = memory._workspace_bytes(model, 256, 4096, FLOAT32)
-    left = 10 * GB * 0.5 - 2 * GB - workspace
-    assert 0 < left < 3 * GB
-    assert limits.num_pages == left // page_bytes
-    assert limits.num_pages * page_bytes == model.num_layers * math.prod(kv_layer_shape(model, limits)) * 4
+    left = 10 * GB * 0.5 - 2 * GB - GB - GB - RESERVE_BYTES
+    most = int(left // page_bytes)
+    assert most * 255 / 256 < given.limits.num_pages <= most
+    assert given.cache_bytes == given.limits.num_pages * page_bytes
+    assert given.cache_bytes == model.num_layers * math.prod(kv_layer_shape(model, given.limits)) * 4
+    assert given.unplanned_bytes == left - given.cache_bytes
+
+
+def test_a_little_more_or_less_in_use_gives_the_same_number_of_pages():
+    """It is a shape, by which compiled steps are found again on disk."""
+    model = long_model(1 << 20)
+    numbers = {plan(model, gpu(10 * GB, used=used)).num_pages for used in range(10**5, 10**7, 10**6)}
+
+    assert len(numbers) <= 2
+    assert len({plan(MODEL, gpu(GB, used=used)).num_pages for used in (10**8, 10**8 + 10**5)}) == 1
+
+
+def test_few_pages_are_not_rounded():
+    model, page_bytes = long_model(1 << 20), 16 * BYTES_PER_TOKEN
+    total = RESERVE_BYTES + 255 * page_bytes
+
+    assert plan(model, gpu(total), step_bytes=0, gpu_memory_utilization=1).num_pages == 255
 
 
 def test_pages_of_a_smaller_dtype_are_twice_as_many():
-    model = long_model(1 << 20)
-    workspace = {dtype: memory._workspace_bytes(model, 256, 4096, dtype) for dtype in (FLOAT32, BFLOAT16)}
+    given = {dtype: plan(long_model(1 << 20), gpu(4 * GB), dtype).num_pages for dtype in (FLOAT32, BFLOAT16)}
 
-    for dtype in (FLOAT32, BFLOAT16):
-        page_bytes = 16 * BYTES_PER_TOKEN * dtype.itemsize // 4
-        assert plan(model, gpu(4 * GB), dtype).num_pages == (int(4 * GB * 0.9) - workspace[dtype]) // page_bytes
+    assert given[BFLOAT16] == pytest.approx(2 * given[FLOAT32], rel=1 / 128)
+
+
+def test_the_workspace_is_estimated_where_xla_does_not_say():
+    known, estimated = (memory_plan(step_bytes=size).workspace_bytes for size in (1000, None))
+
+    assert known == RESERVE_BYTES + 1000
+    logits = 256 * MODEL.vocab_size * 4
+    assert estimated > RESERVE_BYTES + 2 * logits
 
 
 def test_a_cpu_gives_a_gigabyte_of_pages_at_most(host_memory):
     host_memory(64 * GB)
     limits = plan(long_model(1 << 20), cpu())
 
-    assert limits.num_pages == GB // (16 * BYTES_PER_TOKEN)
+    assert limits.num_pages == pytest.approx(GB / (16 * BYTES_PER_TOKEN), rel=1 / 256)
+    assert limits.num_pages <= GB / (16 * BYTES_PER_TOKEN)
 
 
 def test_num_pages_is_taken_as_given_also_beyond_that_gigabyte(host_memory):
@@ -125,13 +169,14 @@ def test_num_pages_is_taken_as_given_also_beyond_that_gigabyte(host_memory):
 def test_cached_files_count_as_memory_that_is_there(host_memory):
     host_memory(2 * GB)
 
-    assert memory._available_bytes(EngineConfig(gpu_memory_utilization=0.5), cpu()) == pytest.approx(GB, rel=1e-5)
+    available = DeviceMemory.of(cpu()).available_bytes(EngineConfig(gpu_memory_utilization=0.5))
+    assert available == pytest.approx(GB, rel=1e-5)
 
 
 def test_a_system_without_meminfo_counts_all_its_memory(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    monkeypatch.setattr(device_memory, "MEMINFO", tmp_path / "none")
 
-    assert memory._available_bytes(EngineConfig(), cpu()) > GB / 10
+    assert DeviceMemory.of(cpu()).available_bytes(EngineConfig()) > GB / 10
 
 
 def test_fewer_pages_than_the_context_shorten_it_and_say_so(caplog):
@@ -147,6 +192,15 @@ def test_a_context_that_the_pages_hold_is_not_mentioned(caplog):
     with caplog.at_level(logging.INFO, logger="jinfer"):
         plan(num_pages=9, page_size=8)
 
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(("num_pages", "context"), [(4, 24), (9, CONTEXT), (100, CONTEXT)])
+def test_an_automatic_context_is_what_the_pages_of_one_sequence_hold(num_pages, context, caplog):
+    with caplog.at_level(logging.INFO, logger="jinfer"):
+        limits = plan(num_pages=num_pages, page_size=8, max_model_len="auto")
+
+    assert limits.max_model_len == context
     assert caplog.text == ""
 
 
@@ -214,3 +268,46 @@ def test_memory_in_use_counts_against_the_weights():
     model = build_model(MODEL, FLOAT32, "reference")
     with pytest.raises(InsufficientMemoryError):
         check_weights_fit(model, EngineConfig(), gpu(10 * GB, used=9 * GB))
+
+
+def test_the_plan_says_in_a_line_what_went_where():
+    model = read_model_config(dict(CONFIG, max_position_embeddings=32_768))
+    given = memory_plan(
+        model, gpu(141 * GB, used=3 * GB), weight_bytes=16_400_000_000, step_bytes=700 * 10**6, num_pages=50_001
+    )
+    free = 141 * 0.9 - 3 - 16.4 - 0.7 - RESERVE_BYTES / GB - 50_001 * 16 * BYTES_PER_TOKEN / GB
+
+    assert str(given) == (
+        "memory: 141.0 GB x 0.9: in use before 3.0 GB, weights 16.4 GB, workspace 1.2 GB, "
+        f"left over {free:.1f} GB, KV cache 0.2 GB = 800,000 tokens in 50,001 pages of 16; context 32,768"
+    )
+
+
+def test_what_is_nothing_is_not_mentioned_and_what_is_little_is_in_megabytes():
+    line = str(memory_plan(device=gpu(GB), num_pages=101, weight_bytes=2_340_000))
+
+    assert "in use before" not in line
+    assert "weights 2.3 MB, workspace 0.6 GB" in line
+    assert "KV cache 0.4 MB = 1,600 tokens in 101 pages of 16; context 64" in line
+
+
+def compiled_step(temporary: int, output: int, alias: int) -> Mock:
+    analysis = Mock(
+        temp_size_in_bytes=temporary, output_size_in_bytes=output, alias_size_in_bytes=alias, argument_size_in_bytes=GB
+    )
+    return Mock(spec=jax.stages.Compiled, memory_analysis=Mock(return_value=analysis))
+
+
+def test_steps_within_the_plan_are_not_mentioned(caplog):
+    given = memory_plan(step_bytes=1000)
+    unknown = Mock(spec=jax.stages.Compiled, memory_analysis=Mock(return_value=None))
+    check_workspace(given, {StepShape(1): compiled_step(900, 5100, 5000), StepShape(2): unknown})
+
+    assert caplog.text == ""
+
+
+def test_a_step_that_needs_more_than_was_planned_is_worth_a_warning(caplog):
+    given = memory_plan(step_bytes=GB)
+    check_workspace(given, {StepShape(1): compiled_step(10, 0, 0), StepShape(2): compiled_step(2 * GB, 3 * GB, GB)})
+
+    assert "a step needs 4.00 GB of workspace, and 1.00 GB were planned" in caplog.text

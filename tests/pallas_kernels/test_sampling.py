@@ -341,7 +341,11 @@ def check_logprobs(found, logits, token_ids, wanted, count):
 @implementations
 @pytest.mark.parametrize("count", [1, 20])
 def test_log_probabilities_are_the_largest_in_order(rng, implementation, count):
-    logits, token_ids, wanted = random_logits(rng), rng.integers(0, VOCAB, ROWS).astype(np.int32), rng.random(ROWS) < 0.6
+    logits, token_ids, wanted = (
+        random_logits(rng),
+        rng.integers(0, VOCAB, ROWS).astype(np.int32),
+        rng.random(ROWS) < 0.6,
+    )
     arrays = map(jnp.asarray, (logits, token_ids, wanted))
     check_logprobs(top_logprobs(*arrays, count=count, implementation=implementation), logits, token_ids, wanted, count)
 
@@ -353,7 +357,9 @@ def test_blocks_do_not_change_log_probabilities(rng, blocks):
     logits[0], logits[1] = 3, np.round(logits[1] / 8)
     wanted[5] = False
     arrays = map(jnp.asarray, (logits, token_ids, wanted))
-    check_logprobs(triton.top_logprobs(*arrays, 20, interpret=interpreted(), blocks=blocks), logits, token_ids, wanted, 20)
+    check_logprobs(
+        triton.top_logprobs(*arrays, 20, interpret=interpreted(), blocks=blocks), logits, token_ids, wanted, 20
+    )
 
 
 @pytest.mark.parametrize("blocks", TOP_BLOCKS)

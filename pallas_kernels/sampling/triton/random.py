@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-
 PARITY = 0x1BD11BDA
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 ONE_BITS = 0x3F800000  # of 1.0 in float32
@@ -68,7 +67,9 @@ def gumbel(bits: Array, *, interpret: bool) -> Array:
     The logarithm of a GPU is one instruction whose error near 1 is an absolute one: of no use where u is close to 1,
     which is what wins.
     """
-    one_to_two = jax.lax.bitcast_convert_type((bits >> jnp.uint32(32 - MANTISSA_BITS)) | jnp.uint32(ONE_BITS), jnp.float32)
+    one_to_two = jax.lax.bitcast_convert_type(
+        (bits >> jnp.uint32(32 - MANTISSA_BITS)) | jnp.uint32(ONE_BITS), jnp.float32
+    )
     u = jnp.maximum(one_to_two - 1, SMALLEST_NORMAL)
     if interpret:
         return -jnp.log(-jnp.log(u))

@@ -44,6 +44,7 @@ def bound(row: Row, largest: Array, sums: Array, slice_size: int) -> Thresholds:
     in weights from t on, which bounds the weight that top_p asks for. After top_k, whose k largest must all be seen,
     nothing bounds the weight.
     """
+
     def kth_largest():
         keys = ordered_bits(largest)
         measure = _measure_of(keys, jnp.ones_like(largest))

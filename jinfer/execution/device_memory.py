@@ -1,0 +1,49 @@
+"""The memory of a device, as jinfer finds it before it takes some."""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from jinfer.config import EngineConfig
+
+GB = 10**9
+MEMINFO = Path("/proc/meminfo")
+MOST_CACHE_BYTES_ON_CPU = 1 * GB  # a laptop's memory belongs to others as well; num_pages overrides
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """What there is, what of it is in use, and how much a KV cache takes if nobody says how much."""
+
+    kind: str
+    total_bytes: int
+    in_use_bytes: int
+    most_cache_bytes: int | None = None
+
+    @classmethod
+    def of(cls, device: jax.Device) -> "DeviceMemory":
+        """Of a GPU, what JAX may use; of a CPU, what the host has available, so that nothing of it is in use."""
+        stats = device.memory_stats()
+        if stats is None:
+            return cls(device.device_kind, _available_host_bytes(), 0, MOST_CACHE_BYTES_ON_CPU)
+        return cls(device.device_kind, stats["bytes_limit"], stats["bytes_in_use"])
+
+    def available_bytes(self, config: EngineConfig) -> int:
+        """The share that jinfer may use, less what is in use."""
+        return int(self.total_bytes * config.gpu_memory_utilization) - self.in_use_bytes
+
+    def share(self, config: EngineConfig) -> str:
+        """For messages."""
+        return f"gpu_memory_utilization={config.gpu_memory_utilization} of {self.kind}"
+
+
+def _available_host_bytes() -> int:
+    """The host's memory that programs can have. Cached files count as free: the kernel drops them when it must."""
+    if MEMINFO.is_file():
+        found = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
+        if found:
+            return int(found[1]) * 1024
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,0 +1,56 @@
+"""What goes where on the device."""
+
+from dataclasses import dataclass
+
+from jinfer.config import Limits
+from jinfer.execution.device_memory import GB
+
+MB = 10**6
+NOT_WORTH_SAYING_BYTES = 10**5
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What goes where on the device. `str` says it in a line."""
+
+    device_bytes: int
+    """What JAX may use of the device."""
+    utilization: float
+    """The share of it that the engine keeps to."""
+    in_use_bytes: int
+    """By others, and by params that the caller had there already."""
+    weight_bytes: int
+    workspace_bytes: int
+    """What a step needs beside weights and cache, and a reserve."""
+    cache_bytes: int
+    limits: Limits
+
+    @property
+    def num_cached_tokens(self) -> int:
+        """That the cache holds, of all sequences together."""
+        return (self.limits.num_pages - 1) * self.limits.page_size
+
+    @property
+    def unplanned_bytes(self) -> int:
+        """What is left where the cache does not need it all."""
+        used = self.in_use_bytes + self.weight_bytes + self.workspace_bytes + self.cache_bytes
+        return int(self.device_bytes * self.utilization) - used
+
+    def __str__(self) -> str:
+        parts = {
+            "in use before": self.in_use_bytes,
+            "weights": self.weight_bytes,
+            "workspace": self.workspace_bytes,
+            "left over": self.unplanned_bytes,
+            "KV cache": self.cache_bytes,
+        }
+        named = ", ".join(f"{name} {_readable(size)}" for name, size in parts.items() if size > NOT_WORTH_SAYING_BYTES)
+        limits = self.limits
+        return (
+            f"memory: {_readable(self.device_bytes)} x {self.utilization:g}: {named} = {self.num_cached_tokens:,} "
+            f"tokens in {limits.num_pages:,} pages of {limits.page_size}; context {limits.max_model_len:,}"
+        )
+
+
+def _readable(num_bytes: int) -> str:
+    return f"{num_bytes / GB:.1f} GB" if num_bytes >= GB / 10 else f"{num_bytes / MB:.1f} MB"

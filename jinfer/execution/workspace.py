@@ -1,0 +1,78 @@
+"""What a step needs on the device beside its arguments: known from the compiled step, without running it."""
+
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+
+from jinfer.batching.batch import layout_of
+from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.batching.packing import size_of
+from jinfer.config import EngineConfig, Limits
+from jinfer.execution.compilation_cache import cache_directory, persistent_cache
+from jinfer.execution.compiled_steps import compiler_options, lower_step
+from jinfer.execution.device_state import new_device_state
+from jinfer.models.config import ModelConfig
+from jinfer.models.model import Model
+
+# Weights are on their way to the GPU meanwhile, and what is timed beside them would be kept for the steps that run.
+WITHOUT_TUNING: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
+LOGITS_COPIES = 6  # float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits
+ACTIVATION_COPIES = 4  # of the widest activations of a step, between two layers
+
+
+def step_workspace_bytes(step: jax.stages.Compiled) -> int | None:
+    """XLA's temporary arrays, and results that take over no argument's memory. None where XLA does not say."""
+    analysis = step.memory_analysis()
+    if analysis is None:
+        return None
+    return analysis.temp_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+
+
+def largest_workspace_bytes(steps: Mapping[StepShape, jax.stages.Compiled]) -> int | None:
+    """Of all steps, of which one runs at a time. None where XLA does not say."""
+    sizes = [step_workspace_bytes(step) for step in steps.values()]
+    return max((size for size in sizes if size is not None), default=None)
+
+
+def start_probing(
+    model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, config: EngineConfig
+) -> Future[int | None]:
+    """Compiles, in a thread, the steps that need most: the largest of each kind. The result is what they need.
+
+    Nothing has to be on the device yet. `limits.num_pages` may be any number, for no step makes an array that long. On
+    a CPU, where compiling takes longer than loading a model, the result is None.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="jinfer-workspace")
+    try:
+        return thread.submit(lambda: probe(model, limits, dtype, device, config) if device.platform == "gpu" else None)
+    finally:
+        thread.shutdown(wait=False)
+
+
+def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, config: EngineConfig) -> int | None:
+    """Workspace of the largest decode step and the largest mixed step; None where XLA does not say."""
+    options = compiler_options(config, device)
+    options = None if options is None else {**options, **WITHOUT_TUNING}
+    buckets, sharding = Buckets.for_limits(limits), SingleDeviceSharding(device)
+    params, state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        (model.abstract_params, jax.eval_shape(lambda: new_device_state(model.config, limits, dtype))),
+    )
+
+    def compile_step(shape: StepShape) -> jax.stages.Compiled:
+        words = jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
+        return lower_step(model, limits, params, state, words, shape).compile(options)
+
+    shapes = (buckets.decode[-1], buckets.mixed[-1])
+    with persistent_cache(cache_directory(config, device)), ThreadPoolExecutor(len(shapes)) as threads:
+        return largest_workspace_bytes(dict(zip(shapes, threads.map(compile_step, shapes), strict=True)))
+
+
+def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
+    """An upper estimate, for where compiling is too dear or XLA does not say."""
+    widest = 2 * model.intermediate_size + 2 * model.hidden_size + model.num_heads * model.head_dim
+    logits = LOGITS_COPIES * limits.max_num_seqs * model.vocab_size * 4
+    return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize

@@ -1,0 +1,89 @@
+"""The workspace of steps, from their compilation alone."""
+
+from dataclasses import replace
+from unittest.mock import Mock
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.config import EngineConfig, Limits
+from jinfer.execution import workspace
+from jinfer.execution.workspace import (
+    estimated_workspace_bytes,
+    largest_workspace_bytes,
+    probe,
+    start_probing,
+    step_workspace_bytes,
+)
+from jinfer.models.registry import build_model, read_model_config
+from tests.tiny_model import CONFIG
+
+LIMITS = Limits(page_size=4, num_pages=50, max_num_seqs=2, max_num_batched_tokens=4, max_model_len=32)
+FLOAT32 = jnp.dtype("float32")
+MODEL = build_model(read_model_config(dict(CONFIG, num_hidden_layers=1)), FLOAT32, "reference")
+CPU = jax.devices("cpu")[0]
+
+
+def test_temporaries_and_new_results_count_and_donated_arguments_do_not():
+    def f(state, x):
+        return state + 1, jnp.sort(jnp.sort(x @ x.T, axis=1), axis=0) @ x
+
+    state, x = (jax.ShapeDtypeStruct(shape, FLOAT32) for shape in ((1000, 1000), (300, 200)))
+    found = step_workspace_bytes(jax.jit(f, donate_argnums=0).lower(state, x).compile())
+
+    new_result, between = 300 * 200 * 4, 300 * 300 * 4
+    assert found is not None
+    assert new_result + between <= found < 1000 * 1000 * 4
+
+
+def test_a_backend_that_does_not_say_is_not_guessed_for():
+    silent = Mock(spec=jax.stages.Compiled, memory_analysis=Mock(return_value=None))
+
+    assert step_workspace_bytes(silent) is None
+    assert largest_workspace_bytes({StepShape(1): silent}) is None
+    assert largest_workspace_bytes({}) is None
+
+
+def fake_step(size: int) -> Mock:
+    analysis = Mock(temp_size_in_bytes=size, output_size_in_bytes=0, alias_size_in_bytes=0)
+    return Mock(spec=jax.stages.Compiled, memory_analysis=Mock(return_value=analysis))
+
+
+def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeypatch):
+    limits = replace(LIMITS, max_num_seqs=13, max_num_batched_tokens=100)
+    sizes = {StepShape(13): 500, StepShape(13, 100): 700}
+    lowered = []
+
+    def lower(model, limits, params, state, words, shape):
+        lowered.append(shape)
+        assert state.kv_cache[0].shape[1] == limits.num_pages
+        return Mock(compile=Mock(return_value=fake_step(sizes[shape])))
+
+    monkeypatch.setattr(workspace, "lower_step", lower)
+
+    assert probe(MODEL, limits, FLOAT32, CPU, EngineConfig()) == 700
+    assert set(lowered) == set(sizes)
+
+
+def test_the_workspace_of_a_step_does_not_depend_on_the_number_of_pages(monkeypatch):
+    monkeypatch.setattr(workspace, "Buckets", Mock(for_limits=lambda limits: Buckets((StepShape(2),), (StepShape(2),))))
+    sizes = {probe(MODEL, replace(LIMITS, num_pages=number), FLOAT32, CPU, EngineConfig()) for number in (50, 2000)}
+
+    assert len(sizes) == 1
+    assert 0 < sizes.pop() < estimated_workspace_bytes(MODEL.config, LIMITS, FLOAT32) + 10**6
+
+
+def test_on_a_cpu_nothing_is_compiled_for_it(monkeypatch):
+    monkeypatch.setattr(workspace, "probe", Mock(side_effect=AssertionError("it was")))
+
+    assert start_probing(MODEL, LIMITS, FLOAT32, CPU, EngineConfig()).result(timeout=60) is None
+
+
+def test_what_compiling_raises_comes_with_the_result(monkeypatch):
+    device = Mock(spec=jax.Device, platform="gpu")
+    monkeypatch.setattr(workspace, "probe", Mock(side_effect=RuntimeError("the compiler is gone")))
+
+    with pytest.raises(RuntimeError, match="the compiler is gone"):
+        start_probing(MODEL, LIMITS, FLOAT32, device, EngineConfig()).result(timeout=60)
