@@ -51,7 +51,7 @@ class Monitor:
 
     def __call__(self, updates: Sequence[SequenceUpdate]) -> None:
         """To be called after every step."""
-        self._num_tokens += sum([len(update.token_ids) for update in updates])
+        self._num_tokens += sum([update.token_id is not None for update in updates])
         now = self._clock()
         if now - self._last >= self._interval_s:
             self._speak(now)

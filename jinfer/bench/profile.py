@@ -87,7 +87,8 @@ def _described(arguments: tuple[Any, ...]) -> dict[str, Any]:
     plan = next((each for each in arguments if isinstance(each, StepPlan)), None)
     if plan is None:
         return {}
-    requests = dict.fromkeys(row.sequence.request.request_id for row in plan.rows)
+    sequences = [*plan.decode.sequences, *(chunk.sequence for chunk in plan.chunks)]
+    requests = dict.fromkeys(sequence.request.request_id for sequence in sequences)
     kind = "decode" if plan.is_decode else "mixed"
     # "|" and not ",": the profiler ends a value at a comma
-    return {"kind": kind, "rows": len(plan.rows), "tokens": plan.num_tokens, "requests": "|".join(requests)}
+    return {"kind": kind, "rows": plan.num_rows, "tokens": plan.num_tokens, "requests": "|".join(requests)}
