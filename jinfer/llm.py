@@ -55,6 +55,8 @@ class LLM:
     `model` is a directory, a Hugging Face hub id, None for the small model that ships with jinfer, or a configuration
     (`ModelConfig`, or the mapping of a config.json) together with `params`, a nested dict of arrays that is served as
     it is. `options` are the fields of EngineConfig. Threads may share one LLM.
+
+    `limits` are the sizes that followed from the options, and `memory` (a MemoryPlan) says what went where.
     """
 
     def __init__(

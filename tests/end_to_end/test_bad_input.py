@@ -173,6 +173,13 @@ def test_a_model_directory_that_cannot_be_used(tmp_path, name):
     check(caught.value, *parts)
 
 
+def test_options_that_contradict_each_other_are_refused_before_weights_are_loaded(tmp_path):
+    write_checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match="max_num_seqs=32"):
+        LLM(tmp_path, **{**TINY_ENGINE, "max_num_seqs": 32})
+
+
 def test_a_directory_that_does_not_exist(tmp_path):
     with pytest.raises(ModelNotFoundError) as caught:
         LLM(tmp_path / "nowhere", **TINY_ENGINE)
@@ -220,6 +227,7 @@ def test_a_model_without_a_chat_template(tmp_path):
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]] = {
     "unknown": ({"page_sise": 8}, ConfigError, ("unknown engine option 'page_sise'", "the options are", "page_size")),
     "malformed": ({"page_size": 0}, ConfigError, ("page_size=0", "an integer from 1")),
+    "length": ({"max_model_len": "long"}, ConfigError, ("max_model_len='long'", "an integer from 1 or 'auto'")),
     "dtype": ({"dtype": "float8"}, ConfigError, ("dtype='float8'", "'bfloat16', 'float32'")),
     "policy": (
         {"scheduling_policy": "fifo"},

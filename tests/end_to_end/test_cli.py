@@ -211,6 +211,14 @@ class TestJson:
         assert printed["prompt_token_ids"] == [BOS_ID]
         assert len(printed["token_ids"]) == 12
 
+    def test_an_automatic_context_is_what_the_pages_hold_and_the_start_says_what_went_where(self, generate):
+        finished = generate("--prompt-token-ids", "5,6,7", "--max-model-len", "auto", "--num-pages", "6", "--json")
+
+        (printed,) = finished.objects
+        assert len(printed["token_ids"]) == 5 * 4 - len(IDS) or printed["finish_reason"] == "stop"
+        assert "memory: " in finished.stderr
+        assert "= 20 tokens in 6 pages of 4; context 20\n" in finished.stderr
+
 
 class TestErrors:
     @pytest.mark.parametrize(
@@ -249,6 +257,7 @@ class TestErrors:
             (("--prompt-token-ids", "5,x"), "'5,x' is not a list of token ids such as 1,2,3"),
             (("--prompt", TEXT, "--dtype", "int4"), "int4"),
             (("--prompt", TEXT, "--max-tokens", "many"), "many"),
+            (("--prompt", TEXT, "--max-model-len", "long"), "'long' is neither a number of tokens nor auto"),
         ],
     )
     def test_an_option_that_cannot_be_read_exits_with_2(self, generate, capsys, arguments, part):

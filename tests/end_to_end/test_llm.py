@@ -19,7 +19,7 @@ import jinfer
 from jinfer import LLM, CheckpointError, EngineError, FinishReason, RequestOutput, SamplingParams, StreamPiece
 from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weights import flatten, unflatten
+from jinfer.models.weights import flatten, num_bytes, unflatten
 from tests.checkpoints import (
     BOS_ID,
     CONFIG,
@@ -423,6 +423,15 @@ class TestMemory:
             llm.close()
             assert live_bytes() == before
         assert not any(x.is_deleted() for x in jax.tree.leaves(params))
+
+    def test_the_plan_of_the_memory_counts_what_was_loaded(self, llm, params):
+        given = LLM(CONFIG, params=params, **TINY_ENGINE)
+        given.close()
+
+        assert llm.memory.weight_bytes == num_bytes(params)
+        assert given.memory.weight_bytes == 0  # the caller's, and there before
+        assert llm.memory.limits == llm.limits
+        assert llm.memory.num_cached_tokens == (llm.limits.num_pages - 1) * llm.limits.page_size
 
     def test_a_start_that_fails_gives_back_what_it_had_loaded(self, directory):
         before = live_bytes()

@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.batching.batch import layout_of
+from jinfer.batching.buckets import StepShape
+from jinfer.batching.packing import size_of
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution import workspace
+from jinfer.execution.device_state import new_device_state
 from jinfer.execution.workspace import (
     estimated_workspace_bytes,
     largest_workspace_bytes,
@@ -67,12 +70,18 @@ def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeyp
     assert set(lowered) == set(sizes)
 
 
-def test_the_workspace_of_a_step_does_not_depend_on_the_number_of_pages(monkeypatch):
-    monkeypatch.setattr(workspace, "Buckets", Mock(for_limits=lambda limits: Buckets((StepShape(2),), (StepShape(2),))))
-    sizes = {probe(MODEL, replace(LIMITS, num_pages=number), FLOAT32, CPU, EngineConfig()) for number in (50, 2000)}
+def test_the_workspace_of_a_step_does_not_depend_on_the_number_of_pages():
+    def size_with(num_pages: int) -> int | None:
+        limits, shape = replace(LIMITS, num_pages=num_pages), StepShape(2)
+        state = jax.eval_shape(lambda: new_device_state(MODEL.config, limits, FLOAT32))
+        words = jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
+        lowered = workspace.lower_step(MODEL, limits, MODEL.abstract_params, state, words, shape)
+        return step_workspace_bytes(lowered.compile())
 
-    assert len(sizes) == 1
-    assert 0 < sizes.pop() < estimated_workspace_bytes(MODEL.config, LIMITS, FLOAT32) + 10**6
+    few, many = size_with(50), size_with(2000)
+
+    assert few == many
+    assert 0 < few < estimated_workspace_bytes(MODEL.config, LIMITS, FLOAT32) + 10**6
 
 
 def test_on_a_cpu_nothing_is_compiled_for_it(monkeypatch):
