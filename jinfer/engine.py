@@ -16,7 +16,7 @@ from jinfer.engine_stats import Counters, EngineStats
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState
 from jinfer.models.model import Model, Params
-from jinfer.progress import progress_bar
+from jinfer.progress import logged_time, progress_bar
 from jinfer.request import FinishReason, Request, Sequence
 from jinfer.sampling import StepResult
 from jinfer.scheduling.scheduler import Scheduler
@@ -50,8 +50,10 @@ class Engine:
         self._counters = Counters()
         self._scheduler = self._new_scheduler()
         try:
-            self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, config)
-            self._warm_up(config.progress)
+            with logged_time(logger, f"compiling {len(self._buckets.all)} steps"):
+                self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, config)
+            with logged_time(logger, "running each once"):
+                self._warm_up(config.progress)
         except BaseException:
             delete_arrays(self._state)
             raise

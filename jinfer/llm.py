@@ -22,7 +22,7 @@ from jinfer.loading import ModelSource, find_model, load_model
 from jinfer.models.model import Params
 from jinfer.models.weights import num_bytes
 from jinfer.outputs import RequestOutput, StreamPiece
-from jinfer.progress import progress_bar
+from jinfer.progress import logged_time, progress_bar
 from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
 from jinfer.request import Request
 from jinfer.sampling_params import SamplingParams
@@ -71,7 +71,8 @@ class LLM:
         found = find_model(model, params, tokenizer, self.config)
         chosen = choose_limits(self.config, found.model.config, device)
         step_bytes = start_probing(found.model, chosen, found.dtype, device, self.config)
-        self._loaded = load_model(found, params, self.config)
+        with logged_time(logger, "loading the weights"):
+            self._loaded = load_model(found, params, self.config)
         try:
             self.memory = plan_memory(self.config, chosen, memory, MemoryNeeds.of(
                 found.model.config, chosen, found.dtype,
