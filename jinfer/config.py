@@ -42,7 +42,8 @@ class EngineConfig:
     """Plan and dispatch a step before the one before it is read, so that the device does not wait for the host. Without
     it tokens are the same, and later: for debugging, and to see what overlap is worth."""
     attention: Attention = "auto"
-    """Implementation of attention: `auto` is `pallas` on a GPU and `reference` elsewhere."""
+    """Implementation of attention, of the linear layers of few rows, and of sampling: `auto` is `pallas` on a GPU and
+    `reference` elsewhere."""
     cuda_graphs: bool = True
     """Capture the kernels of a step as CUDA graphs. Without them each kernel is launched by the host: for debugging."""
     gemm_autotuning: bool = False

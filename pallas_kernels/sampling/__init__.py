@@ -29,8 +29,8 @@ def sample(
 ) -> tuple[Int32[Array, " rows"], Bool[Array, " rows"]]:
     """A token of each row, and whether all its logits are finite; where they are not, the token means nothing.
 
-    `blocked_ids` (-1: none) cannot be chosen where `positions < min_lengths`. Temperature 0 takes the largest logit, the
-    first of several. Any other draws from softmax(logits / temperature) of the tokens that pass all filters:
+    `blocked_ids` (-1: none) cannot be chosen where `positions < min_lengths`. Temperature 0 takes the largest logit,
+    the first of several. Any other draws from softmax(logits / temperature) of the tokens that pass all filters:
 
     - `top_k`: logits no less than the k-th largest; all of them for k < 1.
     - `top_p`: of what top_k left, the fewest of the most likely whose probabilities add up to top_p; all of it for 1.
@@ -40,9 +40,9 @@ def sample(
     count as reaching it: implementations add in different orders.
 
     The token drawn is argmax(logits / temperature + g) with g = jax.random.gumbel(fold_in(key, position), (vocab,)),
-    where the key is the Threefry key of the row's two seed words (Salmon et al., "Parallel Random Numbers: As Easy as 1,
-    2, 3", 2011). So a token depends on its row alone, and is the same in every implementation unless two are as good as
-    equal.
+    where the key is the Threefry key of the row's two seed words (Salmon et al., "Parallel Random Numbers: As Easy as
+    1, 2, 3", 2011). So a token depends on its row alone, and is the same in every implementation unless two are as good
+    as equal.
 
     On a GPU all logits are read once. A filter looks again only at slices whose largest logit may pass it.
     """

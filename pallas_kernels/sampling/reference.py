@@ -48,7 +48,8 @@ def top_logprobs(logits: Array, token_ids: Array, wanted: Array, count: int) -> 
     rows = logits.shape[0]
     nothing = jnp.zeros(rows), jnp.zeros((rows, count), jnp.int32), jnp.zeros((rows, count))
     found = jax.lax.cond(jnp.any(wanted), of_all, lambda: nothing)
-    return tuple(jnp.where(wanted.reshape(-1, *[1] * (x.ndim - 1)), x, 0) for x in found)
+    logprobs, ids, top = found
+    return jnp.where(wanted, logprobs, 0), jnp.where(wanted[:, None], ids, 0), jnp.where(wanted[:, None], top, 0)
 
 
 def kept_by(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:

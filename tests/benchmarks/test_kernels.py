@@ -226,6 +226,7 @@ def test_targets_lie_where_their_unit_says():
 @pytest.mark.parametrize("name", [
     "decode-64x2048", "decode-8x16384", "decode-256x1024", "decode-1x131072", "decode-b1-1024", "decode-b1-4096",
     "extend-1x8192", "extend-16x2048", "extend-32x256-on-4096", "mla-64x4096", "rms-norm", "fused-write",
+    "sample-greedy-256x151936", "sample-temperature-256x151936", "sample-qwen3-256x151936", "sample-qwen3-1x151936",
 ])  # fmt: skip
 def test_every_case_that_has_a_target_exists(name):
     assert CASES[name].target is not None

@@ -20,6 +20,8 @@ from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.rope_cache_write import shapes as rope_shapes
+from pallas_kernels.sampling import sample, top_logprobs
+from pallas_kernels.sampling import shapes as sampling_shapes
 from pallas_kernels.silu_and_multiply import shapes as activation_shapes
 from pallas_kernels.silu_and_multiply import silu_and_multiply
 from pallas_kernels.softmax import shapes as softmax_shapes
@@ -210,4 +212,28 @@ def mla_cases() -> Iterator[Named]:
             yield f"mla-{name}-{rows}x{positions}", case
 
 
-CASES = dict([*paged_attention_cases(), *row_cases(), *rope_cache_write_cases(), *linear_cases(), *mla_cases()])
+def sampling_cases() -> Iterator[Named]:
+    for (name, vocab), rows in itertools.product(sampling_shapes.VOCABULARIES.items(), (1, 256)):
+        parameters = {
+            **dict.fromkeys(["temperature", "top_p", "min_p"], array(rows, dtype=jnp.float32)),
+            **dict.fromkeys(["top_k", "positions", "min_lengths"], indices(rows)),
+            "seeds": array(rows, 2, dtype=jnp.uint32),
+            "blocked_ids": indices(rows, 16),
+        }
+        logits = array(rows, vocab, dtype=jnp.float32)
+        yield f"sample-{name}-{rows}", Case(pallas(sample), (logits,), "sample", named_arguments=parameters)
+    for name, vocab in sampling_shapes.VOCABULARIES.items():
+        arguments = array(64, vocab, dtype=jnp.float32), indices(64), array(64, dtype=jnp.bool_)
+        yield f"top_logprobs-{name}-64", Case(pallas(top_logprobs), arguments, "top_logprobs")
+
+
+CASES = dict(
+    [
+        *paged_attention_cases(),
+        *row_cases(),
+        *rope_cache_write_cases(),
+        *linear_cases(),
+        *mla_cases(),
+        *sampling_cases(),
+    ]
+)

@@ -18,6 +18,7 @@ OPS = (
     "softmax",
     "silu_and_multiply",
     "linear",
+    "sampling",
 )
 
 

@@ -10,12 +10,12 @@ Without filters the slice of the best score has the token. With filters most sli
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
-from jaxtyping import Array
 
 from pallas_kernels.sampling.triton import thresholds
 from pallas_kernels.sampling.triton.elements import Candidates, Elements, Slices
@@ -28,9 +28,9 @@ from pallas_kernels.triton_call import next_power_of_two
 class Scratch:
     """What a program leaves for its other threads: [rows, ...] arrays in global memory."""
 
-    order_ref: Array
-    logits_ref: Array
-    columns_ref: Array
+    order_ref: Any
+    logits_ref: Any
+    columns_ref: Any
 
 
 def choice_kernel(*refs, blocks, interpret):

@@ -1,7 +1,7 @@
 """Logits that a program goes over in chunks: the slices that matter, or what was collected from them."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
@@ -28,7 +28,7 @@ class Slices:
     """Those whose numbers are the first `count` of order_ref[row]."""
 
     row: Row
-    order_ref: Array
+    order_ref: Any
     count: Array
     slice_size: int
     slices_per_chunk: int
@@ -56,8 +56,8 @@ class Candidates:
     """The first `count` of logits_ref[row] and columns_ref[row]."""
 
     row: Row
-    logits_ref: Array
-    columns_ref: Array
+    logits_ref: Any
+    columns_ref: Any
     count: Array
     size: int
 

@@ -1,6 +1,7 @@
 """A row's sampling parameters, and its logits with what is blocked taken out."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follo
 class Row:
     """Scalars, and references to the logits [rows, vocab] and the blocked ids [rows, blocked]."""
 
-    logits_ref: Array
-    blocked_ref: Array
+    logits_ref: Any
+    blocked_ref: Any
     index: Array
     temperature: Array
     top_p: Array

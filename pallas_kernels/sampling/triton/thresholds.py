@@ -40,8 +40,8 @@ class Thresholds:
 def bound(row: Row, largest: Array, sums: Array, slice_size: int) -> Thresholds:
     """Lower bounds of the exact thresholds, from the slices' largest logits and sums of weights.
 
-    The k-th largest logit is no less than the k-th largest of the slices. Of a slice with sum s at least s - t * size is
-    in weights from t on, which bounds the weight that top_p asks for. After top_k, whose k largest must all be seen,
+    The k-th largest logit is no less than the k-th largest of the slices. Of a slice with sum s at least s - t * size
+    is in weights from t on, which bounds the weight that top_p asks for. After top_k, whose k largest must all be seen,
     nothing bounds the weight.
     """
 
