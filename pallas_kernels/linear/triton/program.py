@@ -101,10 +101,7 @@ def load_scale(refs: Refs, layer: tuple, column: Array, inside: Array | None) ->
 
 def load_weights(refs: Refs, layer: tuple, number: int, row: Array, column: Array, shape: KernelShape) -> Array:
     """The weights of inputs `row` [n, 1 or m] and outputs `column` [1, m] in the gate (0) or in the others (1):
-    [n, m], or [m, n] as they lie transposed.
-
-    A step reads them once and they are larger than the L2 cache, from which they must not drive out what is read again.
-    """
+    [n, m], or [m, n] as they lie transposed."""
     inside = None
     if shape.overhangs_inputs:
         inside = (row < shape.call.num_in) & (column < shape.call.num_out)
@@ -113,7 +110,4 @@ def load_weights(refs: Refs, layer: tuple, number: int, row: Array, column: Arra
     column = number * shape.call.num_out + column
     if shape.call.is_transposed:
         row, column, inside = column.T, row.T, None if inside is None else inside.T
-    return plt.load(
-        refs.w.at[(*layer, row, column)],
-        mask=inside, other=None if inside is None else 0, eviction_policy="evict_first",
-    )  # fmt: skip
+    return plt.load(refs.w.at[(*layer, row, column)], mask=inside, other=None if inside is None else 0)
