@@ -118,7 +118,7 @@ def test_fused_ends_are_the_definition(rng, dtype, rows, transposed, layers, nor
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_compute_it_with_all_ends(rng, way):
+def test_every_way_to_compute_it_overhanging_and_with_all_ends(rng, way):
     dtype = dtype_of(way)
     x, w, _ = make(rng, 3, 330, 78, dtype, layers=3)
     ends, wanted = make_ends(rng, x, w, False, norm=True, gated=True, residual=True)
@@ -152,7 +152,7 @@ def test_all_layers_share_a_kernel():
     assert len({id(eqn.params["jaxpr"]) for eqn in calls}) == 1
 
 
-@pytest.mark.parametrize("way", ["multiply", "multiply, split", "dot of parts", "dot of parts, split"])
+@pytest.mark.parametrize("way", ["multiply", "dot of parts, split"])
 @pytest.mark.parametrize("norm", [False, True])
 def test_sums_of_splits_add_up_to_the_result(rng, norm, way):
     x, w, _ = make(rng, 3, 330, 78, dtype_of(way), layers=3)
@@ -189,16 +189,10 @@ def test_a_row_is_the_same_whatever_the_others_hold(rng):
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize(
-    ("transposed", "sizes"),
-    [(True, (1, 384, 64)), (False, (3, 330, 75))],
-    ids=["out_in-whole", "in_out-overhanging"],
-)
-def test_every_way_to_compute_it(rng, sizes, transposed, way):
+def test_every_way_to_compute_it_transposed_and_without_masks(rng, way):
     dtype = dtype_of(way)
-    x, w, wanted = make(rng, *sizes, dtype, transposed, layers=3)
-    run = functools.partial(triton.linear, blocks=WAYS[way], interpret=INTERPRET)
-    got = jax.jit(run, static_argnums=(3, 4, 5))(x, w, 1, transposed, Ends(), x.dtype)
+    x, w, wanted = make(rng, 1, 384, 64, dtype, transposed=True, layers=3)
+    got = triton.linear(x, w, 1, True, Ends(), x.dtype, blocks=WAYS[way], interpret=INTERPRET)
     assert relative_error(got, wanted) < BOUNDS[dtype]
 
 
