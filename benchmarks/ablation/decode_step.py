@@ -19,6 +19,7 @@ from jinfer.config import Limits
 from jinfer.execution import compiled_steps
 from jinfer.execution.device_state import DeviceState, new_device_state
 from jinfer.execution.step import run_step
+from jinfer.models import decoder
 from jinfer.models.model import Model, Params
 from pallas_kernels import paged_attention
 from pallas_kernels.selection import should_interpret
@@ -124,10 +125,29 @@ def _jax_attention(foreign: Any, num_splits: int) -> Iterator[None]:
 
     paged_attention.decode = decode
     try:
-        yield
+        with _traced_anew():
+            yield
     finally:
         paged_attention.decode = ours
     if num_calls != len(foreign):
         raise RuntimeError(
             f"{num_calls} calls of paged_attention.decode in {len(foreign)} layers: not all was replaced"
         )
+
+
+@contextlib.contextmanager
+def _traced_anew() -> Iterator[None]:
+    """Layers share one trace where the decoder jits them, and would share a foreign layer: each gets a jit of its own."""
+    layer = vars(decoder).get("_layer")
+    if layer is None:
+        yield
+        return
+
+    def anew(*arguments):
+        return jax.jit(functools.partial(layer.__wrapped__), static_argnums=(0, 1))(*arguments)
+
+    decoder._layer = anew
+    try:
+        yield
+    finally:
+        decoder._layer = layer

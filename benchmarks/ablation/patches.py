@@ -3,14 +3,8 @@
 from typing import Any
 
 from jinfer.batching import buckets
-from jinfer.execution import compiled_steps
 
 DENSE = (1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
-
-
-def default_compiler_options() -> None:
-    """XLA's own options: Triton GEMMs, autotuned."""
-    _replace(compiled_steps, "GPU_COMPILER_OPTIONS", {})
 
 
 def sparse_buckets() -> None:

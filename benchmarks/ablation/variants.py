@@ -48,7 +48,9 @@ VARIANTS = (
         "mixed-off", "prompts and outputs in steps of their own", (PLAN_WORKLOAD,),
         {"scheduling_policy": "prefill_first"},
     ),
-    Variant("default-compiler-options", "XLA as it comes", patch=patches.default_compiler_options),
+    Variant(  # of few rows: autotuning takes up to half a minute a shape
+        "default-compiler-options", "XLA as it comes", options={"gemm_autotuning": True, "max_num_seqs": 64}
+    ),
     _pages(1),
     _pages(16),
     _pages(64),

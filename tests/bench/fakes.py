@@ -1,11 +1,12 @@
 """An engine without a model, whose steps take known times of a clock that nobody waits for."""
 
+from types import SimpleNamespace
+
 from jinfer.bench.limits import Limits as Machine
 from jinfer.bench.measure import Bench
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
 from jinfer.config import Limits
-from jinfer.engine import SequenceUpdate
 from jinfer.models.registry import read_model_config
 from jinfer.request import FinishReason
 from tests.tiny_model import CONFIG
@@ -32,7 +33,7 @@ class FakeEngine:
         self.prompts.append(request.prompt_token_ids)
         self._new.append(request)
 
-    def step(self) -> list[SequenceUpdate]:
+    def step(self) -> list[SimpleNamespace]:
         self.now += PREFILL_S * len(self._new) or DECODE_S
         self._running += self._new
         self._new = []
@@ -40,14 +41,14 @@ class FakeEngine:
         self._running = [request for request in self._running if not request.is_finished]
         return updates
 
-    def _token(self, request) -> SequenceUpdate:
+    def _token(self, request) -> SimpleNamespace:
         (sequence,) = request.sequences
         sequence.token_ids.append(0)
         if request.first_token_time is None:
             request.first_token_time = self.now
         if sequence.num_output_tokens == request.params.max_tokens:
             sequence.finish_reason, request.finished_time = FinishReason.LENGTH, self.now
-        return SequenceUpdate(sequence, "", (0,))
+        return SimpleNamespace(sequence=sequence, token_id=0, token_ids=(0,))
 
     def sleep(self, seconds: float) -> None:
         assert seconds > 0

@@ -22,6 +22,7 @@ from tests.tiny_model import CONFIG
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]
 ENGINE = ("--max-num-seqs", "4", "--max-num-batched-tokens", "16", "--page-size", "4", "--no-progress")
+ONE_ROW = ("--max-num-seqs", "1", "--max-num-batched-tokens", "16")  # two shapes to compile
 LATENCY = ("latency", "b2-8", "ttft-8", "--output-len", "6")
 MACHINE = Limits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
 TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
@@ -43,7 +44,7 @@ def bench(tiny, capsys, monkeypatch):
     monkeypatch.setattr("jinfer.bench.cli.machine_limits", lambda: MACHINE)
 
     def run(*words, options=("--config", tiny)):
-        engine = ENGINE if "start" not in words else ENGINE[:-1]
+        engine = ENGINE if "start" not in words else ONE_ROW
         status = cli.main(["bench", *map(str, [*words, *options, *engine])])
         return status, *capsys.readouterr()
 
