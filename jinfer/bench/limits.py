@@ -28,7 +28,7 @@ class Limits:
 
 def measure_limits(*, smoke: bool = False) -> Limits:
     """Takes some seconds and, unless it is a smoke test, 12 GiB of memory, which it gives back."""
-    elements, size, num_calls = (1 << 24, 512, 4) if smoke else (1 << 30, 8192, 20)
+    elements, size, num_calls = (1 << 22, 256, 4) if smoke else (1 << 30, 8192, 20)
     numbers = _normal((elements,), jnp.float32)
     read_s = _seconds(jnp.sum, numbers, num_calls=num_calls)
     copy_s = min(_seconds(copy, numbers, num_calls=num_calls) for copy in (jnp.copy, jnp.negative))

@@ -1,8 +1,6 @@
 """Every variant differs from the baseline in what it says, and one that fails does not end the others."""
 
 import json
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +12,6 @@ from benchmarks.ablation.variants import VARIANTS, Variant, find_variants
 from benchmarks.compare.workloads import comparable_workload
 from jinfer import ConfigError
 from jinfer.batching import buckets
-from jinfer.bench.limits import Limits
 from jinfer.models.registry import build_model, read_model_config
 from pallas_kernels import paged_attention
 from tests.tiny_model import CONFIG
@@ -95,19 +92,18 @@ def test_nothing_replaced_is_an_error(monkeypatch):
         pass
 
 
-def test_a_variant_is_measured_in_its_process(tiny):
+def test_a_child_prints_a_line_for_each_result(tiny, capsys):
     request = {
-        "variant": "page-16", "config": str(tiny), "workloads": ["b2-8"], "repeats": 1, "machine": MACHINE,
+        "variant": "page-16", "config": str(tiny), "workloads": ["ttft-8"], "repeats": 1, "machine": MACHINE,
         "options": {**ENGINE, "max_model_len": 48}, "command": "python -m benchmarks.ablation Tiny",
     }  # fmt: skip
-    (result,) = child.results(find_variants(["page-16"])[0], {**request, "workloads": ["ttft-8"]}, Limits(**MACHINE))
-    assert result.id == "ablation-tiny-page-16-ttft-8"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.ablation.child"], input=json.dumps({**request, "variant": "nothing"}),
-        capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert done.returncode == 1
-    assert "no variant is called nothing" in done.stderr
+    assert child.main(request) == 0
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["id"] == "ablation-tiny-page-16-ttft-8"
+    assert line["machine"] == MACHINE
+    assert line["command"] == "python -m benchmarks.ablation Tiny"
+    assert child.main({**request, "variant": "nothing"}) == 1
+    assert "no variant is called nothing" in capsys.readouterr().err
 
 
 def test_a_variant_that_fails_is_a_row_and_the_others_go_on(tiny, tmp_path, monkeypatch, capsys):
