@@ -43,6 +43,11 @@ def cache_directory(config: EngineConfig, device: jax.Device) -> Path | None:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jinfer" / "compiled"
 
 
+def keeps_traces(config: EngineConfig, device: jax.Device) -> bool:
+    """Whether traced steps are kept beside what they are compiled to: on a GPU, where they are many, or on demand."""
+    return device.platform == "gpu" or config.compilation_cache_dir is not None
+
+
 @contextlib.contextmanager
 def persistent_cache(directory: Path | None) -> Iterator[None]:
     """Compilations in this block, in any thread, are looked for and kept in `directory`. Raises ConfigError if it

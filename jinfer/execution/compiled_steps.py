@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ from jinfer.batching.batch import Batch, layout_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import size_of
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.compilation_cache import cache_directory, persistent_cache
+from jinfer.execution.compilation_cache import cache_directory, keeps_traces, persistent_cache
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.step import run_step
+from jinfer.execution.traced_steps import traced, with_tree
 from jinfer.models.model import Model, Params
 from jinfer.progress import progress_bar
 from jinfer.sampling import StepResult
@@ -37,8 +39,7 @@ class CompiledSteps:
     ) -> None:
         abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
         device = next(iter(jax.tree.leaves(params)[0].sharding.device_set))
-        options = compiler_options(config, device)
-        compile_one = functools.partial(_compile, model, limits, abstract_params, abstract_state, options)
+        compile_one = functools.partial(compile_step, model, limits, abstract_params, abstract_state, config, device)
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
         with (
             persistent_cache(cache_directory(config, device)),
@@ -64,12 +65,43 @@ class CompiledSteps:
         return self._executables[batch.shape](params, state, batch.words)
 
 
-def lower_step(
-    model: Model, limits: Limits, params: Any, state: Any, words: Any, shape: StepShape
-) -> jax.stages.Lowered:
+def compile_step(
+    model: Model, limits: Limits, params: Any, state: Any, config: EngineConfig, device: jax.Device, shape: StepShape,
+    **more_options: str | bool,
+) -> jax.stages.Compiled:  # fmt: skip
+    """Compiles the step of one shape for abstract arguments, traced now or at an earlier start."""
+    options = compiler_options(config, device)
+    options = None if options is None else {**options, **more_options}
+    directory = cache_directory(config, device) if keeps_traces(config, device) else None
+    if directory is None:
+        return lower_step(model, limits, params, state, shape).compile(options)
+    return _lower_traced_step(model, limits, params, state, shape, directory, device).compile(options)
+
+
+def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> jax.stages.Lowered:
     """Traces and lowers the step of one shape for abstract arguments."""
     step = jax.jit(functools.partial(run_step, model, shape, limits), donate_argnums=1)
-    return step.lower(params, state, words)
+    return step.lower(params, state, _words(shape, limits))
+
+
+def _lower_traced_step(
+    model: Model, limits: Limits, params: Any, state: Any, shape: StepShape, directory: Path, device: jax.Device
+) -> jax.stages.Lowered:
+    leaves, structure = jax.tree.flatten((params, state, _words(shape, limits)))
+
+    def flat_step(*arguments: Any) -> list[Any]:
+        return jax.tree.leaves(run_step(model, shape, limits, *jax.tree.unflatten(structure, arguments)))
+
+    shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
+    what = model.config, model.implementation, limits, shape, structure, shapes
+    exported = traced(flat_step, leaves, what, directory, device)
+    result_structure = jax.tree.structure((state, StepResult(*range(len(StepResult._fields)))))
+    step = jax.jit(with_tree(exported, result_structure), donate_argnums=1)
+    return step.lower(params, state, _words(shape, limits))
+
+
+def _words(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
 
 
 def compiler_options(config: EngineConfig, device: jax.Device) -> dict[str, str | bool] | None:
@@ -80,13 +112,6 @@ def compiler_options(config: EngineConfig, device: jax.Device) -> dict[str, str 
         **({} if config.gemm_autotuning else GPU_COMPILER_OPTIONS),
         **({} if config.cuda_graphs else NO_CUDA_GRAPHS),
     }
-
-
-def _compile(
-    model: Model, limits: Limits, params: Any, state: Any, options: dict[str, str | bool] | None, shape: StepShape
-) -> jax.stages.Compiled:
-    words = jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
-    return lower_step(model, limits, params, state, words, shape).compile(options)
 
 
 def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:

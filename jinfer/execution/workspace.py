@@ -7,12 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
-from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.batching.packing import size_of
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compilation_cache import cache_directory, persistent_cache
-from jinfer.execution.compiled_steps import compiler_options, lower_step
+from jinfer.execution.compiled_steps import compile_step
 from jinfer.execution.device_state import new_device_state
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
@@ -54,21 +52,18 @@ def start_probing(
 
 def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, config: EngineConfig) -> int | None:
     """Workspace of the largest decode step and the largest mixed step; None where XLA does not say."""
-    options = compiler_options(config, device)
-    options = None if options is None else {**options, **WITHOUT_TUNING}
     buckets, sharding = Buckets.for_limits(limits), SingleDeviceSharding(device)
     params, state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         (model.abstract_params, jax.eval_shape(lambda: new_device_state(model.config, limits, dtype))),
     )
 
-    def compile_step(shape: StepShape) -> jax.stages.Compiled:
-        words = jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
-        return lower_step(model, limits, params, state, words, shape).compile(options)
+    def compile_one(shape: StepShape) -> jax.stages.Compiled:
+        return compile_step(model, limits, params, state, config, device, shape, **WITHOUT_TUNING)
 
     shapes = (buckets.decode[-1], buckets.mixed[-1])
     with persistent_cache(cache_directory(config, device)), ThreadPoolExecutor(len(shapes)) as threads:
-        return largest_workspace_bytes(dict(zip(shapes, threads.map(compile_step, shapes), strict=True)))
+        return largest_workspace_bytes(dict(zip(shapes, threads.map(compile_one, shapes), strict=True)))
 
 
 def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:

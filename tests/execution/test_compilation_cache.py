@@ -1,9 +1,14 @@
 """A second start finds what the first one compiled, and JAX's own settings are as they were."""
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import jax
+import jax.numpy as jnp
 import pytest
 
 from jinfer import ConfigError, EngineConfig
+from jinfer.execution import compiled_steps, traced_steps
 from jinfer.execution.compilation_cache import cache_directory, persistent_cache
 from tests.tiny_model import tiny_llm
 
@@ -23,16 +28,21 @@ def events() -> list[str]:
     jax.monitoring.unregister_event_listener(record)
 
 
-def test_a_second_start_compiles_no_step(tmp_path, events):
+def test_a_second_start_traces_and_compiles_no_step(tmp_path, events, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
     options = {"max_num_seqs": 1, "max_num_batched_tokens": 16, "compilation_cache_dir": str(tmp_path / "steps")}
     outputs = []
-    for _ in range(2):
+    for is_second in (False, True):
         events.clear()
         jax.clear_caches()
+        if is_second:
+            monkeypatch.setattr(compiled_steps, "run_step", Mock(side_effect=AssertionError("it is traced again")))
         with tiny_llm(**options) as llm:
             num_steps = len(llm._engine._steps.executables)
             outputs.append(llm.generate([[1, 2, 3]], temperature=0, max_tokens=5)[0].outputs[0].token_ids)
+            address = llm._engine._state.kv_cache[0].unsafe_buffer_pointer()
+            llm.generate([[1, 2, 3]], temperature=0, max_tokens=5)
+            assert llm._engine._state.kv_cache[0].unsafe_buffer_pointer() == address, "the cache is copied"
     assert events.count(HIT) >= num_steps
     assert MISS not in events
     assert outputs[0] == outputs[1]
@@ -63,3 +73,29 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
         persistent_cache(tmp_path / "file" / "steps"),
     ):
         pass
+
+
+def twice(x):
+    return [x + x]
+
+
+def trace(what: str, directory: Path):
+    return traced_steps.traced(twice, [jax.ShapeDtypeStruct((2,), jnp.float32)], what, directory, jax.devices("cpu")[0])
+
+
+def test_a_damaged_trace_is_traced_again(tmp_path, caplog):
+    trace("a step", tmp_path)
+    (file,) = tmp_path.glob("step-*")
+    file.write_bytes(b"no program")
+    exported = trace("a step", tmp_path)
+    assert exported.call(jnp.ones(2))[0].tolist() == [2, 2]
+    assert "traced again" in caplog.text
+    assert file.read_bytes() != b"no program"
+
+
+def test_other_steps_and_other_sources_have_other_traces(tmp_path, monkeypatch):
+    trace("a step", tmp_path)
+    trace("another", tmp_path)
+    monkeypatch.setattr(traced_steps, "_sources", lambda: "changed")
+    trace("a step", tmp_path)
+    assert len(list(tmp_path.glob("step-*"))) == 3

@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import Buckets
-from jinfer.batching.packing import size_of
 from jinfer.config import Limits
 from jinfer.execution.compiled_steps import lower_step
 from jinfer.execution.device_state import kv_layer_shape, new_device_state
@@ -24,8 +22,7 @@ def test_no_step_copies_the_cache(shape):
     config = read_model_config(read_json(DEMO_MODEL / "config.json"))
     model = build_model(config, jnp.dtype("float32"), "auto")
     state = jax.eval_shape(lambda: new_device_state(config, LIMITS, jnp.dtype("float32")))
-    words = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
-    compiled = lower_step(model, LIMITS, model.abstract_params, state, words, shape).compile()
+    compiled = lower_step(model, LIMITS, model.abstract_params, state, shape).compile()
     layer = "f32[" + ",".join(map(str, kv_layer_shape(config, LIMITS))) + "]"
     made = re.findall(rf"= {re.escape(layer)}\S* ([\w-]+)\(", compiled.as_text())
     assert made, "the cache is in the program"

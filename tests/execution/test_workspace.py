@@ -7,11 +7,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import StepShape
-from jinfer.batching.packing import size_of
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution import workspace
+from jinfer.execution.compiled_steps import lower_step
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.workspace import (
     estimated_workspace_bytes,
@@ -57,26 +56,24 @@ def fake_step(size: int) -> Mock:
 def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeypatch):
     limits = replace(LIMITS, max_num_seqs=13, max_num_batched_tokens=100)
     sizes = {StepShape(13): 500, StepShape(13, 100): 700}
-    lowered = []
+    compiled = []
 
-    def lower(model, limits, params, state, words, shape):
-        lowered.append(shape)
+    def compile_step(model, limits, params, state, config, device, shape, **options):
+        compiled.append(shape)
         assert state.kv_cache[0].shape[1] == limits.num_pages
-        return Mock(compile=Mock(return_value=fake_step(sizes[shape])))
+        return fake_step(sizes[shape])
 
-    monkeypatch.setattr(workspace, "lower_step", lower)
+    monkeypatch.setattr(workspace, "compile_step", compile_step)
 
     assert probe(MODEL, limits, FLOAT32, CPU, EngineConfig()) == 700
-    assert set(lowered) == set(sizes)
+    assert set(compiled) == set(sizes)
 
 
 def test_the_workspace_of_a_step_does_not_depend_on_the_number_of_pages():
     def size_with(num_pages: int) -> int | None:
         limits, shape = replace(LIMITS, num_pages=num_pages), StepShape(2)
         state = jax.eval_shape(lambda: new_device_state(MODEL.config, limits, FLOAT32))
-        words = jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
-        lowered = workspace.lower_step(MODEL, limits, MODEL.abstract_params, state, words, shape)
-        return step_workspace_bytes(lowered.compile())
+        return step_workspace_bytes(lower_step(MODEL, limits, MODEL.abstract_params, state, shape).compile())
 
     few, many = size_with(50), size_with(2000)
 
