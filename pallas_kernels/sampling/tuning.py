@@ -13,7 +13,9 @@ MAX_SLICES_PER_PROGRAM = 8
 PROGRAMS_PER_MULTIPROCESSOR = 8  # that have something to do before any has more slices than it needs
 THREADS_PER_WARP = 32
 MAX_THREAD_LOGITS = 32  # that a thread holds at once
-CHUNK = 4096  # logits that the second kernel's programs load at once
+MAX_CHOICE_LOGITS = 8  # the same where tokens are chosen: more of them cost registers, and much code to compile
+CHUNK = 2048  # that programs load at once which choose a token
+TOP_CHUNK = 8192  # and those that look for the largest
 CANDIDATE_CHUNK = 1024
 MAX_CANDIDATES = 8192
 
@@ -59,7 +61,7 @@ top_key = sample_key
 
 
 def sample_blocks(num_rows: int, vocab_size: int) -> SampleBlocks:
-    """Slices do not depend on the number of rows, so that no sum does: a token is the same in every batch."""
+    """Slices do not depend on the number of rows: what is summed of a row is the same in every batch."""
     tuned = tuned_blocks("sampling", "sample", sample_key(num_rows, vocab_size), SampleBlocks)
     if tuned is not None:
         return tuned
@@ -71,7 +73,7 @@ def sample_blocks(num_rows: int, vocab_size: int) -> SampleBlocks:
         slice_size=slice_size,
         slices_per_program=min(slices_per_program, next_power_of_two(slices)),
         num_warps=4,
-        slices_per_chunk=min(CHUNK // slice_size, next_power_of_two(slices)),
+        slices_per_chunk=min(max(1, CHUNK // slice_size), next_power_of_two(slices)),
         candidate_chunk=min(CANDIDATE_CHUNK, next_power_of_two(vocab_size)),
         max_candidates=min(MAX_CANDIDATES, next_power_of_two(vocab_size)),
         num_choice_warps=8,
@@ -82,11 +84,10 @@ def sample_candidates(num_rows: int, vocab_size: int) -> list[SampleBlocks]:
     """What a tuning sweep tries."""
     known = sample_blocks(num_rows, vocab_size)
     found = [known]
-    for slices_per_program, num_warps, chunk, num_choice_warps in itertools.product(
-        (2, 4, 8, 16), (2, 4, 8), (CHUNK // 2, CHUNK), (4, 8)
-    ):
+    for slices_per_program, num_warps, num_choice_warps in itertools.product((2, 4, 8, 16), (2, 4, 8), (4, 8, 16)):
         if known.slice_size * slices_per_program <= MAX_THREAD_LOGITS * THREADS_PER_WARP * num_warps:
             tried = replace(known, slices_per_program=slices_per_program, num_warps=num_warps)
+            chunk = MAX_CHOICE_LOGITS * THREADS_PER_WARP * num_choice_warps
             slices_per_chunk = max(1, chunk // known.slice_size)
             found.append(replace(tried, slices_per_chunk=slices_per_chunk, num_choice_warps=num_choice_warps))
     return list(dict.fromkeys(found))
@@ -96,7 +97,7 @@ def top_blocks(num_rows: int, vocab_size: int) -> TopBlocks:
     """A program a row, however many there are: requests that want log probabilities are few."""
     tuned = tuned_blocks("sampling", "top_logprobs", top_key(num_rows, vocab_size), TopBlocks)
     slice_size = _slice_size(vocab_size)
-    slices_per_chunk = min(2 * CHUNK // slice_size, next_power_of_two(ceil_div(vocab_size, slice_size)))
+    slices_per_chunk = min(max(1, TOP_CHUNK // slice_size), next_power_of_two(ceil_div(vocab_size, slice_size)))
     return tuned or TopBlocks(slice_size, slices_per_chunk, num_warps=8)
 
 
@@ -105,7 +106,9 @@ def top_candidates(num_rows: int, vocab_size: int) -> list[TopBlocks]:
     known = top_blocks(num_rows, vocab_size)
     tried = [
         TopBlocks(known.slice_size, max(1, chunk // known.slice_size), num_warps)
-        for chunk, num_warps in itertools.product((CHUNK // 2, CHUNK, 2 * CHUNK, 4 * CHUNK), (4, 8, 16))
+        for chunk, num_warps in itertools.product(
+            (TOP_CHUNK // 4, TOP_CHUNK // 2, TOP_CHUNK, 2 * TOP_CHUNK), (4, 8, 16)
+        )
         if chunk <= MAX_THREAD_LOGITS * THREADS_PER_WARP * num_warps
     ]
     return list(dict.fromkeys([known, *tried]))

@@ -183,6 +183,31 @@ def test_no_ids_to_block(rng, implementation):
     check(call(logits, parameters, implementation=implementation)[0], logits, parameters)
 
 
+def test_a_call_is_its_kernels_alone(rng):
+    """A conditional or a loop around them would be read by the host, and would end a CUDA graph."""
+    logits, parameters = random_logits(rng), random_parameters(rng)
+
+    def both(logits, parameters):
+        token_ids, _ = sample(logits, **parameters, implementation="pallas", interpret=False)
+        return top_logprobs(logits, token_ids, token_ids > 0, implementation="pallas", interpret=False)
+
+    assert primitives_of(jax.make_jaxpr(both)(logits, parameters).jaxpr) == [
+        "pallas_call",
+        "pallas_call",
+        "gt",
+        "pallas_call",
+    ]
+
+
+def primitives_of(jaxpr) -> list[str]:
+    """Those that are run, in order, where jitted functions are what is in them."""
+    names = []
+    for equation in jaxpr.eqns:
+        inner = equation.params.get("jaxpr") if equation.primitive.name == "jit" else None
+        names += [equation.primitive.name] if inner is None else primitives_of(inner.jaxpr)
+    return names
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("vocab", shapes.VOCABULARIES.values())
 @pytest.mark.parametrize("rows", shapes.ROWS)
