@@ -46,6 +46,21 @@ class InstantSteps:
         return state, self._results[rows]
 
 
+class NoPageSharing:
+    """Stands in for PageSharing, for prompts that have nothing in common."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def warm_up(self, state: Any) -> Any:
+        """Nothing."""
+        return state
+
+    def __call__(self, state: Any, plan: Any) -> Any:
+        """Nothing."""
+        return state
+
+
 class Stopwatch:
     """Wraps functions and keeps how long each call took."""
 
@@ -76,7 +91,10 @@ def main() -> None:
 def measure(rows: int) -> dict[str, float]:
     """Median microseconds of each part."""
     watch = Stopwatch()
-    with mock.patch.object(engine_module, "CompiledSteps", InstantSteps):
+    with (
+        mock.patch.object(engine_module, "CompiledSteps", InstantSteps),
+        mock.patch.object(engine_module, "PageSharing", NoPageSharing),
+    ):
         engine = _engine(rows)
     requests = _requests(rows, engine.limits)
     inbox = Inbox(requests)
@@ -111,9 +129,9 @@ def _engine(rows: int) -> Engine:
 def _requests(rows: int, limits: Limits) -> list[Request]:
     """Prompts of different lengths, so that pages begin in every step and not in every sixteenth."""
     params = SamplingParams(max_tokens=WARM_UP_STEPS + 2 * TIMED_STEPS, ignore_eos=True).with_defaults({})
-    prompts = [[0] * (PROMPT_LENGTH + i % PAGE_SIZE) for i in range(rows)]
+    prompts = [[i] * (PROMPT_LENGTH + i % PAGE_SIZE) for i in range(rows)]
     return [
-        Request.create(f"{i}", None, prompt, params, eos_token_ids=frozenset(), vocab_size=1, limits=limits)
+        Request.create(f"{i}", None, prompt, params, eos_token_ids=frozenset(), vocab_size=rows, limits=limits)
         for i, prompt in enumerate(prompts)
     ]
 

@@ -35,6 +35,8 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9
     """Share for weights, workspace and pages together: of what JAX may use of the GPU, which is 75% of it unless
     XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; on a CPU, of the host's available memory."""
+    prefix_caching: bool = True
+    """Keep the keys and values of what was computed as long as there is room, for requests that begin the same."""
     scheduling_policy: SchedulingPolicy = "mixed"
     """In which steps prompts are computed, and in which tokens are decoded: jinfer/scheduling/policies.py says what
     each is good for, and who waits for whom."""
@@ -63,7 +65,8 @@ class EngineConfig:
         _check_choice("dtype", self.dtype, (*get_args(DType), None))
         _check_choice("attention", self.attention, get_args(Attention))
         _check_choice("scheduling_policy", self.scheduling_policy, get_args(SchedulingPolicy))
-        for name in ("overlap", "cuda_graphs", "gemm_autotuning", "compilation_cache", "dummy_weights", "progress"):
+        switches = "prefix_caching", "overlap", "cuda_graphs", "gemm_autotuning", "compilation_cache"
+        for name in (*switches, "dummy_weights", "progress"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":
             raise ConfigError(f"compilation_cache_dir={self.compilation_cache_dir!r} must be the name of a directory")

@@ -15,6 +15,7 @@ from jinfer.config import EngineConfig, Limits
 from jinfer.engine_stats import Counters, EngineStats
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState
+from jinfer.execution.page_sharing import PageSharing
 from jinfer.models.model import Model, Params
 from jinfer.progress import logged_time, progress_bar
 from jinfer.request import FinishReason, Request, Sequence
@@ -52,6 +53,7 @@ class Engine:
         try:
             with logged_time(logger, f"compiling {len(self._buckets.all)} steps"):
                 self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, config)
+                self._page_sharing = PageSharing(limits, self._state) if config.prefix_caching else None
             with logged_time(logger, "running each once"):
                 self._warm_up(config.progress)
         except BaseException:
@@ -61,7 +63,9 @@ class Engine:
         self._in_flight: StepInFlight | None = None
 
     def _new_scheduler(self) -> Scheduler:
-        return Scheduler(self.limits, self._counters, self._config.scheduling_policy)
+        return Scheduler(
+            self.limits, self._counters, self._config.scheduling_policy, prefix_caching=self._config.prefix_caching
+        )
 
     def _warm_up(self, progress: bool) -> None:
         """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request should wait."""
@@ -70,6 +74,8 @@ class Engine:
                 self._state, result = self._steps(self._params, self._state, padding_batch(shape, self.limits))
                 result.token_ids.block_until_ready()
                 bar.update()
+        if self._page_sharing:
+            self._state = self._page_sharing.warm_up(self._state)
 
     @property
     def has_work(self) -> bool:
@@ -82,7 +88,7 @@ class Engine:
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
             num_used_pages=pool.num_used,
-            num_cached_pages=0,
+            num_cached_pages=pool.num_cached,
             num_free_pages=pool.num_free,
             **dataclasses.asdict(self._counters),
         )
@@ -119,6 +125,8 @@ class Engine:
         return updates
 
     def _dispatch(self, plan: StepPlan) -> StepInFlight:
+        if self._page_sharing:
+            self._state = self._page_sharing(self._state, plan)
         batch = make_batch(plan, self._buckets, self.limits)
         self._state, result = self._steps(self._params, self._state, batch)
         result.token_ids.copy_to_host_async()

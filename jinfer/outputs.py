@@ -42,7 +42,10 @@ class CompletionOutput:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """The completions of one prompt, in order of their index."""
+    """The completions of one prompt, in order of their index.
+
+    `num_cached_tokens` of the prompt were found in the prefix cache when the request began; None if it has not begun.
+    """
 
     request_id: str
     prompt: str | None
@@ -50,6 +53,7 @@ class RequestOutput:
     outputs: tuple[CompletionOutput, ...]
     finished: bool
     metrics: RequestMetrics
+    num_cached_tokens: int | None
 
     @property
     def text(self) -> str:
@@ -71,6 +75,7 @@ class RequestOutput:
                 num_prompt_tokens=len(request.prompt_token_ids),
                 num_output_tokens=sum(sequence.num_output_tokens for sequence in request.sequences),
             ),
+            num_cached_tokens=request.num_cached_tokens,
         )
 
 

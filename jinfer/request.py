@@ -40,6 +40,8 @@ class Sequence:
     has_begun: bool = False  # it runs, or was preempted
     row: int | None = None  # on the device, while it runs
     page_ids: list[int] = field(default_factory=list)
+    num_shared_pages: int = 0  # the first of them, which the prefix cache knows and others may use as well
+    cache_node: Any = None  # where they end in the prefix cache
     num_computed_tokens: int = 0  # whose keys and values are written, or will be by a step already planned
     num_pending_tokens: int = 0  # sampled by a step that the host has not read yet: 0 or 1
     has_token_on_device: bool = False  # its row holds its newest token, so that decoding needs nothing from the host
@@ -85,6 +87,7 @@ class Request:
     params: SamplingParams
     arrival_time: float
     sequences: list[Sequence] = field(default_factory=list)
+    num_cached_tokens: int | None = None  # of the prompt, found in the prefix cache when the first sequence began
     first_token_time: float | None = None
     finished_time: float | None = None
 

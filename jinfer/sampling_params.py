@@ -12,6 +12,7 @@ MAX_N = 128
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 1024
+MAX_CACHE_SALT_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 16  # per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens
 
 MODEL_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
@@ -54,12 +55,16 @@ class SamplingParams:
     """Leave special tokens out of the text."""
     logprobs: int | None = None
     """Log probabilities of the sampled token and of the k most likely, 0 to 20; None gives none."""
+    cache_salt: str | None = None
+    """Requests share the keys and values of a common prefix only if their salts are equal: nobody can find out by the
+    time of an answer what others have asked, who does not know their salt. 1 to 256 characters."""
 
     def __post_init__(self) -> None:
         _check_integers(self)
         _check_reals(self)
         _check_stops(self)
         _check_switches(self)
+        _check_cache_salt(self.cache_salt)
         if self.n > 1 and self.temperature == 0:
             raise RequestError(
                 f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0"
@@ -144,3 +149,11 @@ def _check_switches(params: SamplingParams) -> None:
     for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
         if not isinstance(getattr(params, name), bool):
             raise RequestError(f"{name}={getattr(params, name)!r} must be True or False")
+
+
+def _check_cache_salt(salt: Any) -> None:
+    if salt is not None and not (isinstance(salt, str) and 0 < len(salt) <= MAX_CACHE_SALT_LENGTH):
+        raise RequestError(
+            f"cache_salt={salt!r} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None to share with "
+            "all that have none"
+        )

@@ -1,22 +1,27 @@
-"""The pages of the KV cache that are free, and those that are in use."""
+"""The pages of the KV cache: which are free, which are used, and which are kept for their contents."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 NULL_PAGE = 0  # padding writes here and nobody reads it
 
 
 class PagePool:
-    """Gives out page ids 1 to num_pages - 1, each to one owner at a time.
+    """Gives out page ids 1 to num_pages - 1. Each page is in one of three states:
 
-    Pages come back in the order they were freed in, so that a page rests as long as possible before it is used again
-    (a prefix cache will find its contents there).
+        free --allocate--> used --free--> free
+                           used --keep--> cached --reuse--> used
+                                          cached --evict--> free
+
+    A used page has at least one owner, a cached one has none and holds something that may be wanted again. Pages come
+    back in the order they were freed in, so that a page rests as long as possible before it is used again.
     """
 
     def __init__(self, num_pages: int) -> None:
         self._num_pages = num_pages
         self._free = deque(range(NULL_PAGE + 1, num_pages))
         self._used: set[int] = set()
+        self._cached: set[int] = set()
 
     @property
     def num_free(self) -> int:
@@ -26,8 +31,12 @@ class PagePool:
     def num_used(self) -> int:
         return len(self._used)
 
+    @property
+    def num_cached(self) -> int:
+        return len(self._cached)
+
     def allocate(self, count: int) -> list[int] | None:
-        """`count` pages, or None and no change if there are not as many."""
+        """`count` pages, or None and no change if there are not as many free ones."""
         if count > len(self._free):
             return None
         page_ids = [self._free.popleft() for _ in range(count)]
@@ -35,16 +44,35 @@ class PagePool:
         return page_ids
 
     def free(self, page_ids: Iterable[int]) -> None:
-        """Takes pages back from their owner. To free a page that nobody has is a fault of ours, and changes nothing."""
+        """Takes used pages back. To free a page that nobody has is a fault of ours, and changes nothing."""
         returned = list(page_ids)
-        assert self._used.issuperset(returned), f"pages {sorted(set(returned) - self._used)} are not in use"
-        assert len(set(returned)) == len(returned), f"a page is freed twice in {returned}"
-        self._used.difference_update(returned)
+        _move(returned, self._used, "used")
         self._free.extend(returned)
 
+    def keep(self, page_ids: Collection[int]) -> None:
+        """Used pages lose their last owner and keep what they hold."""
+        _move(page_ids, self._used, "used")
+        self._cached.update(page_ids)
+
+    def reuse(self, page_ids: Collection[int]) -> None:
+        """Cached pages get an owner."""
+        _move(page_ids, self._cached, "cached")
+        self._used.update(page_ids)
+
+    def evict(self, page_ids: Collection[int]) -> None:
+        """Cached pages become free."""
+        _move(page_ids, self._cached, "cached")
+        self._free.extend(page_ids)
+
     def check_integrity(self) -> None:
-        """Raises AssertionError unless free and used pages are all pages, each once."""
-        free = set(self._free)
-        assert len(free) == len(self._free), "a page is free twice"
-        assert not free & self._used, f"pages {sorted(free & self._used)} are both free and used"
-        assert free | self._used == set(range(NULL_PAGE + 1, self._num_pages)), "a page is neither free nor used"
+        """Raises AssertionError unless free, used and cached pages are all pages, each once."""
+        places = [*self._free, *self._used, *self._cached]
+        assert len(places) == len(set(places)), "a page has two places"
+        assert set(places) == set(range(NULL_PAGE + 1, self._num_pages)), "a page is neither free nor used nor cached"
+
+
+def _move(page_ids: Collection[int], source: set[int], state: str) -> None:
+    """Takes pages out of a state that all of them must be in, each once."""
+    assert source.issuperset(page_ids), f"pages {sorted(set(page_ids) - source)} are not {state}"
+    assert len(set(page_ids)) == len(page_ids), f"a page is named twice in {page_ids}"
+    source.difference_update(page_ids)

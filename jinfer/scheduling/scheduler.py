@@ -2,14 +2,17 @@
 
 A policy decides which steps decode and which compute prompts (policies.py). Prompts are computed in chunks, in order
 of arrival, within a budget of tokens for each step. Pages are given out as they are needed. When they run out, the
-newest sequence is preempted: it loses its pages and waits, first in line, to be computed again.
+newest sequence is preempted: it loses its pages and waits, first in line, to be computed again, from what the prefix
+cache still holds by then.
 
 The scheduler plans ahead of what the host knows: a planned step counts as computed, and the token that it will sample
 as pending, so that the next step can be planned before the token is read. Reusing the pages of a finished sequence at
 once is safe although a step on the device may still write to them: steps run in the order in which they are planned.
 
 A chunk takes as much of the token budget as it can. So at most one sequence is in the middle of its prompt when a step
-is planned, and it is the newest that runs.
+is planned, and it is the newest that runs. And so nobody computes what another computes just now: when a sequence is
+admitted, the prompts of all before it are planned to their ends and in the prefix cache, which has the pages of a
+prompt as soon as these are planned. It waits for no longer than it would for its turn anyway.
 """
 
 import heapq
@@ -17,25 +20,32 @@ from collections import deque
 
 from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine_stats import Counters
-from jinfer.request import Sequence
+from jinfer.request import FinishReason, Sequence
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import new_policy
+from jinfer.scheduling.sequence_pages import Prefix, SequencePages
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
 
 class Scheduler:
-    """Owns the page pool, the free rows, and the waiting and running sequences."""
+    """Owns the pages, the free rows, and the waiting and running sequences."""
 
-    def __init__(self, limits: Limits, counters: Counters, policy: SchedulingPolicy = "mixed") -> None:
+    def __init__(
+        self, limits: Limits, counters: Counters, policy: SchedulingPolicy = "mixed", *, prefix_caching: bool = True
+    ) -> None:
         """`counters` are counted on, whoever counted there before."""
         self._limits = limits
         self._policy = new_policy(policy)
         self._counters = counters
-        self.page_pool = PagePool(limits.num_pages)
+        self._pages = SequencePages(limits, prefix_caching=prefix_caching)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}  # in order of arrival
         self._free_rows = list(range(limits.max_num_seqs))  # a heap: low rows first
         self._num_arrivals = 0
+
+    @property
+    def page_pool(self) -> PagePool:
+        return self._pages.pool
 
     @property
     def num_waiting(self) -> int:
@@ -56,16 +66,19 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a finished or aborted sequence out and frees what it holds."""
+        """Takes a sequence that ended out, and takes back what it holds. What was computed stays in the prefix cache,
+        unless the sequence failed: that may be what is wrong."""
         if sequence in self._running:
-            self._release(sequence)
+            self._release(sequence, keep=sequence.finish_reason is not FinishReason.ERROR)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can run: all is done, or waits for a token that is still to be read."""
         step = _StepInProgress(self._limits.max_num_batched_tokens)
+        self._pages.begin_step()
         self._policy(lambda: self._plan_decode(step), lambda: self._plan_prompts(step))
+        self._pages.end_step()
         return step.plan()
 
     def _plan_decode(self, step: "_StepInProgress") -> bool:
@@ -78,7 +91,7 @@ class Scheduler:
             if position % page_size == 0:
                 if not self._make_room(sequence, 1, step):
                     continue
-                step.new_pages.append((len(step.decoding), self._give_pages(sequence, 1)[0]))
+                step.new_pages.append((len(step.decoding), self._pages.give(sequence, 1)[0]))
             sequence.num_computed_tokens = position + 1
             sequence.num_pending_tokens += 1
             step.decoding.append(sequence)
@@ -90,18 +103,18 @@ class Scheduler:
         for sequence in [s for s in self._running if not s.has_token_on_device]:
             num_tokens = min(sequence.num_tokens - sequence.num_computed_tokens, step.tokens_left)
             if num_tokens and self._make_room(sequence, num_tokens, step):
-                self._plan_chunk(sequence, num_tokens, step)
+                self._plan_chunk(sequence, num_tokens, step, shared_page_ids=[])
         if not step.is_short_of_pages:
             self._admit(step)
         return bool(step.chunks)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> bool:
-        """Preempts newer sequences until the pages for `num_tokens` more are free.
+        """Preempts newer sequences until the pages for `num_tokens` more can be had.
 
         The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for an older
         one to take them. So the oldest always gets what it needs.
         """
-        while self._num_missing_pages(sequence, num_tokens) > self.page_pool.num_free:
+        while self._pages.num_missing(sequence, num_tokens) > self._pages.num_available:
             step.is_short_of_pages = True
             newest = next(reversed(self._running))
             if newest is sequence:
@@ -118,60 +131,72 @@ class Scheduler:
             sequence = self._waiting[0]
             if sequence.num_pending_tokens:  # preempted a moment ago, its last token is not read yet
                 return
-            num_tokens = min(sequence.num_tokens, step.tokens_left)
-            reserve = len(self._running)
-            if self._num_missing_pages(sequence, num_tokens) + reserve > self.page_pool.num_free:
+            prefix = next((p for p in self._pages.prefixes(sequence) if self._fits(sequence, p, step)), None)
+            if prefix is None:
                 return
             self._waiting.popleft()
-            sequence.row = heapq.heappop(self._free_rows)
-            self._running[sequence] = None
-            self._count_prompt(sequence)
-            self._plan_chunk(sequence, num_tokens, step)
+            self._begin(sequence, prefix, step)
 
-    def _count_prompt(self, sequence: Sequence) -> None:
+    def _fits(self, sequence: Sequence, prefix: Prefix, step: "_StepInProgress") -> bool:
+        num_tokens = prefix.num_tokens + min(sequence.num_tokens - prefix.num_tokens, step.tokens_left)
+        num_needed = self._limits.pages_for(num_tokens) - prefix.num_shared_pages
+        reserve = len(self._running)
+        return num_needed + reserve <= self._pages.num_available - prefix.num_unlocked
+
+    def _begin(self, sequence: Sequence, prefix: Prefix, step: "_StepInProgress") -> None:
+        """Gives a sequence its row and its prefix, and plans its first chunk."""
+        sequence.row = heapq.heappop(self._free_rows)
+        self._running[sequence] = None
         if not sequence.has_begun:
-            sequence.has_begun = True
-            self._counters.num_prompt_tokens += len(sequence.request.prompt_token_ids)
+            self._count_prompt(sequence, prefix)
+        copied_page_id = self._pages.begin(sequence, prefix)
+        num_tokens = min(sequence.num_tokens - prefix.num_tokens, step.tokens_left)
+        self._plan_chunk(sequence, num_tokens, step, list(sequence.page_ids), copied_page_id)
 
-    def _plan_chunk(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> None:
-        """Gives the pages and counts the tokens as computed."""
+    def _count_prompt(self, sequence: Sequence, prefix: Prefix) -> None:
+        sequence.has_begun = True
+        if sequence.request.num_cached_tokens is None:
+            sequence.request.num_cached_tokens = prefix.num_tokens
+        self._counters.num_prompt_tokens += len(sequence.request.prompt_token_ids)
+        self._counters.num_prefix_hit_tokens += prefix.num_tokens
+
+    def _plan_chunk(
+        self,
+        sequence: Sequence,
+        num_tokens: int,
+        step: "_StepInProgress",
+        shared_page_ids: list[int],
+        copied_page_id: int | None = None,
+    ) -> None:
+        """Gives the pages, counts the tokens as computed, and lets others share them."""
         assert sequence.row is not None
         start, first_new_page = sequence.num_computed_tokens, len(sequence.page_ids)
-        new_page_ids = self._give_pages(sequence, self._num_missing_pages(sequence, num_tokens))
+        new_page_ids = self._pages.give(sequence, self._pages.num_missing(sequence, num_tokens))
         sequence.num_computed_tokens = end = start + num_tokens
         sequence.has_token_on_device = samples = end == sequence.num_tokens
         sequence.num_pending_tokens += samples
-        token_ids = sequence.token_ids[start:end]
-        step.chunks.append(ChunkPlan(sequence, sequence.row, start, token_ids, first_new_page, new_page_ids, samples))
+        self._pages.share(sequence)
+        step.chunks.append(ChunkPlan(
+            sequence, sequence.row, start, sequence.token_ids[start:end], first_new_page, new_page_ids, samples,
+            shared_page_ids, copied_page_id,
+        ))  # fmt: skip
         step.tokens_left -= num_tokens
 
-    def _num_missing_pages(self, sequence: Sequence, num_tokens: int) -> int:
-        return self._limits.pages_for(sequence.num_computed_tokens + num_tokens) - len(sequence.page_ids)
-
-    def _give_pages(self, sequence: Sequence, count: int) -> list[int]:
-        page_ids = self.page_pool.allocate(count)
-        assert page_ids is not None
-        sequence.page_ids.extend(page_ids)
-        return page_ids
-
     def _preempt(self, sequence: Sequence) -> None:
-        self._release(sequence)
+        self._release(sequence, keep=True)
         self._waiting.appendleft(sequence)  # it came before all that wait, for admission is in order of arrival
         self._counters.num_preemptions += 1
 
-    def _release(self, sequence: Sequence) -> None:
+    def _release(self, sequence: Sequence, *, keep: bool) -> None:
         assert sequence.row is not None
         del self._running[sequence]
         heapq.heappush(self._free_rows, sequence.row)
-        self.page_pool.free(sequence.page_ids)
-        sequence.row, sequence.page_ids = None, []
-        sequence.num_computed_tokens, sequence.has_token_on_device = 0, False
+        self._pages.release(sequence, keep=keep)
+        sequence.row, sequence.has_token_on_device = None, False
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless rows and pages each have exactly one place."""
-        self.page_pool.check_integrity()
-        held = [page_id for sequence in self._running for page_id in sequence.page_ids]
-        assert len(held) == len(set(held)) == self.page_pool.num_used, "a page is used by nobody, or by two"
+        """Raises AssertionError unless rows and pages each have their place."""
+        self._pages.check_integrity(self._running)
         rows = sorted([*self._free_rows, *(s.row for s in self._running if s.row is not None)])
         assert rows == list(range(self._limits.max_num_seqs)), "a row is lost, or has two owners"
         arrivals = [s.arrival for s in (*self._running, *self._waiting) if s.arrival is not None]

@@ -1,6 +1,6 @@
 """What one step of the engine computes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jinfer.request import Sequence
 
@@ -30,6 +30,9 @@ class ChunkPlan:
 
     `new_page_ids` are appended to the row's page table from entry `first_new_page` on. `samples` says whether the chunk
     reaches the sequence's newest token, so that its last hidden state gives the next one.
+
+    A sequence that joins may find the pages before `first_new_page` in the prefix cache: `shared_page_ids`, from entry
+    0 on. `copied_page_id` is a page whose contents its first new page begins with.
     """
 
     sequence: Sequence
@@ -39,6 +42,8 @@ class ChunkPlan:
     first_new_page: int
     new_page_ids: list[int]
     samples: bool
+    shared_page_ids: list[int] = field(default_factory=list)
+    copied_page_id: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -64,6 +69,11 @@ class StepPlan:
     @property
     def num_tokens(self) -> int:
         return len(self.decode) + sum(chunk.num_tokens for chunk in self.chunks)
+
+    @property
+    def page_copies(self) -> list[tuple[int, int]]:
+        """(source, target) of the pages that are copied before the step. No target is a source."""
+        return [(c.copied_page_id, c.new_page_ids[0]) for c in self.chunks if c.copied_page_id is not None]
 
     @property
     def sampling_sequences(self) -> list[Sequence | None]:

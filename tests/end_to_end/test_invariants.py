@@ -9,6 +9,7 @@ import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -25,15 +26,30 @@ NUM_EXAMPLES = 20
 MAX_PROMPT = 40
 ROUNDING = 3e-6  # relative; twenty times the spacing of float32
 
-ENGINES = {
-    "short steps, pages of 1": {"page_size": 1, "max_num_batched_tokens": 4},
-    "few pages of 1": {"page_size": 1, "num_pages": 1 + CONTEXT + 2},
-    "few pages of 4": {"page_size": 4, "num_pages": 1 + CONTEXT // 4 + 1},
-    "short steps, few pages of 16": {"page_size": 16, "num_pages": 1 + CONTEXT // 16 + 1, "max_num_batched_tokens": 4},
-    "pallas, few pages of 1": {"page_size": 1, "num_pages": 1 + CONTEXT + 2, "attention": "pallas"},
-    "pallas, short steps, pages of 4": {"page_size": 4, "max_num_batched_tokens": 4, "attention": "pallas"},
-    "pallas, few pages of 16": {"page_size": 16, "num_pages": 1 + CONTEXT // 16 + 1, "attention": "pallas"},
+FEW_PAGES = {
+    size: {"page_size": size, "num_pages": 1 + -(-CONTEXT // size) + extra} for size, extra in ((1, 2), (4, 1), (16, 1))
 }
+SHORT_STEPS = {"max_num_batched_tokens": 4}
+# Every switch is on in several and off in several, with pages of every size, and where they are few.
+ENGINES: dict[str, dict[str, Any]] = {
+    "short steps, pages of 1": {"page_size": 1, **SHORT_STEPS},
+    "few pages of 1, no prefix cache, decode first": {
+        **FEW_PAGES[1], "prefix_caching": False, "scheduling_policy": "decode_first",
+    },
+    "few pages of 4": FEW_PAGES[4],
+    "short steps, few pages of 16, no overlap, prefill first": {
+        **FEW_PAGES[16], **SHORT_STEPS, "overlap": False, "scheduling_policy": "prefill_first",
+    },
+    "pallas, few pages of 1, prefill first": {
+        **FEW_PAGES[1], "attention": "pallas", "scheduling_policy": "prefill_first",
+    },
+    "pallas, short steps, pages of 4, decode first": {
+        "page_size": 4, **SHORT_STEPS, "attention": "pallas", "scheduling_policy": "decode_first",
+    },
+    "pallas, few pages of 16, no overlap, no prefix cache": {
+        **FEW_PAGES[16], "attention": "pallas", "overlap": False, "prefix_caching": False,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,8 +74,8 @@ def poisoned_llm(name: str) -> LLM:
 
 
 def plain_llm() -> LLM:
-    """One request at a time, its prompt in one chunk, plenty of pages."""
-    return shared_llm(max_num_seqs=1, max_num_batched_tokens=CONTEXT)
+    """One request at a time, its prompt in one chunk, plenty of pages, and nothing is kept of it."""
+    return shared_llm(max_num_seqs=1, max_num_batched_tokens=CONTEXT, prefix_caching=False)
 
 
 @functools.cache
@@ -104,17 +120,21 @@ sampled = st.fixed_dictionaries({
     "n": st.sampled_from([1, 1, 2]),
 })  # fmt: skip
 token_ids = st.integers(0, VOCAB_SIZE - 1)
+BEGINNINGS = ((), tuple(range(MAX_PROMPT)), (7,) * MAX_PROMPT)  # which prompts may have in common, for a while
 
 
 @st.composite
 def jobs(draw: st.DrawFn) -> Job:
-    prompt = tuple(draw(st.lists(token_ids, min_size=1, max_size=MAX_PROMPT)))
+    beginning = draw(st.sampled_from(BEGINNINGS))[: draw(st.integers(0, MAX_PROMPT - 1))]
+    own = draw(st.lists(token_ids, min_size=1, max_size=MAX_PROMPT - len(beginning)))
+    prompt = (*beginning, *own)
     max_tokens = draw(st.integers(1, CONTEXT - len(prompt)))
     params = SamplingParams(
         **draw(greedy | sampled),
         max_tokens=max_tokens,
         min_tokens=draw(st.sampled_from([0, 0, min(3, max_tokens)])),
         stop_token_ids=draw(st.sampled_from([None, (5, 18, 33, 47, 60)])),
+        cache_salt=draw(st.sampled_from([None, None, None, "salt"])),
     )
     return Job(prompt, params, draw(st.none() | st.none() | st.integers(1, 8)))
 
@@ -125,6 +145,13 @@ def crowd_job(i: int, max_tokens: int) -> Job:
 
 
 CROWD = [crowd_job(i, max_tokens=18) for i in range(6)]  # the few pages of 1 and 4 hold two of these when they end
+SHARING = [  # two by two the same, with 17 tokens in common, and one of another salt
+    Job(
+        (*BEGINNINGS[1][:17], i // 2),
+        SamplingParams(temperature=1.0, seed=i, max_tokens=6, n=1 + i % 2, cache_salt=salt),
+    )
+    for i, salt in enumerate([None, None, None, None, "salt"])
+]
 LONG_CROWD = [crowd_job(i, max_tokens=40) for i in range(4)]  # and the few pages of 16 one of these
 
 
@@ -174,18 +201,21 @@ def check_idle(llm: LLM) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tokens_depend_on_the_request_alone(engine):
     llm, has_few_pages = poisoned_llm(engine), "num_pages" in ENGINES[engine]
-    preempted_at_first = llm._engine.stats().num_preemptions
+    before_all = llm._engine.stats()
 
     @settings(max_examples=NUM_EXAMPLES, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
     @given(st.lists(jobs(), min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=40))
     @example(CROWD, [0, 1, 2, 3, 4, 5])
     @example(LONG_CROWD, [])
+    @example(SHARING, [0, 1, 2, 3, 4])
     @example([CROWD[0], *(dataclasses.replace(job, leaves_after=2) for job in CROWD[1:4]), *CROWD[4:]], [])
     def check(some_jobs: list[Job], turns: list[int]) -> None:
-        preempted_before = llm._engine.stats().num_preemptions
+        before = llm._engine.stats()
         together = run_staggered(llm, some_jobs, turns)
         check_idle(llm)
-        event(f"preempted: {llm._engine.stats().num_preemptions > preempted_before}")
+        after = llm._engine.stats()
+        event(f"preempted: {after.num_preemptions > before.num_preemptions}")
+        event(f"prefix found: {after.num_prefix_hit_tokens > before.num_prefix_hit_tokens}")
         for job, found in zip(some_jobs, together, strict=True):
             expected = alone(job.prompt, job.params)
             if not all(map(functools.partial(agrees, job), found, expected)):
@@ -193,7 +223,10 @@ def test_tokens_depend_on_the_request_alone(engine):
                 event("rounding decides")
 
     check()
-    assert (llm._engine.stats().num_preemptions > preempted_at_first) == has_few_pages, "few pages are there to run out"
+    after_all = llm._engine.stats()
+    assert (after_all.num_preemptions > before_all.num_preemptions) == has_few_pages, "few pages are there to run out"
+    finds_prefixes = after_all.num_prefix_hit_tokens > before_all.num_prefix_hit_tokens
+    assert finds_prefixes == llm.config.prefix_caching, "what requests have in common is there to be found"
 
 
 @pytest.fixture
@@ -230,7 +263,8 @@ def test_log_probabilities_depend_on_the_request_alone(small_llm):
 
 @pytest.fixture
 def with_nan_embedding(small_llm, monkeypatch):
-    """An id whose embedding is NaN, so that logits are NaN from the position on at which it stands."""
+    """An id whose embedding is NaN, so that logits are NaN from the position on at which it stands. Requests that have
+    it should have a salt that no request before had, for the prefix cache keeps what was computed without NaN."""
 
     def poison_id(token_id: int) -> None:
         params = small_llm._engine._params
@@ -250,7 +284,7 @@ def test_a_request_whose_logits_are_nan_fails_alone(small_llm, with_nan_embeddin
     bad_id = 50
     good = jobs_without(bad_id)[:3]
     with_nan_embedding(bad_id)
-    bad = SamplingParams(temperature=temperature, max_tokens=12)
+    bad = SamplingParams(temperature=temperature, max_tokens=12, cache_salt="NaN")
     outputs = small_llm.generate(
         [good[0].prompt, (1, 2, bad_id, 4), good[1].prompt, (bad_id,), good[2].prompt],
         [good[0].params, bad, good[1].params, bad, good[2].params],
@@ -287,6 +321,32 @@ def test_a_min_tokens_that_no_context_holds_harms_nobody(small_llm, min_tokens):
         small_llm.generate([(1, 2)], temperature=0, min_tokens=min_tokens)
     pieces += stream
     assert tuple(token_id for piece in pieces for token_id in piece.token_ids) == expected_tokens(neighbour)
+
+
+def test_what_a_failed_request_computed_is_not_found_by_others(small_llm, with_nan_embedding, monkeypatch):
+    """The same prompt, once with a fault of the weights, and then without."""
+    job = Job(tuple(range(40, 50)), SamplingParams(temperature=0, max_tokens=5, cache_salt="once"))
+    expected = expected_tokens(job)
+    with monkeypatch.context() as patch:
+        params = small_llm._engine._params
+        broken = {**params, "embedding": {"kernel": params["embedding"]["kernel"].at[41].set(np.nan)}}
+        patch.setattr(small_llm._engine, "_params", broken)
+        (failed,) = small_llm.generate([job.prompt], job.params)[0].outputs
+    assert failed.finish_reason is FinishReason.ERROR
+    assert small_llm.generate([job.prompt], job.params)[0].outputs[0].token_ids == expected
+
+
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_prompt_that_is_found_gives_the_same_tokens_from_fewer_that_are_computed(overlap):
+    llm = shared_llm(page_size=4, overlap=overlap)
+    prompt, params = tuple(range(20, 40)), SamplingParams(temperature=0, max_tokens=6)
+    first, again = (llm.generate([prompt], params)[0] for _ in range(2))
+    longer = llm.generate([(*prompt, *first.outputs[0].token_ids, 3)], params)[0]
+    salted = llm.generate([prompt], dataclasses.replace(params, cache_salt="another"))[0]
+
+    assert first.outputs[0].token_ids == again.outputs[0].token_ids == salted.outputs[0].token_ids
+    assert [out.num_cached_tokens for out in (first, again, longer, salted)] == [0, 19, 24, 0]
+    assert longer.outputs[0].token_ids == alone(longer.prompt_token_ids, params)[0].token_ids
 
 
 def test_a_stream_that_is_left_frees_its_pages_at_once(small_llm):

@@ -1,12 +1,13 @@
 """A device in plain Python that runs a scheduler's plans as a real one would, and checks what each of them reads."""
 
-from collections.abc import Sequence as Tokens
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 
 from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine_stats import Counters
 from jinfer.request import FinishReason, Request, Sequence
 from jinfer.sampling_params import SamplingParams
+from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import DECODE_STEPS
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.scheduling.step_plan import StepPlan
@@ -14,21 +15,38 @@ from jinfer.scheduling.step_plan import StepPlan
 VOCAB_SIZE = 1000
 
 
-def new_sequence(limits: Limits, prompt_length: int, max_tokens: int) -> Sequence:
-    """The one sequence of a request. Prompts of the same length are the same."""
-    params = SamplingParams(max_tokens=max_tokens).with_defaults({})
+def new_sequences(
+    limits: Limits, prompt: Collection[int], max_tokens: int, *, salt: str | None = None, n: int = 1
+) -> list[Sequence]:
+    """The sequences of one request."""
+    params = SamplingParams(max_tokens=max_tokens, cache_salt=salt, n=n, seed=0).with_defaults({})
     request = Request.create(
-        "test", None, range(prompt_length), params, eos_token_ids=frozenset(), vocab_size=VOCAB_SIZE, limits=limits
+        "test", None, prompt, params, eos_token_ids=frozenset(), vocab_size=VOCAB_SIZE, limits=limits
     )
-    return request.sequences[0]
+    return request.sequences
 
 
-def next_token(token_ids: Tokens[int]) -> int:
-    """What the fake model says: a number that depends on every token and its place."""
-    value = len(token_ids)
-    for token_id in token_ids:
-        value = (31 * value + token_id) % VOCAB_SIZE
-    return value
+def keys_and_values(before: int, token_id: int) -> int:
+    """What the fake model keeps of a token: a number that depends on it and on every token before it."""
+    return hash((before, token_id))
+
+
+def first_keys_and_values(sequence: Sequence) -> int:
+    """What stands before the first token. With the salt in it, pages of different salts have nothing in common."""
+    return sum(map(ord, sequence.params.cache_salt or ""))
+
+
+def next_token(sequence: Sequence, newest: int) -> int:
+    """What the fake model says after the token of which `newest` was kept: `n` completions of a prompt differ."""
+    return (newest + 7 * sequence.index) % VOCAB_SIZE
+
+
+def expected_token(sequence: Sequence) -> int:
+    """The next token of a sequence that ran alone."""
+    kept = first_keys_and_values(sequence)
+    for token_id in sequence.token_ids:
+        kept = keys_and_values(kept, token_id)
+    return next_token(sequence, kept)
 
 
 @dataclass(frozen=True)
@@ -43,6 +61,7 @@ class Row:
     first_new_page: int
     new_page_ids: list[int]
     samples: bool
+    shared_page_ids: list[int] = field(default_factory=list)
 
 
 def rows_of(plan: StepPlan, page_size: int) -> list[Row]:
@@ -56,7 +75,8 @@ def rows_of(plan: StepPlan, page_size: int) -> list[Row]:
         rows.append(Row(sequence, row, start, 1, None, -(-start // page_size), new_page_ids, True))
     for c in plan.chunks:
         rows.append(Row(
-            c.sequence, c.row, c.start, c.num_tokens, c.token_ids, c.first_new_page, c.new_page_ids, c.samples
+            c.sequence, c.row, c.start, c.num_tokens, c.token_ids, c.first_new_page, c.new_page_ids, c.samples,
+            c.shared_page_ids,
         ))  # fmt: skip
     assert plan.sampling_sequences == [row.sequence if row.samples else None for row in rows]
     assert plan.num_tokens == sum(row.num_tokens for row in rows)
@@ -64,32 +84,69 @@ def rows_of(plan: StepPlan, page_size: int) -> list[Row]:
 
 
 class FakeDevice:
-    """Rows and pages as lists and dicts. A token's "keys and values" are the token itself."""
+    """Rows and pages as lists and dicts. What a page held is gone when it becomes free."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, pool: PagePool) -> None:
         self.page_size = limits.page_size
         self.newest_token: dict[int, int] = {}
         self.page_tables: dict[int, dict[int, int]] = {row: {} for row in range(limits.max_num_seqs)}
         self.memory: dict[tuple[int, int], int] = {}
+        self.num_copied = 0
+        self._freed: list[int] = []
+        for name in ("free", "evict"):
+            setattr(pool, name, self._recording(getattr(pool, name)))
+
+    def _recording(self, function: Callable[[list[int]], None]) -> Callable[[Iterable[int]], None]:
+        def call(page_ids: Iterable[int]) -> None:
+            freed = list(page_ids)
+            function(freed)
+            self._freed += freed
+
+        return call
 
     def run(self, plan: StepPlan) -> list[int | None]:
-        """Writes every row's keys and values, then samples from all that the row's pages hold."""
+        """Copies pages, writes every row's keys and values, then samples from all that the row's pages hold."""
+        self._forget_freed()
+        self.num_copied += len(plan.page_copies)
+        copied = [(target, self._page(source)) for source, target in plan.page_copies]
+        for target, contents in copied:
+            self.memory.update({(target, offset): kept for offset, kept in contents.items()})
         rows = rows_of(plan, self.page_size)
         for row in rows:
             self._write(row)
         return [self._sample(row) if row.samples else None for row in rows]
 
+    def _forget_freed(self) -> None:
+        for page_id in self._freed:
+            for offset in range(self.page_size):
+                self.memory.pop((page_id, offset), None)
+        self._freed.clear()
+
+    def _page(self, page_id: int) -> dict[int, int]:
+        return {i: self.memory[page_id, i] for i in range(self.page_size) if (page_id, i) in self.memory}
+
     def _write(self, row: Row) -> None:
+        table = self.page_tables[row.row]
+        if row.shared_page_ids:
+            table.clear()
+            table.update(enumerate(row.shared_page_ids))
         for i, page_id in enumerate(row.new_page_ids):
-            self.page_tables[row.row][row.first_new_page + i] = page_id
-        token_ids = (self.newest_token[row.row],) if row.token_ids is None else row.token_ids
+            table[row.first_new_page + i] = page_id
+        token_ids = [self.newest_token[row.row]] if row.token_ids is None else row.token_ids
         assert len(token_ids) == row.num_tokens
+        kept = self.memory[self._place(row.row, row.start - 1)] if row.start else first_keys_and_values(row.sequence)
         for i, token_id in enumerate(token_ids):
-            self.memory[self._place(row.row, row.start + i)] = token_id
+            kept = self.memory[self._place(row.row, row.start + i)] = keys_and_values(kept, token_id)
 
     def _sample(self, row: Row) -> int:
-        seen = [self.memory[self._place(row.row, position)] for position in range(row.start + row.num_tokens)]
-        self.newest_token[row.row] = next_token(seen)
+        """Checks all that the row may read, and samples from the last of it."""
+        kept = first_keys_and_values(row.sequence)
+        last = row.start + row.num_tokens
+        seen = [self.memory[self._place(row.row, position)] for position in range(last)]
+        for token_id, found in zip(row.sequence.token_ids, seen, strict=False):
+            kept = keys_and_values(kept, token_id)
+            assert found == kept, "a page holds what is not its sequence's"
+        self.newest_token[row.row] = next_token(row.sequence, seen[-1])
         return self.newest_token[row.row]
 
     def _place(self, row: int, position: int) -> tuple[int, int]:
@@ -99,12 +156,12 @@ class FakeDevice:
 class FakeEngine:
     """Steps a scheduler and a FakeDevice with each result read one step late, and checks every plan."""
 
-    def __init__(self, limits: Limits, policy: SchedulingPolicy = "mixed") -> None:
+    def __init__(self, limits: Limits, policy: SchedulingPolicy = "mixed", *, prefix_caching: bool = True) -> None:
         self.limits = limits
         self.counters = Counters()
         self.policy = policy
-        self.scheduler = Scheduler(limits, self.counters, policy)
-        self.device = FakeDevice(limits)
+        self.scheduler = Scheduler(limits, self.counters, policy, prefix_caching=prefix_caching)
+        self.device = FakeDevice(limits, self.scheduler.page_pool)
         self.steps_without_prompts = 0
         self.eos_after: dict[Sequence, int | None] = {}
         self.live: list[Sequence] = []
@@ -113,15 +170,28 @@ class FakeEngine:
         self._next_start: dict[Sequence, int] = {}
 
     def add(self, prompt_length: int, max_tokens: int, *, eos_after: int | None = None) -> Sequence:
-        """Accepts a sequence that ends after `eos_after` tokens of output, or at its length bound."""
-        sequence = new_sequence(self.limits, prompt_length, max_tokens)
-        self.eos_after[sequence] = eos_after
-        self.live.append(sequence)
-        self.scheduler.add(sequence)
-        return sequence
+        """Accepts a sequence with a prompt like no other, and ends it after `eos_after` tokens of output, or at its
+        length bound."""
+        prompt = [len(self.eos_after) % VOCAB_SIZE, *range(prompt_length - 1)]
+        return self.add_prompt(prompt, max_tokens, eos_after=eos_after)[0]
+
+    def add_prompt(
+        self, prompt: Collection[int], max_tokens: int, *, eos_after: int | None = None, salt: str | None = None,
+        n: int = 1,
+    ) -> list[Sequence]:  # fmt: skip
+        """As `add`, with a prompt that others may have as well."""
+        sequences = new_sequences(self.limits, prompt, max_tokens, salt=salt, n=n)
+        for sequence in sequences:
+            self.eos_after[sequence] = eos_after
+            self.live.append(sequence)
+            self.scheduler.add(sequence)
+        return sequences
 
     def abort(self, sequence: Sequence) -> None:
         self._end(sequence, FinishReason.ABORT)
+
+    def fail(self, sequence: Sequence) -> None:
+        self._end(sequence, FinishReason.ERROR)
 
     def step(self) -> StepPlan | None:
         """As Engine.step: plan and dispatch, then read the step before."""
@@ -164,7 +234,7 @@ class FakeEngine:
             sequence.num_pending_tokens -= 1
             if sequence.is_finished:
                 continue
-            assert token_id == next_token(sequence.token_ids), "a step has read what is not its sequence's"
+            assert token_id == expected_token(sequence), "a step has read what is not its sequence's"
             sequence.token_ids.append(token_id)
             if sequence.num_output_tokens == self.eos_after[sequence]:
                 self._end(sequence, FinishReason.STOP)
@@ -214,7 +284,13 @@ class FakeEngine:
         assert not sequence.is_finished
         assert row.row == sequence.row
         assert row.num_tokens > 0
-        assert row.start == self._next_start.get(sequence, 0), "a chunk does not begin where the last one ended"
+        begin = self._next_start.get(sequence)
+        if begin is None:  # it joins, perhaps with what the prefix cache has
+            num_shared = len(row.shared_page_ids) * self.limits.page_size
+            assert num_shared <= row.start < num_shared + self.limits.page_size
+        else:
+            assert row.start == begin, "a chunk does not begin where the last one ended"
+            assert not row.shared_page_ids
         end = self._next_start[sequence] = row.start + row.num_tokens
         assert end < sequence.max_total_tokens, "the last token has no use for keys and values"
         assert len(sequence.page_ids) == self.limits.pages_for(end), "pages for other than the tokens that exist"

@@ -1,4 +1,4 @@
-"""The page pool against a model of it: who holds which page."""
+"""The page pool against a model of it: who holds which page, and which are kept without an owner."""
 
 import pytest
 from hypothesis import settings
@@ -9,12 +9,17 @@ from jinfer.scheduling.page_pool import NULL_PAGE, PagePool
 
 
 class PagePoolMachine(RuleBasedStateMachine):
-    """Owners take and give back pages in any order, whole or in parts."""
+    """Owners take and give back pages in any order, whole or in parts, or leave them to be found again."""
 
     @initialize(num_pages=st.integers(2, 12))
     def start(self, num_pages: int) -> None:
         self.pool, self.num_pages = PagePool(num_pages), num_pages
         self.owners: list[list[int]] = []
+        self.kept: list[list[int]] = []
+
+    @property
+    def cached(self) -> list[int]:
+        return [page_id for pages in self.kept for page_id in pages]
 
     @property
     def held(self) -> list[int]:
@@ -22,14 +27,14 @@ class PagePoolMachine(RuleBasedStateMachine):
 
     @rule(count=st.integers(0, 13))
     def allocate(self, count: int) -> None:
-        num_free = self.num_pages - 1 - len(self.held)
+        num_free = self.num_pages - 1 - len(self.held) - len(self.cached)
         page_ids = self.pool.allocate(count)
         if count > num_free:
             assert page_ids is None
             return
         assert page_ids is not None
         assert len(page_ids) == len(set(page_ids)) == count
-        assert not set(page_ids) & set(self.held), "a page was given out twice"
+        assert not set(page_ids) & {*self.held, *self.cached}, "a page was given out twice"
         assert all(NULL_PAGE < page_id < self.num_pages for page_id in page_ids)
         self.owners.append(page_ids)
 
@@ -41,22 +46,50 @@ class PagePoolMachine(RuleBasedStateMachine):
         self.pool.free(pages[num_kept:])
         self.owners.append(pages[:num_kept])
 
+    @precondition(lambda self: self.owners)
+    @rule(data=st.data())
+    def keep(self, data: st.DataObject) -> None:
+        pages = self.owners.pop(data.draw(st.integers(0, len(self.owners) - 1), label="owner"))
+        self.pool.keep(pages)
+        self.kept.append(pages)
+
+    @precondition(lambda self: self.kept)
+    @rule(data=st.data(), is_wanted=st.booleans())
+    def reuse_or_evict(self, data: st.DataObject, is_wanted: bool) -> None:
+        pages = self.kept.pop(data.draw(st.integers(0, len(self.kept) - 1), label="kept"))
+        if is_wanted:
+            self.pool.reuse(pages)
+            self.owners.append(pages)
+        else:
+            self.pool.evict(pages)
+
     @rule(data=st.data())
     def free_what_nobody_holds(self, data: st.DataObject) -> None:
-        """The null page, a free page, and one that does not exist."""
+        """The null page, a free page, a cached one, and one that does not exist."""
         not_held = sorted(set(range(self.num_pages + 1)) - set(self.held))
         page_id = data.draw(st.sampled_from(not_held), label="page")
-        with pytest.raises((KeyError, AssertionError)):
-            self.pool.free([page_id])
+        for change in (self.pool.free, self.pool.keep):
+            with pytest.raises(AssertionError, match="not used"):
+                change([page_id])
+
+    @rule(data=st.data())
+    def take_what_is_not_cached(self, data: st.DataObject) -> None:
+        not_cached = sorted(set(range(self.num_pages + 1)) - set(self.cached))
+        page_id = data.draw(st.sampled_from(not_cached), label="page")
+        for change in (self.pool.reuse, self.pool.evict):
+            with pytest.raises(AssertionError, match="not cached"):
+                change([page_id])
 
     @invariant()
     def every_page_has_one_place(self) -> None:
         self.pool.check_integrity()
         assert self.pool.num_used == len(self.held)
-        assert self.pool.num_free == self.num_pages - 1 - len(self.held)
+        assert self.pool.num_cached == len(self.cached)
+        assert self.pool.num_free == self.num_pages - 1 - len(self.held) - len(self.cached)
 
     def teardown(self) -> None:
         self.pool.free(self.held)
+        self.pool.evict(self.cached)
         assert sorted(self.pool.allocate(self.num_pages - 1) or []) == list(range(1, self.num_pages))
 
 
@@ -85,7 +118,7 @@ def test_nothing_is_freed_twice():
 def test_check_integrity_finds_a_lost_page():
     pool = PagePool(4)
     pool._free.popleft()
-    with pytest.raises(AssertionError, match="neither free nor used"):
+    with pytest.raises(AssertionError, match="neither free nor used nor cached"):
         pool.check_integrity()
 
 
@@ -94,5 +127,5 @@ def test_check_integrity_finds_a_page_with_two_places():
     pages = pool.allocate(1)
     assert pages is not None
     pool._free.extend(pages)
-    with pytest.raises(AssertionError, match="both free and used"):
+    with pytest.raises(AssertionError, match="a page has two places"):
         pool.check_integrity()

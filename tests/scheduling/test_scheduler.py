@@ -34,23 +34,54 @@ def all_limits(draw: st.DrawFn) -> Limits:
     )
 
 
-arrivals = st.tuples(st.floats(0, 1), st.integers(1, 16), st.none() | st.integers(1, 6))
+@dataclasses.dataclass(frozen=True)
+class Arrival:
+    """A request whose prompt goes with one of two texts for a while, and on by itself; as shares of the longest."""
+
+    length: float
+    shared: float
+    text: int
+    max_tokens: int
+    eos_after: int | None
+    salt: str | None
+    n: int
+
+    def prompt(self, longest: int) -> list[int]:
+        length = 1 + round(self.length * (longest - 1))
+        num_shared = round(self.shared * length)
+        return [self.text] * num_shared + [2 + self.max_tokens % 3] * (length - num_shared)
+
+
+arrivals = st.builds(
+    Arrival,
+    length=st.floats(0, 1),
+    shared=st.sampled_from([0.0, 0.5, 0.8, 1.0]),
+    text=st.integers(0, 1),
+    max_tokens=st.integers(1, 16),
+    eos_after=st.none() | st.integers(1, 6),
+    salt=st.sampled_from([None, None, None, "salt"]),
+    n=st.sampled_from([1, 1, 1, 2]),
+)
 
 
 class SchedulerMachine(RuleBasedStateMachine):
     """Sequences arrive, end and are aborted at any time. FakeEngine checks each step."""
 
-    @initialize(limits=all_limits(), policy=st.sampled_from(get_args(SchedulingPolicy)))
-    def start(self, limits: Limits, policy: SchedulingPolicy) -> None:
-        self.engine, self.accepted = FakeEngine(limits, policy), []
+    @initialize(
+        limits=all_limits(), policy=st.sampled_from(get_args(SchedulingPolicy)),
+        prefix_caching=st.sampled_from([True, True, False]),
+    )  # fmt: skip
+    def start(self, limits: Limits, policy: SchedulingPolicy, prefix_caching: bool) -> None:
+        self.engine, self.accepted = FakeEngine(limits, policy, prefix_caching=prefix_caching), []
+        self.prefix_caching = prefix_caching
 
     @rule(several=st.lists(arrivals, min_size=1, max_size=5))
-    def add(self, several: list[tuple[float, int, int | None]]) -> None:
-        """With prompts of a share of the longest that is allowed."""
+    def add(self, several: list[Arrival]) -> None:
         longest = self.engine.limits.max_model_len - 1
-        for share, output, eos_after in several:
-            prompt_length = 1 + round(share * (longest - 1))
-            self.accepted.append(self.engine.add(prompt_length, output, eos_after=eos_after))
+        for one in several:
+            self.accepted += self.engine.add_prompt(
+                one.prompt(longest), one.max_tokens, eos_after=one.eos_after, salt=one.salt, n=one.n
+            )
 
     @rule(count=st.integers(1, 6))
     def step(self, count: int) -> None:
@@ -68,7 +99,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         self.engine.drain()
         assert all(sequence.is_finished for sequence in self.accepted)
-        event(f"{self.engine.policy}, preempted: {self.engine.counters.num_preemptions > 0}")
+        counters = self.engine.counters
+        event(f"{self.engine.policy}, preempted: {counters.num_preemptions > 0}")
+        event(f"prefix hits: {counters.num_prefix_hit_tokens > 0}, pages copied: {self.engine.device.num_copied > 0}")
+        assert self.prefix_caching or counters.num_prefix_hit_tokens == 0
+        assert counters.num_prefix_hit_tokens <= counters.num_prompt_tokens
 
 
 TestScheduler = SchedulerMachine.TestCase
@@ -212,8 +247,10 @@ def test_the_newest_is_preempted_and_waits_first_in_line():
     assert (oldest.num_output_tokens, newest.num_output_tokens) == (4, 3)
 
 
-def test_a_preempted_sequence_waits_until_its_pending_token_is_read():
-    engine = FakeEngine(limits(page_size=1, num_pages=1 + 6, max_model_len=6, max_num_seqs=2))
+@pytest.mark.parametrize("prefix_caching", [False, True])
+def test_a_preempted_sequence_waits_until_its_pending_token_is_read(prefix_caching):
+    sizes = limits(page_size=1, num_pages=1 + 6, max_model_len=6, max_num_seqs=2)
+    engine = FakeEngine(sizes, prefix_caching=prefix_caching)
     oldest, newest = engine.add(2, 4), engine.add(2, 3)
     engine.step()
     engine.step()
@@ -224,7 +261,8 @@ def test_a_preempted_sequence_waits_until_its_pending_token_is_read():
     assert engine.scheduler.schedule() is None, "admitted without the token that it goes on from"
     newest.token_ids.append(0)
     newest.num_pending_tokens = 0
-    assert summary(engine.scheduler.schedule()) == [(1, 0, 4)]
+    num_cached = 2 if prefix_caching else 0  # three were computed, and the oldest took the page of the last
+    assert summary(engine.scheduler.schedule()) == [(1, num_cached, 4 - num_cached)]
 
 
 def test_a_sequence_short_of_pages_keeps_its_own_while_older_ones_need_none():
@@ -264,3 +302,152 @@ def test_removing_a_sequence_that_is_gone_changes_nothing():
 
 def test_an_idle_scheduler_plans_nothing():
     assert FakeEngine(limits()).step() is None
+
+
+def test_what_was_computed_is_found_by_who_begins_the_same():
+    engine = FakeEngine(limits(max_num_batched_tokens=16))
+    engine.add_prompt(range(10), 2)
+    engine.drain()
+    same, longer = engine.add_prompt(range(10), 2)[0], engine.add_prompt([*range(12), 0], 2)[0]
+    plan = engine.step()
+    assert summary(plan) == [(1, 8, 2), (2, 10, 3)]
+    assert [chunk.shared_page_ids for chunk in plan.chunks] == [[1, 2], [1, 2]]
+    assert (same.request.num_cached_tokens, longer.request.num_cached_tokens) == (8, 10)
+    engine.drain()
+
+
+def test_a_prompt_is_shared_in_the_step_that_computes_it():
+    """Four requests of two full pages and one token: the pages are computed once."""
+    engine = FakeEngine(limits(max_num_batched_tokens=16))
+    for _ in range(4):
+        engine.add_prompt(range(9), 3)
+    plan = engine.step()
+    assert summary(plan) == [(0, 0, 9), (1, 8, 1), (2, 8, 1), (3, 8, 1)]
+    assert plan.page_copies == []
+    engine.drain()
+
+
+def test_completions_of_a_prompt_share_its_pages():
+    engine = FakeEngine(limits())
+    engine.add_prompt(range(8), 9, n=3)
+    assert summary(engine.step()) == [(0, 0, 8)]
+    plan = engine.step()
+    assert summary(plan) == [(0, 8, 1), (1, 7, 1), (2, 7, 1)]
+    assert [source for source, _ in plan.page_copies] == [2, 2], "three of the second page's four tokens"
+    assert engine.scheduler.page_pool.num_used == 1 + 3 + 1, "the first page, three second ones, and one for an output"
+    engine.drain()
+
+
+def test_nobody_computes_what_another_computes_just_now():
+    """A prompt of three steps, and one that goes on from it: it begins where the first one ends, in the same step."""
+    engine = FakeEngine(limits(max_num_batched_tokens=8))
+    engine.add_prompt(range(20), 3)
+    engine.add_prompt([*range(20), 5, 6], 3)
+    assert [summary(engine.step()) for _ in range(3)] == [[(0, 0, 8)], [(0, 8, 8)], [(0, 16, 4), (1, 20, 2)]]
+    engine.drain()
+
+
+def test_salts_share_nothing():
+    engine = FakeEngine(limits(max_num_batched_tokens=32))
+    for salt in ("a", "b", None, "a"):
+        engine.add_prompt(range(9), 1, salt=salt)
+    assert summary(engine.step()) == [(0, 0, 9), (1, 0, 9), (2, 0, 9), (3, 8, 1)]
+    engine.drain()
+
+
+def test_a_page_that_fits_in_part_is_copied_if_it_saves_half_a_page():
+    engine = FakeEngine(limits(max_num_batched_tokens=32))
+    engine.add_prompt(range(8), 4)  # keeps two pages, and a third with three tokens
+    engine.drain()
+    first = engine.scheduler.page_pool.num_cached
+    assert first == 3
+    engine.add_prompt([0, 1, 2, 9], 1)  # three of the first page's four
+    plan = engine.step()
+    assert summary(plan) == [(1, 3, 1)]
+    assert plan.page_copies == [(1, 4)]
+    engine.drain()
+    engine.add_prompt([0, 9, 9, 9], 1)  # one of four
+    plan = engine.step()
+    assert summary(plan) == [(2, 0, 4)]
+    assert plan.page_copies == []
+    engine.drain()
+
+
+def test_the_tail_of_a_conversation_is_copied():
+    engine = FakeEngine(limits(max_num_batched_tokens=32))
+    (turn,) = engine.add_prompt(range(8), 4)
+    engine.drain()
+    engine.add_prompt([*turn.token_ids, 1, 2, 3], 2)
+    plan = engine.step()
+    assert summary(plan) == [(1, 11, 4)], "of twelve tokens the last was sampled, and never computed"
+    assert plan.page_copies == [(3, 4)]
+    engine.drain()
+
+
+def test_a_page_of_the_same_step_is_not_copied():
+    """The copies of a step come before it."""
+    engine = FakeEngine(limits(max_num_batched_tokens=32))
+    engine.add_prompt(range(8), 4)
+    engine.add_prompt([0, 1, 2, 3, 4, 5, 6, 9], 4)
+    plan = engine.step()
+    assert summary(plan) == [(0, 0, 8), (1, 4, 4)]
+    assert plan.page_copies == []
+    engine.drain()
+
+
+def test_cached_pages_go_before_anybody_is_preempted_least_recently_used_first():
+    engine = FakeEngine(limits(num_pages=1 + 8, max_num_seqs=2, max_num_batched_tokens=32))
+    old, new = [0] * 9, [1] * 9
+    for prompt in (old, new):
+        engine.add_prompt(prompt, 1)
+        engine.drain()
+    assert engine.scheduler.page_pool.num_cached == 4
+    engine.add_prompt([2] * 20, 8)  # takes the four that are free, and then three: the old, and the end of the new
+    engine.drain()
+    engine.add_prompt(new, 1)
+    engine.add_prompt(old, 1)
+    assert summary(engine.step()) == [(3, 4, 5), (4, 0, 9)]
+    assert engine.counters.num_preemptions == 0
+    engine.drain()
+
+
+def test_a_preempted_sequence_goes_on_from_what_is_left_of_it():
+    engine = FakeEngine(limits(page_size=2, num_pages=1 + 7, max_model_len=14, max_num_seqs=2))
+    oldest, newest = engine.add(5, 8), engine.add(3, 5)
+    while newest.row is not None or newest.arrival is None or not newest.has_begun:
+        engine.step()
+    while newest.row is None:
+        plan = engine.step()
+    (chunk,) = plan.chunks
+    assert chunk.sequence is newest
+    assert chunk.start == 2, "its first page, for the oldest took the others"
+    assert oldest.is_finished
+    engine.drain()
+
+
+def test_what_a_failed_sequence_computed_is_forgotten():
+    """It may be what is wrong. What others use stays."""
+    engine = FakeEngine(limits())
+    engine.add_prompt(range(4), 20)
+    engine.step()
+    (failed,) = engine.add_prompt([*range(4), 9, 9, 9, 9, 9], 20)
+    engine.step()
+    assert failed.num_shared_pages == 2
+    engine.fail(failed)
+    assert engine.scheduler.page_pool.num_cached == 0
+    engine.add_prompt([*range(4), 9, 9, 9, 9, 9], 2)
+    assert engine.step().chunks[0].start == 4
+    engine.drain()
+
+
+def test_a_prefix_that_fills_the_pages_is_no_reason_to_wait_for_ever():
+    """All pages are cached: three that fit, one that fits in part, and one more. Without the copy there is room."""
+    engine = FakeEngine(limits(num_pages=1 + 5, max_model_len=20, max_num_seqs=1, max_num_batched_tokens=20))
+    engine.add_prompt(range(16), 4)
+    engine.drain()
+    assert engine.scheduler.page_pool.num_cached == 5
+    engine.add_prompt([*range(15), 0, 0, 0, 0], 1)
+    plan = engine.step()
+    assert summary(plan) == [(1, 12, 7)]
+    assert plan.page_copies == []
+    engine.drain()

@@ -1,0 +1,68 @@
+"""What is done on the device before a step whose sequences share pages: copies of pages, and rows of the page table."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int32
+
+from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
+from jinfer.config import Limits
+from jinfer.execution.device_state import DeviceState
+from jinfer.scheduling.page_pool import NULL_PAGE
+from jinfer.scheduling.step_plan import StepPlan
+
+KVCache = tuple[Array, ...]
+Groups = Iterable[np.ndarray]
+
+
+class PageSharing:
+    """Two executables, compiled when it is made. It keeps no arrays: a state goes in, and the next one comes out."""
+
+    def __init__(self, limits: Limits, state: DeviceState) -> None:
+        self._limits = limits
+        copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
+        rows = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + limits.pages_per_sequence), jnp.int32)
+        self._copy_pages = lower(copy_pages, state.kv_cache, copies).compile()
+        self._set_page_tables = lower(set_page_tables, state.rows.page_table, rows).compile()
+
+    def warm_up(self, state: DeviceState) -> DeviceState:
+        """Runs both on padding."""
+        copies = np.full((COPIES_AT_A_TIME, 2), NULL_PAGE, np.int32)
+        rows = np.zeros((ROWS_AT_A_TIME, 1 + self._limits.pages_per_sequence), np.int32)
+        rows[:, 0] = self._limits.max_num_seqs
+        return self._run(state, [copies], [rows])
+
+    def __call__(self, state: DeviceState, plan: StepPlan) -> DeviceState:
+        """Dispatches what a plan needs, which in most steps is nothing. `state` is donated."""
+        return self._run(state, copy_groups(plan), page_table_groups(plan, self._limits))
+
+    def _run(self, state: DeviceState, copy_groups: Groups, page_table_groups: Groups) -> DeviceState:
+        kv_cache, page_table = state.kv_cache, state.rows.page_table
+        for copies in copy_groups:
+            kv_cache = self._copy_pages(kv_cache, copies)
+        for rows in page_table_groups:
+            page_table = self._set_page_tables(page_table, rows)
+        return DeviceState(kv_cache, state.rows._replace(page_table=page_table))
+
+
+def copy_pages(kv_cache: KVCache, copies: Int32[Array, "copies 2"]) -> KVCache:
+    """The cache with copies[:, 0] copied to copies[:, 1] in every layer, in place. No page may be in both."""
+    sources, targets = copies[:, 0], copies[:, 1]
+    key_or_value = jnp.arange(2)[:, None]
+    return tuple(layer.at[key_or_value, targets[None]].set(layer[:, sources]) for layer in kv_cache)
+
+
+def set_page_tables(
+    page_table: Int32[Array, "rows pages_per_sequence"], new_rows: Int32[Array, "new_rows words"]
+) -> Int32[Array, "rows pages_per_sequence"]:
+    """The page table with new_rows[:, 1:] in the rows new_rows[:, 0]."""
+    return page_table.at[new_rows[:, 0]].set(new_rows[:, 1:])
+
+
+def lower(function: Callable[..., Any], donated: Any, words: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
+    """Lowers one of the two for arrays, or the shapes of arrays, that it may write to."""
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), donated)
+    return jax.jit(function, donate_argnums=0).lower(abstract, words)
