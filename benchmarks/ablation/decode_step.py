@@ -137,7 +137,7 @@ def _jax_attention(foreign: Any, num_splits: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _traced_anew() -> Iterator[None]:
-    """Layers share one trace where the decoder jits them, and would share a foreign layer: each has its own jit here."""
+    """Layers share one trace where the decoder jits them, and would share a foreign one: each has its own jit here."""
     layer = vars(decoder).get("_layer")
     if layer is None:
         yield
