@@ -36,10 +36,21 @@ def decode_rows(*rows: tuple[int, int] | tuple[int, int, int]) -> DecodeRows:
 
 
 def chunk(
-    row: int, start: int, token_ids: Ids[int], *, new_pages: Ids[int] = (), samples: bool = True, **params
+    row: int,
+    start: int,
+    token_ids: Ids[int],
+    *,
+    new_pages: Ids[int] = (),
+    samples: bool = True,
+    shared_pages: Ids[int] = (),
+    copied_page: int | None = None,
+    **params,
 ) -> ChunkPlan:
-    first_new_page = -(-start // 4)
-    return ChunkPlan(new_sequence(**params), row, start, list(token_ids), first_new_page, list(new_pages), samples)
+    first_new_page = len(shared_pages) if shared_pages else -(-start // 4)
+    return ChunkPlan(
+        new_sequence(**params), row, start, list(token_ids), first_new_page, list(new_pages), samples,
+        list(shared_pages), copied_page,
+    )  # fmt: skip
 
 
 def plan(decode: DecodeRows, *chunks: ChunkPlan) -> StepPlan:

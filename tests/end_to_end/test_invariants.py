@@ -340,7 +340,9 @@ def test_what_a_failed_request_computed_is_not_found_by_others(small_llm, with_n
 def test_a_prompt_that_is_found_gives_the_same_tokens_from_fewer_that_are_computed(overlap):
     llm = shared_llm(page_size=4, overlap=overlap)
     prompt, params = tuple(range(20, 40)), SamplingParams(temperature=0, max_tokens=6)
-    first, again = (llm.generate([prompt], params)[0] for _ in range(2))
+    first = llm.generate([prompt], params)[0]
+    llm.generate([(5,) * 30], params)  # puts other pages into the row's page table
+    again = llm.generate([prompt], params)[0]
     longer = llm.generate([(*prompt, *first.outputs[0].token_ids, 3)], params)[0]
     salted = llm.generate([prompt], dataclasses.replace(params, cache_salt="another"))[0]
 

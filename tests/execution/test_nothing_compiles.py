@@ -69,6 +69,15 @@ def test_neither_do_an_aborted_and_a_preempted_request(llm, compilations):
     assert not compilations
 
 
+def test_neither_does_a_request_that_finds_what_another_computed(llm, compilations):
+    """Whole pages, and one in part."""
+    first, longer = prompts(18)[0], [*prompts(18)[0], 3, 1, 4]
+    llm.generate([first], max_tokens=4, temperature=0)
+    (output,) = llm.generate([longer], max_tokens=4)
+    assert output.num_cached_tokens == 18
+    assert not compilations
+
+
 def test_neither_does_a_request_after_a_fault(llm, compilations, monkeypatch):
     """The device state that replaces the lost one may cost a compilation; the requests after it may not."""
 
