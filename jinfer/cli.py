@@ -36,6 +36,7 @@ ENGINE_OPTIONS = (
     "max_model_len",
     "scheduling_policy",
     "overlap",
+    "prefix_caching",
 )
 SAMPLING_OPTIONS = (
     "n",
@@ -253,6 +254,10 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--no-overlap", action="store_false", dest="overlap", help="read each step before the next is planned"
     )
+    engine.add_argument(
+        "--no-prefix-caching", action="store_false", dest="prefix_caching",
+        help="compute every prompt, whatever was computed before",
+    )  # fmt: skip
     engine.add_argument(
         "--dummy-weights", action="store_true", help="random weights; the model needs only a config.json"
     )

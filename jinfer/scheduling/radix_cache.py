@@ -50,8 +50,8 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """The longest cached prefix: it ends with the first `num_pages` of `node`, and is on `page_ids`, of which
-    `num_unlocked` are cached and not used."""
+    """The longest cached prefix: it ends with the first `num_pages` of `node`. What was looked for is on `page_ids`, of
+    which `num_unlocked` are cached and not used."""
 
     node: Node
     num_pages: int
@@ -82,11 +82,12 @@ class RadixCache:
     def root(self) -> Node:
         return self._root
 
-    def match(self, salt: str | None, token_ids: Sequence[int], most: int) -> Match:
-        """The longest prefix of `token_ids[:most]` in whole pages. Changes nothing."""
-        size, node, start = self._page_size, self._root, 0
+    def match(self, salt: str | None, token_ids: Sequence[int], most: int, *, behind: Node, start: int = 0) -> Match:
+        """The longest prefix of `token_ids[:most]` in whole pages, whose first `start` tokens are known to be those of
+        the path to `behind`. Changes nothing."""
+        size, node = self._page_size, behind
         page_ids: list[int] = []
-        num_pages = num_unlocked = 0
+        num_pages, num_unlocked = len(node.page_ids), 0
         while num_pages == len(node.page_ids) and start + size <= most:
             child = node.children.get((salt, *token_ids[start : start + size]))
             if child is None:

@@ -90,7 +90,7 @@ class SequencePages:
         Its last token is never in it: the step must compute one to know the next.
         """
         salt, token_ids, most = sequence.params.cache_salt, sequence.token_ids, len(sequence.token_ids) - 1
-        match = self._cache.match(salt, token_ids, most)
+        match = self._cache.match(salt, token_ids, most, behind=self._cache.root)
         num_shared = len(match.page_ids) * self._limits.page_size
         partial = self._cache.match_in_part(match, salt, token_ids, most, before_step=self._step)
         if partial and partial.num_tokens >= self._min_copied:
@@ -141,13 +141,17 @@ class SequencePages:
 
     def _exchange(self, sequence: Sequence, num_tokens: int) -> None:
         """Takes the cache's pages for those of the sequence's own that have the same contents."""
-        match = self._cache.match(sequence.params.cache_salt, sequence.token_ids, num_tokens)
-        first, last = sequence.num_shared_pages, len(match.page_ids)
-        node = self._cache.lock(match.node, match.num_pages)
-        self._cache.unlock(sequence.cache_node)
+        first, node, salt = sequence.num_shared_pages, sequence.cache_node, sequence.params.cache_salt
+        start = first * self._limits.page_size
+        match = self._cache.match(salt, sequence.token_ids, num_tokens, behind=node, start=start)
+        if not match.page_ids:
+            return
+        last = first + len(match.page_ids)
+        sequence.cache_node = self._cache.lock(match.node, match.num_pages)
+        self._cache.unlock(node)
         self.pool.free(sequence.page_ids[first:last])
-        sequence.page_ids[:last] = match.page_ids
-        sequence.num_shared_pages, sequence.cache_node = last, node
+        sequence.page_ids[first:last] = match.page_ids
+        sequence.num_shared_pages = last
 
     def _extend(self, sequence: Sequence, num_tokens: int) -> None:
         """Shares a sequence's own pages up to a number of tokens, unless the cache has the first of them already."""

@@ -235,6 +235,7 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]
         ("scheduling_policy='fifo'", "'mixed', 'prefill_first', 'd"),
     ),
     "overlap": ({"overlap": "yes"}, ConfigError, ("overlap='yes'", "one of True, False")),
+    "prefix caching": ({"prefix_caching": None}, ConfigError, ("prefix_caching=None", "one of True, False")),
     "share": ({"gpu_memory_utilization": math.nan}, ConfigError, ("gpu_memory_utilization=nan", "(0, 1]")),
     "contradiction": (
         {"max_num_seqs": 32},
@@ -311,6 +312,8 @@ BAD_REQUESTS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "temperature NaN": ([5], {"temperature": math.nan}, ("temperature=nan", "a finite number from 0 to 2")),
     "temperature infinite": ([5], {"temperature": math.inf}, ("temperature=inf", "a finite number from 0 to 2")),
     "top_p 0": ([5], {"top_p": 0}, ("top_p=0", "above 0 and at most 1")),
+    "salt": ([5], {"cache_salt": ""}, ("cache_salt=''", "1 to 256 characters")),
+    "salt of bytes": ([5], {"cache_salt": b"a"}, ("cache_salt=b'a'", "or None to share")),
     "n without chance": ([5], {"n": 2, "temperature": 0}, ("n=2", "temperature 0", "use n=1 or temperature > 0")),
     "more at least than at most": (
         [5],

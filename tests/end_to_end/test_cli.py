@@ -90,10 +90,11 @@ def test_the_engine_options_reach_the_engine(generate, monkeypatch):
     monkeypatch.setattr(cli, "LLM", lambda model, **options: given.update(options) or sys.exit(7))
     with pytest.raises(SystemExit, match="7"):
         generate("--prompt", TEXT)
-    assert (given["scheduling_policy"], given["overlap"]) == ("mixed", True)
+    names = ("scheduling_policy", "overlap", "prefix_caching")
+    assert [given[name] for name in names] == ["mixed", True, True]
     with pytest.raises(SystemExit, match="7"):
-        generate("--prompt", TEXT, "--scheduling-policy", "decode_first", "--no-overlap")
-    assert (given["scheduling_policy"], given["overlap"]) == ("decode_first", False)
+        generate("--prompt", TEXT, "--scheduling-policy", "decode_first", "--no-overlap", "--no-prefix-caching")
+    assert [given[name] for name in names] == ["decode_first", False, False]
 
 
 class TestText:
