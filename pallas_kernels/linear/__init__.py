@@ -50,6 +50,15 @@ def linear(
     where it is a Python integer, so that the layers of a model share one trace and one compiled kernel. x, w, scale and
     residual are all bfloat16 or all float32.
 
+    Measured on an H200 in bfloat16 over the layers of Qwen3-0.6B and 8B with their norms, gates and residuals, the best
+    blocks were this many times as fast as XLA's dot (cuBLAS, or XLA's own at one row) with XLA's fusions around it:
+
+        1 row       1.0 (the head of 8B, at 96% of the bandwidth) to 2.4 (the small layers of 0.6B)
+        64 rows     0.90 to 1.06
+        128 rows    0.92 to 1.13
+
+    So up to 16 rows it pays, and for more it is there for what XLA cannot do: index a stack without a copy.
+
     Raises ValueError where arguments contradict each other, and UnsupportedError where `implementation` cannot serve
     them: the Pallas kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm or in float32.
     """

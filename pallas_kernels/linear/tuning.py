@@ -75,13 +75,9 @@ class LinearCall(NamedTuple):
         return 2 if self.is_gated else 1
 
 
-def linear_key(call: LinearCall) -> dict[str, int | str]:
-    """A tuned entry's key: rows as the power of two that holds them."""
-    return {
-        "rows": next_power_of_two(call.rows), "in": call.num_in, "out": call.num_out,
-        "layout": "out_in" if call.is_transposed else "in_out",
-        "gated": int(call.is_gated), "norm": int(call.is_normalized), "itemsize": call.itemsize,
-    }  # fmt: skip
+def linear_key(call: LinearCall) -> dict[str, int | bool]:
+    """A call's tuned entry; rows count as the power of two that holds them."""
+    return call._replace(rows=next_power_of_two(call.rows))._asdict()
 
 
 def linear_blocks(call: LinearCall) -> Blocks:

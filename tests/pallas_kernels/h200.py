@@ -12,7 +12,7 @@ import multiprocessing
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +73,12 @@ class CompiledKernel:
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """`aliased_bytes` of the results are written over donated arguments."""
+    """`aliased_bytes` of the results are written over donated arguments. `thunks` is what the host starts, by kind, and
+    `captured` what is within CUDA graphs."""
 
     kernels: list[CompiledKernel]
+    thunks: list[str]
+    captured: list[str]
     aliased_bytes: int
     temporary_bytes: int
 
@@ -104,14 +107,17 @@ def find_ptxas() -> Path | None:
 
 
 @contextlib.contextmanager
-def compiler_process() -> Iterator[Callable[..., CompiledProgram]]:
-    """`compile_for_h200` in a process of its own, which has neither a GPU nor a compilation cache.
+def compiler_process(
+    compile_: Callable[..., CompiledProgram] | None = None,
+) -> Iterator[Callable[..., CompiledProgram]]:
+    """`compile_for_h200`, or what calls it, in a process of its own, which has neither a GPU nor a compilation cache.
 
     On a GPU, XLA would tune there; and a program for an absent one goes into the cache but never comes out of it.
     """
+    compile_ = compile_ or compile_for_h200
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=_start_compiler_process) as process:
-        yield lambda *arguments, **options: process.submit(compile_for_h200, *arguments, **options).result()
+        yield lambda *arguments, **options: process.submit(compile_, *arguments, **options).result()
 
 
 def _start_compiler_process() -> None:
@@ -119,16 +125,27 @@ def _start_compiler_process() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
 
 
-def compile_for_h200(f: Callable, *arguments: Any, donate: Sequence[int] = (), **named: Any) -> CompiledProgram:
+def compile_for_h200(
+    f: Callable,
+    *arguments: Any,
+    donate: Sequence[int] = (),
+    compiler_options: Mapping[str, Any] | None = None,
+    **named: Any,
+) -> CompiledProgram:
     """Compiles f for arguments (pytrees of ShapeDtypeStruct) of which those numbered in `donate` may be overwritten."""
     mesh = _mesh()
     arguments, named = jax.tree.map(functools.partial(_on_device, mesh), (arguments, named))
     with tempfile.TemporaryDirectory(prefix="h200-") as name, jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         folder = Path(name)
-        options = {"xla_dump_to": name, "xla_gpu_cuda_data_dir": str(_recording_toolkit(folder))}
+        options = {
+            "xla_dump_to": name, "xla_gpu_cuda_data_dir": str(_recording_toolkit(folder)), **(compiler_options or {})
+        }  # fmt: skip
         lowered = jax.jit(f, donate_argnums=donate).trace(*arguments, **named).lower(lowering_platforms=("cuda",))
         memory = lowered.compile(compiler_options=options).memory_analysis()
-        return CompiledProgram(_kernels(folder), memory.alias_size_in_bytes, memory.temp_size_in_bytes)
+        thunks, captured = _thunks(folder)
+        return CompiledProgram(
+            _kernels(folder), thunks, captured, memory.alias_size_in_bytes, memory.temp_size_in_bytes
+        )
 
 
 @functools.cache
@@ -148,6 +165,13 @@ def _recording_toolkit(folder: Path) -> Path:
     stand_in.write_text(STAND_IN.format(ptxas=find_ptxas(), record=folder))
     stand_in.chmod(0o755)
     return folder
+
+
+def _thunks(folder: Path) -> tuple[list[str], list[str]]:
+    """Kinds, of lines at the margin and of those indented. The newest listing says what the graphs have taken in."""
+    listings = sorted(folder.glob("*thunk_sequence*.txt"), key=lambda file: len(file.name))
+    found = re.findall(r"^( *)\d+: (k\w+)", listings[-1].read_text(), re.MULTILINE)
+    return [kind for indent, kind in found if not indent], [kind for indent, kind in found if indent]
 
 
 def _kernels(folder: Path) -> list[CompiledKernel]:

@@ -13,6 +13,7 @@ from pallas_kernels.tuned import tuned_blocks
 
 MIN_SPLIT_POSITIONS = 256
 MAX_SPLITS = 32
+FEWEST_UNSPLIT_ROWS = 64  # query rows a program: fewer leave the tensor cores idle
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class ExtendCall(NamedTuple):
 
 def extend_blocks(call: ExtendCall) -> ExtendBlocks:
     """Tuned numbers where there are any; else up to 256 query rows (tokens x heads of a group) a program where rows
-    have as many, and splits only where the blocks leave multiprocessors idle."""
+    have as many, and fewer rows, then splits, where the blocks leave multiprocessors idle."""
     found = tuned_blocks("paged_attention", "extend", extend_key(call), ExtendBlocks)
     if found is not None:
         return found
@@ -72,14 +73,27 @@ def extend_blocks(call: ExtendCall) -> ExtendBlocks:
             most //= 2
         num_stages = 3 if call.head_dim <= 128 else 2
         tile = fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
-    query_rows = min(most, call.most_query_rows)
+    query_rows = _enough_programs(min(most, call.most_query_rows), call)
     block_tokens = max(1, query_rows // call.padded_group)
     num_warps = 4 if call.itemsize <= 2 and query_rows < 128 else 8
     return ExtendBlocks(block_tokens, tile, _num_splits(call, block_tokens), num_warps, num_stages)
 
 
+def _enough_programs(query_rows: int, call: ExtendCall) -> int:
+    """Fewer rows a program where there would be too few programs: that needs no merge, and split programs of many rows
+    would spill."""
+    num_multiprocessors = target_device().num_multiprocessors
+    while query_rows > FEWEST_UNSPLIT_ROWS and _programs(call, query_rows // call.padded_group) < num_multiprocessors:
+        query_rows //= 2
+    return query_rows
+
+
+def _programs(call: ExtendCall, block_tokens: int) -> int:
+    return ceil_div(call.tokens, max(1, block_tokens)) * call.num_kv_heads
+
+
 def _num_splits(call: ExtendCall, block_tokens: int) -> int:
-    programs = ceil_div(call.tokens, block_tokens) * call.num_kv_heads
+    programs = _programs(call, block_tokens)
     most = min(MAX_SPLITS, call.max_positions // MIN_SPLIT_POSITIONS)
     return max(1, min(target_device().num_multiprocessors // programs, most))
 

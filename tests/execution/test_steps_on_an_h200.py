@@ -1,0 +1,99 @@
+"""Whole steps compile for an H200, on a machine without one: a decode step is one CUDA graph that copies no cache."""
+
+import functools
+import math
+import sys
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from jinfer.batching.batch import layout_of
+from jinfer.batching.buckets import StepShape
+from jinfer.batching.packing import size_of
+from jinfer.config import Limits
+from jinfer.execution.compiled_steps import GPU_COMPILER_OPTIONS
+from jinfer.execution.device_state import new_device_state
+from jinfer.execution.step import run_step
+from jinfer.models.registry import build_model, read_model_config
+from tests.pallas_kernels.h200 import CompiledProgram, compile_for_h200, compiler_process, what_is_missing
+
+pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
+
+NUM_LAYERS = 3
+QWEN3_06B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "vocab_size": 151_936,
+    "hidden_size": 1024,
+    "intermediate_size": 3072,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40_960,
+    "tie_word_embeddings": True,
+}
+LIMITS = Limits(page_size=16, num_pages=2000, max_num_seqs=64, max_num_batched_tokens=256, max_model_len=40_960)
+# Slices of stacked weights in front of cuBLAS: XLA needs a GPU to take them for what they are, and copies them here.
+NEEDS_A_GPU = "xla_gpu_enable_dynamic_slice_fusion"
+SLICES_A_LAYER = 4
+
+
+def compile_step(shape: StepShape) -> CompiledProgram:
+    """In a process without a GPU, where kernels would else be interpreted."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("pallas_kernels") and hasattr(module, "should_interpret"):
+            vars(module)["should_interpret"] = lambda interpret: False
+    model = build_model(read_model_config(QWEN3_06B), jnp.dtype("bfloat16"), "pallas")
+    state = jax.eval_shape(lambda: new_device_state(model.config, LIMITS, jnp.dtype("bfloat16")))
+    words = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
+    options = {name: value for name, value in GPU_COMPILER_OPTIONS.items() if name != NEEDS_A_GPU}
+    step = functools.partial(run_step, model, shape, LIMITS)
+    return compile_for_h200(step, model.abstract_params, state, words, donate=[1], compiler_options=options)
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    with compiler_process(compile_step) as compile_:
+        yield functools.cache(compile_)
+
+
+def cache_bytes() -> int:
+    state = jax.eval_shape(
+        lambda: new_device_state(read_model_config(QWEN3_06B), LIMITS, jnp.dtype("bfloat16")).kv_cache
+    )
+    return sum(math.prod(layer.shape) * layer.dtype.itemsize for layer in state)
+
+
+@pytest.mark.parametrize("rows", [1, 16, 64])
+def test_a_decode_step_is_one_cuda_graph(compiled, rows):
+    """Nothing is left to the host: no kernel, no condition that it would have to read, no loop."""
+    program = compiled(StepShape(rows))
+    assert program.thunks == ["kCommandBuffer"]
+    kinds = Counter(program.captured)
+    assert set(kinds) <= {"kCustomKernel", "kKernel", "kCopy", "kCublasLtMatmul", "kGemm", "kMemset32BitValue"}, kinds
+    assert len(program.captured) > 6 * NUM_LAYERS
+
+
+@pytest.mark.parametrize("shape", [StepShape(1), StepShape(64), StepShape(64, 256)], ids=str)
+def test_no_step_copies_the_cache(compiled, shape):
+    program = compiled(shape)
+    assert program.aliased_bytes >= cache_bytes()
+    assert program.temporary_bytes < cache_bytes() / 2
+    most_copies = 2 if shape.rows <= 16 else 2 + SLICES_A_LAYER * NUM_LAYERS
+    assert (program.thunks + program.captured).count("kCopy") <= most_copies
+
+
+def test_a_layer_of_one_row_is_seven_kernels(compiled):
+    """Norm, projection, gate and residual in one kernel each; norm, rotation and write; attention and its merge."""
+    names = Counter(kernel.name.rstrip("_0123456789") for kernel in compiled(StepShape(1)).kernels)
+    of_a_layer = {"linear": 4, "rope_cache_write": 1, "paged_attention_decode": 1, "merge_splits": 1}
+    for name, count in of_a_layer.items():
+        assert names[name] in (count * NUM_LAYERS, count * NUM_LAYERS + (name == "linear")), names
+    assert sum(names.values()) < 7 * NUM_LAYERS + 25, names
+
+
+def test_no_kernel_of_a_step_spills(compiled):
+    for shape in (StepShape(1), StepShape(64), StepShape(64, 256)):
+        assert not [kernel.name for kernel in compiled(shape).kernels if kernel.spill_bytes]
