@@ -7,7 +7,8 @@ from jinfer.scheduling.step_plan import StepPlan
 
 FEW_TOKENS = (16, 64)  # a step of so few is bound by reading the weights, and padding costs it next to nothing
 MANY_TOKENS = 256  # from here on a step's time grows with its tokens, and less than a third of them may be padding
-FEW_ROWS = 16  # of a mixed step: most have a few chunks, and logits of all rows that may run take 0.9 ms of an 8B's
+FEW_ROWS = 16  # of a large mixed step: most have a few chunks, and logits of all rows that may run take 0.9 ms of 8B's
+LARGE = 1024  # tokens
 STEPS_PER_OCTAVE = (1.25, 1.625, 2.0)  # of row buckets above 8: at most 19% of the rows are padding
 
 
@@ -33,7 +34,7 @@ class Buckets:
     @classmethod
     def for_limits(cls, limits: Limits) -> "Buckets":
         """Row counts 1, 2, 4, 8, 10, 13, 16, 20, ... and token counts 16, 64, 256, 384, 512, 768, ..., of
-        which those from 256 on are for 16 rows and for as many as there may be."""
+        which those from 1024 on are for 16 rows and for as many as there may be."""
         token_counts = _token_counts(limits.max_num_batched_tokens)
         return cls(
             decode=tuple(StepShape(rows) for rows in _row_counts(limits.max_num_seqs)),
@@ -69,7 +70,7 @@ def _row_counts(most: int) -> list[int]:
 def _rows_of_mixed(tokens: int, most: int) -> list[int]:
     """As many rows as there may be, and where the tokens are many, few rows besides."""
     rows = min(tokens, most)
-    return [FEW_ROWS, rows] if tokens >= MANY_TOKENS and rows > FEW_ROWS else [rows]
+    return [FEW_ROWS, rows] if tokens >= LARGE and rows > FEW_ROWS else [rows]
 
 
 def _token_counts(most: int) -> list[int]:

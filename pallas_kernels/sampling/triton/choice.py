@@ -36,12 +36,12 @@ class Scratch:
 def choice_kernel(*refs, blocks, interpret):
     """One program a row."""
     row = Row.load(pl.program_id(0), refs[:NUM_ROW_OPERANDS], interpret=interpret)
-    largest_ref, detail_ref, magnitude_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
+    largest_ref, detail_ref, fault_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
     place = jnp.arange(next_power_of_two(num_slices(row.vocab_size, blocks)))
     inside = place < num_slices(row.vocab_size, blocks)
-    largest, detail, magnitude = (
+    largest, detail, fault = (
         plt.load(ref.at[row.index, place], mask=inside, other=other)
-        for ref, other in ((largest_ref, -jnp.inf), (detail_ref, 0), (magnitude_ref, 0))
+        for ref, other in ((largest_ref, -jnp.inf), (detail_ref, 0), (fault_ref, 0))
     )
     token = jax.lax.cond(
         row.is_filtered,
@@ -49,7 +49,7 @@ def choice_kernel(*refs, blocks, interpret):
         lambda: _unfiltered(row, largest, detail, blocks),
     )
     token_ref[row.index] = jnp.clip(token, 0, row.vocab_size - 1)  # of a row that is not finite it may be anything
-    is_finite_ref[row.index] = magnitude.max(0) < jnp.inf
+    is_finite_ref[row.index] = fault.max(0) == 0
 
 
 def _unfiltered(row, largest, detail, blocks):

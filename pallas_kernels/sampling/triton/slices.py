@@ -8,13 +8,15 @@ from pallas_kernels.sampling.triton.row import NUM_ROW_OPERANDS, Row, finite_or_
 
 
 def slices_kernel(*refs, blocks, interpret):
-    """`largest` is of what may be chosen, `magnitude` that of all, and `detail` depends on the row (see `_detail`)."""
+    """`largest` is of what may be chosen, `fault` is 1 if any logit is not finite, and `detail` depends on the row (see
+    `_detail`)."""
     row = Row.load(pl.program_id(1), refs[:NUM_ROW_OPERANDS], interpret=interpret)
-    largest_ref, detail_ref, magnitude_ref = refs[NUM_ROW_OPERANDS:]
+    largest_ref, detail_ref, fault_ref = refs[NUM_ROW_OPERANDS:]
     slices = pl.program_id(0) * blocks.slices_per_program + jnp.arange(blocks.slices_per_program)
     column = slices[:, None] * blocks.slice_size + jnp.arange(blocks.slice_size)[None, :]
     logits = row.logits(column)
-    magnitude_ref[row.index, slices] = jnp.where(column < row.vocab_size, jnp.abs(logits), 0).max(1)
+    is_finite = jnp.abs(logits) < jnp.inf  # a comparison with NaN is false; a maximum on a GPU would pass over it
+    fault_ref[row.index, slices] = jnp.where(is_finite | (column >= row.vocab_size), 0.0, 1.0).max(1)
     allowed = row.without_blocked(logits, column)
     largest = allowed.max(1)
     largest_ref[row.index, slices] = largest
