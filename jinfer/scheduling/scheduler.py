@@ -99,11 +99,12 @@ class Scheduler:
         return bool(step.decoding)
 
     def _plan_prompts(self, step: "_StepInProgress") -> bool:
-        """Chunks of the sequences that run and of those that may begin, in order of arrival."""
-        for sequence in [s for s in self._running if not s.has_token_on_device]:
-            num_tokens = min(sequence.num_tokens - sequence.num_computed_tokens, step.tokens_left)
-            if num_tokens and self._make_room(sequence, num_tokens, step):
-                self._plan_chunk(sequence, num_tokens, step, shared_page_ids=[])
+        """A chunk of the sequence that is in the middle of its prompt, if there is one, and of those that may begin."""
+        newest = next(reversed(self._running), None)
+        if newest is not None and not newest.has_token_on_device:
+            num_tokens = min(newest.num_tokens - newest.num_computed_tokens, step.tokens_left)
+            if num_tokens and self._make_room(newest, num_tokens, step):
+                self._plan_chunk(newest, num_tokens, step, shared_page_ids=[])
         if not step.is_short_of_pages:
             self._admit(step)
         return bool(step.chunks)

@@ -8,6 +8,7 @@ from jinfer import LLM, EngineError, SamplingParams
 from jinfer.engine import Engine
 from jinfer.prompts import Prompt
 from jinfer.request import Request
+from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.tiny_model import shared_llm
 
 PROMPT = (3, 1, 4, 1, 5)
@@ -82,19 +83,14 @@ def test_counters_go_on_after_a_fault(llm, monkeypatch):
     assert llm._engine.stats().num_generated_tokens == before.num_generated_tokens + 4
 
 
-def test_text_is_made_only_for_who_takes_it_or_where_a_stop_string_may_end_it():
-    """Without a tokenizer nothing is made, and with one not before somebody asks."""
-    with LLM(page_size=4, max_num_seqs=2, max_num_batched_tokens=16, num_pages=40, progress=False) as llm:
+def test_text_is_made_only_for_who_takes_it_or_where_a_stop_string_may_end_it(tmp_path):
+    bounds = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
+    with LLM(write_checkpoint(tmp_path), **TINY_ENGINE) as llm:
         plain, stopping = llm._create(
-            [Prompt(text="Once")] * 2,
-            [
-                SamplingParams(temperature=0, max_tokens=6),
-                SamplingParams(temperature=0, max_tokens=6, stop="no such text"),
-            ],
+            [Prompt(text="the cat")] * 2, [SamplingParams(**bounds), SamplingParams(**bounds, stop="no such text")]
         )
         for request in (plain, stopping):
             llm._engine.add(request)
-        for _ in tokens_by_step(llm._engine):
-            pass
-        assert [r.sequences[0].detokenizer.num_tokens for r in (plain, stopping)] == [0, 6]
-        assert llm.generate("Once", temperature=0, max_tokens=6)[0].text == stopping.sequences[0].detokenizer.text
+        tokens_by_step(llm._engine)
+        assert [request.sequences[0].detokenizer.num_tokens for request in (plain, stopping)] == [0, 6]
+        assert llm.generate("the cat", **bounds)[0].text == stopping.sequences[0].detokenizer.text
