@@ -62,7 +62,8 @@ def _draw_pool(axes, engine, running):
         for place, colour in enumerate(colours):
             box(axes, page_id + place * width, 0, width, colour)
         colour = "white" if DARK.issuperset(colours) else "black"
-        axes.text(page_id + 0.46, 0.45, page_id, ha="center", va="center", fontsize=8, color=colour)
+        weight = "bold" if len(colours) > 1 else "normal"
+        axes.text(page_id + 0.46, 0.45, page_id, ha="center", va="center", fontsize=8, color=colour, weight=weight)
     axes.set(xlim=(-0.1, num_pages), ylim=(-0.05, 1), yticks=[], xticks=[])
     axes.set_title(f"pages: {pool.num_used} used, {pool.num_cached} cached, {pool.num_free} free", fontsize=10)
     kinds = {"null page": NULL, "cached": CACHED, "free": FREE} | {name_of(s): colour_of(s) for s in running}
@@ -155,7 +156,7 @@ def _draw_node(axes, x, line, node, cache, tokenizer):
         text = tokenizer.decode(node.token_ids[place * size : (place + 1) * size], skip_special_tokens=False)
         label = f"page {page_id:2d}  {text!r}"
         axes.text(x + 0.1, line + place + 0.45, label, va="center", fontsize=8, family="monospace")
-    users = f"locked by {node.num_locks}" if node.num_locks else f"cached, evicted {_turn(node, cache)}"
+    users = f"locked by {node.num_locks}" if node.num_locks else f"cached, {_turn(node, cache)} to be evicted"
     label = f"{users}; in the tree since step {node.step}"
     axes.text(x + 8.9, line + 0.45, label, va="center", ha="right", fontsize=8)
 
