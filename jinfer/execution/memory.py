@@ -133,13 +133,12 @@ def plan_memory(config: EngineConfig, chosen: Limits, memory: DeviceMemory, need
 
 
 def check_workspace(plan: MemoryPlan, steps: Mapping[StepShape, jax.stages.Compiled]) -> None:
-    """Warns if a step, as it was compiled in the end, needs more than was planned for any."""
+    """Warns if a step, as it was compiled in the end, needs more than was planned for any, the reserve included."""
     needed = largest_workspace_bytes(steps)
-    planned = plan.workspace_bytes - RESERVE_BYTES
-    if needed is not None and needed > planned:
+    if needed is not None and needed > plan.workspace_bytes:
         logger.warning(
-            "a step needs %.2f GB of workspace, and %.2f GB were planned: the reserve of %.2f GB and what is beyond "
-            "gpu_memory_utilization have to do", needed / GB, planned / GB, RESERVE_BYTES / GB,
+            "a step needs %.2f GB of workspace, and %.2f GB were planned: what gpu_memory_utilization leaves has to do",
+            needed / GB, plan.workspace_bytes / GB,
         )  # fmt: skip
 
 

@@ -310,4 +310,4 @@ def test_a_step_that_needs_more_than_was_planned_is_worth_a_warning(caplog):
     given = memory_plan(step_bytes=GB)
     check_workspace(given, {StepShape(1): compiled_step(10, 0, 0), StepShape(2): compiled_step(2 * GB, 3 * GB, GB)})
 
-    assert "a step needs 4.00 GB of workspace, and 1.00 GB were planned" in caplog.text
+    assert "a step needs 4.00 GB of workspace, and 1.51 GB were planned" in caplog.text
