@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -112,18 +112,23 @@ def _attention_case(function, name, tokens, rows, positions, *, tensor_cores, pa
 
 def row_cases() -> Iterator[Named]:
     """Operations on rows of features, for one row and for many."""
-    for rows, (name, features) in itertools.product((1, 8192), norm_shapes.SHAPES.items()):
+    for rows, (name, features) in itertools.product((1, 8192), _distinct(norm_shapes.SHAPES)):
         x, weight = array(rows, features), array(features)
         yield _row_case(rms_norm, name, x, weight, epsilon=1e-6)
         yield _row_case(add_rms_norm, name, x, x, weight, epsilon=1e-6)
-    for rows, (name, features) in itertools.product((1, 8192), layer_norm_shapes.SHAPES.items()):
+    for rows, (name, features) in itertools.product((1, 8192), _distinct(layer_norm_shapes.SHAPES)):
         yield _row_case(layer_norm, name, array(rows, features), array(features), array(features), epsilon=1e-5)
-    for rows, (name, hidden) in itertools.product((1, 8192), activation_shapes.SHAPES.items()):
+    for rows, (name, hidden) in itertools.product((1, 8192), _distinct(activation_shapes.SHAPES)):
         yield _row_case(silu_and_multiply, name, array(rows, 2 * hidden))
-    for rows, (name, experts) in itertools.product((1, 8192), softmax_shapes.EXPERTS.items()):
+    for rows, (name, experts) in itertools.product((1, 8192), _distinct(softmax_shapes.EXPERTS)):
         yield _row_case(softmax, f"{name}-experts", array(rows, experts))
-    for rows, (name, vocabulary) in itertools.product((1, 64), softmax_shapes.VOCABULARIES.items()):
+    for rows, (name, vocabulary) in itertools.product((1, 64), _distinct(softmax_shapes.VOCABULARIES)):
         yield _row_case(softmax, f"{name}-vocabulary", array(rows, vocabulary, dtype=jnp.float32))
+
+
+def _distinct(shapes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """One name of each size: models share them, and a kernel is the same for all."""
+    return list({size: (name, size) for name, size in shapes.items()}.values())
 
 
 def _row_case(
@@ -165,7 +170,7 @@ def linear_cases() -> Iterator[Named]:
     for (name, shape), rows in itertools.product(linear_shapes.SHAPES.items(), (8, 64)):
         sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
         yield _linear_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
-    for model, rows in itertools.product(("qwen3-0.6b", "qwen3-8b"), (1, 16, 32, 128)):
+    for model, rows in (("qwen3-0.6b", 1), ("qwen3-0.6b", 16), ("qwen3-8b", 1), ("qwen3-8b", 16), ("qwen3-8b", 128)):
         for layer, ends in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
             shape = linear_shapes.SHAPES[f"{model}-{layer}"]
             yield _linear_case(f"{model}-{layer}-{rows}-{ends}", rows, (shape.num_in, shape.num_out), ends, layers=28)
