@@ -53,7 +53,7 @@ def measure(model: Model, params: Params, rows: int, context: int) -> dict[str, 
     pages_each = -(-(context + WARM_UP_STEPS + TIMED_STEPS + 1) // PAGE_SIZE)
     limits = Limits(PAGE_SIZE, rows * pages_each + 1, rows, rows, pages_each * PAGE_SIZE)
     shape = StepShape(rows)
-    state = _filled_state(model, limits, context, pages_each)
+    state = filled_state(model, limits, context, jnp.dtype("bfloat16"))
     began = time.perf_counter()
     steps = CompiledSteps(model, limits, Buckets((shape,), ()), params, state, EngineConfig(progress=False))
     compile_s = time.perf_counter() - began
@@ -75,12 +75,12 @@ def measure(model: Model, params: Params, rows: int, context: int) -> dict[str, 
     }  # fmt: skip
 
 
-def _filled_state(model: Model, limits: Limits, context: int, pages_each: int) -> DeviceState:
+def filled_state(model: Model, limits: Limits, context: int, dtype: jnp.dtype) -> DeviceState:
     """Every row at `context` tokens, on pages in random order."""
-    state = new_device_state(model.config, limits, jnp.dtype("bfloat16"))
+    state = new_device_state(model.config, limits, dtype)
     pages = np.random.default_rng(0).permutation(limits.num_pages - 1) + 1
     table = np.zeros(state.rows.page_table.shape, np.int32)
-    table[:-1] = pages.reshape(limits.max_num_seqs, pages_each)
+    table[:-1] = pages.reshape(limits.max_num_seqs, limits.pages_per_sequence)
     lengths = np.full(state.rows.lengths.shape, context, np.int32)
     return state._replace(rows=state.rows._replace(page_table=jnp.asarray(table), lengths=jnp.asarray(lengths)))
 

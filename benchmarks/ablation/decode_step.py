@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.decode_step import filled_state
 from benchmarks.kernels.cases.theirs import jax_kernel
 from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import StepShape
@@ -17,7 +18,7 @@ from jinfer.batching.packing import pack
 from jinfer.bench.workloads import Workload
 from jinfer.config import Limits
 from jinfer.execution import compiled_steps
-from jinfer.execution.device_state import DeviceState, new_device_state
+from jinfer.execution.device_state import DeviceState
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
 from jinfer.models.model import Model, Params
@@ -45,7 +46,7 @@ def _step_ms(model: Model, params: Params, workload: Workload, *, is_jax: bool) 
     pages_each, num_splits = _pages_and_splits(model, rows, context + WARM_UP_STEPS + TIMED_STEPS + 1)
     limits = Limits(PAGE_SIZE, rows * pages_each + 1, rows, rows, pages_each * PAGE_SIZE)
     shape, dtype = StepShape(rows), jax.tree.leaves(params)[0].dtype
-    state = _filled_state(model, limits, context, pages_each, dtype)
+    state = filled_state(model, limits, context, dtype)
     foreign = _foreign_cache(model, limits, dtype) if is_jax else ()
     words = pack(
         layout_of(shape, limits),
@@ -82,16 +83,6 @@ def _time_ms(step: Callable[[DeviceState], tuple[DeviceState, Any]], state: Devi
             state, result = step(state)
         jax.block_until_ready(result)
     return (time.perf_counter() - began) / TIMED_STEPS * 1e3
-
-
-def _filled_state(model: Model, limits: Limits, context: int, pages_each: int, dtype: jnp.dtype) -> DeviceState:
-    """Every row at `context` tokens, on pages in random order."""
-    state = new_device_state(model.config, limits, dtype)
-    pages = np.random.default_rng(0).permutation(limits.num_pages - 1) + 1
-    table = np.zeros(state.rows.page_table.shape, np.int32)
-    table[:-1] = pages.reshape(limits.max_num_seqs, pages_each)
-    lengths = np.full(state.rows.lengths.shape, context, np.int32)
-    return state._replace(rows=state.rows._replace(page_table=jnp.asarray(table), lengths=jnp.asarray(lengths)))
 
 
 def _foreign_cache(model: Model, limits: Limits, dtype: jnp.dtype) -> tuple[tuple[jax.Array, jax.Array], ...]:
