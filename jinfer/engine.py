@@ -53,7 +53,7 @@ class Engine:
         try:
             with logged_time(logger, f"compiling {len(self._buckets.all)} steps"):
                 self._steps = CompiledSteps(model, limits, self._buckets, params, self._state, config)
-                self._page_sharing = PageSharing(limits, self._state) if config.prefix_caching else None
+                self._page_sharing = PageSharing(limits, self._state, config) if config.prefix_caching else None
             with logged_time(logger, "warming up"):
                 self._warm_up(config.progress)
         except BaseException:

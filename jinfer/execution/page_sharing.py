@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Int32
 
 from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
-from jinfer.config import Limits
+from jinfer.config import EngineConfig, Limits
+from jinfer.execution.compilation_cache import cache_directory, persistent_cache
 from jinfer.execution.device_state import DeviceState
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
@@ -21,12 +22,14 @@ Groups = Iterable[np.ndarray]
 class PageSharing:
     """Two executables, compiled when it is made. It keeps no arrays: a state goes in, and the next one comes out."""
 
-    def __init__(self, limits: Limits, state: DeviceState) -> None:
+    def __init__(self, limits: Limits, state: DeviceState, config: EngineConfig) -> None:
         self._limits = limits
+        (device,) = state.rows.page_table.devices()
         copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
         rows = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + limits.pages_per_sequence), jnp.int32)
-        self._copy_pages = lower(copy_pages, state.kv_cache, copies).compile()
-        self._set_page_tables = lower(set_page_tables, state.rows.page_table, rows).compile()
+        with persistent_cache(cache_directory(config, device)):
+            self._copy_pages = lower(copy_pages, state.kv_cache, copies).compile()
+            self._set_page_tables = lower(set_page_tables, state.rows.page_table, rows).compile()
 
     def warm_up(self, state: DeviceState) -> DeviceState:
         """Runs both on padding."""

@@ -2,8 +2,8 @@
 
 A module holds one kind of weight for all layers, stacked as [num_layers, ...], and is called with a layer's index, an
 int32 scalar that is constant once compiled: a step has few arguments that way, and XLA reads a static slice of the
-stack in place. Parameters are declared by shape
-alone (`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a step is traced.
+stack in place. Parameters are declared by shape alone (`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a
+step is traced.
 """
 
 import jax
