@@ -4,10 +4,9 @@ The norm in front is that of Zhang and Sennrich, "Root Mean Square Layer Normali
 Shazeer, "GLU Variants Improve Transformer" (2020).
 """
 
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.linear import reference, triton
 from pallas_kernels.linear.ends import Ends
@@ -27,10 +26,9 @@ def linear(
     gated: bool = False,
     residual: Float[Array, "rows out"] | None = None,
     out_dtype: DTypeLike | None = None,
-    add_splits: bool = True,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
-) -> Float[Array, "rows out"] | Float32[Array, "splits rows out"]:
+) -> Float[Array, "rows out"]:
     """x @ w, or x @ w.T where w is `transposed` ([out, in], as a tied embedding is), or that of w[layer] of a stack.
 
     `norm`, the scale and epsilon of an RMSNorm, puts x / sqrt(mean(x ** 2) + epsilon) * scale in the place of x, with
@@ -43,8 +41,7 @@ def linear(
     other rows hold.
 
     Where one program would read too much, several share its inputs, and XLA adds their sums up: one kernel more, unless
-    it can be fused with what follows. For a kernel that follows and adds by itself, `add_splits=False` gives the
-    float32 sums of as many splits as there are, whose total is the result.
+    it can be fused with what follows.
 
     A stack of layers is indexed by the kernel: `w[layer]` as an argument would be copied first. The layer is data, also
     where it is a Python integer, so that the layers of a model share one trace and one compiled kernel. x, w, scale and
@@ -65,14 +62,10 @@ def linear(
     ends = Ends(norm, gated, residual)
     _check(x, w, layer, transposed)
     _check_ends(x, w, transposed, ends)
-    if not add_splits and (gated or residual is not None or out_dtype is not None):
-        raise ValueError("add_splits=False leaves float32 sums: no gate, no residual and no out_dtype go with it")
     out_dtype = x.dtype if out_dtype is None else out_dtype
     if select(implementation) == "reference":
-        result = reference.linear(x, w, layer, transposed, ends, out_dtype if add_splits else jnp.float32)
-        return result if add_splits else result[None]
-    interpret = should_interpret(interpret)
-    return triton.linear(x, w, layer, transposed, ends, out_dtype, add_splits=add_splits, interpret=interpret)
+        return reference.linear(x, w, layer, transposed, ends, out_dtype)
+    return triton.linear(x, w, layer, transposed, ends, out_dtype, interpret=should_interpret(interpret))
 
 
 def _check(x: Array, w: Array, layer: int | Array | None, transposed: bool) -> None:

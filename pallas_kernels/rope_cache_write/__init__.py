@@ -6,7 +6,6 @@ Yang et al., "Qwen3 Technical Report" (2025); the embedding that of Su et al., "
 layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
 """
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
@@ -17,8 +16,7 @@ __all__ = ["rope_cache_write"]
 
 
 def rope_cache_write(
-    heads: Float[Array, "tokens num_heads_plus_2_num_kv_heads head_dim"]
-    | Float32[Array, "splits tokens num_heads_plus_2_num_kv_heads head_dim"],
+    heads: Float[Array, "tokens num_heads_plus_2_num_kv_heads head_dim"],
     kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
     cos: Float32[Array, "tokens half"],
     sin: Float32[Array, "tokens half"],
@@ -44,8 +42,7 @@ def rope_cache_write(
     the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to
     kv_pages[0 and 1, page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype.
 
-    `heads` may be the float32 sums of a projection whose inputs were split (`linear` with `add_splits=False`), to be
-    added up here. Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
+    Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
     integer, so that all layers share one kernel.
 
     The cache is updated in place where it is donated to the `jax.jit` around the call, or used by nobody else; else XLA
@@ -66,11 +63,9 @@ def rope_cache_write(
 
 
 def _check_shapes(heads: Array, kv_pages: Array, cos: Array, sin: Array, page_ids: Array, page_offsets: Array) -> None:
-    if heads.ndim not in (3, 4) or (heads.ndim == 4 and heads.dtype != jnp.float32):
-        raise ValueError(
-            f"heads is {heads.dtype} {heads.shape}; give [tokens, heads, head_dim], or splits of it in float32"
-        )
-    num_tokens, num_outputs, head_dim = heads.shape[-3:]
+    if heads.ndim != 3:
+        raise ValueError(f"heads has shape {heads.shape}; give [tokens, heads, head_dim]")
+    num_tokens, num_outputs, head_dim = heads.shape
     num_kv_heads, cache_dim = kv_pages.shape[3:]
     if head_dim != cache_dim:
         raise ValueError(f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal")
@@ -88,7 +83,7 @@ def _check_shapes(heads: Array, kv_pages: Array, cos: Array, sin: Array, page_id
         raise ValueError(
             f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be ({num_tokens},)"
         )
-    if heads.ndim == 3 and heads.dtype != kv_pages.dtype:
+    if heads.dtype != kv_pages.dtype:
         raise UnsupportedError(
             f"heads in {heads.dtype} and a cache in {kv_pages.dtype}: no implementation mixes dtypes"
         )

@@ -18,8 +18,6 @@ def rope_cache_write(
     slice updates, and copy the whole cache for them.
     """
     num_kv_heads = kv_pages.shape[3]
-    if heads.ndim == 4:
-        heads = heads.sum(0)
     num_heads = heads.shape[1] - 2 * num_kv_heads
     q, k, v = jnp.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
     q, k = q.astype(jnp.float32), k.astype(jnp.float32)

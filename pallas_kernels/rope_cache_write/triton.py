@@ -39,7 +39,7 @@ def rope_cache_write(
 ) -> tuple[Array, Array]:
     """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
     if blocks is None:
-        (num_tokens, num_outputs, head_dim), num_kv_heads = heads.shape[-3:], kv_pages.shape[3]
+        (num_tokens, num_outputs, head_dim), num_kv_heads = heads.shape, kv_pages.shape[3]
         sizes = num_outputs - 2 * num_kv_heads, num_kv_heads, head_dim, 2 * angles[0].shape[1]
         blocks = rope_cache_write_blocks(num_tokens, *sizes, kv_pages.dtype.itemsize)
     *scales, epsilon = norm or (None,)
@@ -53,7 +53,7 @@ def _run(
     heads: Array, kv_pages: Array, *others: Array, epsilon: float | None, blocks: Blocks, interpret: bool
 ) -> tuple[Array, Array]:
     """Jitted, so that all layers of a model share one trace of the kernel."""
-    num_tokens, num_outputs, head_dim = heads.shape[-3:]
+    num_tokens, num_outputs, head_dim = heads.shape
     num_kv_heads = kv_pages.shape[3]
     num_heads = num_outputs - 2 * num_kv_heads
     sections, group_tokens = _divide(num_tokens, num_heads, num_kv_heads, blocks)
@@ -158,7 +158,7 @@ def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *ref
     def _write_values():
         tile = _tile(values, 0, head_dim)
         slots = slots_of(values)
-        v = _sum(_load_heads(heads_ref, tile)).astype(kv_ref.dtype)
+        v = _load_heads(heads_ref, tile).astype(kv_ref.dtype)
         plt.store(kv_ref.at[(VALUES, *slots, tile.head, tile.column)], v, mask=tile.inside)
 
 
@@ -201,24 +201,16 @@ def _load_slots(slot_refs, rows: _Rows, *, num_pages: int) -> list[Array]:
     return [slot[:, None, None] for slot in slots]
 
 
-def _load_heads(heads_ref, tile: _Tile) -> list[Array]:
-    """The tile, or one for each split of the projection's inputs."""
-    index = tile.token, tile.projected_head, tile.column
-    if len(heads_ref.shape) == 3:
-        return [tile.load(heads_ref, *index)]
-    return [tile.load(heads_ref, jnp.int32(split), *index) for split in range(heads_ref.shape[0])]
-
-
-def _sum(splits: list[Array]) -> Array:
-    return functools.reduce(jnp.add, splits)
+def _load_heads(heads_ref, tile: _Tile) -> Array:
+    return tile.load(heads_ref, tile.token, tile.projected_head, tile.column)
 
 
 def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[_Tile], scale_ref) -> list[Array]:
     """The heads of the tiles, normalized where there is a scale, and turned. All is loaded before any of it is used."""
-    splits = [_load_heads(heads_ref, tile) for tile in tiles]
+    heads = [_load_heads(heads_ref, tile) for tile in tiles]
     cos, sin = (tiles[0].load(ref, tiles[0].token, tiles[0].column) for ref in angle_refs)
     scales = [] if scale_ref is None else [tile.load(scale_ref, *layer, tile.column) for tile in tiles]
-    x = [_sum(parts).astype(jnp.float32) for parts in splits]
+    x = [part.astype(jnp.float32) for part in heads]
     if scales:
         inverse = _inverse_root_mean_square(x, heads_ref.shape[-1], epsilon)
         x = [part * inverse * scale.astype(jnp.float32) for part, scale in zip(x, scales, strict=True)]

@@ -153,25 +153,6 @@ def test_all_layers_share_a_kernel():
     assert len({id(eqn.params["jaxpr"]) for eqn in calls}) == 1
 
 
-@pytest.mark.parametrize("way", ["multiply", "dot of parts, split"])
-@pytest.mark.parametrize("norm", [False, True])
-def test_sums_of_splits_add_up_to_the_result(rng, norm, way):
-    x, w, _ = make(rng, 3, 330, 78, dtype_of(way), layers=3)
-    ends, wanted = make_ends(rng, x, w, False, norm=norm, gated=False, residual=False)
-    run = functools.partial(triton.linear, add_splits=False, blocks=WAYS[way], interpret=INTERPRET)
-    sums = run(x, w, 1, False, ends, x.dtype)
-    assert (sums.shape, sums.dtype) == ((WAYS[way].num_splits, 3, 78), jnp.float32)
-    assert relative_error(sums.sum(0), wanted) < (bound(dtype_of(way), norm) if norm else 1e-6)
-
-
-def test_sums_of_splits_are_not_rounded(rng):
-    x, w, wanted = make(rng, 3, 128, 64, jnp.bfloat16)
-    for implementation in ("reference", "pallas"):
-        sums = linear(x, w, add_splits=False, implementation=implementation)
-        assert sums.shape[1:] == (3, 64)
-        assert relative_error(sums.sum(0), wanted) < 1e-6
-
-
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])
 def test_the_residual_is_added_before_anything_is_rounded(implementation):
     """257 lies between two numbers of bfloat16, 256 and 258: rounded first and then added to, it would remain 256."""
@@ -301,9 +282,6 @@ def test_ends_that_do_not_fit_are_errors():
     for scale, layer in ((jnp.ones(6), 0), (jnp.ones((2, 4)), 0), (jnp.ones((3, 4)), None)):
         with pytest.raises(ValueError, match=r"the norm's scale has shape .* it must be \(4,\), or a stack"):
             linear(x, w if layer == 0 else w[0], layer=layer, norm=(scale, 1e-6))
-    for wrong in ({"gated": True}, {"residual": jnp.ones((2, 6))}, {"out_dtype": jnp.float32}):
-        with pytest.raises(ValueError, match="add_splits=False leaves float32 sums: no gate, no residual"):
-            linear(x, w, layer=0, add_splits=False, **wrong)
     with pytest.raises(UnsupportedError, match="x in float32 and residual in bfloat16"):
         linear(x, w, layer=0, residual=jnp.ones((2, 6), jnp.bfloat16))
     with pytest.raises(UnsupportedError, match="x in float32 and scale in bfloat16"):

@@ -31,7 +31,6 @@ def linear(
     out_dtype: DTypeLike,
     *,
     interpret: bool,
-    add_splits: bool = True,
     blocks: Blocks | None = None,
 ) -> Array:
     """One program per (block of outputs, split of the inputs). See `pallas_kernels.linear.linear`."""
@@ -44,7 +43,7 @@ def linear(
     operands |= {"scale": scale, "residual": ends.residual}
     shape = KernelShape(call, blocks, epsilon)
     present = {name: array for name, array in operands.items() if array is not None}
-    return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), add_splits=add_splits, interpret=interpret)
+    return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
 
 
 def _check(call: LinearCall, dtype: jnp.dtype) -> None:
@@ -64,23 +63,18 @@ def _check(call: LinearCall, dtype: jnp.dtype) -> None:
         )
 
 
-@functools.partial(jax.jit, static_argnames=("shape", "out_dtype", "add_splits", "interpret"))
-def _run(
-    operands: dict[str, Array], *, shape: KernelShape, out_dtype: jnp.dtype, add_splits: bool, interpret: bool
-) -> Array:
+@functools.partial(jax.jit, static_argnames=("shape", "out_dtype", "interpret"))
+def _run(operands: dict[str, Array], *, shape: KernelShape, out_dtype: jnp.dtype, interpret: bool) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel.
 
     The end of a program without splits is left to XLA where there are some: it fuses it with what reads the result.
     """
     if shape.blocks.num_splits == 1:
-        result = _call(operands, shape, out_dtype if add_splits else jnp.float32, interpret)
-        return result if add_splits else result[None]
+        return _call(operands, shape, out_dtype, interpret)
     sums, factor = _call(operands, shape, jnp.float32, interpret), None
     if shape.epsilon is not None:
         mean_square = jnp.mean(operands["x"].astype(jnp.float32) ** 2, axis=-1, keepdims=True)
         factor = jax.lax.rsqrt(mean_square + shape.epsilon)
-    if not add_splits:
-        return _finish([sums[:, 0]], factor, None)
     # Additions and not a reduction: a reduction would be a kernel by itself.
     total = functools.reduce(jnp.add, [sums[split] for split in range(shape.blocks.num_splits)])
     return _finish(list(total), factor, operands.get("residual")).astype(out_dtype)
