@@ -5,7 +5,11 @@ from jaxtyping import Array
 
 from pallas_kernels.paged_attention.triton.decode import decode
 from pallas_kernels.paged_attention.triton.extend import extend
+from pallas_kernels.paged_attention.tuning.decode import DecodeCall, decode_blocks
 from pallas_kernels.paged_attention.tuning.extend import ExtendCall, extend_blocks
+from pallas_kernels.triton_call import ceil_div
+
+ROWS_PER_DECODE_ROW = 8  # of a mixed batch, for the choice of blocks: programs in turn cost less than an idle machine
 
 
 def extend_mixed(
@@ -37,4 +41,9 @@ def extend_mixed(
         q, kv_pages, page_table, chunk_starts, lengths, sinks, options, blocks=blocks, interpret=interpret
     )
     decode_lengths = jnp.where(is_decode, lengths, 0)
-    return decode(q, kv_pages, page_table, decode_lengths, sinks, options, into=extended, interpret=interpret)
+    decode_rows = ceil_div(lengths.shape[0], ROWS_PER_DECODE_ROW)
+    return decode(
+        q, kv_pages, page_table, decode_lengths, sinks, options, into=extended,
+        blocks=decode_blocks(DecodeCall.of(q, kv_pages, page_table)._replace(rows=decode_rows)),
+        interpret=interpret,
+    )  # fmt: skip
