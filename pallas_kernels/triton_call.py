@@ -4,7 +4,10 @@ JAX 0.11 and later warn, while lowering, that this backend is deprecated. docs/d
 notice; Python's default filters do not show it.
 """
 
+import importlib.util
 import struct
+import sys
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +19,16 @@ from jaxtyping import Array
 
 LOG2_E = 1.4426950408889634  # exp(x) = exp2(x * LOG2_E), and exp2 is one instruction on the GPU
 MIN_DOT_SIZE = 16  # Triton's tensor-core dot wants at least 16 in every dimension
+
+
+def _spare_mlir_a_search(module: str = "jaxlib.mlir.dialects.tt") -> None:
+    """Gives MLIR the Python module of Triton's dialect that it looks for, in three packages on disk, at each operation
+    that it makes, as long as there is none: 40% of the time that it took to lower a kernel. An empty one will do."""
+    if module not in sys.modules and importlib.util.find_spec(module) is None:
+        sys.modules[module] = types.ModuleType(module)
+
+
+_spare_mlir_a_search()
 
 
 def triton_call(

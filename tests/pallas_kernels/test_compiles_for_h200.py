@@ -1,7 +1,10 @@
 """Every kernel compiles for an H200 at real sizes, on a machine without one, into what we want it to be."""
 
 import functools
+import importlib.abc
 import math
+import sys
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +12,7 @@ import pytest
 from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.triton_call import triton_call
+from tests.pallas_kernels import h200
 from tests.pallas_kernels.h200 import MAX_SHARED_MEMORY_BYTES, CompiledProgram, compiler_process, what_is_missing
 from tests.pallas_kernels.h200_cases import CASES, Case, array
 
@@ -62,6 +66,27 @@ def _copies(program: CompiledProgram, case: Case) -> list[str]:
     if donated and program.temporary_bytes >= donated:
         return [f"{program.temporary_bytes} temporary bytes hold a copy of the {donated} that are donated"]
     return []
+
+
+def test_lowering_looks_for_modules_once_at_most():
+    with compiler_process(modules_looked_for) as modules_looked_for_there:
+        assert max(Counter(modules_looked_for_there()).values(), default=0) <= 1
+
+
+def modules_looked_for() -> list[str]:
+    """While a kernel is lowered that was lowered before, for another shape."""
+    names: list[str] = []
+
+    class Listener(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path=None, target=None):
+            names.append(name)
+
+    case = matmul_case(64, 64, 64, num_warps=4, tensor_cores=None)
+    h200.compile_for_h200(case.function, *case.arguments)
+    sys.meta_path.insert(0, Listener())
+    case = matmul_case(64, 64, 128, num_warps=4, tensor_cores=None)
+    h200.compile_for_h200(case.function, *case.arguments)
+    return names
 
 
 class TestThatProblemsAreSeen:
