@@ -35,7 +35,7 @@ class Scratch:
 
 def choice_kernel(*refs, blocks, interpret):
     """One program a row."""
-    row = Row.load(pl.program_id(0), refs[:NUM_ROW_OPERANDS], interpret=interpret)
+    row = Row.load(pl.program_id(0), refs[:NUM_ROW_OPERANDS], interpret=interpret).with_key()
     largest_ref, detail_ref, fault_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
     place = jnp.arange(next_power_of_two(num_slices(row.vocab_size, blocks)))
     inside = place < num_slices(row.vocab_size, blocks)

@@ -5,6 +5,7 @@ in jax.random with its "partitionable" layout: element i of an array is the coun
 xored.
 """
 
+import functools
 import math
 
 import jax
@@ -33,8 +34,9 @@ MAX_POLYNOMIAL = 0.25
 Key = tuple[Array, Array]  # two uint32
 
 
+@jax.jit
 def fold_in(key: Key, data: Array) -> Key:
-    """`jax.random.fold_in` of 32 bits of data."""
+    """`jax.random.fold_in` of 32 bits of data. Jitted as `gumbel_noise` is."""
     return threefry(key, jnp.uint32(0), data.astype(jnp.uint32))
 
 
@@ -59,6 +61,12 @@ def threefry(key: Key, first: Array, second: Array) -> tuple[Array, Array]:
 
 def _rotated_left(x: Array, distance: int) -> Array:
     return (x << jnp.uint32(distance)) | (x >> jnp.uint32(32 - distance))
+
+
+@functools.partial(jax.jit, static_argnames="interpret")
+def gumbel_noise(key: Key, index: Array, *, interpret: bool) -> Array:
+    """Elements `index` of `jax.random.gumbel(key, (n,))`. Jitted so that kernels of all shapes share its trace."""
+    return gumbel(random_bits(key, index), interpret=interpret)
 
 
 def gumbel(bits: Array, *, interpret: bool) -> Array:

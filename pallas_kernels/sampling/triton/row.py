@@ -1,6 +1,6 @@
 """A row's sampling parameters, and its logits with what is blocked taken out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.sampling.triton.random import SMALLEST_NORMAL, fold_in, gumbel, random_bits
+from pallas_kernels.sampling.triton.random import SMALLEST_NORMAL, Key, fold_in, gumbel_noise
 from pallas_kernels.triton_call import LOG2_E, exp2_scaled
 
 NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follows in `sample`'s signature
@@ -16,7 +16,10 @@ NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follo
 
 @dataclass(frozen=True)
 class Row:
-    """Scalars, and references to the logits [rows, vocab] and the blocked ids [rows, blocked]."""
+    """Scalars, and references to the logits [rows, vocab] and the blocked ids [rows, blocked].
+
+    `key` is of the token to draw. A row has it after `with_key`: most programs do without the few hundred instructions.
+    """
 
     logits_ref: Any
     blocked_ref: Any
@@ -25,10 +28,11 @@ class Row:
     top_p: Array
     min_p: Array
     top_k: Array
-    seed: tuple[Array, Array]
+    seed: Key
     position: Array
     is_early: Array
     interpret: bool
+    key: Key | None = None
 
     @classmethod
     def load(cls, index, refs, *, interpret: bool) -> "Row":
@@ -38,6 +42,11 @@ class Row:
             logits, blocked, index, temperature[index], top_p[index], min_p[index], top_k[index],
             (seeds[index, 0], seeds[index, 1]), position, position < min_lengths[index], interpret,
         )  # fmt: skip
+
+    def with_key(self) -> "Row":
+        """The row, ready for `score`."""
+        key = jax.lax.cond(self.is_random, lambda: fold_in(self.seed, self.position), lambda: self.seed)
+        return replace(self, key=key)
 
     @property
     def vocab_size(self) -> int:
@@ -69,10 +78,9 @@ class Row:
         def without_one(i, x):
             return jnp.where(column == self.blocked_ref[self.index, i], -jnp.inf, x)
 
-        num_blocked = self.blocked_ref.shape[1]
-        return jax.lax.cond(
-            self.is_early, lambda: jax.lax.fori_loop(0, num_blocked, without_one, logits), lambda: logits
-        )
+        # A loop of a length that the compiler knows becomes so many copies of its body, wherever logits are loaded.
+        num_blocked = self.is_early.astype(jnp.int32) * self.blocked_ref.shape[1]
+        return jax.lax.fori_loop(0, num_blocked, without_one, logits)
 
     def allowed(self, column: Array) -> Array:
         """The logits that may be chosen, and -inf elsewhere."""
@@ -89,8 +97,8 @@ class Row:
 
     def score(self, logits: Array, largest: Array, column: Array) -> Array:
         """What is largest at the token to draw (the Gumbel-max trick)."""
-        bits = random_bits(fold_in(self.seed, self.position), column)
-        return self.scaled(logits - largest) + gumbel(bits, interpret=self.interpret)
+        assert self.key is not None
+        return self.scaled(logits - largest) + gumbel_noise(self.key, column, interpret=self.interpret)
 
 
 def finite_or_zero(largest: Array) -> Array:

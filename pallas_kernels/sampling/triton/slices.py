@@ -30,7 +30,7 @@ def _detail(row, allowed, largest, column):
     needs_score = row.is_random & ~row.is_filtered
     return jax.lax.cond(
         needs_score,
-        lambda: row.score(allowed, largest[:, None], column).max(1),
+        lambda: row.with_key().score(allowed, largest[:, None], column).max(1),
         lambda: jax.lax.cond(
             needs_sum, lambda: row.weight(allowed, largest[:, None]).sum(1), lambda: jnp.zeros_like(largest)
         ),
