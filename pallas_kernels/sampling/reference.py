@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.sampling.tuning import draw_slice_size
+
 FLOAT32_BITS = 32
 
 
@@ -28,10 +30,16 @@ def sample(
     greedy = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
 
     def draw():
-        scaled = _scaled(allowed, temperature)
-        needs_filter = (top_k > 0) | (top_p < 1) | (min_p > 0)
-        kept = jax.lax.cond(jnp.any(needs_filter), lambda: kept_by(scaled, top_k, top_p, min_p), lambda: scaled)
-        return jnp.argmax(kept + _gumbel(seeds, positions, logits.shape[-1]), axis=-1).astype(jnp.int32)
+        scaled, vocab_size = _scaled(allowed, temperature), logits.shape[-1]
+        is_filtered = ((top_k > 0) & (top_k < vocab_size)) | (top_p < 1) | (min_p > 0)
+        keys = _keys(seeds, positions)
+        in_slice = _in_drawn_slice(scaled, keys, draw_slice_size(vocab_size))
+
+        def filtered():
+            return jnp.where(is_filtered[:, None], kept_by(scaled, top_k, top_p, min_p), in_slice)
+
+        kept = jax.lax.cond(jnp.any(is_filtered), filtered, lambda: in_slice)
+        return jnp.argmax(kept + _gumbel(keys, vocab_size), axis=-1).astype(jnp.int32)
 
     drawn = jax.lax.cond(jnp.any(is_random), draw, lambda: jnp.zeros_like(greedy))
     return jnp.where(is_random, drawn, greedy), jnp.all(jnp.isfinite(logits), axis=-1)
@@ -78,12 +86,24 @@ def _scaled(logits: Array, temperature: Array) -> Array:
     return centered / jnp.where(temperature > 0, temperature, 1)[:, None]
 
 
-def _gumbel(seeds: Array, positions: Array, vocab_size: int) -> Array:
-    def one_row(seed, position):
-        key = jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), position)
-        return jax.random.gumbel(key, (vocab_size,), jnp.float32)
+def _in_drawn_slice(logits: Array, keys: Array, slice_size: int) -> Array:
+    """-inf outside of a slice that is drawn by the sum of its probabilities."""
+    rows, vocab_size = logits.shape
+    num_slices = -(-vocab_size // slice_size)
+    padding = num_slices * slice_size - vocab_size
+    slices = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf).reshape(rows, num_slices, slice_size)
+    noise = _gumbel(jax.vmap(lambda key: jax.random.fold_in(key, vocab_size))(keys), num_slices)
+    drawn = jnp.argmax(jax.nn.logsumexp(slices, axis=-1) + noise, axis=-1)
+    return jnp.where(jnp.arange(vocab_size) // slice_size == drawn[:, None], logits, -jnp.inf)
 
-    return jax.vmap(one_row)(seeds, positions)
+
+def _keys(seeds: Array, positions: Array) -> Array:
+    keys = jax.vmap(lambda seed: jax.random.wrap_key_data(seed, impl="threefry2x32"))(seeds)
+    return jax.vmap(jax.random.fold_in)(keys, positions)
+
+
+def _gumbel(keys: Array, size: int) -> Array:
+    return jax.vmap(lambda key: jax.random.gumbel(key, (size,), jnp.float32))(keys)
 
 
 def _kth_largest(values: Array, k: Array) -> Array:

@@ -22,7 +22,7 @@ MAX_CANDIDATES = 8192
 
 @dataclass(frozen=True)
 class SampleBlocks:
-    """A row is cut into slices of `slice_size` logits (a power of two, as all of these).
+    """A row is cut into slices of `slice_size` logits (a power of two, as all of these; see `draw_slice_size`).
 
     The first kernel's programs take `slices_per_program` of them. The second kernel's go over the slices that matter
     `slices_per_chunk` at a time, and over what they collect there, at most `max_candidates` logits, in chunks of
@@ -61,11 +61,11 @@ top_key = sample_key
 
 
 def sample_blocks(num_rows: int, vocab_size: int) -> SampleBlocks:
-    """Slices do not depend on the number of rows: what is summed of a row is the same in every batch."""
+    """Slices do not depend on the number of rows: what is drawn of a row is the same in every batch."""
     tuned = tuned_blocks("sampling", "sample", sample_key(num_rows, vocab_size), SampleBlocks)
     if tuned is not None:
         return tuned
-    slice_size = _slice_size(vocab_size)
+    slice_size = draw_slice_size(vocab_size)
     slices = ceil_div(vocab_size, slice_size)
     fair_share = num_rows * slices // (PROGRAMS_PER_MULTIPROCESSOR * target_device().num_multiprocessors)
     slices_per_program = max(2, min(next_power_of_two(fair_share + 1) // 2, MAX_SLICES_PER_PROGRAM))
@@ -96,7 +96,7 @@ def sample_candidates(num_rows: int, vocab_size: int) -> list[SampleBlocks]:
 def top_blocks(num_rows: int, vocab_size: int) -> TopBlocks:
     """A program a row, however many there are: requests that want log probabilities are few."""
     tuned = tuned_blocks("sampling", "top_logprobs", top_key(num_rows, vocab_size), TopBlocks)
-    slice_size = _slice_size(vocab_size)
+    slice_size = draw_slice_size(vocab_size)
     slices_per_chunk = min(max(1, TOP_CHUNK // slice_size), next_power_of_two(ceil_div(vocab_size, slice_size)))
     return tuned or TopBlocks(slice_size, slices_per_chunk, num_warps=8)
 
@@ -114,5 +114,6 @@ def top_candidates(num_rows: int, vocab_size: int) -> list[TopBlocks]:
     return list(dict.fromkeys([known, *tried]))
 
 
-def _slice_size(vocab_size: int) -> int:
+def draw_slice_size(vocab_size: int) -> int:
+    """Tokens of a slice. A part of what `sample` means, since it draws a slice first: no number to tune."""
     return max(MIN_SLICE, next_power_of_two(ceil_div(vocab_size, MAX_SLICES)))

@@ -72,7 +72,7 @@ def kept_by_sorting(logits, top_k, top_p, min_p, tie=0.0):
     return kept & (probabilities >= min_p * probabilities.max())
 
 
-def right_tokens(logits, temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked_ids):
+def right_tokens(slice_size, logits, temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked_ids):
     """Of one row: several, where what decides between them is as good as equal."""
     logits = logits.astype(np.float64)
     if positions < min_lengths:
@@ -82,18 +82,32 @@ def right_tokens(logits, temperature, top_p, min_p, top_k, seeds, positions, min
     scaled = (logits - logits.max()) / np.float64(temperature)
     key = jax.random.fold_in(jax.random.wrap_key_data(seeds, impl="threefry2x32"), positions)
     scores = scaled + np.asarray(jax.random.gumbel(key, logits.shape), np.float64)
+    if not (0 < top_k < len(logits) or top_p < 1 or min_p > 0):
+        slices = drawn_slices(scaled, key, slice_size)
+        return [i for each in slices for i in each[scores[each] >= scores[each].max() - CLOSE_SCORES].tolist()]
     # Not even float64 knows a probability of 1 / 200 from a sum that differs by that much less than ROUNDING.
     surely = kept_by_sorting(scaled, top_k, top_p - ROUNDING, min(min_p * (1 + ROUNDING), 1))
     perhaps = kept_by_sorting(scaled, top_k, min(top_p + ROUNDING, 1.0), min_p * (1 - ROUNDING), tie=ROUNDING)
     return np.flatnonzero(perhaps & (scores >= scores[surely].max() - CLOSE_SCORES)).tolist()
 
 
-def check(token_ids, logits, parameters):
-    assert_right(token_ids, all_right_tokens(logits, parameters), parameters)
+def drawn_slices(scaled, key, slice_size):
+    """The tokens of the slice that is drawn where there are no filters; of several that are as good as equal."""
+    tokens = np.split(np.arange(len(scaled)), range(slice_size, len(scaled), slice_size))
+    with np.errstate(divide="ignore"):
+        scores = np.log([np.exp(scaled[each]).sum() for each in tokens])
+    scores += np.asarray(jax.random.gumbel(jax.random.fold_in(key, len(scaled)), scores.shape), np.float64)
+    return [tokens[i] for i in np.flatnonzero(scores >= scores.max() - CLOSE_SCORES)]
 
 
-def all_right_tokens(logits, parameters):
-    return [right_tokens(row, **{name: x[i] for name, x in parameters.items()}) for i, row in enumerate(logits)]
+def check(token_ids, logits, parameters, blocks=None):
+    assert_right(token_ids, all_right_tokens(logits, parameters, blocks), parameters)
+
+
+def all_right_tokens(logits, parameters, blocks=None):
+    slice_size = blocks.slice_size if blocks else tuning.draw_slice_size(logits.shape[1])
+    rows = [{name: x[i] for name, x in parameters.items()} for i in range(len(logits))]
+    return [right_tokens(slice_size, row, **of_row) for row, of_row in zip(logits, rows, strict=True)]
 
 
 def assert_right(token_ids, right, parameters):
@@ -128,8 +142,26 @@ def test_blocks_do_not_change_the_tokens(rng, blocks):
     for _ in range(15):
         logits, parameters = random_logits(rng), random_parameters(rng)
         token_ids, is_finite = in_blocks(logits, parameters, blocks)
-        check(token_ids, logits, parameters)
+        check(token_ids, logits, parameters, blocks)
         assert is_finite.all()
+
+
+@implementations
+def test_tokens_are_drawn_from_the_softmax(rng, implementation):
+    """Also where a slice is drawn first: of many draws each token has its share."""
+    rows, vocab = (4096 if implementation == "reference" else 64), 2 * tuning.MIN_SLICE + 5
+    logits = np.full(vocab, -20, np.float32)
+    logits[[3, 200, 255, 256, 400, 512, vocab - 1]] = [0.5, 1, 0, 1.5, -1, 0, 2]
+    parameters = {name: np.repeat(x[:1], rows, 0) for name, x in random_parameters(rng, 1, vocab).items()}
+    parameters |= {"temperature": np.full(rows, 0.7, np.float32), "positions": np.arange(rows, dtype=np.int32)}
+    parameters |= {"top_p": np.ones(rows, np.float32), "min_p": np.zeros(rows, np.float32)}
+    parameters |= {"top_k": np.zeros(rows, np.int32), "min_lengths": np.zeros(rows, np.int32)}
+    token_ids, _ = call(np.tile(logits, (rows, 1)), parameters, implementation=implementation)
+    probabilities = np.exp(logits.astype(np.float64) / np.float32(0.7))
+    probabilities /= probabilities.sum()
+    counts = np.bincount(token_ids, minlength=vocab)
+    deviation = np.sqrt(rows * probabilities * (1 - probabilities))
+    assert (np.abs(counts - rows * probabilities) <= 5 * deviation + 1).all()
 
 
 @every_way_to_cut
@@ -141,9 +173,10 @@ def test_equal_logits_are_all_kept_or_the_first_is_taken(rng, blocks):
     logits[:, 52] = -0.0  # equal to 0
     token_ids, _ = in_blocks(logits, parameters, blocks)
     assert (token_ids[: ROWS // 2] == 17).all()
-    check(token_ids, logits, parameters)
+    check(token_ids, logits, parameters, blocks)
     logits = np.where(np.arange(VOCAB) % 3, -1, np.where(np.arange(VOCAB) % 2, -0.0, 0)).astype(np.float32)
-    check(in_blocks(np.tile(logits, (ROWS, 1)), parameters, blocks)[0], np.tile(logits, (ROWS, 1)), parameters)
+    logits = np.tile(logits, (ROWS, 1))
+    check(in_blocks(logits, parameters, blocks)[0], logits, parameters, blocks)
 
 
 @every_way_to_cut
@@ -153,7 +186,7 @@ def test_minus_infinity_is_never_chosen(rng, blocks):
     parameters["min_lengths"] = np.zeros(ROWS, np.int32)
     logits[:, : VOCAB - 60] = -np.inf
     token_ids, is_finite = in_blocks(logits, parameters, blocks)
-    check(token_ids, logits, parameters)
+    check(token_ids, logits, parameters, blocks)
     assert not is_finite.any()
 
 
@@ -166,7 +199,7 @@ def test_a_row_that_is_not_finite_says_so_and_is_alone(rng, blocks, fault):
     others = ~np.isin(np.arange(ROWS), [3, 8])
     np.testing.assert_array_equal(is_finite, others)
     assert ((token_ids >= 0) & (token_ids < VOCAB)).all()
-    check(token_ids[others], logits[others], {name: x[others] for name, x in parameters.items()})
+    check(token_ids[others], logits[others], {name: x[others] for name, x in parameters.items()}, blocks)
 
 
 def test_a_row_does_not_depend_on_its_neighbours(rng):

@@ -1,6 +1,6 @@
 """The second kernel chooses a token of each row, from what the first has found out about the row's slices.
 
-Without filters the slice of the best score has the token. With filters most slices cannot matter:
+Without filters a slice is drawn by its weight, and the token from the slice. With filters most slices cannot matter:
 
     bound        a logit and a weight that the thresholds cannot be below, from the slices' statistics alone
     slices       those whose largest logit reaches the bound
@@ -36,26 +36,26 @@ class Scratch:
 def choice_kernel(*refs, blocks, interpret):
     """One program a row."""
     row = Row.load(pl.program_id(0), refs[:NUM_ROW_OPERANDS], interpret=interpret).with_key()
-    largest_ref, detail_ref, fault_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
+    largest_ref, weights_ref, fault_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
     place = jnp.arange(next_power_of_two(num_slices(row.vocab_size, blocks)))
     inside = place < num_slices(row.vocab_size, blocks)
-    largest, detail, fault = (
+    largest, sums, fault = (
         plt.load(ref.at[row.index, place], mask=inside, other=other)
-        for ref, other in ((largest_ref, -jnp.inf), (detail_ref, 0), (fault_ref, 0))
+        for ref, other in ((largest_ref, -jnp.inf), (weights_ref, 0), (fault_ref, 0))
     )
     token = jax.lax.cond(
         row.is_filtered,
-        lambda: _filtered(row, largest, detail, Scratch(*scratch_refs), blocks),
-        lambda: _unfiltered(row, largest, detail, blocks),
+        lambda: _filtered(row, largest, sums, Scratch(*scratch_refs), blocks),
+        lambda: _unfiltered(row, largest, sums, blocks),
     )
     token_ref[row.index] = jnp.clip(token, 0, row.vocab_size - 1)  # of a row that is not finite it may be anything
     is_finite_ref[row.index] = fault.max(0) == 0
 
 
-def _unfiltered(row, largest, detail, blocks):
-    """The token of the largest logit, or of the best score."""
+def _unfiltered(row, largest, sums, blocks):
+    """The token of the largest logit, or one drawn in two steps: its slice, and then it."""
     row_largest = largest.max(0)
-    of_slices = jnp.where(row.is_random, row.scaled(largest - row_largest) + detail, largest)
+    of_slices = jax.lax.cond(row.is_random, lambda: row.slice_score(largest, row_largest, sums), lambda: largest)
     first = jnp.argmax(of_slices, axis=0) * blocks.slice_size
     column = first + jnp.arange(blocks.slice_size)
     logits = row.allowed(column)
@@ -63,10 +63,10 @@ def _unfiltered(row, largest, detail, blocks):
     return first + jnp.argmax(scores, axis=0)
 
 
-def _filtered(row, largest, detail, scratch, blocks):
+def _filtered(row, largest, sums, scratch, blocks):
     row_largest = largest.max(0)
     weights = row.weight(largest, row_largest)  # of the slices' largest logits
-    sums = detail * weights
+    sums = sums * weights
     bound = thresholds.bound(row, largest, sums, blocks.slice_size)
     slices = _slices_that_matter(row, bound.keeps(largest, weights), scratch, blocks)
     count = _collect(row, slices, row_largest, bound, scratch, blocks.max_candidates)

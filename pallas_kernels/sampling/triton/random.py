@@ -82,8 +82,13 @@ def gumbel(bits: Array, *, interpret: bool) -> Array:
     if interpret:
         return -jnp.log(-jnp.log(u))
     rest = 2 - one_to_two
-    exponential = jnp.where(rest < MAX_POLYNOMIAL, minus_log_of_one_minus(rest), -LN_2 * fast_log2(u))
-    return -LN_2 * fast_log2(exponential)
+    exponential = jnp.where(rest < MAX_POLYNOMIAL, minus_log_of_one_minus(rest), -log(u, interpret=False))
+    return -log(exponential, interpret=False)
+
+
+def log(x: Array, *, interpret: bool) -> Array:
+    """The natural logarithm, on a GPU with the errors of `fast_log2`."""
+    return jnp.log(x) if interpret else LN_2 * fast_log2(x)
 
 
 def minus_log_of_one_minus(v: Array) -> Array:

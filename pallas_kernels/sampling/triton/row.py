@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.sampling.triton.random import SMALLEST_NORMAL, Key, fold_in, gumbel_noise
+from pallas_kernels.sampling.triton.random import SMALLEST_NORMAL, Key, fold_in, gumbel_noise, log
 from pallas_kernels.triton_call import LOG2_E, exp2_scaled
 
 NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follows in `sample`'s signature
@@ -99,6 +99,15 @@ class Row:
         """What is largest at the token to draw (the Gumbel-max trick)."""
         assert self.key is not None
         return self.scaled(logits - largest) + gumbel_noise(self.key, column, interpret=self.interpret)
+
+
+    def slice_score(self, largest: Array, row_largest: Array, sums: Array) -> Array:
+        """What is largest at the slice to draw: all slices' largest logits and sums of weights relative to them."""
+        assert self.key is not None
+        noise = gumbel_noise(
+            fold_in(self.key, jnp.int32(self.vocab_size)), jnp.arange(largest.size), interpret=self.interpret
+        )
+        return self.scaled(largest - row_largest) + log(sums, interpret=self.interpret) + noise
 
 
 def finite_or_zero(largest: Array) -> Array:
