@@ -3,8 +3,8 @@
     python -m benchmarks.trace DIR [--top 20]
 
 Prints how long the device was busy and idle between the first and the last kernel, what the host spent in each station
-of a step, and the kernels that took longest. JAX turns CUDA graphs off while it profiles, so kernels lie further apart
-here than in an engine that is not profiled: `jinfer bench latency --device-time` measures that.
+of a step, and the kernels that took longest. The profiler holds up the steps in which it begins, and so the first five are left out of
+what is said of the device.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from jinfer.bench.profile import STATIONS, STEP
 
 LONG_GAP_US = 10.0
+STEPS_LEFT_OUT = 5  # of the device's time
 NAME_WIDTH = 90
 
 
@@ -47,6 +48,11 @@ class Trace:
     @property
     def num_steps(self) -> int:
         return sum(event.name == STEP for event in self.host)
+
+    def steady(self, events: Sequence[Event]) -> list[Event]:
+        """Those that begin after the first STEPS_LEFT_OUT steps of the host; all of them if there are no more steps."""
+        begins = sorted(event.start_us for event in self.host if event.name == STEP)
+        return [event for event in events if len(begins) <= STEPS_LEFT_OUT or event.start_us >= begins[STEPS_LEFT_OUT]]
 
     @property
     def stations_us(self) -> dict[str, float]:
@@ -146,8 +152,9 @@ def print_host(trace: Trace) -> None:
 
 def print_device(device: str, trace: Trace, top: int) -> None:
     """Busy and idle time, and the kernels that took longest."""
-    kernels, copies = trace.kernels[device], trace.copies[device]
-    found, num_steps = occupation(kernels), max(1, trace.num_steps)
+    kernels, copies = trace.steady(trace.kernels[device]), trace.steady(trace.copies[device])
+    left_out = STEPS_LEFT_OUT if trace.num_steps > STEPS_LEFT_OUT else 0
+    found, num_steps = occupation(kernels), max(1, trace.num_steps - left_out)
     long = [gap for gap in found.gaps_us if gap >= LONG_GAP_US]
     print(f"{device}: {len(kernels)} kernels and {len(copies)} copies in {found.window_us / 1e3:.2f} ms")
     print(f"  busy {100 - found.idle_percent:.1f}%, idle {found.idle_percent:.1f}%: {sum(found.gaps_us) / 1e3:.2f} ms,")

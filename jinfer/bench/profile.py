@@ -1,8 +1,7 @@
 """A trace of some steps, in which steps, stations and requests have names.
 
 The names are put around an engine's stations for as long as the trace is taken: an engine that is not profiled does
-not know of them. CUDA graphs are off while JAX profiles, so a trace shows what the device does between launches that
-an engine does not make; `steady.device_step_ms` measures idle time without one.
+not know of them. A decode step is one CUDA graph in a trace, too, and its kernels are told apart.
 """
 
 import contextlib

@@ -28,6 +28,8 @@ GPU_COMPILER_OPTIONS: dict[str, str | bool] = {
     "xla_gpu_enable_cublaslt": True,
     "xla_gpu_enable_dynamic_slice_fusion": True,
 }
+# Else JAX's profiler would turn CUDA graphs off, and a trace would show gaps that an engine does not have.
+TRACED_AS_IT_RUNS = {"xla_enable_command_buffers_during_profiling": True}
 NO_CUDA_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
 
 
@@ -109,6 +111,7 @@ def compiler_options(config: EngineConfig, device: jax.Device) -> dict[str, str 
     if device.platform != "gpu":
         return None
     return {
+        **TRACED_AS_IT_RUNS,
         **({} if config.gemm_autotuning else GPU_COMPILER_OPTIONS),
         **({} if config.cuda_graphs else NO_CUDA_GRAPHS),
     }

@@ -69,3 +69,12 @@ def test_the_report_names_what_took_longest(directory, capsys):
 def test_no_trace_is_an_error(tmp_path):
     with pytest.raises(SystemExit, match=r"there is no \*.trace.json.gz under"):
         trace.main([str(tmp_path)])
+
+
+def test_the_steps_in_which_the_profiler_begins_are_left_out():
+    steps = [event(HOST, 1, trace.STEP, 100 * i, 100, step_num=str(i)) for i in range(trace.STEPS_LEFT_OUT + 2)]
+    kernels = [event(GPU, 14, "gemm", 100 * i + 10, 50) for i in range(trace.STEPS_LEFT_OUT + 2)]
+    found = trace.sort_events([*EVENTS[:6], *steps, *kernels])
+    (device,) = found.kernels.values()
+    assert [kernel.start_us for kernel in found.steady(device)] == [510, 610]
+    assert [kernel.start_us for kernel in trace.sort_events([*EVENTS[:6], *kernels]).steady(device)][0] == 10
