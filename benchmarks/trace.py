@@ -3,8 +3,8 @@
     python -m benchmarks.trace DIR [--top 20]
 
 Prints how long the device was busy and idle between the first and the last kernel, what the host spent in each station
-of a step, and the kernels that took longest. The profiler holds up the steps in which it begins, and so the first five are left out of
-what is said of the device.
+of a step, and the kernels that took longest. The profiler holds up the steps in which it begins, and so the first five
+are left out of what is said of the device.
 """
 
 import argparse

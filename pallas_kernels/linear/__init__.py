@@ -51,10 +51,11 @@ def linear(
     blocks were this many times as fast as XLA's dot (cuBLAS, or XLA's own at one row) with XLA's fusions around it:
 
         1 row       1.0 (the head of 8B, at 96% of the bandwidth) to 2.4 (the small layers of 0.6B)
-        64 rows     0.90 to 1.06
-        128 rows    0.92 to 1.13
+        32 rows     1.10 to 1.23 (o and down of 8B)
+        64 rows     0.87 to 1.06, and a third with a norm, which it does not take there
 
-    So up to 16 rows it pays, and for more it is there for what XLA cannot do: index a stack without a copy.
+    So up to 16 rows it pays, and up to 32 without a norm. Beyond it is there for what XLA cannot do: index a stack
+    without a copy.
 
     Raises ValueError where arguments contradict each other, and UnsupportedError where `implementation` cannot serve
     them: the Pallas kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm or in float32.

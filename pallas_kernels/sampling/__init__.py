@@ -39,14 +39,14 @@ def sample(
     Ties of the last that is kept are kept, too. A sum that reaches top_p but for the rounding of float32 may or may not
     count as reaching it: implementations add in different orders.
 
-    With filters the token drawn is argmax(logits / temperature + g) of what passes, g = jax.random.gumbel(key, (vocab,)).
-    Without, a slice of `tuning.draw_slice_size(vocab)` tokens is drawn first, and the token from the slice: the slice is
-    argmax(log(sums of exp(logits / temperature) by slice) + h), h = jax.random.gumbel(fold_in(key, vocab), (slices,)),
-    and the token the argmax above of the slice's. Both draw from the softmax (Gumbel-max); the second needs random
-    numbers for the slices and for one of them, in place of the whole vocabulary, which took a GPU longer than to read
-    it. key = fold_in(seed, position), of the Threefry key of the row's two seed words (Salmon et al., "Parallel Random
-    Numbers: As Easy as 1, 2, 3", 2011). So a token depends on its row alone, and is the same in every implementation
-    unless two are as good as equal.
+    With filters the token drawn is argmax(logits / temperature + g) of what passes, with g = jax.random.gumbel(key,
+    (vocab,)). Without, a slice of `tuning.draw_slice_size(vocab)` tokens is drawn first, by the sum of its weights:
+    argmax(log(sums of exp(logits / temperature)) + h), with h = jax.random.gumbel(fold_in(key, vocab), (slices,)); and
+    then its token, by the argmax above. Both draw from the softmax (Gumbel-max); the second takes random numbers for the
+    slices and for one of them, in place of the whole vocabulary, which cost a GPU more than to read the logits. Here key
+    = fold_in(seed, position), of the Threefry key of the row's two seed words (Salmon et al., "Parallel Random Numbers:
+    As Easy as 1, 2, 3", 2011). So a token depends on its row alone, and is the same in every implementation unless two
+    are as good as equal.
 
     On a GPU all logits are read once. A filter looks again only at slices whose largest logit may pass it.
     """

@@ -100,7 +100,6 @@ class Row:
         assert self.key is not None
         return self.scaled(logits - largest) + gumbel_noise(self.key, column, interpret=self.interpret)
 
-
     def slice_score(self, largest: Array, row_largest: Array, sums: Array) -> Array:
         """What is largest at the slice to draw: all slices' largest logits and sums of weights relative to them."""
         assert self.key is not None
