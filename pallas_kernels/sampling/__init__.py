@@ -39,14 +39,14 @@ def sample(
     Ties of the last that is kept are kept, too. A sum that reaches top_p but for the rounding of float32 may or may not
     count as reaching it: implementations add in different orders.
 
-    With filters the token drawn is argmax(logits / temperature + g) of what passes, with g = jax.random.gumbel(key,
-    (vocab,)). Without, a slice of `tuning.draw_slice_size(vocab)` tokens is drawn first, by the sum of its weights:
-    argmax(log(sums of exp(logits / temperature)) + h), with h = jax.random.gumbel(fold_in(key, vocab), (slices,)); and
-    then its token, by the argmax above. Both draw from the softmax (Gumbel-max); the second takes random numbers for the
-    slices and for one of them, in place of the whole vocabulary, which cost a GPU more than to read the logits. Here key
-    = fold_in(seed, position), of the Threefry key of the row's two seed words (Salmon et al., "Parallel Random Numbers:
-    As Easy as 1, 2, 3", 2011). So a token depends on its row alone, and is the same in every implementation unless two
-    are as good as equal.
+    With filters the token drawn is argmax(logits / temperature + g) of what passes, where g is
+    jax.random.gumbel(key, (vocab,)). Without, a slice of `tuning.draw_slice_size(vocab)` tokens is drawn first, by
+    the sum of its weights: argmax(log(sums of exp(logits / temperature)) + h) with h =
+    jax.random.gumbel(fold_in(key, vocab), (slices,)); and then one of its tokens, by the argmax above. Both draw
+    from the softmax (Gumbel-max); the second takes random numbers for the slices and for one of them, in place of
+    the whole vocabulary, which cost a GPU more than reading the logits. Here key is fold_in(seed, position), of the
+    Threefry key of the row's two seed words (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011).
+    So a token depends on its row alone, and is the same in every implementation unless two are as good as equal.
 
     On a GPU all logits are read once. A filter looks again only at slices whose largest logit may pass it.
     """
