@@ -22,8 +22,15 @@ class Device:
 
 def target_device() -> Device:
     """The device of the abstract mesh in use, for which a program is compiled without one, else the default device."""
-    described = getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None)
-    if described is not None:
-        return Device(described.device_kind, described.num_cores or DEFAULT_NUM_MULTIPROCESSORS)
-    device = jax.devices()[0]
-    return Device(device.device_kind, getattr(device, "core_count", None) or DEFAULT_NUM_MULTIPROCESSORS)
+    device = _target()
+    num_multiprocessors = getattr(device, "num_cores", None) or getattr(device, "core_count", None)
+    return Device(device.device_kind, num_multiprocessors or DEFAULT_NUM_MULTIPROCESSORS)
+
+
+def targets_a_gpu() -> bool:
+    """Whether the target device is one."""
+    return _target().platform == "gpu"
+
+
+def _target() -> jax.sharding.AbstractDevice | jax.Device:
+    return getattr(jax.sharding.get_abstract_mesh(), "abstract_device", None) or jax.devices()[0]

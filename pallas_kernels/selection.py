@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection
 from typing import Literal, get_args
 
-import jax
+from pallas_kernels.device import targets_a_gpu
 
 Available = Literal["pallas", "jax-triton", "reference"]
 Implementation = Literal["auto", Available]
@@ -27,7 +27,7 @@ def select(implementation: Implementation, available: Collection[Available] = EV
         known = ", ".join(map(repr, get_args(Implementation)))
         raise ValueError(f"implementation={implementation!r} is unknown; choose one of {known}")
     if implementation == "auto":
-        return "pallas" if jax.default_backend() == "gpu" else "reference"
+        return "pallas" if targets_a_gpu() else "reference"
     if implementation not in available:
         choices = ", ".join(map(repr, ("auto", *available)))
         raise UnsupportedError(f"this operation has no implementation {implementation!r}; choose one of {choices}")
@@ -35,13 +35,10 @@ def select(implementation: Implementation, available: Collection[Available] = EV
 
 
 def should_interpret(interpret: bool | None) -> bool:
-    """Pallas kernels run in interpret mode where no GPU is the default backend, unless the caller decides.
-
-    A caller that compiles for a GPU on a machine without one passes False.
-    """
+    """Pallas kernels run in interpret mode where they are not traced for a GPU, unless the caller decides."""
     if interpret is not None:
         return interpret
-    if jax.default_backend() == "gpu":
+    if targets_a_gpu():
         return False
     logger.debug("no GPU: the Pallas kernel runs in interpret mode, which is slow and meant for tests")
     return True

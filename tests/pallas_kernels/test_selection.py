@@ -31,3 +31,10 @@ def test_interpret_mode_is_for_machines_without_a_gpu_unless_the_caller_decides(
     assert should_interpret(None) == (jax.default_backend() != "gpu")
     assert should_interpret(False) is False
     assert should_interpret(True) is True
+
+
+def test_what_is_traced_for_a_gpu_without_one_is_traced_as_with_one():
+    described = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
+    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("device",), abstract_device=described)):
+        assert select("auto") == "pallas"
+        assert should_interpret(None) is False
