@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -41,14 +42,21 @@ class CompiledSteps:
     ) -> None:
         abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
         device = next(iter(jax.tree.leaves(params)[0].sharding.device_set))
-        compile_one = functools.partial(compile_step, model, limits, abstract_params, abstract_state, config, device)
+        options, one_at_a_time = compiler_options(config, device), threading.Lock()
+
+        def compile_one(shape: StepShape) -> jax.stages.Compiled:
+            with one_at_a_time:  # or all threads, which trace under one lock of Python's, begin to compile late
+                lowered = _lower(model, limits, abstract_params, abstract_state, config, device, shape)
+            return lowered.compile(options)
+
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
         with (
             persistent_cache(cache_directory(config, device)),
             ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
             progress_bar("compiling", total=len(buckets.all), enabled=config.progress) as bar,
         ):
-            futures: dict[Future, StepShape] = {pool.submit(compile_one, shape): shape for shape in buckets.all}
+            # Of the last, which few cores are busy with, the steps of few rows, there is the least to compile.
+            futures: dict[Future, StepShape] = {pool.submit(compile_one, shape): shape for shape in buckets.all[::-1]}
             try:
                 for future in as_completed(futures):
                     self._executables[futures[future]] = future.result()
@@ -74,16 +82,22 @@ def compile_step(
     """Compiles the step of one shape for abstract arguments, traced now or at an earlier start."""
     options = compiler_options(config, device)
     options = None if options is None else {**options, **more_options}
-    directory = cache_directory(config, device) if keeps_traces(config, device) else None
-    if directory is None:
-        return lower_step(model, limits, params, state, shape).compile(options)
-    return _lower_traced_step(model, limits, params, state, shape, directory, device).compile(options)
+    return _lower(model, limits, params, state, config, device, shape).compile(options)
 
 
 def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> jax.stages.Lowered:
     """Traces and lowers the step of one shape for abstract arguments."""
     step = jax.jit(functools.partial(run_step, model, shape, limits), donate_argnums=1)
     return step.lower(params, state, _words(shape, limits))
+
+
+def _lower(
+    model: Model, limits: Limits, params: Any, state: Any, config: EngineConfig, device: jax.Device, shape: StepShape
+) -> jax.stages.Lowered:
+    directory = cache_directory(config, device) if keeps_traces(config, device) else None
+    if directory is None:
+        return lower_step(model, limits, params, state, shape)
+    return _lower_traced_step(model, limits, params, state, shape, directory, device)
 
 
 def _lower_traced_step(
