@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 
+HOPPER = {"H100", "H200", "H800", "H20", "GH200"}
 DEFAULT_NUM_MULTIPROCESSORS = 132  # of an H100 or H200, where no GPU can be asked
 
 
@@ -18,6 +19,11 @@ class Device:
     def file_name(self) -> str:
         """The kind as it names a file of tuned numbers: "nvidia-h200"."""
         return "-".join(self.kind.lower().replace("/", " ").split())
+
+    @property
+    def is_hopper(self) -> bool:
+        """Of compute capability 9.0, by its name: a described device has no other."""
+        return not HOPPER.isdisjoint(self.kind.replace("-", " ").split())
 
 
 def target_device() -> Device:

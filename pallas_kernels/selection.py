@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from pallas_kernels.device import targets_a_gpu
 
-Available = Literal["pallas", "jax-triton", "reference"]
+Available = Literal["pallas", "mosaic", "jax-triton", "reference"]
 Implementation = Literal["auto", Available]
 
 EVERY_OPERATION_HAS: tuple[Available, ...] = ("pallas", "reference")

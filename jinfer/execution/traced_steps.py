@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = jinfer, pallas_kernels
 # JAX promises no stable meaning of these across versions; the version is part of the key.
-KERNEL_CALLS = [export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
+KERNEL_CALLS = [export.DisabledSafetyCheck.custom_call(name) for name in ("__gpu$xla.gpu.triton", "mosaic_gpu_v2")]
 OPTIONS_OF_JAX = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable")
 
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels.paged_attention import jax_triton, reference, triton
+from pallas_kernels.paged_attention import jax_triton, mosaic, reference, triton
 from pallas_kernels.paged_attention.latent import mla
 from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
 
@@ -123,11 +123,14 @@ def extend(
     if num_decode_rows is not None and q.shape[0] < lengths.shape[0]:
         raise ValueError(f"{q.shape[0]} tokens cannot be those of {lengths.shape[0]} rows; give a mixed batch as many")
     arguments = q, kv_pages, page_table, query_starts, lengths, sinks, options
-    if select(implementation) == "reference":
+    chosen = select(implementation, ("pallas", "mosaic", "reference"))
+    if chosen == "reference":
         return reference.extend(*arguments)
-    if num_decode_rows is None:
-        return triton.extend(*arguments, interpret=should_interpret(interpret))
-    return triton.extend_mixed(*arguments, num_decode_rows, interpret=should_interpret(interpret))
+    interpret = should_interpret(interpret)
+    use_mosaic = chosen == "mosaic" or (not interpret and mosaic.is_best_for(q, kv_pages, sinks, options))
+    if num_decode_rows is not None:
+        return triton.extend_mixed(*arguments, num_decode_rows, use_mosaic=use_mosaic, interpret=interpret)
+    return mosaic.extend(*arguments) if use_mosaic else triton.extend(*arguments, interpret=interpret)
 
 
 def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None) -> None:

@@ -14,7 +14,7 @@ from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.linear import MAX_NORM_ROWS, linear
 from pallas_kernels.linear import shapes as linear_shapes
-from pallas_kernels.paged_attention import AttentionOptions, decode, extend, latent_shapes, mla
+from pallas_kernels.paged_attention import AttentionOptions, decode, latent_shapes, mla, triton
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
@@ -83,8 +83,13 @@ def decode_case(name: str, rows: int, positions: int, **options) -> Named:
 def extend_case(name: str, tokens: int, rows: int, positions: int, **options) -> Named:
     is_prefill = tokens >= 64 * rows  # enough of each row for Hopper's own instructions
     tensor_cores = "wgmma" if is_prefill else "mma"
-    case = _attention_case(extend, name, tokens, rows, positions, tensor_cores=tensor_cores, **options)
+    case = _attention_case(triton_extend, name, tokens, rows, positions, tensor_cores=tensor_cores, **options)
     return f"extend-{name}-{tokens}-of-{rows}x{positions}{_suffix(options)}", case
+
+
+def triton_extend(*arguments, options, sinks=None):
+    """Also where the public function takes Mosaic's kernel, which is no kernel of XLA's."""
+    return triton.extend(*arguments, sinks, options, interpret=False)
 
 
 def _suffix(options: dict) -> str:
@@ -95,16 +100,17 @@ def _attention_case(function, name, tokens, rows, positions, *, tensor_cores, pa
     shape = attention_shapes.SHAPES[name]
     max_pages = positions // page_size
     options = AttentionOptions(sliding_window=shape.sliding_window, soft_cap=shape.soft_cap)
+    is_decode = function is decode
     return Case(
-        pallas(function, options=options),
+        pallas(decode, options=options) if is_decode else functools.partial(function, options=options),
         (
             array(tokens, shape.num_heads, shape.head_dim, dtype=dtype),
             array(2, rows * max_pages + 1, page_size, shape.num_kv_heads, shape.head_dim, dtype=dtype),
             indices(rows, max_pages),
-            *([] if function is decode else [indices(rows + 1)]),
+            *([] if is_decode else [indices(rows + 1)]),
             indices(rows),
         ),
-        kernel=f"paged_attention_{function.__name__}",
+        kernel=f"paged_attention_{'decode' if is_decode else 'extend'}",
         tensor_cores=None if dtype == jnp.float32 else tensor_cores,  # no tensor core multiplies float32 exactly
         named_arguments={"sinks": array(shape.num_heads, dtype=jnp.float32)} if shape.sinks else {},
     )

@@ -42,12 +42,12 @@ def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
     return np.asarray(compiled(*case.arguments(dtype)), np.float32)
 
 
-def run_blocks(case: PagedCase, blocks: DecodeBlocks | ExtendBlocks) -> np.ndarray:
-    """The Triton kernels with these blocks, in float32."""
+def run_triton(case: PagedCase, dtype, blocks: DecodeBlocks | ExtendBlocks | None = None) -> np.ndarray:
+    """The Triton kernels with these blocks, also where another would serve the call."""
     kernel = triton.decode if case.query_starts is None else triton.extend
     keywords = case.keywords()
     result = kernel(
-        *case.arguments(jnp.float32),
+        *case.arguments(dtype),
         keywords["sinks"],
         keywords["options"],
         blocks=blocks,
@@ -126,7 +126,7 @@ def test_a_mixed_batch_is_an_extend_whose_first_rows_decode(rng, query_lengths, 
 def test_decode_with_any_split_and_packing(rng, shape, num_splits, kv_heads):
     """Also with more splits than some rows have tiles, and with more heads a program than there are."""
     case = make_case(rng, shape, LENGTHS, page_size=4)
-    got = run_blocks(case, DecodeBlocks(kv_heads, 16 // kv_heads, num_splits, num_warps=4, num_stages=2))
+    got = run_triton(case, jnp.float32, DecodeBlocks(kv_heads, 16 // kv_heads, num_splits, num_warps=4, num_stages=2))
     assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
 
 
@@ -138,7 +138,7 @@ def test_extend_of_a_few_tokens_with_any_split(rng, shape, num_splits):
     case = make_case(rng, shape, lengths, 4, query_lengths, num_padding_tokens=3)
     wanted = run(case, "reference", jnp.float32)
     for block_tokens in (4, 8):
-        got = run_blocks(case, ExtendBlocks(block_tokens, 16, num_splits, num_warps=4, num_stages=2))
+        got = run_triton(case, jnp.float32, ExtendBlocks(block_tokens, 16, num_splits, num_warps=4, num_stages=2))
         assert relative_error(got, wanted) < BOUNDS[jnp.float32]
         assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
 
@@ -163,7 +163,7 @@ def test_long_rows_on_a_gpu(rng, name):
     query_lengths = [min(length, int(n)) for length, n in zip(lengths, rng.integers(0, 700, 16), strict=True)]
     for queries in (None, query_lengths):
         case = make_case(rng, SHAPES[name], lengths, 16, queries, num_padding_tokens=100)
-        error = relative_error(run(case, "pallas", jnp.bfloat16), run(case, "reference", jnp.bfloat16))
+        error = relative_error(run_triton(case, jnp.bfloat16), run(case, "reference", jnp.bfloat16))
         assert error < BOUNDS[jnp.bfloat16]
 
 

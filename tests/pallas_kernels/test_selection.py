@@ -14,7 +14,7 @@ def test_auto_is_pallas_on_a_gpu_and_the_reference_elsewhere():
 
 def test_an_unknown_implementation_is_an_error_that_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match="'cuda' is unknown; choose one of 'auto', 'pallas', 'jax-triton', 'reference'"
+        ValueError, match="'cuda' is unknown; choose one of 'auto', 'pallas', 'mosaic', 'jax-triton', 'reference'"
     ):
         select("cuda")
 

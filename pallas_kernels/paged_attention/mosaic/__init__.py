@@ -1,1 +1,30 @@
-"""Paged attention in Pallas on Mosaic GPU."""
+"""Paged attention in Pallas on Mosaic GPU: prefill on Hopper, where Triton's compiler keeps a kernel from the limit."""
+
+from jaxtyping import Array
+
+from pallas_kernels.paged_attention.mosaic.serves import is_best_for, why_not
+from pallas_kernels.selection import UnsupportedError
+
+__all__ = ["extend", "is_best_for", "why_not"]
+
+
+def extend(
+    q: Array,
+    kv_pages: Array,
+    page_table: Array,
+    query_starts: Array,
+    lengths: Array,
+    sinks: Array | None,
+    options,
+) -> Array:
+    """See `pallas_kernels.paged_attention.extend`. Never interpreted: what is below Pallas in it cannot be.
+
+    Raises UnsupportedError for what `why_not` names.
+    """
+    reason = why_not(q, kv_pages, sinks, options)
+    if reason is not None:
+        raise UnsupportedError(f"the Mosaic kernel does not serve this call: {reason}; use 'pallas'")
+    from pallas_kernels.paged_attention.mosaic.call import call_extend  # here, where JAX is known to have what it needs
+
+    scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
+    return call_extend(q, kv_pages, page_table, query_starts, lengths, scale=scale)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.paged_attention import mosaic
 from pallas_kernels.paged_attention.triton.decode import decode
 from pallas_kernels.paged_attention.triton.extend import extend
 from pallas_kernels.paged_attention.tuning.decode import DecodeCall, decode_blocks
@@ -22,6 +23,7 @@ def extend_mixed(
     options,
     num_decode_rows: Array,
     *,
+    use_mosaic: bool,
     interpret: bool,
 ) -> Array:
     """Both kernels see all rows, and each takes the other's for empty, which cost it nearly nothing.
@@ -35,11 +37,13 @@ def extend_mixed(
     """
     is_decode = jnp.arange(lengths.shape[0]) < num_decode_rows
     chunk_starts = jnp.maximum(query_starts, num_decode_rows)
-    # As for one long row: the rows are mostly padding and decode rows, and say nothing of how long the chunks are.
-    blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table)._replace(rows=1))
-    extended = extend(
-        q, kv_pages, page_table, chunk_starts, lengths, sinks, options, blocks=blocks, interpret=interpret
-    )
+    chunks = q, kv_pages, page_table, chunk_starts, lengths, sinks, options
+    if use_mosaic:
+        extended = mosaic.extend(*chunks)
+    else:
+        # As for one long row: the rows are mostly padding and decode rows, and say nothing of how long the chunks are.
+        blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table)._replace(rows=1))
+        extended = extend(*chunks, blocks=blocks, interpret=interpret)
     decode_lengths = jnp.where(is_decode, lengths, 0)
     decode_rows = ceil_div(lengths.shape[0], ROWS_PER_DECODE_ROW)
     return decode(

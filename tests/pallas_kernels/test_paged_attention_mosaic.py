@@ -1,0 +1,151 @@
+"""Mosaic's kernel for prefill. It cannot be interpreted, so that a machine without a GPU shows which calls it serves,
+and, with JAX's CUDA plugin, that it compiles and goes into a step's CUDA graph."""
+
+import functools
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import UnsupportedError
+from pallas_kernels.device import Device, target_device
+from pallas_kernels.paged_attention import AttentionOptions, extend, mosaic
+from pallas_kernels.paged_attention.mosaic import serves
+from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
+from tests.pallas_kernels.h200 import compiler_process, what_is_missing
+from tests.pallas_kernels.paged_cases import PagedCase, make_case, relative_error
+
+PLAIN = AttentionOptions()
+BOUNDS = {jnp.bfloat16: 5e-3, jnp.float16: 1e-3}
+LLAMA = SHAPES["llama-3.1-8b"]
+LENGTHS = [0, 1, 15, 16, 17, 32, 90, 700, 1000]
+QUERY_LENGTHS = [0, 1, 3, 16, 5, 31, 40, 33, 600]
+HAS_JAX = jax.__version_info__ >= serves.OLDEST_JAX
+on_hopper = pytest.mark.skipif(
+    not (HAS_JAX and target_device().is_hopper),
+    reason="needs an H100 or H200, and a jax that has what the kernel needs",
+)
+
+
+def error_of(case: PagedCase, dtype=jnp.bfloat16, implementation="mosaic", **options) -> float:
+    """Relative to the reference; infinite where padding tokens give anything but zeros."""
+    attend = jax.jit(functools.partial(extend, implementation=implementation))
+    got = np.asarray(attend(*case.arguments(dtype), **options), np.float32)
+    wanted = np.asarray(jax.jit(functools.partial(extend, implementation="reference"))(*case.arguments(dtype)))
+    return np.inf if got[case.query_starts[-1] :].any() else relative_error(got, wanted)
+
+
+@pytest.mark.gpu
+@on_hopper
+class TestOnHopper:
+    @pytest.mark.parametrize("dtype", BOUNDS)
+    @pytest.mark.parametrize("name", ["llama-3.1-8b", "tinyllama-1.1b", "qwen2.5-7b", "qwen3-30b-a3b", "llama-2-7b"])
+    def test_ragged_rows(self, rng, name, dtype):
+        """Groups of 1, 4, 7 and 8 heads, of 64 and of 128; blocks partly filled, and rows that end within a page."""
+        case = make_case(rng, SHAPES[name], LENGTHS, 16, QUERY_LENGTHS, num_padding_tokens=100)
+        assert error_of(case, dtype) < BOUNDS[dtype]
+
+    @pytest.mark.parametrize("page_size", [8, 16, 32, 64, 128, 256])
+    def test_page_sizes(self, rng, page_size):
+        case = make_case(rng, LLAMA, LENGTHS, page_size, QUERY_LENGTHS, num_padding_tokens=3)
+        assert error_of(case) < BOUNDS[jnp.bfloat16]
+
+    def test_a_full_page_table(self, rng):
+        """Nothing is read behind the last entry of the table."""
+        case = make_case(rng, LLAMA, [256, 256, 33], 16, [256, 31, 33], spare_pages=0)
+        assert error_of(case) < BOUNDS[jnp.bfloat16]
+
+    def test_more_pieces_of_work_than_programs(self, rng):
+        lengths = rng.integers(1500, 3000, 6).tolist()
+        case = make_case(rng, LLAMA, lengths, 16, rng.integers(300, 1500, 6).tolist(), num_padding_tokens=33)
+        assert error_of(case) < BOUNDS[jnp.bfloat16]
+
+    @pytest.mark.parametrize("query_lengths", [[1, 1, 1, 700, 0, 512], [1, 1, 0, 0, 0, 0], [900, 5, 400, 0, 0, 0]])
+    def test_mixed_batches(self, rng, query_lengths):
+        lengths = np.maximum([1, 16, 40, 900, 0, 600], query_lengths).tolist()
+        padding = 1400 - sum(query_lengths)
+        case = make_case(rng, LLAMA, lengths, 16, query_lengths, num_padding_tokens=padding)
+        count = jnp.int32(next(i for i, n in enumerate(query_lengths) if n != 1))
+        assert error_of(case, num_decode_rows=count) < BOUNDS[jnp.bfloat16]
+        assert error_of(case, implementation="auto", num_decode_rows=count) < BOUNDS[jnp.bfloat16]
+
+
+def call(shape=LLAMA, page_size=16, dtype=jnp.bfloat16, tokens=serves.FEWEST_TOKENS) -> tuple:
+    """q and cache as `why_not` sees them."""
+    q = jax.ShapeDtypeStruct((tokens, shape.num_heads, shape.head_dim), dtype)
+    return q, jax.ShapeDtypeStruct((2, 100, page_size, shape.num_kv_heads, shape.head_dim), dtype)
+
+
+@pytest.fixture
+def as_on_an_h200(monkeypatch):
+    monkeypatch.setattr(serves, "target_device", lambda: Device("NVIDIA H200", 132))
+    monkeypatch.setattr(serves, "OLDEST_JAX", (0, 0))
+
+
+@pytest.mark.usefixtures("as_on_an_h200")
+class TestWhatItServes:
+    def test_the_plain_case_of_a_prefill(self):
+        assert mosaic.why_not(*call(), None, PLAIN) is None
+        assert mosaic.is_best_for(*call(), None, PLAIN)
+        assert not mosaic.is_best_for(*call(tokens=serves.FEWEST_TOKENS - 1), None, PLAIN)
+
+    @pytest.mark.parametrize("options", [{"sliding_window": 4}, {"soft_cap": 2.0}], ids=str)
+    def test_not_windows_and_caps(self, options):
+        assert "left out" in mosaic.why_not(*call(), None, AttentionOptions(**options))
+
+    def test_not_sinks(self):
+        assert "left out" in mosaic.why_not(*call(), jnp.zeros(32), PLAIN)
+
+    def test_not_float32(self):
+        assert "float32, and must be bfloat16" in mosaic.why_not(*call(dtype=jnp.float32), None, PLAIN)
+
+    def test_not_every_head_dim(self):
+        assert "head_dim is 96" in mosaic.why_not(*call(AttentionShape(32, 32, 96)), None, PLAIN)
+
+    @pytest.mark.parametrize("page_size", [1, 4, 24, 192])
+    def test_not_every_page_size(self, page_size):
+        assert f"pages have {page_size} positions" in mosaic.why_not(*call(page_size=page_size), None, PLAIN)
+
+    def test_not_other_devices(self, monkeypatch):
+        monkeypatch.setattr(serves, "target_device", lambda: Device("NVIDIA A100-SXM4-80GB", 108))
+        assert "'NVIDIA A100-SXM4-80GB'" in mosaic.why_not(*call(), None, PLAIN)
+
+    def test_not_older_versions_of_jax(self, monkeypatch):
+        monkeypatch.setattr(serves, "OLDEST_JAX", (999, 0))
+        assert "must be 999.0 or newer" in mosaic.why_not(*call(), None, PLAIN)
+
+
+def test_a_call_that_it_does_not_serve_is_an_error_that_says_what_does(rng):
+    case = make_case(rng, AttentionShape(4, 2, 32), [3, 4], 4, [3, 4])
+    with pytest.raises(UnsupportedError, match=r"head_dim is 32, and must be one of .*use 'pallas'"):
+        extend(*case.arguments(jnp.bfloat16), implementation="mosaic")
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA H200", "NVIDIA H100 80GB HBM3", "NVIDIA GH200-480GB"])
+def test_hopper_is_known_by_its_name(kind):
+    assert Device(kind, 132).is_hopper
+    assert not Device(kind.replace("H", "B"), 132).is_hopper
+
+
+@pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
+@pytest.mark.skipif(not HAS_JAX, reason="needs a newer jax")
+def test_layers_of_a_mixed_batch_are_one_cuda_graph():
+    """Chosen without being asked for, and with one list of work for all layers."""
+    rows, num_layers = 16, 4
+    q, kv_pages = call(tokens=2048)
+    indices = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((rows, 6), (rows + 1,), (rows,), ())]
+    with compiler_process() as compile_for_h200:
+        program = compile_for_h200(functools.partial(_layers, num_layers), q, kv_pages, *indices)
+    assert program.thunks == ["kCommandBuffer"]
+    captured = Counter(program.captured)
+    assert captured.pop("kCustomCall") == num_layers
+    assert captured.total() < 16 + 2 * num_layers, captured
+
+
+def _layers(num_layers, q, kv_pages, page_table, query_starts, lengths, num_decode_rows):
+    arguments = kv_pages, page_table, query_starts, lengths
+    for _ in range(num_layers):
+        q = extend(q, *arguments, num_decode_rows=num_decode_rows, implementation="pallas", interpret=False)
+    return q
