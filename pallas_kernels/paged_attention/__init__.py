@@ -109,9 +109,12 @@ def extend(
     batching. They go through decode's kernel, which reads a row's cache at the speed of memory, where a block of 64
     query tokens of which 63 are padding would multiply for nothing. The count may change from call to call.
 
-    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 433 TFLOP/s, of the 684 of a
-    plain matmul in the same run; 16 rows of 2,048 at 383; and 32 rows of 256 new tokens on 4,096 cached ones at 410.
-    docs/decisions/0005 has what limits it and what was tried.
+    "pallas" is one of two kernels: on Hopper and for 1,024 tokens or more the one in Mosaic GPU, where it serves the
+    call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton.
+
+    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at 381 in
+    Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519 and 372.
+    docs/decisions/0008 and 0005 have what limits them and what was tried.
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
