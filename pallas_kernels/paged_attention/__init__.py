@@ -18,37 +18,15 @@ Positions that no query of a row may see (the tail of its last page, pages of ot
 or read and discarded before they meet a value that counts: they may hold NaN.
 """
 
-from dataclasses import dataclass
-
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.paged_attention import jax_triton, mosaic, reference, triton
+from pallas_kernels.paged_attention.append import append_and_decode
+from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
 from pallas_kernels.paged_attention.latent import mla
-from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
+from pallas_kernels.selection import Implementation, select, should_interpret
 
-__all__ = ["AttentionOptions", "decode", "extend", "mla"]
-
-
-@dataclass(frozen=True)
-class AttentionOptions:
-    """What the formula above leaves open. `scale=None` is head_dim ** -0.5; the others are absent when None."""
-
-    scale: float | None = None
-    sliding_window: int | None = None
-    soft_cap: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.scale is not None and not self.scale > 0:
-            raise ValueError(f"scale={self.scale} must be positive; None means head_dim ** -0.5")
-        if self.sliding_window is not None and self.sliding_window < 1:
-            raise ValueError(
-                f"sliding_window={self.sliding_window}: a window holds at least 1 position; None means all"
-            )
-        if self.soft_cap is not None and not self.soft_cap > 0:
-            raise ValueError(f"soft_cap={self.soft_cap} must be positive; None means no cap")
-
-
-PLAIN = AttentionOptions()
+__all__ = ["AttentionOptions", "append_and_decode", "decode", "extend", "mla"]
 
 
 def decode(
@@ -76,7 +54,7 @@ def decode(
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
-    _check(q, kv_pages, page_table, lengths, sinks)
+    check_shapes(q, kv_pages, page_table, lengths, sinks)
     arguments = q, kv_pages, page_table, lengths, sinks, options
     chosen = select(implementation, ("pallas", "jax-triton", "reference"))
     if chosen == "reference":
@@ -118,7 +96,7 @@ def extend(
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
-    _check(q, kv_pages, page_table, lengths, sinks)
+    check_shapes(q, kv_pages, page_table, lengths, sinks)
     if query_starts.shape != (lengths.shape[0] + 1,):
         raise ValueError(
             f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry"
@@ -134,22 +112,3 @@ def extend(
     if num_decode_rows is not None:
         return triton.extend_mixed(*arguments, num_decode_rows, use_mosaic=use_mosaic, interpret=interpret)
     return mosaic.extend(*arguments) if use_mosaic else triton.extend(*arguments, interpret=interpret)
-
-
-def _check(q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None) -> None:
-    num_heads, head_dim = q.shape[1:]
-    num_kv_heads, cache_dim = kv_pages.shape[3:]
-    if head_dim != cache_dim:
-        raise ValueError(f"the queries have head_dim {head_dim} and the cache {cache_dim}; they must be equal")
-    if num_heads % num_kv_heads:
-        raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} KV heads: it must be a whole multiple")
-    if page_table.shape[0] != lengths.shape[0]:
-        raise ValueError(
-            f"page_table has {page_table.shape[0]} rows and lengths {lengths.shape[0]}; they must be equal"
-        )
-    if sinks is not None and sinks.shape != (num_heads,):
-        raise ValueError(f"sinks has shape {sinks.shape}, but {num_heads} query heads have a sink each")
-    if q.dtype != kv_pages.dtype:
-        raise UnsupportedError(
-            f"queries in {q.dtype} over a cache in {kv_pages.dtype}: no implementation mixes dtypes yet"
-        )

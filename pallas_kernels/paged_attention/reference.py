@@ -8,12 +8,34 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array
 
+from pallas_kernels.rope_cache_write.reference import rope_cache_write
+
 TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole row of the cache
 
 
 def decode(q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None, options) -> Array:
     """See `pallas_kernels.paged_attention.decode`."""
     return jax.vmap(functools.partial(_attend, kv_pages, sinks, options))(q, page_table, lengths)
+
+
+def append_and_decode(
+    heads: Array,
+    kv_pages: Array,
+    page_table: Array,
+    lengths: Array,
+    angles: tuple[Array, Array],
+    norm: tuple[Array, Array, float] | None,
+    layer: int | Array | None,
+    sinks: Array | None,
+    options,
+) -> tuple[Array, Array]:
+    """See `pallas_kernels.paged_attention.append_and_decode`. A scatter drops what is outside the cache."""
+    num_pages, page_size = kv_pages.shape[1:3]
+    position = jnp.maximum(lengths - 1, 0)
+    page_ids = jnp.take_along_axis(page_table, (position // page_size)[:, None], axis=1)[:, 0]
+    slots = jnp.where(lengths > 0, page_ids, num_pages), position % page_size
+    q, kv_pages = rope_cache_write(heads, kv_pages, angles, slots, norm, layer)
+    return decode(q, kv_pages, page_table, lengths, sinks, options), kv_pages
 
 
 def extend(

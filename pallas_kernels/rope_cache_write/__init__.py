@@ -6,11 +6,11 @@ Yang et al., "Qwen3 Technical Report" (2025); the embedding that of Su et al., "
 layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
 """
 
-import numpy as np
 from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.rope_cache_write import reference, triton
-from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
+from pallas_kernels.rope_cache_write.contract import check_heads, check_norm
+from pallas_kernels.selection import Implementation, select, should_interpret
 
 __all__ = ["rope_cache_write"]
 
@@ -54,53 +54,13 @@ def rope_cache_write(
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
-    _check_shapes(heads, kv_pages, cos, sin, page_ids, page_offsets)
-    norm = _check_norm(q_scale, k_scale, epsilon, layer, heads.shape[-1])
+    check_heads(heads, kv_pages, cos, sin)
+    if page_ids.shape != heads.shape[:1] or page_offsets.shape != heads.shape[:1]:
+        raise ValueError(
+            f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be ({len(heads)},)"
+        )
+    norm = check_norm(q_scale, k_scale, epsilon, layer, heads.shape[-1])
     arguments = heads, kv_pages, (cos, sin), (page_ids, page_offsets), norm, layer
     if select(implementation) == "reference":
         return reference.rope_cache_write(*arguments)
     return triton.rope_cache_write(*arguments, interpret=should_interpret(interpret))
-
-
-def _check_shapes(heads: Array, kv_pages: Array, cos: Array, sin: Array, page_ids: Array, page_offsets: Array) -> None:
-    if heads.ndim != 3:
-        raise ValueError(f"heads has shape {heads.shape}; give [tokens, heads, head_dim]")
-    num_tokens, num_outputs, head_dim = heads.shape
-    num_kv_heads, cache_dim = kv_pages.shape[3:]
-    if head_dim != cache_dim:
-        raise ValueError(f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal")
-    if num_outputs <= 2 * num_kv_heads:
-        raise ValueError(
-            f"{num_outputs} heads hold no query: {num_kv_heads} KV heads take {2 * num_kv_heads} of them; "
-            "give a token's queries, keys and values"
-        )
-    if cos.shape != sin.shape or cos.shape[0] != num_tokens or 2 * cos.shape[1] > head_dim:
-        raise ValueError(
-            f"cos has shape {cos.shape} and sin {sin.shape}; "
-            f"both must be ({num_tokens}, half) with half at most {head_dim // 2}"
-        )
-    if page_ids.shape != (num_tokens,) or page_offsets.shape != (num_tokens,):
-        raise ValueError(
-            f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be ({num_tokens},)"
-        )
-    if heads.dtype != kv_pages.dtype:
-        raise UnsupportedError(
-            f"heads in {heads.dtype} and a cache in {kv_pages.dtype}: no implementation mixes dtypes"
-        )
-
-
-def _check_norm(
-    q_scale: Array | None, k_scale: Array | None, epsilon: float | None, layer: int | Array | None, head_dim: int
-) -> tuple[Array, Array, float] | None:
-    """The norm's scales and epsilon, where there is a norm."""
-    if q_scale is None and k_scale is None and layer is None:
-        return None
-    if q_scale is None or k_scale is None or epsilon is None:
-        raise ValueError("a norm needs q_scale, k_scale and epsilon; give all three, or neither scale nor layer")
-    scale_shape = (head_dim,) if layer is None else (*q_scale.shape[:1], head_dim)
-    if q_scale.shape != scale_shape or k_scale.shape != scale_shape:
-        wanted = f"({head_dim},)" if layer is None else f"(layers, {head_dim}), since there is a layer"
-        raise ValueError(f"q_scale has shape {q_scale.shape} and k_scale {k_scale.shape}; both must be {wanted}")
-    if isinstance(layer, int | np.integer) and not 0 <= layer < len(q_scale):
-        raise ValueError(f"layer={layer} is outside of a stack of {len(q_scale)} scales, which count from 0")
-    return q_scale, k_scale, epsilon

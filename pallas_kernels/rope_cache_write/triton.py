@@ -20,6 +20,7 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.layer_operand import as_operand, load_layer
+from pallas_kernels.rope_cache_write.heads import normalized, turned
 from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, section_heads
 from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
 
@@ -212,15 +213,14 @@ def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[_Tile], s
     scales = [] if scale_ref is None else [tile.load(scale_ref, *layer, tile.column) for tile in tiles]
     x = [part.astype(jnp.float32) for part in heads]
     if scales:
-        inverse = _inverse_root_mean_square(x, heads_ref.shape[-1], epsilon)
-        x = [part * inverse * scale.astype(jnp.float32) for part, scale in zip(x, scales, strict=True)]
+        x = normalized(x, scales, _sum_of_squares(x), heads_ref.shape[-1], epsilon)
     first, second, *rest = x
-    return [first * cos - second * sin, second * cos + first * sin, *rest]
+    return [turned(first, second, cos, -sin), turned(second, first, cos, sin), *rest]
 
 
-def _inverse_root_mean_square(x: list[Array], head_dim: int, epsilon: float) -> Array:
+def _sum_of_squares(x: list[Array]) -> Array:
     first, second, *rest = x
-    sum_of_squares = (first * first + second * second).sum(2)  # the halves in one reduction
+    total = (first * first + second * second).sum(2)  # the halves in one reduction
     for part in rest:
-        sum_of_squares += (part * part).sum(2)
-    return jax.lax.rsqrt(sum_of_squares / head_dim + epsilon)[:, :, None]
+        total += (part * part).sum(2)
+    return total

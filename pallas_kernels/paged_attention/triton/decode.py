@@ -1,16 +1,4 @@
-"""Split-KV decode in Pallas on Triton.
-
-A program serves several KV heads of one row at once. The rows of its dots are the query heads of those KV heads, and
-the columns are (position, KV head) pairs in the order in which they lie in memory: so a tile is read in long
-contiguous pieces, and rows that padding to a dot's 16 would waste do work. A column of another head than the row's is
-masked. For two KV heads a, b of two query heads each:
-
-            p0.a p0.b p1.a p1.b
-    q0 (a)   x         x
-    q1 (a)   x         x
-    q2 (b)        x         x
-    q3 (b)        x         x
-"""
+"""Split-KV decode in Pallas on Triton, over positions that are all in the cache."""
 
 import functools
 
@@ -20,17 +8,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.paged_attention.triton.softmax import (
-    KernelShape,
-    attend_tiles,
-    kernel_shape,
-    normalized,
-    softmax_start,
-    tiles_of_row,
-)
+from pallas_kernels.paged_attention.triton.decode_parts import attend_row, decode_queries, decode_tiles, store_row
+from pallas_kernels.paged_attention.triton.softmax import KernelShape, kernel_shape, softmax_start
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, load_rows, next_power_of_two, triton_call
+from pallas_kernels.triton_call import ceil_div, load_rows, triton_call
 
 
 def decode(
@@ -98,45 +80,11 @@ def _decode_kernel(
 
     @pl.when((begin < end) | writes_empty_rows)
     def _():
-        first_kv_head, num_queries = head_block * blocks.kv_heads, blocks.kv_heads * shape.group
-        column = jnp.arange(blocks.tile * blocks.kv_heads)
-        tiles = tiles_of_row(begin, end, blocks.tile, column // blocks.kv_heads, row, table_ref, shape)
-        query = jnp.arange(max(MIN_DOT_SIZE, next_power_of_two(num_queries)))
-        head = first_kv_head * shape.group + query
-        is_query = (query < num_queries) & (head < shape.num_heads)
-        any_head = jnp.where(is_query, head, 0)
-        q = load_rows(q_ref, jnp.full_like(head, row), any_head, size=shape.head_dim, padded_size=shape.padded_dim)
-        sink = None if sinks_ref is None else plt.load(sinks_ref.at[any_head])
-        carry = softmax_start(query.shape[0], sink, split == 0, shape)
-        carry = _attend(tiles, carry, q, column, begin, end, first_kv_head, kv_ref, shape, blocks)
-        _store(result_refs, carry, row, head, is_query, split, shape)
-
-
-def _attend(tiles, carry, q, column, begin, end, first_kv_head, kv_ref, shape: KernelShape, blocks: DecodeBlocks):
-    """The columns of a tile are (position, KV head) pairs; each query sees those of its own head."""
-    query = jnp.arange(q.shape[0])
-    column_head = column % blocks.kv_heads
-    is_own = (query // shape.group)[:, None] == column_head[None, :]
-    kv_head = jnp.minimum(first_kv_head + column_head, shape.num_kv_heads - 1)
-
-    def mask_of(i):
-        inside = (begin + i * blocks.tile + column // blocks.kv_heads < end)[None, :]
-        return inside if blocks.kv_heads == 1 else inside & is_own
-
-    return attend_tiles(tiles, carry, q, mask_of, None, kv_head, kv_ref, shape)
-
-
-def _store(result_refs, carry, row, head, is_query, split, shape: KernelShape):
-    """Partial results where there are three to store, else the attention itself."""
-    acc, top, total = carry
-    column = jnp.arange(shape.padded_dim)
-    inside = is_query[:, None] & (column < shape.head_dim)[None, :]
-    if len(result_refs) == 1:
-        (out_ref,) = result_refs
-        out = normalized(acc, total).astype(out_ref.dtype)
-        plt.store(out_ref.at[row, head[:, None], column[None, :]], out, mask=inside)
-        return
-    acc_ref, top_ref, total_ref = result_refs
-    plt.store(acc_ref.at[row, head[:, None], split, column[None, :]], acc, mask=inside)
-    plt.store(top_ref.at[row, head, split], top, mask=is_query)
-    plt.store(total_ref.at[row, head, split], total, mask=is_query)
+        tiles = decode_tiles(begin, end, row, table_ref, shape, blocks)
+        queries = decode_queries(head_block, shape, blocks)
+        rows = jnp.full_like(queries.head, row)
+        q = load_rows(q_ref, rows, queries.any_head, size=shape.head_dim, padded_size=shape.padded_dim)
+        sink = None if sinks_ref is None else plt.load(sinks_ref.at[queries.any_head])
+        carry = softmax_start(q.shape[0], sink, split == 0, shape)
+        carry = attend_row(tiles, carry, q, begin, end, queries.first_kv_head, kv_ref, shape, blocks)
+        store_row(result_refs, carry, row, queries, split, shape)

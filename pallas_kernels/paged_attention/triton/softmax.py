@@ -119,6 +119,15 @@ def softmax_step(carry: tuple[Array, Array, Array], scores: Array, v: Array, sha
     return acc, new_top, total * rescale + weight.sum(1)
 
 
+def softmax_step_of_one(carry: tuple[Array, Array, Array], score: Array, v: Array, shape: KernelShape):
+    """The carry after one position: its `score` [queries] (as `raw_scores` gives them) and `v` [queries, padded_dim]."""
+    acc, top, total = carry
+    score = score * shape.log2_scale
+    new_top = jnp.maximum(top, score)
+    weight, rescale = jnp.exp2(score - new_top), jnp.exp2(top - new_top)
+    return acc * rescale[:, None] + weight[:, None] * v.astype(jnp.float32), new_top, total * rescale + weight
+
+
 class Tiles(NamedTuple):
     """A range of a row's positions, a tile at a time: where each is in the cache, by the number of its tile.
 
