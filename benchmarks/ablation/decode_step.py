@@ -23,6 +23,7 @@ from jinfer.execution.step import run_step
 from jinfer.models import decoder
 from jinfer.models.model import Model, Params
 from pallas_kernels import paged_attention
+from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.selection import should_interpret
 
 PAGE_SIZE = 16
@@ -98,32 +99,35 @@ def _foreign_cache(model: Model, limits: Limits, dtype: jnp.dtype) -> tuple[tupl
 
 @contextlib.contextmanager
 def _jax_attention(foreign: Any, num_splits: int) -> Iterator[None]:
-    """While a step is traced, each call of `paged_attention.decode` reads the next layer of the foreign cache."""
+    """While a step is traced, each call of `append_and_decode` reads the next layer of the foreign cache. What it does
+    before attention is then done by `rope_cache_write`, into ours."""
     kernel = jax_kernel("paged_attention")
     if kernel is None:
         raise RuntimeError("this version of jax has no paged attention of its own")
-    ours, layers = paged_attention.decode, iter(foreign)
+    ours, layers = paged_attention.append_and_decode, iter(foreign)
     num_calls = 0
 
-    def decode(q, kv_pages, page_table, lengths, **options):
+    def append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, *, options, **others):
         nonlocal num_calls
         num_calls += 1
+        position = jnp.maximum(lengths - 1, 0)
+        page_ids = jnp.take_along_axis(page_table, position[:, None] // PAGE_SIZE, axis=1)[:, 0]
+        q, kv_pages = rope_cache_write(heads, kv_pages, cos, sin, page_ids, position % PAGE_SIZE, **others)
         k_pages, v_pages = next(layers)
-        return kernel(
+        attended = kernel(
             q, k_pages, v_pages, page_table, lengths, k_splits=num_splits,
             pages_per_compute_block=PAGES_PER_BLOCK, num_warps=NUM_WARPS, interpret=should_interpret(None),
-        ).astype(q.dtype)  # fmt: skip
+        )  # fmt: skip
+        return attended.astype(q.dtype), kv_pages
 
-    paged_attention.decode = decode
+    paged_attention.append_and_decode = append_and_decode
     try:
         with _traced_anew():
             yield
     finally:
-        paged_attention.decode = ours
+        paged_attention.append_and_decode = ours
     if num_calls != len(foreign):
-        raise RuntimeError(
-            f"{num_calls} calls of paged_attention.decode in {len(foreign)} layers: not all was replaced"
-        )
+        raise RuntimeError(f"{num_calls} calls of append_and_decode in {len(foreign)} layers: not all was replaced")
 
 
 @contextlib.contextmanager

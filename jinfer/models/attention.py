@@ -52,6 +52,30 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "tokens features"], Array]:
         """x + attention(norm(x)), and the layer's cache with the tokens' keys and values in it."""
         heads = self.qkv(x, place.layer, norm=norm).reshape(x.shape[0], -1, self.head_dim)
+        attend = self._decode if tokens.query_starts is None else self._extend
+        attended, kv_layer = attend(heads, kv_layer, angles, tokens, place)
+        return self.output(attended.reshape(x.shape[0], -1), place.layer, residual=x), kv_layer
+
+    def _decode(
+        self, heads: Array, kv_layer: Array, angles: Angles, tokens: TokenBatch, place: LayerPlace
+    ) -> tuple[Array, Array]:
+        """One token per row. Its place in the cache is that of its row's last position."""
+        return paged_attention.append_and_decode(
+            heads,
+            kv_layer,
+            tokens.page_table,
+            tokens.lengths,
+            *angles,
+            **self._head_norms(place.layer),
+            options=paged_attention.AttentionOptions(sliding_window=place.sliding_window),
+            implementation=self.implementation,
+        )
+
+    def _extend(
+        self, heads: Array, kv_layer: Array, angles: Angles, tokens: TokenBatch, place: LayerPlace
+    ) -> tuple[Array, Array]:
+        """Many tokens of some rows, which see each other: all are in the cache before any of them attends."""
+        assert tokens.query_starts is not None
         q, kv_layer = rope_cache_write(
             heads,
             kv_layer,
@@ -61,8 +85,17 @@ class Attention(nnx.Module):
             **self._head_norms(place.layer),
             implementation=self.implementation,
         )
-        attended = self._attend(q, kv_layer, tokens, place.sliding_window)
-        return self.output(attended.reshape(x.shape[0], -1), place.layer, residual=x), kv_layer
+        attended = paged_attention.extend(
+            q,
+            kv_layer,
+            tokens.page_table,
+            tokens.query_starts,
+            tokens.lengths,
+            num_decode_rows=tokens.num_decode_rows,
+            options=paged_attention.AttentionOptions(sliding_window=place.sliding_window),
+            implementation=self.implementation,
+        )
+        return attended, kv_layer
 
     def _head_norms(self, layer: LayerIndex) -> dict[str, Any]:
         if self.q_norm is None or self.k_norm is None:
@@ -73,20 +106,3 @@ class Attention(nnx.Module):
             "epsilon": self.q_norm.epsilon,
             "layer": layer,
         }
-
-    def _attend(self, q: Array, kv_layer: Array, tokens: TokenBatch, window: int | None) -> Array:
-        options = paged_attention.AttentionOptions(sliding_window=window)
-        cache = kv_layer, tokens.page_table
-        if tokens.query_starts is None:
-            return paged_attention.decode(
-                q, *cache, tokens.lengths, options=options, implementation=self.implementation
-            )
-        return paged_attention.extend(
-            q,
-            *cache,
-            tokens.query_starts,
-            tokens.lengths,
-            num_decode_rows=tokens.num_decode_rows,
-            options=options,
-            implementation=self.implementation,
-        )

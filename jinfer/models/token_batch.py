@@ -9,9 +9,9 @@ class TokenBatch(NamedTuple):
     """Flattened tokens of several rows (sequences), and where their keys and values live.
 
     Each token writes its keys and values to (page_ids, page_offsets) before it attends. `page_table` and `lengths` give
-    the rows' positions, the new tokens included. `query_starts` divides the tokens among the rows, of which the first
-    `num_decode_rows` have one each; None means one token per row. Padding tokens write to the null page, and padding
-    rows have length 0.
+    the rows' positions, the new tokens included, and so the same place where a row has one token. `query_starts`
+    divides the tokens among the rows, of which the first `num_decode_rows` have one each; None means one token per row.
+    Padding tokens write to the null page, and padding rows have length 0.
     """
 
     token_ids: Int32[Array, " tokens"]

@@ -26,7 +26,7 @@ def append_and_decode(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> tuple[Float[Array, "rows num_heads head_dim"], Float[Array, "2 num_pages page_size num_kv_heads head_dim"]]:
-    """`rope_cache_write` of one token per row at the row's last position, `lengths[row] - 1`, and `decode` of its queries.
+    """`rope_cache_write` of one token per row, to the row's last position, `lengths[row] - 1`, and its `decode`.
 
     The token's place is the one that the page table gives for that position; what is there before is not read. A row of
     length 0 gives zeros and writes nothing. Everything else is as in those two: a token of `heads` is its queries,

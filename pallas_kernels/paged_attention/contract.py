@@ -10,7 +10,7 @@ from pallas_kernels.selection import UnsupportedError
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """What the formula of the package leaves open. `scale=None` is head_dim ** -0.5; the others are absent when None."""
+    """What the package's formula leaves open. `scale=None` is head_dim ** -0.5; the others are absent when None."""
 
     scale: float | None = None
     sliding_window: int | None = None

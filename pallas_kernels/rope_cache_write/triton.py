@@ -20,11 +20,9 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.layer_operand import as_operand, load_layer
-from pallas_kernels.rope_cache_write.heads import normalized, turned
+from pallas_kernels.rope_cache_write.heads import KEYS, VALUES, normalized, turned
 from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, section_heads
 from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
-
-KEYS, VALUES = 0, 1  # the first axis of kv_pages
 
 
 def rope_cache_write(

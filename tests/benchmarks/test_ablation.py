@@ -73,14 +73,14 @@ def test_a_decode_step_reads_each_layer_of_the_foreign_cache(monkeypatch):
         return jnp.zeros_like(q)
 
     monkeypatch.setattr(decode_step, "jax_kernel", lambda name: theirs)
-    before = paged_attention.decode
+    before = paged_attention.append_and_decode
     workload = comparable_workload("b2-16", 8)
     params = model.dummy_params(0)
     assert decode_step.ours_ms(model, params, workload) > 0
     assert calls == []
     assert decode_step.jax_ms(model, params, workload) > 0
     assert len(calls) == 2, "a call for each layer"
-    assert paged_attention.decode is before
+    assert paged_attention.append_and_decode is before
 
 
 def test_nothing_replaced_is_an_error(monkeypatch):

@@ -60,7 +60,7 @@ def append_and_decode(
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(_queries_of(heads, kv_pages), kv_pages, page_table))
     *scales, epsilon = norm or (None,)
-    new_token = {"cos": angles[0], "sin": angles[1]}
+    new_token: dict[str, Any] = {"cos": angles[0], "sin": angles[1]}  # fields of NewTokenRefs
     if layer is not None:
         new_token["layer"] = as_operand(layer)
     if scales:
@@ -102,8 +102,9 @@ def _append(
     )  # fmt: skip
     if blocks.num_splits == 1:
         return results[0], kv_pages
+    acc, top, total = results
     seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
-    return merge_splits(*results, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret), kv_pages
+    return merge_splits(acc, top, total, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret), kv_pages
 
 
 def _append_kernel(
@@ -112,7 +113,7 @@ def _append_kernel(
     num_results = 3 if blocks.num_splits > 1 else 1
     *operand_refs, written_ref = refs
     new_token, sinks_ref = jax.tree.unflatten(structure, operand_refs[:-num_results])
-    token_refs = NewTokenRefs(heads=heads_ref, **{"layer": None, "scales": None, **new_token})
+    token_refs = NewTokenRefs(heads_ref, **new_token)
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
     newest = length - 1

@@ -1,11 +1,11 @@
 """A row's new token in decode's kernel: its heads, fresh from the projection, normed and turned in registers.
 
-A tile of heads is [heads, padded_dim], as the dots want it, and the partners that a rotation needs are loaded as a second
-tile with the halves exchanged: from L1, and no value moves between threads. Angles and scales are loaded once per head
-for the same reason.
+A tile of heads is [heads, padded_dim], as the dots want it, and the partners that a rotation needs are loaded as a
+second tile with the halves exchanged: from L1, and no value moves between threads. Angles and scales are loaded once
+per head for the same reason.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,17 @@ from jaxtyping import Array
 
 from pallas_kernels.layer_operand import load_layer
 from pallas_kernels.paged_attention.triton.softmax import KernelShape
-from pallas_kernels.rope_cache_write.heads import normalized, turned
-
-KEYS, VALUES = 0, 1  # the first axis of kv_pages
+from pallas_kernels.rope_cache_write.heads import KEYS, VALUES, normalized, turned
 
 
 class NewTokenRefs(NamedTuple):
     """Heads as the projection leaves them [rows, heads, head_dim], angles [rows, half] and, with a norm, its scales."""
 
-    heads: Array
-    cos: Array
-    sin: Array
-    layer: Array | None  # which of a stack of scales
-    scales: tuple[Array, Array] | None  # of queries and of keys
+    heads: Any
+    cos: Any
+    sin: Any
+    layer: Any = None  # which of a stack of scales
+    scales: tuple[Any, Any] | None = None  # of queries and of keys
 
 
 class RawHeads(NamedTuple):
@@ -47,20 +45,17 @@ class Angles(NamedTuple):
 def load_raw_heads(refs: NewTokenRefs, row, head: Array, kind: int, shape: KernelShape) -> RawHeads:
     """Heads [heads] of the projection's output; kind 0 has the scale of queries and 1 that of keys."""
     column, inside = _columns(head, shape)
-    partner = _partner(column, refs.cos.shape[1], shape)
-
-    def load(ref, *index) -> Array:
-        return plt.load(ref.at[index], mask=inside, other=None if inside is None else 0)
-
+    columns = column, _partner(column, refs.cos.shape[1], shape)
     layer = () if refs.layer is None else (load_layer(refs.layer),)
-    x, turned_to = (load(refs.heads, row, head[:, None], c) for c in (column, partner))
-    scales = [] if refs.scales is None else [load(refs.scales[kind], *layer, c) for c in (column, partner)]
-    return RawHeads(x, turned_to, scales)
+    x, partner = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
+    scales = [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
+    return RawHeads(x, partner, scales)
 
 
 def load_values(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Array:
+    """Heads [heads] of the projection's output as they are."""
     column, inside = _columns(head, shape)
-    return plt.load(refs.heads.at[row, head[:, None], column], mask=inside, other=None if inside is None else 0)
+    return _load(refs.heads.at[row, head[:, None], column], inside)
 
 
 def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Angles:
@@ -69,14 +64,11 @@ def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Ang
     column, inside = _columns(head, shape)
     is_rotated = inside if 2 * half == shape.head_dim else column < 2 * half
     angle = jax.lax.rem(column, jnp.int32(half))
-    cos, sin = (
-        plt.load(ref.at[row, angle], mask=is_rotated, other=None if is_rotated is None else other)
-        for ref, other in ((refs.cos, 1), (refs.sin, 0))
-    )
+    cos, sin = _load(refs.cos.at[row, angle], is_rotated, other=1), _load(refs.sin.at[row, angle], is_rotated)
     return Angles(cos, jnp.where(column < half, -sin, sin))
 
 
-def rotated(heads: RawHeads, angles: Angles, epsilon: float | None, head_dim: int, dtype: jnp.dtype) -> Array:
+def rotated(heads: RawHeads, angles: Angles, epsilon: float, head_dim: int, dtype: jnp.dtype) -> Array:
     """The heads, normed where there are scales, turned, and rounded once, as `rope_cache_write` does it."""
     x, partner = heads.x.astype(jnp.float32), heads.partner.astype(jnp.float32)
     if heads.scales:
@@ -97,6 +89,11 @@ def store_new_token(kv_ref, table_ref, row, position, kv_head: Array, is_first: 
     for kind, value in ((KEYS, k), (VALUES, v)):
         place = kind, page, shape.page_offset(position), kv_head[:, None], column
         plt.store(kv_ref.at[place], value, mask=mask)
+
+
+def _load(place, inside: Array | None, other: int = 0) -> Array:
+    """What is at the place, and `other` outside; `inside` is None where all of it is there."""
+    return plt.load(place, mask=inside, other=None if inside is None else other)
 
 
 def _columns(head: Array, shape: KernelShape) -> tuple[Array, Array | None]:

@@ -61,7 +61,7 @@ class KernelShape:
         return 0 if self.sliding_window is None else jnp.maximum(0, position - self.sliding_window + 1)
 
 
-def kernel_shape(q: Array, kv_pages: Array, options, interpret: bool) -> KernelShape:
+def kernel_shape(q: Array | jax.ShapeDtypeStruct, kv_pages: Array, options, interpret: bool) -> KernelShape:
     """q [..., num_heads, head_dim], kv_pages [2, num_pages, page_size, num_kv_heads, head_dim]."""
     num_heads, head_dim = q.shape[-2:]
     return KernelShape(
@@ -120,7 +120,8 @@ def softmax_step(carry: tuple[Array, Array, Array], scores: Array, v: Array, sha
 
 
 def softmax_step_of_one(carry: tuple[Array, Array, Array], score: Array, v: Array, shape: KernelShape):
-    """The carry after one position: its `score` [queries] (as `raw_scores` gives them) and `v` [queries, padded_dim]."""
+    """The carry after one position, of which each query has a score (as `raw_scores` gives it) and a value:
+    [queries] and [queries, padded_dim]."""
     acc, top, total = carry
     score = score * shape.log2_scale
     new_top = jnp.maximum(top, score)

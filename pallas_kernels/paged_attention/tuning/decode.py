@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import jax
 from jaxtyping import Array
 
 from pallas_kernels.device import target_device
@@ -46,7 +47,7 @@ class DecodeCall(NamedTuple):
     itemsize: int
 
     @classmethod
-    def of(cls, q: Array, kv_pages: Array, page_table: Array) -> "DecodeCall":
+    def of(cls, q: Array | jax.ShapeDtypeStruct, kv_pages: Array, page_table: Array) -> "DecodeCall":
         """The call with these arguments of `decode`."""
         (rows, num_heads, head_dim), (page_size, num_kv_heads) = q.shape, kv_pages.shape[2:4]
         max_positions = page_table.shape[1] * page_size
