@@ -1,4 +1,5 @@
-"""Attention over a paged KV cache: `decode` (one query token per row), `extend` (many, ragged, causal), `mla` (latent).
+"""Attention over a paged KV cache: `decode` (one query token per row), `append_and_decode` (with all that
+its heads need before), `extend` (many, ragged, causal) and `mla` (latent).
 
 The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length
 share one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",

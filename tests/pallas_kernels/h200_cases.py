@@ -14,7 +14,7 @@ from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.linear import MAX_NORM_ROWS, linear
 from pallas_kernels.linear import shapes as linear_shapes
-from pallas_kernels.paged_attention import AttentionOptions, decode, latent_shapes, mla, triton
+from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode, latent_shapes, mla, triton
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
@@ -172,6 +172,38 @@ def _rope_cache_write_case(
     )
 
 
+def append_and_decode_cases() -> Iterator[Named]:
+    """What decode steps of the engine run: rows that may become long, many or few of them, and a stack of scales."""
+    for name, shape in rope_shapes.SHAPES.items():
+        yield f"append_and_decode-{name}-64", _append_and_decode_case(shape, 64)
+    for name, rows in itertools.product(("qwen3-0.6b", "qwen3-8b", "qwen2.5-7b"), (1, 16, 256)):
+        yield f"append_and_decode-{name}-{rows}", _append_and_decode_case(rope_shapes.SHAPES[name], rows)
+    small = rope_shapes.RopeCacheShape(14, 2, 64, 64)
+    yield "append_and_decode-qwen2-0.5b-1", _append_and_decode_case(small, 1)
+    options = AttentionOptions(sliding_window=128)
+    yield "append_and_decode-window-64", _append_and_decode_case(small, 64, options=options)
+    yield "append_and_decode-float32-64", _append_and_decode_case(small, 64, dtype=jnp.float32)
+
+
+def _append_and_decode_case(shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, **options) -> Case:
+    max_pages = 2560
+    norm = dict.fromkeys(["q_scale", "k_scale"], array(36, shape.head_dim, dtype=dtype)) | {"layer": indices()}
+    return Case(
+        pallas(append_and_decode, epsilon=1e-6 if shape.is_normalized else None, **options),
+        (
+            array(rows, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim, dtype=dtype),
+            array(2, 8193, 16, shape.num_kv_heads, shape.head_dim, dtype=dtype),
+            indices(rows, max_pages),
+            indices(rows),
+            *[array(rows, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,
+        ),
+        kernel="append_and_decode",
+        tensor_cores=None if dtype == jnp.float32 else "mma",
+        named_arguments=norm if shape.is_normalized else {},
+        donate=(1,),
+    )
+
+
 def linear_cases() -> Iterator[Named]:
     for (name, shape), rows in itertools.product(linear_shapes.SHAPES.items(), (8, 64)):
         sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
@@ -243,6 +275,7 @@ CASES = dict(
         *paged_attention_cases(),
         *row_cases(),
         *rope_cache_write_cases(),
+        *append_and_decode_cases(),
         *linear_cases(),
         *mla_cases(),
         *sampling_cases(),

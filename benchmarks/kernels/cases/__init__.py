@@ -10,6 +10,7 @@ from benchmarks.kernels.case import Case
 
 OPS = (
     "decode",
+    "append",
     "extend",
     "mla",
     "rms_norm",
