@@ -2,6 +2,7 @@
 and, with JAX's CUDA plugin, that it compiles and goes into a step's CUDA graph."""
 
 import functools
+import re
 from collections import Counter
 
 import jax
@@ -13,7 +14,10 @@ from pallas_kernels import UnsupportedError
 from pallas_kernels.device import Device, target_device
 from pallas_kernels.paged_attention import AttentionOptions, extend, mosaic
 from pallas_kernels.paged_attention.mosaic import serves
+from pallas_kernels.paged_attention.mosaic.work_list import work_list
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
+from pallas_kernels.paged_attention.triton.query_blocks import query_blocks
+from tests.pallas_kernels import h200
 from tests.pallas_kernels.h200 import compiler_process, what_is_missing
 from tests.pallas_kernels.paged_cases import PagedCase, make_case, relative_error
 
@@ -129,19 +133,55 @@ def test_hopper_is_known_by_its_name(kind):
     assert not Device(kind.replace("H", "B"), 132).is_hopper
 
 
+def test_the_work_list_is_that_of_triton_in_another_order(rng):
+    """Of random rows, some of them empty, with tokens of decode rows before them and padding behind."""
+    for _ in range(4):
+        num_rows = int(rng.integers(1, 9))
+        query_lengths = rng.integers(0, 90, num_rows) * (rng.random(num_rows) < 0.7)
+        lengths = jnp.asarray(query_lengths + rng.integers(0, 200, num_rows) * (query_lengths > 0), jnp.int32)
+        starts = int(rng.integers(0, 5)) + np.concatenate([[0], np.cumsum(query_lengths)])
+        num_tokens = int(starts[-1] + rng.integers(1, 60))
+        rows = jnp.asarray(starts, jnp.int32), lengths, num_tokens, 32
+        work, num_blocks = (np.asarray(x) for x in work_list(*rows))
+        work = work[:, : int(num_blocks[0])]
+        wanted = query_blocks(*rows)
+        wanted = np.stack([wanted.row, wanted.token, wanted.num_queries, wanted.position, wanted.length])
+        assert sorted(map(tuple, work.T)) == sorted(map(tuple, wanted[:, wanted[2] > 0].T))
+        assert (np.diff(work[3]) <= 0).all(), "the newest positions first"
+
+
 @pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
 @pytest.mark.skipif(not HAS_JAX, reason="needs a newer jax")
-def test_layers_of_a_mixed_batch_are_one_cuda_graph():
-    """Chosen without being asked for, and with one list of work for all layers."""
-    rows, num_layers = 16, 4
+class TestCompiledForAnH200:
+    def test_layers_of_a_mixed_batch_are_one_cuda_graph(self):
+        """Chosen without being asked for, and with one list of work for all layers."""
+        num_layers = 4
+        with compiler_process() as compile_for_h200:
+            program = compile_for_h200(functools.partial(_layers, num_layers), *mixed_batch(rows=16))
+        assert program.thunks == ["kCommandBuffer"]
+        captured = Counter(program.captured)
+        assert captured.pop("kCustomCall") == num_layers
+        assert captured.total() < 16 + 2 * num_layers, captured
+
+    def test_few_rows_and_many_share_a_module(self):
+        """Which is compiled once a process, and has to be the same text for a cache that is kept."""
+        with compiler_process(module_hash) as module_hash_there:
+            hashes = [module_hash_there(rows) for rows in (16, 256, 16)]
+        assert hashes[0]
+        assert len(set(hashes)) == 1
+
+
+def mixed_batch(rows: int) -> tuple:
     q, kv_pages = call(tokens=2048)
-    indices = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((rows, 6), (rows + 1,), (rows,), ())]
-    with compiler_process() as compile_for_h200:
-        program = compile_for_h200(functools.partial(_layers, num_layers), q, kv_pages, *indices)
-    assert program.thunks == ["kCommandBuffer"]
-    captured = Counter(program.captured)
-    assert captured.pop("kCustomCall") == num_layers
-    assert captured.total() < 16 + 2 * num_layers, captured
+    return q, kv_pages, *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((rows, 6), (rows + 1,), (rows,), ()))
+
+
+def module_hash(rows: int) -> str:
+    mesh = h200._mesh()
+    arguments = [h200._on_device(mesh, argument) for argument in mixed_batch(rows)]
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        lowered = jax.jit(functools.partial(_layers, 1)).trace(*arguments).lower(lowering_platforms=("cuda",))
+    return re.search(r'kernel_hash = "([^"]*)"', lowered.as_text())[1]
 
 
 def _layers(num_layers, q, kv_pages, page_table, query_starts, lengths, num_decode_rows):

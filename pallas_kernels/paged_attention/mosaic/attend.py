@@ -63,13 +63,10 @@ def _attend_piece(refs: Refs, n, work: Work, num_tiles, num_used, warpgroup, sha
     wait(refs.barriers, Barriers.q_full + slot, phase)
     q_tile = refs.q_tiles.at[slot, :, warpgroup]
 
-    @pl.when(num_tiles > 0)
-    def _() -> None:
-        _store(refs, q_tile, _attend(refs, q_tile, work, num_tiles, num_used, warpgroup, shape), work, shape)
+    def attended() -> jax.Array:
+        return _attend(refs, q_tile, work, num_tiles, num_used, warpgroup, shape)
 
-    @pl.when(num_tiles == 0)
-    def _() -> None:
-        _store(refs, q_tile, _zeros(shape), work, shape)
+    _store(refs, q_tile, lax.cond(num_tiles > 0, attended, lambda: _zeros(shape)), work, shape)
 
 
 def _attend(refs: Refs, q_tile, work: Work, num_tiles, num_used, warpgroup, shape: Shape) -> jax.Array:

@@ -24,6 +24,23 @@ REF = plgpu.RefType()
 SCALAR = plgpu.Layout.WG_SPLAT(())
 
 
+def name_module(name: str) -> None:
+    """Names the MLIR module that is being lowered, if only for what it might be dumped to.
+
+    JAX would number the names, and so no two modules would be alike: Mosaic compiles those that are alike once, and
+    XLA's compilation cache finds a program only by the very same text.
+    """
+
+    @plgpu.inline_mgpu()
+    def set_name(ctx):
+        operation = ir.InsertionPoint.current.block.owner
+        while operation.parent is not None:
+            operation = operation.parent
+        operation.attributes["mosaic_gpu.dump_basename"] = ir.StringAttr.get(name)
+
+    set_name()
+
+
 def init_barriers(barriers, arrivals: Sequence[int]) -> None:
     """Barrier i completes after arrivals[i] arrivals. All warpgroups call it, and leave it together."""
 

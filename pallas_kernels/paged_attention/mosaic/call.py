@@ -20,10 +20,10 @@ from pallas_kernels.paged_attention.mosaic.shape import (
     QUERY_ROWS,
     Barriers,
     Shape,
-    Work,
 )
-from pallas_kernels.paged_attention.triton.query_blocks import QueryBlock, query_blocks
+from pallas_kernels.paged_attention.mosaic.work_list import work_list
 
+ROWS_OF_A_MODULE = 256
 MOST_HEADS = 4  # of a group in a piece of work; more would not share more, and leave it fewer tokens
 
 
@@ -33,7 +33,8 @@ def call_extend(
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     shape = _shape(q, kv_pages, scale)
-    work = _longest_first(query_blocks(query_starts, lengths, q.shape[0], shape.block_tokens))
+    page_table, query_starts, lengths = _with_empty_rows(page_table, query_starts, lengths)
+    work, num_blocks = work_list(query_starts, lengths, q.shape[0], shape.block_tokens)
     call = plgpu.kernel(
         functools.partial(kernel, shape=shape),
         out_type=jax.ShapeDtypeStruct(q.shape, q.dtype),
@@ -50,9 +51,7 @@ def call_extend(
         kernel_name="paged_attention_extend",
     )
     rows_of_kv = kv_pages.reshape(-1, shape.num_kv_heads * shape.head_dim)
-    fields = jnp.stack([getattr(work, name) for name in Work._fields if name != "head"])
-    num_blocks = jnp.sum(work.num_queries > 0, dtype=jnp.int32).reshape(1)
-    return call(q, rows_of_kv, page_table, fields, num_blocks)
+    return call(q, rows_of_kv, page_table, work, num_blocks)
 
 
 def _shape(q: Array, kv_pages: Array, scale: float) -> Shape:
@@ -71,20 +70,15 @@ def _shape(q: Array, kv_pages: Array, scale: float) -> Shape:
     )
 
 
-def _longest_first(work: QueryBlock) -> QueryBlock:
-    """The newest positions first, of whatever row, and blocks without queries last.
-
-    By comparing all with all: XLA has all fields in their places in a few small kernels, once for all layers.
-    """
-    key = jnp.where(work.num_queries > 0, work.position, jnp.iinfo(jnp.int32).min)
-    index = jnp.arange(key.shape[0], dtype=jnp.int32)
-    comes_before = (key[:, None] > key) | ((key[:, None] == key) & (index[:, None] < index))
-    place = jnp.sum(comes_before, axis=0, dtype=jnp.int32)
-
-    def in_place(field: Array) -> Array:
-        return jnp.sum(jnp.where(place[:, None] == index, field[:, None], 0), axis=0, dtype=jnp.int32)
-
-    return QueryBlock(*map(in_place, work))
+def _with_empty_rows(page_table: Array, query_starts: Array, lengths: Array) -> tuple[Array, Array, Array]:
+    """A multiple of ROWS_OF_A_MODULE rows: batches of few and of many rows are then served by one compiled kernel,
+    which takes a second and more to compile, also where XLA's own part of a program comes from its cache."""
+    missing = -lengths.shape[0] % ROWS_OF_A_MODULE
+    return (
+        jnp.pad(page_table, ((0, missing), (0, 0))),
+        jnp.pad(query_starts, (0, missing), mode="edge"),
+        jnp.pad(lengths, (0, missing)),
+    )
 
 
 def _shared_memory(shape: Shape, dtype) -> list:

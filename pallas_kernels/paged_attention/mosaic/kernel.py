@@ -9,7 +9,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.paged_attention.mosaic.attend import attend_all
-from pallas_kernels.paged_attention.mosaic.barriers import init_barriers
+from pallas_kernels.paged_attention.mosaic.barriers import init_barriers, name_module
 from pallas_kernels.paged_attention.mosaic.load import load_all
 from pallas_kernels.paged_attention.mosaic.shape import ATTENDING, Barriers, Refs, Shape
 
@@ -20,6 +20,7 @@ ATTENDING_REGISTERS, LOADING_REGISTERS = 232, 40
 def kernel(*arguments, shape: Shape) -> None:
     refs = Refs(*arguments)
     warpgroup = lax.axis_index("warpgroup")
+    name_module("paged_attention_extend")
     init_barriers(refs.barriers, Barriers.arrivals)
 
     @pl.when(warpgroup < ATTENDING)

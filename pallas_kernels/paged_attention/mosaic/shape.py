@@ -87,14 +87,14 @@ class Barriers:
 
 
 class Work(NamedTuple):
-    """A block of query tokens, as `query_blocks` describes it, and the first of its query heads."""
+    """A block of query tokens of one row, and some of the query heads of one group."""
 
-    row: Any
-    token: Any
-    num_queries: Any
-    position: Any
-    length: Any
-    head: Any
+    row: Any  # of the page table
+    token: Any  # where the block's first query token is in the flattened batch
+    num_queries: Any  # from there to the end of the row, and so perhaps more than a block
+    position: Any  # of that token in its row
+    length: Any  # of the row
+    head: Any  # the first
 
     def num_tiles(self, shape: Shape):
         """Of positions that any of its queries sees; 0 for padding tokens, whose length is 0."""
