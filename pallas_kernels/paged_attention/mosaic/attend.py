@@ -23,9 +23,11 @@ from pallas_kernels.paged_attention.mosaic.shape import (
     Refs,
     Shape,
     Work,
+    as_int,
     div,
     rem,
     slot_and_phase,
+    when,
 )
 
 # Finite and a power of two, so that scaling it is exact: the difference of two masked scores is 0, and not infinite.
@@ -33,7 +35,7 @@ MASKED_SCORE = -(2.0**100)
 
 
 def attend_all(refs: Refs, warpgroup, shape: Shape) -> None:
-    @pl.when(warpgroup == 1)
+    @when(warpgroup == 1)
     def _() -> None:
         give_turn(0)
 
@@ -44,7 +46,7 @@ def attend_all(refs: Refs, warpgroup, shape: Shape) -> None:
 
     for_each_piece(refs, shape, one_piece, jnp.int32(0))
 
-    @pl.when(warpgroup == 0)
+    @when(warpgroup == 0)
     def _() -> None:
         take_turn(0)
 
@@ -54,7 +56,7 @@ def attend_all(refs: Refs, warpgroup, shape: Shape) -> None:
 def _attend_piece(refs: Refs, n, work: Work, num_tiles, num_used, warpgroup, shape: Shape) -> None:
     slot, phase = slot_and_phase(n, NUM_QUERY_TILES)
 
-    @pl.when(n > 0)
+    @when(n > 0)
     def _() -> None:
         """The result of the piece before has left the tile of its queries."""
         plgpu.wait_smem_to_gmem(0, wait_read_only=True)
@@ -66,7 +68,7 @@ def _attend_piece(refs: Refs, n, work: Work, num_tiles, num_used, warpgroup, sha
     def attended() -> jax.Array:
         return _attend(refs, q_tile, work, num_tiles, num_used, warpgroup, shape)
 
-    _store(refs, q_tile, lax.cond(num_tiles > 0, attended, lambda: _zeros(shape)), work, shape)
+    _store(refs, q_tile, lax.switch(as_int(num_tiles > 0), [lambda: _zeros(shape), attended]), work, shape)
 
 
 def _attend(refs: Refs, q_tile, work: Work, num_tiles, num_used, warpgroup, shape: Shape) -> jax.Array:
@@ -177,13 +179,13 @@ def _store(refs: Refs, q_tile, result: jax.Array, work: Work, shape: Shape) -> N
     result = result.astype(refs.out.dtype)
     is_full = work.num_queries >= shape.tokens
 
-    @pl.when(is_full)
+    @when(is_full)
     def _() -> None:
         for chunk in range(shape.chunks):
             q_tile[chunk] = result[:, chunk * CHUNK : (chunk + 1) * CHUNK]
         plgpu.commit_smem()
         copies.start_store(q_tile, refs.out, work.token, work.head, (shape.tokens, shape.heads))
 
-    @pl.when(jnp.logical_not(is_full))
+    @when(jnp.logical_not(is_full))
     def _() -> None:
         copies.store_rows(result, refs.out, work.token, work.head, jnp.maximum(work.num_queries, 0), shape.heads)

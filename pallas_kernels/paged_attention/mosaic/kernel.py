@@ -5,13 +5,12 @@ values serve both attending warpgroups.
 """
 
 from jax import lax
-from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.paged_attention.mosaic.attend import attend_all
 from pallas_kernels.paged_attention.mosaic.barriers import init_barriers, name_module
 from pallas_kernels.paged_attention.mosaic.load import load_all
-from pallas_kernels.paged_attention.mosaic.shape import ATTENDING, Barriers, Refs, Shape
+from pallas_kernels.paged_attention.mosaic.shape import ATTENDING, Barriers, Refs, Shape, when
 
 # A thread's, of the 65,536 of a multiprocessor: accumulators are most of what attending takes. Multiples of 8.
 ATTENDING_REGISTERS, LOADING_REGISTERS = 232, 40
@@ -23,12 +22,12 @@ def kernel(*arguments, shape: Shape) -> None:
     name_module("paged_attention_extend")
     init_barriers(refs.barriers, Barriers.arrivals)
 
-    @pl.when(warpgroup < ATTENDING)
+    @when(warpgroup < ATTENDING)
     def _() -> None:
         plgpu.set_max_registers(ATTENDING_REGISTERS, action="increase")
         attend_all(refs, warpgroup, shape)
 
-    @pl.when(warpgroup == ATTENDING)
+    @when(warpgroup == ATTENDING)
     def _() -> None:
         plgpu.set_max_registers(LOADING_REGISTERS, action="decrease")
         load_all(refs, shape)

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental import pallas as pl
 
 from pallas_kernels.paged_attention.mosaic import copies
 from pallas_kernels.paged_attention.mosaic.barriers import arrive_once, wait
@@ -14,9 +13,11 @@ from pallas_kernels.paged_attention.mosaic.shape import (
     Refs,
     Shape,
     Work,
+    as_int,
     div,
     rem,
     slot_and_phase,
+    when,
 )
 
 
@@ -35,7 +36,7 @@ def load_all(refs: Refs, shape: Shape) -> None:
             return next_pages
 
         lax.fori_loop(0, num_tiles, one_tile, _rows_of_tile(refs, work, num_tiles - 1, shape))
-        return num_loaded + num_tiles, num_tails + has_tail.astype(jnp.int32)
+        return num_loaded + num_tiles, num_tails + as_int(has_tail)
 
     for_each_piece(refs, shape, one_piece, jnp.int32(0), jnp.int32(0))
 
@@ -81,7 +82,7 @@ def _load_tile(refs: Refs, count, work: Work, key_rows, tail: _Tail, shape: Shap
     value_rows = [row + shape.num_pages * shape.page_size for row in key_rows]
     start(refs.v_tiles, jnp.where(tail.is_one, Barriers.v_tail, Barriers.v_full + stage), value_rows)
 
-    @pl.when(tail.is_one)
+    @when(tail.is_one)
     def _() -> None:
         """A weight of 0 does not silence a NaN behind the row's end, so zeros take its place before anyone sees it."""
         wait(refs.barriers, Barriers.v_tail, tail.phase)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.paged_attention.mosaic.shape import Refs, Shape, Work, div, rem
+from pallas_kernels.paged_attention.mosaic.shape import Refs, Shape, Work, as_int, div, rem
 
 
 def for_each_piece(refs: Refs, shape: Shape, body, *counts):
@@ -19,7 +19,7 @@ def for_each_piece(refs: Refs, shape: Shape, body, *counts):
 def _num_pieces(refs: Refs, shape: Shape):
     total = refs.num_blocks[0] * shape.head_blocks
     rounds, rest = div(total, shape.num_programs), rem(total, shape.num_programs)
-    return rounds + (_place(rounds, shape) < rest).astype(jnp.int32)
+    return rounds + as_int(_place(rounds, shape) < rest)
 
 
 def _place(n, shape: Shape):
