@@ -22,6 +22,7 @@ from jaxtyping import Array
 
 import jinfer
 import pallas_kernels
+from pallas_kernels.paged_attention import mosaic
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +38,8 @@ def traced(step: Callable[..., Any], arguments: Sequence[Any], what: Any, direct
     `what` has a repr that tells the step from all others of these sources on this device.
     """
     path = directory / f"step-{_key(what, device)}.stablehlo"
+    if device.platform == "gpu":
+        mosaic.load_runtime()
     if path.is_file():
         try:
             return export.deserialize(bytearray(path.read_bytes()))

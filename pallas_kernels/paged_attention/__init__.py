@@ -88,7 +88,7 @@ def extend(
     batching. They go through decode's kernel, which reads a row's cache at the speed of memory, where a block of 64
     query tokens of which 63 are padding would multiply for nothing. The count may change from call to call.
 
-    "pallas" is one of two kernels: on Hopper and for 1,024 tokens or more the one in Mosaic GPU, where it serves the
+    "pallas" is one of two kernels: on Hopper and for 4,096 tokens or more the one in Mosaic GPU, where it serves the
     call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton.
 
     On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at 381 in

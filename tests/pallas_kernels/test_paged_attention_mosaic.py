@@ -3,6 +3,8 @@ and, with JAX's CUDA plugin, that it compiles and goes into a step's CUDA graph.
 
 import functools
 import re
+import subprocess
+import sys
 from collections import Counter
 
 import jax
@@ -69,7 +71,7 @@ class TestOnHopper:
     @pytest.mark.parametrize("query_lengths", [[1, 1, 1, 700, 0, 512], [1, 1, 0, 0, 0, 0], [900, 5, 400, 0, 0, 0]])
     def test_mixed_batches(self, rng, query_lengths):
         lengths = np.maximum([1, 16, 40, 900, 0, 600], query_lengths).tolist()
-        padding = 1400 - sum(query_lengths)
+        padding = serves.FEWEST_TOKENS - sum(query_lengths)
         case = make_case(rng, LLAMA, lengths, 16, query_lengths, num_padding_tokens=padding)
         count = jnp.int32(next(i for i, n in enumerate(query_lengths) if n != 1))
         assert error_of(case, num_decode_rows=count) < BOUNDS[jnp.bfloat16]
@@ -172,7 +174,7 @@ class TestCompiledForAnH200:
 
 
 def mixed_batch(rows: int) -> tuple:
-    q, kv_pages = call(tokens=2048)
+    q, kv_pages = call()
     return q, kv_pages, *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((rows, 6), (rows + 1,), (rows,), ()))
 
 
@@ -189,3 +191,14 @@ def _layers(num_layers, q, kv_pages, page_table, query_starts, lengths, num_deco
     for _ in range(num_layers):
         q = extend(q, *arguments, num_decode_rows=num_decode_rows, implementation="pallas", interpret=False)
     return q
+
+
+@pytest.mark.skipif(not HAS_JAX, reason="needs a newer jax")
+def test_a_process_that_traces_nothing_finds_the_runtime():
+    """In a process of its own: here, Mosaic may have been imported."""
+    program = (
+        "import os; from pallas_kernels.paged_attention import mosaic; mosaic.load_runtime(); "
+        "print(os.environ.get('MOSAIC_GPU_RUNTIME_LIB_PATH', ''))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    assert result.stdout.strip().endswith("libmosaic_gpu_runtime.so")

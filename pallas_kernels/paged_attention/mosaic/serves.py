@@ -11,8 +11,9 @@ TILE = 128  # positions
 HEAD_DIMS = (64, 128)
 SMALLEST_PAGE = 8  # rows of a core matrix
 OLDEST_JAX = (0, 11)
-# Fewer tokens do not fill the machine with blocks of 128 rows of queries, and Triton's kernel can split the positions.
-FEWEST_TOKENS = 1024
+# Each number of tokens has a module of its own, which takes seconds to compile, in the driver and with a lock held: a
+# start has many shapes. And fewer tokens fill the machine less, where Triton's kernel can split the positions.
+FEWEST_TOKENS = 4096
 
 
 def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | None:
