@@ -42,7 +42,7 @@ class InstantSteps:
         if rows not in self._results:
             top = jnp.zeros((rows, MAX_LOGPROBS), jnp.int32)
             token_ids, logprobs = jnp.zeros(rows, jnp.int32), jnp.zeros(rows)
-            self._results[rows] = StepResult(token_ids, jnp.ones(rows, bool), logprobs, top, top.astype(jnp.float32))
+            self._results[rows] = StepResult(token_ids, logprobs, top, top.astype(jnp.float32))
         return state, self._results[rows]
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jinfer.batching.batch import make_batch, padding_batch
 from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.batching.sampling_words import NO_TOKEN
 from jinfer.config import EngineConfig, Limits
 from jinfer.engine_stats import Counters, EngineStats
 from jinfer.execution.compiled_steps import CompiledSteps
@@ -130,13 +131,11 @@ class Engine:
         batch = make_batch(plan, self._buckets, self.limits)
         self._state, result = self._steps(self._params, self._state, batch)
         result.token_ids.copy_to_host_async()
-        result.is_finite.copy_to_host_async()
         return StepInFlight(plan, result)
 
     def _read(self, step: StepInFlight) -> list[SequenceUpdate]:
         """Waits for a step and gives each sampled token to its sequence, unless that ended in the meantime."""
-        token_ids, is_finite = np.asarray(step.result.token_ids).tolist(), np.asarray(step.result.is_finite)
-        all_finite = bool(is_finite.all())
+        token_ids = np.asarray(step.result.token_ids).tolist()
         updates = []
         for place, sequence in enumerate(step.plan.sampling_sequences):
             if sequence is None:
@@ -144,10 +143,10 @@ class Engine:
             sequence.num_pending_tokens -= 1
             if sequence.finish_reason is not None:
                 continue
-            if all_finite or is_finite[place]:
-                updates.append(self._accept(sequence, step, place, token_ids[place]))
-            else:
+            if token_ids[place] == NO_TOKEN:
                 updates.append(self._fail(sequence))
+            else:
+                updates.append(self._accept(sequence, step, place, token_ids[place]))
         return updates
 
     def _accept(self, sequence: Sequence, step: StepInFlight, place: int, token_id: int) -> SequenceUpdate:

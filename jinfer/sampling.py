@@ -2,9 +2,10 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float32, Int32
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int32
 
-from jinfer.batching.sampling_words import SamplingRows
+from jinfer.batching.sampling_words import NO_TOKEN, SamplingRows
 from jinfer.sampling_params import MAX_LOGPROBS
 from pallas_kernels import Implementation, sampling
 
@@ -12,13 +13,12 @@ from pallas_kernels import Implementation, sampling
 class StepResult(NamedTuple):
     """What the host reads of a step, one entry per row of its batch.
 
-    `is_finite` is False where logits hold NaN or infinity, so that the token means nothing. `top_*` are the
-    MAX_LOGPROBS most likely tokens. Log probabilities are of the model's own distribution, before temperature and
-    filters; they are zeros in rows that do not want them.
+    A token is NO_TOKEN where logits hold NaN or infinity: a second array to say so would take as long to come to the
+    host as the tokens. `top_*` are the MAX_LOGPROBS most likely tokens. Log probabilities are of the model's own
+    distribution, before temperature and filters; they are zeros in rows that do not want them.
     """
 
     token_ids: Int32[Array, " rows"]
-    is_finite: Bool[Array, " rows"]
     logprobs: Float32[Array, " rows"]
     top_token_ids: Int32[Array, "rows top"]
     top_logprobs: Float32[Array, "rows top"]
@@ -50,4 +50,4 @@ def sample(
         count=min(MAX_LOGPROBS, logits.shape[-1]),
         implementation=implementation,
     )
-    return StepResult(token_ids, is_finite, logprobs, top_token_ids, top_logprobs)
+    return StepResult(jnp.where(is_finite, token_ids, NO_TOKEN), logprobs, top_token_ids, top_logprobs)

@@ -139,7 +139,7 @@ def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float, min_p: float, 
 
 def test_filters_see_the_distribution_at_the_temperature(run):
     """0.64 and 0.36 at temperature 1 are 0.76 and 0.24 at 1/2, and 0.57 and 0.43 at 2."""
-    logits = np.full((1, VOCAB), -np.inf, np.float32)
+    logits = np.full((1, VOCAB), -1e9, np.float32)
     logits[0, [3, 7]] = np.log([0.64, 0.36])
     for temperature, expected in ((0.5, {3}), (1.0, {3, 7}), (2.0, {3, 7})):
         rows = rows_of(200, temperature=temperature, top_p=0.7, seed=np.arange(200))
@@ -252,10 +252,10 @@ def test_a_row_that_is_not_finite_is_flagged_and_alone(run, fault, temperature):
     expected = run(logits, rows)
     logits[2, 3] = fault
     result = run(logits, rows)
-    assert result.is_finite.tolist() == [True, True, False, True]
+    assert result.token_ids[2] == NO_TOKEN
     for name, field in result._asdict().items():
         np.testing.assert_array_equal(field[[0, 1, 3]], getattr(expected, name)[[0, 1, 3]], err_msg=name)
-    assert 0 <= result.token_ids[2] < VOCAB
+    assert (result.token_ids[[0, 1, 3]] >= 0).all()
 
 
 def test_log_probabilities_are_the_models_own(run):

@@ -43,7 +43,7 @@ def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceStat
     sampling = read_sampling_words(rows.sampling[row_ids])
     result = sample(model.logits(params, hidden), sampling, positions + 1, model.implementation)
     rows = rows._replace(
-        newest_token=rows.newest_token.at[row_ids].set(result.token_ids),
+        newest_token=rows.newest_token.at[row_ids].set(_any_token(result)),
         lengths=rows.lengths.at[row_ids].set(tokens.lengths),
     )
     return DeviceState(kv_cache, rows), result
@@ -62,10 +62,15 @@ def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState
     result = sample(model.logits(params, hidden[last_of_row]), sampling, lengths, model.implementation)
     sampled_rows = jnp.where(batch["samples"] > 0, row_ids, limits.max_num_seqs)
     rows = rows._replace(
-        newest_token=rows.newest_token.at[sampled_rows].set(result.token_ids),
+        newest_token=rows.newest_token.at[sampled_rows].set(_any_token(result)),
         lengths=rows.lengths.at[row_ids].set(lengths),
     )
     return DeviceState(kv_cache, rows), result
+
+
+def _any_token(result: StepResult) -> Array:
+    """Token ids that can be looked up: a row whose logits are not finite may run once more before the host knows."""
+    return jnp.maximum(result.token_ids, 0)
 
 
 def _flattened_tokens(rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits) -> TokenBatch:
