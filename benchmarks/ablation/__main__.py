@@ -14,31 +14,57 @@ from jinfer.bench.opening import assigned_options
 from jinfer.errors import ConfigError
 
 CHILD = (sys.executable, "-m", "benchmarks.ablation.child")
-COMPARED_WITH = {"jax-attention": "decode-step"}  # all others with the baseline
+STEP_BASELINE = "decode-step"  # engines are compared with "baseline"
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status: 0 where every variant ran."""
     options, variants = _options(arguments)
-    found: dict[str, dict[str, Line]] = {}
-    machine = None
-    print(f"{'variant':<26}{'workload':<12}{'value':>12} {'unit':<9}{'of limit':>9}{'worth':>8}  what it is")
-    for variant in variants:
-        rows = found[variant.name] = {}
+    table = Table(options)
+    for group in _groups(variants):
         try:
-            for line in json_lines(
-                [sys.executable, "-m", "benchmarks.ablation.child"], _request(variant, options, machine)
-            ):
-                machine = line.pop("machine")
-                workload = line["id"].split(f"-{variant.name}-", 1)[1]
-                rows[workload] = line
-                print(_row(variant, workload, found), flush=True)
-                if options.record:
-                    append(options.results, [line])
+            for line in json_lines(CHILD, _request(group, options, table.machine)):
+                table.add(line)
         except (ProcessError, ValueError) as error:
-            rows["failed"] = {}
-            print(f"{variant.name:<26}failed: {error}", flush=True)
-    return int(any("failed" in rows for rows in found.values()))
+            for variant in group:
+                table.fail(variant.name, error)
+    return int(table.has_failed)
+
+
+class Table:
+    """Prints a row for each result, and keeps it if that is wanted."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._options = options
+        self._found: dict[str, dict[str, Line]] = {}
+        self._known = {variant.name: variant for variant in VARIANTS}
+        self.machine: Any = None
+        self.has_failed = False
+        print(f"{'variant':<26}{'workload':<12}{'value':>12} {'unit':<9}{'of limit':>9}{'worth':>8}  what it is")
+
+    def add(self, line: Line) -> None:
+        """A child's line: a result, or the error of one variant among several."""
+        self.machine, name = line.pop("machine"), line.pop("variant")
+        if "error" in line:
+            self.fail(name, line["error"])
+            return
+        variant, workload = self._known[name], line["id"].split(f"-{name}-", 1)[1]
+        self._found.setdefault(name, {})[workload] = line
+        base = self._found.get("baseline" if variant.step is None else STEP_BASELINE, {}).get(workload)
+        print(_row(variant, workload, line, base), flush=True)
+        if self._options.record:
+            append(self._options.results, [line])
+
+    def fail(self, name: str, error: Any) -> None:
+        """A variant that gave no result, or not all."""
+        self.has_failed = True
+        print(f"{name:<26}failed: {error}", flush=True)
+
+
+def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
+    """An engine in a process of its own, and all steps in one."""
+    steps = [variant for variant in variants if variant.step]
+    return [*([variant] for variant in variants if not variant.step), *([steps] if steps else [])]
 
 
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Variant]]:
@@ -62,21 +88,21 @@ def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Variant
         parser.error(str(error))
 
 
-def _request(variant: Variant, options: argparse.Namespace, machine: Any) -> dict[str, Any]:
-    words = ["python", "-m", "benchmarks.ablation", options.config.name, "--only", variant.name]
+def _request(group: Sequence[Variant], options: argparse.Namespace, machine: Any) -> dict[str, Any]:
+    names = [variant.name for variant in group]
+    words = ["python", "-m", "benchmarks.ablation", options.config.name]
+    words += [word for name in names for word in ("--only", name)]
     words += [word for name in options.workload for word in ("--workload", name)]
     words += [word for text in options.set for word in ("--set", text)]
     return {
-        "variant": variant.name, "config": str(options.config), "workloads": options.workload,
+        "variants": names, "config": str(options.config), "workloads": options.workload,
         "repeats": options.repeats, "options": options.engine_options, "machine": machine,
         "command": shlex.join([*words, "--repeats", str(options.repeats), "--record"]),
     }  # fmt: skip
 
 
-def _row(variant: Variant, workload: str, found: dict[str, dict[str, Line]]) -> str:
+def _row(variant: Variant, workload: str, line: Line, base: Line | None) -> str:
     """`worth` is how many times as fast the baseline is."""
-    line = found[variant.name][workload]
-    base = found.get(COMPARED_WITH.get(variant.name, "baseline"), {}).get(workload)
     worth = ""
     if base is not None and base is not line:
         is_rate = line["unit"].endswith("/s")

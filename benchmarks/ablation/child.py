@@ -1,12 +1,18 @@
-"""One variant in a process of its own: reads what to measure as JSON from stdin, and prints a line for each result."""
+"""Some variants in a process of its own: reads what to measure as JSON from stdin, and prints a line for each result.
+
+Steps share the process and the weights, since each is measured in a second; an engine has its own.
+"""
 
 import dataclasses
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from benchmarks.ablation.decode_step import DecodeStep
 from benchmarks.ablation.variants import Variant, find_variants
 from benchmarks.compare.workloads import comparable_workload
 from jinfer.bench import record
@@ -15,53 +21,81 @@ from jinfer.bench.measure import measure
 from jinfer.bench.opening import Source, machine_limits, open_bench, work_of
 from jinfer.bench.results import Result, model_prefix
 from jinfer.bench.roofline import decode_step_s
+from jinfer.bench.workloads import Workload
 from jinfer.errors import JinferError
 
 OUTPUT_LEN = 128
+# What a model needs to be loaded: pages of an engine would leave no room for the steps' caches.
+SMALL = {"num_pages": 2, "max_model_len": 16, "max_num_seqs": 1, "max_num_batched_tokens": 16, "progress": False}
 
 
 def main(request: dict[str, Any]) -> int:
     """The exit status. An error of ours is said without a traceback."""
     try:
-        (variant,) = find_variants([request["variant"]])
-        variant.check()
+        variants = find_variants(request["variants"])
+        for variant in variants:
+            variant.check()
         machine = machine_limits() if request["machine"] is None else Limits(**request["machine"])
         circumstances = record.circumstances(request["command"])
-        for result in results(variant, request, machine):
-            line = {**result.line(), **circumstances, "machine": dataclasses.asdict(machine)}
-            print(json.dumps(line), flush=True)
+        for name, found in results(variants, request, machine):
+            line = {"error": str(found)} if isinstance(found, Exception) else {**found.line(), **circumstances}
+            print(json.dumps({**line, "variant": name, "machine": dataclasses.asdict(machine)}), flush=True)
     except JinferError as error:
-        print(f"{request['variant']}: {error}", file=sys.stderr)
+        print(f"{', '.join(request['variants'])}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def results(variant: Variant, request: dict[str, Any], machine: Limits) -> Iterator[Result]:
-    """A result for each workload of the variant, or for those of the request."""
+def results(
+    variants: Sequence[Variant], request: dict[str, Any], machine: Limits
+) -> Iterator[tuple[str, Result | Exception]]:
+    """A result for each workload of each variant, or for those of the request; or what was raised in place of it."""
     source = Source(config=Path(request["config"]))
-    workloads = [comparable_workload(name, OUTPUT_LEN) for name in request["workloads"] or variant.workloads]
-    options = {**request["options"], **variant.options}
+    prefix = f"ablation-{model_prefix(source.name)}"
+    if all(variant.step for variant in variants):
+        yield from _steps(variants, source, request, prefix, machine)
+        return
+    (variant,) = variants
     if variant.patch is not None:
         variant.patch()
-    prefix = f"ablation-{model_prefix(source.name)}-{variant.name}"
-    if variant.measure_step is not None:
-        yield from _steps(variant, source, options, prefix, workloads, machine)
-        return
+    options = {**request["options"], **variant.options}
     with open_bench(source, options, machine, request["repeats"], 0, False) as opened:
-        bench = dataclasses.replace(opened.bench, prefix=prefix)
-        for workload in workloads:
-            yield measure(bench, workload)
+        bench = dataclasses.replace(opened.bench, prefix=f"{prefix}-{variant.name}")
+        for workload in _workloads(variant, request):
+            yield variant.name, measure(bench, workload)
 
 
-def _steps(variant, source, options, prefix, workloads, machine) -> Iterator[Result]:
-    """Without an engine around the step: its pages would leave no room for a second cache."""
-    small = {**options, "num_pages": 2, "max_num_seqs": 1, "max_num_batched_tokens": 16, "progress": False}
-    with source.load(small) as llm:
-        work = work_of(llm)
-        for workload in workloads:
-            milliseconds = variant.measure_step(llm._loaded.model, llm._loaded.params, workload)
+def _steps(
+    variants: Sequence[Variant], source: Source, request: dict[str, Any], prefix: str, machine: Limits
+) -> Iterator[tuple[str, Result | Exception]]:
+    """Of a model without its engine. All are traced, then compiled in threads, then timed one after the other; a step
+    that fails does not end the others."""
+    with source.load({**request["options"], **SMALL}) as llm, ThreadPoolExecutor(os.cpu_count()) as pool:
+        work, model, params = work_of(llm), llm._loaded.model, llm._loaded.params
+        begun: list[tuple[Variant, Workload, DecodeStep | Exception, Future | None]] = []
+        for variant, workload in ((each, name) for each in variants for name in _workloads(each, request)):
+            assert variant.step is not None
+            try:
+                step = DecodeStep(model, params, workload, variant.step)
+                begun.append((variant, workload, step, pool.submit(step.compile)))
+            except Exception as error:  # whatever a kernel or JAX raises
+                begun.append((variant, workload, error, None))
+        wait([future for *_, future in begun if future is not None])
+        for variant, workload, step, future in begun:
+            try:
+                if isinstance(step, Exception):
+                    raise step
+                assert future is not None
+                milliseconds = step.time_ms(future.result(), params)
+            except Exception as error:  # whatever XLA or the driver raises
+                yield variant.name, error
+                continue
             least_ms = decode_step_s(work, machine, workload.requests) * 1e3
-            yield Result(f"{prefix}-{workload.suffix}", milliseconds, "ms", least_ms)
+            yield variant.name, Result(f"{prefix}-{variant.name}-{workload.suffix}", milliseconds, "ms", least_ms)
+
+
+def _workloads(variant: Variant, request: dict[str, Any]) -> list[Workload]:
+    return [comparable_workload(name, OUTPUT_LEN) for name in request["workloads"] or variant.workloads]
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""A decode step dispatched back to back, with our paged attention or with jax's own. See the package."""
+"""A decode step dispatched back to back, as the engine has it or with one choice undone. See the package."""
 
 import contextlib
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -17,8 +18,9 @@ from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import pack
 from jinfer.bench.workloads import Workload
 from jinfer.config import Limits
+from jinfer.engine import delete_arrays
 from jinfer.execution import compiled_steps
-from jinfer.execution.device_state import DeviceState
+from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
 from jinfer.models.model import Model, Params
@@ -26,79 +28,96 @@ from pallas_kernels import paged_attention
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.selection import should_interpret
 
-PAGE_SIZE = 16
 WARM_UP_STEPS, TIMED_STEPS = 5, 50
 PROGRAMS = 1056  # of jax's kernel, eight for each multiprocessor; rows are split to have as many
 PAGES_PER_BLOCK, NUM_WARPS = 8, 4
 
 
-def ours_ms(model: Model, params: Params, workload: Workload) -> float:
-    """Milliseconds of a step of all rows of the workload, half of whose outputs are there."""
-    return _step_ms(model, params, workload, is_jax=False)
+@dataclass(frozen=True)
+class StepChoices:
+    """Of a step: an engine's own, where nothing else is said. `compiler_options` are those of a GPU."""
+
+    page_size: int = 16
+    compiler_options: Mapping[str, str | bool] | None = None
+    has_jax_attention: bool = False
 
 
-def jax_ms(model: Model, params: Params, workload: Workload) -> float:
-    """The same with jax's kernel. Raises RuntimeError where this jax has none, or the model does not call ours."""
-    return _step_ms(model, params, workload, is_jax=True)
+class DecodeStep:
+    """A step of all rows of the workload, half of whose outputs are there: traced when made, then compiled, then timed.
+
+    Raises RuntimeError for jax's attention where this jax has none, or the model does not call ours.
+    """
+
+    def __init__(self, model: Model, params: Params, workload: Workload, choices: StepChoices) -> None:
+        rows, self._context = len(workload.requests), workload.requests[0].prompt + workload.requests[0].output // 2
+        positions = self._context + WARM_UP_STEPS + TIMED_STEPS + 1
+        pages_each, num_splits = _pages_and_splits(model, rows, positions, choices.page_size)
+        self._limits = Limits(
+            choices.page_size, rows * pages_each + 1, rows, rows, max_model_len=pages_each * choices.page_size
+        )
+        self._model, self._choices, self._dtype = model, choices, jax.tree.leaves(params)[0].dtype
+        layout = layout_of(StepShape(rows), self._limits)
+        fields = {"row_ids": np.arange(rows, dtype=np.int32), "new_page_ids": np.zeros(rows, np.int32)}
+        self._words = pack(layout, fields)
+
+        def step(params, state, foreign, words):
+            is_jax = choices.has_jax_attention
+            attention = _jax_attention(foreign, num_splits, choices.page_size) if is_jax else contextlib.nullcontext()
+            with attention:
+                return run_step(model, StepShape(rows), self._limits, params, state, words)
+
+        state = jax.eval_shape(functools.partial(new_device_state, model.config, self._limits, self._dtype))
+        foreign = jax.eval_shape(self._foreign_cache)
+        self._lowered = jax.jit(step, donate_argnums=1).lower(params, state, foreign, self._words)
+
+    def compile(self) -> jax.stages.Compiled:
+        """May run in a thread beside others."""
+        return self._lowered.compile(_compiler_options(self._choices))
+
+    def time_ms(self, compiled: jax.stages.Compiled, params: Params) -> float:
+        """Milliseconds of a step, dispatched again and again without reading it."""
+        state, foreign = filled_state(self._model, self._limits, self._context, self._dtype), self._foreign_cache()
+        try:
+            for count in (WARM_UP_STEPS, TIMED_STEPS):
+                jax.block_until_ready(state)
+                began = time.perf_counter()
+                for _ in range(count):
+                    state, result = compiled(params, state, foreign, self._words)
+                jax.block_until_ready(result)
+            return (time.perf_counter() - began) / TIMED_STEPS * 1e3
+        finally:
+            delete_arrays((state, foreign))
+
+    def _foreign_cache(self) -> tuple[tuple[jax.Array, jax.Array], ...]:
+        """Keys and values of each layer as jax's kernel wants them, (kv_heads, pages, page_size, head_dim), if it is
+        used."""
+        config = self._model.config
+        shape = config.num_kv_heads, self._limits.num_pages, self._limits.page_size, config.head_dim
+
+        def pages(seed: int) -> jax.Array:
+            return jax.random.normal(jax.random.key(seed), shape, self._dtype)
+
+        num_layers = config.num_layers if self._choices.has_jax_attention else 0
+        return tuple((pages(2 * layer), pages(2 * layer + 1)) for layer in range(num_layers))
 
 
-def _step_ms(model: Model, params: Params, workload: Workload, *, is_jax: bool) -> float:
-    rows, context = len(workload.requests), workload.requests[0].prompt + workload.requests[0].output // 2
-    pages_each, num_splits = _pages_and_splits(model, rows, context + WARM_UP_STEPS + TIMED_STEPS + 1)
-    limits = Limits(PAGE_SIZE, rows * pages_each + 1, rows, rows, pages_each * PAGE_SIZE)
-    shape, dtype = StepShape(rows), jax.tree.leaves(params)[0].dtype
-    state = filled_state(model, limits, context, dtype)
-    foreign = _foreign_cache(model, limits, dtype) if is_jax else ()
-    words = pack(
-        layout_of(shape, limits),
-        {"row_ids": np.arange(rows, dtype=np.int32), "new_page_ids": np.zeros(rows, np.int32)},
-    )
-
-    def step(params, state, foreign, words):
-        with _jax_attention(foreign, num_splits) if is_jax else contextlib.nullcontext():
-            return run_step(model, shape, limits, params, state, words)
-
-    options = compiled_steps.GPU_COMPILER_OPTIONS if jax.default_backend() == "gpu" else None
-    lowered = jax.jit(step, donate_argnums=1).lower(params, state, foreign, words)
-    return _time_ms(functools.partial(_call, lowered.compile(options), params, foreign, words), state)
+def _compiler_options(choices: StepChoices) -> Mapping[str, str | bool] | None:
+    if jax.default_backend() != "gpu":
+        return None
+    return compiled_steps.GPU_COMPILER_OPTIONS if choices.compiler_options is None else choices.compiler_options
 
 
-def _pages_and_splits(model: Model, rows: int, positions: int) -> tuple[int, int]:
+def _pages_and_splits(model: Model, rows: int, positions: int, page_size: int) -> tuple[int, int]:
     """Entries of a row of the page table, and splits of it in jax's kernel: enough to fill the machine, each of whole
     blocks of pages."""
-    pages = -(-positions // PAGE_SIZE)
+    pages = -(-positions // page_size)
     splits = max(1, min(PROGRAMS // (rows * model.config.num_kv_heads), pages // PAGES_PER_BLOCK))
     block = PAGES_PER_BLOCK * splits
     return -(-pages // block) * block, splits
 
 
-def _call(compiled: Any, params: Params, foreign: Any, words: np.ndarray, state: DeviceState):
-    return compiled(params, state, foreign, words)
-
-
-def _time_ms(step: Callable[[DeviceState], tuple[DeviceState, Any]], state: DeviceState) -> float:
-    for count in (WARM_UP_STEPS, TIMED_STEPS):
-        jax.block_until_ready(state)
-        began = time.perf_counter()
-        for _ in range(count):
-            state, result = step(state)
-        jax.block_until_ready(result)
-    return (time.perf_counter() - began) / TIMED_STEPS * 1e3
-
-
-def _foreign_cache(model: Model, limits: Limits, dtype: jnp.dtype) -> tuple[tuple[jax.Array, jax.Array], ...]:
-    """Keys and values of each layer as jax's kernel wants them: (kv_heads, pages, page_size, head_dim)."""
-    config = model.config
-    shape = config.num_kv_heads, limits.num_pages, limits.page_size, config.head_dim
-
-    def pages(seed: int) -> jax.Array:
-        return jax.random.normal(jax.random.key(seed), shape, dtype)
-
-    return tuple((pages(2 * layer), pages(2 * layer + 1)) for layer in range(config.num_layers))
-
-
 @contextlib.contextmanager
-def _jax_attention(foreign: Any, num_splits: int) -> Iterator[None]:
+def _jax_attention(foreign: Any, num_splits: int, page_size: int) -> Iterator[None]:
     """While a step is traced, each call of `append_and_decode` reads the next layer of the foreign cache. What it does
     before attention is then done by `rope_cache_write`, into ours."""
     kernel = jax_kernel("paged_attention")
@@ -111,8 +130,8 @@ def _jax_attention(foreign: Any, num_splits: int) -> Iterator[None]:
         nonlocal num_calls
         num_calls += 1
         position = jnp.maximum(lengths - 1, 0)
-        page_ids = jnp.take_along_axis(page_table, position[:, None] // PAGE_SIZE, axis=1)[:, 0]
-        q, kv_pages = rope_cache_write(heads, kv_pages, cos, sin, page_ids, position % PAGE_SIZE, **others)
+        page_ids = jnp.take_along_axis(page_table, position[:, None] // page_size, axis=1)[:, 0]
+        q, kv_pages = rope_cache_write(heads, kv_pages, cos, sin, page_ids, position % page_size, **others)
         k_pages, v_pages = next(layers)
         attended = kernel(
             q, k_pages, v_pages, page_table, lengths, k_splits=num_splits,

@@ -5,9 +5,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.ablation import decode_step, patches
+from benchmarks.ablation import patches
+from benchmarks.ablation.decode_step import StepChoices
 from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError
+from jinfer.execution.compiled_steps import GPU_COMPILER_OPTIONS, NO_CUDA_GRAPHS
 
 STEP_WORKLOADS = ("b1", "b64-1024")
 PLAN_WORKLOAD = "mixed256"
@@ -15,15 +17,14 @@ PLAN_WORKLOAD = "mixed256"
 
 @dataclass(frozen=True)
 class Variant:
-    """An engine whose options, or whose code (`patch`), differ from the default. `measure_step` measures a decode step
-    in place of workloads."""
+    """An engine whose options, or whose code (`patch`), differ from the default; or, with `step`, a decode step."""
 
     name: str
     about: str
-    workloads: tuple[str, ...] = STEP_WORKLOADS
+    workloads: tuple[str, ...]
     options: Mapping[str, Any] = field(default_factory=dict)
     patch: Callable[[], None] | None = None
-    measure_step: Callable[..., float] | None = None
+    step: StepChoices | None = None
 
     def check(self) -> None:
         """Raises ConfigError where EngineConfig has no such option."""
@@ -33,32 +34,28 @@ class Variant:
             raise ConfigError(f"EngineConfig has no option {', '.join(missing)}: this engine cannot do without it")
 
 
-def _pages(size: int) -> Variant:
-    return Variant(f"page-{size}", f"pages of {size}", ("b64-1024",), {"page_size": size})
+def _engine(name: str, about: str, *workloads: str, patch: Callable[[], None] | None = None, **options) -> Variant:
+    return Variant(name, about, workloads or (PLAN_WORKLOAD,), options, patch)
+
+
+def _step(name: str, about: str, **choices) -> Variant:
+    return Variant(name, about, STEP_WORKLOADS, step=StepChoices(**choices))
 
 
 VARIANTS = (
-    Variant("baseline", "everything on", (*STEP_WORKLOADS, PLAN_WORKLOAD)),
-    Variant("cuda-graphs-off", "every kernel launched by itself", options={"cuda_graphs": False}),
-    Variant(
-        "overlap-off", "a step is read before the next is planned", (*STEP_WORKLOADS, PLAN_WORKLOAD),
-        {"overlap": False},
-    ),
-    Variant(
-        "mixed-off", "prompts and outputs in steps of their own", (PLAN_WORKLOAD,),
-        {"scheduling_policy": "prefill_first"},
-    ),
-    Variant(  # of few rows: autotuning takes up to half a minute a shape
-        "default-compiler-options", "XLA as it comes", options={"gemm_autotuning": True, "max_num_seqs": 64}
-    ),
-    _pages(1),
-    _pages(16),
-    _pages(64),
-    Variant("buckets-sparse", "row counts double", (PLAN_WORKLOAD,), patch=patches.sparse_buckets),
-    Variant("buckets-dense", "six row counts an octave", (PLAN_WORKLOAD,), patch=patches.dense_buckets),
-    Variant("decode-step", "a decode step of 64 rows alone", ("b64-1024",), measure_step=decode_step.ours_ms),
-    Variant("jax-attention", "the same with jax's paged attention", ("b64-1024",), measure_step=decode_step.jax_ms),
-)  # fmt: skip
+    _engine("baseline", "everything on", *STEP_WORKLOADS, PLAN_WORKLOAD),
+    _engine("overlap-off", "a step is read before the next is planned", *STEP_WORKLOADS, PLAN_WORKLOAD, overlap=False),
+    _engine("mixed-off", "prompts and outputs in steps of their own", scheduling_policy="prefill_first"),
+    _engine("buckets-sparse", "row counts double", patch=patches.sparse_buckets),
+    _engine("buckets-dense", "six row counts an octave", patch=patches.dense_buckets),
+    _step("decode-step", "a decode step alone, as it is"),
+    _step("cuda-graphs-off", "every kernel launched by itself", compiler_options=GPU_COMPILER_OPTIONS | NO_CUDA_GRAPHS),
+    _step("default-compiler-options", "XLA as it comes", compiler_options={}),
+    _step("page-1", "pages of 1", page_size=1),
+    _step("page-16", "pages of 16, as they are", page_size=16),
+    _step("page-64", "pages of 64", page_size=64),
+    _step("jax-attention", "jax's paged attention", has_jax_attention=True),
+)
 
 
 def find_variants(names: list[str]) -> list[Variant]:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.ablation import __main__ as ablation
 from benchmarks.ablation import child, decode_step, patches
+from benchmarks.ablation.decode_step import DecodeStep, StepChoices
 from benchmarks.ablation.variants import VARIANTS, Variant, find_variants
 from benchmarks.compare.workloads import comparable_workload
 from jinfer import ConfigError
@@ -37,12 +38,12 @@ def test_the_issue_s_choices_have_a_variant_each():
 
 def test_an_option_that_does_not_exist_is_named():
     with pytest.raises(ConfigError, match="EngineConfig has no option warp_drive"):
-        Variant("x", "x", options={"warp_drive": False, "page_size": 16}).check()
-    Variant("x", "x", options={"page_size": 16}).check()
+        Variant("x", "x", (), {"warp_drive": False, "page_size": 16}).check()
+    Variant("x", "x", (), {"page_size": 16}).check()
 
 
 def test_an_unknown_variant_is_an_error_that_lists_the_known_ones():
-    with pytest.raises(ConfigError, match="no variant is called page-3; there are baseline, cuda-graphs-off"):
+    with pytest.raises(ConfigError, match="no variant is called page-3; there are baseline, overlap-off"):
         find_variants(["baseline", "page-3"])
 
 
@@ -76,55 +77,80 @@ def test_a_decode_step_reads_each_layer_of_the_foreign_cache(monkeypatch):
     before = paged_attention.append_and_decode
     workload = comparable_workload("b2-16", 8)
     params = model.dummy_params(0)
-    assert decode_step.ours_ms(model, params, workload) > 0
-    assert calls == []
-    assert decode_step.jax_ms(model, params, workload) > 0
-    assert len(calls) == 2, "a call for each layer"
+    for choices, num_calls in ((StepChoices(), 0), (StepChoices(has_jax_attention=True), 2)):
+        step = DecodeStep(model, params, workload, choices)
+        assert step.time_ms(step.compile(), params) > 0
+        assert len(calls) == num_calls, "one for each layer"
     assert paged_attention.append_and_decode is before
 
 
 def test_nothing_replaced_is_an_error(monkeypatch):
     monkeypatch.setattr(decode_step, "jax_kernel", lambda name: None)
-    with pytest.raises(RuntimeError, match="has no paged attention of its own"), decode_step._jax_attention((), 1):
+    with pytest.raises(RuntimeError, match="has no paged attention of its own"), decode_step._jax_attention((), 1, 16):
         pass
     monkeypatch.setattr(decode_step, "jax_kernel", lambda name: jax.nn.relu)
-    with pytest.raises(RuntimeError, match="not all was replaced"), decode_step._jax_attention((1, 2), 1):
+    with pytest.raises(RuntimeError, match="not all was replaced"), decode_step._jax_attention((1, 2), 1, 16):
         pass
 
 
 def test_a_child_prints_a_line_for_each_result(tiny, capsys):
     request = {
-        "variant": "page-16", "config": str(tiny), "workloads": ["ttft-8"], "repeats": 1, "machine": MACHINE,
+        "variants": ["overlap-off"], "config": str(tiny), "workloads": ["ttft-8"], "repeats": 1, "machine": MACHINE,
         "options": {**ENGINE, "max_model_len": 48}, "command": "python -m benchmarks.ablation Tiny",
     }  # fmt: skip
     assert child.main(request) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
-    assert line["id"] == "ablation-tiny-page-16-ttft-8"
-    assert line["machine"] == MACHINE
+    assert line["id"] == "ablation-tiny-overlap-off-ttft-8"
+    assert (line["variant"], line["machine"]) == ("overlap-off", MACHINE)
     assert line["command"] == "python -m benchmarks.ablation Tiny"
-    assert child.main({**request, "variant": "nothing"}) == 1
+    assert child.main({**request, "variants": ["nothing"]}) == 1
     assert "no variant is called nothing" in capsys.readouterr().err
 
 
-def test_a_variant_that_fails_is_a_row_and_the_others_go_on(tiny, tmp_path, monkeypatch, capsys):
+def test_steps_share_a_process_and_one_that_fails_ends_no_other(tiny, capsys, monkeypatch):
+    """On a machine whose jax has no attention of its own."""
+    monkeypatch.setattr(decode_step, "jax_kernel", lambda name: None)
+    request = {
+        "variants": ["decode-step", "jax-attention", "page-64"], "config": str(tiny), "workloads": ["b2-8"],
+        "repeats": 1, "options": {"dtype": "float32"}, "machine": MACHINE, "command": "x",
+    }  # fmt: skip
+    assert child.main(request) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {line["variant"]: line.get("id") for line in lines} == {
+        "decode-step": "ablation-tiny-decode-step-b2-8",
+        "page-64": "ablation-tiny-page-64-b2-8",
+        "jax-attention": None,
+    }
+    (failed,) = (line for line in lines if "error" in line)
+    assert "no paged attention of its own" in failed["error"]
+
+
+def test_what_fails_is_a_row_and_the_others_go_on(tiny, tmp_path, monkeypatch, capsys):
     def fake_lines(command, request):
-        if request["variant"] == "page-1":
+        assert request["machine"] == (None if request["variants"] == ["baseline"] else MACHINE)
+        if request["variants"] == ["overlap-off"]:
             raise ablation.ProcessError("it ended with status 1")
-        assert request["machine"] == (None if request["variant"] == "baseline" else MACHINE)
-        value = {"baseline": 4.0, "page-64": 5.0}[request["variant"]]
-        line = {"id": f"ablation-tiny-{request['variant']}-b64-1024", "value": value, "unit": "ms", "limit": 3.0,
-                "percent_of_limit": round(300 / value, 1), "versions": {"device": "NVIDIA H200"}}  # fmt: skip
-        yield {**line, "machine": MACHINE}
+        for name, value in {"baseline": 4.0, "decode-step": 3.2, "page-1": None, "page-64": 4.0}.items():
+            if name not in request["variants"]:
+                continue
+            line = {"variant": name, "machine": MACHINE}
+            if value is None:
+                yield {**line, "error": "out of memory"}
+                continue
+            yield {**line, "id": f"ablation-tiny-{name}-b64-1024", "value": value, "unit": "ms", "limit": 3.0,
+                   "percent_of_limit": round(300 / value, 1), "versions": {"device": "NVIDIA H200"}}  # fmt: skip
 
     monkeypatch.setattr(ablation, "json_lines", fake_lines)
-    words = [str(tiny), "--only", "baseline", "--only", "page-1", "--only", "page-64", "--record"]
+    names = ["baseline", "overlap-off", "decode-step", "page-1", "page-64"]
+    words = [str(tiny), *(word for name in names for word in ("--only", name)), "--record"]
     assert ablation.main([*words, "--results", str(tmp_path)]) == 1
-    _, baseline, failed, slower = capsys.readouterr().out.splitlines()
+    _, baseline, failed, _, other_failed, slower = capsys.readouterr().out.splitlines()
     assert baseline.split()[:5] == ["baseline", "b64-1024", "4", "ms", "75.0%"]
-    assert failed == f"{'page-1':<26}failed: it ended with status 1"
-    assert "1.250x" in slower
+    assert failed == f"{'overlap-off':<26}failed: it ended with status 1"
+    assert other_failed == f"{'page-1':<26}failed: out of memory"
+    assert "1.250x" in slower, "than the step, not than the engine"
     recorded = (tmp_path / "nvidia-h200" / "engine.jsonl").read_text().splitlines()
-    assert [json.loads(line)["id"] for line in recorded] == [
-        "ablation-tiny-baseline-b64-1024", "ablation-tiny-page-64-b64-1024",
+    assert [json.loads(line)["id"].split("-b64")[0] for line in recorded] == [
+        "ablation-tiny-baseline", "ablation-tiny-decode-step", "ablation-tiny-page-64",
     ]  # fmt: skip
-    assert "machine" not in json.loads(recorded[0])
+    assert not {"machine", "variant"} & json.loads(recorded[0]).keys()
