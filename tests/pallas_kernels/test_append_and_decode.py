@@ -144,13 +144,19 @@ def test_is_a_write_and_a_decode(rng, implementation, norm):
     check(case, run(case, implementation))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+# Ten seconds each where kernels are interpreted: there, those whose features no other test here has.
+@pytest.mark.parametrize(
+    "shape", [pytest.param(shape, marks=() if i in (1, 4, 7) else pytest.mark.gpu) for i, shape in enumerate(SHAPES)],
+    ids=str,
+)  # fmt: skip
 def test_any_shape(rng, shape):
     case = make_case(rng, shape)
     check(case, run(case, "pallas"))
 
 
-@pytest.mark.parametrize("shape", [AttentionShape(8, 2, 128), AttentionShape(14, 2, 64)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [pytest.param(AttentionShape(8, 2, 128), marks=pytest.mark.gpu), AttentionShape(14, 2, 64)], ids=str
+)
 def test_in_bfloat16(rng, shape):
     case = make_case(rng, shape, page_size=16)
     check(case, run(case, "pallas", jnp.bfloat16), jnp.bfloat16)
