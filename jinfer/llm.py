@@ -74,10 +74,12 @@ class LLM:
         with logged_time(logger, "loading the weights"):
             self._loaded = load_model(found, params, self.config)
         try:
-            self.memory = plan_memory(self.config, chosen, memory, MemoryNeeds.of(
-                found.model.config, chosen, found.dtype,
-                weight_bytes=num_bytes(self._loaded.owned_params), step_bytes=step_bytes.result(),
-            ))  # fmt: skip
+            with logged_time(logger, "waiting for what steps need"):
+                needs = MemoryNeeds.of(
+                    found.model.config, chosen, found.dtype,
+                    weight_bytes=num_bytes(self._loaded.owned_params), step_bytes=step_bytes.result(),
+                )  # fmt: skip
+            self.memory = plan_memory(self.config, chosen, memory, needs)
             self.limits = self.memory.limits
             self._engine = self._start_engine()
         except BaseException:

@@ -20,6 +20,7 @@ from jinfer.bench.opening import Source, work_of
 from jinfer.bench.results import Result
 from jinfer.config import EngineConfig
 from jinfer.errors import EngineError
+from jinfer.progress import collected_times
 
 CACHE_OPTION = "compilation_cache_dir"
 CACHE_ENVIRONMENT = {
@@ -36,6 +37,7 @@ class Start:
     seconds: float
     engine_s: float
     filled_bytes: int  # weights and cache, which a start writes at least once
+    stages_s: Mapping[str, float]  # parts of engine_s that the engine logs
 
 
 def measure_starts(source: Source, options: Mapping[str, Any]) -> tuple[Start, Start]:
@@ -77,7 +79,7 @@ def start_results(starts: tuple[Start, Start], prefix: str, read_tb_per_s: float
     return [
         Result(
             f"{prefix}-start-{name}", start.seconds, "s", start.filled_bytes / (read_tb_per_s * 1e12),
-            details={"engine_s": round(start.engine_s, 2)},
+            details={"engine_s": round(start.engine_s, 2), **{f"{name}_s": s for name, s in start.stages_s.items()}},
         )
         for name, start in zip(("cold", "warm"), starts, strict=True)
     ]  # fmt: skip
@@ -89,11 +91,15 @@ def main() -> None:
     config = request["source"]["config"]
     source = Source(request["source"]["model"], None if config is None else Path(config))
     began = time.perf_counter()
-    with source.load({**request["options"], "progress": False}) as llm:
+    with collected_times() as times, source.load({**request["options"], "progress": False}) as llm:
         engine_s = time.perf_counter() - began
         work = work_of(llm)
         cache_bytes = llm.limits.num_pages * llm.limits.page_size * work.kv_bytes(1, 1)
-        print(READY + json.dumps({"engine_s": engine_s, "filled_bytes": work.weight_bytes + cache_bytes}), flush=True)
+        start = {
+            "engine_s": engine_s, "filled_bytes": work.weight_bytes + cache_bytes,
+            "stages_s": {name.replace(" ", "_"): round(seconds, 2) for name, seconds in times.items()},
+        }  # fmt: skip
+        print(READY + json.dumps(start), flush=True)
 
 
 if __name__ == "__main__":

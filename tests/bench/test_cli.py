@@ -153,6 +153,10 @@ def test_start_is_measured_in_processes_of_their_own(bench):
     assert (cold["id"], warm["id"]) == ("tiny-qwen3-start-cold", "tiny-qwen3-start-warm")
     assert warm["details"]["engine_s"] < cold["details"]["engine_s"], "the second found its programs compiled"
     assert cold["value"] > cold["details"]["engine_s"]
+    stages = [name for name in cold["details"] if name != "engine_s"]
+    assert stages[:2] == ["loading_the_weights_s", "waiting_for_what_steps_need_s"]
+    assert stages[2].startswith("compiling_")
+    assert sum(cold["details"][name] for name in stages) < cold["details"]["engine_s"]
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -1,0 +1,44 @@
+"""One engine for all tests of LLM in a process: its start takes as long as most of them together."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import pytest
+
+from jinfer import LLM
+from jinfer.models.checkpoint import load_checkpoint
+from jinfer.models.registry import build_model, read_model_config
+from tests.checkpoints import (
+    CONFIG,
+    TINY_ENGINE,
+    write_checkpoint,
+)
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def shared_llm(directory) -> Iterator[LLM]:
+    with LLM(directory, **TINY_ENGINE) as llm:
+        yield llm
+
+
+@pytest.fixture
+def llm(shared_llm) -> Iterator[LLM]:
+    """The LLM that the tests share, which each must leave idle and whole."""
+    yield shared_llm
+    assert not shared_llm._engine.has_work
+    assert not shared_llm._inboxes
+    shared_llm.check_integrity()
+
+
+@pytest.fixture(scope="session")
+def params(directory) -> dict[str, Any]:
+    """The weights of the shared LLM, as a caller's own."""
+    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
+    return load_checkpoint(model, directory, progress=False)

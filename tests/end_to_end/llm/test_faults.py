@@ -1,0 +1,73 @@
+"""Whatever happens, the LLM stays usable, and nobody pays for another's fault."""
+
+import jax.numpy as jnp
+import pytest
+
+from jinfer import LLM, EngineError, FinishReason
+from jinfer.models.weights import flatten, unflatten
+from tests.checkpoints import (
+    CONFIG,
+    TINY_ENGINE,
+)
+from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, fail_once, first_ids, ids_of
+
+
+class TestFaults:
+    def test_ctrl_c_stops_generate_and_leaves_the_llm_usable(self, llm, monkeypatch):
+        expected = ids_of(llm.generate(PROMPTS, **RANDOM))
+        fail_once(monkeypatch, llm, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate(PROMPTS, **RANDOM)
+
+        assert not llm._engine.has_work
+        assert ids_of(llm.generate(PROMPTS, **RANDOM)) == expected
+
+    def test_ctrl_c_between_two_pieces_of_a_stream(self, llm):
+        expected = ids_of(llm.generate(TEXT, **RANDOM))
+        stream = llm.stream(TEXT, **RANDOM)
+        next(stream)
+        with pytest.raises(KeyboardInterrupt):
+            stream.throw(KeyboardInterrupt)
+
+        assert not llm._engine.has_work
+        assert ids_of(llm.generate(TEXT, **RANDOM)) == expected
+
+    def test_an_exception_in_a_step_is_an_engine_error_with_the_reason(self, llm, monkeypatch):
+        expected = ids_of(llm.generate(PROMPTS, **RANDOM))
+        fail_once(monkeypatch, llm, RuntimeError("the device fell over"))
+        with pytest.raises(EngineError, match="the device fell over") as caught:
+            llm.generate(PROMPTS, **RANDOM)
+
+        assert isinstance(caught.value.__cause__, RuntimeError)
+        assert ids_of(llm.generate(PROMPTS, **RANDOM)) == expected
+
+    def test_every_request_of_a_step_that_fails_ends_with_an_error_that_names_the_reason(self, llm, monkeypatch):
+        """A stream of another caller ends with a piece that says so, not silently."""
+        bystander = llm.stream(TEXT, n=2, **RANDOM)
+        next(bystander)
+        fail_once(monkeypatch, llm, RuntimeError("the device fell over"))
+        with pytest.raises(EngineError):
+            llm.generate("rain", **RANDOM)
+        pieces = list(bystander)
+
+        for output_index in (0, 1):
+            last = [piece for piece in pieces if piece.output_index == output_index][-1]
+            assert last.finish_reason is FinishReason.ERROR
+            assert "the device fell over" in last.error
+        assert sum(piece.finish_reason is not None for piece in pieces) == 2
+
+    def test_logits_that_are_not_finite_fail_their_request_alone(self, params, llm):
+        """Token 9 has an embedding of NaN. What it touches fails, and the request beside it does not."""
+        flat = dict(flatten(params))
+        flat["embedding/kernel"] = flat["embedding/kernel"].at[9].set(jnp.nan)
+        expected = first_ids(llm, [5, 6, 7], **GREEDY)
+        assert 9 not in expected
+        with LLM(CONFIG, params=unflatten(flat), **TINY_ENGINE) as broken:
+            failed, fine = broken.generate([[5, 9], [5, 6, 7]], **GREEDY)
+            broken.check_integrity()
+
+        assert failed.finished
+        assert failed.outputs[0].finish_reason is FinishReason.ERROR
+        assert "not finite" in failed.outputs[0].error
+        assert failed.outputs[0].token_ids == ()
+        assert fine.outputs[0].token_ids == expected
