@@ -135,6 +135,7 @@ SHAPES = [
     AttentionShape(6, 3, 16, sinks=True),
     AttentionShape(4, 2, 32, sliding_window=20, soft_cap=2.0, sinks=True),
 ]
+INTERPRETED = (1, 2, 4, 7)  # on a CPU, in ten seconds each: those whose features no other test here has
 
 
 @pytest.mark.parametrize("norm", [None, "one layer", "stack"])
@@ -144,11 +145,11 @@ def test_is_a_write_and_a_decode(rng, implementation, norm):
     check(case, run(case, implementation))
 
 
-# Ten seconds each where kernels are interpreted: there, those whose features no other test here has.
 @pytest.mark.parametrize(
-    "shape", [pytest.param(shape, marks=() if i in (1, 4, 7) else pytest.mark.gpu) for i, shape in enumerate(SHAPES)],
+    "shape",
+    [pytest.param(shape, marks=() if i in INTERPRETED else pytest.mark.gpu) for i, shape in enumerate(SHAPES)],
     ids=str,
-)  # fmt: skip
+)
 def test_any_shape(rng, shape):
     case = make_case(rng, shape)
     check(case, run(case, "pallas"))
@@ -169,7 +170,7 @@ def test_a_part_of_a_head_is_rotated(rng, head_dim, rotary_dim):
 
 
 @pytest.mark.parametrize(("num_splits", "kv_heads"), [(1, 2), (1, 4), (2, 1), (3, 2), (7, 4)])
-@pytest.mark.parametrize("shape", [SMALL, SHAPES[2], SHAPES[6]], ids=str)
+@pytest.mark.parametrize("shape", [SMALL, pytest.param(SHAPES[2], marks=pytest.mark.gpu), SHAPES[6]], ids=str)
 def test_any_split_and_packing(rng, shape, num_splits, kv_heads):
     """Also where a split has the new position and no other, and with more heads a program than there are."""
     case = make_case(rng, shape)
