@@ -28,7 +28,7 @@ from pallas_kernels import paged_attention
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.selection import should_interpret
 
-WARM_UP_STEPS, TIMED_STEPS = 5, 50
+WARM_UP_STEPS, TIMED_STEPS = 8, 56  # wholes of steps_per_call
 PROGRAMS = 1056  # of jax's kernel, eight for each multiprocessor; rows are split to have as many
 PAGES_PER_BLOCK, NUM_WARPS = 8, 4
 
@@ -40,6 +40,7 @@ class StepChoices:
     page_size: int = 16
     compiler_options: Mapping[str, str | bool] | None = None
     has_jax_attention: bool = False
+    steps_per_call: int = 1
 
 
 class DecodeStep:
@@ -64,7 +65,9 @@ class DecodeStep:
             is_jax = choices.has_jax_attention
             attention = _jax_attention(foreign, num_splits, choices.page_size) if is_jax else contextlib.nullcontext()
             with attention:
-                return run_step(model, StepShape(rows), self._limits, params, state, words)
+                for _ in range(choices.steps_per_call):
+                    state, result = run_step(model, StepShape(rows), self._limits, params, state, words)
+                return state, result
 
         state = jax.eval_shape(functools.partial(new_device_state, model.config, self._limits, self._dtype))
         foreign = jax.eval_shape(self._foreign_cache)
@@ -81,7 +84,7 @@ class DecodeStep:
             for count in (WARM_UP_STEPS, TIMED_STEPS):
                 jax.block_until_ready(state)
                 began = time.perf_counter()
-                for _ in range(count):
+                for _ in range(count // self._choices.steps_per_call):
                     state, result = compiled(params, state, foreign, self._words)
                 jax.block_until_ready(result)
             return (time.perf_counter() - began) / TIMED_STEPS * 1e3

@@ -54,6 +54,7 @@ VARIANTS = (
     _step("page-1", "pages of 1", page_size=1),
     _step("page-16", "pages of 16, as they are", page_size=16),
     _step("page-64", "pages of 64", page_size=64),
+    _step("steps-4", "four steps in one call", steps_per_call=4),
     _step("jax-attention", "jax's paged attention", has_jax_attention=True),
 )
 
