@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.paged_attention.mosaic.shape import Refs, Shape, Work, as_int, div, rem
+from pallas_kernels.mosaic.scalars import as_int, div, rem
+from pallas_kernels.paged_attention.mosaic.shape import Refs, Shape, Work
 
 
 def for_each_piece(refs: Refs, shape: Shape, body, *counts):
