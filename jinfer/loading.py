@@ -1,5 +1,6 @@
 """What an engine needs of a model: its configuration, weights, tokenizer and defaults, from wherever they come."""
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from jinfer.errors import ConfigError, RequestError, TokenizerError, Unsupported
 from jinfer.execution.memory import check_weights_fit, choose_dtype
 from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.config import ModelConfig
+from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
 from jinfer.models.orbax_io import is_orbax_checkpoint, load_orbax
@@ -57,6 +59,7 @@ def find_model(
     """Reads all that is small. Raises ModelError, or ConfigError for arguments that contradict others."""
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
+    model_config = dataclasses.replace(model_config, norms_in_weights=config.norms_in_weights and params is None)
     if directory is None and needs_weights:
         raise ConfigError(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
@@ -103,8 +106,10 @@ def _load_params(model: Model, directory: Path | None, config: EngineConfig) -> 
         return model.dummy_params(config.dummy_weights_seed)
     assert directory is not None
     if is_orbax_checkpoint(directory):
-        return load_orbax(model, directory)
-    return load_checkpoint(model, directory, progress=config.progress)
+        params = load_orbax(model, directory)
+    else:
+        params = load_checkpoint(model, directory, progress=config.progress)
+    return with_norms_in_weights(params) if model.config.norms_in_weights else params
 
 
 def _adopt(model: Model, params: Params, *, progress: bool) -> tuple[Params, tuple[jax.Array, ...]]:

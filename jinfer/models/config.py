@@ -57,6 +57,8 @@ class ModelConfig:
     mlp_bias: bool
     sliding_windows: tuple[int | None, ...]
     """Of each layer; None sees everything."""
+    norms_in_weights: bool = False
+    """Not of the file, but of how weights are kept: `jinfer.models.decoder.with_norms_in_weights`."""
 
 
 def read_decoder_config(

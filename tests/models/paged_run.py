@@ -1,7 +1,7 @@
 """Runs a model's pure functions over a small paged cache, without an engine, and gives the logits of every position."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinfer.models.checkpoint import load_checkpoint
+from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.hub import read_json
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
@@ -28,12 +29,14 @@ class Chunk:
 
 
 class PagedRun:
-    """A checkpoint in float32 with reference attention. Its cache begins as NaN: nothing may be read unwritten."""
+    """A checkpoint with reference attention. Its cache begins as NaN: nothing may be read unwritten."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, norms_in_weights: bool = False, dtype: jnp.dtype = FLOAT32) -> None:
         config = read_model_config(read_json(directory / "config.json"))
-        self._model = build_model(config, FLOAT32, "reference")
-        self._params = load_checkpoint(self._model, directory, progress=False)
+        config = replace(config, norms_in_weights=norms_in_weights)
+        self._model, self._dtype = build_model(config, dtype, "reference"), dtype
+        params = load_checkpoint(self._model, directory, progress=False)
+        self._params = with_norms_in_weights(params) if norms_in_weights else params
         self._pages_per_row = -(-config.max_position_embeddings // PAGE_SIZE)
 
     def logits(
@@ -65,7 +68,7 @@ class PagedRun:
     def _new_cache(self, num_rows: int) -> tuple[jax.Array, ...]:
         config = self._model.config
         shape = (2, 1 + num_rows * self._pages_per_row, PAGE_SIZE, config.num_kv_heads, config.head_dim)
-        return tuple(jnp.full(shape, jnp.nan, FLOAT32) for _ in range(config.num_layers))
+        return tuple(jnp.full(shape, jnp.nan, self._dtype) for _ in range(config.num_layers))
 
 
 @jax.jit(static_argnums=0)

@@ -14,14 +14,23 @@ PALLAS_NAMES = ("mistral_window", "qwen3_head_dim_80")  # a window, and a head_d
 
 @pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest) -> PagedRun:
-    return PagedRun(GOLDENS / request.param)
+    name, norms_in_weights = request.param
+    return PagedRun(GOLDENS / name, norms_in_weights=norms_in_weights)
 
 
 def test_every_variant_has_its_fixture() -> None:
     assert set(NAMES) == set(VARIANTS), "run `python -m tools.make_goldens`"
 
 
-@pytest.mark.parametrize(("run", "name"), [(name, name) for name in NAMES], ids=NAMES, indirect=["run"])
+@pytest.mark.parametrize(
+    ("run", "name"),
+    [
+        pytest.param((name, norms_in_weights), name, id=name + "-norms-in-weights" * norms_in_weights)
+        for name in NAMES
+        for norms_in_weights in (False, True)
+    ],
+    indirect=["run"],
+)
 @pytest.mark.parametrize("chunk_size", [WHOLE_PROMPT, CHUNK_SIZE])
 def test_logits_are_those_of_transformers(run: PagedRun, name: str, chunk_size: int) -> None:
     goldens = read_goldens(name)
