@@ -25,6 +25,12 @@ jax.config.update("jax_compilation_cache_dir", CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
+# Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a
+# few times. Only in this process: notebooks, the command line in a process of its own, and what compiles for an H200 do
+# as users' programs do.
+if jax.config.jax_platforms == "cpu":
+    jax.config.update("jax_disable_most_optimizations", True)
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -1,6 +1,9 @@
 """Both implementations of paged attention: the reference against the definition, Pallas against the reference."""
 
 import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +37,14 @@ CASES = [
 ]
 LENGTHS = [0, 1, 15, 16, 17, 32, 90]
 QUERY_LENGTHS = [0, 1, 3, 16, 5, 31, 40]
+
+
+def every_pair(first: Sequence[Any], second: Sequence[Any], third: Sequence[Any]) -> list:
+    """Every three of their values; where kernels are interpreted, some that have every pair among them."""
+    return [
+        pytest.param(a, b, c, marks=() if (i + j) % len(third) == k else pytest.mark.gpu)
+        for (i, a), (j, b), (k, c) in itertools.product(*map(enumerate, (first, second, third)))
+    ]
 
 
 def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
@@ -120,9 +131,9 @@ def test_a_mixed_batch_is_an_extend_whose_first_rows_decode(rng, query_lengths, 
     assert not np.asarray(got)[case.query_starts[-1] :].any(), "padding tokens give zeros"
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
-@pytest.mark.parametrize("num_splits", [1, 2, 3, 7])
-@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "num_splits", "kv_heads"), every_pair(SMALL_SHAPES, [1, 2, 3, 7], [1, 2, 4]), ids=str
+)
 def test_decode_with_any_split_and_packing(rng, shape, num_splits, kv_heads):
     """Also with more splits than some rows have tiles, and with more heads a program than there are."""
     case = make_case(rng, shape, LENGTHS, page_size=4)
@@ -130,17 +141,14 @@ def test_decode_with_any_split_and_packing(rng, shape, num_splits, kv_heads):
     assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
 
 
-@pytest.mark.parametrize("num_splits", [1, 2, 5])
-@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
-def test_extend_of_a_few_tokens_with_any_split(rng, shape, num_splits):
+@pytest.mark.parametrize(("shape", "num_splits", "block_tokens"), every_pair(SMALL_SHAPES, [1, 2, 5], [4, 8]), ids=str)
+def test_extend_of_a_few_tokens_with_any_split(rng, shape, num_splits, block_tokens):
     """As many query tokens as speculative decoding verifies, also with a block that holds them all or only some."""
     lengths, query_lengths = [0, 8, 40, 17, 90, 3], [0, 8, 2, 5, 3, 3]
     case = make_case(rng, shape, lengths, 4, query_lengths, num_padding_tokens=3)
-    wanted = run(case, "reference", jnp.float32)
-    for block_tokens in (4, 8):
-        got = run_triton(case, jnp.float32, ExtendBlocks(block_tokens, 16, num_splits, num_warps=4, num_stages=2))
-        assert relative_error(got, wanted) < BOUNDS[jnp.float32]
-        assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
+    got = run_triton(case, jnp.float32, ExtendBlocks(block_tokens, 16, num_splits, num_warps=4, num_stages=2))
+    assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
+    assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
 
 
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])
