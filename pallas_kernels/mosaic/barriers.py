@@ -87,6 +87,20 @@ def arrive_per_warp(barriers, index) -> None:
     arrive(barriers, scalar(index))
 
 
+def keep_together() -> None:
+    """The warps of the warpgroup go on together.
+
+    A warp that has nothing to do and that nobody waits for may else fall behind by a whole round of a ring. It then
+    waits for the wrong one of two phases, and when no more rounds come, for ever.
+    """
+
+    @plgpu.inline_mgpu()
+    def keep(ctx):
+        utils.warpgroup_barrier()
+
+    keep()
+
+
 def take_turn(mine) -> None:
     """Waits until the other of two warpgroups has given the turn to this one."""
 

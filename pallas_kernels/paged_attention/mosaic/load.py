@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.mosaic.barriers import arrive_once, wait
+from pallas_kernels.mosaic.barriers import arrive_once, keep_together, wait
 from pallas_kernels.mosaic.scalars import as_int, div, rem, slot_and_phase, when
 from pallas_kernels.paged_attention.mosaic import copies
 from pallas_kernels.paged_attention.mosaic.pieces import for_each_piece
@@ -66,6 +66,7 @@ def _load_tile(refs: Refs, count, work: Work, key_rows, tail: _Tail, shape: Shap
         copies.start_pages(refs.kv, tiles.at[stage], refs.barriers, barrier, first_rows, column, shape.rows_per_copy)
 
     wait(refs.barriers, Barriers.k_free + stage, 1 - phase)
+    keep_together()  # a tile of one or two pages has copies for as many warps
     start(refs.k_tiles, Barriers.k_full + stage, key_rows)
     wait(refs.barriers, Barriers.v_free + stage, 1 - phase)
     value_rows = [row + shape.num_pages * shape.page_size for row in key_rows]
