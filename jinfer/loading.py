@@ -59,7 +59,9 @@ def find_model(
     """Reads all that is small. Raises ModelError, or ConfigError for arguments that contradict others."""
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
-    model_config = dataclasses.replace(model_config, norms_in_weights=config.norms_in_weights and params is None)
+    model_config = dataclasses.replace(model_config, norms_in_weights=config.norms_in_weights)
+    if config.norms_in_weights and params is not None:
+        _check_on_host(params)
     if directory is None and needs_weights:
         raise ConfigError(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
@@ -87,6 +89,9 @@ def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -
         owned = tuple(jax.tree.leaves(loaded))
     else:
         loaded, owned = _adopt(found.model, params, progress=config.progress)
+    if found.model.config.norms_in_weights:
+        loaded = with_norms_in_weights(loaded)
+        owned = tuple(jax.tree.leaves(loaded))  # what it made, and what was no caller's before
     return LoadedModel(**vars(found), params=loaded, owned_params=owned)
 
 
@@ -106,10 +111,8 @@ def _load_params(model: Model, directory: Path | None, config: EngineConfig) -> 
         return model.dummy_params(config.dummy_weights_seed)
     assert directory is not None
     if is_orbax_checkpoint(directory):
-        params = load_orbax(model, directory)
-    else:
-        params = load_checkpoint(model, directory, progress=config.progress)
-    return with_norms_in_weights(params) if model.config.norms_in_weights else params
+        return load_orbax(model, directory)
+    return load_checkpoint(model, directory, progress=config.progress)
 
 
 def _adopt(model: Model, params: Params, *, progress: bool) -> tuple[Params, tuple[jax.Array, ...]]:
@@ -126,6 +129,17 @@ def _adopt(model: Model, params: Params, *, progress: bool) -> tuple[Params, tup
     parts = [part for path, x in missing.items() for part in host_parts(path, np.asarray(given[path]), x.dtype)]
     adopted |= fill_params(missing, parts, device, progress=progress)
     return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
+
+
+def _check_on_host(params: Params) -> None:
+    """Raises ConfigError for arrays that are used in place, and so must not be changed."""
+    device = jax.devices()[0]
+    in_place = [path for path, x in flatten(params).items() if _is_on(device, _array(x))]
+    if in_place:
+        raise ConfigError(
+            f"norms_in_weights=True would change params that are on the device and used in place ({in_place[0]} and "
+            f"{len(in_place) - 1} more); give NumPy arrays, which are copied, or leave it off"
+        )
 
 
 def _array(leaf: Any) -> Any:

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jinfer.errors import ConfigError
 from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.weights import flatten, unflatten
 from tests.models.goldens import GOLDENS, read_goldens
@@ -43,9 +44,15 @@ def test_bfloat16_is_nearly_as_exact_as_with_norms_of_their_own(name: str) -> No
 
 
 def test_weights_of_the_caller_stay_as_they_are() -> None:
-    params = unflatten({path: jnp.asarray(x) for path, x in flatten(random_params()).items()})
-    scale = np.array(params["mlp_norm"]["scale"])
+    params = random_params()
+    before = {path: x.copy() for path, x in flatten(params).items()}
     with tiny_llm(params=params, norms_in_weights=True) as llm:
-        assert not llm._loaded.model.config.norms_in_weights
-        llm.generate([1, 2, 3])
-    np.testing.assert_array_equal(params["mlp_norm"]["scale"], scale)
+        assert not np.array_equal(llm._loaded.params["mlp"]["gate_up"]["kernel"], before["mlp/gate_up/kernel"])
+    for path, x in flatten(params).items():
+        np.testing.assert_array_equal(x, before[path])
+
+
+def test_weights_that_are_used_in_place_are_an_error() -> None:
+    params = unflatten({path: jnp.asarray(x) for path, x in flatten(random_params()).items()})
+    with pytest.raises(ConfigError, match=r"on the device and used in place \(.* and \d+ more\); give NumPy arrays"):
+        tiny_llm(params=params, norms_in_weights=True)
