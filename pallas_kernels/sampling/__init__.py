@@ -40,7 +40,7 @@ def sample(
     count as reaching it: implementations add in different orders.
 
     With filters the token drawn is argmax(logits / temperature + g) of what passes, where g is
-    jax.random.gumbel(key, (vocab,)). Without, a slice of `tuning.draw_slice_size(vocab)` tokens is drawn first, by
+    jax.random.gumbel(key, (vocab,)). Without, a slice of `draw.draw_slice_size(vocab)` tokens is drawn first, by
     the sum of its weights: argmax(log(sums of exp(logits / temperature)) + h) with h =
     jax.random.gumbel(fold_in(key, vocab), (slices,)); and then one of its tokens, by the argmax above. Both draw
     from the softmax (Gumbel-max); the second takes random numbers for the slices and for one of them, in place of

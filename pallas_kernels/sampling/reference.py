@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.sampling.tuning import draw_slice_size
+from pallas_kernels.sampling.draw import draw_slice_size
 
 FLOAT32_BITS = 32
 

@@ -4,11 +4,10 @@ import itertools
 from dataclasses import dataclass, replace
 
 from pallas_kernels.device import target_device
+from pallas_kernels.sampling.draw import draw_slice_size
 from pallas_kernels.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.tuned import tuned_blocks
 
-MAX_SLICES = 1024  # whose statistics a program holds
-MIN_SLICE = 256  # a slice is what is read again for one large logit
 MAX_SLICES_PER_PROGRAM = 8
 PROGRAMS_PER_MULTIPROCESSOR = 8  # that have something to do before any has more slices than it needs
 THREADS_PER_WARP = 32
@@ -62,10 +61,11 @@ top_key = sample_key
 
 def sample_blocks(num_rows: int, vocab_size: int) -> SampleBlocks:
     """Slices do not depend on the number of rows: what is drawn of a row is the same in every batch."""
+    slice_size = draw_slice_size(vocab_size)
     tuned = tuned_blocks("sampling", "sample", sample_key(num_rows, vocab_size), SampleBlocks)
     if tuned is not None:
+        assert tuned.slice_size == slice_size, f"{tuned} would draw other tokens than slices of {slice_size}"
         return tuned
-    slice_size = draw_slice_size(vocab_size)
     slices = ceil_div(vocab_size, slice_size)
     fair_share = num_rows * slices // (PROGRAMS_PER_MULTIPROCESSOR * target_device().num_multiprocessors)
     slices_per_program = max(2, min(next_power_of_two(fair_share + 1) // 2, MAX_SLICES_PER_PROGRAM))
@@ -112,8 +112,3 @@ def top_candidates(num_rows: int, vocab_size: int) -> list[TopBlocks]:
         if chunk <= MAX_THREAD_LOGITS * THREADS_PER_WARP * num_warps
     ]
     return list(dict.fromkeys([known, *tried]))
-
-
-def draw_slice_size(vocab_size: int) -> int:
-    """Tokens of a slice. A part of what `sample` means, since it draws a slice first: no number to tune."""
-    return max(MIN_SLICE, next_power_of_two(ceil_div(vocab_size, MAX_SLICES)))

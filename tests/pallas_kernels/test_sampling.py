@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
 from pallas_kernels.sampling import reference, sample, shapes, top_logprobs, triton, tuning
+from pallas_kernels.sampling.draw import MIN_SLICE, draw_slice_size
 from pallas_kernels.sampling.triton import random, search
 from pallas_kernels.sampling.tuning import SampleBlocks, TopBlocks
 from pallas_kernels.triton_call import triton_call
@@ -105,7 +106,7 @@ def check(token_ids, logits, parameters, blocks=None):
 
 
 def all_right_tokens(logits, parameters, blocks=None):
-    slice_size = blocks.slice_size if blocks else tuning.draw_slice_size(logits.shape[1])
+    slice_size = blocks.slice_size if blocks else draw_slice_size(logits.shape[1])
     rows = [{name: x[i] for name, x in parameters.items()} for i in range(len(logits))]
     return [right_tokens(slice_size, row, **of_row) for row, of_row in zip(logits, rows, strict=True)]
 
@@ -149,7 +150,7 @@ def test_blocks_do_not_change_the_tokens(rng, blocks):
 @implementations
 def test_tokens_are_drawn_from_the_softmax(rng, implementation):
     """Also where a slice is drawn first: of many draws each token has its share."""
-    rows, vocab = (4096 if implementation == "reference" else 64), 2 * tuning.MIN_SLICE + 5
+    rows, vocab = (4096 if implementation == "reference" else 64), 2 * MIN_SLICE + 5
     logits = np.full(vocab, -20, np.float32)
     logits[[3, 200, 255, 256, 400, 512, vocab - 1]] = [0.5, 1, 0, 1.5, -1, 0, 2]
     parameters = {name: np.repeat(x[:1], rows, 0) for name, x in random_parameters(rng, 1, vocab).items()}
