@@ -41,6 +41,7 @@ class _Tail:
 def _load_queries(refs: Refs, n, work: Work, shape: Shape) -> None:
     slot, phase = slot_and_phase(n, NUM_QUERY_TILES)
     wait(refs.barriers, Barriers.q_free + slot, 1 - phase)
+    keep_together()  # pieces of padding alone have no tiles, at which the warps would meet
     copies.start_queries(
         refs.q, refs.q_tiles.at[slot], refs.barriers, Barriers.q_full + slot,
         work.token, work.head, (shape.block_tokens, shape.heads),
