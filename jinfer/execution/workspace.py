@@ -1,5 +1,6 @@
 """What a step needs on the device beside its arguments: known from the compiled step, without running it."""
 
+import dataclasses
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -14,11 +15,13 @@ from jinfer.execution.compiled_steps import compile_step
 from jinfer.execution.device_state import new_device_state
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
+from jinfer.models.registry import build_model
 
 # Weights are on their way to the GPU meanwhile, and what is timed beside them would be kept for the steps that run.
 WITHOUT_TUNING: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
 LOGITS_COPIES = 6  # float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits
 ACTIVATION_COPIES = 4  # of the widest activations of a step, between two layers
+FEWEST_LAYERS = 2  # that have all that a layer leaves to the next
 
 
 def step_workspace_bytes(step: jax.stages.Compiled) -> int | None:
@@ -51,7 +54,11 @@ def start_probing(
 
 
 def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, config: EngineConfig) -> int | None:
-    """Workspace of the largest decode step and the largest mixed step; None where XLA does not say."""
+    """Workspace of the largest decode step and the largest mixed step; None where XLA does not say.
+
+    They are those of a few layers, which all use the same memory one after the other: each adds some 1,300 bytes.
+    """
+    model = _of_few_layers(model, dtype)
     buckets, sharding = Buckets.for_limits(limits), SingleDeviceSharding(device)
     params, state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
@@ -64,6 +71,16 @@ def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, co
     shapes = (buckets.decode[-1], buckets.mixed[-1])
     with persistent_cache(cache_directory(config, device)), ThreadPoolExecutor(len(shapes)) as threads:
         return largest_workspace_bytes(dict(zip(shapes, threads.map(compile_one, shapes), strict=True)))
+
+
+def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
+    """The model with a layer of each kind that it has: kernels for a window are not those for all positions."""
+    windows = list(dict.fromkeys(model.config.sliding_windows))
+    windows += windows[:1] * (FEWEST_LAYERS - len(windows))
+    if len(windows) >= model.config.num_layers:
+        return model
+    config = dataclasses.replace(model.config, num_layers=len(windows), sliding_windows=tuple(windows))
+    return build_model(config, dtype, model.implementation)
 
 
 def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:

@@ -17,6 +17,7 @@ from jinfer.config import Limits
 from jinfer.execution.compiled_steps import GPU_COMPILER_OPTIONS
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
+from jinfer.execution.workspace import FEWEST_LAYERS
 from jinfer.models.registry import build_model, read_model_config
 from tests.pallas_kernels.h200 import CompiledProgram, compile_for_h200, compiler_process, what_is_missing
 
@@ -41,12 +42,13 @@ NEEDS_A_GPU = "xla_gpu_enable_dynamic_slice_fusion"
 SLICES_A_LAYER = 4
 
 
-def compile_step(shape: StepShape, *, norms_in_weights: bool = False) -> CompiledProgram:
+def compile_step(shape: StepShape, *, norms_in_weights: bool = False, num_layers: int = NUM_LAYERS) -> CompiledProgram:
     """In a process without a GPU, where kernels would else be interpreted."""
     for name, module in list(sys.modules.items()):
         if name.startswith("pallas_kernels") and hasattr(module, "should_interpret"):
             vars(module)["should_interpret"] = lambda interpret: False
-    config = replace(read_model_config(QWEN3_06B), norms_in_weights=norms_in_weights)
+    raw = {**QWEN3_06B, "num_hidden_layers": num_layers}
+    config = replace(read_model_config(raw), norms_in_weights=norms_in_weights)
     model = build_model(config, jnp.dtype("bfloat16"), "pallas")
     state = jax.eval_shape(lambda: new_device_state(model.config, LIMITS, jnp.dtype("bfloat16")))
     words = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
@@ -91,6 +93,13 @@ def test_a_step_is_what_we_want(compiled, shape, norms_in_weights):
         check_layers_of_one_row(program)
     if norms_in_weights:
         check_layers_without_norms(program)
+
+
+@pytest.mark.parametrize("shape", [StepShape(64), StepShape(64, 256)], ids=str)
+def test_layers_use_the_same_workspace(compiled, shape):
+    """Beside an entry each in a table of results: so that few of them tell what all need."""
+    few, all_ = (compiled(shape, num_layers=count).temporary_bytes for count in (FEWEST_LAYERS, 6))
+    assert few <= all_ < few + 6 * 2048
 
 
 def check_layers_of_one_row(program: CompiledProgram) -> None:

@@ -69,6 +69,26 @@ def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeyp
     assert set(compiled) == set(sizes)
 
 
+@pytest.mark.parametrize(
+    ("windows", "probed"),
+    [((None,), (None,)), ((None,) * 6, (None, None)), ((8, None), (8, None)), ((None, 8, 8, None, 4, 8), (None, 8, 4))],
+)
+def test_a_layer_of_each_kind_is_compiled(monkeypatch, windows, probed):
+    """That the others need no more on a GPU: test_steps_on_an_h200.py."""
+    config = replace(MODEL.config, num_layers=len(windows), sliding_windows=windows)
+    compiled = []
+
+    def compile_step(model, limits, params, state, config, device, shape, **options):
+        compiled.append(model.config.sliding_windows)
+        num_layers = len(state.kv_cache)
+        assert num_layers == params["attention_norm"]["scale"].shape[0] == model.config.num_layers
+        return fake_step(1)
+
+    monkeypatch.setattr(workspace, "compile_step", compile_step)
+    probe(build_model(config, FLOAT32, "reference"), LIMITS, FLOAT32, CPU, EngineConfig())
+    assert compiled == [probed] * 2
+
+
 def test_the_workspace_of_a_step_does_not_depend_on_the_number_of_pages():
     def size_with(num_pages: int) -> int | None:
         limits, shape = replace(LIMITS, num_pages=num_pages), StepShape(2)
