@@ -11,9 +11,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.mosaic.barriers import arrive_per_warp, give_turn, take_turn, wait
-from pallas_kernels.mosaic.scalars import as_int, div, rem, slot_and_phase, when
 from pallas_kernels.paged_attention.mosaic import copies
+from pallas_kernels.paged_attention.mosaic.barriers import arrive_per_warp, give_turn, take_turn, wait
 from pallas_kernels.paged_attention.mosaic.pieces import for_each_piece
 from pallas_kernels.paged_attention.mosaic.shape import (
     CHUNK,
@@ -24,6 +23,11 @@ from pallas_kernels.paged_attention.mosaic.shape import (
     Refs,
     Shape,
     Work,
+    as_int,
+    div,
+    rem,
+    slot_and_phase,
+    when,
 )
 
 # Finite and a power of two, so that scaling it is exact: the difference of two masked scores is 0, and not infinite.

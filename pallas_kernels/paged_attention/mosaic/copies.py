@@ -12,7 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, nvvm, vector
 
-from pallas_kernels.mosaic.barriers import (
+from pallas_kernels.paged_attention.mosaic.barriers import (
     REF,
     SCALAR,
     THREADS,

@@ -3,11 +3,22 @@
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.mosaic.barriers import arrive_once, keep_together, wait
-from pallas_kernels.mosaic.scalars import as_int, div, rem, slot_and_phase, when
 from pallas_kernels.paged_attention.mosaic import copies
+from pallas_kernels.paged_attention.mosaic.barriers import arrive_once, keep_together, wait
 from pallas_kernels.paged_attention.mosaic.pieces import for_each_piece
-from pallas_kernels.paged_attention.mosaic.shape import NUM_QUERY_TILES, NUM_STAGES, Barriers, Refs, Shape, Work
+from pallas_kernels.paged_attention.mosaic.shape import (
+    NUM_QUERY_TILES,
+    NUM_STAGES,
+    Barriers,
+    Refs,
+    Shape,
+    Work,
+    as_int,
+    div,
+    rem,
+    slot_and_phase,
+    when,
+)
 
 
 def load_all(refs: Refs, shape: Shape) -> None:

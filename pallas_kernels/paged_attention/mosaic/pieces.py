@@ -3,8 +3,7 @@
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.mosaic.scalars import as_int, div, rem
-from pallas_kernels.paged_attention.mosaic.shape import Refs, Shape, Work
+from pallas_kernels.paged_attention.mosaic.shape import Refs, Shape, Work, as_int, div, rem
 
 
 def for_each_piece(refs: Refs, shape: Shape, body, *counts):
