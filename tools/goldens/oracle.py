@@ -17,6 +17,7 @@ NUM_GREEDY = 64
 MIN_GAP = 1e-3  # between the best and the second best logit: rounding, about 1e-5, never decides a token
 MIN_DISTINCT_IDS = 10  # of a prompt's greedy ids: a model that repeats itself tests little
 MATRIX_SCALE, BIAS_SCALE = 0.3, 0.5
+CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of those before it
 NORM_RANGE = (0.5, 1.5)
 
 
@@ -85,9 +86,10 @@ def answer(model: Any, prompt_ids: np.ndarray) -> Answer:
     """Prefill in one call, then one token at a time over transformers' own cache."""
     out = model(torch.tensor(prompt_ids)[None], use_cache=True)
     logits, greedy_ids = [out.logits[0]], [int(out.logits[0, -1].argmax())]
+    cache = next(name for name in CACHE_NAMES if name in out)
     while len(greedy_ids) < NUM_GREEDY:
         newest = torch.tensor([[greedy_ids[-1]]])
-        out = model(newest, past_key_values=out.past_key_values, use_cache=True)
+        out = model(newest, **{cache: out[cache]}, use_cache=True)
         logits.append(out.logits[0])
         greedy_ids.append(int(out.logits[0, -1].argmax()))
     return Answer(prompt_ids.astype(np.int32), np.array(greedy_ids, np.int32), torch.cat(logits).numpy())
