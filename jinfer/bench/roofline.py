@@ -2,11 +2,12 @@
 
 Symbols: F the matmul rate, BW the read bandwidth, W the bytes of the weights that a step reads (all but an embedding
 that is not the head as well), KV(n) the bytes of keys and values of the n positions that a token sees (fewer in layers
-with a window), P the parameters that multiply every token, H those of the head.
+with a window), P the parameters that multiply every token, L those of the last layer that make no keys and values, H
+those of the head. Of a prompt, the last layer owes keys and values of every token, and all else of the newest alone.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from jinfer.bench.limits import Limits
@@ -30,6 +31,17 @@ class ModelWork:
         return config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
 
     @property
+    def newest_only_params(self) -> int:
+        """L: the parameters of the last layer that multiply the newest token of a prompt and no other."""
+        config = self.config
+        return config.hidden_size * (2 * config.num_heads * config.head_dim + 3 * config.intermediate_size)
+
+    def prompt_flops(self, first: int, last: int) -> int:
+        """Operations of linear layers, but for the head, on the tokens at places `first` to `last` of a prompt."""
+        num_tokens = last - first + 1
+        return 2 * (self.linear_params * num_tokens - self.newest_only_params * (num_tokens - 1))
+
+    @property
     def head_params(self) -> int:
         """H: the parameters that multiply every token that is followed by an output token."""
         return self.config.vocab_size * self.config.hidden_size
@@ -38,18 +50,21 @@ class ModelWork:
         """Bytes of keys and values that the tokens at places `first` to `last` (from 1) of a sequence read, each by
         itself: the sum of KV(n)."""
         each = 2 * self.config.num_kv_heads * self.config.head_dim * self.kv_itemsize
-        return each * self._visible(first, last)
+        return each * _visible(first, last, self.config.sliding_windows)
 
     def attention_flops(self, first: int, last: int) -> int:
-        """Operations of the two products of attention, over the pairs of tokens that see each other."""
-        return 4 * self.config.num_heads * self.config.head_dim * self._visible(first, last)
+        """Operations of the two products of attention, over the pairs of tokens that see each other, of the tokens at
+        places `first` to `last` of a prompt."""
+        *windows, last_window = self.config.sliding_windows
+        pairs = _visible(first, last, windows) + _visible(last, last, [last_window])
+        return 4 * self.config.num_heads * self.config.head_dim * pairs
 
-    def _visible(self, first: int, last: int) -> int:
-        """Positions that the tokens at places `first` to `last` see, themselves included, over all layers."""
-        return sum(
-            layers * (_triangle(last, window) - _triangle(first - 1, window))
-            for window, layers in Counter(self.config.sliding_windows).items()
-        )
+
+def _visible(first: int, last: int, windows: Iterable[int | None]) -> int:
+    """Positions that the tokens at places `first` to `last` see, themselves included, over layers of these windows."""
+    return sum(
+        layers * (_triangle(last, window) - _triangle(first - 1, window)) for window, layers in Counter(windows).items()
+    )
 
 
 def _triangle(n: int, window: int | None) -> int:
@@ -74,15 +89,16 @@ def least_seconds(work: ModelWork, limits: Limits, requests: Sequence[Lengths], 
         max(linear operations / F, steps * W / BW)  +  operations of prefill's attention / F  +  sum of KV(n) / BW
                                                                                             (n: of each decode step)
 
-    where linear operations are 2 P a token and 2 H an output token, and steps the fewest that can make the outputs:
-    as many as the longest has, or all outputs over `max_num_seqs`. It grants that linear layers of prefill and decode
+    where linear operations are 2 P a token, less 2 L a token of a prompt that is not its newest, and 2 H an output
+    token; and steps the fewest that can make the outputs: as many as the longest has, or all outputs over
+    `max_num_seqs`. It grants that linear layers of prefill and decode
     share every reading of the weights and hide it behind their operations; attention and linear layers run one after
     another, because each needs the other's result. Random prompts share nothing.
     """
     flop_per_s, byte_per_s = limits.matmul_tflop_per_s * 1e12, limits.read_tb_per_s * 1e12
     outputs = [each.output for each in requests]
-    num_tokens = sum(each.prompt + each.output - 1 for each in requests)
-    linear_flops = 2 * work.linear_params * num_tokens + 2 * work.head_params * sum(outputs)
+    decode_params = work.linear_params * sum(each.output - 1 for each in requests) + work.head_params * sum(outputs)
+    linear_flops = sum(work.prompt_flops(1, each.prompt) for each in requests) + 2 * decode_params
     num_steps = max(*outputs, -(-sum(outputs) // max_num_seqs))
     linear_s = max(linear_flops / flop_per_s, num_steps * work.weight_bytes / byte_per_s)
     prefill_s = sum(work.attention_flops(1, each.prompt) for each in requests) / flop_per_s
@@ -94,7 +110,8 @@ def shared_prefix_seconds(work: ModelWork, limits: Limits, prefix: int, own: int
     """Seconds until `count` requests have their first token, at least, when `prefix` tokens are computed once and the
     `own` tokens of each after them: max(linear operations / F, W / BW) + operations of attention / F."""
     flop_per_s = limits.matmul_tflop_per_s * 1e12
-    linear = 2 * work.linear_params * (prefix + count * own) + 2 * work.head_params * count
+    own_linear = work.prompt_flops(prefix + 1, prefix + own) + 2 * work.head_params
+    linear = work.prompt_flops(1, prefix) + count * own_linear
     attention = work.attention_flops(1, prefix) + count * work.attention_flops(prefix + 1, prefix + own)
     return max(linear / flop_per_s, weights_s(work, limits)) + attention / flop_per_s
 

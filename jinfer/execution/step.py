@@ -57,9 +57,8 @@ def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState
     lengths = batch["starts"] + jnp.diff(query_starts)
     tokens = _flattened_tokens(rows, batch, lengths, limits)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    last_of_row = jnp.maximum(query_starts[1:] - 1, 0)
     sampling = read_sampling_words(batch["sampling"])
-    result = sample(model.logits(params, hidden[last_of_row]), sampling, lengths, model.implementation)
+    result = sample(model.logits(params, hidden), sampling, lengths, model.implementation)
     sampled_rows = jnp.where(batch["samples"] > 0, row_ids, limits.max_num_seqs)
     rows = rows._replace(
         newest_token=rows.newest_token.at[sampled_rows].set(_any_token(result)),
@@ -92,6 +91,7 @@ def _flattened_tokens(rows: Rows, batch: dict[str, Array], lengths: Array, limit
         lengths=lengths,
         query_starts=query_starts,
         num_decode_rows=batch["num_decode_rows"][0],
+        newest=jnp.maximum(query_starts[1:] - 1, 0),
     )
 
 

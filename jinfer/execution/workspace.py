@@ -21,7 +21,7 @@ from jinfer.models.registry import build_model
 WITHOUT_TUNING: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
 LOGITS_COPIES = 6  # float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits
 ACTIVATION_COPIES = 4  # of the widest activations of a step, between two layers
-FEWEST_LAYERS = 2  # that have all that a layer leaves to the next
+FEWEST_LAYERS = 3  # two whole ones, of which one leaves all to the next, and the last, which computes less
 
 
 def step_workspace_bytes(step: jax.stages.Compiled) -> int | None:
@@ -74,9 +74,10 @@ def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, co
 
 
 def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
-    """The model with a layer of each kind that it has: kernels for a window are not those for all positions."""
+    """The model with a layer of each kind that it has before the last: kernels for a window are not those for all
+    positions."""
     windows = list(dict.fromkeys(model.config.sliding_windows))
-    windows += windows[:1] * (FEWEST_LAYERS - len(windows))
+    windows += windows[:1] * max(1, FEWEST_LAYERS - len(windows))
     if len(windows) >= model.config.num_layers:
         return model
     config = dataclasses.replace(model.config, num_layers=len(windows), sliding_windows=tuple(windows))

@@ -50,8 +50,9 @@ class Attention(nnx.Module):
         kv_layer: Array,
         tokens: TokenBatch,
         place: LayerPlace,
-    ) -> tuple[Float[Array, "tokens features"], Array]:
-        """x + attention(norm(x)), and the layer's cache with the tokens' keys and values in it."""
+    ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
+        """x + attention(norm(x)), of `tokens.newest` where that is given, and the layer's cache with the keys and values
+        of all tokens in it."""
         is_decode = tokens.query_starts is None
         is_deferred = is_decode and self.qkv.defers(norm, x)
         heads = self.qkv.product(x, place.layer) if is_deferred else self.qkv(x, place.layer, norm=norm)
@@ -61,6 +62,7 @@ class Attention(nnx.Module):
             attended, kv_layer = self._decode(heads, deferred_norm, kv_layer, angles, tokens, place)
         else:
             attended, kv_layer = self._extend(heads, kv_layer, angles, tokens, place)
+        x = x if tokens.newest is None else x[tokens.newest]
         return self.output(attended.reshape(x.shape[0], -1), place.layer, residual=x), kv_layer
 
     def _decode(
@@ -88,7 +90,10 @@ class Attention(nnx.Module):
     def _extend(
         self, heads: Array, kv_layer: Array, angles: Angles, tokens: TokenBatch, place: LayerPlace
     ) -> tuple[Array, Array]:
-        """Many tokens of some rows, which see each other: all are in the cache before any of them attends."""
+        """Many tokens of some rows, which see each other: all are in the cache before any of them attends.
+
+        Of the newest alone, each is the last of its row, and sees what a decoded token sees.
+        """
         assert tokens.query_starts is not None
         q, kv_layer = rope_cache_write(
             heads,
@@ -99,16 +104,15 @@ class Attention(nnx.Module):
             **self._head_norms(place.layer),
             implementation=self.implementation,
         )
+        options = paged_attention.AttentionOptions(sliding_window=place.sliding_window)
+        attend: dict[str, Any] = {"options": options, "implementation": self.implementation}
+        if tokens.newest is not None:
+            q = q[tokens.newest]
+            return paged_attention.decode(q, kv_layer, tokens.page_table, tokens.lengths, **attend), kv_layer
         attended = paged_attention.extend(
-            q,
-            kv_layer,
-            tokens.page_table,
-            tokens.query_starts,
-            tokens.lengths,
-            num_decode_rows=tokens.num_decode_rows,
-            options=paged_attention.AttentionOptions(sliding_window=place.sliding_window),
-            implementation=self.implementation,
-        )
+            q, kv_layer, tokens.page_table, tokens.query_starts, tokens.lengths,
+            num_decode_rows=tokens.num_decode_rows, **attend,
+        )  # fmt: skip
         return attended, kv_layer
 
     def _head_norms(self, layer: LayerIndex) -> dict[str, Any]:

@@ -48,8 +48,8 @@ class Model:
 
     def forward(
         self, params: Params, kv_cache: tuple[Array, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens features"], tuple[Array, ...]]:
-        """The tokens' last hidden states, and the cache with their keys and values written."""
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[Array, ...]]:
+        """The last hidden states, of all tokens or of `tokens.newest`, and the cache with all keys and values written."""
         return nnx.merge(self.graphdef, params)(kv_cache, tokens)
 
     def logits(self, params: Params, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:

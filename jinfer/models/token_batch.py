@@ -11,7 +11,8 @@ class TokenBatch(NamedTuple):
     Each token writes its keys and values to (page_ids, page_offsets) before it attends. `page_table` and `lengths` give
     the rows' positions, the new tokens included, and so the same place where a row has one token. `query_starts`
     divides the tokens among the rows, of which the first `num_decode_rows` have one each; None means one token per row.
-    Padding tokens write to the null page, and padding rows have length 0.
+    `newest`, where it is given, is the last token of each row, and no other's last hidden state is asked for. Padding
+    tokens write to the null page, and padding rows have length 0.
     """
 
     token_ids: Int32[Array, " tokens"]
@@ -22,3 +23,4 @@ class TokenBatch(NamedTuple):
     lengths: Int32[Array, " rows"]
     query_starts: Int32[Array, " rows_plus_1"] | None = None
     num_decode_rows: Int32[Array, ""] | None = None
+    newest: Int32[Array, " rows"] | None = None

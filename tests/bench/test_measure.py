@@ -124,9 +124,10 @@ def test_decode_reads_the_weights_and_what_each_row_sees():
 
 def test_the_least_time_adds_linear_layers_attention_and_cache():
     one = Lengths(10, 1)
-    linear = 2 * WORK.linear_params * 10 + 2 * 64 * 32
     assert WORK.linear_params == 2 * ((2 * 4 + 2 * 2) * 8 * 32 + 3 * 32 * 48)
-    attention = 4 * 4 * 8 * 2 * 55
+    newest_only = 2 * 4 * 8 * 32 + 3 * 32 * 48  # of the last layer: no other's queries and MLP are asked for
+    linear = 2 * (WORK.linear_params * 10 - newest_only * 9) + 2 * 64 * 32
+    attention = 4 * 4 * 8 * (55 + 10)
     slow = type(MACHINE)(read_tb_per_s=1e9, copy_tb_per_s=1e9, matmul_tflop_per_s=1.0)
     assert least_seconds(WORK, slow, [one], 4) == pytest.approx((linear + attention) / 1e12)
     fast = type(MACHINE)(read_tb_per_s=1.0, copy_tb_per_s=1.0, matmul_tflop_per_s=1e9)
@@ -144,9 +145,10 @@ def test_windows_hide_positions():
 def test_a_shared_prefix_is_computed_once():
     slow = type(MACHINE)(read_tb_per_s=1e9, copy_tb_per_s=1e9, matmul_tflop_per_s=1.0)
     shared = shared_prefix_seconds(WORK, slow, 100, 10, 8)
-    linear = 2 * WORK.linear_params * 180 + 2 * 64 * 32 * 8
-    seen = sum(range(1, 101)) + 8 * sum(range(101, 111))
-    assert shared == pytest.approx((linear + 4 * 4 * 8 * 2 * seen) / 1e12)
+    newest_only = 2 * 4 * 8 * 32 + 3 * 32 * 48
+    linear = 2 * (WORK.linear_params * 180 - newest_only * (99 + 8 * 9)) + 2 * 64 * 32 * 8
+    seen = sum(range(1, 101)) + 100 + 8 * (sum(range(101, 111)) + 110)
+    assert shared == pytest.approx((linear + 4 * 4 * 8 * seen) / 1e12)
     assert shared_prefix_seconds(WORK, MACHINE, 1, 1, 1) == pytest.approx(1e9 / 4e12, rel=1e-3), "the weights"
 
 

@@ -60,6 +60,23 @@ class PagedRun:
                 logits[row].extend(piece)
         return [np.stack(rows) for rows in logits]
 
+    def newest_logits(
+        self, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, are_alone: bool
+    ) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
+        """[sequences, vocab] of the last token of each, computed in two chunks that divide at `starts`; and the cache.
+
+        Where the newest `are_alone`, no other's hidden states are asked for.
+        """
+        page_table, cache = self._new_page_table(len(sequences)), self._new_cache(len(sequences))
+        parts = zip(sequences, starts, strict=True)
+        first, second = zip(*((Chunk(0, s[:start]), Chunk(start, s[start:])) for s, start in parts), strict=True)
+        for chunks in (first, second):
+            tokens = _extend_batch(list(chunks), page_table)
+            newest = tokens.query_starts[1:] - 1
+            tokens = tokens._replace(newest=newest) if are_alone else tokens
+            out, cache = _step(self._model, self._params, cache, tokens)
+        return np.asarray(out if are_alone else out[newest]), cache
+
     def _new_page_table(self, num_rows: int) -> np.ndarray:
         """Pages in an order that is nobody's: page 0 is the null page."""
         page_ids = 1 + np.random.default_rng(0).permutation(num_rows * self._pages_per_row)

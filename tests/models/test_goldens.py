@@ -41,6 +41,17 @@ def test_logits_are_those_of_transformers(run: PagedRun, name: str, chunk_size: 
         assert logits[len(golden.prompt_ids) - 1 :].argmax(-1).tolist() == golden.greedy_ids
 
 
+@pytest.mark.parametrize(("run", "name"), [((name, False), name) for name in NAMES], indirect=["run"], ids=NAMES)
+def test_the_newest_alone_are_what_they_are_among_all(run: PagedRun, name: str) -> None:
+    sequences = [golden.prompt_ids + golden.greedy_ids[:3] for golden in read_goldens(name)]
+    starts = [len(sequence) // 3 for sequence in sequences]
+    alone, cache = run.newest_logits(sequences, starts, are_alone=True)
+    among_all, cache_of_all = run.newest_logits(sequences, starts, are_alone=False)
+    np.testing.assert_allclose(alone, among_all, rtol=0, atol=MAX_LOGIT_ERROR)
+    for layer, layer_of_all in zip(cache, cache_of_all, strict=True):
+        np.testing.assert_array_equal(layer[:, 1:], layer_of_all[:, 1:])
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_gives_the_greedy_tokens_of_transformers(name: str) -> None:
     goldens = read_goldens(name)
