@@ -17,6 +17,7 @@ prompt as soon as these are planned. It waits for no longer than it would for it
 
 import heapq
 from collections import deque
+from operator import attrgetter
 
 from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine_stats import Counters
@@ -25,6 +26,9 @@ from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import new_policy
 from jinfer.scheduling.sequence_pages import Prefix, SequencePages
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
+
+
+_BY_LENGTH = attrgetter("num_computed_tokens")
 
 
 class Scheduler:
@@ -91,7 +95,7 @@ class Scheduler:
             if position % page_size == 0:
                 if not self._make_room(sequence, 1, step):
                     continue
-                step.new_pages.append((len(step.decoding), self._pages.give(sequence, 1)[0]))
+                step.new_pages[sequence] = self._pages.give(sequence, 1)[0]
             sequence.num_computed_tokens = position + 1
             sequence.num_pending_tokens += 1
             step.decoding.append(sequence)
@@ -210,7 +214,7 @@ class _StepInProgress:
 
     def __init__(self, token_budget: int) -> None:
         self.decoding: list[Sequence] = []
-        self.new_pages: list[tuple[int, int]] = []
+        self.new_pages: dict[Sequence, int] = {}  # of those that decode: the page that the token begins
         self.chunks: list[ChunkPlan] = []
         self.tokens_left = token_budget
         self.is_short_of_pages = False  # nobody is admitted then
@@ -219,6 +223,12 @@ class _StepInProgress:
         """What was planned, unless that is nothing."""
         if not self.decoding and not self.chunks:
             return None
+        self.decoding.sort(key=_BY_LENGTH, reverse=True)
         row_ids = [sequence.row for sequence in self.decoding if sequence.row is not None]
         starts = [sequence.num_computed_tokens - 1 for sequence in self.decoding]
-        return StepPlan(DecodeRows(self.decoding, row_ids, starts, self.new_pages), tuple(self.chunks))
+        new_pages = [
+            (place, self.new_pages[sequence])
+            for place, sequence in enumerate(self.decoding if self.new_pages else ())
+            if sequence in self.new_pages
+        ]
+        return StepPlan(DecodeRows(self.decoding, row_ids, starts, new_pages), tuple(self.chunks))

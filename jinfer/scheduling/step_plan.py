@@ -7,8 +7,12 @@ from jinfer.request import Sequence
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DecodeRows:
-    """One token of each of `sequences`, oldest first: the newest one, which is on the device and may not be known to
-    the host yet.
+    """One token of each of `sequences`, the longest first: the newest one, which is on the device and may not be known
+    to the host yet.
+
+    Attention gives each row a program or a few, more than run at a time. In this order the last ones to start have the
+    least to do, and no long one is left to run alone (the longest processing time first: Graham, "Bounds on
+    Multiprocessing Timing Anomalies", 1969).
 
     Lists side by side, and not an object per row: there may be hundreds of rows in every step. `row_ids` and `starts`
     are the rows on the device and the positions of the tokens; `new_pages` has (place in the lists, page id) of the
@@ -52,7 +56,7 @@ class ChunkPlan:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StepPlan:
-    """The rows of one step: those that decode, then the chunks, oldest sequence first in both."""
+    """The rows of one step: those that decode, the longest first, then the chunks, oldest sequence first."""
 
     decode: DecodeRows
     chunks: tuple[ChunkPlan, ...]

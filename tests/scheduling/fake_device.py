@@ -272,10 +272,10 @@ class FakeEngine:
         assert 0 < plan.num_tokens <= self.limits.max_num_batched_tokens
         assert len({row.row for row in rows}) == len({row.sequence for row in rows}) == len(rows)
         assert len(rows) == plan.num_rows <= self.limits.max_num_seqs
-        is_chunk = [row.token_ids is not None for row in rows]
-        for kind in (False, True):
-            arrivals = [r.sequence.arrival for r, chunk in zip(rows, is_chunk, strict=True) if chunk is kind]
-            assert arrivals == sorted(arrivals)
+        starts = [row.start for row in rows if row.token_ids is None]
+        assert starts == sorted(starts, reverse=True), "a short row decodes before a longer one"
+        arrivals = [row.sequence.arrival for row in rows if row.token_ids is not None]
+        assert arrivals == sorted(arrivals)
         for row in rows:
             self._check_row(row)
 

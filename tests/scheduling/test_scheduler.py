@@ -149,7 +149,7 @@ def test_a_long_prompt_is_computed_in_chunks_beside_decode_rows():
         [(0, 2, 1), (1, 2, 3)],
         [(0, 3, 1), (1, 5, 3)],
         [(0, 4, 1), (1, 8, 1)],
-        [(0, 5, 1), (1, 9, 1)],
+        [(1, 9, 1), (0, 5, 1)],
     ]
     engine.drain()
 
@@ -161,7 +161,7 @@ def test_prefill_first_decodes_when_no_prompt_can_be_computed():
     assert [summary(engine.step()) for _ in range(4)] == [
         [(0, 0, 2), (1, 0, 2)],
         [(1, 2, 3)],
-        [(0, 2, 1), (1, 5, 1)],
+        [(1, 5, 1), (0, 2, 1)],
         [(0, 3, 1)],
     ]
     engine.drain()
