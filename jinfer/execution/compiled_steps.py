@@ -17,6 +17,7 @@ from jinfer.batching.packing import size_of
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compilation_cache import cache_directory, keeps_traces, persistent_cache
 from jinfer.execution.device_state import DeviceState
+from jinfer.execution.sent_words import SentWords
 from jinfer.execution.step import run_step
 from jinfer.execution.traced_steps import traced, with_tree
 from jinfer.models.model import Model, Params
@@ -35,7 +36,8 @@ NO_CUDA_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
 
 
 class CompiledSteps:
-    """Calls the executable of a batch's shape. It keeps no arrays: params and state go in, the next state comes out."""
+    """Calls the executable of a batch's shape. Params and state go in, the next state comes out; it keeps no arrays but
+    words that were sent."""
 
     def __init__(
         self, model: Model, limits: Limits, buckets: Buckets, params: Params, state: DeviceState, config: EngineConfig
@@ -50,6 +52,7 @@ class CompiledSteps:
             return lowered.compile(options)
 
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
+        self._sent_words = SentWords(device)
         with (
             persistent_cache(cache_directory(config, device)),
             ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
@@ -72,7 +75,7 @@ class CompiledSteps:
 
     def __call__(self, params: Params, state: DeviceState, batch: Batch) -> tuple[DeviceState, StepResult]:
         """Dispatches one step and returns at once. `state` is donated: it must not be used again."""
-        return self._executables[batch.shape](params, state, batch.words)
+        return self._executables[batch.shape](params, state, self._sent_words(batch))
 
 
 def compile_step(

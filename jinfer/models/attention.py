@@ -51,8 +51,8 @@ class Attention(nnx.Module):
         tokens: TokenBatch,
         place: LayerPlace,
     ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
-        """x + attention(norm(x)), of `tokens.newest` where that is given, and the layer's cache with the keys and values
-        of all tokens in it."""
+        """x + attention(norm(x)), of `tokens.newest` where that is given; and the layer's cache with the keys and
+        values of all tokens in it."""
         is_decode = tokens.query_starts is None
         is_deferred = is_decode and self.qkv.defers(norm, x)
         heads = self.qkv.product(x, place.layer) if is_deferred else self.qkv(x, place.layer, norm=norm)

@@ -55,8 +55,8 @@ class Decoder(nnx.Module):
     def layer(
         self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
     ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
-        """What one layer makes of the hidden states (of `tokens.newest`, where that is given), and its part of the cache
-        with keys and values in it."""
+        """What one layer makes of the hidden states (of `tokens.newest`, where that is given), and its part of the
+        cache with keys and values in it."""
         x, kv_layer = self.attention(x, self.attention_norm, angles, kv_layer, tokens, place)
         return self.mlp(x, self.mlp_norm, place.layer), kv_layer
 

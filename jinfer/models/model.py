@@ -49,7 +49,7 @@ class Model:
     def forward(
         self, params: Params, kv_cache: tuple[Array, ...], tokens: TokenBatch
     ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[Array, ...]]:
-        """The last hidden states, of all tokens or of `tokens.newest`, and the cache with all keys and values written."""
+        """The last hidden states, of all tokens or of `tokens.newest`, and the cache with all keys and values in it."""
         return nnx.merge(self.graphdef, params)(kv_cache, tokens)
 
     def logits(self, params: Params, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:

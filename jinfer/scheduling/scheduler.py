@@ -27,7 +27,6 @@ from jinfer.scheduling.policies import new_policy
 from jinfer.scheduling.sequence_pages import Prefix, SequencePages
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
-
 _BY_LENGTH = attrgetter("num_computed_tokens")
 
 

@@ -1,0 +1,49 @@
+"""Words that are the same from step to step are sent once."""
+
+import jax
+import numpy as np
+
+from jinfer.batching.batch import Batch
+from jinfer.batching.buckets import StepShape
+from jinfer.execution.sent_words import SentWords
+
+DECODE, MIXED = StepShape(2), StepShape(2, 16)
+
+
+def sent_words() -> SentWords:
+    return SentWords(jax.devices("cpu")[0])
+
+
+def test_words_are_kept_on_the_device_from_the_second_time_on():
+    send = sent_words()
+    first, second, third = (send(Batch(DECODE, np.array([1, 2], np.int32))) for _ in range(3))
+    assert isinstance(first, np.ndarray)
+    assert isinstance(second, jax.Array)
+    assert third is second
+    assert second.tolist() == [1, 2]
+
+
+def test_a_page_begun_leaves_what_is_kept():
+    send = sent_words()
+    kept = [send(Batch(DECODE, np.array([1, 0], np.int32))) for _ in range(2)][-1]
+    other = send(Batch(DECODE, np.array([1, 7], np.int32)))
+    assert other.tolist() == [1, 7]
+    assert send(Batch(DECODE, np.array([1, 0], np.int32))) is kept
+
+
+def test_other_words_twice_take_the_place():
+    send = sent_words()
+    old = [send(Batch(DECODE, np.array([1, 0], np.int32))) for _ in range(2)][-1]
+    new = [send(Batch(DECODE, np.array([3, 0], np.int32))) for _ in range(3)][-1]
+    assert new.tolist() == [3, 0]
+    assert old.tolist() == [1, 0]
+    assert send(Batch(DECODE, np.array([3, 0], np.int32))) is new
+
+
+def test_shapes_are_kept_apart_and_mixed_steps_are_sent_as_they_are():
+    send = sent_words()
+    words = np.array([1, 0], np.int32)
+    first, second = (send(Batch(DECODE, words)), send(Batch(StepShape(1), words)))
+    assert first is words
+    assert second is words
+    assert all(send(Batch(MIXED, words)) is words for _ in range(3))
