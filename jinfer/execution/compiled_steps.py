@@ -77,6 +77,10 @@ class CompiledSteps:
         """Dispatches one step and returns at once. `state` is donated: it must not be used again."""
         return self._executables[batch.shape](params, state, self._sent_words(batch))
 
+    def close(self) -> None:
+        """Gives back the memory of words that were sent. Nothing may be called afterwards."""
+        self._sent_words.clear()
+
 
 def compile_step(
     model: Model, limits: Limits, params: Any, state: Any, config: EngineConfig, device: jax.Device, shape: StepShape,

@@ -44,3 +44,9 @@ class SentWords:
         on_device = jax.device_put(batch.words, self._device)
         self._kept[batch.shape] = Sent(batch.words, on_device)
         return on_device
+
+    def clear(self) -> None:
+        """Gives back the memory of what is kept, once no step runs any more."""
+        for kept in self._kept.values():
+            kept.on_device.delete()
+        self._kept.clear()

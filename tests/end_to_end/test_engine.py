@@ -1,10 +1,12 @@
 """The engine by itself: when a step is read, and what it says of itself."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
 
 from jinfer import LLM, EngineError, SamplingParams
+from jinfer import engine as engine_module
 from jinfer.engine import Engine
 from jinfer.prompts import Prompt
 from jinfer.request import Request
@@ -15,10 +17,18 @@ PROMPT = (3, 1, 4, 1, 5)
 GREEDY = SamplingParams(temperature=0, max_tokens=4, ignore_eos=True)
 
 
-@pytest.fixture(params=[True, False], ids=["overlap", "no overlap"])
-def llm(request) -> Iterator[LLM]:
+@pytest.fixture(params=[0, 1, 2], ids=["no overlap", "one in flight", "two in flight"])
+def num_unread(request) -> int:
+    return request.param
+
+
+@pytest.fixture
+def llm(num_unread, monkeypatch) -> Iterator[LLM]:
     """Left idle by every test."""
-    llm = shared_llm(overlap=request.param)
+    llm = shared_llm(overlap=num_unread > 0)
+    if num_unread:  # as if the host had waited for long, or not at all
+        monkeypatch.setattr(engine_module, "SHORT_WAIT_S", {1: -math.inf, 2: math.inf}[num_unread])
+        monkeypatch.setattr(llm._engine, "_last_wait_s", 0.0)
     yield llm
     assert not llm._engine.has_work
     llm.check_integrity()
@@ -38,15 +48,22 @@ def tokens_by_step(engine: Engine) -> list[list[int | None]]:
     return steps
 
 
-def test_a_step_is_read_after_the_next_is_dispatched_unless_overlap_is_off(llm):
+def test_a_step_is_read_after_the_next_is_dispatched_unless_overlap_is_off(llm, num_unread):
     (expected,) = llm.generate([PROMPT], GREEDY)[0].outputs
     add(llm, PROMPT)
     steps = tokens_by_step(llm._engine)
-    late = [[]] if llm.config.overlap else []
-    assert steps == late + [[token_id] for token_id in expected.token_ids]
+    assert steps == [[]] * num_unread + [[token_id] for token_id in expected.token_ids]
 
 
-def test_stats_tell_what_is_now_and_count_what_was(llm):
+def test_a_second_step_stays_in_flight_where_the_host_hardly_waits(monkeypatch):
+    engine = shared_llm(overlap=True)._engine
+    for wait_s, num_unread in ((0.0, 2), (engine_module.SHORT_WAIT_S, 1), (0.005, 1)):
+        monkeypatch.setattr(engine, "_last_wait_s", wait_s)
+        assert engine._num_unread() == num_unread
+    assert shared_llm(overlap=False)._engine._num_unread() == 0
+
+
+def test_stats_tell_what_is_now_and_count_what_was(llm, num_unread):
     engine, before = llm._engine, llm._engine.stats()
     add(llm, PROMPT)
     waiting = engine.stats()
@@ -59,7 +76,7 @@ def test_stats_tell_what_is_now_and_count_what_was(llm):
     assert (before.num_running, before.num_waiting, before.num_used_pages) == (0, 0, 0)
     assert (waiting.num_running, waiting.num_waiting) == (0, 1)
     assert (running.num_running, running.num_waiting, running.num_used_pages) == (1, 0, 1)
-    assert running.num_generated_tokens - before.num_generated_tokens == (1 if llm.config.overlap else 2)
+    assert running.num_generated_tokens - before.num_generated_tokens == 2 - num_unread
     assert after.num_prompt_tokens - before.num_prompt_tokens == len(PROMPT)
     assert after.num_generated_tokens - before.num_generated_tokens == 4
     for stats in (before, waiting, running, after):
