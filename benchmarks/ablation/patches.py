@@ -3,6 +3,7 @@
 from typing import Any
 
 from jinfer.batching import buckets
+from jinfer.scheduling import scheduler
 
 DENSE = (1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
 
@@ -15,6 +16,11 @@ def sparse_buckets() -> None:
 def dense_buckets() -> None:
     """8, 9, 10, 11, 12, 14, 16, 18, ... rows."""
     _replace(buckets, "STEPS_PER_OCTAVE", DENSE)
+
+
+def order_of_arrival() -> None:
+    """Decode rows as they came: all are as long as each other, and sorting leaves them where they are."""
+    _replace(scheduler, "_BY_LENGTH", lambda sequence: 0)
 
 
 def _replace(module: Any, name: str, value: Any) -> None:

@@ -46,6 +46,7 @@ VARIANTS = (
     _engine("baseline", "everything on", *STEP_WORKLOADS, PLAN_WORKLOAD),
     _engine("overlap-off", "a step is read before the next is planned", *STEP_WORKLOADS, PLAN_WORKLOAD, overlap=False),
     _engine("mixed-off", "prompts and outputs in steps of their own", scheduling_policy="prefill_first"),
+    _engine("order-of-arrival", "decode rows as they came, not the longest first", patch=patches.order_of_arrival),
     _engine("buckets-sparse", "row counts double", patch=patches.sparse_buckets),
     _engine("buckets-dense", "six row counts an octave", patch=patches.dense_buckets),
     _step("decode-step", "a decode step alone, as it is"),

@@ -1,6 +1,7 @@
 """Every variant differs from the baseline in what it says, and one that fails does not end the others."""
 
 import json
+from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from benchmarks.compare.workloads import comparable_workload
 from jinfer import ConfigError
 from jinfer.batching import buckets
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.scheduling import scheduler
 from pallas_kernels import paged_attention
 from tests.tiny_model import CONFIG
 
@@ -55,6 +57,16 @@ def test_patches_change_the_shapes_that_are_compiled(monkeypatch):
         counts[patch] = buckets._row_counts(64)
     assert counts[patches.sparse_buckets] == [1, 2, 4, 8, 16, 32, 64]
     assert counts[patches.dense_buckets][4:10] == [9, 10, 11, 12, 14, 16]
+
+
+def test_decode_rows_in_order_of_arrival(monkeypatch):
+    monkeypatch.setattr(scheduler, "_BY_LENGTH", scheduler._BY_LENGTH)
+    step = scheduler._StepInProgress(16)
+    step.decoding = [Mock(row=row, num_computed_tokens=length) for row, length in enumerate((3, 9, 6))]
+    patches.order_of_arrival()
+    assert step.plan().decode.row_ids == [0, 1, 2]
+    monkeypatch.undo()
+    assert step.plan().decode.row_ids == [1, 2, 0]
 
 
 def test_a_patch_without_its_place_says_so(monkeypatch):
