@@ -84,9 +84,10 @@ class DecodeStep:
         """May run in a thread beside others."""
         return self._lowered.compile(_compiler_options(self._choices))
 
-    def time_ms(self, compiled: jax.stages.Compiled, params: Params) -> float:
+    def time_ms(self, compiled: jax.stages.Compiled, params: Params, *, has_zero_cache: bool = False) -> float:
         """Milliseconds of a step, dispatched again and again without reading it."""
-        state, foreign = filled_state(self._model, self._limits, self._context, self._dtype), self._foreign_cache()
+        sizes = self._model, self._limits, self._context, self._dtype
+        state, foreign = filled_state(*sizes, has_zero_cache=has_zero_cache), self._foreign_cache()
         try:
             for count in (WARM_UP_STEPS, TIMED_STEPS):
                 jax.block_until_ready(state)

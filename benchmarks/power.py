@@ -1,0 +1,101 @@
+"""Whether power is what limits a decode step: the same step on numbers that draw less.
+
+    python -m benchmarks.power CONFIG_DIRECTORY [WORKLOAD ...] [--repeats 5]
+
+Runs the step of a workload (b64-1024, b256-512) again and again, with random weights and a random cache as engines have
+them, then with zeros in the cache, then with zeros everywhere: the same instructions and bytes, but fewer bits that
+change on their way. Prints a line of JSON for each: milliseconds of a step, and the clock and the power that `nvidia-smi`
+shows meanwhile. Where zeros are faster at a higher clock, power is the limit, and not the kernels.
+"""
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.ablation.child import OUTPUT_LEN, SMALL
+from benchmarks.ablation.decode_step import DecodeStep, StepChoices
+from benchmarks.compare.workloads import comparable_workload
+from jinfer.bench.opening import Source
+from jinfer.bench.workloads import Workload
+from jinfer.models.model import Model, Params
+
+DATA: Mapping[str, tuple[bool, bool]] = {  # name: (weights are zeros, cache is zeros)
+    "random": (False, False),
+    "zero cache": (False, True),
+    "zeros": (True, True),
+}
+INTERVAL_MS = 50
+FIGURES = "clocks.sm", "power.draw.instant"
+
+
+def main() -> int:
+    """Measures each workload with each kind of data."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="a directory with a config.json")
+    parser.add_argument("workloads", nargs="*", default=["b64-1024", "b256-512"])
+    parser.add_argument("--repeats", type=int, default=5, help="of 56 steps each; the first warms up")
+    options = parser.parse_args()
+    workloads = [comparable_workload(name, OUTPUT_LEN) for name in options.workloads]
+    with Source(config=options.config).load(SMALL) as llm:
+        for workload in workloads:
+            for line in measure(llm._loaded.model, llm._loaded.params, workload, options.repeats):
+                print(json.dumps({"config": options.config.name, "workload": workload.name, **line}), flush=True)
+    return 0
+
+
+def measure(model: Model, params: Params, workload: Workload, repeats: int) -> Iterator[dict[str, float | str]]:
+    """A line for each kind of data, all of one executable."""
+    step = DecodeStep(model, params, workload, StepChoices())
+    compiled = step.compile()
+    for name, (are_weights_zeros, is_cache_zeros) in DATA.items():
+        of_run = jax.tree.map(jnp.zeros_like, params) if are_weights_zeros else params
+        times, shown = [], {}
+        for repeat in range(repeats):
+            with watched(shown if repeat else {}):
+                times.append(step.time_ms(compiled, of_run, has_zero_cache=is_cache_zeros))
+        yield {"data": name, "step_ms": round(statistics.median(times[1:] or times), 3), **_busiest(shown)}
+
+
+@contextlib.contextmanager
+def watched(shown: dict[str, list[float]]) -> Iterator[None]:
+    """Appends what nvidia-smi shows of the first GPU to `shown`, by figure; nothing where there is no nvidia-smi."""
+    command = "nvidia-smi", "-i", "0", f"--query-gpu={','.join(FIGURES)}", "--format=csv,noheader,nounits"
+    try:
+        process = subprocess.Popen([*command, f"--loop-ms={INTERVAL_MS}"], stdout=subprocess.PIPE, text=True)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        process.terminate()
+        said, _ = process.communicate()
+        for line in said.splitlines():
+            values = line.split(",")
+            if len(values) == len(FIGURES):
+                for figure, value in zip(FIGURES, values, strict=True):
+                    shown.setdefault(figure, []).append(float(value))
+
+
+def _busiest(shown: Mapping[str, list[float]]) -> dict[str, float]:
+    """Medians over the half of the time that draws most power: while the state is filled, little is drawn."""
+    if not shown:
+        return {}
+    clocks, watts = (shown[figure] for figure in FIGURES)
+    busiest = sorted(zip(watts, clocks, strict=True))[len(watts) // 2 :]
+    return {
+        "power_w": statistics.median(watt for watt, _ in busiest),
+        "sm_clock_mhz": statistics.median(clock for _, clock in busiest),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,45 @@
+"""The same step on numbers that draw less power, and what nvidia-smi shows meanwhile."""
+
+import time
+
+import jax.numpy as jnp
+
+from benchmarks import power
+from benchmarks.compare.workloads import comparable_workload
+from jinfer.models.registry import build_model, read_model_config
+from tests.tiny_model import CONFIG
+
+FAKE = """#!/bin/sh
+echo "1500, 690.5"
+echo "[Unknown Error]"
+echo "1980, 120.0"
+exec sleep 60
+"""
+
+
+def test_every_kind_of_data_is_measured_on_one_executable(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
+    lines = list(power.measure(model, model.dummy_params(0), comparable_workload("b2-16", 8), repeats=1))
+    assert [line["data"] for line in lines] == ["random", "zero cache", "zeros"]
+    assert all(line.keys() == {"data", "step_ms"} for line in lines), "no figures where there is no nvidia-smi"
+    assert all(line["step_ms"] > 0 for line in lines)
+
+
+def test_what_nvidia_smi_shows_is_kept_and_its_process_ends(monkeypatch, tmp_path):
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(FAKE)
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    shown = {}
+    began = time.monotonic()
+    with power.watched(shown):
+        time.sleep(0.3)
+    assert time.monotonic() - began < 30
+    assert shown == {"clocks.sm": [1500.0, 1980.0], "power.draw.instant": [690.5, 120.0]}
+
+
+def test_the_busier_half_counts():
+    shown = {"clocks.sm": [1980.0, 1500.0, 1520.0, 1980.0], "power.draw.instant": [120.0, 690.0, 680.0, 300.0]}
+    assert power._busiest(shown) == {"power_w": 685.0, "sm_clock_mhz": 1510.0}
+    assert power._busiest({}) == {}
