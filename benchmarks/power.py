@@ -4,8 +4,8 @@
 
 Runs the step of a workload (b64-1024, b256-512) again and again, with random weights and a random cache as engines have
 them, then with zeros in the cache, then with zeros everywhere: the same instructions and bytes, but fewer bits that
-change on their way. Prints a line of JSON for each: milliseconds of a step, and the clock and the power that `nvidia-smi`
-shows meanwhile. Where zeros are faster at a higher clock, power is the limit, and not the kernels.
+change on their way. Prints a line of JSON for each: milliseconds of a step, and the clock and the power that
+`nvidia-smi` shows meanwhile. Where zeros are faster at a higher clock, power is the limit, and not the kernels.
 """
 
 import argparse
