@@ -15,7 +15,7 @@ from pallas_kernels.tuned import tuned_blocks
 PROGRAMS_PER_MULTIPROCESSOR = 2  # one can compute while the other waits; with more splits there is more to merge
 ENOUGH = 0.9  # of that many programs, and no row need be split for more
 IN_LINE_PER_MULTIPROCESSOR = 4.5  # so many more than are resident that rows of mixed lengths leave nobody idle
-RESIDENT_OF_A_LINE = 3  # with tiles of three stages
+LONG_LINE_PER_MULTIPROCESSOR = 7.0  # of so many, four are resident with tiles of two stages; else three, of three
 COLUMNS = 64  # (position, KV head) pairs a tile
 MAX_KV_HEADS = 4  # a program: pieces of 1 KiB are long enough to read, and more heads cost registers
 MAX_SPLITS = 256
@@ -85,8 +85,10 @@ def decode_blocks(call: DecodeCall) -> DecodeBlocks:
     most_splits = min(MAX_SPLITS, ceil_div(call.max_positions, COLUMNS))
     is_enough = programs[kv_heads] >= ENOUGH * wanted
     num_splits = 1 if is_enough else max(1, min(wanted // programs[kv_heads], most_splits))
-    resident = RESIDENT_OF_A_LINE if in_line else programs[kv_heads] * num_splits / num_multiprocessors
-    return _resident(kv_heads, num_splits, resident, call)
+    num_programs = programs[kv_heads] * num_splits / num_multiprocessors
+    if in_line:
+        num_programs = 4 if num_programs >= LONG_LINE_PER_MULTIPROCESSOR else 3
+    return _resident(kv_heads, num_splits, num_programs, call)
 
 
 def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall) -> DecodeBlocks:
