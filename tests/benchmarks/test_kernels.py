@@ -216,6 +216,15 @@ def test_the_chart_has_a_picture(table, results, tmp_path):
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_target_far_beyond_the_limit_is_drawn_too(tmp_path):
+    """A slow machine's limit may be a millionth of what is wanted on a GPU."""
+    line = {"id": "sample-greedy-256x151936", "limit": 1e7, "value": 3e7, "percent_of_limit": 33.0, "unit": "us"}
+    short = {**line, "percent_of_limit": 3.0}
+    for each in (line, short):
+        chart.draw({each["id"]: {**each, "versions": {"device": "cpu"}}}, tmp_path / "chart.png")
+        assert (tmp_path / "chart.png").read_bytes()[:4] == b"\x89PNG"
+
+
 def test_targets_lie_where_their_unit_says():
     line = {"limit": 700.0}
     assert chart.target_percent(line, CASES["extend-1x8192"].target) == pytest.approx(100 * 400 / 700)
