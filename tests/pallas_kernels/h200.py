@@ -23,8 +23,8 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 MAX_SHARED_MEMORY_BYTES = 232_448  # that a block may ask for
-# Without the two versions XLA takes the driver and the toolkit for infinitely old, and puts no custom calls, matmuls or
-# conditionals into CUDA graphs.
+# Without the versions XLA takes the driver and the toolkit for infinitely old, and puts no custom calls, matmuls or
+# conditionals into CUDA graphs; jax 0.11 asks for that of the toolkit as well.
 DESCRIPTION = f"""
 gpu_device_info {{
   threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
@@ -33,7 +33,7 @@ gpu_device_info {{
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
   memory_bandwidth: 4800000000000 l2_cache_size: 62914560 clock_rate_ghz: 1.98 device_memory_size: 150000000000
   cuda_compute_capability {{ major: 9 minor: 0 }}
-  driver_version: "13.0.0" runtime_version: "13.0.0"
+  driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0"
 }}
 platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 10 }} device_description_str: "NVIDIA H200"
 """
