@@ -140,8 +140,8 @@ def compiler_options(config: EngineConfig, device: jax.Device) -> dict[str, str 
 
 
 def _num_threads(device: jax.Device, cache: Path | None) -> int:
-    """That compile. One where a CPU's programs go into the cache: jaxlib 0.10.2 died once as a thread wrote a program of a
-    CPU there while another compiled."""
+    """That compile. One where a CPU's programs go into the cache: jaxlib 0.10.2 died once as a thread wrote one there
+    while another compiled."""
     return 1 if device.platform == "cpu" and cache is not None else os.cpu_count() or 1
 
 
