@@ -45,7 +45,6 @@ class CompiledSteps:
         abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
         device = next(iter(jax.tree.leaves(params)[0].sharding.device_set))
         options, one_at_a_time = compiler_options(config, device), threading.Lock()
-        directory = cache_directory(config, device)
 
         def compile_one(shape: StepShape) -> jax.stages.Compiled:
             with one_at_a_time:  # or all threads, which trace under one lock of Python's, begin to compile late
@@ -55,8 +54,8 @@ class CompiledSteps:
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
         self._sent_words = SentWords(device)
         with (
-            persistent_cache(directory),
-            ThreadPoolExecutor(_num_threads(device, directory)) as pool,
+            persistent_cache(cache_directory(config, device)),
+            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
             progress_bar("compiling", total=len(buckets.all), enabled=config.progress) as bar,
         ):
             # Of the last, which few cores are busy with, the steps of few rows, there is the least to compile.
@@ -137,12 +136,6 @@ def compiler_options(config: EngineConfig, device: jax.Device) -> dict[str, str 
         **({} if config.gemm_autotuning else GPU_COMPILER_OPTIONS),
         **({} if config.cuda_graphs else NO_CUDA_GRAPHS),
     }
-
-
-def _num_threads(device: jax.Device, cache: Path | None) -> int:
-    """That compile. One where a CPU's programs go into the cache: jaxlib 0.10.2 died once as a thread wrote one there
-    while another compiled."""
-    return 1 if device.platform == "cpu" and cache is not None else os.cpu_count() or 1
 
 
 def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:

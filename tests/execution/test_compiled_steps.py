@@ -1,8 +1,6 @@
 """What the compiled steps must not do."""
 
 import re
-from pathlib import Path
-from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +8,6 @@ import pytest
 
 from jinfer.batching.buckets import Buckets
 from jinfer.config import Limits
-from jinfer.execution import compiled_steps
 from jinfer.execution.compiled_steps import lower_step
 from jinfer.execution.device_state import kv_layer_shape, new_device_state
 from jinfer.models.hub import DEMO_MODEL, read_json
@@ -31,12 +28,3 @@ def test_no_step_copies_the_cache(shape):
     assert made, "the cache is in the program"
     assert "copy" not in made
     assert "dynamic-update-slice" not in made
-
-
-@pytest.mark.parametrize(("platform", "cache", "is_one"), [
-    ("cpu", "somewhere", True), ("cpu", None, False), ("gpu", "somewhere", False),
-])  # fmt: skip
-def test_what_goes_into_a_cache_from_a_cpu_is_compiled_by_one_thread(monkeypatch, platform, cache, is_one):
-    monkeypatch.setattr(compiled_steps.os, "cpu_count", lambda: 16)
-    device = Mock(spec=jax.Device, platform=platform)
-    assert compiled_steps._num_threads(device, cache and Path(cache)) == (1 if is_one else 16)
