@@ -1,7 +1,6 @@
 """What torch and transformers compute, in a process of their own.
 
-With both in one process, XLA died as it wrote a program into its compilation cache after torch had computed: in two of
-four runs of all tests, always at the same one, and never by itself (jaxlib 0.10.2, torch 2.13, transformers 5.24).
+So that the process that tests has not loaded torch, and what torch's threads do is nobody else's.
 """
 
 import importlib.util
