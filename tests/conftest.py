@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach the network
@@ -31,6 +32,11 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_disable_most_optimizations", True)
 
+# Linux gives a process 65,530 mappings (vm.max_map_count), and each function that XLA compiles for a CPU takes three of
+# them. All tests compile more than that: XLA then fails to load its code, and dies of the exception that would say so.
+MANY_MAPPINGS = 20_000
+MAPPINGS = Path("/proc/self/maps")
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -46,6 +52,14 @@ def shared_data() -> Path:
 def stories260k(shared_data: Path) -> Path:
     """A real trained Llama of 260 thousand parameters, with its golden text."""
     return shared_data / "models" / "stories260K"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_programs_are_dropped() -> Iterator[None]:
+    """After a file of tests that leaves many behind."""
+    yield
+    if MAPPINGS.exists() and MAPPINGS.read_bytes().count(b"\n") > MANY_MAPPINGS:
+        jax.clear_caches()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -46,6 +46,9 @@ class PoisonedSteps:
         """A page that was freed and is given out again in this step has nothing in it that its new owner may read."""
         return self._compiled_steps(params, self._poison(state), batch)
 
+    def close(self) -> None:
+        self._compiled_steps.close()
+
     def _poison(self, state: DeviceState) -> DeviceState:
         self._is_poisoned[NULL_PAGE] = True
         state = state._replace(kv_cache=_filled_with_nan(state.kv_cache, self._is_poisoned.copy()))

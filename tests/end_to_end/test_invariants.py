@@ -68,13 +68,24 @@ class Completion:
     finish_reason: FinishReason | None
 
 
-@functools.cache
+OPEN: dict[str, LLM] = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def engines_are_closed() -> Iterator[None]:
+    """Their programs are a third of what a process may map (conftest.MANY_MAPPINGS)."""
+    yield
+    while OPEN:
+        OPEN.popitem()[1].close()
+
+
 def poisoned_llm(name: str) -> LLM:
-    """Compiled once in a test process."""
-    llm = poisoned(tiny_llm(**ENGINES[name]))
-    if "two in flight" in name:  # always, and not only while the host hardly waits for the device
-        llm._engine._num_unread = lambda: 2
-    return llm
+    """Compiled once for the tests of this file."""
+    if name not in OPEN:
+        OPEN[name] = poisoned(tiny_llm(**ENGINES[name]))
+        if "two in flight" in name:  # always, and not only while the host hardly waits for the device
+            OPEN[name]._engine._num_unread = lambda: 2
+    return OPEN[name]
 
 
 def plain_llm() -> LLM:
