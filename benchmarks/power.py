@@ -1,11 +1,15 @@
-"""Whether power is what limits a decode step: the same step on numbers that draw less.
+"""Whether power is what limits a workload: the same instructions on numbers that draw less.
 
     python -m benchmarks.power CONFIG_DIRECTORY [WORKLOAD ...] [--repeats 5]
+    python -m benchmarks.power CONFIG_DIRECTORY [WORKLOAD ...] --engine [--set NAME=VALUE ...]
 
-Runs the step of a workload (b64-1024, b256-512) again and again, with random weights and a random cache as engines have
-them, then with zeros in the cache, then with zeros everywhere: the same instructions and bytes, but fewer bits that
-change on their way. Prints a line of JSON for each: milliseconds of a step, and the clock and the power that
-`nvidia-smi` shows meanwhile. Where zeros are faster at a higher clock, power is the limit, and not the kernels.
+Runs the decode step of a workload (b64-1024, b256-512) again and again, with random weights and a random cache as
+engines have them, then with zeros in the cache, then with zeros everywhere: the same instructions and bytes, but fewer
+bits that change on their way. With `--engine` it is the workload (mixed256 as well) that runs, as `jinfer bench` runs
+it, on random weights and then, in the same engine, on zeros, with which keys and values are zeros too.
+
+Prints a line of JSON for each: what was measured, and the clock and the power that `nvidia-smi` shows meanwhile. Where
+zeros are faster at a higher clock, power is the limit, and not the kernels or the host.
 """
 
 import argparse
@@ -14,7 +18,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -23,8 +27,10 @@ import jax.numpy as jnp
 from benchmarks.ablation.child import OUTPUT_LEN, SMALL
 from benchmarks.ablation.decode_step import DecodeStep, StepChoices
 from benchmarks.compare.workloads import comparable_workload
-from jinfer.bench.opening import Source
+from jinfer.bench import measure as bench
+from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
 from jinfer.bench.workloads import Workload
+from jinfer.engine import delete_arrays
 from jinfer.models.model import Model, Params
 
 DATA: Mapping[str, tuple[bool, bool]] = {  # name: (weights are zeros, cache is zeros)
@@ -41,14 +47,46 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a directory with a config.json")
     parser.add_argument("workloads", nargs="*", default=["b64-1024", "b256-512"])
-    parser.add_argument("--repeats", type=int, default=5, help="of 56 steps each; the first warms up")
+    parser.add_argument("--repeats", type=int, default=5, help="of 56 steps each, of which the first warms up")
+    parser.add_argument("--engine", action="store_true", help="run the workloads, and not only their decode steps")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="options of the engine")
     options = parser.parse_args()
     workloads = [comparable_workload(name, OUTPUT_LEN) for name in options.workloads]
+    for line in (_engine_lines if options.engine else _step_lines)(options, workloads):
+        print(json.dumps({"config": options.config.name, **line}), flush=True)
+    return 0
+
+
+def _step_lines(options: argparse.Namespace, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
     with Source(config=options.config).load(SMALL) as llm:
         for workload in workloads:
             for line in measure(llm._loaded.model, llm._loaded.params, workload, options.repeats):
-                print(json.dumps({"config": options.config.name, "workload": workload.name, **line}), flush=True)
-    return 0
+                yield {"workload": workload.name, **line}
+
+
+def _engine_lines(options: argparse.Namespace, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
+    engine_options, machine = assigned_options(options.set), machine_limits()
+    with open_bench(Source(config=options.config), engine_options, machine, options.repeats, 0, False) as opened:
+        yield from measure_engine(opened, workloads)
+
+
+def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
+    """A line for each workload on the weights that the engine has, and then on zeros, which it keeps."""
+    for data in ("random", "zeros"):
+        if data == "zeros":
+            opened.engine._params = _into_zeros(opened.engine._params)
+        for workload in workloads:
+            shown: dict[str, list[float]] = {}
+            with watched(shown):
+                result = bench.measure(opened.bench, workload)
+            yield {"workload": workload.name, "data": data, **result.line(), **_busiest(shown)}
+
+
+def _into_zeros(params: Params) -> Params:
+    """Zeros in the place of weights, for which there is no room beside them."""
+    shapes = jax.eval_shape(lambda: params)
+    delete_arrays(params)
+    return jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
 
 
 def measure(model: Model, params: Params, workload: Workload, repeats: int) -> Iterator[dict[str, float | str]]:

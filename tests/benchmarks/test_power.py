@@ -1,11 +1,16 @@
 """The same step on numbers that draw less power, and what nvidia-smi shows meanwhile."""
 
+import json
 import time
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks import power
 from benchmarks.compare.workloads import comparable_workload
+from jinfer.bench.limits import Limits
+from jinfer.bench.opening import Source, open_bench
 from jinfer.models.registry import build_model, read_model_config
 from tests.tiny_model import CONFIG
 
@@ -24,6 +29,24 @@ def test_every_kind_of_data_is_measured_on_one_executable(monkeypatch):
     assert [line["data"] for line in lines] == ["random", "zero cache", "zeros"]
     assert all(line.keys() == {"data", "step_ms"} for line in lines), "no figures where there is no nvidia-smi"
     assert all(line["step_ms"] > 0 for line in lines)
+
+
+def test_an_engine_runs_the_same_workloads_on_zeros(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    options = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "num_pages": 20, "dtype": "float32"}
+    workloads = [comparable_workload("2x10", 4), comparable_workload("b2-10", 4)]
+    with open_bench(Source(config=tmp_path), options, Limits(1.0, 1.0, 1.0), 1, 0, False) as opened:
+        before = jax.tree.map(lambda each: (each.shape, each.dtype), opened.engine._params)
+        lines = list(power.measure_engine(opened, workloads))
+        after = opened.engine._params
+    assert [(line["data"], line["workload"]) for line in lines] == [
+        ("random", "2x10"), ("random", "b2-10"), ("zeros", "2x10"), ("zeros", "b2-10")
+    ]  # fmt: skip
+    assert [line["unit"] for line in lines] == ["tokens/s", "ms"] * 2
+    assert all(line["value"] > 0 for line in lines)
+    assert jax.tree.map(lambda each: (each.shape, each.dtype), after) == before
+    assert not any(np.asarray(each).any() for each in jax.tree.leaves(after))
 
 
 def test_what_nvidia_smi_shows_is_kept_and_its_process_ends(monkeypatch, tmp_path):
