@@ -27,10 +27,16 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a
-# few times. Only in this process: notebooks, the command line in a process of its own, and what compiles for an H200 do
-# as users' programs do.
+# few times. And XLA's older emitters make code in a third of the time; jaxlib 0.11 has them no more, nor the flag, and
+# ends the process for a flag that it does not know. Both only in this process: notebooks, the command line in a process
+# of its own, and what compiles for an H200 do as users' programs do.
+NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_disable_most_optimizations", True)
+    if jax.__version_info__ < (0, 11):
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("XLA_FLAGS", f"--{NEWER_EMITTERS}=false", prepend=" ")
+            jax.devices()  # XLA reads its flags once
 
 # Linux gives a process 65,530 mappings (vm.max_map_count), and each function that XLA compiles for a CPU takes three of
 # them. All tests compile more than that: XLA then fails to load its code, and dies of the exception that would say so.
@@ -52,6 +58,12 @@ def shared_data() -> Path:
 def stories260k(shared_data: Path) -> Path:
     """A real trained Llama of 260 thousand parameters, with its golden text."""
     return shared_data / "models" / "stories260K"
+
+
+@pytest.fixture(scope="session")
+def users_compiler_options() -> dict[str, bool]:
+    """For tests of what XLA makes of a program, and not only of what the program does."""
+    return {NEWER_EMITTERS: True} if jax.__version_info__ < (0, 11) else {}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -17,12 +17,12 @@ LIMITS = Limits(page_size=16, num_pages=65, max_num_seqs=4, max_num_batched_toke
 
 
 @pytest.mark.parametrize("shape", Buckets.for_limits(LIMITS).all, ids=str)
-def test_no_step_copies_the_cache(shape):
+def test_no_step_copies_the_cache(shape, users_compiler_options):
     """Every layer's cache is updated in place: one token, several, or a chunk."""
     config = read_model_config(read_json(DEMO_MODEL / "config.json"))
     model = build_model(config, jnp.dtype("float32"), "auto")
     state = jax.eval_shape(lambda: new_device_state(config, LIMITS, jnp.dtype("float32")))
-    compiled = lower_step(model, LIMITS, model.abstract_params, state, shape).compile()
+    compiled = lower_step(model, LIMITS, model.abstract_params, state, shape).compile(users_compiler_options)
     layer = "f32[" + ",".join(map(str, kv_layer_shape(config, LIMITS))) + "]"
     made = re.findall(rf"= {re.escape(layer)}\S* ([\w-]+)\(", compiled.as_text())
     assert made, "the cache is in the program"

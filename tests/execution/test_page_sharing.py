@@ -54,9 +54,10 @@ def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_cache_is_not_copied(dtype):
+def test_the_cache_is_not_copied(dtype, users_compiler_options):
     state = new_device_state(CONFIG, LIMITS, jnp.dtype(dtype))
-    compiled = lower(copy_pages, state.kv_cache, jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)).compile()
+    copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
+    compiled = lower(copy_pages, state.kv_cache, copies).compile(users_compiler_options)
     assert_in_place(compiled, state.kv_cache)
     layer = ",".join(map(str, kv_layer_shape(CONFIG, LIMITS)))
     made = re.findall(rf"= \w+\[{layer}\]\S* ([\w-]+)\(", compiled.as_text())
