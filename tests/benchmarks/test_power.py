@@ -35,15 +35,14 @@ def test_an_engine_runs_the_same_workloads_on_zeros(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     options = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "num_pages": 20, "dtype": "float32"}
-    workloads = [comparable_workload("2x10", 4), comparable_workload("b2-10", 4)]
+    workloads = [comparable_workload("2x10", 4), comparable_workload("prefill-2x10", 4)]
     with open_bench(Source(config=tmp_path), options, Limits(1.0, 1.0, 1.0), 1, 0, False) as opened:
         before = jax.tree.map(lambda each: (each.shape, each.dtype), opened.engine._params)
         lines = list(power.measure_engine(opened, workloads))
         after = opened.engine._params
     assert [(line["data"], line["workload"]) for line in lines] == [
-        ("random", "2x10"), ("random", "b2-10"), ("zeros", "2x10"), ("zeros", "b2-10")
+        ("random", "2x10"), ("random", "prefill-2x10"), ("zeros", "2x10"), ("zeros", "prefill-2x10")
     ]  # fmt: skip
-    assert [line["unit"] for line in lines] == ["tokens/s", "ms"] * 2
     assert all(line["value"] > 0 for line in lines)
     assert jax.tree.map(lambda each: (each.shape, each.dtype), after) == before
     assert not any(np.asarray(each).any() for each in jax.tree.leaves(after))
