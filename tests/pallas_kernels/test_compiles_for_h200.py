@@ -18,6 +18,9 @@ from tests.pallas_kernels.h200_cases import CASES, Case, array
 
 pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
 
+# extend fills all 255 registers. Triton of jax 0.11 wants up to four more, and did when docs/decisions/0008 was measured.
+MOST_SPILL_BYTES = 0 if jax.__version_info__ < (0, 11) else 16
+
 
 @pytest.fixture(scope="module")
 def compile_for_h200():
@@ -37,7 +40,7 @@ def problems(compile_for_h200, case: Case) -> list[str]:
 
 
 def _spills(program: CompiledProgram) -> list[str]:
-    spilling = [kernel for kernel in program.kernels if kernel.spill_bytes]
+    spilling = [kernel for kernel in program.kernels if kernel.spill_bytes > MOST_SPILL_BYTES]
     return [f"{k.name} spills {k.spill_bytes} bytes a thread with {k.registers} registers" for k in spilling]
 
 
