@@ -18,7 +18,7 @@ from tests.pallas_kernels.h200_cases import CASES, Case, array
 
 pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
 
-# extend fills all 255 registers. Triton of jax 0.11 wants up to four more, and did when docs/decisions/0008 was measured.
+# extend fills all 255 registers. Triton of jax 0.11 wants up to four more, as it did when 0008 was measured.
 MOST_SPILL_BYTES = 0 if jax.__version_info__ < (0, 11) else 16
 
 
