@@ -31,6 +31,7 @@ from jinfer.bench import measure as bench
 from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
 from jinfer.bench.workloads import Workload
 from jinfer.engine import delete_arrays
+from jinfer.errors import ConfigError, JinferError
 from jinfer.models.model import Model, Params
 
 DATA: Mapping[str, tuple[bool, bool]] = {  # name: (weights are zeros, cache is zeros)
@@ -43,7 +44,18 @@ FIGURES = "clocks.sm", "power.draw.instant"
 
 
 def main() -> int:
-    """Measures each workload with each kind of data."""
+    """Measures each workload with each kind of data. The exit status; an error of ours is said without a traceback."""
+    options = _parsed()
+    try:
+        for line in (_engine_lines if options.engine else _step_lines)(options):
+            print(json.dumps({"config": options.config.name, **line}), flush=True)
+    except JinferError as error:
+        print(f"benchmarks.power: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", type=Path, help="a directory with a config.json")
     parser.add_argument("workloads", nargs="*", default=["b64-1024", "b256-512"])
@@ -51,27 +63,36 @@ def main() -> int:
     parser.add_argument("--engine", action="store_true", help="run the workloads, and not only their decode steps")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="options of the engine")
     options = parser.parse_args()
-    workloads = [comparable_workload(name, OUTPUT_LEN) for name in options.workloads]
-    for line in (_engine_lines if options.engine else _step_lines)(options, workloads):
-        print(json.dumps({"config": options.config.name, **line}), flush=True)
-    return 0
+    if options.set and not options.engine:
+        parser.error("--set is for an engine, and steps alone have none; add --engine")
+    if options.repeats < 1:
+        parser.error(f"--repeats {options.repeats} must be at least 1")
+    try:
+        options.workloads = [comparable_workload(name, OUTPUT_LEN) for name in options.workloads]
+        options.engine_options = assigned_options(options.set)
+    except ConfigError as error:
+        parser.error(str(error))
+    if not (options.config / "config.json").is_file():
+        parser.error(f"{options.config}: there is no config.json in it")
+    return options
 
 
-def _step_lines(options: argparse.Namespace, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
+def _step_lines(options: argparse.Namespace) -> Iterator[dict[str, float | str]]:
     with Source(config=options.config).load(SMALL) as llm:
-        for workload in workloads:
+        for workload in options.workloads:
             for line in measure(llm._loaded.model, llm._loaded.params, workload, options.repeats):
                 yield {"workload": workload.name, **line}
 
 
-def _engine_lines(options: argparse.Namespace, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
-    engine_options, machine = assigned_options(options.set), machine_limits()
-    with open_bench(Source(config=options.config), engine_options, machine, options.repeats, 0, False) as opened:
-        yield from measure_engine(opened, workloads)
+def _engine_lines(options: argparse.Namespace) -> Iterator[dict[str, float | str]]:
+    source, machine, show_progress = Source(config=options.config), machine_limits(), sys.stderr.isatty()
+    with open_bench(source, options.engine_options, machine, options.repeats, 0, show_progress) as opened:
+        yield from measure_engine(opened, options.workloads)
 
 
 def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
-    """A line for each workload on the weights that the engine has, and then on zeros, which it keeps."""
+    """A line for each workload on the weights that the engine has, and then on zeros, which it keeps: value, unit and
+    limit as `jinfer bench` has them, and medians of power in watts and of the clock in MHz, if nvidia-smi tells."""
     for data in ("random", "zeros"):
         if data == "zeros":
             opened.engine._params = _into_zeros(opened.engine._params)

@@ -1,11 +1,13 @@
-"""The same step on numbers that draw less power, and what nvidia-smi shows meanwhile."""
+"""The same step, or workload, on numbers that draw less power, and what nvidia-smi shows meanwhile."""
 
 import json
+import sys
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from benchmarks import power
 from benchmarks.compare.workloads import comparable_workload
@@ -46,6 +48,17 @@ def test_an_engine_runs_the_same_workloads_on_zeros(monkeypatch, tmp_path):
     assert all(line["value"] > 0 for line in lines)
     assert jax.tree.map(lambda each: (each.shape, each.dtype), after) == before
     assert not any(np.asarray(each).any() for each in jax.tree.leaves(after))
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--set", "page_size=64"], "add --engine"), (["--repeats", "0"], "--repeats 0"), (["b64"], "unknown"),
+    (["--engine", "--set", "page_size"], "NAME=VALUE"), ([], "no config.json"),
+])  # fmt: skip
+def test_mistakes_are_said_before_anything_is_loaded(monkeypatch, capsys, tmp_path, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["power", str(tmp_path), *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        power.main()
+    assert said in capsys.readouterr().err
 
 
 def test_what_nvidia_smi_shows_is_kept_and_its_process_ends(monkeypatch, tmp_path):
