@@ -26,10 +26,10 @@ jax.config.update("jax_compilation_cache_dir", CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a
-# few times. And XLA's older emitters make code in a third of the time; jaxlib 0.11 has them no more, nor the flag, and
-# ends the process for a flag that it does not know. Both only in this process: notebooks, the command line in a process
-# of its own, and what compiles for an H200 do as users' programs do.
+# Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a few times. And XLA's
+# older emitters make code in a third of the time; jaxlib 0.11 has them no more, nor the flag, and ends the process for
+# a flag that it does not know. Both only in this process: notebooks, the command line in a process of its own, and what
+# compiles for an H200 do as users' programs do.
 NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
 if jax.config.jax_platforms == "cpu":
     jax.config.update("jax_disable_most_optimizations", True)

@@ -73,7 +73,7 @@ OPEN: dict[str, LLM] = {}
 
 @pytest.fixture(autouse=True, scope="module")
 def engines_are_closed() -> Iterator[None]:
-    """Their programs are a third of what a process may map (conftest.MANY_MAPPINGS)."""
+    """Else their programs would be mapped until the process ends (see MANY_MAPPINGS in conftest.py)."""
     yield
     while OPEN:
         OPEN.popitem()[1].close()
