@@ -41,7 +41,9 @@ def layout_of(shape: StepShape, limits: Limits) -> Layout:
     """The fields of a batch of this shape. All are int32; sampling parameters are bits (see `sampling_words`)."""
     if shape.tokens is None:
         return {"row_ids": (shape.rows,), "new_page_ids": (shape.rows,)}
-    most_new_pages = limits.pages_for(shape.tokens) + shape.rows  # each row may begin in the middle of a page
+    # Of a row that joins in the middle of a page, which it copies, both the first and the last new page may be partly
+    # filled: n tokens behind up to page_size - 1 copied ones fill less than n / page_size + 2 pages.
+    most_new_pages = limits.pages_for(shape.tokens) + 2 * shape.rows
     return {
         "row_ids": (shape.rows,),
         "num_decode_rows": (1,),

@@ -1,5 +1,6 @@
 """A step plan as arrays: the examples of the docstring, and every plan of a scheduler read back from its batch."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -54,9 +55,9 @@ def test_the_mixed_batch_of_the_docstring():
         "query_starts": [0, 1, 4, 4, 4, 4, 4],
         "starts": [8, 0, 0, 0, 0, 0],
         "samples": [1, 0, 0, 0, 0, 0],
-        "page_rows": [1, 4, 6, 6, 6, 6, 6, 6],
-        "page_entries": [2, 0, 0, 0, 0, 0, 0, 0],
-        "page_ids": [7, 3, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE, NULL_PAGE],
+        "page_rows": [1, 4] + [6] * 12,
+        "page_entries": [2] + [0] * 13,
+        "page_ids": [7, 3] + [NULL_PAGE] * 12,
     }
     assert sampling[1] == sampling_words(joining.sequence).tolist()
     assert sampling[2:] == [[0] * NUM_SAMPLING_WORDS] * 4
@@ -134,12 +135,36 @@ def check_batch(step: StepPlan | None, sizes: Limits) -> None:
         assert is_decode_row == [True] * num_decode_rows + [False] * (len(rows) - num_decode_rows)
 
 
-@pytest.mark.parametrize("page_size", [1, 3, 16])
-def test_the_most_new_pages_that_a_step_can_need_fit(page_size):
-    """Every row begins a page with its first token, in the largest shape."""
-    sizes = limits(page_size=page_size, max_num_seqs=4, max_num_batched_tokens=32)
-    rows = [chunk(row, 0, [1] * 8, new_pages=range(1, 1 + sizes.pages_for(8))) for row in range(4)]
-    assert (fields_of(plan(decode_rows(), *rows), sizes)["page_ids"] != NULL_PAGE).sum() == 4 * sizes.pages_for(8)
+@st.composite
+def largest_plans(draw) -> tuple[StepPlan, Limits]:
+    """As many rows as a step may have, which begin where they need the most pages, and together have all its tokens."""
+    page_size, num_rows = draw(st.sampled_from([1, 2, 3, 16, 64, 256])), draw(st.integers(1, 12))
+    length, num_copied = draw(st.sampled_from([2, page_size + 2])), draw(st.sampled_from([0, page_size - 1]))
+    lengths = draw(st.just([length] * num_rows) | st.lists(st.integers(1, 9), min_size=num_rows, max_size=num_rows))
+    num_decode_rows = draw(st.just(0) | st.integers(0, num_rows - 1))
+    sizes = limits(
+        page_size=page_size, max_num_seqs=num_rows,
+        max_num_batched_tokens=num_decode_rows + sum(lengths[num_decode_rows:]),
+        max_model_len=10 * page_size + 20,
+    )  # fmt: skip
+    decoding = decode_rows(*((row, page_size, 1 + row) for row in range(num_decode_rows)))
+    chunks, page_ids = [], iter(range(100, 10_000))
+    for row, length in enumerate(lengths[num_decode_rows:], num_decode_rows):
+        num_shared = draw(st.integers(0, 2))
+        new_pages = [next(page_ids) for _ in range(sizes.pages_for(num_copied + length))]
+        shared = [50 + i for i in range(num_shared)]
+        joining = chunk(
+            row, num_shared * page_size + num_copied, [1] * length, new_pages=new_pages, shared_pages=shared,
+            copied_page=40 if num_copied else None,
+        )  # fmt: skip
+        chunks.append(dataclasses.replace(joining, first_new_page=num_shared))
+    return plan(decoding, *chunks), sizes
+
+
+@given(largest_plans())
+@settings(max_examples=200, deadline=None, print_blob=True)
+def test_the_largest_plans_that_there_may_be_fit_their_batch(largest):
+    check_batch(*largest)
 
 
 @pytest.mark.parametrize("shape", [StepShape(4), StepShape(4, 16)], ids=str)
