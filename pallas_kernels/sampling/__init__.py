@@ -33,7 +33,8 @@ def sample(
     the first of several. Any other draws from softmax(logits / temperature) of the tokens that pass all filters:
 
     - `top_k`: logits no less than the k-th largest; all of them for k < 1.
-    - `top_p`: of what top_k left, the fewest of the most likely whose probabilities add up to top_p; all of it for 1.
+    - `top_p`: of what top_k left, the fewest of the most likely whose probabilities add up to top_p; all of it for 1,
+      and for 0, or a number that float32 cannot tell from it, the most likely alone.
     - `min_p`: probabilities no less than min_p times the largest.
 
     Ties of the last that is kept are kept, too. A sum that reaches top_p but for the rounding of float32 may or may not

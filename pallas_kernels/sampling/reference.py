@@ -11,6 +11,7 @@ from jaxtyping import Array
 from pallas_kernels.sampling.draw import draw_slice_size
 
 FLOAT32_BITS = 32
+SMALLEST_NORMAL = float(jnp.finfo(jnp.float32).tiny)  # what is smaller may be taken for 0
 
 
 def sample(
@@ -25,6 +26,7 @@ def sample(
     blocked_ids: Array,
 ) -> tuple[Array, Array]:
     """See `pallas_kernels.sampling.sample`."""
+    top_p = jnp.maximum(top_p, SMALLEST_NORMAL)
     allowed = _without_blocked(logits, positions < min_lengths, blocked_ids)
     is_random = temperature > 0
     greedy = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
@@ -83,7 +85,7 @@ def _without_blocked(logits: Array, is_early: Array, blocked_ids: Array) -> Arra
 def _scaled(logits: Array, temperature: Array) -> Array:
     """The largest becomes 0, so that a division by a tiny temperature overflows to -inf only."""
     centered = logits - logits.max(axis=-1, keepdims=True)
-    return centered / jnp.where(temperature > 0, temperature, 1)[:, None]
+    return centered / jnp.maximum(jnp.where(temperature > 0, temperature, 1), SMALLEST_NORMAL)[:, None]
 
 
 def _in_drawn_slice(logits: Array, keys: Array, slice_size: int) -> Array:

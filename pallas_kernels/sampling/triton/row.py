@@ -39,7 +39,8 @@ class Row:
         logits, temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked = refs
         position = positions[index]
         return cls(
-            logits, blocked, index, temperature[index], top_p[index], min_p[index], top_k[index],
+            logits, blocked, index, temperature[index], jnp.maximum(top_p[index], SMALLEST_NORMAL), min_p[index],
+            top_k[index],
             (seeds[index, 0], seeds[index, 1]), position, position < min_lengths[index], interpret,
         )  # fmt: skip
 
