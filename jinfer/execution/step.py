@@ -24,10 +24,15 @@ def run_step(
 
 
 def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]):
-    """One token of each row; everything but who runs, and on which new pages, is on the device already."""
+    """One token of each row; everything but who runs, and on which new pages, is on the device already.
+
+    A row that were stepped past the end of its page table would stay at its last position: kernels take page tables and
+    lengths at their word, and write where these say.
+    """
     row_ids = batch["row_ids"]
     is_row = row_ids < limits.max_num_seqs
-    positions = jnp.where(is_row, state.rows.lengths[row_ids], 0)
+    last_position = limits.pages_per_sequence * limits.page_size - 1
+    positions = jnp.where(is_row, jnp.minimum(state.rows.lengths[row_ids], last_position), 0)
     entries = positions // limits.page_size
     rows = state.rows._replace(page_table=_with_new_pages(state.rows, row_ids, entries, batch["new_page_ids"]))
     page_table = rows.page_table[row_ids]

@@ -125,6 +125,7 @@ def test_the_device_alone_is_timed_and_the_engine_left_idle(tiny):
     with opening.open_bench(opening.Source(config=tiny), options, MACHINE, 1, 0, False) as opened:
         engine = opened.engine
         milliseconds = steady.device_step_ms(opened.bench.session, engine, [Lengths(8, 20)] * 2)
+        assert engine._state.rows.lengths.max() <= 8 + 20, "rows were stepped out of the pages that they had"
         assert 0 < milliseconds < 1000
         assert "remember" not in repr(engine._steps)
         assert not engine.has_work

@@ -1,0 +1,132 @@
+"""Nothing but its outputs is written by a kernel: canaries lie on both sides of each output.
+
+An array is allocated between two canaries and given back, so that the allocator puts an output of its size there. The
+caches that kernels write in place have their canaries in the tests of those kernels: NaN in all that no token has.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import paged_attention, sampling
+from pallas_kernels.layer_norm import layer_norm
+from pallas_kernels.linear import linear
+from pallas_kernels.paged_attention.shapes import AttentionShape
+from pallas_kernels.rms_norm import add_rms_norm, rms_norm
+from pallas_kernels.rope_cache_write import rope_cache_write
+from pallas_kernels.silu_and_multiply import silu_and_multiply
+from pallas_kernels.softmax import softmax
+from tests.pallas_kernels.paged_cases import make_case
+
+pytestmark = pytest.mark.gpu
+
+CANARY_BYTES = 4096
+SENTINEL = 0xA5
+ROWS, FEATURES = 7, 1000  # neither fills a block
+SHAPE = AttentionShape(6, 2, 80)
+RNG = np.random.default_rng(5)
+
+
+def normal(*shape: int, dtype=jnp.bfloat16) -> jax.Array:
+    return jnp.asarray(RNG.standard_normal(shape), dtype)
+
+
+def paged(query_lengths: list[int] | None, lengths: list[int]):
+    case = make_case(RNG, SHAPE, lengths, 16, query_lengths)
+    return case.arguments(jnp.bfloat16)
+
+
+def attention(operation: Callable, query_lengths: list[int] | None, lengths: list[int]):
+    return functools.partial(operation, implementation="pallas"), paged(query_lengths, lengths)
+
+
+def append_case():
+    _, kv_pages, table, lengths = paged(None, [1, 17, 33, 200, 3])
+    heads = normal(5, SHAPE.num_heads + 2 * SHAPE.num_kv_heads, SHAPE.head_dim)
+    angles = normal(5, SHAPE.head_dim // 2, dtype=jnp.float32)
+    call = functools.partial(paged_attention.append_and_decode, implementation="pallas")
+    return call, [heads, kv_pages, table, lengths, angles, angles]
+
+
+def rope_case():
+    _, kv_pages, _, _ = paged(None, [40])
+    heads = normal(ROWS, SHAPE.num_heads + 2 * SHAPE.num_kv_heads, SHAPE.head_dim)
+    angles = normal(ROWS, SHAPE.head_dim // 2, dtype=jnp.float32)
+    pages, offsets = jnp.ones(ROWS, jnp.int32), jnp.arange(ROWS, dtype=jnp.int32)
+    return functools.partial(rope_cache_write, implementation="pallas"), [
+        heads,
+        kv_pages,
+        angles,
+        angles,
+        pages,
+        offsets,
+    ]
+
+
+def sampling_case():
+    one, zero = jnp.ones(ROWS), jnp.zeros(ROWS, jnp.int32)
+
+    def call(logits):
+        return sampling.sample(
+            logits, temperature=one, top_p=one * 0.9, min_p=one * 0, top_k=zero + 20,
+            seeds=jnp.ones((ROWS, 2), jnp.uint32), positions=zero, min_lengths=zero,
+            blocked_ids=jnp.full((ROWS, 2), -1, jnp.int32), implementation="pallas",
+        )  # fmt: skip
+
+    return call, [normal(ROWS, 5003, dtype=jnp.float32)]
+
+
+def row_wise(operation: Callable, *operands: jax.Array, **options: float):
+    return functools.partial(operation, implementation="pallas", **options), list(operands)
+
+
+CASES: dict[str, Callable] = {
+    "decode": lambda: attention(paged_attention.decode, None, [1, 0, 33, 200, 1023]),
+    "append_and_decode": append_case,
+    "extend": lambda: attention(paged_attention.extend, [1, 5, 17, 130], [9, 5, 40, 200]),
+    "rope_cache_write": rope_case,
+    "rms_norm": lambda: row_wise(rms_norm, normal(ROWS, FEATURES), normal(FEATURES), epsilon=1e-6),
+    "add_rms_norm": lambda: row_wise(
+        add_rms_norm, normal(ROWS, FEATURES), normal(ROWS, FEATURES), normal(FEATURES), epsilon=1e-6
+    ),
+    "layer_norm": lambda: row_wise(
+        layer_norm, normal(ROWS, FEATURES), normal(FEATURES), normal(FEATURES), epsilon=1e-6
+    ),
+    "softmax": lambda: row_wise(softmax, normal(ROWS, FEATURES, dtype=jnp.float32)),
+    "silu_and_multiply": lambda: row_wise(silu_and_multiply, normal(ROWS, 2 * FEATURES)),
+    "linear": lambda: row_wise(linear, normal(ROWS, FEATURES), normal(FEATURES, 520)),
+    "sampling": sampling_case,
+}
+
+
+def canary() -> jax.Array:
+    return jax.device_put(np.full(CANARY_BYTES, SENTINEL, np.uint8)).block_until_ready()
+
+
+def address(array: jax.Array) -> int:
+    return array.unsafe_buffer_pointer()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_lies_around_the_outputs_is_left_alone(name):
+    call, operands = CASES[name]()
+    compiled = jax.jit(call).lower(*operands).compile()
+    sizes = [math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(compiled.out_info)]
+    compiled(*operands)  # whatever is allocated at a first call
+    canaries, holes = [canary()], []
+    for size in sizes:
+        holes.append(jax.device_put(np.zeros(size, np.uint8)).block_until_ready())
+        canaries.append(canary())
+    free = {address(hole) for hole in holes}
+    for hole in holes:
+        hole.delete()
+    outputs = jax.block_until_ready(jax.tree.leaves(compiled(*operands)))
+    assert free & {address(output) for output in outputs}, "no output lies between canaries: the test shows nothing"
+    for place, kept in enumerate(canaries):
+        changed = np.flatnonzero(np.asarray(kept) != SENTINEL)
+        assert changed.size == 0, f"canary {place} was written, first at byte {changed[0]}"
