@@ -15,6 +15,19 @@ A message gives the value, the rule that it breaks and the remedy. The classes t
 also ValueErrors, so that code written against the standard library's habits catches them.
 """
 
+from typing import Any
+
+MOST_CHARACTERS_SHOWN = 200
+
+
+def shown(value: Any) -> str:
+    """`repr` of a value for a message: short, whatever the value is. Python refuses to print very long integers."""
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__}: {error}>"
+    return text if len(text) <= MOST_CHARACTERS_SHOWN else text[: MOST_CHARACTERS_SHOWN - 3] + "..."
+
 
 class JinferError(Exception):
     """Base of all errors below."""

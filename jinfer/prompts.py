@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinfer.config import EngineConfig
-from jinfer.errors import ConfigError, RequestError
-from jinfer.sampling_params import SamplingParams
+from jinfer.errors import ConfigError, RequestError, shown
+from jinfer.sampling_params import BYTES, SamplingParams
 
 TokenIds = Sequence[int]
 Prompts = str | TokenIds | Sequence[str | TokenIds]
@@ -27,8 +27,9 @@ class Prompt:
 
 def as_prompts(prompts: Prompts) -> list[Prompt]:
     """A list of prompts from whatever form they were given in. Raises RequestError for an empty or a mixed-up list."""
-    if isinstance(prompts, str):
-        return [Prompt(text=prompts)]
+    plain = _as_plain(prompts)
+    if isinstance(plain, str):
+        return [Prompt(text=plain)]
     items = _as_list(prompts, "prompts", "a string, a list of token ids, or a list of either")
     if not items:
         raise RequestError("the list of prompts is empty; give at least one prompt, '' for the BOS token alone")
@@ -79,19 +80,24 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 
 def _one_prompt(item: Any, place: int) -> Prompt:
-    if isinstance(item, str):
-        return Prompt(text=item)
-    ids = item.tolist() if hasattr(item, "tolist") else item
-    if isinstance(ids, Sequence) and all(_is_integer(x) for x in ids):
-        return Prompt(token_ids=tuple(operator.index(x) for x in ids))
-    raise RequestError(f"prompts[{place}] is {item!r}; a prompt is a string or a list of token ids")
+    plain = _as_plain(item)
+    if isinstance(plain, str):
+        return Prompt(text=plain)
+    if isinstance(plain, Sequence) and not isinstance(plain, BYTES) and all(map(_is_integer, plain)):
+        return Prompt(token_ids=tuple(map(operator.index, plain)))
+    raise RequestError(f"prompts[{place}] is {shown(item)}; a prompt is a string or a list of token ids")
 
 
 def _as_list(value: Any, name: str, wanted: str) -> list:
-    items = value.tolist() if hasattr(value, "tolist") else value  # a numpy or jax array
-    if not isinstance(items, Sequence) or isinstance(items, bytes):
+    items = _as_plain(value)
+    if not isinstance(items, Sequence) or isinstance(items, BYTES | str):
         raise RequestError(f"{name} is a {type(value).__name__}; give {wanted}")
     return list(items)
+
+
+def _as_plain(value: Any) -> Any:
+    """What an array of NumPy, JAX or torch holds, as lists; other values as they are, bytes among them."""
+    return value.tolist() if hasattr(value, "tolist") and not isinstance(value, BYTES) else value
 
 
 def _is_integer(value: Any) -> bool:

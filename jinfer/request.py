@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jinfer.config import Limits
-from jinfer.errors import RequestError
+from jinfer.errors import RequestError, shown
 from jinfer.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 from jinfer.text.detokenizer import Detokenizer
 
@@ -135,7 +135,9 @@ def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Li
         raise RequestError("the prompt has no tokens; give at least one (the text '' is the BOS token alone)")
     for token_id in prompt_token_ids:
         if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
-            raise RequestError(f"the prompt holds token id {token_id!r}; ids are integers from 0 to {vocab_size - 1}")
+            raise RequestError(
+                f"the prompt holds token id {shown(token_id)}; ids are integers from 0 to {vocab_size - 1}"
+            )
     length = len(prompt_token_ids)
     usable_pages = limits.num_pages - 1
     if limits.pages_for(length + 1) > usable_pages:
@@ -157,7 +159,7 @@ def _check_stop_token_ids(stop_token_ids: frozenset[int], vocab_size: int) -> No
         )
     for token_id in stop_token_ids:
         if token_id >= vocab_size:
-            raise RequestError(f"stop token id {token_id} is outside the vocabulary of {vocab_size}")
+            raise RequestError(f"stop token id {shown(token_id)} is outside the vocabulary of {vocab_size}")
 
 
 def _check_min_tokens(

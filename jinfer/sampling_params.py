@@ -1,12 +1,11 @@
 """How a request's tokens are chosen and when it ends."""
 
 import dataclasses
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinfer.errors import RequestError
+from jinfer.errors import RequestError, shown
 
 MAX_N = 128
 MAX_LOGPROBS = 20
@@ -14,6 +13,8 @@ MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 1024
 MAX_CACHE_SALT_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 16  # per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens
+
+BYTES = bytes | bytearray | memoryview  # collections of integers that are no token ids
 
 MODEL_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 
@@ -38,7 +39,9 @@ class SamplingParams:
     min_p: float | None = None
     """In [0, 1]: keep tokens at least this likely, relative to the most likely."""
     seed: int | None = None
-    """0 to 2**64 - 1. The same seed gives the same tokens, whatever else runs; None draws a new one."""
+    """0 to 2**64 - 1; None draws a new one. In float32 the same seed gives the same tokens, whatever else runs. In
+    bfloat16 a step of more rows rounds its logits otherwise, and where two tokens are as good as equal another may be
+    chosen, after which the text differs: docs/limits.md says how often."""
     max_tokens: int | None = None
     """Output tokens at most; None is the rest of the context."""
     min_tokens: int = 0
@@ -109,7 +112,7 @@ def _check_integers(params: SamplingParams) -> None:
         if value is None and name in optional:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise RequestError(f"{name}={value!r} must be an integer from {low} to {high}")
+            raise RequestError(f"{name}={shown(value)} must be an integer from {low} to {high}")
 
 
 def _check_reals(params: SamplingParams) -> None:
@@ -123,8 +126,8 @@ def _check_reals(params: SamplingParams) -> None:
         if value is None:
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not math.isfinite(value) or not holds(value):
-            raise RequestError(f"{name}={value!r} must be a finite number {rule}")
+        if not is_number or not holds(value):
+            raise RequestError(f"{name}={shown(value)} must be a finite number {rule}")
 
 
 def _check_stops(params: SamplingParams) -> None:
@@ -134,26 +137,26 @@ def _check_stops(params: SamplingParams) -> None:
         raise RequestError(f"{len(params.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
     for text in params.stop_strings:
         if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_STRING_LENGTH:
-            raise RequestError(f"stop={text!r} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters")
+            raise RequestError(f"stop={shown(text)} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters")
     for token_id in params.stop_token_ids or ():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-            raise RequestError(f"stop_token_ids holds {token_id!r}; token ids are integers from 0")
+            raise RequestError(f"stop_token_ids holds {shown(token_id)}; token ids are integers from 0")
 
 
 def _check_is_list(name: str, value: Any, rule: str) -> None:
-    if value is not None and not isinstance(value, Collection):
-        raise RequestError(f"{name}={value!r} must be {rule}")
+    if value is not None and (not isinstance(value, Collection) or isinstance(value, BYTES | Mapping)):
+        raise RequestError(f"{name}={shown(value)} must be {rule}")
 
 
 def _check_switches(params: SamplingParams) -> None:
     for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
         if not isinstance(getattr(params, name), bool):
-            raise RequestError(f"{name}={getattr(params, name)!r} must be True or False")
+            raise RequestError(f"{name}={shown(getattr(params, name))} must be True or False")
 
 
 def _check_cache_salt(salt: Any) -> None:
     if salt is not None and not (isinstance(salt, str) and 0 < len(salt) <= MAX_CACHE_SALT_LENGTH):
         raise RequestError(
-            f"cache_salt={salt!r} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None to share with "
-            "all that have none"
+            f"cache_salt={shown(salt)} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None to share "
+            "with all that have none"
         )

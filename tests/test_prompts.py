@@ -121,3 +121,16 @@ def test_an_unknown_option_of_the_one_line_call_is_answered_with_all_that_there_
 
     for part in ("unknown option 'temprature'", "page_size", "tokenizer", "temperature", "stop_token_ids"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "given", [b"\x01\x02", bytearray(b"\x01"), memoryview(b"\x01\x02")], ids=lambda x: type(x).__name__
+)
+def test_bytes_are_no_token_ids_wherever_they_stand(given):
+    for prompts in (given, [given], [[1, 2], given]):
+        with pytest.raises(RequestError, match=r"a prompt is a string or a list of token ids|give a string"):
+            as_prompts(prompts)
+
+
+def test_an_array_of_one_text_is_that_text_and_not_its_characters():
+    assert as_prompts(np.array("one text")) == as_prompts([np.array("one text")]) == [Prompt(text="one text")]

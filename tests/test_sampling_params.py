@@ -94,7 +94,7 @@ def test_stop_is_a_string_or_several(stop, strings):
     assert SamplingParams(stop=stop).stop_strings == strings
 
 
-@pytest.mark.parametrize("stop", ["", [""], ["a", ""], [1], [None], ["x" * (MAX_STOP_STRING_LENGTH + 1)], b"a"])
+@pytest.mark.parametrize("stop", ["", [""], ["a", ""], [1], [None], ["x" * (MAX_STOP_STRING_LENGTH + 1)]])
 def test_a_stop_string_has_a_bounded_length(stop):
     refused("must be a string of 1 to 1024 characters", stop=stop)
 
@@ -144,3 +144,26 @@ def test_params_do_not_change():
 def test_an_error_is_a_value_error_of_the_library():
     assert issubclass(RequestError, ValueError)
     assert issubclass(RequestError, JinferError)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [10**400, -(10**400), 10**5000, float("inf"), float("nan")],
+    ids=lambda x: f"{x:.0e}"[:9] if isinstance(x, float) else "integer",
+)
+@pytest.mark.parametrize(
+    "name", ["temperature", "top_p", "min_p", "top_k", "seed", "max_tokens", "n", "logprobs", "min_tokens"]
+)
+def test_a_number_of_any_size_is_refused_by_its_rule(name, value):
+    with pytest.raises(RequestError, match=f"{name}=.* must be ") as caught:
+        SamplingParams(**{name: value})
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["stop", "stop_token_ids"])
+@pytest.mark.parametrize(
+    "value", [b"\x01\x02", bytearray(b"\x01"), memoryview(b"\x01"), {1: 2}], ids=lambda x: type(x).__name__
+)
+def test_collections_of_integers_that_are_no_token_ids_are_refused(name, value):
+    with pytest.raises(RequestError, match=f"{name}=.* must be "):
+        SamplingParams(**{name: value})
