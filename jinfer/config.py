@@ -1,15 +1,16 @@
 """What the user may choose about an engine, and the limits that follow from it."""
 
 import dataclasses
-import math
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from jinfer.errors import ConfigError
+from jinfer.errors import ConfigError, shown
 
 Attention = Literal["auto", "pallas", "reference"]
 DType = Literal["bfloat16", "float32"]
 SchedulingPolicy = Literal["mixed", "prefill_first", "decode_first"]
+
+LARGEST_INTEGER = 2**31 - 1  # of what the device counts in int32: pages, positions, rows
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,9 @@ class EngineConfig:
     """Longest prompt plus output, in tokens. "auto": the model's context, or what the pages hold if that is less.
     Default: the same, and it is said aloud if it is less."""
     gpu_memory_utilization: float = 0.9
-    """Share for weights, workspace and pages together: of what JAX may use of the GPU, which is 75% of it unless
+    """Share of the memory that is in use when the engine has started: its weights, workspace and pages, and what this
+    process used before, such as another engine. So a second engine needs a larger share than the first, and 0.9 for
+    each is too much for two. The share is of what JAX may use of the GPU, which is 75% of it unless
     XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; on a CPU, of the host's available memory."""
     prefix_caching: bool = True
     """Keep the keys and values of what was computed as long as there is room, for requests that begin the same."""
@@ -74,7 +77,9 @@ class EngineConfig:
         for name in (*switches, "norms_in_weights", "dummy_weights", "progress"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":
-            raise ConfigError(f"compilation_cache_dir={self.compilation_cache_dir!r} must be the name of a directory")
+            raise ConfigError(
+                f"compilation_cache_dir={shown(self.compilation_cache_dir)} must be the name of a directory"
+            )
         for name in ("page_size", "num_pages", "max_num_seqs", "max_num_batched_tokens"):
             _check_positive_integer(name, getattr(self, name), optional=name != "page_size")
         if self.max_model_len != "auto":
@@ -83,11 +88,12 @@ class EngineConfig:
             raise ConfigError(
                 f"num_pages={self.num_pages}: page 0 takes the writes of padding, so at least 2 are needed"
             )
-        if not isinstance(self.dummy_weights_seed, int) or self.dummy_weights_seed < 0:
-            raise ConfigError(f"dummy_weights_seed={self.dummy_weights_seed!r} must be an integer from 0")
+        seed = self.dummy_weights_seed
+        if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_INTEGER:
+            raise ConfigError(f"dummy_weights_seed={shown(seed)} must be an integer from 0 to {LARGEST_INTEGER}")
         share = self.gpu_memory_utilization
-        if not isinstance(share, int | float) or not math.isfinite(share) or not 0 < share <= 1:
-            raise ConfigError(f"gpu_memory_utilization={share!r} must be a share of the device's memory in (0, 1]")
+        if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
+            raise ConfigError(f"gpu_memory_utilization={shown(share)} must be a share of the device's memory in (0, 1]")
 
     @classmethod
     def from_options(cls, options: dict[str, Any]) -> "EngineConfig":
@@ -120,12 +126,13 @@ class Limits:
 
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+    if not isinstance(value, str | bool | None) or value not in choices:
+        raise ConfigError(f"{name}={shown(value)} must be one of {', '.join(map(repr, choices))}")
 
 
 def _check_positive_integer(name: str, value: Any, *, optional: bool, others: tuple[str, ...] = ()) -> None:
     if value is None and optional:
         return
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"{name}={value!r} must be an integer from 1{''.join(f' or {x!r}' for x in others)}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= LARGEST_INTEGER:
+        choices = "".join(f" or {x!r}" for x in others)
+        raise ConfigError(f"{name}={shown(value)} must be an integer from 1 to {LARGEST_INTEGER}{choices}")

@@ -10,6 +10,7 @@ import jax
 from jinfer.config import EngineConfig
 
 GB = 10**9
+MB = 10**6
 MEMINFO = Path("/proc/meminfo")
 MOST_CACHE_BYTES_ON_CPU = 1 * GB  # a laptop's memory belongs to others as well; num_pages overrides
 
@@ -36,8 +37,25 @@ class DeviceMemory:
         return int(self.total_bytes * config.gpu_memory_utilization) - self.in_use_bytes
 
     def share(self, config: EngineConfig) -> str:
-        """For messages."""
-        return f"gpu_memory_utilization={config.gpu_memory_utilization} of {self.kind}"
+        """What `available_bytes` is made of, for messages."""
+        share = (
+            f"gpu_memory_utilization={config.gpu_memory_utilization} of {self.kind} ({self.total_bytes / GB:.2f} GB)"
+        )
+        in_use = f", of which {self.in_use_bytes / GB:.2f} GB were in use before by arrays of this process,"
+        return share + in_use * self.is_shared
+
+    @property
+    def remedy(self) -> str:
+        """What else can be done where memory is in use, to be put behind other remedies; nothing where none is."""
+        return (
+            "; what other engines and arrays of this process use counts too: LLM.close() gives an engine's memory "
+            "back, and a higher gpu_memory_utilization leaves room for both"
+        ) * self.is_shared
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether others use a part worth saying."""
+        return self.in_use_bytes > MB
 
 
 def _available_host_bytes() -> int:

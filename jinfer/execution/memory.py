@@ -56,8 +56,12 @@ class MemoryNeeds:
         """`step_bytes` is the largest step's workspace, and None where nobody knows: it is estimated then."""
         if step_bytes is None:
             step_bytes = estimated_workspace_bytes(model, limits, dtype)
-        page_bytes = 2 * model.num_layers * limits.page_size * model.num_kv_heads * model.head_dim * dtype.itemsize
-        return cls(weight_bytes, page_bytes, step_bytes + RESERVE_BYTES)
+        return cls(weight_bytes, page_bytes(model, limits, dtype), step_bytes + RESERVE_BYTES)
+
+
+def page_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
+    """Bytes of one page of the cache, in all layers."""
+    return 2 * model.num_layers * limits.page_size * model.num_kv_heads * model.head_dim * dtype.itemsize
 
 
 def device_defaults(device: jax.Device) -> DeviceDefaults:
@@ -76,8 +80,20 @@ def check_weights_fit(model: Model, config: EngineConfig, device: jax.Device) ->
     needed, available = num_bytes(model.abstract_params), memory.available_bytes(config)
     if needed > available:
         raise InsufficientMemoryError(
-            f"the weights need {needed / GB:.2f} GB and {memory.share(config)} leaves {available / GB:.2f} GB; "
-            "use a smaller model, bfloat16, or a device with more memory"
+            f"the weights need {needed / GB:.2f} GB and {memory.share(config)} leaves {max(0, available) / GB:.2f} GB; "
+            f"use a smaller model, bfloat16, or a device with more memory{memory.remedy}"
+        )
+
+
+def check_cache_fits(
+    config: EngineConfig, chosen: Limits, model: ModelConfig, dtype: jnp.dtype, memory: DeviceMemory
+) -> None:
+    """Raises InsufficientMemoryError before anything is loaded, if the pages that were asked for are too many alone."""
+    needed, available = chosen.num_pages * page_bytes(model, chosen, dtype), memory.available_bytes(config)
+    if config.num_pages is not None and needed > available:
+        raise InsufficientMemoryError(
+            f"a KV cache of num_pages={config.num_pages} pages of {chosen.page_size} tokens needs {needed / GB:.2f} "
+            f"GB, and {memory.share(config)} leaves {max(0, available) / GB:.2f} GB; lower num_pages{memory.remedy}"
         )
 
 
@@ -116,7 +132,7 @@ def plan_memory(config: EngineConfig, chosen: Limits, memory: DeviceMemory, need
             f"{num_pages * needs.page_bytes / GB:.2f} GB; {memory.share(config)} leaves {max(left, 0) / GB:.2f} GB for "
             f"it after {needs.weight_bytes / GB:.2f} GB of weights and {needs.workspace_bytes / GB:.2f} GB of "
             f"workspace, which is {max(left, 0) // needs.page_bytes} pages; lower num_pages, max_num_seqs or "
-            "max_num_batched_tokens, or raise gpu_memory_utilization"
+            f"max_num_batched_tokens, or raise gpu_memory_utilization{memory.remedy}"
         )
     max_model_len = min(chosen.max_model_len, (num_pages - 1) * chosen.page_size)
     limits = replace(chosen, num_pages=num_pages, max_model_len=max_model_len)

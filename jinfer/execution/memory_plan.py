@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from jinfer.config import Limits
-from jinfer.execution.device_memory import GB
+from jinfer.execution.device_memory import GB, MB
 
-MB = 10**6
 NOT_WORTH_SAYING_BYTES = 10**5
 
 
