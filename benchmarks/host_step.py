@@ -3,7 +3,7 @@
     python -m benchmarks.host_step --rows 256
 
 Prints a line of JSON: medians of planning (`schedule`), padding (`batch`), reading and accepting the tokens (`read`),
-the whole of `Engine.step`, and `deliver`: handing the updates to the inbox of their caller and taking them out again.
+the whole of `Engine.step`, and `deliver`: handing the updates to the queue of their caller and taking them out again.
 No model, no GPU, no tokenizer. The device's own dispatch is not in it.
 """
 
@@ -21,7 +21,7 @@ from jinfer import engine as engine_module
 from jinfer.batching.batch import Batch
 from jinfer.config import EngineConfig, Limits
 from jinfer.engine import Engine
-from jinfer.inbox import Inbox
+from jinfer.output_queue import OutputQueue
 from jinfer.request import Request
 from jinfer.sampling import StepResult
 from jinfer.sampling_params import MAX_LOGPROBS, SamplingParams
@@ -97,7 +97,7 @@ def measure(rows: int) -> dict[str, float]:
     ):
         engine = _engine(rows)
     requests = _requests(rows, engine.limits)
-    inbox = Inbox(requests)
+    queue = OutputQueue(requests)
     for request in requests:
         engine.add(request)
     for _ in range(WARM_UP_STEPS):
@@ -109,14 +109,14 @@ def measure(rows: int) -> dict[str, float]:
     ):
         step, deliver = watch.timed("step", engine.step), watch.timed("deliver", _deliver)
         for _ in range(TIMED_STEPS):
-            deliver(step(), inbox)
+            deliver(step(), queue)
     return {name: round(statistics.median(times), 1) for name, times in watch.microseconds.items()}
 
 
-def _deliver(updates: list[Any], inbox: Inbox) -> None:
+def _deliver(updates: list[Any], queue: Inbox) -> None:
     for update in updates:
-        inbox.put(update)
-    for _ in inbox.take_all():
+        queue.put(update)
+    for _ in queue.take_all():
         pass
 
 

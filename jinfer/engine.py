@@ -121,19 +121,16 @@ class Engine:
     def step(self) -> list[SequenceUpdate]:
         """Plans and dispatches one step, then reads the step before it while the device computes.
 
-        Without `overlap` it reads the step that it dispatched, and the device waits for the host in between.
+        Without `overlap` it reads the step that it dispatched, and the device waits for the host in between. After
+        whatever is raised here, an interrupt too, the engine needs a `reset`.
         """
         updates = []
-        try:
-            plan = self._scheduler.schedule()
-            if plan:
-                self._in_flight.append(self._dispatch(plan))
-            num_left = self._num_unread() if plan else len(self._in_flight) - 1
-            while len(self._in_flight) > max(0, num_left):
-                updates += self._read(self._in_flight.popleft())
-        except BaseException as error:
-            self._recover(error)
-            raise
+        plan = self._scheduler.schedule()
+        if plan:
+            self._in_flight.append(self._dispatch(plan))
+        num_left = self._num_unread() if plan else len(self._in_flight) - 1
+        while len(self._in_flight) > max(0, num_left):
+            updates += self._read(self._in_flight.popleft())
         return updates
 
     def _num_unread(self) -> int:
@@ -192,18 +189,17 @@ class Engine:
         if sequence.request.is_finished:
             sequence.request.finished_time = time.perf_counter()
 
-    def _recover(self, error: BaseException) -> None:
-        """After a fault within a step nothing on the device can be trusted: all ends, and a new state begins."""
-        is_fault = isinstance(error, Exception)
+    def reset(self, reason: str) -> None:
+        """Ends all requests with an error, and begins anew: after a fault within a step nothing on the device can be
+        trusted, nor what was planned. It may be interrupted, and done again."""
         for sequence in self._sequences:
-            sequence.error = f"the engine failed: {error!r}" if is_fault else "interrupted"
-            sequence.finish_reason = FinishReason.ERROR if is_fault else FinishReason.ABORT
+            sequence.error, sequence.finish_reason = reason, FinishReason.ERROR
             sequence.request.finished_time = time.perf_counter()
-        self._sequences.clear()
         self._scheduler = self._new_scheduler()
         self._in_flight.clear()
         delete_arrays(self._state)
         self._state = self._new_state()
+        self._sequences.clear()
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless pages and rows each have exactly one place, and an idle engine holds none."""

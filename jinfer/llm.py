@@ -1,26 +1,29 @@
 """The front door: `generate`, and `LLM` with generate, chat and stream."""
 
+import functools
+import itertools
 import logging
-import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from jinfer.config import EngineConfig
 from jinfer.engine import Engine, delete_arrays
-from jinfer.errors import EngineError, InsufficientMemoryError, RequestError
+from jinfer.engine_loop import EngineLoop
+from jinfer.engine_stats import EngineStats
+from jinfer.errors import InsufficientMemoryError, RequestError
 from jinfer.execution.device_memory import DeviceMemory
 from jinfer.execution.device_state import new_device_state
-from jinfer.execution.memory import MemoryNeeds, check_workspace, choose_limits, plan_memory
+from jinfer.execution.memory import MemoryNeeds, check_cache_fits, check_workspace, choose_limits, plan_memory
 from jinfer.execution.workspace import start_probing
-from jinfer.inbox import Inbox
 from jinfer.loading import ModelSource, find_model, load_model
 from jinfer.models.model import Params
 from jinfer.models.weights import num_bytes
+from jinfer.output_queue import OutputQueue
 from jinfer.outputs import RequestOutput, StreamPiece
 from jinfer.progress import logged_time, progress_bar
 from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
@@ -31,6 +34,7 @@ from jinfer.text.detokenizer import Detokenizer
 from jinfer.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CONTEXT_TOKENS = 16  # of the prompt's end, which decide how the first new token reads
 
@@ -70,6 +74,7 @@ class LLM:
         memory = DeviceMemory.of(device)
         found = find_model(model, params, tokenizer, self.config)
         chosen = choose_limits(self.config, found.model.config, device)
+        check_cache_fits(self.config, chosen, found.model.config, found.dtype, memory)
         step_bytes = start_probing(found.model, chosen, found.dtype, device, self.config)
         with logged_time(logger, "loading the weights"):
             self._loaded = load_model(found, params, self.config)
@@ -83,12 +88,10 @@ class LLM:
             self.limits = self.memory.limits
             self._engine = self._start_engine()
         except BaseException:
-            self._give_back_params()
+            delete_arrays(self._loaded.owned_params)
             raise
-        self._lock = threading.RLock()
-        self._inboxes: dict[Request, Inbox] = {}
-        self._num_requests = 0
-        self._is_closed = False
+        self._loop = EngineLoop(self._engine, functools.partial(delete_arrays, self._loaded.owned_params))
+        self._request_numbers = itertools.count(1)
         logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
 
     def _start_engine(self) -> Engine:
@@ -97,7 +100,7 @@ class LLM:
         try:
             engine = Engine(
                 loaded.model, loaded.params, self.limits,
-                lambda: new_device_state(loaded.model.config, self.limits, loaded.dtype),
+                functools.partial(new_device_state, loaded.model.config, self.limits, loaded.dtype),
                 self.config,
             )  # fmt: skip
         except jax.errors.JaxRuntimeError as error:
@@ -131,7 +134,7 @@ class LLM:
     ) -> list[RequestOutput]:
         """Answers a conversation, or a list of them, through the model's chat template; see `generate`."""
         tokenizer = self._need_tokenizer("chat")
-        prompts = [Prompt(token_ids=tuple(tokenizer.apply_chat_template(c))) for c in as_conversations(messages)]
+        prompts = self._rendered(tokenizer, as_conversations(messages))
         return self._complete(prompts, as_params(params, options, len(prompts)))
 
     def stream(
@@ -139,20 +142,16 @@ class LLM:
     ) -> Iterator[StreamPiece]:
         """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what runs."""
         prompt_list = as_prompts(prompts)
-        return self._pieces(self._create(prompt_list, as_params(params, options, len(prompt_list))))
-
-    def _pieces(self, requests: list[Request]) -> Iterator[StreamPiece]:
+        requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
         prompt_index = {request: place for place, request in enumerate(requests)}
-        with closing(self._run(requests)) as updates:
-            for update in updates:
-                yield StreamPiece.of(prompt_index[update.sequence.request], update)
+        return self._run(requests, lambda update: StreamPiece.of(prompt_index[update.sequence.request], update))
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
         count, num_tokens = sum(len(request.sequences) for request in requests), 0
         with (
             progress_bar("generating", total=count, enabled=self.config.progress) as bar,
-            closing(self._run(requests)) as updates,
+            closing(self._run(requests, lambda update: update)) as updates,
         ):
             for update in updates:
                 num_tokens += update.token_id is not None
@@ -161,48 +160,38 @@ class LLM:
                     bar.update()
         return [RequestOutput.of(request) for request in requests]
 
-    def _run(self, requests: list[Request]) -> Generator[SequenceUpdate, None, None]:
-        """Steps the engine until the requests have ended; whatever stops it early aborts them."""
-        inbox = Inbox(requests)
-        with self._lock:
-            self._check_open()
-            for request in requests:
-                self._inboxes[request] = inbox
-                self._engine.add(request)
+    def _run(self, requests: list[Request], form: Callable[[SequenceUpdate], T]) -> Generator[T, None, None]:
+        """Steps the engine until the requests have ended, and gives each update in a form. Whatever stops it early
+        aborts them."""
+        queue = OutputQueue(requests)
         try:
-            while True:
-                is_complete = inbox.is_complete  # asked before the updates are taken: then none comes after them
-                yield from inbox.take_all()
-                if is_complete:
-                    break
-                self._step(inbox)
-        finally:
-            with self._lock:
-                for request in requests:
-                    if not self._is_closed:
-                        self._engine.abort(request)
-                    del self._inboxes[request]
-
-    def _step(self, inbox: Inbox) -> None:
-        """One step for all that use this LLM; each finds what concerns it in its inbox."""
-        with self._lock:
-            self._check_open()
-            if inbox.is_complete:  # another thread's step ended its requests
-                return
             try:
-                updates = self._engine.step()
-            except BaseException as error:
-                for other in set(self._inboxes.values()):
-                    other.put_ends()
-                if not isinstance(error, Exception):
+                self._loop.submit(queue)
+                while not queue.is_over:
+                    self._loop.run_once(queue)
+                    yield from map(form, queue.take_all())
+                yield from map(form, queue.take_all())  # another thread may have put the end there since
+                queue.raise_failure()
+            finally:
+                self._loop.abandon(queue)
+        finally:
+            self._loop.abandon(queue)  # an interrupt may have kept the first from it
+
+    @staticmethod
+    def _rendered(tokenizer: Tokenizer, conversations: list[Sequence[Mapping[str, Any]]]) -> list[Prompt]:
+        """The prompt of each conversation; an error among several names the one at fault."""
+        prompts = []
+        for place, conversation in enumerate(conversations):
+            try:
+                prompts.append(Prompt(token_ids=tuple(tokenizer.apply_chat_template(conversation))))
+            except RequestError as error:
+                if len(conversations) == 1:
                     raise
-                raise EngineError(f"the engine failed, and every request with it: {error}") from error
-            for update in updates:
-                if update.sequence.request in self._inboxes:
-                    self._inboxes[update.sequence.request].put(update)
+                raise RequestError(f"conversations[{place}]: {error}") from error
+        return prompts
 
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
-        self._check_open()
+        self._loop.check_open()
         requests = []
         for place, pair in enumerate(zip(prompts, params, strict=True)):
             try:
@@ -221,11 +210,9 @@ class LLM:
         if ids is None:
             assert prompt.text is not None
             ids = tuple(self._need_tokenizer("a prompt of text").encode(prompt.text))
-        with self._lock:
-            self._num_requests += 1
-            request_id = f"request-{self._num_requests}"
         request = Request.create(
-            request_id, prompt.text, ids, params.with_defaults(self._loaded.sampling_defaults),
+            f"request-{next(self._request_numbers)}", prompt.text, ids,
+            params.with_defaults(self._loaded.sampling_defaults),
             eos_token_ids=self._loaded.eos_token_ids, vocab_size=self._loaded.model.config.vocab_size,
             limits=self.limits,
         )  # fmt: skip
@@ -253,25 +240,19 @@ class LLM:
             )
         return self.tokenizer
 
+    def stats(self) -> EngineStats:
+        """What the engine is doing, and what it has done since its start."""
+        self._loop.settle()
+        return self._engine.stats()
+
     def check_integrity(self) -> None:
         """Raises AssertionError if a page or a row is lost; for tests."""
+        self._loop.settle()
         self._engine.check_integrity()
 
     def close(self) -> None:
         """Gives back the device's memory. Params that the caller brought stay. Requests still running fail."""
-        with self._lock:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            self._engine.close()
-            self._give_back_params()
-
-    def _give_back_params(self) -> None:
-        delete_arrays(self._loaded.owned_params)
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise EngineError("this LLM is closed; create another")
+        self._loop.close()
 
     def __enter__(self) -> "LLM":
         return self
@@ -280,5 +261,6 @@ class LLM:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._is_closed else repr(self._engine)
+        self._loop.settle()
+        state = "closed" if self._loop.is_closed else repr(self._engine)
         return f"LLM({self._loaded.model.config.architecture}, {self._loaded.dtype}, {state})"

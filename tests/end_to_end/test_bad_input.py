@@ -32,6 +32,7 @@ from tests.checkpoints import (
     write_json,
     write_shards,
 )
+from tests.end_to_end.llm.helpers import is_idle
 
 MAX_MODEL_LEN, USABLE_PAGES = 20, 8  # of four tokens each: prompts of 20 to 31 fit the pages, and not the context
 LIMITED = {**TINY_ENGINE, "num_pages": USABLE_PAGES + 1, "max_model_len": MAX_MODEL_LEN}
@@ -365,7 +366,7 @@ def test_one_bad_prompt_is_named_and_refused_before_anything_runs(llm, monkeypat
             with pytest.raises(RequestError) as caught:
                 use([good, good, bad, good], **GREEDY)
             check(caught.value, "prompts[2]", "the context holds 20")
-    assert not llm._engine.has_work
+    assert is_idle(llm)
 
 
 def test_one_bad_params_is_refused_before_anything_runs(llm):
@@ -374,7 +375,7 @@ def test_one_bad_params_is_refused_before_anything_runs(llm):
         llm.generate([[5], [6]], params)
 
     check(caught.value, "prompts[1]", "stop token id 300")
-    assert not llm._engine.has_work
+    assert is_idle(llm)
 
 
 def test_the_one_liner_refuses_unknown_options(tmp_path):

@@ -15,6 +15,7 @@ from tests.checkpoints import (
     TINY_ENGINE,
     write_checkpoint,
 )
+from tests.end_to_end.llm.helpers import is_idle
 
 
 @pytest.fixture(scope="session")
@@ -32,8 +33,7 @@ def shared_llm(directory) -> Iterator[LLM]:
 def llm(shared_llm) -> Iterator[LLM]:
     """The LLM that the tests share, which each must leave idle and whole."""
     yield shared_llm
-    assert not shared_llm._engine.has_work
-    assert not shared_llm._inboxes
+    assert is_idle(shared_llm)
     shared_llm.check_integrity()
 
 

@@ -24,6 +24,12 @@ def first_ids(llm: LLM, prompt: Any, **options: Any) -> tuple[int, ...]:
     return llm.generate(prompt, **options)[0].outputs[0].token_ids
 
 
+def is_idle(llm: LLM) -> bool:
+    """Whether nothing runs or waits, and no page is used."""
+    stats = llm.stats()
+    return stats.num_running == stats.num_waiting == stats.num_used_pages == 0
+
+
 def live_bytes() -> int:
     gc.collect()
     return sum(array.nbytes for array in jax.live_arrays())

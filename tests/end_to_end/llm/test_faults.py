@@ -9,7 +9,7 @@ from tests.checkpoints import (
     CONFIG,
     TINY_ENGINE,
 )
-from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, fail_once, first_ids, ids_of
+from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, fail_once, first_ids, ids_of, is_idle, joined
 
 
 class TestFaults:
@@ -19,7 +19,7 @@ class TestFaults:
         with pytest.raises(KeyboardInterrupt):
             llm.generate(PROMPTS, **RANDOM)
 
-        assert not llm._engine.has_work
+        assert is_idle(llm)
         assert ids_of(llm.generate(PROMPTS, **RANDOM)) == expected
 
     def test_ctrl_c_between_two_pieces_of_a_stream(self, llm):
@@ -29,7 +29,7 @@ class TestFaults:
         with pytest.raises(KeyboardInterrupt):
             stream.throw(KeyboardInterrupt)
 
-        assert not llm._engine.has_work
+        assert is_idle(llm)
         assert ids_of(llm.generate(TEXT, **RANDOM)) == expected
 
     def test_an_exception_in_a_step_is_an_engine_error_with_the_reason(self, llm, monkeypatch):
@@ -41,20 +41,31 @@ class TestFaults:
         assert isinstance(caught.value.__cause__, RuntimeError)
         assert ids_of(llm.generate(PROMPTS, **RANDOM)) == expected
 
-    def test_every_request_of_a_step_that_fails_ends_with_an_error_that_names_the_reason(self, llm, monkeypatch):
-        """A stream of another caller ends with a piece that says so, not silently."""
-        bystander = llm.stream(TEXT, n=2, **RANDOM)
-        next(bystander)
+    def test_every_caller_whose_request_a_fault_ended_gets_an_engine_error(self, llm, monkeypatch):
+        """A stream of another caller gives what it has, and then does not end as if that were the whole."""
+        whole = [piece.text for piece in llm.stream(TEXT, **RANDOM)]
+        bystander = llm.stream(TEXT, **RANDOM)
+        pieces = [next(bystander).text]
         fail_once(monkeypatch, llm, RuntimeError("the device fell over"))
+        with pytest.raises(EngineError, match="the device fell over"):
+            llm.generate("rain", **RANDOM)
+        with pytest.raises(EngineError, match="the device fell over"):
+            pieces += (piece.text for piece in bystander)
+
+        assert 0 < len(pieces) < len(whole)
+        assert pieces == whole[: len(pieces)]
+
+    def test_a_request_that_ended_before_a_fault_is_whole(self, llm, monkeypatch):
+        (expected,) = llm.generate(TEXT, **RANDOM)
+        stream = llm.stream(TEXT, **RANDOM)
+        pieces = [next(stream)]
+        llm.generate("rain", **RANDOM | {"max_tokens": 30})  # its steps bring the stream to its end as well
+        fail_once(monkeypatch, llm, RuntimeError("the device fell over"), at_step=1)
         with pytest.raises(EngineError):
             llm.generate("rain", **RANDOM)
-        pieces = list(bystander)
+        pieces += stream
 
-        for output_index in (0, 1):
-            last = [piece for piece in pieces if piece.output_index == output_index][-1]
-            assert last.finish_reason is FinishReason.ERROR
-            assert "the device fell over" in last.error
-        assert sum(piece.finish_reason is not None for piece in pieces) == 2
+        assert joined(pieces) == (expected.text, expected.outputs[0].token_ids)
 
     def test_logits_that_are_not_finite_fail_their_request_alone(self, params, llm):
         """Token 9 has an embedding of NaN. What it touches fails, and the request beside it does not."""

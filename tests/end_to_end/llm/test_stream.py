@@ -6,7 +6,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from jinfer import FinishReason, StreamPiece
-from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, clean_part, first_ids, ids_of, joined
+from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, clean_part, first_ids, ids_of, is_idle, joined
 
 
 class TestStream:
@@ -30,7 +30,7 @@ class TestStream:
         stream = llm.stream(TEXT, **GREEDY)
         next(stream)
 
-        assert llm._engine.has_work
+        assert not is_idle(llm)
         assert len(list(stream)) == 11
 
     def test_two_streams_of_one_llm_interleave(self, llm):
@@ -58,8 +58,7 @@ class TestStream:
         next(stream)
         stream.close()
 
-        assert not llm._engine.has_work
-        assert llm._engine._scheduler.page_pool.num_used == 0
+        assert is_idle(llm)
         llm.check_integrity()
 
     def test_a_stream_that_is_dropped_or_never_started_holds_nothing(self, llm):
@@ -69,7 +68,7 @@ class TestStream:
         del started
         gc.collect()
 
-        assert not llm._engine.has_work
+        assert is_idle(llm)
 
     def test_others_are_not_touched_by_a_stream_that_is_closed(self, llm):
         (expected,) = llm.generate(TEXT, **RANDOM)

@@ -1,0 +1,50 @@
+"""Where the outputs of steps wait for the caller who asked for them."""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+
+from jinfer.errors import EngineError
+from jinfer.request import Request
+from jinfer.sequence_update import SequenceUpdate
+
+
+class OutputQueue:
+    """What steps brought to the requests of one caller, until the caller takes it: any thread may have taken the steps.
+
+    One thread at a time puts, and one takes; they need no lock between them.
+    """
+
+    def __init__(self, requests: Iterable[Request]) -> None:
+        self.requests = tuple(requests)
+        self._updates: deque[SequenceUpdate] = deque()
+        self._open = {sequence for request in self.requests for sequence in request.sequences}  # without their end here
+        self._failure: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the end of every sequence was put here."""
+        return not self._open
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will be put here any more."""
+        return self.is_complete or self._failure is not None
+
+    def put(self, update: SequenceUpdate) -> None:
+        self._updates.append(update)
+        if update.finish_reason is not None:
+            self._open.discard(update.sequence)
+
+    def fail(self, reason: str) -> None:
+        """Ends the queue early, unless it is complete: what it holds is not the whole."""
+        if not self.is_complete:
+            self._failure = reason
+
+    def take_all(self) -> Iterator[SequenceUpdate]:
+        while self._updates:
+            yield self._updates.popleft()
+
+    def raise_failure(self) -> None:
+        """Raises EngineError if the queue failed."""
+        if self._failure is not None:
+            raise EngineError(self._failure)
