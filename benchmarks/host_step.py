@@ -3,7 +3,7 @@
     python -m benchmarks.host_step --rows 256
 
 Prints a line of JSON: medians of planning (`schedule`), padding (`batch`), reading and accepting the tokens (`read`),
-the whole of `Engine.step`, and `deliver`: handing the updates to the queue of their caller and taking them out again.
+the whole of `Engine.step`, and `deliver`: handing the updates to the queue of their caller, and taking them out again.
 No model, no GPU, no tokenizer. The device's own dispatch is not in it.
 """
 
@@ -113,7 +113,7 @@ def measure(rows: int) -> dict[str, float]:
     return {name: round(statistics.median(times), 1) for name, times in watch.microseconds.items()}
 
 
-def _deliver(updates: list[Any], queue: Inbox) -> None:
+def _deliver(updates: list[Any], queue: OutputQueue) -> None:
     for update in updates:
         queue.put(update)
     for _ in queue.take_all():

@@ -118,6 +118,8 @@ def test_what_lies_around_the_outputs_is_left_alone(name):
     compiled = jax.jit(call).lower(*operands).compile()
     sizes = [math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(compiled.out_info)]
     compiled(*operands)  # whatever is allocated at a first call
+    # All free places into which an output would fit, so that none but ours is left.
+    fillers = [jax.device_put(np.zeros(size, np.uint8)) for size in sizes for _ in range(16)]
     canaries, holes = [canary()], []
     for size in sizes:
         holes.append(jax.device_put(np.zeros(size, np.uint8)).block_until_ready())
@@ -127,6 +129,7 @@ def test_what_lies_around_the_outputs_is_left_alone(name):
         hole.delete()
     outputs = jax.block_until_ready(jax.tree.leaves(compiled(*operands)))
     assert free & {address(output) for output in outputs}, "no output lies between canaries: the test shows nothing"
+    assert len(fillers) == 16 * len(sizes)  # they are still there
     for place, kept in enumerate(canaries):
         changed = np.flatnonzero(np.asarray(kept) != SENTINEL)
         assert changed.size == 0, f"canary {place} was written, first at byte {changed[0]}"
