@@ -483,3 +483,18 @@ def test_a_sweep_has_few_candidates_and_tries_the_heuristic(rows, vocab):
     ):
         assert blocks in candidates
         assert 1 < len(candidates) <= 60
+
+
+@implementations
+@pytest.mark.parametrize("top_p", [0.0, 1e-45, 1e-40, 1.1e-38, 1.2e-38, 1e-30], ids=str)
+def test_a_top_p_of_next_to_nothing_keeps_the_most_likely_token(implementation, top_p):
+    """With every other filter and temperature: what float32 flushes to 0 is no threshold that everything reaches."""
+    rng = np.random.default_rng(3)
+    logits, parameters = random_logits(rng), random_parameters(rng)
+    logits += np.arange(VOCAB) * 1e-3  # no ties, and neither the first nor the last is the most likely
+    logits[:, [0, -1]] = -40
+    parameters |= {"top_p": np.full(ROWS, top_p, np.float32), "min_lengths": np.zeros(ROWS, np.int32)}
+    parameters["temperature"] = rng.choice([0, 0.3, 1, 2, 1e-6, 1e-40], ROWS).astype(np.float32)
+    operands = {name: jnp.asarray(x) for name, x in parameters.items()}
+    token_ids, _ = sample(jnp.asarray(logits), **operands, implementation=implementation)
+    np.testing.assert_array_equal(token_ids, logits.argmax(-1))

@@ -1,5 +1,8 @@
 """What a start takes, and that all of it is given back."""
 
+import contextlib
+import gc
+
 import jax
 import numpy as np
 import pytest
@@ -34,6 +37,35 @@ class TestMemory:
         assert live_bytes() == before
         with pytest.raises(EngineError, match="closed"):
             next(stream)
+
+    @pytest.mark.parametrize("after", ["generate", "closed stream", "dropped stream", "fault", "interrupt"])
+    def test_memory_goes_with_the_last_reference(self, directory, monkeypatch, after):
+        """Without the garbage collector: nothing that an LLM made refers back to it."""
+        before = live_bytes()
+        llm = LLM(directory, **TINY_ENGINE)
+        stream = llm.stream(TEXT, **GREEDY)
+        if after == "generate":
+            llm.generate(PROMPTS, **RANDOM)
+        elif after == "closed stream":
+            next(stream)
+            stream.close()
+        elif after == "dropped stream":
+            next(stream)
+        else:
+            error = RuntimeError("boom") if after == "fault" else KeyboardInterrupt()
+            with monkeypatch.context() as patch:
+                fail_once(patch, llm, error)
+                with contextlib.suppress(EngineError, KeyboardInterrupt):
+                    llm.generate(TEXT, **GREEDY)
+        assert live_bytes() > before
+        gc.disable()
+        try:
+            del stream, llm
+            with contextlib.suppress(NameError):
+                error.__traceback__ = None  # whose frames are the caller's to keep
+            assert sum(array.nbytes for array in jax.live_arrays()) == before
+        finally:
+            gc.enable()
 
     def test_params_of_the_caller_stay(self, params):
         before = live_bytes()
