@@ -87,7 +87,7 @@ def command_line(prompts: Sequence[str | list[int]]) -> list[str]:
 def test_the_engine_options_reach_the_engine(generate, monkeypatch):
     """The last word before anything is loaded."""
     given = {}
-    monkeypatch.setattr(cli, "LLM", lambda model, **options: given.update(options) or sys.exit(7))
+    monkeypatch.setattr("jinfer.cli.generate.LLM", lambda model, **options: given.update(options) or sys.exit(7))
     with pytest.raises(SystemExit, match="7"):
         generate("--prompt", TEXT)
     names = ("scheduling_policy", "overlap", "prefix_caching")

@@ -1,0 +1,58 @@
+"""`jinfer COMMAND`: reads the words, runs the command, and reports how it ended."""
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+
+from jinfer.bench.cli import add_bench
+from jinfer.cli.convert import add_convert
+from jinfer.cli.generate import add_generate
+from jinfer.cli.options import add_engine_options, engine_options
+from jinfer.cli.output import EXIT_ERROR, EXIT_INTERRUPTED
+from jinfer.errors import JinferError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words, argparse.Namespace(words=words))
+    with _messages_on_stderr():
+        return _run_reporting_errors(options)
+
+
+@contextlib.contextmanager
+def _messages_on_stderr() -> Iterator[None]:
+    """Shows what jinfer says while it starts, and leaves logging as it was: main() may be called by a program."""
+    logger, handler = logging.getLogger("jinfer"), logging.StreamHandler(sys.stderr)
+    before = logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.level, logger.propagate = before
+
+
+def _run_reporting_errors(options: argparse.Namespace) -> int:
+    try:
+        return options.run(options)
+    except JinferError as error:
+        print(f"jinfer: error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except KeyboardInterrupt:
+        print("jinfer: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="jinfer", description="Large language models in JAX on NVIDIA GPUs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    add_generate(commands)
+    bench = commands.add_parser("bench", help="measure an engine beside the machine's limits")
+    add_bench(bench, add_engine_options, engine_options)
+    add_convert(commands)
+    return parser
