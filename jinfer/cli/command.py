@@ -10,16 +10,33 @@ from jinfer.bench.cli import add_bench
 from jinfer.cli.convert import add_convert
 from jinfer.cli.generate import add_generate
 from jinfer.cli.options import add_engine_options, engine_options
-from jinfer.cli.output import EXIT_ERROR, EXIT_INTERRUPTED
+from jinfer.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_READER_GONE
+from jinfer.cli.streams import ReaderGoneError, command_streams
 from jinfer.errors import JinferError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 when interrupted."""
+    """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 when interrupted, and 141,
+    as a shell says it of SIGPIPE, when nobody reads stdout any more. Raises SystemExit for --help and for words that
+    are no command, as argparse does."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(words, argparse.Namespace(words=words))
-    with _messages_on_stderr():
-        return _run_reporting_errors(options)
+    with command_streams():
+        return _run_reporting_errors(words)
+
+
+def _run_reporting_errors(words: Sequence[str]) -> int:
+    try:
+        options = _parser().parse_args(words, argparse.Namespace(words=words))
+        with _messages_on_stderr():
+            return options.run(options)
+    except JinferError as error:
+        print(f"jinfer: error: {error}", file=sys.stderr)
+        return EXIT_ERROR
+    except ReaderGoneError:
+        return EXIT_READER_GONE
+    except KeyboardInterrupt:
+        print("jinfer: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 @contextlib.contextmanager
@@ -35,17 +52,6 @@ def _messages_on_stderr() -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.level, logger.propagate = before
-
-
-def _run_reporting_errors(options: argparse.Namespace) -> int:
-    try:
-        return options.run(options)
-    except JinferError as error:
-        print(f"jinfer: error: {error}", file=sys.stderr)
-        return EXIT_ERROR
-    except KeyboardInterrupt:
-        print("jinfer: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,0 +1,85 @@
+"""Stations 1 and 2: a prompt and its parameters become a validated Request. Needs neither weights nor an engine."""
+
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinfer.config import Limits
+from jinfer.errors import RequestError
+from jinfer.prompts import Prompt
+from jinfer.request import Request
+from jinfer.sampling_params import SamplingParams
+from jinfer.text.detokenizer import Detokenizer
+from jinfer.text.tokenizer import Tokenizer
+
+CONTEXT_TOKENS = 16  # of the prompt's end, which decide how the first new token reads
+
+
+class RequestFactory:
+    """Makes the requests of one model under one set of limits, and numbers them. Threads may share it."""
+
+    def __init__(
+        self, *, tokenizer: Tokenizer | None, vocab_size: int, eos_token_ids: frozenset[int],
+        sampling_defaults: Mapping[str, Any], limits: Limits,
+    ) -> None:  # fmt: skip
+        """`vocab_size` is the model's, whose embedding may have more rows than the tokenizer has tokens.
+        `sampling_defaults` stand for parameters that are None."""
+        self.tokenizer = tokenizer
+        self._vocab_size, self._eos_token_ids = vocab_size, eos_token_ids
+        self._sampling_defaults, self._limits = sampling_defaults, limits
+        self._numbers, self._lock = itertools.count(1), threading.Lock()
+
+    def create_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[Request]:
+        """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are several."""
+        requests = []
+        for place, pair in enumerate(zip(prompts, params, strict=True)):
+            try:
+                requests.append(self.create(*pair))
+            except RequestError as error:
+                if len(prompts) == 1:
+                    raise
+                raise RequestError(f"prompts[{place}]: {error}") from error
+        return requests
+
+    def create(self, prompt: Prompt, params: SamplingParams) -> Request:
+        """A request that could run alone, with the numbers in the RequestError if it could not. Nothing is accepted
+        yet."""
+        if params.stop_strings:
+            self.need_tokenizer("stop strings")
+        ids = prompt.token_ids
+        if ids is None:
+            assert prompt.text is not None
+            ids = tuple(self.need_tokenizer("a prompt of text").encode(prompt.text))
+        request = Request.create(
+            self._next_id(), prompt.text, ids, params.with_defaults(self._sampling_defaults),
+            eos_token_ids=self._eos_token_ids, vocab_size=self._vocab_size, limits=self._limits,
+        )  # fmt: skip
+        for sequence in request.sequences:
+            sequence.detokenizer = self._detokenizer(request)
+        return request
+
+    def need_tokenizer(self, what: str) -> Tokenizer:
+        """The tokenizer. Raises RequestError, which says what needs one, where the model has none."""
+        if self.tokenizer is None:
+            raise RequestError(
+                f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)"
+            )
+        return self.tokenizer
+
+    def _next_id(self) -> str:
+        with self._lock:
+            return f"request-{next(self._numbers)}"
+
+    def _detokenizer(self, request: Request) -> Detokenizer | None:
+        if self.tokenizer is None:
+            return None
+        params = request.params
+        return Detokenizer(
+            self.tokenizer,
+            stop=params.stop_strings,
+            include_stop_str_in_output=params.include_stop_str_in_output,
+            skip_special_tokens=params.skip_special_tokens,
+            min_tokens=params.min_tokens,
+            context=request.prompt_token_ids[-CONTEXT_TOKENS:],
+        )
