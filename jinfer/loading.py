@@ -29,9 +29,6 @@ from jinfer.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-ModelSource = str | Path | ModelConfig | Mapping[str, Any] | None
-"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), or None: the demo model."""
-
 
 @dataclass(frozen=True, eq=False)
 class FoundModel:
@@ -43,6 +40,11 @@ class FoundModel:
     eos_token_ids: frozenset[int]
     sampling_defaults: Mapping[str, Any]
     directory: Path | None
+
+
+ModelSource = str | Path | ModelConfig | Mapping[str, Any] | FoundModel | None
+"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), what find_model found for the
+same options, or None: the demo model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +59,9 @@ def find_model(
     source: ModelSource, params: Params | None, tokenizer: Tokenizer | str | Path | None, config: EngineConfig
 ) -> FoundModel:
     """Reads all that is small. Raises ModelError, or ConfigError for arguments that contradict others."""
+    if isinstance(source, FoundModel):
+        assert tokenizer is None, "the tokenizer is found with the model"
+        return source
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
     model_config = dataclasses.replace(model_config, norms_in_weights=config.norms_in_weights)
@@ -95,7 +100,9 @@ def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -
     return LoadedModel(**vars(found), params=loaded, owned_params=owned)
 
 
-def _find(source: ModelSource, needs_weights: bool) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:
+def _find(
+    source: str | Path | ModelConfig | Mapping[str, Any] | None, needs_weights: bool
+) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:
     """The directory, if there is one, what its config.json says, and that read."""
     if isinstance(source, ModelConfig):
         return None, {}, source

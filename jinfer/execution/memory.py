@@ -119,6 +119,17 @@ def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) 
     )
 
 
+def check_fits(
+    config: EngineConfig, chosen: Limits, model: Model, dtype: jnp.dtype, memory: DeviceMemory
+) -> None:  # fmt: skip
+    """Raises InsufficientMemoryError for what `plan_memory` will refuse, however little the steps need: this is known
+    before weights are read."""
+    weight_bytes = num_bytes(model.abstract_params)
+    needs = MemoryNeeds.of(model.config, chosen, dtype, weight_bytes=weight_bytes, step_bytes=0)
+    unspoken = replace(config, max_model_len=config.max_model_len or "auto")  # the context is told once, by the plan
+    plan_memory(unspoken, chosen, memory, needs)
+
+
 def plan_memory(config: EngineConfig, chosen: Limits, memory: DeviceMemory, needs: MemoryNeeds) -> MemoryPlan:
     """Gives the cache what weights and workspace leave. `chosen` is what `choose_limits` says.
 
