@@ -1,11 +1,14 @@
 """Options that several commands have, and what becomes of them."""
 
 import argparse
+import re
 from typing import Any, get_args
 
 from jinfer.config import Attention, DType, EngineConfig, SchedulingPolicy
 from jinfer.sampling_params import SamplingParams
 
+MOST_DIGITS, MOST_SHOWN = 18, 60
+TOKEN_ID = re.compile(rf"\s*[+-]?[0-9]{{1,{MOST_DIGITS}}}\s*")
 ENGINE_OPTIONS = (
     "dtype",
     "page_size",
@@ -92,11 +95,14 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def token_ids(text: str) -> list[int]:
-    """Ids from the form 1,2,3."""
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of token ids such as 1,2,3") from None
+    """Ids from the form 1,2,3. Whether a model has them is found out later."""
+    parts = text.split(",")
+    if not all(TOKEN_ID.fullmatch(part) for part in parts):
+        shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
+        raise argparse.ArgumentTypeError(
+            f"{shown!r} is not a list of token ids such as 1,2,3; an id is a number of at most {MOST_DIGITS} digits"
+        )
+    return [int(part) for part in parts]
 
 
 def _length_or_auto(text: str) -> int | str:

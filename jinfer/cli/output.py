@@ -2,22 +2,26 @@
 
 import dataclasses
 import json
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from jinfer.outputs import RequestOutput
 from jinfer.request import FinishReason
+from jinfer.text.tokenizer import Tokenizer
 
-EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED = 0, 1, 130
+EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_READER_GONE = 0, 1, 130, 141
+LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}  # besides those that JSON escapes itself
 
 
 class InOrder:
     """Prints several texts one after another although they grow at the same time."""
 
-    def __init__(self, count: int, beginnings: list[str] | None) -> None:
-        self._waiting = list(beginnings or [""] * count)
-        self._finished = [False] * count
+    def __init__(self, beginnings: Sequence[str]) -> None:
+        """One for each text, often empty."""
+        self._waiting = list(beginnings)
+        self._finished = [False] * len(beginnings)
         self._current = 0
         self._flush()
 
@@ -36,12 +40,32 @@ class InOrder:
             self._current += 1
             if self._current < len(self._waiting):
                 sys.stdout.write("\n")
-        sys.stdout.flush()
 
 
-def json_line(output: RequestOutput) -> str:
-    """An object for each prompt."""
-    return json.dumps(_fields(output), ensure_ascii=False)
+def check_stdout() -> None:
+    """Raises WriteError, before the work begins, where its result could not be written."""
+    sys.stdout.write("")
+
+
+def echoed(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> str:
+    """What stands before a completion: a text as it was given; of ids what they decode to, so that with the completion
+    it is the text of all ids. Special tokens, and ids without a token, are nothing, as in a completion."""
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer is None:
+        return ""
+    return tokenizer.decode([token_id for token_id in prompt if tokenizer.has_text(token_id, True)])
+
+
+def json_line(output: RequestOutput, encoding: str) -> str:
+    """An object on one line. Characters that the encoding lacks are escaped, and numbers that JSON lacks are null."""
+    fields = _finite(_fields(output))
+    line = json.dumps(fields, ensure_ascii=False, allow_nan=False).translate(LINE_ENDS)
+    try:
+        line.encode(encoding)
+    except UnicodeEncodeError:
+        return json.dumps(fields, allow_nan=False)
+    return line
 
 
 def _fields(output: RequestOutput) -> dict[str, Any]:
@@ -51,6 +75,14 @@ def _fields(output: RequestOutput) -> dict[str, Any]:
     common = {"request_id": output.request_id, "prompt": output.prompt, "prompt_token_ids": output.prompt_token_ids}
     several = {"outputs": completions} if len(completions) > 1 else {}
     return {**common, **completions[0], **several, "timings": metrics}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def report_errors(errors: Iterable[str | None]) -> int:

@@ -16,10 +16,14 @@ import pytest
 from jinfer import LLM, cli
 from jinfer.engine import Engine
 from tests.checkpoints import (
+    BOS,
     BOS_ID,
     CONFIG,
     CONTEXT,
+    EOS,
+    EOS_ID,
     TINY_ENGINE,
+    VOCAB_SIZE,
     random_tensors,
     write_checkpoint,
     write_json,
@@ -57,6 +61,12 @@ def llm(directory) -> Iterator[LLM]:
         yield llm
 
 
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory) -> Path:
+    """Its embedding has twenty rows more than the tokenizer has tokens."""
+    return write_checkpoint(tmp_path_factory.mktemp("padded"), config={**CONFIG, "vocab_size": VOCAB_SIZE + 20})
+
+
 @pytest.fixture
 def run(capsys):
     """Runs the command in this process."""
@@ -72,6 +82,15 @@ def run(capsys):
 def generate(run, directory):
     """`jinfer generate` with the tiny model."""
     return lambda *arguments: run("generate", "--model", directory, *ENGINE, *arguments)
+
+
+def new_environment() -> dict[str, str]:
+    """Of a process that finds what this one has compiled."""
+    return os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def command_line(prompts: Sequence[str | list[int]]) -> list[str]:
@@ -112,6 +131,47 @@ class TestText:
 
         text, ids = (output.text for output in llm.generate([TEXT, IDS], **GREEDY_OPTIONS))
         assert finished.stdout == f"{TEXT}{text}\n{llm.tokenizer.decode(IDS)}{ids}"
+
+    def test_ids_without_a_token_echo_as_nothing(self, run, padded):
+        words = ("--prompt-token-ids", f"5,{VOCAB_SIZE + 3},6", "--prompt-token-ids", f"{VOCAB_SIZE + 19}")
+        finished = run("generate", "--model", padded, *ENGINE, *words, "--echo", *GREEDY)
+
+        with LLM(padded, **TINY_ENGINE) as llm:
+            prompts = [[5, VOCAB_SIZE + 3, 6], [VOCAB_SIZE + 19]]
+            some, none = (output.text for output in llm.generate(prompts, **GREEDY_OPTIONS))
+            assert finished.stdout == f"{llm.tokenizer.decode([5, 6])}{some}\n{none}"
+        assert finished.status == 0
+
+    @pytest.mark.parametrize("words", [(), ("--echo",), ("--json",), ("--echo", "--json")])
+    def test_every_path_takes_the_same_ids(self, run, padded, words):
+        last, beyond = VOCAB_SIZE + 19, VOCAB_SIZE + 20
+        model = ("generate", "--model", padded, *ENGINE, *GREEDY, *words)
+
+        assert run(*model, "--prompt-token-ids", f"{last},{EOS_ID},{BOS_ID}").status == 0
+        refused = run(*model, "--prompt-token-ids", f"5,{beyond}")
+        assert (refused.status, refused.stdout) == (1, "")
+        assert f"token id {beyond}; ids are integers from 0 to {last}" in refused.stderr
+        assert "ready in" not in refused.stderr
+
+    def test_the_echo_of_ids_and_the_completion_are_the_text_of_all_ids(self, generate, llm):
+        """Special tokens are left out of both, and an id may end within a character."""
+        ids = [BOS_ID, *llm.tokenizer.encode("the cat"), EOS_ID, *llm.tokenizer.encode("猫", add_special_tokens=False)]
+        finished = generate("--prompt-token-ids", ",".join(map(str, ids)), "--echo", *GREEDY)
+
+        output = llm.generate([ids], **GREEDY_OPTIONS)[0].outputs[0]
+        assert finished.stdout == llm.tokenizer.decode([*ids, *output.token_ids])
+
+    def test_a_prompt_of_text_is_echoed_as_it_was_given(self, generate, llm):
+        text = f"{EOS} the  cat{BOS}"
+        finished = generate("--prompt", text, "--echo", *GREEDY)
+
+        assert finished.stdout == text + llm.generate(text, **GREEDY_OPTIONS)[0].text
+
+    def test_texts_and_ids_come_back_in_the_order_they_were_given(self, generate, llm):
+        prompts = [IDS, TEXT, [8, 9], OTHER_TEXT]
+        finished = generate(*command_line(prompts), *GREEDY)
+
+        assert finished.stdout == "\n".join(output.text for output in llm.generate(prompts, **GREEDY_OPTIONS))
 
     def test_several_prompts_are_printed_in_order_with_a_line_feed_between(self, generate, llm):
         prompts = [TEXT, OTHER_TEXT, "rain", IDS]  # twice as many as run at a time
@@ -155,15 +215,10 @@ class TestText:
         assert (logger.level, logger.propagate, list(logger.handlers)) == before
 
     def test_a_new_process(self, directory, llm):
-        environment = os.environ | {
-            "JAX_PLATFORMS": "cpu",
-            "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
         process = subprocess.run(
             [sys.executable, "-m", "jinfer", "generate", "--model", directory, *ENGINE, "--prompt", TEXT, *GREEDY],
             cwd=REPOSITORY,
-            env=environment,
+            env=new_environment(),
             capture_output=True,
             timeout=300,
         )
@@ -233,7 +288,28 @@ class TestErrors:
             (("--prompt", TEXT, "--page-size", "0"), ("page_size=0", "from 1")),
             (("--prompt", TEXT, "--num-pages", "1000000000000"), ("GB", "lower num_pages")),
             (("--prompt", TEXT, "--max-model-len", "65"), ("max_model_len=65", "lower it to 64")),
+            (("--prompt", TEXT, "--num-pages", "3", "--max-model-len", "20"), ("hold 8 tokens", "max_model_len=20")),
+            (("--prompt", TEXT, "--max-num-seqs", "17"), ("max_num_seqs=17", "max_num_batched_tokens=16")),
             ((), ("nothing to complete", "--prompt TEXT")),
+            (("--prompt-token-ids", "1,-2"), ("token id -2", "from 0 to 299")),
+            (("--prompt-token-ids=-1,2",), ("token id -1", "from 0 to 299")),
+            (("--prompt-token-ids", "9" * 18), ("token id 999", "from 0 to 299")),
+            (("--prompt", "a\udce9"), ("lone surrogate", "remove it")),
+            (("--prompt", TEXT, "--prompt", "a\udce9"), ("prompts[1]", "lone surrogate")),
+            (("--prompt", TEXT, "--min-tokens", "99"), ("min_tokens=99", "context of 64")),
+            (("--prompt", TEXT, "--min-tokens", "9", "--max-tokens", "8"), ("min_tokens=9", "max_tokens=8")),
+            (("--prompt", TEXT, "--max-tokens", "0"), ("max_tokens=0", "from 1")),
+            (("--prompt", TEXT, "--n", "0"), ("n=0", "from 1 to 128")),
+            (("--prompt", TEXT, "--seed", "-1"), ("seed=-1", "from 0")),
+            (("--prompt", TEXT, "--seed", str(2**64)), (f"seed={2**64}", "from 0")),
+            (("--prompt", TEXT, "--temperature", "1e400"), ("temperature=inf", "from 0 to 2")),
+            (("--prompt", TEXT, "--top-p", "0"), ("top_p=0.0", "above 0")),
+            (("--prompt", TEXT, "--top-k", "-2"), ("top_k=-2", "from -1")),
+            (("--prompt", TEXT, "--min-p", "1.5"), ("min_p=1.5", "from 0 to 1")),
+            (("--prompt", TEXT, "--stop", ""), ("stop=''", "1 to 1024")),
+            (("--prompt", TEXT, *(["--stop", "a"] * 17)), ("17 stop strings", "at most 16")),
+            (("--prompt", TEXT, "--logprobs", "21", "--json"), ("logprobs=21", "from 0 to 20")),
+            (("--prompt", TEXT, "--logprobs", "2"), ("--logprobs 2", "add --json")),
         ],
     )
     def test_what_is_wrong_is_on_stderr_and_nothing_is_on_stdout(self, generate, arguments, parts):
@@ -243,6 +319,24 @@ class TestErrors:
         (line,) = (line for line in finished.stderr.splitlines() if line.startswith("jinfer: error: "))
         assert all(part in line for part in parts)
         assert "Traceback" not in finished.stderr
+        assert "loading the weights" not in finished.stderr
+
+    def test_a_default_of_the_model_that_an_option_contradicts(self, run, tmp_path):
+        write_checkpoint(tmp_path, generation_config={"temperature": 0})
+        finished = run("generate", "--model", tmp_path, *ENGINE, "--prompt", TEXT, "--n", "2")
+
+        assert finished.status == 1
+        assert "jinfer: error: n=2 with temperature 0" in finished.stderr
+        assert "loading the weights" not in finished.stderr
+
+    @pytest.mark.parametrize("words", [("--prompt", TEXT), ("--prompt-token-ids", "5", "--stop", "a")])
+    def test_text_for_a_model_without_a_tokenizer(self, run, tmp_path, words):
+        write_checkpoint(tmp_path, tokenizer=False)
+        finished = run("generate", "--model", tmp_path, *ENGINE, *words)
+
+        assert finished.status == 1
+        assert "a tokenizer, and the model has none; pass token ids" in finished.stderr
+        assert "loading the weights" not in finished.stderr
 
     def test_a_model_that_is_not_there(self, run, tmp_path):
         finished = run("generate", "--model", tmp_path / "nowhere", "--prompt", TEXT)
@@ -256,6 +350,13 @@ class TestErrors:
         [
             (("--prompt", TEXT, "--temprature", "1"), "--temprature"),
             (("--prompt-token-ids", "5,x"), "'5,x' is not a list of token ids such as 1,2,3"),
+            (("--prompt-token-ids", ""), "'' is not a list of token ids such as 1,2,3"),
+            (("--prompt-token-ids", "1,,2"), "'1,,2' is not a list of token ids"),
+            (("--prompt-token-ids", "1 2"), "'1 2' is not a list of token ids"),
+            (("--prompt-token-ids", "1_0"), "'1_0' is not a list of token ids"),
+            (("--prompt-token-ids", "٣"), "is not a list of token ids"),
+            (("--prompt-token-ids", "9" * 5000), "...' is not a list of token ids such as 1,2,3; an id is a number of"),
+            (("--prompt", TEXT, "--max-tokens", "9" * 5000), "invalid int value"),
             (("--prompt", TEXT, "--dtype", "int4"), "int4"),
             (("--prompt", TEXT, "--max-tokens", "many"), "many"),
             (("--prompt", TEXT, "--max-model-len", "long"), "'long' is neither a number of tokens nor auto"),
