@@ -32,10 +32,13 @@ def trace_arrivals(file: Path | None, *, duration_s: float, speed: float) -> tup
     if not file.is_file():
         raise ConfigError(f"--trace {file}: there is no such file")
     arrivals = []
-    for arrival in _rows(file):
-        if arrival.time_s >= duration_s:
-            break
-        arrivals.append(Arrival(arrival.time_s / speed, arrival.lengths))
+    try:
+        for arrival in _rows(file):
+            if arrival.time_s >= duration_s:
+                break
+            arrivals.append(Arrival(arrival.time_s / speed, arrival.lengths))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ConfigError(f"--trace {file} cannot be read as CSV in UTF-8: {error}; give another file") from error
     return tuple(arrivals)
 
 

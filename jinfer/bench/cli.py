@@ -1,6 +1,7 @@
 """`jinfer bench latency | throughput | start`."""
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import math
@@ -100,13 +101,17 @@ def _run(options: argparse.Namespace) -> int:
     check_output_options(options)
     source, engine_options = Source(options.model, options.config), _engine_options(options)
     show_progress = sys.stderr.isatty() if options.progress is None else options.progress
-    machine = machine_limits()
-    with (
-        open_output(options, options.words) as output,
-        open_bench(source, engine_options, machine, options.repeats, options.seed, show_progress) as opened,
-    ):
+    longest = source.longest_limits(engine_options)
+    for workload in chosen:
+        check(longest, workload, arrivals[workload.name])
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(open_output(options, options.words))
+        machine = machine_limits()
+        opened = stack.enter_context(
+            open_bench(source, engine_options, machine, options.repeats, options.seed, show_progress)
+        )
         for workload in chosen:
-            check(opened.bench.session, workload, arrivals[workload.name])
+            check(opened.bench.session.limits, workload, arrivals[workload.name])
         output.begin(machine)
         for workload in chosen:
             output.add(_measured(opened, workload, arrivals[workload.name], options))
@@ -132,11 +137,12 @@ def _measured(
 
 def _run_start(options: argparse.Namespace) -> int:
     """Starts two engines in processes of their own, and measures the machine when they are gone."""
-    source = Source(options.model, options.config)
+    source, engine_options = Source(options.model, options.config), _engine_options(options)
     check_output_options(options)
-    starts = measure_starts(source, _engine_options(options))
-    machine = machine_limits()
+    source.check(engine_options)
     with open_output(options, options.words) as output:
+        starts = measure_starts(source, engine_options)
+        machine = machine_limits()
         output.begin(machine)
         for result in start_results(starts, model_prefix(source.name), machine.read_tb_per_s):
             output.add(result)

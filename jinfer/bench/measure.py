@@ -17,7 +17,8 @@ from jinfer.bench.workloads import (
     Workload,
     shared_prompts,
 )
-from jinfer.errors import ConfigError
+from jinfer.config import Limits as EngineLimits
+from jinfer.errors import ConfigError, RequestError
 
 WARM_UP_REQUESTS, WARM_UP_TOKENS = 32, 16
 DEFAULT_POLICY = "mixed"
@@ -44,20 +45,30 @@ class Bench:
 
 def measure(bench: Bench, workload: Workload, arrivals: Sequence[Arrival] = ()) -> Result:
     """Runs a workload. `arrivals` are those of a workload that has some. Raises RequestError where it does not fit."""
-    check(bench.session, workload, arrivals)
+    check(bench.session.limits, workload, arrivals)
     if workload.measure is Measure.ARRIVALS:
         return measure_arrivals(bench, workload, arrivals)
     return MEASURES[workload.measure](bench, workload)
 
 
-def check(session: Session, workload: Workload, arrivals: Sequence[Arrival] = ()) -> None:
-    """Raises before anything runs: RequestError for a request that is too long, ConfigError for rows that are few."""
-    session.check(workload.name, workload.requests or [arrival.lengths for arrival in arrivals])
-    rows, most = len(workload.requests), session.limits.max_num_seqs
+def check(limits: EngineLimits, workload: Workload, arrivals: Sequence[Arrival] = ()) -> None:
+    """Raises before anything runs: RequestError for a request that is too long, ConfigError for rows that are few and
+    for arrivals that have no time between tokens."""
+    requests = workload.requests or [arrival.lengths for arrival in arrivals]
+    longest = max(requests, key=sum, default=Lengths(0, 0))
+    capacity = min(limits.max_model_len, (limits.num_pages - 1) * limits.page_size)
+    if sum(longest) > capacity:
+        raise RequestError(
+            f"workload {workload.name!r} has a request of {longest.prompt} tokens in and {longest.output} out, and the "
+            f"context holds {capacity}; choose another workload, or raise max_model_len or num_pages"
+        )
+    rows, most = len(workload.requests), limits.max_num_seqs
     if workload.measure is Measure.TPOT and rows > most:
         raise ConfigError(
             f"workload {workload.name!r} runs {rows} requests together, and max_num_seqs={most}; raise it"
         )
+    if workload.measure is Measure.ARRIVALS and all(arrival.lengths.output < 2 for arrival in arrivals):
+        raise ConfigError(f"workload {workload.name!r}: no request has two output tokens; raise --duration")
 
 
 def measure_tpot(bench: Bench, workload: Workload) -> Result:
@@ -154,8 +165,6 @@ def measure_arrivals(bench: Bench, workload: Workload, arrivals: Sequence[Arriva
         **percentiles("tpot", [tpot for tpot in tpots if tpot is not None]),
         **percentiles("ttft", [each.first_token_s for each in times]),
     }
-    if "p99_tpot_ms" not in figures:
-        raise ConfigError(f"workload {workload.name!r}: no request has two output tokens; raise --duration")
     policy = "" if bench.policy == DEFAULT_POLICY else f"-{bench.policy.replace('_', '-')}"
     return Result(
         bench.result_id(f"{workload.suffix}-p99-tpot{policy}"), figures["p99_tpot_ms"], "ms",

@@ -9,15 +9,19 @@ from typing import Any
 
 import jax
 
+from jinfer.before_start import check_before_start, longest_limits
 from jinfer.bench.limits import Limits, measure_limits
 from jinfer.bench.measure import DEFAULT_POLICY, Bench
 from jinfer.bench.monitor import Monitor
 from jinfer.bench.results import model_prefix
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
+from jinfer.config import EngineConfig
+from jinfer.config import Limits as EngineLimits
 from jinfer.engine import Engine
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.llm import LLM
+from jinfer.loading import find_model
 from jinfer.models.hub import read_json
 from jinfer.models.weights import num_bytes
 
@@ -40,11 +44,29 @@ class Source:
 
     def load(self, options: Mapping[str, Any]) -> LLM:
         """Raises ModelError or ConfigError. A configuration alone gets random weights."""
+        return LLM(self._source(), **self._options(options))
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Raises the ModelError or ConfigError that needs no device to be known."""
+        EngineConfig.from_options(self._options(options))
+        self._source()
+
+    def longest_limits(self, options: Mapping[str, Any]) -> EngineLimits:
+        """Of the engine, if memory holds its context. Raises ModelError or ConfigError, before it starts."""
+        config = EngineConfig.from_options(self._options(options))
+        found = find_model(self._source(), None, None, config)
+        check_before_start(found, config, (), ())
+        return longest_limits(config, found.model.config, jax.devices()[0])
+
+    def _source(self) -> str | Mapping[str, Any] | None:
         if self.config is None:
-            return LLM(self.model, **options)
+            return self.model
         if not (self.config / "config.json").is_file():
             raise ModelNotFoundError(f"--config {self.config}: there is no config.json in it")
-        return LLM(read_json(self.config / "config.json"), **{**options, "dummy_weights": True})
+        return read_json(self.config / "config.json")
+
+    def _options(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        return {**options, **({} if self.config is None else {"dummy_weights": True})}
 
 
 def assigned_options(assignments: Sequence[str]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import argparse
 import contextlib
+import io
 import json
+import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
 from jinfer.bench import record, results
 from jinfer.bench.limits import Limits
@@ -33,31 +35,53 @@ def check_output_options(options: argparse.Namespace) -> None:
             f"--record keeps results in {options.results}, which is no directory here; "
             "run in the repository or give --results DIR"
         )
+    if options.record and not os.access(options.results, os.W_OK):
+        raise ConfigError(f"--record keeps results in {options.results}, which is read-only; give --results DIR")
+    sys.stdout.write("")  # finds out whether it can be written
 
 
 class Output:
     """`command` measures the same again."""
 
-    def __init__(self, options: argparse.Namespace, command: str, json_stream: TextIO | None) -> None:
-        self._options, self._json_stream = options, json_stream
-        self._circumstances = record.circumstances(command)
+    def __init__(self, options: argparse.Namespace, command: str, json_file: io.RawIOBase | None) -> None:
+        self._options, self._command, self._json_file = options, command, json_file
 
     def begin(self, machine: Limits) -> None:
         """What the machine reaches, and the head of the table."""
+        self._circumstances = record.circumstances(self._command)
         self._text(results.limits_text(machine))
         self._text(results.header())
 
     def add(self, result: Result) -> None:
-        """Raises EngineError for a result above its limit that was to be recorded."""
-        self._text(results.result_text(result))
+        """Raises EngineError for a result above its limit that was to be recorded, and ConfigError for a file that
+        cannot be written. What can be written is, whatever cannot."""
         line = {**result.line(), **self._circumstances}
-        if self._json_stream is not None:
-            print(json.dumps({**line, "details": result.details}), file=self._json_stream, flush=True)
-        if self._options.record:
-            try:
-                record.append(record.results_file(self._options.results, FILE_NAME), [line])
-            except ValueError as error:
-                raise EngineError(str(error)) from error
+        try:
+            self._text(results.result_text(result))
+            self._json({**line, "details": result.details})
+        finally:
+            if self._options.record:
+                self._record(line)
+
+    def _json(self, line: Mapping[str, Any]) -> None:
+        text = json.dumps(line) + "\n"
+        if self._options.json == "-":
+            sys.stdout.write(text)
+        elif self._json_file is not None:
+            with _file_errors(f"--json {self._options.json}"):
+                left = text.encode()
+                while left:
+                    left = left[self._json_file.write(left) :]
+
+    def _record(self, line: dict[str, Any]) -> None:
+        file = record.results_file(self._options.results, FILE_NAME)
+        try:
+            with _file_errors(f"--record's {file}"):
+                record.append(file, [line])
+        except ValueError as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise EngineError(str(error)) from error
 
     def _text(self, text: str) -> None:
         if self._options.json != "-":
@@ -68,11 +92,20 @@ class Output:
 def open_output(options: argparse.Namespace, words: Sequence[str]) -> Iterator[Output]:
     """`words` are those of the command line, behind `jinfer`."""
     command = command_text(["jinfer", *words])
-    if options.json in (None, "-"):
-        yield Output(options, command, sys.stdout if options.json else None)
-        return
-    with open(options.json, "w", encoding="utf-8") as stream:
-        yield Output(options, command, stream)
+    with contextlib.ExitStack() as stack:
+        file = None
+        if options.json not in (None, "-"):
+            with _file_errors(f"--json {options.json}"):
+                file = stack.enter_context(open(options.json, "wb", buffering=0))
+        yield Output(options, command, file)
+
+
+@contextlib.contextmanager
+def _file_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what} cannot be written: {error}; name a file that can be") from error
 
 
 def command_text(words: Sequence[str]) -> str:

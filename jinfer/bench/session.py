@@ -10,7 +10,7 @@ from jinfer.bench.arrivals import Arrival
 from jinfer.bench.workloads import Lengths, random_prompts
 from jinfer.config import Limits
 from jinfer.engine import SequenceUpdate
-from jinfer.errors import EngineError, RequestError
+from jinfer.errors import EngineError
 from jinfer.request import Request
 from jinfer.sampling_params import SamplingParams
 
@@ -61,16 +61,6 @@ class Session:
 
     def __post_init__(self) -> None:
         self.rng = random.Random(self.seed)
-
-    def check(self, name: str, requests: Sequence[Lengths]) -> None:
-        """Raises RequestError, before anything runs, where a request of the workload does not fit."""
-        longest = max(requests, key=sum, default=Lengths(0, 0))
-        capacity = min(self.limits.max_model_len, (self.limits.num_pages - 1) * self.limits.page_size)
-        if sum(longest) > capacity:
-            raise RequestError(
-                f"workload {name!r} has a request of {longest.prompt} tokens in and {longest.output} out, and the "
-                f"context holds {capacity}; choose another workload, or raise max_model_len or num_pages"
-            )
 
     def run(self, lengths: Sequence[Lengths]) -> float:
         """Seconds from handing in random prompts, all at once, to reading the last token of all."""

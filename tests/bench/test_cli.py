@@ -1,5 +1,6 @@
 """`jinfer bench` from end to end on a tiny model: what it prints, writes, records and refuses."""
 
+import errno
 import functools
 import itertools
 import json
@@ -18,6 +19,7 @@ from jinfer.bench.output import command_text
 from jinfer.bench.record import newest_lines
 from jinfer.bench.workloads import Lengths
 from pallas_kernels.device import target_device
+from tests.end_to_end.test_cli_streams import Failing, wrapped
 from tests.tiny_model import CONFIG
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]
@@ -170,12 +172,61 @@ def test_start_is_measured_in_processes_of_their_own(bench):
     (("latency", "b1", "--set", "pagesize=4"), "unknown engine option 'pagesize'; the options are dtype"),
     (("latency", "b1", "--record", "--results", "nowhere"), "--record keeps results in nowhere, which is no directory"),
     (("throughput", "poisson-4", "--profile", "trace"), "--profile shows steady steps, and arrivals have none"),
+    (("latency", "ttft-8", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),
+    (("latency", "ttft-8", "--json", "."), "--json . cannot be written: [Errno 21]"),
+    (("latency", "b1", "--set", "num_pages=1000000000000"), "pages of 4 tokens needs"),
+    (("latency", "b1", "--max-model-len", "49"), "max_model_len=49 exceeds the 48 positions"),
+    (("throughput", "poisson-0.001", "--duration", "1", "--max-model-len", "9"), "and the context holds 9"),
+    (("start", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),
+    (("start", "--set", "num_pages=1"), "num_pages=1: page 0 takes the writes of padding, so at least 2 are needed"),
+    (("start", "--set", "pagesize=4"), "unknown engine option 'pagesize'; the options are dtype"),
 ])  # fmt: skip
-def test_bad_input_is_an_error_that_says_what_to_do(bench, words, message):
+def test_bad_input_is_an_error_that_says_what_to_do_before_anything_starts(bench, monkeypatch, words, message):
+    for name in ("machine_limits", "open_bench", "measure_starts"):
+        monkeypatch.setattr(f"jinfer.bench.cli.{name}", lambda *arguments: pytest.fail("it started"))
     status, out, err = bench(*words)
     assert status == 1
     assert message in err
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n\xff,1,2\n", "'utf-8' codec can't decode"),
+        (b'TIMESTAMP,ContextTokens,GeneratedTokens\n"' + b"x" * (1 << 18) + b'",1,2\n', "field larger than"),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16,8,1\n", "no request has two output tokens"),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\n", "no request has two output tokens"),
+        (b"TIMESTAMP,ContextTokens,GeneratedTokens\nnow,8,1\n", "line 2: a line of a trace has TIMESTAMP"),
+    ],
+)
+def test_a_trace_that_is_none_is_an_error(bench, tmp_path, content, reason):
+    (tmp_path / "trace.csv").write_bytes(content)
+    status, out, err = bench("throughput", "azure", "--trace", tmp_path / "trace.csv")
+    assert (status, out) == (1, "")
+    assert reason in err
+    assert "Traceback" not in err
+
+
+def test_what_stdout_does_not_take_is_recorded_all_the_same(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", wrapped(Failing(200, OSError(errno.ENOSPC, "No space left on device"))))
+    status, _, err = bench("latency", "ttft-8", "--repeats", 1, "--record", "--results", tmp_path)
+    assert status == 1
+    assert "jinfer: error: stdout cannot be written: [Errno 28] No space left on device" in err
+    assert list(newest_lines(tmp_path / target_device().file_name / "engine.jsonl")) == ["tiny-qwen3-ttft-8"]
+
+
+def test_a_reader_that_goes_ends_it_quietly(bench, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", wrapped(Failing(200, BrokenPipeError(errno.EPIPE, "Broken pipe"))))
+    status, _, err = bench("latency", "ttft-8", "ttft-4", "--repeats", 1)
+    assert status == 141
+    assert "error" not in err
+
+
+def test_json_that_a_full_disk_does_not_take(bench):
+    status, _, err = bench("latency", "ttft-8", "--repeats", 1, "--json", "/dev/full")
+    assert status == 1
+    assert "jinfer: error: --json /dev/full cannot be written: [Errno 28]" in err
 
 
 def test_a_directory_without_a_config_is_an_error(bench, tmp_path):
@@ -185,10 +236,10 @@ def test_a_directory_without_a_config_is_an_error(bench, tmp_path):
 
 
 def test_an_engine_that_does_not_start_says_why(bench):
-    status, _, err = bench("start", "--set", "num_pages=1")
+    status, _, err = bench("start", "--set", "gpu_memory_utilization=1e-9")
     assert status == 1
     assert "an engine did not start" in err
-    assert "at least 2 are needed" in err
+    assert "InsufficientMemoryError" in err
 
 
 @pytest.mark.parametrize("words", [("--repeats", "0"), ("--output-len", "-1"), ("--model", "x", "--config", "y")])
