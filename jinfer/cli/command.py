@@ -29,7 +29,7 @@ def _run_reporting_errors(words: Sequence[str]) -> int:
         options = _parser().parse_args(words, argparse.Namespace(words=words))
         with _messages_on_stderr():
             return options.run(options)
-    except JinferError as error:
+    except (JinferError, OSError) as error:  # of the system's errors, those that nobody expected: they name the file
         print(f"jinfer: error: {error}", file=sys.stderr)
         return EXIT_ERROR
     except ReaderGoneError:

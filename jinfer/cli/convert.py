@@ -1,6 +1,7 @@
 """`jinfer convert`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any, get_args
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 
 from jinfer.cli.output import EXIT_OK
 from jinfer.config import DType
-from jinfer.errors import ConfigError
+from jinfer.errors import ConfigError, JinferError
 from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.orbax_io import check_is_new, save_orbax
@@ -31,12 +32,28 @@ def add_convert(commands: Any) -> None:
 def _convert(options: argparse.Namespace) -> int:
     """`jinfer convert`: a Hugging Face directory becomes an Orbax checkpoint, in the dtype of its weights."""
     check_is_new(options.out)
+    _check_can_be_made(options.out)
     directory = resolve_model_directory(options.model)
     raw = read_json(directory / "config.json")
     dtype = options.dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in CONVERTED_DTYPES:
         raise ConfigError(f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}")
     model = build_model(read_model_config(raw), jnp.dtype(dtype), "reference")
-    save_orbax(load_checkpoint(model, directory, progress=sys.stderr.isatty()), directory, options.out)
+    params = load_checkpoint(model, directory, progress=sys.stderr.isatty())
+    try:
+        save_orbax(params, directory, options.out)
+    except JinferError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError is what TensorStore, which Orbax writes with, makes of one
+        raise ConfigError(
+            f"{options.out} cannot be written: {error}; remove what is there of it, and name a directory with room"
+        ) from error
     print(f"wrote {options.out} in {dtype}; use it with --model {options.out}", file=sys.stderr)
     return EXIT_OK
+
+
+def _check_can_be_made(out: Path) -> None:
+    """Raises ConfigError, before weights are read, where no directory of this name can be made."""
+    parent = next(each for each in out.absolute().parents if each.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise ConfigError(f"{out} cannot be made: {parent} is no directory that can be written; name another place")

@@ -346,6 +346,22 @@ class TestErrors:
         assert "is not a directory" in finished.stderr
 
     @pytest.mark.parametrize(
+        ("words", "reason"),
+        [
+            (("generate", "--prompt", TEXT, "--model", "x" * 5000), "File name too long"),
+            (("convert", "--model", "x", "--to", "orbax", "x" * 5000), "File name too long"),
+            (("bench", "latency", "b1", "--config", "x" * 5000), "File name too long"),
+        ],
+    )
+    def test_what_the_system_refuses_is_a_line(self, run, words, reason):
+        finished = run(*words)
+
+        (line,) = finished.stderr.splitlines()
+        assert line.startswith("jinfer: error: ")
+        assert reason in line
+        assert (finished.status, finished.stdout) == (1, "")
+
+    @pytest.mark.parametrize(
         ("arguments", "part"),
         [
             (("--prompt", TEXT, "--temprature", "1"), "--temprature"),
@@ -448,6 +464,27 @@ class TestConvert:
         assert (finished.status, finished.stdout) == (1, "")
         assert f"jinfer: error: {tmp_path} exists; name a directory that does not" in finished.stderr
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize("place", ["/dev/full", "/dev/full/deeper"])
+    def test_a_place_that_cannot_be_written_is_refused_before_weights_are_read(
+        self, run, directory, monkeypatch, place
+    ):
+        monkeypatch.setattr("jinfer.cli.convert.load_checkpoint", lambda *given, **options: pytest.fail("it read them"))
+        finished = run("convert", "--model", directory, "--to", "orbax", f"{place}/out")
+
+        assert (finished.status, finished.stdout) == (1, "")
+        assert f"jinfer: error: {place}/out cannot be made: /dev/full is no directory" in finished.stderr
+
+    @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: 28")])
+    def test_a_disk_that_is_full_is_an_error_with_the_place(self, run, directory, tmp_path, monkeypatch, fault):
+        def save(*arguments):
+            raise fault
+
+        monkeypatch.setattr("jinfer.cli.convert.save_orbax", save)
+        finished = run("convert", "--model", directory, "--to", "orbax", tmp_path / "out")
+
+        assert (finished.status, finished.stdout) == (1, "")
+        assert f"jinfer: error: {tmp_path / 'out'} cannot be written: {fault}; remove what is there" in finished.stderr
 
     def test_a_dtype_that_is_none_is_refused(self, run, tmp_path):
         write_checkpoint(tmp_path / "model", config=dict(CONFIG, torch_dtype="auto"))
