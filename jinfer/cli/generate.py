@@ -8,8 +8,16 @@ from collections.abc import Generator
 from typing import Any, cast
 
 from jinfer.before_start import check_before_start
-from jinfer.cli.options import add_engine_options, add_sampling_options, engine_options, sampling_params, token_ids
-from jinfer.cli.output import InOrder, check_stdout, echoed, json_line, report_errors
+from jinfer.cli.echo import Echo
+from jinfer.cli.options import (
+    add_engine_options,
+    add_sampling_options,
+    argument_text,
+    engine_options,
+    sampling_params,
+    token_ids,
+)
+from jinfer.cli.output import InOrder, check_stdout, json_line, report_errors
 from jinfer.config import EngineConfig
 from jinfer.errors import RequestError
 from jinfer.llm import LLM
@@ -26,7 +34,11 @@ def add_generate(commands: Any) -> None:
     parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="default: the small model that ships with jinfer")
     prompt: dict[str, Any] = {"action": "append", "dest": "prompts", "default": []}
     parser.add_argument(
-        "--prompt", metavar="TEXT", help="may be given several times; '' is the BOS token alone", **prompt
+        "--prompt",
+        type=argument_text,
+        metavar="TEXT",
+        help="may be given several times; '' is the BOS token alone",
+        **prompt,
     )
     parser.add_argument(
         "--prompt-token-ids", type=token_ids, metavar="1,2,3", help="token ids instead of text; may be mixed with it",
@@ -69,14 +81,15 @@ def _print_json(llm: LLM, prompts: list[Any], params: SamplingParams) -> int:
 def _print_text(llm: LLM, prompts: list[Any], params: SamplingParams, echo: bool) -> int:
     """Streams the completions in the order of the prompts, a line feed between two of them."""
     pieces = cast(Generator[StreamPiece, None, None], llm.stream(prompts, params))  # checks all, and prints nothing
-    beginnings = [echoed(prompt, llm.tokenizer) if echo else "" for prompt in prompts for _ in range(params.n)]
+    echoes = [Echo(prompt if echo else "", llm.tokenizer) for prompt in prompts for _ in range(params.n)]
     started, num_tokens, first_token, errors = time.perf_counter(), 0, None, []
     with contextlib.closing(pieces):  # what still runs is aborted, also where the text cannot be written
-        printer = InOrder(beginnings)
+        printer = InOrder([one.text for one in echoes])
         for piece in pieces:
             first_token = first_token or time.perf_counter()
             num_tokens += len(piece.token_ids)
-            printer.add(piece.prompt_index * params.n + piece.output_index, piece.text, piece.finish_reason)
+            place = piece.prompt_index * params.n + piece.output_index
+            printer.add(place, echoes[place].end_before(piece) + piece.text, piece.finish_reason)
             if piece.finish_reason is FinishReason.ERROR:
                 errors.append(f"prompts[{piece.prompt_index}]: {piece.error}")
     if sys.stdout.isatty():

@@ -1,6 +1,8 @@
 """Options that several commands have, and what becomes of them."""
 
 import argparse
+import contextlib
+import os
 import re
 from typing import Any, get_args
 
@@ -45,7 +47,13 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     sampling.add_argument("--top-k", type=int, metavar="K")
     sampling.add_argument("--min-p", type=float, metavar="P")
     sampling.add_argument("--seed", type=int, help="the same seed gives the same tokens")
-    sampling.add_argument("--stop", action="append", metavar="TEXT", help="ends the output; may be given several times")
+    sampling.add_argument(
+        "--stop",
+        action="append",
+        type=argument_text,
+        metavar="TEXT",
+        help="ends the output; may be given several times",
+    )
     sampling.add_argument("--ignore-eos", action="store_true", help="go on after the end of sequence")
     sampling.add_argument(
         "--logprobs", type=int, metavar="K", help="with --json: the K most likely tokens of each step"
@@ -92,6 +100,18 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, as keyword arguments of LLM."""
     given = {name: getattr(options, name) for name in ENGINE_OPTIONS if getattr(options, name) is not None}
     return {"attention": options.attention, "dummy_weights": options.dummy_weights, **given}
+
+
+def argument_text(word: str) -> str:
+    """The text of a word of the command line: UTF-8, also where the locale says another encoding, such as C's.
+
+    Bytes that are no UTF-8 stay surrogates, which a prompt refuses."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        with contextlib.suppress(UnicodeError):
+            return os.fsencode(word).decode("utf-8")
+    return word
 
 
 def token_ids(text: str) -> list[int]:

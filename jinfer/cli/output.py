@@ -9,7 +9,6 @@ from typing import Any
 
 from jinfer.outputs import RequestOutput
 from jinfer.request import FinishReason
-from jinfer.text.tokenizer import Tokenizer
 
 EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_READER_GONE = 0, 1, 130, 141
 LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}  # besides those that JSON escapes itself
@@ -45,16 +44,6 @@ class InOrder:
 def check_stdout() -> None:
     """Raises WriteError, before the work begins, where its result could not be written."""
     sys.stdout.write("")
-
-
-def echoed(prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> str:
-    """What stands before a completion: a text as it was given; of ids what they decode to, so that with the completion
-    it is the text of all ids. Special tokens, and ids without a token, are nothing, as in a completion."""
-    if isinstance(prompt, str):
-        return prompt
-    if tokenizer is None:
-        return ""
-    return tokenizer.decode([token_id for token_id in prompt if tokenizer.has_text(token_id, True)])
 
 
 def json_line(output: RequestOutput, encoding: str) -> str:

@@ -13,7 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from jinfer import LLM, cli
+from jinfer import LLM, StreamPiece, cli
+from jinfer.cli.echo import Echo
 from jinfer.engine import Engine
 from tests.checkpoints import (
     BOS,
@@ -132,6 +133,13 @@ class TestText:
         text, ids = (output.text for output in llm.generate([TEXT, IDS], **GREEDY_OPTIONS))
         assert finished.stdout == f"{TEXT}{text}\n{llm.tokenizer.decode(IDS)}{ids}"
 
+    def test_words_are_utf8_whatever_the_locale_says(self, generate, llm):
+        """Python gives the bytes of what is no ASCII in a C locale as surrogates."""
+        text = "é 猫"
+        finished = generate("--prompt", text.encode().decode("ascii", "surrogateescape"), "--echo", *GREEDY)
+
+        assert finished.stdout == text + llm.generate(text, **GREEDY_OPTIONS)[0].text
+
     def test_ids_without_a_token_echo_as_nothing(self, run, padded):
         words = ("--prompt-token-ids", f"5,{VOCAB_SIZE + 3},6", "--prompt-token-ids", f"{VOCAB_SIZE + 19}")
         finished = run("generate", "--model", padded, *ENGINE, *words, "--echo", *GREEDY)
@@ -160,6 +168,15 @@ class TestText:
 
         output = llm.generate([ids], **GREEDY_OPTIONS)[0].outputs[0]
         assert finished.stdout == llm.tokenizer.decode([*ids, *output.token_ids])
+
+    def test_ids_that_end_within_a_character(self, llm):
+        """Its bytes are the output's if it goes on with them, and else U+FFFD, as they decode together."""
+        first, *others = llm.tokenizer.encode("é", add_special_tokens=False)
+        assert others
+        for output, rest in (([*others, 70], ""), ([70, *others], "\ufffd")):
+            echo = Echo([BOS_ID, 70, first, VOCAB_SIZE + 3], llm.tokenizer)
+            pieces = [StreamPiece(0, 0, "x" if place == 1 else "", (i,), None) for place, i in enumerate(output)]
+            assert [echo.text, *map(echo.end_before, pieces)][:3] == [llm.tokenizer.decode([70]), "", rest]
 
     def test_a_prompt_of_text_is_echoed_as_it_was_given(self, generate, llm):
         text = f"{EOS} the  cat{BOS}"

@@ -1,0 +1,42 @@
+"""The text of a prompt before its completion."""
+
+from collections.abc import Sequence
+
+from jinfer.outputs import StreamPiece
+from jinfer.text.tokenizer import Tokenizer
+
+REPLACEMENT_CHARACTER = "\ufffd"  # what decoding gives for bytes that are no character
+
+
+class Echo:
+    """A prompt of text is echoed as it was given. Ids are echoed as they decode, so that echo and completion together
+    are the text of all ids; special tokens, and ids that have no token, are nothing, as in a completion.
+
+    Ids may end within a character, whose bytes then are the output's if it goes on with them: `text` is what is certain
+    before there is any output, and `end_before` the rest.
+    """
+
+    def __init__(self, prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> None:
+        """Without a tokenizer ids have no text."""
+        self._tokenizer = tokenizer
+        self._ids = [] if isinstance(prompt, str) else self._with_text(prompt)
+        self._decoded = tokenizer.decode(self._ids) if tokenizer is not None and self._ids else ""
+        self.text = prompt if isinstance(prompt, str) else self._decoded.rstrip(REPLACEMENT_CHARACTER)
+        self._output_ids: list[int] = []
+        self._is_given = isinstance(prompt, str) or self.text == self._decoded
+
+    def end_before(self, piece: StreamPiece) -> str:
+        """What else of the prompt's text stands before a piece of the output; '' once there was text."""
+        if self._is_given or self._tokenizer is None:
+            return ""
+        self._output_ids += self._with_text(piece.token_ids)
+        if not piece.text and piece.finish_reason is None:
+            return ""  # the output has not shown yet how it goes on
+        self._is_given = True
+        together = self._tokenizer.decode(self._ids + self._output_ids)
+        there = together[len(self.text) : len(self._decoded)]
+        return there[: len(there) - len(there.lstrip(REPLACEMENT_CHARACTER))]
+
+    def _with_text(self, token_ids: Sequence[int]) -> list[int]:
+        tokenizer = self._tokenizer
+        return [] if tokenizer is None else [i for i in token_ids if tokenizer.has_text(i, True)]
