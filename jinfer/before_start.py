@@ -11,6 +11,7 @@ from jinfer.execution.device_memory import DeviceMemory
 from jinfer.execution.memory import check_fits, choose_limits
 from jinfer.loading import FoundModel
 from jinfer.models.config import ModelConfig
+from jinfer.models.weights import num_bytes
 from jinfer.prompts import Prompt
 from jinfer.request_factory import RequestFactory
 from jinfer.sampling_params import SamplingParams
@@ -25,7 +26,8 @@ def check_before_start(
     """
     device = jax.devices()[0]
     chosen = choose_limits(config, found.model.config, device)
-    check_fits(config, chosen, found.model, found.dtype, DeviceMemory.of(device))
+    weight_bytes = num_bytes(found.model.abstract_params)
+    check_fits(config, chosen, found.model.config, found.dtype, DeviceMemory.of(device), weight_bytes)
     factory = request_factory(found, longest_limits(config, found.model.config, device))
     factory.create_all(prompts, params)
 

@@ -1,7 +1,6 @@
 """The front door: `generate`, and `LLM` with generate, chat and stream."""
 
 import functools
-import itertools
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from jinfer.before_start import check_before_start, request_factory
 from jinfer.config import EngineConfig
 from jinfer.engine import Engine, delete_arrays
 from jinfer.engine_loop import EngineLoop
@@ -18,7 +18,7 @@ from jinfer.engine_stats import EngineStats
 from jinfer.errors import InsufficientMemoryError, RequestError
 from jinfer.execution.device_memory import DeviceMemory
 from jinfer.execution.device_state import new_device_state
-from jinfer.execution.memory import MemoryNeeds, check_cache_fits, check_workspace, choose_limits, plan_memory
+from jinfer.execution.memory import MemoryNeeds, check_fits, check_workspace, choose_limits, plan_memory
 from jinfer.execution.workspace import start_probing
 from jinfer.loading import ModelSource, find_model, load_model
 from jinfer.models.model import Params
@@ -30,13 +30,10 @@ from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_param
 from jinfer.request import Request
 from jinfer.sampling_params import SamplingParams
 from jinfer.sequence_update import SequenceUpdate
-from jinfer.text.detokenizer import Detokenizer
 from jinfer.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-CONTEXT_TOKENS = 16  # of the prompt's end, which decide how the first new token reads
 
 
 def generate(
@@ -45,12 +42,19 @@ def generate(
 ) -> list[RequestOutput]:  # fmt: skip
     """Completes prompts with a model that is loaded for this call: `jinfer.generate("Once upon a time")`.
 
+    What is wrong with options, model, prompts or parameters is said before weights are read, as far as it can be known.
+
     `options` are those of EngineConfig and, without `params`, of SamplingParams. Keep an `LLM` to call it more than
     once.
     """
     engine_options, sampling_options = split_options(options)
-    with LLM(model, **engine_options) as llm:
-        return llm.generate(prompts, params, **sampling_options)
+    tokenizer, config = engine_options.pop("tokenizer", None), EngineConfig.from_options(engine_options)
+    prompt_list = as_prompts(prompts)
+    params_list = as_params(params, sampling_options, len(prompt_list))
+    found = find_model(model, None, tokenizer, config)
+    check_before_start(found, config, prompt_list, params_list)
+    with LLM(found, **engine_options) as llm:
+        return llm.generate(prompts, params_list)
 
 
 class LLM:
@@ -74,7 +78,8 @@ class LLM:
         memory = DeviceMemory.of(device)
         found = find_model(model, params, tokenizer, self.config)
         chosen = choose_limits(self.config, found.model.config, device)
-        check_cache_fits(self.config, chosen, found.model.config, found.dtype, memory)
+        weight_bytes = num_bytes(found.model.abstract_params) if params is None else 0
+        check_fits(self.config, chosen, found.model.config, found.dtype, memory, weight_bytes)
         step_bytes = start_probing(found.model, chosen, found.dtype, device, self.config)
         with logged_time(logger, "loading the weights"):
             self._loaded = load_model(found, params, self.config)
@@ -91,7 +96,7 @@ class LLM:
             delete_arrays(self._loaded.owned_params)
             raise
         self._loop = EngineLoop(self._engine, functools.partial(delete_arrays, self._loaded.owned_params))
-        self._request_numbers = itertools.count(1)
+        self._requests = request_factory(found, self.limits)
         logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
 
     def _start_engine(self) -> Engine:
@@ -133,7 +138,7 @@ class LLM:
         self, messages: Messages, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
     ) -> list[RequestOutput]:
         """Answers a conversation, or a list of them, through the model's chat template; see `generate`."""
-        tokenizer = self._need_tokenizer("chat")
+        tokenizer = self._requests.need_tokenizer("chat")
         prompts = self._rendered(tokenizer, as_conversations(messages))
         return self._complete(prompts, as_params(params, options, len(prompts)))
 
@@ -192,53 +197,7 @@ class LLM:
 
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
         self._loop.check_open()
-        requests = []
-        for place, pair in enumerate(zip(prompts, params, strict=True)):
-            try:
-                requests.append(self._create_one(*pair))
-            except RequestError as error:
-                if len(prompts) == 1:
-                    raise
-                raise RequestError(f"prompts[{place}]: {error}") from error
-        return requests
-
-    def _create_one(self, prompt: Prompt, params: SamplingParams) -> Request:
-        """Station 1 and 2: ids and validation. Nothing is accepted yet."""
-        if params.stop_strings:
-            self._need_tokenizer("stop strings")
-        ids = prompt.token_ids
-        if ids is None:
-            assert prompt.text is not None
-            ids = tuple(self._need_tokenizer("a prompt of text").encode(prompt.text))
-        request = Request.create(
-            f"request-{next(self._request_numbers)}", prompt.text, ids,
-            params.with_defaults(self._loaded.sampling_defaults),
-            eos_token_ids=self._loaded.eos_token_ids, vocab_size=self._loaded.model.config.vocab_size,
-            limits=self.limits,
-        )  # fmt: skip
-        for sequence in request.sequences:
-            sequence.detokenizer = self._detokenizer(request)
-        return request
-
-    def _detokenizer(self, request: Request) -> Detokenizer | None:
-        if self.tokenizer is None:
-            return None
-        params = request.params
-        return Detokenizer(
-            self.tokenizer,
-            stop=params.stop_strings,
-            include_stop_str_in_output=params.include_stop_str_in_output,
-            skip_special_tokens=params.skip_special_tokens,
-            min_tokens=params.min_tokens,
-            context=request.prompt_token_ids[-CONTEXT_TOKENS:],
-        )
-
-    def _need_tokenizer(self, what: str) -> Tokenizer:
-        if self.tokenizer is None:
-            raise RequestError(
-                f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)"
-            )
-        return self.tokenizer
+        return self._requests.create_all(prompts, params)
 
     def stats(self) -> EngineStats:
         """What the engine is doing, and what it has done since its start."""

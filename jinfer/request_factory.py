@@ -1,7 +1,6 @@
 """Stations 1 and 2: a prompt and its parameters become a validated Request. Needs neither weights nor an engine."""
 
 import itertools
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ class RequestFactory:
         self.tokenizer = tokenizer
         self._vocab_size, self._eos_token_ids = vocab_size, eos_token_ids
         self._sampling_defaults, self._limits = sampling_defaults, limits
-        self._numbers, self._lock = itertools.count(1), threading.Lock()
+        self._numbers = itertools.count(1)
 
     def create_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[Request]:
         """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are several."""
@@ -52,7 +51,7 @@ class RequestFactory:
             assert prompt.text is not None
             ids = tuple(self.need_tokenizer("a prompt of text").encode(prompt.text))
         request = Request.create(
-            self._next_id(), prompt.text, ids, params.with_defaults(self._sampling_defaults),
+            f"request-{next(self._numbers)}", prompt.text, ids, params.with_defaults(self._sampling_defaults),
             eos_token_ids=self._eos_token_ids, vocab_size=self._vocab_size, limits=self._limits,
         )  # fmt: skip
         for sequence in request.sequences:
@@ -66,10 +65,6 @@ class RequestFactory:
                 f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)"
             )
         return self.tokenizer
-
-    def _next_id(self) -> str:
-        with self._lock:
-            return f"request-{next(self._numbers)}"
 
     def _detokenizer(self, request: Request) -> Detokenizer | None:
         if self.tokenizer is None:

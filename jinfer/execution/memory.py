@@ -85,18 +85,6 @@ def check_weights_fit(model: Model, config: EngineConfig, device: jax.Device) ->
         )
 
 
-def check_cache_fits(
-    config: EngineConfig, chosen: Limits, model: ModelConfig, dtype: jnp.dtype, memory: DeviceMemory
-) -> None:
-    """Raises InsufficientMemoryError before anything is loaded, if the pages that were asked for are too many alone."""
-    needed, available = chosen.num_pages * page_bytes(model, chosen, dtype), memory.available_bytes(config)
-    if config.num_pages is not None and needed > available:
-        raise InsufficientMemoryError(
-            f"a KV cache of num_pages={config.num_pages} pages of {chosen.page_size} tokens needs {needed / GB:.2f} "
-            f"GB, and {memory.share(config)} leaves {max(0, available) / GB:.2f} GB; lower num_pages{memory.remedy}"
-        )
-
-
 def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) -> Limits:
     """Every choice that `config` leaves open, as if memory held the whole context; `num_pages` is provisional.
 
@@ -120,12 +108,11 @@ def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) 
 
 
 def check_fits(
-    config: EngineConfig, chosen: Limits, model: Model, dtype: jnp.dtype, memory: DeviceMemory
-) -> None:  # fmt: skip
+    config: EngineConfig, chosen: Limits, model: ModelConfig, dtype: jnp.dtype, memory: DeviceMemory, weight_bytes: int
+) -> None:
     """Raises InsufficientMemoryError for what `plan_memory` will refuse, however little the steps need: this is known
-    before weights are read."""
-    weight_bytes = num_bytes(model.abstract_params)
-    needs = MemoryNeeds.of(model.config, chosen, dtype, weight_bytes=weight_bytes, step_bytes=0)
+    before weights are read. `weight_bytes` are those that will be."""
+    needs = MemoryNeeds.of(model, chosen, dtype, weight_bytes=weight_bytes, step_bytes=0)
     unspoken = replace(config, max_model_len=config.max_model_len or "auto")  # the context is told once, by the plan
     plan_memory(unspoken, chosen, memory, needs)
 
