@@ -30,7 +30,8 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.hub import read_json
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.tensor_files import INDEX_FILE, LENGTH_BYTES, find_tensors
+from jinfer.models.tensor_file import LENGTH_BYTES
+from jinfer.models.tensor_files import INDEX_FILE, find_tensors
 from jinfer.models.weight_stream import BUFFER_BYTES
 from jinfer.models.weights import WeightSource, flatten, num_bytes
 

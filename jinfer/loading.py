@@ -1,6 +1,7 @@
 """What an engine needs of a model: its configuration, weights, tokenizer and defaults, from wherever they come."""
 
 import dataclasses
+import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,21 +10,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 
 from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError, RequestError, TokenizerError, UnsupportedModelError
 from jinfer.execution.memory import check_weights_fit, choose_dtype
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.config import ModelConfig
 from jinfer.models.decoder import with_norms_in_weights
+from jinfer.models.fitted_weights import Build, FittedWeights
+from jinfer.models.given_params import adopt, check_on_host, fit_given
 from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
-from jinfer.models.orbax_io import is_orbax_checkpoint, load_orbax
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weight_stream import fill_params, host_parts
-from jinfer.models.weights import check_params, flatten, unflatten
+from jinfer.models.weight_choice import choose_weights
 from jinfer.sampling_params import MODEL_DEFAULTS, SamplingParams
 from jinfer.text.tokenizer import Tokenizer
 
@@ -32,14 +30,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class FoundModel:
-    """All but the weights, which `directory` has, if there is one."""
+    """All but the weights, which are found, unless they are given or random."""
 
     model: Model
     dtype: jnp.dtype
     tokenizer: Tokenizer | None
     eos_token_ids: frozenset[int]
     sampling_defaults: Mapping[str, Any]
-    directory: Path | None
+    weights: FittedWeights | None
 
 
 ModelSource = str | Path | ModelConfig | Mapping[str, Any] | FoundModel | None
@@ -65,8 +63,6 @@ def find_model(
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
     model_config = dataclasses.replace(model_config, norms_in_weights=config.norms_in_weights)
-    if config.norms_in_weights and params is not None:
-        _check_on_host(params)
     if directory is None and needs_weights:
         raise ConfigError(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
@@ -76,13 +72,15 @@ def find_model(
     dtype = choose_dtype(config, jax.devices()[0])
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = _generation_config(directory)
+    build = functools.partial(build_model, dtype=dtype, attention=config.attention)
+    weights = choose_weights(directory, raw, model_config, build) if directory is not None and needs_weights else None
     return FoundModel(
-        model=build_model(model_config, dtype, config.attention),
+        model=weights.model if weights else _model_of(model_config, build, params),
         dtype=dtype,
         tokenizer=text,
         eos_token_ids=_eos_token_ids(generation, raw, text, model_config.vocab_size),
         sampling_defaults=_sampling_defaults(generation),
-        directory=directory,
+        weights=weights,
     )
 
 
@@ -90,10 +88,10 @@ def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -
     """Brings the weights to the default device. Raises CheckpointError, and InsufficientMemoryError before anything."""
     if params is None:
         check_weights_fit(found.model, config, jax.devices()[0])
-        loaded = _load_params(found.model, found.directory, config)
+        loaded = _load_params(found, config)
         owned = tuple(jax.tree.leaves(loaded))
     else:
-        loaded, owned = _adopt(found.model, params, progress=config.progress)
+        loaded, owned = adopt(found.model, params, progress=config.progress)
     if found.model.config.norms_in_weights:
         loaded = with_norms_in_weights(loaded)
         owned = tuple(jax.tree.leaves(loaded))  # what it made, and what was no caller's before
@@ -113,48 +111,19 @@ def _find(
     return directory, raw, read_model_config(raw)
 
 
-def _load_params(model: Model, directory: Path | None, config: EngineConfig) -> Params:
-    if config.dummy_weights:
-        return model.dummy_params(config.dummy_weights_seed)
-    assert directory is not None
-    if is_orbax_checkpoint(directory):
-        return load_orbax(model, directory)
-    return load_checkpoint(model, directory, progress=config.progress)
+def _model_of(model_config: ModelConfig, build: Build, params: Params | None) -> Model:
+    """With a head of its own where the params that are given have one."""
+    if params is None:
+        return build(model_config)
+    if model_config.norms_in_weights:
+        check_on_host(build(model_config), params)
+    return fit_given(model_config, build, params)
 
 
-def _adopt(model: Model, params: Params, *, progress: bool) -> tuple[Params, tuple[jax.Array, ...]]:
-    """The caller's params, checked, and those among them that are copies: of another dtype, or from the host.
-
-    They are a nested mapping of arrays, which an nnx.State is as well. Those of numpy are copied on a CPU, too: the
-    caller may write there.
-    """
-    given = {path: _array(x) for path, x in flatten(params).items()}
-    check_params(unflatten(given), model.abstract_params, "params")
-    wanted, device = flatten(model.abstract_params), jax.devices()[0]
-    adopted = {path: jnp.asarray(x, wanted[path].dtype) for path, x in given.items() if _is_on(device, x)}
-    missing = {path: x for path, x in wanted.items() if path not in adopted}
-    parts = [part for path, x in missing.items() for part in host_parts(path, np.asarray(given[path]), x.dtype)]
-    adopted |= fill_params(missing, parts, device, progress=progress)
-    return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
-
-
-def _check_on_host(params: Params) -> None:
-    """Raises ConfigError for arrays that are used in place, and so must not be changed."""
-    device = jax.devices()[0]
-    in_place = [path for path, x in flatten(params).items() if _is_on(device, _array(x))]
-    if in_place:
-        raise ConfigError(
-            f"norms_in_weights=True would change params that are on the device and used in place ({in_place[0]} and "
-            f"{len(in_place) - 1} more); give NumPy arrays, which are copied, or leave it off"
-        )
-
-
-def _array(leaf: Any) -> Any:
-    return leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
-
-
-def _is_on(device: jax.Device, array: Any) -> bool:
-    return isinstance(array, jax.Array) and device in array.devices()
+def _load_params(found: FoundModel, config: EngineConfig) -> Params:
+    if found.weights is None:
+        return found.model.dummy_params(config.dummy_weights_seed)
+    return found.weights.load(progress=config.progress)
 
 
 def _load_tokenizer(

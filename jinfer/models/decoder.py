@@ -14,7 +14,7 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.layers import Embedding, GatedMLP, RMSNorm
 from jinfer.models.rope import Angles, rope_angles, rope_frequencies
 from jinfer.models.token_batch import TokenBatch
-from jinfer.models.weights import WeightSource, flatten, unflatten
+from jinfer.models.weights import EMBEDDING, HEAD, WeightSource, flatten, unflatten
 
 
 class Decoder(nnx.Module):
@@ -95,9 +95,9 @@ def _multiplied(kernel: Float[Array, "layers in out"], scale: Float[Array, "laye
 def decoder_weights(config: ModelConfig) -> dict[str, WeightSource]:
     """Where the weights of a decoder lie in a Hugging Face checkpoint, by the path of the parameter."""
     block = "model.layers.{layer}."
-    attention, mlp = block + "self_attn.", block + "mlp."
+    attention, mlp, head = block + "self_attn.", block + "mlp.", "lm_head.weight"
     sources = {
-        "embedding/kernel": WeightSource(("model.embed_tokens.weight",)),
+        EMBEDDING: WeightSource(("model.embed_tokens.weight",), tied_name=head if config.tie_word_embeddings else None),
         "attention_norm/scale": WeightSource((block + "input_layernorm.weight",)),
         "mlp_norm/scale": WeightSource((block + "post_attention_layernorm.weight",)),
         "final_norm/scale": WeightSource(("model.norm.weight",)),
@@ -107,7 +107,7 @@ def decoder_weights(config: ModelConfig) -> dict[str, WeightSource]:
         **_projection("mlp/down", mlp, ("down_proj",), bias=config.mlp_bias),
     }
     if not config.tie_word_embeddings:
-        sources["head/kernel"] = WeightSource(("lm_head.weight",))
+        sources[HEAD] = WeightSource((head,))
     return sources
 
 

@@ -4,18 +4,27 @@ A checkpoint is a directory with config.json, the tokenizer's files and `params/
 dict of parameters (`Model.abstract_params` has its paths and shapes).
 """
 
+import functools
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from jinfer.errors import CheckpointError, ConfigError
+from jinfer.models.config import ModelConfig
+from jinfer.models.fitted_weights import Build, FittedWeights
+from jinfer.models.harmless_tensors import without_harmless
 from jinfer.models.model import Model, Params
-from jinfer.models.weights import check_params, unflatten
+from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_orbax
+from jinfer.models.param_tree import Keys, flat_leaves, parameters_of
+from jinfer.models.tied_head import fit_head
+from jinfer.models.weights import EMBEDDING, HEAD, check_params, flatten, unflatten
 
-PARAMS_DIRECTORY = "params"
 MOST_CHARACTERS = 200  # of what Orbax says about an error
 COPIED_FILES = (
     "config.json",
@@ -26,11 +35,6 @@ COPIED_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-
-
-def is_orbax_checkpoint(directory: Path) -> bool:
-    """Whether load_orbax, rather than load_checkpoint, is for this directory."""
-    return (directory / PARAMS_DIRECTORY).is_dir()
 
 
 def check_is_new(out: Path) -> None:
@@ -51,35 +55,101 @@ def save_orbax(params: Params, source: Path, out: Path) -> None:
 
 
 def load_orbax(model: Model, directory: Path) -> Params:
-    """The params of `model`, read to the default device. Raises CheckpointError where they do not fit."""
-    path = (directory / PARAMS_DIRECTORY).resolve()
-    with ocp.StandardCheckpointer() as checkpointer:
-        check_params(_stored_shapes(checkpointer, path), model.abstract_params, str(directory))
+    """The params of `model` from a directory, read to the default device. Raises CheckpointError where they do not fit;
+    a head beside the embedding of a tied model does not, where its values are others."""
+    path = find_orbax(directory) or directory / PARAMS_DIRECTORY
+    fitted = fit_orbax(model.config, lambda config: _only(model, config), path)
+    return fitted.load(progress=False)
+
+
+def _only(model: Model, config: ModelConfig) -> Model:
+    if config != model.config:
+        raise CheckpointError(f"{HEAD} has other values than {EMBEDDING}, and the model is tied; untie it")
+    return model
+
+
+def fit_orbax(config: ModelConfig, build: Build, path: Path) -> FittedWeights:
+    """The model of a config with a head as it is stored, and which of the leaves of the tree at `path` its weights are.
+
+    Arrays are read where their values decide: a head beside the embedding of a tied model, biases without a place.
+    Raises CheckpointError that names what is missing, left over, misshapen or of a dtype that is no float.
+    """
+    path = path.resolve()
+    stored = _stored_leaves(path)
+    places = parameters_of(stored, flatten(build(config).abstract_params), str(path))
+    leaves = {name: _Leaf(keys, stored[keys]) for name, keys in places.items()}
+
+    def read(leaf: _Leaf) -> np.ndarray:
+        return next(iter(_restore(path, {leaf.keys: ocp.RestoreArgs(restore_type=np.ndarray)}).values()))
+
+    model, leaves = fit_head(config, build, leaves, read)
+    wanted = flatten(model.abstract_params)
+    leaves = without_harmless(leaves, wanted, read)
+    check_params({name: leaf.stored for name, leaf in leaves.items()}, model.abstract_params, str(path))
+    return FittedWeights(model, functools.partial(_load, path, {name: leaves[name].keys for name in wanted}, wanted))
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaf:
+    """The keys of a leaf of a stored tree, and what Orbax says of it."""
+
+    keys: Keys
+    stored: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.stored)
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        return getattr(self.stored, "dtype", None)
+
+
+def _load(
+    path: Path, keys: Mapping[str, Keys], abstract: Mapping[str, jax.ShapeDtypeStruct], *, progress: bool
+) -> Params:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    how = {keys[name]: ocp.ArrayRestoreArgs(sharding=sharding, dtype=x.dtype) for name, x in abstract.items()}
+    restored = _restore(path, how)
+    return unflatten({name: restored[keys[name]] for name in abstract})
+
+
+def _restore(path: Path, how: Mapping[Keys, ocp.RestoreArgs]) -> dict[Keys, Any]:
+    """The leaves with these keys, and no others. Raises CheckpointError."""
+    tree = _nested(how)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         try:
-            return checkpointer.restore(path, _on_default_device(model.abstract_params))
+            restored = checkpointer.restore(
+                path, args=ocp.args.PyTreeRestore(item=tree, restore_args=tree, partial_restore=True)
+            )
         except Exception as error:  # Orbax raises Exception itself, with no narrower type, and pages of detail
             raise CheckpointError(
                 f"{path} cannot be read ({_brief(error)}); write it again if it is truncated or corrupt"
             ) from error
+    return flat_leaves(restored)
 
 
-def _stored_shapes(checkpointer: ocp.StandardCheckpointer, path: Path) -> Mapping:
-    """What Orbax says is there, which is nothing if it cannot read its own files."""
-    try:
-        metadata = checkpointer.metadata(path).item_metadata
-    except Exception as error:
-        raise CheckpointError(f"{path} is not an Orbax checkpoint ({_brief(error)}); write it again") from error
-    tree = metadata.tree if hasattr(metadata, "tree") else metadata
-    leaves, _ = jax.tree.flatten_with_path(tree, is_leaf=lambda x: hasattr(x, "shape"))
-    if not leaves:
+def _nested(flat: Mapping[Keys, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for keys, leaf in flat.items():
+        node = tree
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = leaf
+    return tree
+
+
+def _stored_leaves(path: Path) -> dict[Keys, Any]:
+    """What Orbax says is there, by keys."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            metadata = checkpointer.metadata(path).item_metadata
+        except Exception as error:
+            raise CheckpointError(f"{path} is not an Orbax checkpoint ({_brief(error)}); write it again") from error
+    if metadata is None:
         raise CheckpointError(f"{path} is not an Orbax checkpoint, or an incomplete one; write it again")
-    return unflatten({jax.tree_util.keystr(keys, simple=True, separator="/"): leaf for keys, leaf in leaves})
+    return flat_leaves(getattr(metadata, "tree", metadata))
 
 
 def _brief(error: Exception) -> str:
     return str(error).partition("\n")[0][:MOST_CHARACTERS]
-
-
-def _on_default_device(abstract: Params) -> Params:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)

@@ -2,7 +2,13 @@
 
 from abc import ABC, abstractmethod
 
+import jax.numpy as jnp
 import numpy as np
+
+STREAMED_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32")))
+"""What `read_rows` may give: the device makes a parameter's dtype of each."""
+WEIGHT_DTYPES = (*STREAMED_DTYPES, jnp.dtype("float64"))
+"""What weights may be stored in. Narrower floats and integers are quantized: their scales are elsewhere."""
 
 
 class StoredArray(ABC):

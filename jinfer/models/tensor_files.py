@@ -1,108 +1,125 @@
-"""Safetensors files, one or several with an index: which tensors they hold, and their bytes."""
+"""The safetensors files of a directory: one file, or several with an index that says what each holds."""
 
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from jinfer.errors import CheckpointError
-from jinfer.models.stored_array import StoredArray
+from jinfer.models.tensor_file import FileTensor, read_header
+from jinfer.models.weights import named
+
+logger = logging.getLogger(__name__)
 
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
-SUPPORTED_DTYPES = {"BF16": jnp.dtype("bfloat16"), "F16": jnp.dtype("float16"), "F32": jnp.dtype("float32")}
-LENGTH_BYTES = 8  # of the number that a file begins with: how long its header is
-MAX_HEADER_BYTES = 100 * 10**6  # what the format allows
-MAX_RANK = 8
+SUFFIX = ".safetensors"
 
 
 @dataclass(frozen=True)
-class FileTensor(StoredArray):
-    """A tensor in a file, not read yet."""
+class TensorFiles:
+    """The tensors of one source, by name, in the order of the files.
 
-    file: Path
-    shape: tuple[int, ...]
-    dtype_name: str
-    first_byte: int
-    num_bytes: int
+    `origin` is model.safetensors or the index. `absent` are tensors that the index gives to a file that lacks them,
+    with that file.
+    """
 
-    @property
-    def dtype(self) -> np.dtype:
-        """Of a tensor whose `dtype_name` is among SUPPORTED_DTYPES."""
-        return SUPPORTED_DTYPES[self.dtype_name]
+    origin: Path
+    tensors: Mapping[str, FileTensor]
+    absent: Mapping[str, Path] = field(default_factory=dict)
 
-    def read_rows(self, first_row: int, out: np.ndarray) -> None:
-        """Fills `out`, bytes, with whole rows of the first axis. Raises CheckpointError if the file is short of it."""
-        row_bytes = self.num_bytes // self.shape[0]
-        unread = out.data
-        try:
-            with self.file.open("rb", buffering=0) as opened:
-                opened.seek(self.first_byte + first_row * row_bytes)
-                while len(unread):
-                    num_read = opened.readinto(unread)
-                    if not num_read:
-                        raise EOFError("it ended early")
-                    unread = unread[num_read:]
-        except (OSError, EOFError) as error:
-            raise CheckpointError(f"{self.file} cannot be read ({error}); fetch it again") from error
+
+def find_sources(directory: Path) -> list[Path]:
+    """model.safetensors and the index, those that are there. The first is the one that transformers takes."""
+    return [path for path in (directory / SINGLE_FILE, directory / INDEX_FILE) if path.is_file()]
 
 
 def find_tensors(directory: Path) -> dict[str, FileTensor]:
-    """Every tensor of the checkpoint by name, from the headers of its files. Raises CheckpointError."""
-    return {name: tensor for file in _shards(directory) for name, tensor in _read_header(file)}
+    """Every tensor of the first source of a directory. Raises CheckpointError."""
+    sources = find_sources(directory)
+    if not sources:
+        raise no_weights(directory)
+    return dict(open_source(sources[0]).tensors)
 
 
-def _shards(directory: Path) -> list[Path]:
-    index, single = directory / INDEX_FILE, directory / SINGLE_FILE
-    if index.is_file():
-        try:
-            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            files = [directory / name for name in sorted(set(names))]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is not an index of safetensors files: {error!r}; fetch it again") from error
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise CheckpointError(f"{index} names {', '.join(missing)}, which {directory} lacks; fetch the model again")
-        return files
-    if single.is_file():
-        return [single]
-    raise CheckpointError(
+def no_weights(directory: Path) -> CheckpointError:
+    """What is said of a directory without any that jinfer reads."""
+    return CheckpointError(
         f"{directory} holds neither {SINGLE_FILE} nor {INDEX_FILE}; jinfer reads safetensors and Orbax checkpoints only"
     )
 
 
-def _read_header(file: Path) -> Iterator[tuple[str, FileTensor]]:
-    """[length: 8 bytes][header: JSON of that length][the tensors' bytes, at `data_offsets` from here on]."""
-    try:
-        with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
-            data_start, file_bytes = LENGTH_BYTES + length, file.stat().st_size
-            if length > MAX_HEADER_BYTES or data_start > file_bytes:
-                raise ValueError(f"a header of {length} bytes in a file of {file_bytes}")
-            entries = json.loads(opened.read(length))
-            if not isinstance(entries, dict):
-                raise ValueError("its header is no JSON object")
-        for name, entry in entries.items():
-            if name != "__metadata__":
-                yield name, _read_entry(file, name, entry, data_start, file_bytes)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is truncated or corrupt ({error}); fetch it again") from error
+def open_source(origin: Path) -> TensorFiles:
+    """Reads the headers, and the index first if it is one. Raises CheckpointError."""
+    return _open_index(origin) if is_index(origin) else TensorFiles(origin, read_header(origin))
 
 
-def _read_entry(file: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> FileTensor:
+def is_index(origin: Path) -> bool:
+    """Whether the file says which files hold the tensors, and holds none itself."""
+    return origin.name.endswith(SUFFIX + ".index.json")
+
+
+def _open_index(index: Path) -> TensorFiles:
+    """Each tensor from the file that the index gives it to; one that it does not mention, from the only one with it."""
+    given = read_index(index)
+    files = [index.parent / name for name in sorted(set(given.values()))]
+    missing = [str(file.relative_to(index.parent)) for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{index} names {named(missing)}, which {index.parent} lacks; fetch the model again")
+    tensors: dict[str, FileTensor] = {}
+    copies: list[str] = []
+    for file in files:
+        for name, tensor in read_header(file).items():
+            if index.parent / given[name] == file if name in given else name not in tensors:
+                tensors[name] = tensor
+            elif name in given:
+                copies.append(f"{name} in {file.name}")
+            else:
+                raise CheckpointError(
+                    f"{tensors[name].file} and {file} both hold {name}, and {index} does not say which is right; name "
+                    "its file in weight_map"
+                )
+    _say_what_the_index_leaves(index, copies, [name for name in tensors if name not in given])
+    absent = {name: index.parent / file for name, file in given.items() if name not in tensors}
+    return TensorFiles(index, tensors, absent)
+
+
+def _say_what_the_index_leaves(index: Path, copies: list[str], unmentioned: list[str]) -> None:
+    if copies:
+        logger.warning("not read, since %s gives them to other files: %s", index, named(copies))
+    if unmentioned:
+        logger.warning("%s does not mention %s, which its files hold and which are read", index, named(unmentioned))
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """The file of each tensor, below the directory of the index. Raises CheckpointError."""
     try:
-        shape, dtype_name, (begin, end) = tuple(entry["shape"]), str(entry["dtype"]), entry["data_offsets"]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} has the header {entry!r:.100}") from error
-    if len(shape) > MAX_RANK or not all(type(number) is int and number >= 0 for number in (*shape, begin, end)):
-        raise ValueError(f"{name} has the header {entry!r:.100}")
-    if begin > end or data_start + end > file_bytes:
-        raise ValueError(f"{name} is at bytes {begin} to {end} of {file_bytes - data_start}")
-    if dtype_name in SUPPORTED_DTYPES and end - begin != math.prod(shape) * SUPPORTED_DTYPES[dtype_name].itemsize:
-        raise ValueError(f"{name}, {dtype_name} of shape {shape}, has {end - begin} bytes")
-    return FileTensor(file, shape, dtype_name, data_start + begin, end - begin)
+        content = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=_without_contradictions)
+        weight_map = content["weight_map"]
+        if not isinstance(weight_map, dict):
+            raise ValueError(f"weight_map is a {type(weight_map).__name__}, and must map tensors to files")
+        for name, file in weight_map.items():
+            _check_shard_name(name, file)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{index} is not an index of safetensors files: {error!r}; fetch it again") from error
+    return weight_map
+
+
+def _without_contradictions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a key that is there twice, with another value."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found and found[name] != value:
+            raise ValueError(f"{name!r} is there twice, as {found[name]!r:.80} and as {value!r:.80}")
+        found[name] = value
+    return found
+
+
+def _check_shard_name(name: str, file: Any) -> None:
+    if not isinstance(file, str):
+        raise ValueError(f"{name} is in {file!r:.80}, and must be in a file")
+    path = PurePosixPath(file)
+    if path.is_absolute() or ".." in path.parts or "\\" in file or "\0" in file or path.suffix != SUFFIX:
+        raise ValueError(f"{name} is in {file!r}, which is no {SUFFIX} file of this directory")

@@ -17,8 +17,7 @@ from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, UInt8
 
 from jinfer.models.staging import stream
-from jinfer.models.stored_array import HostArray, StoredArray
-from jinfer.models.tensor_files import SUPPORTED_DTYPES
+from jinfer.models.stored_array import STREAMED_DTYPES, HostArray, StoredArray
 from jinfer.progress import progress_bar
 
 BUFFER_BYTES = 16 * 2**20
@@ -40,7 +39,7 @@ def host_parts(path: str, array: np.ndarray, dtype: np.dtype) -> list[Part]:
 
     Dtypes that checkpoints do not have are converted to `dtype` on the host.
     """
-    read_as = array.dtype if array.dtype in SUPPORTED_DTYPES.values() else dtype
+    read_as = array.dtype if array.dtype in STREAMED_DTYPES else dtype
     return [
         Part(HostArray(array[index], read_as), path, (*index, *(0,) * (array.ndim - len(index))))
         for index in np.ndindex(array.shape[:-2])

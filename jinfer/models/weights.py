@@ -1,6 +1,6 @@
 """Parameters as a nested dict of arrays, named by paths such as `attention/qkv/kernel`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,11 @@ import jax
 import numpy as np
 
 from jinfer.errors import CheckpointError
+from jinfer.models.stored_array import WEIGHT_DTYPES
 
-MOST_NAMED = 8  # of a long list of faulty weights
+MOST_NAMED = 8  # of a long list of weights
+EMBEDDING, HEAD = "embedding/kernel", "head/kernel"
+"""Paths of the two parameters that are one in a tied model."""
 
 
 @dataclass(frozen=True)
@@ -17,10 +20,13 @@ class WeightSource:
     """The tensors of a Hugging Face checkpoint that make up a parameter.
 
     `tensor_names` are joined along the last axis. A name with `{layer}` in it stands for one tensor per layer, stacked.
+    Where `tied_name` is stored instead of a single tensor, it stands for it; with other values, it is a weight of its
+    own.
     """
 
     tensor_names: tuple[str, ...]
     transposed: bool = False
+    tied_name: str | None = None
 
     @property
     def is_stacked(self) -> bool:
@@ -50,15 +56,20 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def check_params(params: Mapping[str, Any], abstract: Mapping[str, Any], where: str) -> None:
-    """Raises CheckpointError, naming each, unless `params` has exactly the paths and shapes of `abstract`."""
-    given, wanted = flatten(params), flatten(abstract)
+def check_params(given: Mapping[str, Any], abstract: Mapping[str, Any], where: str) -> None:
+    """Raises CheckpointError, naming each, unless `given`, floats by path, has the paths and shapes of `abstract`."""
+    wanted = flatten(abstract)
     faults = [f"{path} is missing" for path in wanted if path not in given]
     faults += [f"{path} is not a parameter of the model" for path in given if path not in wanted]
     faults += [
         f"{path} has shape {np.shape(given[path])}, the model needs {wanted[path].shape}"
         for path in wanted
         if path in given and np.shape(given[path]) != wanted[path].shape
+    ]
+    faults += [
+        f"{path} has dtype {given[path].dtype.name}, of which jinfer reads {', '.join(x.name for x in WEIGHT_DTYPES)}"
+        for path in wanted
+        if path in given and getattr(given[path], "dtype", WEIGHT_DTYPES[0]) not in WEIGHT_DTYPES
     ]
     raise_faults(faults, where)
 
@@ -67,8 +78,13 @@ def raise_faults(faults: list[str], where: str) -> None:
     """One CheckpointError that names the first few of many faults; nothing if there are none."""
     if not faults:
         return
-    more = f"; and {len(faults) - MOST_NAMED} more" if len(faults) > MOST_NAMED else ""
-    raise CheckpointError(f"the weights in {where} do not fit the model: {'; '.join(faults[:MOST_NAMED])}{more}")
+    raise CheckpointError(f"the weights in {where} do not fit the model: {named(faults, '; ')}")
+
+
+def named(names: Sequence[str], separator: str = ", ") -> str:
+    """The first few of many names, and how many more there are."""
+    more = f"{separator}and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return separator.join(names[:MOST_NAMED]) + more
 
 
 def num_bytes(tree: Any) -> int:

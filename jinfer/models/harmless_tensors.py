@@ -1,0 +1,59 @@
+"""Tensors of a checkpoint that a model has no place for and that can change nothing: they are left out."""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+
+from jinfer.models.stored_array import WEIGHT_DTYPES
+from jinfer.models.tensor_file import SUPPORTED_DTYPES, FileTensor
+
+T = TypeVar("T")
+COMPUTED_BUFFER = re.compile(
+    r"(^|\.)(rotary_emb\.((original_)?inv_freq|(cos|sin)(_cached)?)"  # which follow from config.json
+    r"|position_ids|masked_bias)$"  # 0, 1, 2, ...; and what masked scores are set to
+)
+CAUSAL_MASK = re.compile(r"(^|\.)(attn|self_attn|attention)\.bias$")
+MASK_DTYPES = ("BOOL", "U8")
+BIAS_SUFFIX, BIAS_LEAF = ".bias", "/bias"
+MOST_BIAS_BYTES = 2**24  # of one that is read to see whether it is zero; a row of any model is smaller
+
+
+def is_computed(name: str) -> bool:
+    """Whether a tensor of this name is a buffer that a model makes itself."""
+    return COMPUTED_BUFFER.search(name) is not None
+
+
+def is_harmless(name: str, tensor: FileTensor) -> bool:
+    """Whether a model computes the same with the tensor and without: it holds nothing, is a buffer that the model makes
+    itself, or is a bias of zeros.
+
+    Other tensors of zeros are not harmless: nobody knows what an unknown weight would be multiplied with. Raises
+    CheckpointError where a bias cannot be read.
+    """
+    if 0 in tensor.shape or is_computed(name):
+        return True
+    if CAUSAL_MASK.search(name) and tensor.dtype_name in MASK_DTYPES:
+        return True
+    return name.endswith(BIAS_SUFFIX) and _is_zero(tensor)
+
+
+def without_harmless(given: Mapping[str, T], wanted: Collection[str], read: Callable[[T], np.ndarray]) -> dict[str, T]:
+    """Parameters by path, without those that are not `wanted` and hold nothing, or are biases of zeros."""
+    return {path: x for path, x in given.items() if path in wanted or not _holds_nothing(path, x, read)}
+
+
+def _holds_nothing(path: str, leaf: Any, read: Callable[[Any], np.ndarray]) -> bool:
+    if 0 in np.shape(leaf):
+        return True
+    is_bias = path.endswith(BIAS_LEAF) and getattr(leaf, "dtype", None) in WEIGHT_DTYPES
+    return is_bias and not np.any(read(leaf))
+
+
+def _is_zero(tensor: FileTensor) -> bool:
+    if len(tensor.shape) != 1 or tensor.dtype_name not in SUPPORTED_DTYPES or tensor.num_bytes > MOST_BIAS_BYTES:
+        return False
+    stored = np.empty(tensor.num_bytes, np.uint8)
+    tensor.read_bytes(0, stored)
+    return not stored.view(SUPPORTED_DTYPES[tensor.dtype_name]).any()
