@@ -20,21 +20,13 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.fitted_weights import Build, FittedWeights
 from jinfer.models.harmless_tensors import without_harmless
 from jinfer.models.model import Model, Params
+from jinfer.models.model_files import CONFIG_FILES, TEXT_FILES
 from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_orbax
 from jinfer.models.param_tree import Keys, flat_leaves, parameters_of
 from jinfer.models.tied_head import fit_head
 from jinfer.models.weights import EMBEDDING, HEAD, check_params, flatten, unflatten
 
 MOST_CHARACTERS = 200  # of what Orbax says about an error
-COPIED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-)
 
 
 def check_is_new(out: Path) -> None:
@@ -47,9 +39,10 @@ def save_orbax(params: Params, source: Path, out: Path) -> None:
     """Writes params, and copies config and tokenizer from `source`. Raises ConfigError if `out` is there already."""
     check_is_new(out)
     out.mkdir(parents=True)
-    for name in COPIED_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, out / name)
+    for file in [file for pattern in (*CONFIG_FILES, *TEXT_FILES) for file in source.glob(pattern)]:
+        copy = out / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((out / PARAMS_DIRECTORY).resolve(), params)
 

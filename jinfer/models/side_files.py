@@ -6,15 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from jinfer.errors import CheckpointError
+from jinfer.models.model_files import ADAPTER_CONFIG, QUANTIZATION_FILES
 from jinfer.models.tensor_file import read_header
 
 logger = logging.getLogger(__name__)
 
-ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.safetensors")
 LORA_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 ADAPTER_FILES = (ADAPTER_CONFIG, *ADAPTER_WEIGHTS, *LORA_WEIGHTS)
-QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 OTHER_FORMATS = (
     "pytorch_model*.bin", "pytorch_model*.bin.index.json", "consolidated*.safetensors", "consolidated*.pth", "*.gguf",
     "tf_model*.h5", "flax_model*.msgpack",

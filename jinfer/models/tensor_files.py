@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jinfer.errors import CheckpointError
+from jinfer.errors import CheckpointError, UnsupportedModelError
 from jinfer.models.tensor_file import FileTensor, read_header
 from jinfer.models.weights import named
 
@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 SINGLE_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
 SUFFIX = ".safetensors"
+EXPLICIT_SOURCE = "transformers_weights"  # the entry of config.json that names the file or the index
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,29 @@ class TensorFiles:
     absent: Mapping[str, Path] = field(default_factory=dict)
 
 
-def find_sources(directory: Path) -> list[Path]:
-    """model.safetensors and the index, those that are there. The first is the one that transformers takes."""
-    return [path for path in (directory / SINGLE_FILE, directory / INDEX_FILE) if path.is_file()]
+def find_sources(directory: Path, raw: Mapping[str, Any]) -> list[Path]:
+    """Those of `source_names` that are there."""
+    return [path for path in (directory / name for name in source_names(raw)) if path.is_file()]
+
+
+def source_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """model.safetensors and the index, in the order in which transformers takes them; or the one file that the
+    config.json `raw` names. Raises UnsupportedModelError unless that is a safetensors file or an index of some."""
+    name = raw.get(EXPLICIT_SOURCE)
+    if name is None:
+        return SINGLE_FILE, INDEX_FILE
+    is_file_name = isinstance(name, str) and "\0" not in name and Path(name).name == name
+    if not is_file_name or not (name.endswith(SUFFIX) or is_index(Path(name))):
+        raise UnsupportedModelError(
+            f"config.json has {EXPLICIT_SOURCE} {name!r}, which is no safetensors file or index of the model's "
+            "directory; name one, or leave the entry out"
+        )
+    return (name,)
 
 
 def find_tensors(directory: Path) -> dict[str, FileTensor]:
     """Every tensor of the first source of a directory. Raises CheckpointError."""
-    sources = find_sources(directory)
+    sources = find_sources(directory, {})
     if not sources:
         raise no_weights(directory)
     return dict(open_source(sources[0]).tensors)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jinfer.errors import CheckpointError, UnsupportedModelError
+from jinfer.errors import CheckpointError
 from jinfer.models.checkpoint import fit_checkpoint
 from jinfer.models.config import ModelConfig
 from jinfer.models.fitted_weights import Build, FittedWeights
@@ -14,21 +14,20 @@ from jinfer.models.model import Model
 from jinfer.models.orbax_io import fit_orbax
 from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_orbax
 from jinfer.models.side_files import adapter_error, other_weights, warn_of_side_files
-from jinfer.models.tensor_files import INDEX_FILE, SINGLE_FILE, SUFFIX, find_sources, is_index, no_weights, read_index
+from jinfer.models.tensor_files import INDEX_FILE, SINGLE_FILE, find_sources, is_index, no_weights, read_index
 from jinfer.models.tensor_places import tensor_names
 
 logger = logging.getLogger(__name__)
 
 Fit = Callable[[], FittedWeights]
-EXPLICIT_FILE = "transformers_weights"  # the entry of config.json that names the file with the weights
 
 
 def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig, build: Build) -> FittedWeights:
     """The weights of a directory whose config.json is `raw`, and the model that they fit.
 
-    The order is: an Orbax checkpoint, model.safetensors, the index (as transformers has the last two), and what fits
-    the model goes before what does not. A file that config.json names in `transformers_weights` goes before all.
-    What else looks like weights is named in a warning. Raises CheckpointError with what is wrong with the first.
+    The order is: Orbax's `params/`, model.safetensors, the index (transformers has the last two in this order, too),
+    and what fits the model goes before what does not. What else looks like weights is named in a warning. Raises
+    CheckpointError that says of each what is wrong with it.
     """
     sources = _sources(directory, raw, config, build)
     if not sources:
@@ -51,12 +50,8 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig,
 
 def _sources(directory: Path, raw: Mapping[str, Any], config: ModelConfig, build: Build) -> dict[str, Fit]:
     """What fits the model to each, by the name of the file or folder, in the order in which they are tried."""
-    explicit = raw.get(EXPLICIT_FILE)
-    if explicit is not None:
-        file = explicit_file(directory, explicit)
-        return {explicit: functools.partial(fit_checkpoint, config, build, file)}
     sources: dict[str, Fit] = {}
-    origins = find_sources(directory)
+    origins = find_sources(directory, raw)
     if not origins or (directory / PARAMS_DIRECTORY).is_dir():
         orbax = find_orbax(directory)
         if orbax is not None:
@@ -66,18 +61,6 @@ def _sources(directory: Path, raw: Mapping[str, Any], config: ModelConfig, build
     if _files_of(directory / INDEX_FILE) == {directory / INDEX_FILE, directory / SINGLE_FILE}:
         sources.pop(SINGLE_FILE, None)  # the index is of this file alone: there is one source
     return sources
-
-
-def explicit_file(directory: Path, name: Any) -> Path:
-    """The file that config.json names. Raises UnsupportedModelError unless it is a safetensors file, or an index of
-    some, of this directory."""
-    is_name = isinstance(name, str) and "\0" not in name
-    if not is_name or not (name.endswith(SUFFIX) or is_index(Path(name))) or Path(name).name != name:
-        raise UnsupportedModelError(
-            f"config.json has {EXPLICIT_FILE} {name!r}, which is no safetensors file or index of the model's "
-            "directory; name one, or leave the entry out"
-        )
-    return directory / name
 
 
 def _warn_of_others(
