@@ -1,5 +1,6 @@
 """From what the user calls a model to a directory with its files."""
 
+import glob
 import json
 import logging
 import re
@@ -94,7 +95,7 @@ def _fetch_more_weights(repository: str, snapshot: Path) -> None:
     if not present:
         _fetch_more(repository, snapshot, [*(origin.name for origin in origins), f"{PARAMS_DIRECTORY}/*"])
     for origin in origins:
-        _fetch_more(repository, snapshot, _absent_shards(origin))
+        _fetch_more(repository, snapshot, [glob.escape(name) for name in _absent_shards(origin)])
 
 
 def _absent_shards(origin: Path) -> list[str]:
@@ -103,16 +104,16 @@ def _absent_shards(origin: Path) -> list[str]:
     return sorted(name for name in names if not (origin.parent / name).is_file())
 
 
-def _fetch_more(repository: str, snapshot: Path, names: Sequence[str]) -> None:
+def _fetch_more(repository: str, snapshot: Path, patterns: Sequence[str]) -> None:
     """Files of the same commit. Raises ModelNotFoundError that names them where the hub is out of reach."""
-    if not names:
+    if not patterns:
         return
     try:
-        _fetch(repository, names, revision=snapshot.name)
+        _fetch(repository, patterns, revision=snapshot.name)
     except LocalEntryNotFoundError as error:
         raise ModelNotFoundError(
-            f"the hub's cache lacks {named(names)} of {repository}, and the hub is out of reach ({error}); fetch the "
-            "model where there is a network"
+            f"the hub's cache lacks {named(patterns)} of {repository}, and the hub is out of reach ({error}); fetch "
+            "the model where there is a network"
         ) from error
 
 

@@ -79,8 +79,10 @@ def is_index(origin: Path) -> bool:
 
 def _open_index(index: Path) -> TensorFiles:
     """Each tensor from the file that the index gives it to; one that it does not mention, from the only one with it."""
-    given = read_index(index)
-    files = [index.parent / name for name in sorted(set(given.values()))]
+    weight_map = read_index(index)
+    paths = {file: index.parent / file for file in set(weight_map.values())}
+    given = {name: paths[file] for name, file in weight_map.items()}
+    files = sorted(set(paths.values()))
     missing = [str(file.relative_to(index.parent)) for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(f"{index} names {named(missing)}, which {index.parent} lacks; fetch the model again")
@@ -88,7 +90,7 @@ def _open_index(index: Path) -> TensorFiles:
     copies: list[str] = []
     for file in files:
         for name, tensor in read_header(file).items():
-            if index.parent / given[name] == file if name in given else name not in tensors:
+            if given[name] == file if name in given else name not in tensors:
                 tensors[name] = tensor
             elif name in given:
                 copies.append(f"{name} in {file.name}")
@@ -98,7 +100,7 @@ def _open_index(index: Path) -> TensorFiles:
                     "its file in weight_map"
                 )
     _say_what_the_index_leaves(index, copies, [name for name in tensors if name not in given])
-    absent = {name: index.parent / file for name, file in given.items() if name not in tensors}
+    absent = {name: file for name, file in given.items() if name not in tensors}
     return TensorFiles(index, tensors, absent)
 
 
