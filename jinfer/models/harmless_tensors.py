@@ -4,9 +4,9 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
+import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models.stored_array import WEIGHT_DTYPES
 from jinfer.models.tensor_file import SUPPORTED_DTYPES, FileTensor
 
 T = TypeVar("T")
@@ -16,6 +16,7 @@ COMPUTED_BUFFER = re.compile(
 )
 CAUSAL_MASK = re.compile(r"(^|\.)(attn|self_attn|attention)\.bias$")
 MASK_DTYPES = ("BOOL", "U8")
+BYTE, NARROW_FLOATS = "uint8", ("F8_E4M3", "F8_E5M2")  # whose zero is a byte of zeros
 BIAS_SUFFIX, BIAS_LEAF = ".bias", "/bias"
 MOST_BIAS_BYTES = 2**24  # of one that is read to see whether it is zero; a row of any model is smaller
 
@@ -47,13 +48,14 @@ def without_harmless(given: Mapping[str, T], wanted: Collection[str], read: Call
 def _holds_nothing(path: str, leaf: Any, read: Callable[[Any], np.ndarray]) -> bool:
     if 0 in np.shape(leaf):
         return True
-    is_bias = path.endswith(BIAS_LEAF) and getattr(leaf, "dtype", None) in WEIGHT_DTYPES
+    is_bias = path.endswith(BIAS_LEAF) and jnp.issubdtype(getattr(leaf, "dtype", np.void), jnp.floating)
     return is_bias and not np.any(read(leaf))
 
 
 def _is_zero(tensor: FileTensor) -> bool:
-    if len(tensor.shape) != 1 or tensor.dtype_name not in SUPPORTED_DTYPES or tensor.num_bytes > MOST_BIAS_BYTES:
+    dtype = SUPPORTED_DTYPES.get(tensor.dtype_name, BYTE if tensor.dtype_name.startswith(NARROW_FLOATS) else None)
+    if len(tensor.shape) != 1 or dtype is None or tensor.num_bytes > MOST_BIAS_BYTES:
         return False
     stored = np.empty(tensor.num_bytes, np.uint8)
     tensor.read_bytes(0, stored)
-    return not stored.view(SUPPORTED_DTYPES[tensor.dtype_name]).any()
+    return not stored.view(dtype).any()

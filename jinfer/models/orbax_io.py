@@ -21,7 +21,7 @@ from jinfer.models.fitted_weights import Build, FittedWeights
 from jinfer.models.harmless_tensors import without_harmless
 from jinfer.models.model import Model, Params
 from jinfer.models.model_files import CONFIG_FILES, TEXT_FILES
-from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_orbax
+from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.models.param_tree import Keys, flat_leaves, parameters_of
 from jinfer.models.tied_head import fit_head
 from jinfer.models.weights import EMBEDDING, HEAD, check_params, flatten, unflatten
@@ -50,7 +50,8 @@ def save_orbax(params: Params, source: Path, out: Path) -> None:
 def load_orbax(model: Model, directory: Path) -> Params:
     """The params of `model` from a directory, read to the default device. Raises CheckpointError where they do not fit;
     a head beside the embedding of a tied model does not, where its values are others."""
-    path = find_orbax(directory) or directory / PARAMS_DIRECTORY
+    params = directory / PARAMS_DIRECTORY
+    path = next(iter(find_trees(params)), params)
     fitted = fit_orbax(model.config, lambda config: _only(model, config), path)
     return fitted.load(progress=False)
 

@@ -12,7 +12,7 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.fitted_weights import Build, FittedWeights
 from jinfer.models.model import Model
 from jinfer.models.orbax_io import fit_orbax
-from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_orbax
+from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.models.side_files import adapter_error, other_weights, warn_of_side_files
 from jinfer.models.tensor_files import INDEX_FILE, SINGLE_FILE, find_sources, is_index, no_weights, read_index
 from jinfer.models.tensor_places import tensor_names
@@ -25,9 +25,9 @@ Fit = Callable[[], FittedWeights]
 def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig, build: Build) -> FittedWeights:
     """The weights of a directory whose config.json is `raw`, and the model that they fit.
 
-    The order is: Orbax's `params/`, model.safetensors, the index (transformers has the last two in this order, too),
-    and what fits the model goes before what does not. What else looks like weights is named in a warning. Raises
-    CheckpointError that says of each what is wrong with it.
+    The order is: Orbax's `params/`, model.safetensors, the index (transformers has these two in this order, too), what
+    Orbax wrote elsewhere; and what fits the model goes before what does not. What else looks like weights is named in a
+    warning. Raises CheckpointError that says of each what is wrong with it.
     """
     sources = _sources(directory, raw, config, build)
     if not sources:
@@ -50,17 +50,16 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig,
 
 def _sources(directory: Path, raw: Mapping[str, Any], config: ModelConfig, build: Build) -> dict[str, Fit]:
     """What fits the model to each, by the name of the file or folder, in the order in which they are tried."""
-    sources: dict[str, Fit] = {}
     origins = find_sources(directory, raw)
-    if not origins or (directory / PARAMS_DIRECTORY).is_dir():
-        orbax = find_orbax(directory)
-        if orbax is not None:
-            sources[str(orbax.relative_to(directory))] = functools.partial(fit_orbax, config, build, orbax)
-    for origin in origins:
-        sources[origin.name] = functools.partial(fit_checkpoint, config, build, origin)
     if _files_of(directory / INDEX_FILE) == {directory / INDEX_FILE, directory / SINGLE_FILE}:
-        sources.pop(SINGLE_FILE, None)  # the index is of this file alone: there is one source
-    return sources
+        origins = [origin for origin in origins if origin.name != SINGLE_FILE]  # the index is of this file alone
+    params = directory / PARAMS_DIRECTORY
+    trees = find_trees(params) or ([params] if params.is_dir() else [])
+    fits = {tree: functools.partial(fit_orbax, config, build, tree) for tree in trees}
+    fits |= {origin: functools.partial(fit_checkpoint, config, build, origin) for origin in origins}
+    others = [tree for tree in find_trees(directory) if tree not in fits]
+    fits |= {tree: functools.partial(fit_orbax, config, build, tree) for tree in others}
+    return {str(path.relative_to(directory)): fit for path, fit in fits.items()}
 
 
 def _warn_of_others(

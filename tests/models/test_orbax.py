@@ -17,7 +17,7 @@ from jinfer.errors import CheckpointError, ConfigError
 from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.model import Model, Params
 from jinfer.models.orbax_io import load_orbax, save_orbax
-from jinfer.models.orbax_layout import find_orbax
+from jinfer.models.orbax_layout import find_trees
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.weights import flatten, unflatten
 from tests.checkpoints import CONFIG, write_checkpoint
@@ -73,8 +73,8 @@ def test_config_tokenizer_and_defaults_come_along(source, saved):
 
 
 def test_a_checkpoint_is_told_by_its_params(source, saved):
-    assert find_orbax(saved) == saved / "params"
-    assert find_orbax(source) is None
+    assert find_trees(saved) == [saved / "params"]
+    assert find_trees(source) == []
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -14,7 +14,7 @@ import pytest
 from flax import nnx
 
 from jinfer.models.weights import flatten, unflatten
-from tests.checkpoints import CONFIG, random_tensors, write_json
+from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_json
 from tests.models.loaded import assert_same, expected, loaded, raised
 
 RIGHT = expected(random_tensors())
@@ -158,16 +158,34 @@ def test_of_several_steps_the_newest_is_served_and_said(directory, caplog):
     with caplog.at_level(logging.WARNING, logger="jinfer"):
         loaded(directory)
 
-    assert "holds the steps 2, 10: 10 is served" in caplog.text
+    assert "params/10/default is served, and not read: params/2/default" in caplog.text
 
 
-def test_trees_that_may_each_be_the_weights_are_refused(directory):
+def test_of_several_steps_the_newest_that_fits_is_served_and_said(directory, caplog):
+    manager("params", 2)(directory)
+    save(directory / "params" / "10", {"half": PARAMS["mlp"]})
+    with caplog.at_level(logging.WARNING, logger="jinfer"):
+        assert_same(loaded(directory), RIGHT)
+
+    assert "params/2/default is served, and not read: params/10 (" in caplog.text
+
+
+def test_of_trees_that_may_each_be_the_weights_one_is_served_and_both_are_named(directory, caplog):
     save(directory / "one", PARAMS)
     save(directory / "two", other())
+    with caplog.at_level(logging.WARNING, logger="jinfer"):
+        assert_same(loaded(directory), RIGHT)
 
-    message = raised(directory)
-    assert str(directory / "one") in message
-    assert str(directory / "two") in message
+    assert "one is served, and not read: two" in caplog.text
+
+
+def test_steps_of_a_training_run_beside_safetensors_are_not_served_and_said(directory, caplog):
+    manager(".", 2)(directory)
+    write_checkpoint(directory, tensors=random_tensors(seed=5), tokenizer=False)
+    with caplog.at_level(logging.WARNING, logger="jinfer"):
+        assert_same(loaded(directory), expected(random_tensors(seed=5)))
+
+    assert "model.safetensors is served, and not read: 2/default" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
