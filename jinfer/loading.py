@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError, RequestError, TokenizerError, UnsupportedModelError
-from jinfer.execution.memory import check_weights_fit, choose_dtype
+from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
 from jinfer.models.config import ModelConfig
 from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.fitted_weights import Build, FittedWeights
@@ -69,6 +69,7 @@ def find_model(
         )
     if params is not None and config.dummy_weights:
         raise ConfigError("params and dummy_weights=True are both given; they are two sources of the same weights")
+    choose_limits(config, model_config, jax.devices()[0])  # options are refused before weights are looked at
     dtype = choose_dtype(config, jax.devices()[0])
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = _generation_config(directory)

@@ -56,14 +56,16 @@ def find_tensors(directory: Path) -> dict[str, FileTensor]:
     """Every tensor of the first source of a directory. Raises CheckpointError."""
     sources = find_sources(directory, {})
     if not sources:
-        raise no_weights(directory)
+        raise no_weights(directory, {})
     return dict(open_source(sources[0]).tensors)
 
 
-def no_weights(directory: Path) -> CheckpointError:
+def no_weights(directory: Path, raw: Mapping[str, Any]) -> CheckpointError:
     """What is said of a directory without any that jinfer reads."""
+    names = source_names(raw)
     return CheckpointError(
-        f"{directory} holds neither {SINGLE_FILE} nor {INDEX_FILE}; jinfer reads safetensors and Orbax checkpoints only"
+        f"{directory} holds {'neither' if len(names) > 1 else 'no'} {' nor '.join(names)}; jinfer reads "
+        "safetensors and Orbax checkpoints only: fetch the model again, or convert it"
     )
 
 

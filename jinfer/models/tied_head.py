@@ -39,7 +39,7 @@ def fit_head(
         return model, dict(given)
     if EMBEDDING not in given:
         return model, {**rest, EMBEDDING: given[HEAD]}
-    if np.array_equal(read(given[EMBEDDING]), read(given[HEAD])):
+    if given[EMBEDDING] is given[HEAD] or np.array_equal(read(given[EMBEDDING]), read(given[HEAD])):
         return model, rest
     return build(untied(config, HEAD, EMBEDDING)), dict(given)
 

@@ -31,7 +31,7 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig,
     """
     sources = _sources(directory, raw, config, build)
     if not sources:
-        raise adapter_error(directory) or no_weights(directory)
+        raise adapter_error(directory) or no_weights(directory, raw)
     faults: dict[str, CheckpointError] = {}
     for name, fit in sources.items():
         try:

@@ -161,6 +161,13 @@ def test_files_with_tensors_of_the_model_that_no_index_names_are_named(directory
     assert f"{INDEX} is served, and not read: {name}" in said()
 
 
+def test_a_file_that_config_json_names_and_that_is_absent_is_named(directory):
+    write_json(directory / "config.json", dict(CONFIG, transformers_weights="other.safetensors"))
+    save_file(ONE, directory / SINGLE)
+
+    assert "holds no other.safetensors" in raised(directory)
+
+
 def test_a_file_that_config_json_names_is_taken_as_by_transformers(directory, said):
     write_json(directory / "config.json", dict(CONFIG, transformers_weights="other.safetensors"))
     save_file(ONE, directory / "other.safetensors")
