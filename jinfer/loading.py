@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class FoundModel:
-    """All but the weights, which are found, unless they are given or random."""
+    """All but the params: `weights` are what they are loaded from, None where they are given or random."""
 
     model: Model
     dtype: jnp.dtype
@@ -56,7 +56,8 @@ class LoadedModel(FoundModel):
 def find_model(
     source: ModelSource, params: Params | None, tokenizer: Tokenizer | str | Path | None, config: EngineConfig
 ) -> FoundModel:
-    """Reads all that is small. Raises ModelError, or ConfigError for arguments that contradict others."""
+    """Reads all that is small, and of the weights what decides on the model: headers, and a head that is stored beside
+    the embedding of a tied model. Raises ModelError, or ConfigError for arguments that contradict others."""
     if isinstance(source, FoundModel):
         assert tokenizer is None, "the tokenizer is found with the model"
         return source
