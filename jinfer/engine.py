@@ -52,6 +52,7 @@ class Engine:
         """`new_state` makes an empty device state, at the start and after a fault."""
         self.limits = limits
         self._config = config
+        self._rope = model.config.rope
         self._params = params
         self._new_state = new_state
         self._state = new_state()
@@ -73,7 +74,11 @@ class Engine:
 
     def _new_scheduler(self) -> Scheduler:
         return Scheduler(
-            self.limits, self._counters, self._config.scheduling_policy, prefix_caching=self._config.prefix_caching
+            self.limits,
+            self._counters,
+            self._config.scheduling_policy,
+            prefix_caching=self._config.prefix_caching,
+            rotation_class=self._rope.rotation_class,
         )
 
     def _warm_up(self, progress: bool) -> None:

@@ -1,10 +1,11 @@
 """A row's sampling parameters as int32 words: written by the host, read by the device, laid out here only.
 
-    word  0            1      2      3      4         5          6           7               8 ...
-          temperature  top_p  min_p  top_k  seed low  seed high  min_length  wants logprobs  blocked ids (-1: none)
+    word  0            1      2      3      4         5          6           7               8 ... 23      24
+          temperature  top_p  min_p  top_k  seed low  seed high  min_length  wants logprobs  blocked ids   prompt length
 
-Reals are float32 bits. `min_length` is the length that the sequence must have before a blocked id may be chosen. A
-row of zeros samples greedily, which is what padding does.
+Reals are float32 bits. `min_length` is the length that the sequence must have before a blocked id (-1: none) may be
+chosen. The prompt's length is no matter of sampling: models whose rotary embedding depends on it read it. A row of
+zeros samples greedily, which is what padding does.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
 
 NO_TOKEN = -1  # outside every vocabulary
 FIRST_BLOCKED = 8
-NUM_SAMPLING_WORDS = FIRST_BLOCKED + MAX_STOP_TOKEN_IDS
+PROMPT_LENGTH = FIRST_BLOCKED + MAX_STOP_TOKEN_IDS
+NUM_SAMPLING_WORDS = PROMPT_LENGTH + 1
 
 
 class SamplingRows(NamedTuple):
@@ -49,7 +51,8 @@ def _new_words(sequence: Sequence) -> np.ndarray:
     assert params.top_k is not None  # `with_defaults` has filled it in
     words[3] = params.top_k
     words[4:6] = np.array([sequence.seed], np.uint64).view(np.int32)
-    words[6] = len(sequence.request.prompt_token_ids) + params.min_tokens
+    words[PROMPT_LENGTH] = prompt_length = len(sequence.request.prompt_token_ids)
+    words[6] = prompt_length + params.min_tokens
     words[7] = params.logprobs is not None
     if params.min_tokens:
         stop_ids = sorted(sequence.stop_token_ids)
@@ -68,5 +71,5 @@ def read_sampling_words(words: Int32[Array, "rows words"]) -> SamplingRows:
         seed=jax.lax.bitcast_convert_type(words[:, 4:6], jnp.uint32),
         min_length=words[:, 6],
         wants_logprobs=words[:, 7],
-        blocked_ids=words[:, FIRST_BLOCKED:],
+        blocked_ids=words[:, FIRST_BLOCKED:PROMPT_LENGTH],
     )

@@ -182,7 +182,7 @@ def _check_context(config: EngineConfig, context: int, limits: Limits) -> None:
 
 
 def _context(config: EngineConfig, model: ModelConfig) -> int:
-    most = model.max_position_embeddings
+    most = model.context_length
     if config.max_model_len is None or config.max_model_len == "auto":
         return most
     if config.max_model_len > most:

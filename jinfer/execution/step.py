@@ -6,7 +6,7 @@ from jaxtyping import Array, Int32
 from jinfer.batching.batch import TOKEN_ON_DEVICE, layout_of
 from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import unpack
-from jinfer.batching.sampling_words import read_sampling_words
+from jinfer.batching.sampling_words import PROMPT_LENGTH, read_sampling_words
 from jinfer.config import Limits
 from jinfer.execution.device_state import DeviceState, Rows
 from jinfer.models.model import Model, Params
@@ -43,6 +43,7 @@ def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceStat
         page_offsets=positions % limits.page_size,
         page_table=page_table,
         lengths=jnp.where(is_row, positions + 1, 0),
+        prompt_lengths=_prompt_lengths(model, rows, row_ids),
     )
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
     sampling = read_sampling_words(rows.sampling[row_ids])
@@ -60,7 +61,7 @@ def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState
     page_table = _with_new_pages(state.rows, batch["page_rows"], batch["page_entries"], batch["page_ids"])
     rows = state.rows._replace(page_table=page_table, sampling=state.rows.sampling.at[row_ids].set(batch["sampling"]))
     lengths = batch["starts"] + jnp.diff(query_starts)
-    tokens = _flattened_tokens(rows, batch, lengths, limits)
+    tokens = _flattened_tokens(model, rows, batch, lengths, limits)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
     sampling = read_sampling_words(batch["sampling"])
     result = sample(model.logits(params, hidden), sampling, lengths, model.implementation)
@@ -77,7 +78,12 @@ def _any_token(result: StepResult) -> Array:
     return jnp.maximum(result.token_ids, 0)
 
 
-def _flattened_tokens(rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits) -> TokenBatch:
+def _prompt_lengths(model: Model, rows: Rows, row_ids: Array) -> Array | None:
+    """Of each token's row, where the model's rotary embedding depends on it."""
+    return rows.sampling[row_ids, PROMPT_LENGTH] if model.config.rope.depends_on_length else None
+
+
+def _flattened_tokens(model: Model, rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits) -> TokenBatch:
     """Where each token of a mixed batch stands: its row, its position, and the place of its keys and values."""
     row_ids, query_starts = batch["row_ids"], batch["query_starts"]
     token = jnp.arange(batch["token_ids"].shape[0], dtype=jnp.int32)
@@ -96,6 +102,7 @@ def _flattened_tokens(rows: Rows, batch: dict[str, Array], lengths: Array, limit
         lengths=lengths,
         query_starts=query_starts,
         num_decode_rows=batch["num_decode_rows"][0],
+        prompt_lengths=_prompt_lengths(model, rows, row_ids[row]),
         newest=jnp.maximum(query_starts[1:] - 1, 0),
     )
 

@@ -1,39 +1,39 @@
 """What a Hugging Face config.json says about a decoder, read once and checked."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from jinfer.errors import UnsupportedModelError
+from jinfer.models.entries import MAX_INTEGER, NEEDED, Entries
+from jinfer.models.rope_config import RopeConfig
+from jinfer.models.rope_entries import read_rope
 
-DEFAULT_ROPE_THETA = 10000.0
+logger = logging.getLogger(__name__)
+
 DEFAULT_SLIDING_WINDOW = 4096  # of the families that have one, in files that do not mention it
-SLIDING = "sliding_attention"
-LAYER_TYPES = ("full_attention", SLIDING)
+DEFAULT_MAX_WINDOW_LAYERS = 28
+DEFAULT_NUM_LAYERS = DEFAULT_NUM_HEADS = 32
+FULL, SLIDING = "full_attention", "sliding_attention"
+LAYER_TYPES = {FULL: FULL, SLIDING: SLIDING, "attention": FULL}  # "attention" is an older name
+SILU_NAMES = "silu", "swish"
 REMEDY = "use a model that keeps to it, or add what is missing (docs/adding_a_model.md)"
 
 
 @dataclass(frozen=True)
-class LinearRopeScaling:
-    """Positions are divided by `factor`."""
+class FamilyDefaults:
+    """What an entry means that config.json lacks: the defaults of the family's configuration class in transformers 5.
 
-    factor: float
+    None: as many KV heads as heads, and a head_dim of hidden_size / heads.
+    """
 
-
-@dataclass(frozen=True)
-class Llama3RopeScaling:
-    """Low frequencies are divided by `factor`, high ones kept, and those between blended (Llama 3.1's rule)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_position_embeddings: int
-
-
-@dataclass(frozen=True)
-class RopeConfig:
-    theta: float
-    scaling: LinearRopeScaling | Llama3RopeScaling | None = None
+    vocab_size: int
+    intermediate_size: int
+    max_position_embeddings: int
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden_size: int = 4096
+    rms_norm_eps: float = 1e-6
 
 
 @dataclass(frozen=True)
@@ -57,88 +57,163 @@ class ModelConfig:
     mlp_bias: bool
     sliding_windows: tuple[int | None, ...]
     """Of each layer; None sees everything."""
+    max_context: int | None = None
+    """Positions up to which plain attention is what the model was made with, where that is fewer than its context."""
     norms_in_weights: bool = False
     """Not of the file, but of how weights are kept: `jinfer.models.decoder.with_norms_in_weights`."""
 
+    @property
+    def context_length(self) -> int:
+        """Positions that the model can be used for: `max_position_embeddings`, extended as its rope scaling does."""
+        extended = self.rope.context(self.max_position_embeddings)
+        return extended if self.max_context is None else min(extended, self.max_context)
+
 
 def read_decoder_config(
-    raw: Mapping[str, Any], *, qkv_bias: bool, output_bias: bool, mlp_bias: bool = False,
+    entries: Entries,
+    architecture: str,
+    defaults: FamilyDefaults,
+    *,
+    qkv_bias: bool,
+    output_bias: bool,
+    mlp_bias: bool = False,
     sliding_windows: tuple[int | None, ...] | None = None,
-) -> ModelConfig:  # fmt: skip
-    """What all families spell alike. Raises UnsupportedModelError for a missing or unsupported entry."""
-    activation = raw.get("hidden_act", "silu")
-    if activation != "silu":
+) -> ModelConfig:
+    """What all families spell alike. Raises UnsupportedModelError for a malformed or unsupported entry."""
+    activation = entries.text("hidden_act", SILU_NAMES[0])
+    if activation not in SILU_NAMES:
         raise UnsupportedModelError(f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}")
-    num_layers, num_heads = required(raw, "num_hidden_layers"), required(raw, "num_attention_heads")
-    num_kv_heads = raw.get("num_key_value_heads") or num_heads
-    hidden_size = required(raw, "hidden_size")
-    if num_heads % num_kv_heads:
-        raise UnsupportedModelError(
-            f"config.json has {num_heads} attention heads over {num_kv_heads} KV heads; it must be a whole multiple"
-        )
+    num_layers = _size(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
+    num_heads = _size(entries, "num_attention_heads", DEFAULT_NUM_HEADS)
+    num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
+    hidden_size = _size(entries, "hidden_size", defaults.hidden_size)
+    head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
+    max_position_embeddings = _with_default(entries, "max_position_embeddings", defaults.max_position_embeddings)
+    windows = sliding_windows or (None,) * num_layers
+    layer_types = {FULL if window is None else SLIDING for window in windows}
     return ModelConfig(
-        architecture=raw["architectures"][0],
-        vocab_size=required(raw, "vocab_size"),
+        architecture=architecture,
+        vocab_size=_size(entries, "vocab_size", defaults.vocab_size),
         hidden_size=hidden_size,
-        intermediate_size=required(raw, "intermediate_size"),
+        intermediate_size=_size(entries, "intermediate_size", defaults.intermediate_size),
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
-        head_dim=raw.get("head_dim") or hidden_size // num_heads,
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
-        rope=read_rope(raw),
-        max_position_embeddings=required(raw, "max_position_embeddings"),
-        tie_word_embeddings=raw.get("tie_word_embeddings", False),
+        head_dim=head_dim,
+        rms_norm_eps=entries.number("rms_norm_eps", defaults.rms_norm_eps, at_least=0),
+        rope=read_rope(
+            entries, head_dim=head_dim, max_position_embeddings=max_position_embeddings, layer_types=layer_types
+        ),
+        max_position_embeddings=max_position_embeddings,
+        tie_word_embeddings=entries.switch("tie_word_embeddings", False),
         qkv_bias=qkv_bias,
         output_bias=output_bias,
         mlp_bias=mlp_bias,
-        sliding_windows=sliding_windows or (None,) * num_layers,
+        sliding_windows=windows,
+        max_context=_max_context(entries),
     )
 
 
-def required(raw: Mapping[str, Any], name: str) -> Any:
-    """An entry of config.json that has no default."""
-    if raw.get(name) is None:
-        raise UnsupportedModelError(
-            f"config.json has no {name!r}, which the architecture needs; add it or fetch the file again"
-        )
-    return raw[name]
+def read_num_layers(entries: Entries) -> int:
+    """How many layers there are, for families that say something of each."""
+    return _with_default(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
 
 
-def read_rope(raw: Mapping[str, Any]) -> RopeConfig:
-    """Rotary embedding from `rope_parameters` (transformers 5) or `rope_theta` and `rope_scaling` (before)."""
-    scaling = {**(raw.get("rope_scaling") or {}), **(raw.get("rope_parameters") or {})}
-    theta = float(scaling.get("rope_theta", raw.get("rope_theta", DEFAULT_ROPE_THETA)))
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    rotated_share = scaling.get("partial_rotary_factor", raw.get("partial_rotary_factor", 1.0))
-    if rotated_share != 1.0:
-        raise UnsupportedModelError(
-            f"config.json has partial_rotary_factor {rotated_share}; jinfer implements 1.0: {REMEDY}"
-        )
-    if kind == "default":
-        return RopeConfig(theta)
-    if kind == "linear":
-        return RopeConfig(theta, LinearRopeScaling(required(scaling, "factor")))
-    if kind == "llama3":
-        fields = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        return RopeConfig(theta, Llama3RopeScaling(**{name: required(scaling, name) for name in fields}))
-    raise UnsupportedModelError(
-        f"config.json has rope type {kind!r}; jinfer implements default, linear and llama3: {REMEDY}"
-    )
-
-
-def read_layer_windows(raw: Mapping[str, Any]) -> tuple[int | None, ...]:
-    """The sliding window of each layer, as Qwen writes it: `layer_types`, or all layers from `max_window_layers` on."""
-    num_layers, window = required(raw, "num_hidden_layers"), raw.get("sliding_window", DEFAULT_SLIDING_WINDOW)
-    if not raw.get("use_sliding_window") or window is None:
-        return (None,) * num_layers
-    types = raw.get("layer_types")
+def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | None:
+    """`layer_types`, one for each layer; None where there are none."""
+    types = entries.texts("layer_types")
     if types is None:
-        first = required(raw, "max_window_layers")
-        return tuple(window if layer >= first else None for layer in range(num_layers))
+        return None
     if len(types) != num_layers or not set(types) <= set(LAYER_TYPES):
         raise UnsupportedModelError(
-            f"config.json has layer_types {types!r}; jinfer implements {' and '.join(LAYER_TYPES)}, one for each of "
+            f"config.json has layer_types {list(types)!r}; jinfer implements {FULL} and {SLIDING}, one for each of "
             f"the {num_layers} layers: {REMEDY}"
         )
+    return tuple(LAYER_TYPES[kind] for kind in types)
+
+
+def windows_by_type(types: Sequence[str], window: int | None, reason: str) -> tuple[int | None, ...]:
+    """The window of each layer. Refuses types that ask for a window where there is none, for a `reason`."""
+    if window is None and SLIDING in types:
+        raise UnsupportedModelError(
+            f"config.json has layer_types with {SLIDING}, but {reason}: correct one of them, for the window is unknown"
+        )
     return tuple(window if kind == SLIDING else None for kind in types)
+
+
+def read_window(entries: Entries) -> int | None:
+    """`sliding_window`: null is none, and a file that does not mention it means 4096."""
+    return entries.integer("sliding_window", None if "sliding_window" in entries.raw else DEFAULT_SLIDING_WINDOW)
+
+
+def read_layer_windows(entries: Entries) -> tuple[int | None, ...]:
+    """The sliding window of each layer, as Qwen writes it: `layer_types`, or all layers from `max_window_layers` on.
+
+    Both hold where `use_sliding_window` says so. Elsewhere any integer may stand there.
+    """
+    num_layers = read_num_layers(entries)
+    first = entries.integer("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS, at_least=-MAX_INTEGER)
+    entries.integer("sliding_window", None, at_least=-MAX_INTEGER)
+    window = read_window(entries) if entries.switch("use_sliding_window", False) else None
+    types = read_layer_types(entries, num_layers)
+    if types is None:
+        return tuple(window if layer >= first else None for layer in range(num_layers))
+    return windows_by_type(types, window, "use_sliding_window is not true, or sliding_window is null")
+
+
+def _size(entries: Entries, name: str, default: int) -> int:
+    """A size of the weights: nearly every file has it, so that its absence is said."""
+    if name not in entries.raw:
+        logger.warning("config.json has no %r: %d is taken, the family's default in transformers", name, default)
+    return _with_default(entries, name, default)
+
+
+def _with_default(entries: Entries, name: str, default: int) -> int:
+    """Null is no value here, in transformers either."""
+    if name in entries.raw and not entries.has(name):
+        raise UnsupportedModelError(f"config.json has null for {name!r}, {NEEDED}")
+    return entries.integer(name, default)
+
+
+def _num_kv_heads(entries: Entries, num_heads: int, defaults: FamilyDefaults) -> int:
+    """Null means as many as heads, in every family."""
+    name = "num_key_value_heads"
+    default = num_heads if name in entries.raw else defaults.num_kv_heads or num_heads
+    num_kv_heads = entries.integer(name, default)
+    if num_heads % num_kv_heads:
+        raise UnsupportedModelError(
+            f"config.json has {num_heads} attention heads over {num_kv_heads} KV heads ({name}, or the family's "
+            "default where it is absent); it must be a whole multiple"
+        )
+    return num_kv_heads
+
+
+def _head_dim(entries: Entries, hidden_size: int, num_heads: int, defaults: FamilyDefaults) -> int:
+    head_dim = entries.integer("head_dim", defaults.head_dim)
+    if head_dim is None and hidden_size < num_heads:
+        raise UnsupportedModelError(
+            f"config.json has hidden_size {hidden_size} and num_attention_heads {num_heads}, which leaves heads no "
+            "dimension; correct one of them, or add head_dim"
+        )
+    head_dim = hidden_size // num_heads if head_dim is None else head_dim
+    if head_dim % 2:
+        raise UnsupportedModelError(
+            f"config.json has head_dim {head_dim} (hidden_size / num_attention_heads where it is absent); rotary "
+            "embedding turns dimensions in pairs, so it must be even"
+        )
+    return head_dim
+
+
+def _max_context(entries: Entries) -> int | None:
+    """Dual chunk attention (An et al., 2024) is plain attention up to the length that it extends."""
+    name = "dual_chunk_attention_config"
+    dual = entries.object(name)
+    if dual is None:
+        return None
+    most = dual.integer("original_max_position_embeddings", None)
+    logger.warning(
+        "config.json has %s, which jinfer does not implement: attention is plain, which is right up to %s",
+        name, "its original length, which it does not say" if most is None else f"{most} positions: the context ends "
+        "there",
+    )  # fmt: skip
+    return most

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32
 from jinfer.models.attention import Attention, LayerPlace
 from jinfer.models.config import ModelConfig
 from jinfer.models.layers import Embedding, GatedMLP, RMSNorm
-from jinfer.models.rope import Angles, rope_angles, rope_frequencies
+from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.models.token_batch import TokenBatch
 from jinfer.models.weights import EMBEDDING, HEAD, WeightSource, flatten, unflatten
 
@@ -41,8 +41,9 @@ class Decoder(nnx.Module):
         With `tokens.newest` they are those of these tokens. The last layer then computes keys and values of all tokens
         and the rest for the newest: nobody reads what else it would make, 2.5% of the work of Qwen3-8B's prompts.
         """
-        frequencies = rope_frequencies(self.config.rope, self.config.head_dim)
-        angles = rope_angles(frequencies, tokens.positions)
+        rope = self.config.rope
+        frequencies = token_frequencies(rope, self.config.head_dim, tokens.positions, tokens.prompt_lengths)
+        angles = rope_angles(frequencies, tokens.positions, rope.attention_factor)
         x, new_cache = self.embedding(tokens.token_ids), []
         graphdef, params = nnx.split(self)
         last_layer = self.config.num_layers - 1

@@ -1,23 +1,32 @@
 """Llama 2, 3 and 3.1 (Touvron et al. 2023; Dubey et al. 2024), and what is built like them."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 
 from jinfer.models.attention import Attention
-from jinfer.models.config import ModelConfig, read_decoder_config
+from jinfer.models.config import (
+    FULL,
+    FamilyDefaults,
+    ModelConfig,
+    read_decoder_config,
+    read_layer_types,
+    read_num_layers,
+)
 from jinfer.models.decoder import Decoder, decoder_weights
+from jinfer.models.entries import Entries
 from jinfer.models.model import Model
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("LlamaForCausalLM",)
+MODEL_TYPE = "llama"
+DEFAULTS = FamilyDefaults(vocab_size=32000, intermediate_size=11008, max_position_embeddings=2048)
 
 
-def read_config(raw: Mapping[str, Any]) -> ModelConfig:
+def read_config(entries: Entries) -> ModelConfig:
     """`attention_bias` puts a bias on all four projections of attention, `mlp_bias` on those of the MLP."""
-    bias = raw.get("attention_bias", False)
-    return read_decoder_config(raw, qkv_bias=bias, output_bias=bias, mlp_bias=raw.get("mlp_bias", False))
+    if set(read_layer_types(entries, read_num_layers(entries)) or ()) - {FULL}:
+        entries.refuse("layer_types", f"all layers of this family are of {FULL}")
+    bias, mlp_bias = entries.switch("attention_bias", False), entries.switch("mlp_bias", False)
+    return read_decoder_config(entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias)
 
 
 def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:

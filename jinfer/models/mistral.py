@@ -1,24 +1,35 @@
 """Mistral 7B (Jiang et al. 2023) and what is built like it: Llama without biases, but with a window."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 
 from jinfer.models.attention import Attention
-from jinfer.models.config import DEFAULT_SLIDING_WINDOW, ModelConfig, read_decoder_config, required
+from jinfer.models.config import (
+    FamilyDefaults,
+    ModelConfig,
+    read_decoder_config,
+    read_layer_types,
+    read_num_layers,
+    read_window,
+    windows_by_type,
+)
 from jinfer.models.decoder import Decoder, decoder_weights
+from jinfer.models.entries import Entries
 from jinfer.models.model import Model
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("MistralForCausalLM",)
+MODEL_TYPE = "mistral"
+DEFAULTS = FamilyDefaults(vocab_size=32000, intermediate_size=14336, max_position_embeddings=131072, num_kv_heads=8)
 
 
-def read_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """`sliding_window` holds for every layer: null is none, and a file that does not mention it means 4096."""
-    window = raw.get("sliding_window", DEFAULT_SLIDING_WINDOW)
-    windows = (window,) * required(raw, "num_hidden_layers")
-    return read_decoder_config(raw, qkv_bias=False, output_bias=False, sliding_windows=windows)
+def read_config(entries: Entries) -> ModelConfig:
+    """`sliding_window` holds for every layer, or for those that `layer_types` names, as in Ministral."""
+    num_layers, window = read_num_layers(entries), read_window(entries)
+    types = read_layer_types(entries, num_layers)
+    windows = (window,) * num_layers if types is None else windows_by_type(types, window, "sliding_window is null")
+    return read_decoder_config(
+        entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=False, output_bias=False, sliding_windows=windows
+    )
 
 
 def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:

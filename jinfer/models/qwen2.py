@@ -1,22 +1,25 @@
 """Qwen2 and Qwen2.5 (Yang et al., "Qwen2 Technical Report", 2024): Llama with a bias on queries, keys and values."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 
 from jinfer.models.attention import Attention
-from jinfer.models.config import ModelConfig, read_decoder_config, read_layer_windows
+from jinfer.models.config import FamilyDefaults, ModelConfig, read_decoder_config, read_layer_windows
 from jinfer.models.decoder import Decoder, decoder_weights
+from jinfer.models.entries import Entries
 from jinfer.models.model import Model
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("Qwen2ForCausalLM",)
+MODEL_TYPE = "qwen2"
+DEFAULTS = FamilyDefaults(vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, num_kv_heads=32)
 
 
-def read_config(raw: Mapping[str, Any]) -> ModelConfig:
+def read_config(entries: Entries) -> ModelConfig:
     """The bias is part of the architecture, not an option; upper layers may have a sliding window."""
-    return read_decoder_config(raw, qkv_bias=True, output_bias=False, sliding_windows=read_layer_windows(raw))
+    windows = read_layer_windows(entries)
+    return read_decoder_config(
+        entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=True, output_bias=False, sliding_windows=windows
+    )
 
 
 def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:

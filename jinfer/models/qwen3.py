@@ -1,26 +1,32 @@
 """Qwen3 (Yang et al., "Qwen3 Technical Report", 2025): queries and keys are normalized before they are rotated."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax.numpy as jnp
 
 from jinfer.models.attention import Attention
-from jinfer.models.config import ModelConfig, read_decoder_config, read_layer_windows
+from jinfer.models.config import FamilyDefaults, ModelConfig, read_decoder_config, read_layer_windows
 from jinfer.models.decoder import Decoder, decoder_weights
+from jinfer.models.entries import Entries
 from jinfer.models.model import Model
 from jinfer.models.weights import WeightSource
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("Qwen3ForCausalLM",)
-DEFAULT_HEAD_DIM = 128  # in files that do not mention it, whatever hidden_size / num_attention_heads may be
+MODEL_TYPE = "qwen3"
+DEFAULTS = FamilyDefaults(
+    vocab_size=151936,
+    intermediate_size=22016,
+    max_position_embeddings=32768,
+    num_kv_heads=32,
+    head_dim=128,  # whatever hidden_size / num_attention_heads may be
+)
 
 
-def read_config(raw: Mapping[str, Any]) -> ModelConfig:
+def read_config(entries: Entries) -> ModelConfig:
     """`attention_bias` puts a bias on all four projections; upper layers may have a sliding window."""
-    raw = {"head_dim": DEFAULT_HEAD_DIM, **raw}
-    bias = raw.get("attention_bias", False)
-    return read_decoder_config(raw, qkv_bias=bias, output_bias=bias, sliding_windows=read_layer_windows(raw))
+    bias, windows = entries.switch("attention_bias", False), read_layer_windows(entries)
+    return read_decoder_config(
+        entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, sliding_windows=windows
+    )
 
 
 def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:

@@ -1,5 +1,6 @@
 """From the `architectures` of a config.json to the family that implements it."""
 
+import logging
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -9,10 +10,15 @@ import jax.numpy as jnp
 from jinfer.errors import UnsupportedModelError
 from jinfer.models import llama, mistral, qwen2, qwen3
 from jinfer.models.config import ModelConfig
+from jinfer.models.entries import Entries, shown
+from jinfer.models.foreign_entries import check_foreign_entries
 from jinfer.models.model import Model
 from pallas_kernels import Implementation
 
+logger = logging.getLogger(__name__)
+
 FAMILIES = (llama, qwen2, qwen3, mistral)
+QUANTIZATION_NAMES = "quantization_config", "compression_config"
 
 
 def known_architectures() -> dict[str, ModuleType]:
@@ -22,21 +28,12 @@ def known_architectures() -> dict[str, ModuleType]:
 
 def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
     """Checks and reads a config.json. Raises UnsupportedModelError, with what is known, for what jinfer cannot run."""
-    names = raw.get("architectures")
-    if not isinstance(names, list | tuple) or not names:
-        raise UnsupportedModelError(
-            "config.json has no 'architectures', which says how to run the model; it is a list with one of "
-            + ", ".join(known_architectures())
-        )
-    family = _family_of(names[0])
-    quantization = raw.get("quantization_config")
-    if quantization:
-        method = quantization.get("quant_method", "an unnamed method")
-        raise UnsupportedModelError(
-            f"config.json says that the weights are quantized with {method}, which jinfer cannot read yet; "
-            "use the model's unquantized checkpoint"
-        )
-    return family.read_config(raw)
+    entries = Entries(raw)
+    family = _family_of_entries(entries)
+    _check_not_quantized(entries)
+    config = family.read_config(entries)
+    check_foreign_entries(entries, config)
+    return config
 
 
 def build_model(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
@@ -44,11 +41,43 @@ def build_model(config: ModelConfig, dtype: jnp.dtype, attention: Implementation
     return _family_of(config.architecture).build(config, dtype, attention)
 
 
-def _family_of(architecture: str) -> ModuleType:
-    families = known_architectures()
-    if architecture not in families:
+def _family_of_entries(entries: Entries) -> ModuleType:
+    """By the first of `architectures`, or by `model_type` where there are none: transformers goes by the latter."""
+    names, model_type = entries.raw.get("architectures"), entries.text("model_type", None)
+    by_type = {family.MODEL_TYPE: family for family in FAMILIES}.get(model_type)
+    if names in (None, [], ()) and by_type is not None:
+        return by_type
+    if not names or not isinstance(names, list | tuple) or not isinstance(names[0], str):
         raise UnsupportedModelError(
-            f"config.json has architecture {architecture!r}; jinfer knows {', '.join(families)} "
+            f"config.json has {shown(names)} for 'architectures', which says how to run the model; it is a list with "
+            f"one of {', '.join(known_architectures())}"
+        )
+    family = _family_of(names[0])
+    if by_type not in (None, family):
+        logger.warning(
+            "config.json has architectures %s and model_type %r, which is another family's: the model is run as the "
+            "former, and by transformers as the latter; correct the one that does not hold", list(names), model_type,
+        )  # fmt: skip
+    return family
+
+
+def _family_of(architecture: str) -> ModuleType:
+    """The case of letters does not matter: Llama was once spelled LLaMA."""
+    families = {name.lower(): family for name, family in known_architectures().items()}
+    if architecture.lower() not in families:
+        raise UnsupportedModelError(
+            f"config.json has architecture {architecture!r}; jinfer knows {', '.join(known_architectures())} "
             "(docs/adding_a_model.md says how to add one)"
         )
-    return families[architecture]
+    return families[architecture.lower()]
+
+
+def _check_not_quantized(entries: Entries) -> None:
+    for name in QUANTIZATION_NAMES:
+        quantization = entries.object(name)
+        if quantization is not None:
+            method = quantization.text("quant_method", "an unnamed method")
+            raise UnsupportedModelError(
+                f"config.json has {name}: the weights are quantized with {method}, which jinfer cannot read yet; "
+                "use the model's unquantized checkpoint"
+            )

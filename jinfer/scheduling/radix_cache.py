@@ -1,7 +1,7 @@
 """Which tokens the pages of the KV cache hold: a radix tree over whole pages, for prefixes that requests share.
 
 A node holds a run of pages and the tokens in them; the path from the root spells a prefix. A key is the first page of a
-child, with the salt before it, so that requests of different salts share nothing:
+child, with a salt before it, so that requests of different salts share nothing:
 
     root ── (None, 1, 2, 3, 4) ── pages 7 8 ─┬─ (None, 9, 9, 9, 9) ── page 12
                                              └─ (None, 5, 6) ── page 3, partly filled: a leaf, to be copied from
@@ -13,7 +13,7 @@ Model Programs", 2024).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -21,7 +21,8 @@ from jinfer.scheduling.page_pool import PagePool
 
 MOST_CANDIDATES = 16  # pages that are compared for a copy: children of one node, newest first
 
-Key = tuple[str | int | None, ...]
+Salt = Hashable
+Key = tuple[Salt, ...]
 
 
 class Node:
@@ -82,7 +83,7 @@ class RadixCache:
     def root(self) -> Node:
         return self._root
 
-    def match(self, salt: str | None, token_ids: Sequence[int], most: int, *, behind: Node, start: int = 0) -> Match:
+    def match(self, salt: Salt, token_ids: Sequence[int], most: int, *, behind: Node, start: int = 0) -> Match:
         """The longest prefix of `token_ids[:most]` in whole pages, whose first `start` tokens are known to be those of
         the path to `behind`. Changes nothing."""
         size, node = self._page_size, behind
@@ -100,7 +101,7 @@ class RadixCache:
         return Match(node, num_pages, page_ids, num_unlocked)
 
     def match_in_part(
-        self, match: Match, salt: str | None, token_ids: Sequence[int], most: int, before_step: int
+        self, match: Match, salt: Salt, token_ids: Sequence[int], most: int, before_step: int
     ) -> PartialMatch | None:
         """Of the pages that continue a match, one that shares the most of `token_ids[:most]` behind it.
 
@@ -116,7 +117,7 @@ class RadixCache:
                 best = PartialMatch(node, count)
         return best
 
-    def _pages_behind(self, match: Match, salt: str | None) -> Iterator[tuple[Node, int]]:
+    def _pages_behind(self, match: Match, salt: Salt) -> Iterator[tuple[Node, int]]:
         if match.num_pages < len(match.node.page_ids):
             yield match.node, match.num_pages
             return
@@ -143,7 +144,7 @@ class RadixCache:
                 self._unlocked[locked] = None
                 self._pool.keep(locked.page_ids)
 
-    def extend(self, node: Node, salt: str | None, token_ids: list[int], page_ids: list[int], step: int) -> Node | None:
+    def extend(self, node: Node, salt: Salt, token_ids: list[int], page_ids: list[int], step: int) -> Node | None:
         """Adds used pages behind a node. The caller's lock on the node moves to the new one, which is returned.
 
         None, and no change, if the first page is there already: the caller's is another with the same contents.
@@ -204,7 +205,7 @@ class RadixCache:
         page_ids = [page_id for node in nodes for page_id in node.page_ids]
         assert len(page_ids) == len(set(page_ids)), "a page is in two nodes"
 
-    def check_path(self, end: Node, salt: str | None, token_ids: Sequence[int], page_ids: list[int]) -> None:
+    def check_path(self, end: Node, salt: Salt, token_ids: Sequence[int], page_ids: list[int]) -> None:
         """Raises AssertionError unless the path to a node is on these pages and says what they hold."""
         path = list(end.path())[::-1]
         spelled = [token_id for node in path for token_id in node.token_ids]

@@ -24,7 +24,7 @@ from jinfer.engine_stats import Counters
 from jinfer.request import FinishReason, Sequence
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import new_policy
-from jinfer.scheduling.sequence_pages import Prefix, SequencePages
+from jinfer.scheduling.sequence_pages import Prefix, RotationClass, SequencePages, rotated_by_position
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
 _BY_LENGTH = attrgetter("num_computed_tokens")
@@ -34,13 +34,19 @@ class Scheduler:
     """Owns the pages, the free rows, and the waiting and running sequences."""
 
     def __init__(
-        self, limits: Limits, counters: Counters, policy: SchedulingPolicy = "mixed", *, prefix_caching: bool = True
+        self,
+        limits: Limits,
+        counters: Counters,
+        policy: SchedulingPolicy = "mixed",
+        *,
+        prefix_caching: bool = True,
+        rotation_class: RotationClass = rotated_by_position,
     ) -> None:
         """`counters` are counted on, whoever counted there before."""
         self._limits = limits
         self._policy = new_policy(policy)
         self._counters = counters
-        self._pages = SequencePages(limits, prefix_caching=prefix_caching)
+        self._pages = SequencePages(limits, prefix_caching=prefix_caching, rotation_class=rotation_class)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}  # in order of arrival
         self._free_rows = list(range(limits.max_num_seqs))  # a heap: low rows first

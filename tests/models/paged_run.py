@@ -37,7 +37,7 @@ class PagedRun:
         self._model, self._dtype = build_model(config, dtype, "reference"), dtype
         params = load_checkpoint(self._model, directory, progress=False)
         self._params = with_norms_in_weights(params) if norms_in_weights else params
-        self._pages_per_row = -(-config.max_position_embeddings // PAGE_SIZE)
+        self._pages_per_row = -(-config.context_length // PAGE_SIZE)
 
     def logits(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], chunk_size: int
@@ -55,6 +55,7 @@ class PagedRun:
             ]
             is_decode = all(len(done) >= length for done, length in zip(logits, prompt_lengths, strict=True))
             tokens = _decode_batch(plan, page_table) if is_decode else _extend_batch(plan, page_table)
+            tokens = self._with_prompt_lengths(tokens, plan, prompt_lengths)
             out, cache = _step(self._model, self._params, cache, tokens)
             for row, piece in enumerate(_split(np.asarray(out), plan, is_decode=is_decode)):
                 logits[row].extend(piece)
@@ -72,10 +73,20 @@ class PagedRun:
         first, second = zip(*((Chunk(0, s[:start]), Chunk(start, s[start:])) for s, start in parts), strict=True)
         for chunks in (first, second):
             tokens = _extend_batch(list(chunks), page_table)
+            tokens = self._with_prompt_lengths(tokens, list(chunks), [len(sequence) for sequence in sequences])
             newest = tokens.query_starts[1:] - 1
             tokens = tokens._replace(newest=newest) if are_alone else tokens
             out, cache = _step(self._model, self._params, cache, tokens)
         return np.asarray(out if are_alone else out[newest]), cache
+
+    def _with_prompt_lengths(self, tokens: TokenBatch, plan: list[Chunk], prompt_lengths: Sequence[int]) -> TokenBatch:
+        """Of each token, where the model asks for them."""
+        if not self._model.config.rope.depends_on_length:
+            return tokens
+        is_decode = tokens.query_starts is None
+        of_tokens = np.repeat(prompt_lengths, 1 if is_decode else [len(chunk.token_ids) for chunk in plan])
+        padding = len(tokens.token_ids) - len(of_tokens)
+        return tokens._replace(prompt_lengths=np.pad(of_tokens, (0, padding)).astype(np.int32))
 
     def _new_page_table(self, num_rows: int) -> np.ndarray:
         """Pages in an order that is nobody's: page 0 is the null page."""

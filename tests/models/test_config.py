@@ -7,36 +7,10 @@ from typing import Any
 import pytest
 
 from jinfer.errors import UnsupportedModelError
-from jinfer.models.config import LinearRopeScaling, Llama3RopeScaling, ModelConfig, RopeConfig
+from jinfer.models.config import ModelConfig
 from jinfer.models.registry import known_architectures, read_model_config
-
-LLAMA, MISTRAL, QWEN2, QWEN3 = (f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3"))
-SMALL = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 72,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-LLAMA3 = {
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-
-
-def read(architecture: str = LLAMA, **entries: Any) -> ModelConfig:
-    """The small config with `entries` added; None stands for null."""
-    return read_model_config({"architectures": [architecture], **SMALL, **entries})
-
-
-def refusal(architecture: str = LLAMA, **entries: Any) -> str:
-    with pytest.raises(UnsupportedModelError) as caught:
-        read(architecture, **entries)
-    return str(caught.value)
+from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
+from tests.models.configs import LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, read, refusal
 
 
 def test_sizes_are_read_and_the_rest_has_defaults() -> None:
@@ -58,29 +32,6 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         mlp_bias=False,
         sliding_windows=(None, None, None),
     )
-
-
-@pytest.mark.parametrize(
-    ("before", "since", "meaning"),
-    [
-        ({"rope_theta": 5e5}, {"rope_theta": 5e5, "rope_type": "default"}, RopeConfig(5e5)),
-        ({"rope_theta": 5e5, "rope_scaling": None}, {"rope_theta": 5e5}, RopeConfig(5e5)),
-        (
-            {"rope_theta": 1e4, "rope_scaling": {"type": "linear", "factor": 4.0}},
-            {"rope_theta": 1e4, "rope_type": "linear", "factor": 4.0},
-            RopeConfig(1e4, LinearRopeScaling(4.0)),
-        ),
-        (
-            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **LLAMA3}},
-            {"rope_theta": 5e5, "rope_type": "llama3", **LLAMA3},
-            RopeConfig(5e5, Llama3RopeScaling(8.0, 1.0, 4.0, 8192)),
-        ),
-    ],
-    ids=["theta", "no scaling", "linear", "llama3"],
-)
-def test_rope_reads_the_same_from_transformers_4_and_5(before: dict, since: dict, meaning: RopeConfig) -> None:
-    assert read(**before).rope == meaning
-    assert read(rope_parameters=since).rope == meaning
 
 
 @pytest.mark.parametrize(
@@ -141,10 +92,6 @@ def test_kv_heads_are_all_heads_where_they_are_not_given() -> None:
     ("entries", "value", "remedy"),
     [
         ({"hidden_act": "gelu"}, "'gelu'", "'silu'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "'yarn'", "default, linear and llama3"),
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "'dynamic'", "default, linear and llama3"),
-        ({"rope_scaling": {"type": "linear"}}, "'factor'", "add it"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'low_freq_factor'", "add it"),
         ({"partial_rotary_factor": 0.5}, "0.5", "1.0"),
         ({"num_key_value_heads": 3}, "4 attention heads over 3 KV heads", "whole multiple"),
     ],

@@ -12,7 +12,7 @@ import pytest
 
 from tests.models.goldens import MAX_LOGIT_ERROR, engine_greedy_ids
 from tests.models.paged_run import PagedRun
-from tools.goldens.models import VARIANTS
+from tools.goldens.models import ROPE_VARIANTS, VARIANTS
 
 pytestmark = pytest.mark.oracle
 torch = pytest.importorskip("torch", reason="torch computes what is right; install jinfer[oracle]")
@@ -35,11 +35,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(num_threads)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+ALL = {**VARIANTS, **ROPE_VARIANTS}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, first_seed: int, tmp_path) -> None:
     from tools.goldens.oracle import ask
 
-    oracle = ask(VARIANTS[name], first_seed)
+    oracle = ask(ALL[name], first_seed)
     print(f"ORACLE_SEED={oracle.seed}")
     oracle.save(tmp_path)
     prompts = [answer.prompt_ids.tolist() for answer in oracle.answers]

@@ -46,6 +46,24 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 32,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+SHORT = 24  # an original context that the longest prompt exceeds, and the others as they are continued
+YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": SHORT}
+YARN_MSCALE_ROPE = {**YARN_ROPE, "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 4.0, "beta_slow": 0.5}
+YARN_WHOLE_ROPE = {**YARN_ROPE, "truncate": False, "attention_factor": 0.75}
+DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 8.0}
+
+
+def _longrope(head_dim: int, **more: float) -> dict[str, Any]:
+    pairs = head_dim // 2
+    return {
+        "rope_type": "longrope",
+        "rope_theta": 10000.0,
+        "original_max_position_embeddings": SHORT,
+        "short_factor": [1 + i / 8 for i in range(pairs)],
+        "long_factor": [1.5 + i for i in range(pairs)],
+        **more,
+    }
+
 
 VARIANTS: Mapping[str, Variant] = {
     "llama2_mha": _variant("LlamaForCausalLM", **_sizes(32, 4, 4)),
@@ -68,4 +86,34 @@ VARIANTS: Mapping[str, Variant] = {
     "qwen3_head_dim_80": _variant("Qwen3ForCausalLM", **_sizes(32, 2, 1), head_dim=80, tie_word_embeddings=True),
     "qwen3_biases": _variant("Qwen3ForCausalLM", **_sizes(32, 4, 2), head_dim=64, attention_bias=True),
     "mistral_window": _variant("MistralForCausalLM", **_sizes(32, 4, 2), head_dim=20, sliding_window=6),
+    "llama_longrope": _variant("LlamaForCausalLM", **_sizes(32, 4, 2), head_dim=16, rope_parameters=_longrope(16)),
+    "mistral_dynamic_rope": _variant(
+        "MistralForCausalLM",
+        **_sizes(32, 4, 2),
+        head_dim=16,
+        sliding_window=None,
+        max_position_embeddings=SHORT,
+        rope_parameters=DYNAMIC_ROPE,
+    ),
+    "qwen2_yarn": _variant(
+        "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
+    ),
 }
+
+ROPES: Mapping[str, Mapping[str, Any]] = {
+    "linear": {"rope_parameters": LINEAR_ROPE},
+    "llama3": {"rope_parameters": LLAMA3_ROPE},
+    "dynamic": {"rope_parameters": DYNAMIC_ROPE, "max_position_embeddings": SHORT},
+    "yarn": {"rope_parameters": YARN_ROPE, "max_position_embeddings": SHORT},
+    "yarn_mscale": {"rope_parameters": YARN_MSCALE_ROPE},
+    "yarn_whole": {"rope_parameters": YARN_WHOLE_ROPE},
+    "longrope": {"rope_parameters": _longrope(16)},
+    "longrope_factor": {"rope_parameters": _longrope(16, factor=2.0)},
+}
+FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+ROPE_VARIANTS: Mapping[str, Variant] = {
+    f"{family}_{rope}": _variant(architecture, **_sizes(32, 4, 2), head_dim=16, **options)
+    for family, architecture in FAMILIES.items()
+    for rope, options in ROPES.items()
+}
+"""Every type of rotary embedding in every family: for the live comparison, and without fixtures."""

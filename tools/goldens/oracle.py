@@ -83,7 +83,11 @@ def random_model(variant: Variant, seed: int) -> Any:
 
 @torch.inference_mode()
 def answer(model: Any, prompt_ids: np.ndarray) -> Answer:
-    """Prefill in one call, then one token at a time over transformers' own cache."""
+    """Prefill in one call, then one token at a time over transformers' own cache.
+
+    By a model that has computed nothing: transformers keeps dynamic frequencies from one sequence to the next.
+    """
+    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     out = model(torch.tensor(prompt_ids)[None], use_cache=True)
     logits, greedy_ids = [out.logits[0]], [int(out.logits[0, -1].argmax())]
     cache = next(name for name in CACHE_NAMES if name in out)

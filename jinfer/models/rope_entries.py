@@ -1,0 +1,206 @@
+"""What config.json says about rotary embedding, wherever and in whichever spelling it says it.
+
+Defaults, and the places where an entry may stand, are those of transformers 5 (`modeling_rope_utils.py`).
+"""
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from jinfer.errors import UnsupportedModelError
+from jinfer.models.entries import Entries, shown
+from jinfer.models.rope_config import (
+    DynamicRopeScaling,
+    LinearRopeScaling,
+    Llama3RopeScaling,
+    LongRopeScaling,
+    RopeConfig,
+    RopeScaling,
+    YarnRopeScaling,
+)
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_THETA = 10000.0
+SPELLINGS = "rope_parameters", "rope_scaling"  # of transformers 5, and of those before it
+OLD_NAMES = {"su": "longrope"}
+ORIGINAL = "original_max_position_embeddings"
+BETA_FAST, BETA_SLOW = 32.0, 1.0
+Number = TypeVar("Number", int, float)
+
+
+@dataclass(frozen=True)
+class RopeFacts:
+    """What a scaling follows from besides its own entry."""
+
+    theta: float
+    head_dim: int
+    max_position_embeddings: int
+    original_max_position_embeddings: int
+
+
+def read_rope(
+    entries: Entries, *, head_dim: int, max_position_embeddings: int, layer_types: Iterable[str]
+) -> RopeConfig:
+    """Rotary embedding from `rope_parameters` or `rope_scaling`, and what stands beside them.
+
+    A file may have both, as one that transformers 5 wrote and somebody added a scaling to: they must agree.
+    """
+    _check_rotated_share(entries)
+    said: dict[str, RopeConfig] = {}
+    for name in SPELLINGS:
+        entry = entries.object(name)
+        if entry is not None:
+            said[name] = _read_entry(entry, entries, head_dim, max_position_embeddings, layer_types)
+    if len(set(said.values())) > 1:
+        raise UnsupportedModelError(
+            f"config.json has {' and '.join(f'{name} {shown(entries.raw[name])}' for name in said)}, which do not say "
+            "the same of rotary embedding: remove the one that does not hold, or make them equal, rope_theta included"
+        )
+    return next(iter(said.values()), RopeConfig(entries.number("rope_theta", DEFAULT_THETA, above=0)))
+
+
+def _read_entry(
+    entry: Entries, entries: Entries, head_dim: int, max_position_embeddings: int, layer_types: Iterable[str]
+) -> RopeConfig:
+    """One entry, whether it holds for all layers or says it for each type of layer."""
+    if not any(isinstance(value, Mapping) for value in entry.raw.values()):
+        return _read_flat(entry, entries, head_dim, max_position_embeddings)
+    found = set()
+    for layer_type in set(layer_types):
+        of_type = entry.object(layer_type)
+        if of_type is None:
+            entry.refuse(layer_type, f"{entry.place} is by layer type, and layers are of this one")
+        found.add(_read_flat(of_type, entries, head_dim, max_position_embeddings))
+    if len(found) > 1:
+        raise UnsupportedModelError(
+            f"{entry.place} is {shown(entry.raw)}, which differs between types of layers; jinfer turns all layers "
+            "alike: use a model that does"
+        )
+    return found.pop()
+
+
+def _read_flat(entry: Entries, entries: Entries, head_dim: int, max_position_embeddings: int) -> RopeConfig:
+    _check_rotated_share(entry)
+    theta, kind = _theta(entry, entries), _rope_type(entry)
+    original = _original(entry, entries, max_position_embeddings) if kind in EXTENDED else max_position_embeddings
+    facts = RopeFacts(theta, head_dim, max_position_embeddings, original)
+    scaling = None if kind == "default" else READERS[kind](entry, facts)
+    unread = entry.unread()
+    if unread:
+        logger.warning(
+            "%s has %s, which rotary embedding of type %s does not read, in transformers either",
+            entry.place, ", ".join(f"{name} {shown(entry.raw[name])}" for name in unread), kind,
+        )  # fmt: skip
+    return RopeConfig(theta, scaling)
+
+
+def _rope_type(entry: Entries) -> str:
+    """Under either name; and those who write both must mean the same."""
+    names = {name: entry.text(name, None) for name in ("rope_type", "type")}
+    kinds = {OLD_NAMES.get(kind, kind) for kind in names.values() if kind is not None}
+    if len(kinds) > 1:
+        raise UnsupportedModelError(
+            f"{entry.place} has rope_type {names['rope_type']!r} and type {names['type']!r}; they are two names of one "
+            "entry: remove the one that does not hold"
+        )
+    kind = kinds.pop() if kinds else "default"
+    if kind != "default" and kind not in READERS:
+        name = "rope_type" if names["rope_type"] is not None else "type"
+        entry.refuse(name, f"jinfer implements the types default, {', '.join(READERS)} (and su, which is longrope)")
+    return kind
+
+
+def _theta(entry: Entries, entries: Entries) -> float:
+    read = [place.number("rope_theta", None, above=0) for place in (entry, entries)]
+    return _one_of("rope_theta", entry, *read) or DEFAULT_THETA
+
+
+def _original(entry: Entries, entries: Entries, max_position_embeddings: int) -> int:
+    """The context before it was extended."""
+    read = [place.integer(ORIGINAL, None) for place in (entry, entries)]
+    return _one_of(ORIGINAL, entry, *read) or max_position_embeddings
+
+
+def _one_of(name: str, entry: Entries, inside: Number | None, outside: Number | None) -> Number | None:
+    """Of a number that may stand in a rope entry, or beside it."""
+    if inside is not None and outside is not None and inside != outside:
+        raise UnsupportedModelError(
+            f"config.json has {name} {outside}, and {entry.place} has {name} {inside}; they are two places of one "
+            "entry: remove the one that does not hold"
+        )
+    return outside if inside is None else inside
+
+
+def _check_rotated_share(entries: Entries) -> None:
+    if entries.number("partial_rotary_factor", 1.0, at_least=0) != 1.0:
+        entries.refuse("partial_rotary_factor", "jinfer implements 1.0, which turns all dimensions of a head")
+
+
+def _linear(entry: Entries, facts: RopeFacts) -> LinearRopeScaling:
+    return LinearRopeScaling(entry.required_number("factor", above=0))
+
+
+def _dynamic(entry: Entries, facts: RopeFacts) -> DynamicRopeScaling:
+    if facts.head_dim < 4:
+        entry.refuse("rope_type", f"with head_dim {facts.head_dim} it has no exponent to grow theta by")
+    return DynamicRopeScaling(entry.required_number("factor", above=0), facts.max_position_embeddings)
+
+
+def _yarn(entry: Entries, facts: RopeFacts) -> YarnRopeScaling:
+    if "factor" not in entry.raw:  # null is the ratio of the two lengths, and absence a mistake, as in transformers
+        entry.require("factor")
+    if facts.theta == 1:
+        entry.refuse("rope_type", "with rope_theta 1 all frequencies are equal, and none can be told from another")
+    factor = entry.number("factor", facts.max_position_embeddings / facts.original_max_position_embeddings, above=0)
+    mscale, of_all = (entry.number(name, None, at_least=0) for name in ("mscale", "mscale_all_dim"))
+    implied = (
+        _yarn_scale(factor, mscale) / _yarn_scale(factor, of_all) if mscale and of_all else _yarn_scale(factor, 1.0)
+    )
+    if "truncate" in entry.raw and not entry.has("truncate"):
+        entry.refuse("truncate", "it must be true or false")
+    return YarnRopeScaling(
+        factor=factor,
+        original_max_position_embeddings=facts.original_max_position_embeddings,
+        attention_factor=entry.number("attention_factor", implied, at_least=0),
+        beta_fast=entry.number("beta_fast", BETA_FAST, at_least=0) or BETA_FAST,
+        beta_slow=entry.number("beta_slow", BETA_SLOW, at_least=0) or BETA_SLOW,
+        truncate=entry.switch("truncate", True),
+    )
+
+
+def _yarn_scale(factor: float, mscale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1
+
+
+def _longrope(entry: Entries, facts: RopeFacts) -> LongRopeScaling:
+    original = facts.original_max_position_embeddings
+    factor = entry.number("factor", facts.max_position_embeddings / original, above=0)
+    given = entry.number("attention_factor", None, at_least=0)
+    if given is None and factor > 1 and original == 1:
+        entry.refuse(ORIGINAL, "it must be above 1, or attention_factor be given")
+    implied = 1.0 if factor <= 1 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    short, long = (
+        entry.required_numbers(name, length=facts.head_dim // 2, above=0) for name in ("short_factor", "long_factor")
+    )
+    return LongRopeScaling(factor, original, implied if given is None else given, short, long)
+
+
+def _llama3(entry: Entries, facts: RopeFacts) -> Llama3RopeScaling:
+    names = "factor", "low_freq_factor", "high_freq_factor"
+    factor, low, high = (entry.required_number(name, above=0) for name in names)
+    if high <= low:
+        entry.refuse("high_freq_factor", f"it must be above low_freq_factor {low:g}")
+    return Llama3RopeScaling(factor, low, high, facts.original_max_position_embeddings)
+
+
+READERS: Mapping[str, Callable[[Entries, RopeFacts], RopeScaling]] = {
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "yarn": _yarn,
+    "longrope": _longrope,
+    "llama3": _llama3,
+}
+EXTENDED = "llama3", "yarn", "longrope"  # which know the context before they were extended
