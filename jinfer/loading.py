@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from jinfer.config import EngineConfig
-from jinfer.errors import ConfigError, RequestError, TokenizerError, UnsupportedModelError
+from jinfer.errors import ConfigError, TokenizerError
 from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
+from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
 from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.fitted_weights import Build, FittedWeights
@@ -22,7 +23,6 @@ from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.weight_choice import choose_weights
-from jinfer.sampling_params import MODEL_DEFAULTS, SamplingParams
 from jinfer.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -73,15 +73,16 @@ def find_model(
     choose_limits(config, model_config, jax.devices()[0])  # options are refused before weights are looked at
     dtype = choose_dtype(config, jax.devices()[0])
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
-    generation = _generation_config(directory)
+    generation = GenerationConfig.of(directory, raw)
+    generation.say_what_is_not_applied()
     build = functools.partial(build_model, dtype=dtype, attention=config.attention)
     weights = choose_weights(directory, raw, model_config, build) if directory is not None and needs_weights else None
     return FoundModel(
         model=weights.model if weights else _model_of(model_config, build, params),
         dtype=dtype,
         tokenizer=text,
-        eos_token_ids=_eos_token_ids(generation, raw, text, model_config.vocab_size),
-        sampling_defaults=_sampling_defaults(generation),
+        eos_token_ids=generation.eos_token_ids(raw, text, model_config.vocab_size),
+        sampling_defaults=generation.sampling_defaults(),
         weights=weights,
     )
 
@@ -144,39 +145,3 @@ def _load_tokenizer(
             raise
         logger.warning("%s", error)  # token ids go in and come out without one
         return None
-
-
-def _generation_config(directory: Path | None) -> Mapping[str, Any]:
-    path = None if directory is None else directory / "generation_config.json"
-    return read_json(path) if path is not None and path.is_file() else {}
-
-
-def _eos_token_ids(
-    generation: Mapping[str, Any], raw: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int
-) -> frozenset[int]:
-    """Of generation_config.json, else config.json, and the tokenizer's own."""
-    named = generation.get("eos_token_id", raw.get("eos_token_id"))
-    ids = set(named if isinstance(named, list) else [] if named is None else [named])
-    if tokenizer is not None and tokenizer.eos_token_id is not None:
-        ids.add(tokenizer.eos_token_id)
-    for token_id in ids:
-        if not isinstance(token_id, int) or not 0 <= token_id < vocab_size:
-            raise UnsupportedModelError(
-                f"the model names eos_token_id {token_id!r}, outside its vocabulary of {vocab_size}"
-            )
-    return frozenset(ids)
-
-
-def _sampling_defaults(generation: Mapping[str, Any]) -> dict[str, Any]:
-    """What generation_config.json sets of `MODEL_DEFAULTS`, said aloud because users are surprised."""
-    defaults = {name: generation[name] for name in MODEL_DEFAULTS if generation.get(name) is not None}
-    try:
-        SamplingParams().with_defaults(defaults)
-    except RequestError as error:
-        raise UnsupportedModelError(
-            f"generation_config.json sets a sampling default that is invalid: {error}"
-        ) from error
-    if defaults:
-        taken = ", ".join(f"{name}={value}" for name, value in defaults.items())
-        logger.info("sampling defaults from generation_config.json: %s", taken)
-    return defaults

@@ -106,7 +106,7 @@ class Request:
         """Checks everything that can be known before the request runs. Raises RequestError with the numbers."""
         _check_prompt(prompt_token_ids, vocab_size, limits)
         stop_token_ids = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else eos_token_ids)
-        _check_stop_token_ids(stop_token_ids, vocab_size)
+        _check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
         _check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
         request = cls(request_id, prompt, tuple(prompt_token_ids), params, time.perf_counter())
         max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
@@ -152,10 +152,14 @@ def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Li
         )
 
 
-def _check_stop_token_ids(stop_token_ids: frozenset[int], vocab_size: int) -> None:
-    if len(stop_token_ids) > MAX_STOP_TOKEN_IDS:
+def _check_stop_token_ids(
+    stop_token_ids: frozenset[int], eos_token_ids: frozenset[int], vocab_size: int, min_tokens: int
+) -> None:
+    """A model may name more ends of sequence than the device can block, which only `min_tokens` asks for."""
+    if len(stop_token_ids) > MAX_STOP_TOKEN_IDS and (min_tokens or len(eos_token_ids) <= MAX_STOP_TOKEN_IDS):
         raise RequestError(
             f"{len(stop_token_ids)} stop token ids, the end-of-sequence ids included; at most {MAX_STOP_TOKEN_IDS}"
+            + (", which min_tokens can block: leave it out, or give ignore_eos=True" if min_tokens else "")
         )
     for token_id in stop_token_ids:
         if token_id >= vocab_size:

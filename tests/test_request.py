@@ -61,6 +61,13 @@ def test_stop_ids_are_bounded_with_the_models_own():
     create(stop_token_ids=list(range(20, 36)), ignore_eos=True)
 
 
+def test_a_model_may_name_more_ends_of_sequence_than_min_tokens_can_block():
+    many = range(30, 30 + MAX_STOP_TOKEN_IDS + 1)
+    assert create(eos=many, stop_token_ids=[5]).sequences[0].stop_token_ids == {5, *many}
+    refused("17 stop token ids, the end-of-sequence ids included; at most 16, which min_tokens", eos=many, min_tokens=1)
+    create(eos=many, min_tokens=1, ignore_eos=True)
+
+
 def test_a_stop_id_is_in_the_vocabulary():
     refused("stop token id 100 is outside the vocabulary of 100", stop_token_ids=[VOCAB_SIZE])
 

@@ -149,15 +149,10 @@ BAD_MODELS: dict[str, tuple[Damage, type[JinferError], tuple[str, ...]]] = {
         ("model.safetensors.index.json names model-00003-of-00003.safetensors, which", "fetch the model again"),
     ),
     "corrupt tokenizer": (cut_off("tokenizer.json", 50), TokenizerError, ("tokenizer.json is corrupt", "again")),
-    "bad sampling default": (
-        lambda directory: write_json(directory / "generation_config.json", {"top_p": 1.5}),
+    "EOS that is no id": (
+        lambda directory: write_json(directory / "generation_config.json", {"eos_token_id": ["<eos>"]}),
         UnsupportedModelError,
-        ("generation_config.json", "top_p=1.5", "at most 1"),
-    ),
-    "EOS outside the vocabulary": (
-        lambda directory: write_json(directory / "generation_config.json", {"eos_token_id": 300}),
-        UnsupportedModelError,
-        ("eos_token_id 300", "vocabulary of 300"),
+        ("generation_config.json has eos_token_id ['<eos>']", "integer"),
     ),
 }
 

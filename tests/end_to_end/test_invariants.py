@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from jinfer import LLM, FinishReason, RequestError, SamplingParams
 from jinfer.request import SEED_MODULUS, SEED_STEP
 from tests.poison import poisoned
-from tests.tiny_model import CONTEXT, VOCAB_SIZE, shared_llm, tiny_llm
+from tests.tiny_model import CONFIG, CONTEXT, VOCAB_SIZE, shared_llm, tiny_llm
 
 NUM_EXAMPLES, NUM_INTERPRETED_EXAMPLES = 20, 5  # besides those that are written out
 MAX_PROMPT = 40
@@ -30,6 +30,21 @@ FEW_PAGES = {
     size: {"page_size": size, "num_pages": 1 + -(-CONTEXT // size) + extra} for size, extra in ((1, 2), (4, 1), (16, 1))
 }
 SHORT_STEPS = {"max_num_batched_tokens": 4}
+ORIGINAL = 12  # the context before it was extended, of models whose keys are turned by the sequence's length as well
+MODELS: dict[str, dict[str, Any]] = {
+    "static": dict(CONFIG),
+    "longrope": {
+        **CONFIG,
+        "rope_scaling": {
+            "rope_type": "longrope", "original_max_position_embeddings": ORIGINAL,
+            "short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [2.0, 4.0, 8.0, 16.0],
+        },
+    },
+    "dynamic": {
+        **CONFIG, "max_position_embeddings": ORIGINAL,
+        "rope_scaling": {"rope_type": "dynamic", "factor": CONTEXT / ORIGINAL},
+    },
+}  # fmt: skip
 # Every switch is on in several and off in several, with pages of every size, and where they are few.
 ENGINES: dict[str, dict[str, Any]] = {
     "short steps, pages of 1, two in flight": {"page_size": 1, **SHORT_STEPS},
@@ -49,6 +64,13 @@ ENGINES: dict[str, dict[str, Any]] = {
     },
     "pallas, few pages of 16, no overlap, no prefix cache": {
         **FEW_PAGES[16], "attention": "pallas", "overlap": False, "prefix_caching": False,
+    },
+    "longrope, short steps, few pages of 4": {**FEW_PAGES[4], **SHORT_STEPS, "config": MODELS["longrope"]},
+    "dynamic, few pages of 1, decode first": {
+        **FEW_PAGES[1], "scheduling_policy": "decode_first", "config": MODELS["dynamic"],
+    },
+    "pallas, dynamic, pages of 4, two in flight": {
+        "page_size": 4, "attention": "pallas", "config": MODELS["dynamic"],
     },
 }  # fmt: skip
 
@@ -88,15 +110,17 @@ def poisoned_llm(name: str) -> LLM:
     return OPEN[name]
 
 
-def plain_llm() -> LLM:
+@functools.cache
+def plain_llm(model: str = "static") -> LLM:
     """One request at a time, its prompt in one chunk, plenty of pages, and nothing is kept of it."""
-    return shared_llm(max_num_seqs=1, max_num_batched_tokens=CONTEXT, prefix_caching=False)
+    options = {"max_num_seqs": 1, "max_num_batched_tokens": CONTEXT, "prefix_caching": False}
+    return shared_llm(**options) if model == "static" else tiny_llm(MODELS[model], **options)
 
 
 @functools.cache
-def alone(prompt: tuple[int, ...], params: SamplingParams) -> tuple[Completion, ...]:
+def alone(prompt: tuple[int, ...], params: SamplingParams, model: str = "static") -> tuple[Completion, ...]:
     """What each completion of a request is when it is the only one that there is."""
-    return tuple(alone_with(plain_llm(), prompt, params))
+    return tuple(alone_with(plain_llm(model), prompt, params))
 
 
 def alone_with(llm: LLM, prompt: tuple[int, ...], params: SamplingParams) -> Iterator[Completion]:
@@ -106,17 +130,17 @@ def alone_with(llm: LLM, prompt: tuple[int, ...], params: SamplingParams) -> Ite
         yield Completion(output.token_ids, output.finish_reason)
 
 
-def rounding_decides(job: Job) -> bool:
+def rounding_decides(job: Job, model: str) -> bool:
     """Whether weights that differ in their last bits give other tokens: two logits, or what a filter compares, are as
     good as equal, and steps of another shape, which add in another order, may choose either."""
-    engine = plain_llm()._engine
+    engine = plain_llm(model)._engine
     params, rng = engine._params, np.random.default_rng(0)
     try:
         for _ in range(16):
             engine._params = jax.tree.map(
                 lambda x: x * (1 + ROUNDING * rng.normal(size=x.shape).astype(x.dtype)), params
             )
-            if tuple(alone_with(plain_llm(), job.prompt, job.params)) != alone(job.prompt, job.params):
+            if tuple(alone_with(plain_llm(model), job.prompt, job.params)) != alone(job.prompt, job.params, model):
                 return True
     finally:
         engine._params = params
@@ -216,6 +240,7 @@ def check_idle(llm: LLM) -> None:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tokens_depend_on_the_request_alone(engine):
     llm, has_few_pages = poisoned_llm(engine), "num_pages" in ENGINES[engine]
+    model = next(name for name, config in MODELS.items() if config == ENGINES[engine].get("config", CONFIG))
     before_all = llm._engine.stats()
     is_interpreted = ENGINES[engine].get("attention") == "pallas" and jax.default_backend() != "gpu"
     num_examples = NUM_INTERPRETED_EXAMPLES if is_interpreted else NUM_EXAMPLES
@@ -234,9 +259,9 @@ def test_tokens_depend_on_the_request_alone(engine):
         event(f"preempted: {after.num_preemptions > before.num_preemptions}")
         event(f"prefix found: {after.num_prefix_hit_tokens > before.num_prefix_hit_tokens}")
         for job, found in zip(some_jobs, together, strict=True):
-            expected = alone(job.prompt, job.params)
+            expected = alone(job.prompt, job.params, model)
             if not all(map(functools.partial(agrees, job), found, expected)):
-                assert rounding_decides(job), f"{job}\ntogether {found}\nalone {expected}"
+                assert rounding_decides(job, model), f"{job}\ntogether {found}\nalone {expected}"
                 event("rounding decides")
 
     check()
@@ -376,3 +401,31 @@ def test_a_stream_that_is_left_frees_its_pages_at_once(small_llm):
     for stream in streams:
         stream.close()
     check_idle(small_llm)
+
+
+SHORT_PROMPT = tuple(range(8))
+
+
+@pytest.mark.parametrize("engine", [name for name in ENGINES if "longrope" in name or "dynamic" in name])
+def test_what_follows_a_prompt_across_the_original_context_is_turned_as_when_it_is_alone(engine):
+    """A short prompt whose output crosses it leaves keys that a longer prompt with the same tokens must not see, and
+    a short one may."""
+    llm = poisoned_llm(engine)
+    model = "longrope" if "longrope" in engine else "dynamic"
+    params = SamplingParams(temperature=0.0, max_tokens=24, cache_salt=f"across {engine}")
+
+    def tokens_of(prompt: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:
+        (output,) = llm.generate([prompt], params)
+        assert output.outputs[0].token_ids == alone(prompt, params, model)[0].token_ids
+        return output.num_cached_tokens, output.outputs[0].token_ids
+
+    _, output = tokens_of(SHORT_PROMPT)
+    follow_up = (*SHORT_PROMPT, *output[:12])
+    assert len(SHORT_PROMPT) < ORIGINAL < len(follow_up)
+    assert tokens_of(follow_up)[0] == 0, "its keys are turned otherwise from the first on"
+    num_cached, again = tokens_of(SHORT_PROMPT)
+    assert (num_cached > 0, again) == (True, output)
+    assert tokens_of(follow_up)[0] > 0, "the same length is turned alike"
+    longer = (*follow_up, 7)
+    assert (tokens_of(longer)[0] > 0) == (model == "longrope"), "dynamic frequencies are each length's own"
+    check_idle(llm)
