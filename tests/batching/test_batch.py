@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 
 from jinfer.batching.batch import TOKEN_ON_DEVICE, Batch, layout_of, make_batch, padding_batch
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.batching.sampling_words import NO_TOKEN, NUM_SAMPLING_WORDS, read_sampling_words, sampling_words
+from jinfer.batching.sampling_words import (
+    NO_TOKEN,
+    NUM_SAMPLING_WORDS,
+    PROMPT_LENGTH,
+    read_sampling_words,
+    sampling_words,
+)
 from jinfer.config import Limits
 from jinfer.request import SEED_STEP
 from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
@@ -224,6 +230,12 @@ def test_stop_ids_are_blocked_only_where_min_tokens_asks():
 def test_as_many_stop_ids_as_are_allowed_can_be_blocked():
     words = sampling_words(new_sequence(stop_token_ids=list(range(MAX_STOP_TOKEN_IDS)), min_tokens=1))
     assert read_sampling_words(jnp.asarray(words[None])).blocked_ids[0].tolist() == list(range(MAX_STOP_TOKEN_IDS))
+
+
+def test_the_length_of_the_prompt_is_the_last_word():
+    sequence = new_sequence(5, min_tokens=3)
+    sequence.token_ids.append(7)
+    assert sampling_words(sequence)[PROMPT_LENGTH] == 5
 
 
 def test_words_of_zeros_are_a_greedy_row_that_wants_nothing():

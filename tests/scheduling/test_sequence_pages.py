@@ -287,3 +287,30 @@ def test_tokens_that_nobody_knows_are_not_found():
     pages.release(one, keep=True)
     assert pages.pool.num_cached == 1
     assert compute(pages, sequence([1, 2, 3, 4, 5])).num_tokens == 3
+
+
+def test_prompts_whose_keys_are_turned_otherwise_share_nothing():
+    """Here those of more than four tokens are of a class of their own, by their length."""
+    longer = {"rotation_class": lambda prompt_length: prompt_length if prompt_length > 4 else None}
+    pages = SequencePages(limits(page_size=1), prefix_caching=True, **longer)
+    for prompt in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]):
+        one = sequence(prompt)
+        assert compute(pages, one).num_tokens == 0
+        pages.release(one, keep=True)
+    pages.check_integrity([])
+    found = {n: next(pages.prefixes(sequence([1, 2, 3, 4, 5, 6, 7][:n]))).num_tokens for n in (3, 4, 5, 6, 7)}
+    assert found == {3: 2, 4: 3, 5: 4, 6: 5, 7: 0}
+
+
+def test_what_follows_a_short_prompt_is_of_its_class():
+    """Also when it is preempted, and begins again with more tokens than the class has in a prompt."""
+    longer = {"rotation_class": lambda prompt_length: prompt_length if prompt_length > 4 else None}
+    pages = SequencePages(limits(page_size=1), prefix_caching=True, **longer)
+    one = sequence([1, 2, 3])
+    compute(pages, one)
+    one.token_ids += [4, 5, 6]
+    pages.give(one, 3)
+    one.num_computed_tokens += 3
+    pages.release(one, keep=True)
+    assert next(pages.prefixes(one)).num_tokens == 5
+    assert next(pages.prefixes(sequence(one.token_ids))).num_tokens == 0

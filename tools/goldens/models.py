@@ -112,7 +112,7 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
 }
 FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
 ROPE_VARIANTS: Mapping[str, Variant] = {
-    f"{family}_{rope}": _variant(architecture, **_sizes(32, 4, 2), head_dim=16, **options)
+    f"{family}_with_{rope}": _variant(architecture, **_sizes(32, 4, 2), head_dim=16, **options)
     for family, architecture in FAMILIES.items()
     for rope, options in ROPES.items()
 }
