@@ -1,7 +1,7 @@
 """Entries of config.json that change what other families compute, and that none of jinfer's reads.
 
-transformers ignores them in these families as well: a file that has one was written for code that it does not name, so
-that the tokens are perhaps not those that its author has seen.
+The modules of these families in transformers do not read them either: a file that has one was written for code that it
+does not name, so that the tokens are perhaps not those that its author has seen.
 """
 
 import logging
@@ -59,6 +59,7 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "num_experts": (*OFF, 1),
 }
 """Values that change nothing, by the name of the entry; null never does."""
+WITHOUT_WINDOWS = ("LlamaForCausalLM",)
 REFUSED = ("per_layer_config",)
 """What transformers does read, in every family, and jinfer does not."""
 
@@ -70,8 +71,8 @@ def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
             entries.refuse(name, "jinfer implements layers of one shape")
     for name, value in _foreign(entries.raw, config).items():
         logger.warning(
-            "config.json has %s %s, which is no entry of %s and is not applied, in transformers either: if the model "
-            "was made with it, its tokens are others",
+            "config.json has %s %s, which is no entry of %s and is not applied: if the model was made with it, its "
+            "tokens are others",
             name, shown(value), config.architecture,
         )  # fmt: skip
 
@@ -91,15 +92,15 @@ def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
 
 
 def _has_unused_window(raw: Mapping[str, Any], config: ModelConfig) -> bool:
-    """Whether a family without windows has one in its file that would show within the context."""
+    """Whether a family without windows has one in its file that would show within the context.
+
+    Attention is full then, as in transformers' module; but its cache (5.24) forgets keys before the window as it decodes.
+    """
     window = raw.get("sliding_window")
     is_shorter = not isinstance(window, int) or window < config.context_length
     return (
         config.architecture in WITHOUT_WINDOWS
         and window is not None
-        and raw.get("use_sliding_window", True)
+        and raw.get("use_sliding_window") is not False
         and is_shorter
     )
-
-
-WITHOUT_WINDOWS = ("LlamaForCausalLM",)
