@@ -32,7 +32,6 @@ class FamilyDefaults:
     max_position_embeddings: int
     num_kv_heads: int | None = None
     head_dim: int | None = None
-    hidden_size: int = 4096
     rms_norm_eps: float = 1e-6
 
 
@@ -86,7 +85,7 @@ def read_decoder_config(
     num_layers = _size(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
     num_heads = _size(entries, "num_attention_heads", DEFAULT_NUM_HEADS)
     num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
-    hidden_size = _size(entries, "hidden_size", defaults.hidden_size)
+    hidden_size = entries.required_integer("hidden_size")  # every shape follows from it: no file leaves it to a default
     head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
     max_position_embeddings = _with_default(entries, "max_position_embeddings", defaults.max_position_embeddings)
     windows = sliding_windows or (None,) * num_layers

@@ -94,7 +94,7 @@ def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
 def _has_unused_window(raw: Mapping[str, Any], config: ModelConfig) -> bool:
     """Whether a family without windows has one in its file that would show within the context.
 
-    Attention is full then, as in transformers' module, whose cache (5.24) yet forgets keys before the window in decoding.
+    Attention is full then, as in transformers' module; its cache (5.24) yet forgets keys before the window in decoding.
     """
     window = raw.get("sliding_window")
     is_shorter = not isinstance(window, int) or window < config.context_length

@@ -48,9 +48,10 @@ def _family_of_entries(entries: Entries) -> ModuleType:
     if names in (None, [], ()) and by_type is not None:
         return by_type
     if not names or not isinstance(names, list | tuple) or not isinstance(names[0], str):
+        found = f"{shown(names)} for" if names else "no"
         raise UnsupportedModelError(
-            f"config.json has {shown(names)} for 'architectures', which says how to run the model; it is a list with "
-            f"one of {', '.join(known_architectures())}"
+            f"config.json has {found} 'architectures', which says how to run the model; it is a list with one of "
+            + ", ".join(known_architectures())
         )
     family = _family_of(names[0])
     if by_type not in (None, family):

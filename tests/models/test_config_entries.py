@@ -136,7 +136,7 @@ FIELDS = (
 
 
 def of_defaults(architecture: str) -> ModelConfig:
-    return read_model_config({"architectures": [architecture]})
+    return read_model_config({"architectures": [architecture], "hidden_size": 4096})
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -144,7 +144,13 @@ def test_what_is_absent_is_the_familys_default(architecture: str, caplog) -> Non
     config = of_defaults(architecture)
     assert tuple(getattr(config, name) for name in FIELDS) == DEFAULTS[architecture]
     assert (config.rms_norm_eps, config.rope.theta, config.tie_word_embeddings) == (1e-6, 10000.0, False)
-    assert all(name in caplog.text for name in ("vocab_size", "hidden_size", "num_hidden_layers", "heads"))
+    assert all(name in caplog.text for name in ("vocab_size", "intermediate_size", "num_hidden_layers", "heads"))
+
+
+def test_the_hidden_size_has_no_default_of_use() -> None:
+    """Every shape follows from it, so that a file without it is broken: its name is said, and not all the shapes."""
+    with pytest.raises(UnsupportedModelError, match=r"no 'hidden_size'.*add it"):
+        read_model_config({"architectures": [LLAMA], **{name: n for name, n in SMALL.items() if name != "hidden_size"}})
 
 
 def test_sizes_that_are_there_are_not_said(caplog) -> None:
