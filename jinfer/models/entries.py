@@ -86,6 +86,7 @@ class Entries:
         return value
 
     def text(self, name: str, default: Default) -> str | Default:
+        """A string."""
         value = self._value(name)
         if value is None:
             return default
