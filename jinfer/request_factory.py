@@ -12,8 +12,6 @@ from jinfer.sampling_params import SamplingParams
 from jinfer.text.detokenizer import Detokenizer
 from jinfer.text.tokenizer import Tokenizer
 
-CONTEXT_TOKENS = 16  # of the prompt's end, which decide how the first new token reads
-
 
 class RequestFactory:
     """Makes the requests of one model under one set of limits, and numbers them. Threads may share it."""
@@ -76,5 +74,5 @@ class RequestFactory:
             include_stop_str_in_output=params.include_stop_str_in_output,
             skip_special_tokens=params.skip_special_tokens,
             min_tokens=params.min_tokens,
-            context=request.prompt_token_ids[-CONTEXT_TOKENS:],
+            context=request.prompt_token_ids,
         )

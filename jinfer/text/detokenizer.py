@@ -3,22 +3,31 @@
 from collections.abc import Sequence
 
 from jinfer.errors import RequestError
-from jinfer.text.text_growth import REPLACEMENT_CHARACTER, text_growth
+from jinfer.text.stop_search import Found, StopSearch
+from jinfer.text.text_growth import text_growth
 from jinfer.text.tokenizer import Tokenizer
+from jinfer.text.utf8 import REPLACEMENT_CHARACTER
 
 
 class Detokenizer:
     """The text of one generated sequence, token by token.
 
-    Without a stop string in it, everything that `add` returned, joined, plus `finish()`, is
-    `tokenizer.decode(all ids, skip_special_tokens)`, where ids that have no token add nothing. What `add` returns is
-    final: no later token changes it or makes it part of a stop string. With a decoder of a kind that is not known
-    (text_growth lists those that are) nothing is final before `finish`.
+    Without a stop string in it, everything that `add` returned, joined, plus `finish()`, is what
+    `tokenizer.decode(context + ids, skip_special_tokens)` adds to `tokenizer.decode(context, skip_special_tokens)`,
+    where ids that have no token add nothing. What it adds begins where the two texts part: a character whose bytes
+    begin in the context and end in the output is the output's, though the context's text has U+FFFD for them.
+
+    What `add` returns is final: no later token changes it or makes it part of a stop string. A character is given out
+    with its last byte. With a decoder of a kind that is not known (text_growth lists those that are) nothing is final
+    before `finish`.
 
     A stop string is found with the first token after which the decoded text contains one, text that is still held back
     included. Of those contained, the one that begins first counts, and of those the shortest. The text is cut before
     it, or after it with include_stop_str_in_output. It counts only if it ends after the text of the first min_tokens
     tokens (without U+FFFD at that text's end, which may stand for a character that is not yet complete).
+
+    A stop string that contains the text of a special token is looked for in the text with special tokens as well,
+    where skip_special_tokens leaves them out; the text that is given out stays without them.
 
     A token costs the decoding of the few ids whose text is not final yet, and a search in the text that is held back.
     """
@@ -33,25 +42,27 @@ class Detokenizer:
         min_tokens: int = 0,
         context: Sequence[int] = (),
     ) -> None:
-        """`context` is what the new tokens follow, such as the end of the prompt. Its own text is not given out, but
-        it decides how the first token reads: decoders of the Llama kind drop the space before a first word."""
+        """`context` is what the new tokens follow: the whole prompt, of which no more is looked at than needed. Its own
+        text is not given out, and no stop string is looked for in it, but it decides how the first token reads:
+        decoders of the Llama kind drop the space before a first word."""
         if "" in stop:
             raise RequestError("a stop string is empty, and would stop before the first token; remove it")
         self._tokenizer = tokenizer
-        self._stop = sorted(stop, key=len)
         self._include_stop = include_stop_str_in_output
         self._skip_special_tokens = skip_special_tokens
         self._min_tokens = min_tokens
+        self._searches = [StopSearch(stop)] if stop else []
+        self._special_search = self._search_among_special_tokens(stop) if skip_special_tokens else None
+        if self._special_search is not None:
+            self._searches.append(self._special_search)
         self._growth = text_growth(tokenizer)
+        self._growth.begin(token_id for token_id in reversed(context) if self._has_text(token_id))
+        self._context_end = self._growth.tentative()  # the context's text that the next tokens may change
         self._num_tokens = 0
         self._held = ""  # final text that is not given out, because a stop string may begin with it
-        self._num_unsearched = 0  # a stop string may not end within so many characters from the start of _held
         self._pieces: list[str] = []
         self._stop_reason: str | None = None
         self._ended = False
-        for token_id in context:
-            if tokenizer.has_text(token_id, skip_special_tokens):
-                self._growth.push(token_id)
 
     @property
     def text(self) -> str:
@@ -71,17 +82,18 @@ class Detokenizer:
     def add(self, token_id: int) -> str:
         """The text that may now be shown; often empty. Raises RequestError for a negative id."""
         assert not self._ended, "add() after finish() or after a stop string"
-        has_text = self._tokenizer.has_text(token_id, self._skip_special_tokens)
         self._num_tokens += 1
-        self._held += self._growth.push(token_id) if has_text else ""
-        if not self._stop:
+        if has_text := self._has_text(token_id):
+            self._held += self._take(self._growth.push(token_id))
+        if not self._searches:
             return self._give_out(len(self._held))
-        tentative = self._growth.tentative()
-        if self._num_tokens > self._min_tokens and (found := self._find_stop(self._held + tentative)):
-            return self._stop_at(self._held + tentative, *found)
-        if self._num_tokens == self._min_tokens:
-            self._num_unsearched = len(self._held) + len(tentative.rstrip(REPLACEMENT_CHARACTER))
-        return self._give_out(len(self._held) - self._num_that_may_begin_stop())
+        text = self._held + self._own(self._growth.tentative())
+        if self._special_search is not None and not has_text and self._tokenizer.has_text(token_id, False):
+            self._special_search.insert(len(text), self._tokenizer.token_text(token_id))
+        if self._num_tokens > self._min_tokens and (found := self._find(text)):
+            return self._stop_at(text, found)
+        self._mark_searched(text)
+        return self._give_out(len(self._held) - max(search.num_open(self._held) for search in self._searches))
 
     def finish(self, token_ids: Sequence[int] = ()) -> str:
         """What is still held back, for a sequence that ended without a stop string; nothing after one.
@@ -91,40 +103,58 @@ class Detokenizer:
         if self._ended:
             assert not token_ids, "finish() with tokens after the end"
             return ""
-        assert not (token_ids and self._stop), "tokens in which a stop string may be"
+        assert not (token_ids and self._searches), "tokens in which a stop string may be"
         self._ended = True
         self._num_tokens += len(token_ids)
-        self._held += self._growth.last(
-            [i for i in token_ids if self._tokenizer.has_text(i, self._skip_special_tokens)]
-        )
+        self._held += self._take(self._growth.last([i for i in token_ids if self._has_text(i)]))
         return self._give_out(len(self._held))
 
-    def _find_stop(self, text: str) -> tuple[int, str] | None:
-        """Where the first stop string in the text begins, and which it is."""
-        starts = ((text.find(stop, max(0, self._num_unsearched - len(stop) + 1)), stop) for stop in self._stop)
-        return min((found for found in starts if found[0] >= 0), key=lambda found: found[0], default=None)
+    def _has_text(self, token_id: int) -> bool:
+        return self._tokenizer.has_text(token_id, self._skip_special_tokens)
 
-    def _stop_at(self, text: str, start: int, stop: str) -> str:
-        self._stop_reason = stop
+    def _search_among_special_tokens(self, stop: tuple[str, ...]) -> StopSearch | None:
+        special_texts = self._tokenizer.special_texts if stop else ()
+        with_special = [word for word in stop if any(text in word for text in special_texts)]
+        return StopSearch(with_special) if with_special else None
+
+    def _take(self, text: str) -> str:
+        """The part of new text that is the output's own."""
+        own = self._own(text)
+        if text:
+            self._context_end = ""
+        return own
+
+    def _own(self, text: str) -> str:
+        return _from_where_it_parts(text, self._context_end) if self._context_end else text
+
+    def _find(self, text: str) -> Found | None:
+        found = [one for search in self._searches if (one := search.find(text)) is not None]
+        return min(found) if found else None
+
+    def _mark_searched(self, text: str) -> None:
+        num_stable = max(len(self._held), len(text.rstrip(REPLACEMENT_CHARACTER)))
+        for search in self._searches:
+            search.move_back(num_stable)
+            search.mark_searched(num_stable if self._num_tokens == self._min_tokens else len(self._held))
+
+    def _stop_at(self, text: str, found: Found) -> str:
+        self._stop_reason = found.stop
         self._ended = True
         self._held = text
-        return self._give_out(start + len(stop) if self._include_stop else start)
-
-    def _num_that_may_begin_stop(self) -> int:
-        """The length of the longest end of the held text that is the beginning of a stop string.
-
-        In: held "a\\n", stop "\\n\\n"  Out: 1
-        """
-        longest = min(len(self._held), max(map(len, self._stop)) - 1)
-        for length in range(longest, 0, -1):
-            end = self._held[-length:]
-            if any(len(stop) > length and stop.startswith(end) for stop in self._stop):
-                return length
-        return 0
+        return self._give_out(found.end if self._include_stop else found.start)
 
     def _give_out(self, num_characters: int) -> str:
         piece, self._held = self._held[:num_characters], self._held[num_characters:]
-        self._num_unsearched = max(0, self._num_unsearched - num_characters)
+        for search in self._searches:
+            search.drop(num_characters)
         if piece:
             self._pieces.append(piece)
         return piece
+
+
+def _from_where_it_parts(text: str, other: str) -> str:
+    """In: "a€b", "a\ufffd"  Out: "€b" """
+    if text.startswith(other):
+        return text[len(other) :]
+    pairs = enumerate(zip(text, other, strict=False))
+    return text[next((place for place, (one, two) in pairs if one != two), len(text)) :]

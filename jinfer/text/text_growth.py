@@ -3,29 +3,32 @@
 Decoding is not concatenation. Three things may change text that was decoded from fewer ids, or depend on the ids
 before it, and which of them occur depends on the tokenizer's decoder:
 
-    ByteLevel (GPT-2, Llama 3, Qwen)    Tokens are bytes. Text ends in U+FFFD while a character's bytes are incomplete.
-    ByteFallback (Llama 2, Gemma)       A run of tokens <0xNN> decodes as a whole: E2 82 AC -> "€", E2 82 -> "��".
-                                        One invalid byte turns the whole run into U+FFFD, so only the end of the run
-                                        makes its text final.
+    ByteLevel (GPT-2, Llama 3, Qwen)    Tokens are bytes. A character is final with its last byte.
+    ByteFallback (Llama 2, Gemma)       Tokens <0xNN> are bytes, others are text. A character is final with its last
+                                        byte, a byte that fits nowhere with the next token: E2 82 | 41 -> "��A".
     Strip, Metaspace, WordPiece         The first token is treated differently (its leading space goes), the rest alike.
 
-So a short window of ids is decoded instead of all: an anchor, whose text is final and not empty, and the open ids after
-it. What the window's text adds to the anchor's is the text of the open ids. For the decoders above this equals
-decoding everything, at a cost that depends on the open ids alone. A decoder that is none of these is decoded whole,
-every time, and its text is final only at the end.
+With ByteLevel the bytes of each token are decoded as they come. With the others a short window of ids is decoded
+instead of all: an anchor, whose text is final and not empty, and the open ids after it. What the window's text adds to
+the anchor's is the text of the open ids. For the decoders above this equals decoding everything, at a cost that depends
+on the open ids alone, of which at most three are bytes. A decoder that is none of these is decoded whole, every time,
+and its text is final only at the end.
 
 The idea of a window of ids behind a final prefix is that of text-generation-inference's and vLLM's detokenizers; the
 rules of what is final are derived from the decoders of the tokenizers library.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import islice
 from typing import Any, Protocol
 
 from tokenizers import Tokenizer as Backend
 
-REPLACEMENT_CHARACTER = "\ufffd"
+from jinfer.text.utf8 import Utf8Stream, num_incomplete_bytes
+
+MAX_INCOMPLETE = 3  # bytes of a character that lacks its last one
 
 # Decoders that work token by token, except for what ByteFallback joins and for the first token.
 _PIECEWISE = {"Replace", "ByteFallback", "Strip", "Metaspace", "WordPiece"}
@@ -35,7 +38,7 @@ class DecoderKind(Enum):
     """What is known about a tokenizer's decoder; see the module's docstring."""
 
     BYTES = "the tokens' bytes are concatenated and then decoded as UTF-8"
-    PIECES = "the tokens' texts are concatenated; runs of byte fallback tokens count as one, the first token differs"
+    PIECES = "the tokens' texts are concatenated; byte fallback tokens join to characters, the first token differs"
     UNKNOWN = "a later token may change all text before it"
 
 
@@ -48,7 +51,9 @@ def decoder_kind(backend: Backend) -> DecoderKind:
     if names == ["ByteLevel"]:
         return DecoderKind.BYTES
     fused_at = names.index("Fuse") if "Fuse" in names else len(names)
-    if _PIECEWISE.issuperset(names[:fused_at]) and all(map(_keeps_the_end, decoders[fused_at:])):
+    joined_at = names.index("ByteFallback") if "ByteFallback" in names[:fused_at] else fused_at
+    is_piecewise = _PIECEWISE.issuperset(names[:fused_at]) and all(map(_keeps_the_end, decoders[fused_at:]))
+    if is_piecewise and all(map(_takes_characters, decoders[joined_at + 1 : fused_at])):
         return DecoderKind.PIECES
     return DecoderKind.UNKNOWN
 
@@ -57,7 +62,8 @@ def has_byte_fallback(backend: Backend) -> bool:
     """Whether tokens such as <0x0A> stand for bytes."""
     if backend.decoder is None:
         return False
-    return any(part["type"] == "ByteFallback" for part in _flatten(json.loads(backend.decoder.__getstate__())))
+    names = [decoder["type"] for decoder in _flatten(json.loads(backend.decoder.__getstate__()))]
+    return "ByteFallback" in names[: names.index("Fuse") if "Fuse" in names else None]
 
 
 def _flatten(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -73,15 +79,22 @@ def _keeps_the_end(decoder: Mapping[str, Any]) -> bool:
     return decoder["type"] == "Fuse" or (decoder["type"] == "Strip" and decoder["stop"] == 0)
 
 
+def _takes_characters(decoder: Mapping[str, Any]) -> bool:
+    """Whether a decoder that sees a run of bytes as one text (after ByteFallback) treats each character by itself."""
+    return decoder["type"] == "Replace" and len(decoder["pattern"].get("String", "")) == 1
+
+
 class Decodes(Protocol):
     """The part of a Tokenizer that text growth needs."""
 
     @property
     def decoder_kind(self) -> DecoderKind: ...
 
-    def decode(self, token_ids: list[int], skip_special_tokens: bool = True) -> str: ...
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
-    def is_byte_fallback(self, token_id: int) -> bool: ...
+    def token_bytes(self, token_id: int) -> bytes | None: ...
+
+    def token_text(self, token_id: int) -> str: ...
 
 
 class TextGrowth(Protocol):
@@ -89,6 +102,10 @@ class TextGrowth(Protocol):
 
     Ids that decoding skips must not be pushed: they neither add text nor end a run of bytes.
     """
+
+    def begin(self, newest_first: Iterable[int]) -> None:
+        """Goes on behind these ids, given from the last one back, as if they had been pushed. Takes no more of them
+        than it needs. Comes before any push."""
 
     def push(self, token_id: int) -> str:
         """Text that has become final with this token."""
@@ -112,37 +129,34 @@ def text_growth(tokenizer: Decodes) -> TextGrowth:
 
 
 class BytesGrowth:
-    """Growth under DecoderKind.BYTES. Needs no anchor: text splits wherever a character ends."""
+    """Growth under DecoderKind.BYTES, in which a token reads the same behind any other."""
 
     def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
-        self._open_ids: list[int] = []
-        self._open_text = ""  # empty, or ends in U+FFFD
+        self._stream = Utf8Stream()
+
+    def begin(self, newest_first: Iterable[int]) -> None:
+        end = b""
+        for token_id in newest_first:
+            end = self._bytes_of(token_id) + end
+            if len(end) >= MAX_INCOMPLETE:
+                break
+        self._stream.push(end[-MAX_INCOMPLETE:])
 
     def push(self, token_id: int) -> str:
-        self._open_ids.append(token_id)
-        text = self._decode(self._open_ids)
-        if not text.endswith(REPLACEMENT_CHARACTER):
-            self._open_ids, self._open_text = [], ""
-            return text
-        last = self._decode([token_id])
-        # Had the new bytes continued the old ones, both together would decode to fewer characters than apart:
-        # E2 | 82 -> "�" but "�" + "�". So where the texts add up, a character ends between them whatever follows.
-        # This keeps the open ids few in an endless run of invalid bytes.
-        if last and self._open_text and self._open_text + last == text:
-            final, self._open_ids, self._open_text = self._open_text, [token_id], last
-            return final
-        self._open_text = text
-        return ""
+        return self._stream.push(self._bytes_of(token_id))
 
     def tentative(self) -> str:
-        return self._open_text
+        return self._stream.incomplete.decode("utf-8", "replace")
 
     def last(self, token_ids: list[int]) -> str:
-        return self._decode(self._open_ids + token_ids)
+        data = self._stream.incomplete + b"".join(map(self._bytes_of, token_ids))
+        return data.decode("utf-8", "replace")
 
-    def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=False)
+    def _bytes_of(self, token_id: int) -> bytes:
+        data = self._tokenizer.token_bytes(token_id)
+        assert data is not None, "every token is bytes under ByteLevel"
+        return data
 
 
 class PiecesGrowth:
@@ -152,14 +166,28 @@ class PiecesGrowth:
         self._tokenizer = tokenizer
         self._anchor_ids: list[int] = []
         self._anchor_text = ""
+        self._is_anchored = False  # by an anchor that cannot be better
         self._open_ids: list[int] = []
+
+    def begin(self, newest_first: Iterable[int]) -> None:
+        """Takes the last ids that have text together, and the bytes behind them that are not a character yet."""
+        ids = iter(newest_first)
+        newest = list(islice(ids, MAX_INCOMPLETE))[::-1]
+        num_closed = len(newest) - self._num_incomplete(newest)
+        closed, incomplete = newest[:num_closed], newest[num_closed:]
+        while not self._decode(closed) and (more := list(islice(ids, 1 + len(closed)))):
+            closed = more[::-1] + closed
+        for token_id in [*closed, *incomplete]:
+            self.push(token_id)
 
     def push(self, token_id: int) -> str:
         self._open_ids.append(token_id)
-        if self._tokenizer.is_byte_fallback(token_id):
-            return ""  # the run is open, and not decoded until it ends
-        text = self.tentative()
-        self._close(token_id, text)
+        num_closed = len(self._open_ids) - self._num_incomplete(self._open_ids)
+        if not num_closed:
+            return ""
+        closed, incomplete = self._open_ids[:num_closed], self._open_ids[num_closed:]
+        text = self._decode(self._anchor_ids + closed)[len(self._anchor_text) :]
+        self._open_ids = self._close(closed, text) + incomplete
         return text
 
     def tentative(self) -> str:
@@ -169,21 +197,40 @@ class PiecesGrowth:
         new_ids = self._open_ids + token_ids
         return self._decode(self._anchor_ids + new_ids)[len(self._anchor_text) :] if new_ids else ""
 
-    def _close(self, last_id: int, text: str) -> None:
-        """All open text is final: move the anchor and drop the open ids.
+    def _close(self, ids: list[int], text: str) -> list[int]:
+        """The text of these ids is final: moves the anchor, and returns those of them that must stay open without one.
 
-        Any closed ids may be dropped once an anchor stands for "not the first token", and the anchor's text must not be
-        empty, or the Strip decoder might strip it together with the text that follows. The last id is the shortest
-        possible anchor; a token that decodes to nothing by itself, such as a space, is none.
+        Any closed ids may be dropped once an anchor stands for "not the first token". The anchor's text must not be
+        empty, or the Strip decoder might strip it together with the text that follows, and a byte that begins a
+        character is one for as long only as the byte that broke it off follows. The last id is the shortest possible
+        anchor; a token that decodes to nothing by itself, such as a space, is none.
         """
-        if len(self._anchor_ids) != 1 and (last_text := self._decode([last_id])):
-            self._anchor_ids, self._anchor_text = [last_id], last_text
-        elif not self._anchor_ids and text:
-            self._anchor_ids, self._anchor_text = self._open_ids, text
+        if self._is_anchored:
+            return []
+        if last_text := self._decode(ids[-1:]):
+            self._set_anchor(ids[-1:], last_text)
+        elif text and (not self._anchor_ids or self._num_incomplete(self._anchor_ids)):
+            self._set_anchor(ids, self._decode(ids))
         if self._anchor_ids:
-            self._open_ids = []
+            return []
+        # No text yet. A token that adds none wherever it stands matters only as the first one.
+        return ids[:-1] if len(ids) > 1 and not self._tokenizer.token_text(ids[-1]) else ids
 
-    def _decode(self, token_ids: list[int]) -> str:
+    def _set_anchor(self, ids: list[int], text: str) -> None:
+        self._anchor_ids, self._anchor_text = ids, text
+        self._is_anchored = len(ids) == 1 and not self._num_incomplete(ids)
+
+    def _num_incomplete(self, token_ids: list[int]) -> int:
+        """How many ids at the end are bytes of a character that the next ones may complete."""
+        end = b""
+        for token_id in token_ids[: -MAX_INCOMPLETE - 1 : -1]:
+            data = self._tokenizer.token_bytes(token_id)
+            if data is None:
+                break
+            end = data + end
+        return num_incomplete_bytes(end) if end else 0
+
+    def _decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False)
 
 
@@ -193,6 +240,9 @@ class UnknownGrowth:
     def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
         self._ids: list[int] = []
+
+    def begin(self, newest_first: Iterable[int]) -> None:
+        self._ids = list(newest_first)[::-1]
 
     def push(self, token_id: int) -> str:
         self._ids.append(token_id)

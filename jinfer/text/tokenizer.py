@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jinfer.errors import RequestError, TokenizerError
 from jinfer.text.chat_template import ChatTemplate, Message
 from jinfer.text.text_growth import DecoderKind, decoder_kind, has_byte_fallback
 from jinfer.text.tokenizer_files import read_tokenizer_files
+from jinfer.text.utf8 import REPLACEMENT_CHARACTER, byte_level_bytes, split_characters
 
 # What the tokenizers library parses as a byte: "<0x", an unsigned hexadecimal number of two characters, ">". Its parser
 # takes a plus sign for the first of the two.
@@ -51,9 +53,13 @@ class Tokenizer:
         self._eos_token_id = self._id_of("eos_token")
         self._decoder_kind = decoder_kind(backend)
         self._has_byte_fallback = has_byte_fallback(backend)
-        self._vocab_size = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+        ids = set(backend.get_vocab(with_added_tokens=True).values())
+        self._vocab_size = 1 + max(ids, default=-1)
+        self._gap_ids = frozenset(range(self._vocab_size)) - ids
         added_tokens = backend.get_added_tokens_decoder()
         self._special_token_ids = frozenset(token_id for token_id, token in added_tokens.items() if token.special)
+        self._special_texts = tuple(token.content for token in added_tokens.values() if token.special)
+        self._bytes_of_token: dict[int, bytes | None] = {}  # filled as tokens are met
 
     @classmethod
     def from_directory(cls, path: Path) -> "Tokenizer":
@@ -90,6 +96,11 @@ class Tokenizer:
         return self._chat_template
 
     @property
+    def special_texts(self) -> tuple[str, ...]:
+        """The texts of the special tokens, as a text is written that they are found in."""
+        return self._special_texts
+
+    @property
     def decoder_kind(self) -> DecoderKind:
         """What is known about how decoded text grows."""
         return self._decoder_kind
@@ -115,10 +126,27 @@ class Tokenizer:
         )
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids. Bytes that are not UTF-8 become U+FFFD. Raises RequestError for an unknown id."""
+        """The text of token ids. Raises RequestError for an unknown id.
+
+        Bytes that are in no character of UTF-8 become U+FFFD, and whole characters beside them stay: one for each byte
+        where tokens such as <0x0A> stand for bytes, as sentencepiece decodes (the tokenizers library, and with it
+        transformers, makes U+FFFD of all bytes beside one that fits nowhere); with ByteLevel decoders one for each
+        longest part of a character.
+        """
         for token_id in token_ids:
             self._check_id(token_id)
-        return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        text = self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        if self._has_byte_fallback and REPLACEMENT_CHARACTER in text:
+            return self._decode_apart([i for i in token_ids if self.has_text(i, skip_special_tokens)])
+        return text
+
+    def _decode_apart(self, token_ids: Sequence[int]) -> str:
+        """Decodes so that a byte that is in no character does not spoil those beside it."""
+        pieces: list[str] = []
+        for is_run, run in groupby(token_ids, key=lambda token_id: self.token_bytes(token_id) is not None):
+            names = [self._piece(token_id) for token_id in run]
+            pieces += _whole_characters(names) if is_run else names
+        return self._backend.decoder.decode(pieces)
 
     def token_text(self, token_id: int) -> str:
         """The text of one token, as to show it in a list of tokens: with its leading space, special tokens as written.
@@ -134,10 +162,24 @@ class Tokenizer:
             return decoder.decode([piece])
         return decoder.decode([NEUTRAL_PIECE, piece]).removeprefix(NEUTRAL_PIECE)
 
-    def is_byte_fallback(self, token_id: int) -> bool:
-        """Whether the token is one byte of a run that decodes as a whole, such as <0x0A>."""
-        piece = self._backend.id_to_token(token_id) if self._has_byte_fallback else None
-        return piece is not None and BYTE_TOKEN.fullmatch(piece) is not None
+    def token_bytes(self, token_id: int) -> bytes | None:
+        """The bytes that a token of the vocabulary stands for, where bytes of several tokens make up a character: those
+        of any token with ByteLevel, the one of a token such as <0x0A> with ByteFallback. None for other tokens."""
+        try:
+            return self._bytes_of_token[token_id]
+        except KeyError:
+            return self._bytes_of_token.setdefault(token_id, self._token_bytes(token_id))
+
+    def _token_bytes(self, token_id: int) -> bytes | None:
+        piece = self._piece(token_id)
+        if self._decoder_kind is DecoderKind.BYTES:
+            return byte_level_bytes(piece)
+        return _byte_of(piece) if self._has_byte_fallback and BYTE_TOKEN.fullmatch(piece) else None
+
+    def _piece(self, token_id: int) -> str:
+        piece = self._backend.id_to_token(token_id)
+        assert piece is not None, f"{token_id} is an id without a token"
+        return piece
 
     def has_text(self, token_id: int, skip_special_tokens: bool) -> bool:
         """Whether decoding sees the token at all.
@@ -149,7 +191,7 @@ class Tokenizer:
             raise RequestError(f"token id {token_id} is negative; ids are 0 to {self._vocab_size - 1}")
         if skip_special_tokens and token_id in self._special_token_ids:
             return False
-        return token_id < self._vocab_size and self._backend.id_to_token(token_id) is not None
+        return token_id < self._vocab_size and token_id not in self._gap_ids
 
     def apply_chat_template(
         self,
@@ -188,6 +230,23 @@ class Tokenizer:
             raise RequestError(
                 f"token id {token_id} is outside the vocabulary; give ids from 0 to {self._vocab_size - 1}"
             )
+
+
+def _byte_of(piece: str) -> bytes:
+    return bytes([int(piece[3:-1], 16)])
+
+
+def _whole_characters(pieces: list[str]) -> list[str]:
+    """Pieces of a run of bytes, with U+FFFD in place of each that is in no character.
+
+    In: <0xE2> <0x82> <0xAC> <0x82>  Out: <0xE2> <0x82> <0xAC> \ufffd
+    """
+    whole: list[str] = []
+    start = 0
+    for character, size in split_characters(b"".join(map(_byte_of, pieces))):
+        whole += [character] if character == REPLACEMENT_CHARACTER else pieces[start : start + size]
+        start += size
+    return whole
 
 
 def _check_text(text: str) -> None:

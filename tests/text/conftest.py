@@ -41,7 +41,7 @@ def stories() -> Tokenizer:
 
 def byte_level() -> Backend:
     """Every byte, some words, and added tokens of which one is not made of byte characters."""
-    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "Ġa", "Ġĉ", "âĤ", "¬!", "ï¿½", ""]
+    pieces = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "Ġa", "Ġĉ", "âĤ", "¬!", "¬âĤ", "ï¿½", ""]
     backend = Backend(models.BPE(vocab={piece: index for index, piece in enumerate(pieces)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()

@@ -159,7 +159,7 @@ def test_truncation_and_padding_in_the_file_are_ignored(tmp_path, tiny):
 
 
 def test_vocab_size_counts_added_tokens(tiny, qwen3, gpt2, stories):
-    assert tiny["byte_level"].vocab_size == 256 + 7 + 4
+    assert tiny["byte_level"].vocab_size == 256 + 8 + 4
     assert (qwen3.vocab_size, gpt2.vocab_size, stories.vocab_size) == (151669, 50257, 512)
 
 
@@ -248,10 +248,47 @@ def test_a_gap_in_the_ids_has_no_text(tiny, tmp_path):
     assert not tokenizer.has_text(50, skip_special_tokens=False)
 
 
-def test_byte_fallback_tokens_are_recognised(tiny, stories):
-    assert [stories.token_text(i) for i in range(512) if stories.is_byte_fallback(i)][0x41] == "A"
-    assert sum(stories.is_byte_fallback(i) for i in range(512)) == 256
-    assert not any(tiny["fused_replace"].is_byte_fallback(i) for i in range(300))  # has the tokens, not the decoder
+def test_the_bytes_of_tokens_are_known(tiny, stories):
+    assert [stories.token_bytes(i) for i in range(3, 259)] == [bytes([value]) for value in range(256)]
+    assert sum(stories.token_bytes(i) is not None for i in range(512)) == 256
+    # has the tokens, not the decoder
+    assert not any(tiny["fused_replace"].token_bytes(i) for i in range(300))
+    byte_level = tiny["byte_level"]
+    for piece, data in {"Ġa": b" a", "âĤ": b"\xe2\x82", "<|end|>": b"<|end|>", "日本 語": "日本 語".encode()}.items():
+        assert byte_level.token_bytes(byte_level._backend.token_to_id(piece)) == data
+
+
+def byte_ids(tokenizer: Tokenizer, data: bytes) -> list[int]:
+    return [tokenizer._backend.token_to_id(f"<0x{value:02X}>") for value in data]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("あሴ🦄".encode(), "あሴ🦄"),
+        ("あሴ🦄".encode()[:-1], "あሴ\ufffd\ufffd\ufffd"),
+        ("あ".encode() + b"\xff" + "ሴ".encode(), "あ\ufffdሴ"),
+        ("あ".encode()[1:] + b"A", "\ufffd\ufffdA"),
+        (b"A\xe2\x82B", "A\ufffd\ufffdB"),
+        (b"\xed\xa0\x80\xc0\x80\xf4\x90\x80\x80!", "\ufffd" * 9 + "!"),  # a surrogate, overlong, too large
+        ("\ufffd".encode(), "\ufffd"),
+    ],
+)
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_one_byte_that_fits_nowhere_is_one_replacement_character(tiny, name, data, text):
+    assert tiny[name].decode(byte_ids(tiny[name], data)) == text
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=12))
+def test_bytes_decode_as_in_sentencepiece(tiny, data):
+    expected = "".join(
+        "\ufffd" if "\udc80" <= character <= "\udcff" else character
+        for character in data.decode("utf-8", "surrogateescape")
+    )
+    assert tiny["gemma"].decode(byte_ids(tiny["gemma"], data)) == expected
+    if "\ufffd" not in expected:  # then the tokenizers library gives the same
+        assert tiny["gemma"]._backend.decode(byte_ids(tiny["gemma"], data)) == expected
 
 
 # --- chat
