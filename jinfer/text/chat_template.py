@@ -19,8 +19,27 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from jinfer.errors import RequestError, TokenizerError
+from jinfer.text.content import PlainMessage, fit_content
+from jinfer.text.content_format import content_use
+from jinfer.text.plain_data import plain
 
 Message = Mapping[str, Any]
+
+CONTINUE_HERE = "CONTINUE_FINAL_MESSAGE_TAG "  # transformers' mark; the space shows whether the template strips
+
+# Options of transformers' function of the same name that are no variables of the template: the value that asks for what
+# happens here anyway, and what to do where another one is given.
+TRANSFORMERS_OPTIONS = {
+    "tokenize": (True, "decode the ids with skip_special_tokens=False for the text"),
+    "return_dict": (False, "the ids are returned"),
+    "return_tensors": (None, "make an array of the ids"),
+    "return_assistant_tokens_mask": (False, "use transformers for training data"),
+    "padding": (False, "pad the ids; jinfer needs no padding"),
+    "truncation": (False, "leave messages out; a prompt is never cut"),
+    "max_length": (None, "leave messages out; a prompt is never cut"),
+    "tokenizer_kwargs": (None, "encode the text with Tokenizer.encode"),
+    "sanitize_control_tokens": (False, "remove special tokens from what users write"),
+}
 
 TEMPLATE_FILE_NAME = "<template>"  # Jinja's name, in tracebacks, for a template that has no file
 
@@ -36,9 +55,12 @@ class ChatTemplate:
 
         Raises TokenizerError where the source is not valid Jinja.
         """
+        self._source = source
         self._special_tokens = dict(special_tokens)
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            self._content_use = content_use(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise TokenizerError(
                 f"line {error.lineno} of the chat template is not valid Jinja: {error.message}; correct it, or pass a "
@@ -50,28 +72,52 @@ class ChatTemplate:
         messages: Sequence[Message],
         /,
         *,
-        add_generation_prompt: bool = True,
+        add_generation_prompt: bool | None = None,
+        continue_final_message: bool | str = False,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
         **variables: Any,
     ) -> str:
         """The prompt text of a conversation.
 
-        messages: mappings with "role" and "content". The content is a string, a list of {"type": "text", "text": ...}
-            parts, which are joined, or None or absent where there are "tool_calls". Other keys go to the template;
-            a key whose value is None is as good as absent.
-        add_generation_prompt: end with what opens the assistant's next message.
+        messages: mappings with "role" and "content", dataclasses or objects with model_dump. The content is a string, a
+            list of {"type": "text", "text": ...} parts, or None or absent where there are "tool_calls". The template
+            gets strings or parts, whichever it reads (see content_format), and content of another form only where it
+            reads that. Other keys go to the template; a key whose value is None is as good as absent.
+        add_generation_prompt: end with what opens the assistant's next message; None does so unless
+            continue_final_message is given.
+        continue_final_message: end within the last message, so that the model goes on with it. A string names the
+            field to go on with in place of "content". Not together with add_generation_prompt.
         tools: JSON schemas of functions, for a template that knows tools.
-        variables: further variables of the template, such as enable_thinking; they win over the special tokens.
+        documents: mappings with "title" and "text", for a template that knows documents.
+        variables: further variables of the template, such as enable_thinking; they win over the special tokens. An
+            option that transformers' apply_chat_template has is none: it is refused, unless it asks for what happens
+            here anyway.
 
         Raises RequestError where a message is malformed, or the template refuses it or fails on it.
         """
-        if "messages" in variables:
-            raise RequestError("'messages' cannot be given as a template variable; choose another name")
+        _refuse_options(variables)
+        if add_generation_prompt and continue_final_message:
+            raise RequestError("add_generation_prompt and continue_final_message are both given; leave one out")
         chat = _plain_messages(messages)
-        others = {"tools": tools, "documents": None, **variables}
-        values = {**self._special_tokens, **{name: _plain(value, name) for name, value in others.items()}}
+        values = {**self._special_tokens, **{name: plain(value, name) for name, value in variables.items()}}
+        values["tools"] = _mappings(tools, "tools")
+        values["documents"] = _mappings(documents, "documents")
+        values["add_generation_prompt"] = (
+            not continue_final_message
+            if add_generation_prompt is None
+            else (plain(add_generation_prompt, "add_generation_prompt"))
+        )
+        if not continue_final_message:
+            return self._render(chat, values)
+        field = continue_final_message if isinstance(continue_final_message, str) else "content"
+        chat[-1], final_text = _marked(chat[-1], field)
+        return _cut_at_mark(self._render(chat, values), final_text, field)
+
+    def _render(self, chat: list[PlainMessage], values: Mapping[str, Any]) -> str:
+        chat = fit_content(chat, self._content_use, lambda probe: self._template.render(values, messages=probe))
         try:
-            return self._template.render(values, messages=chat, add_generation_prompt=add_generation_prompt)
+            return self._template.render(values, messages=chat)
         except _TemplateRefusalError as error:
             raise RequestError(f"the chat template refuses these messages: {error.message}") from error
         except Exception as error:  # a template can raise anything that Python's operators raise
@@ -123,7 +169,56 @@ def _strftime_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
-def _plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _refuse_options(variables: dict[str, Any]) -> None:
+    """Removes options of transformers' that ask for what happens anyway, and refuses the others."""
+    for name in ("messages", "conversation", "chat_template"):
+        if name in variables:
+            raise RequestError(f"{name!r} cannot be given as a template variable; choose another name")
+    for name, (usual, remedy) in TRANSFORMERS_OPTIONS.items():
+        if name in variables and (value := variables.pop(name)) != usual and (value or usual):
+            raise RequestError(f"{name}={value!r} is an option of transformers that jinfer does not have; {remedy}")
+
+
+def _mappings(items: Any, name: str) -> list[Any] | None:
+    if items is None:
+        return None
+    if not isinstance(items, Sequence) or isinstance(items, str | bytes):
+        raise RequestError(f"{name} must be a list of mappings, not {type(items).__name__}")
+    copies = [plain(item, f"{name}[{index}]") for index, item in enumerate(items)]
+    for index, copy in enumerate(copies):
+        if not isinstance(copy, dict):
+            raise RequestError(f"{name}[{index}] is a {type(copy).__name__}; it must be a mapping")
+    return copies
+
+
+def _marked(message: PlainMessage, field: str) -> tuple[PlainMessage, str]:
+    """The message with a mark behind its text, and the text. Of parts, the last with a text is marked."""
+    value = message.get(field)
+    if isinstance(value, str):
+        return {**message, field: value + CONTINUE_HERE}, value
+    parts = list(value) if isinstance(value, list | tuple) else []
+    for index in reversed(range(len(parts))):
+        if isinstance(parts[index], dict) and isinstance(text := parts[index].get("text"), str):
+            parts[index] = {**parts[index], "text": text + CONTINUE_HERE}
+            return {**message, field: parts}, text
+    raise RequestError(
+        f"continue_final_message is given and the last message has no text in {field!r} to continue; give it some, or "
+        f"name the field that has"
+    )
+
+
+def _cut_at_mark(text: str, final_text: str, field: str) -> str:
+    mark = CONTINUE_HERE.strip()
+    if mark not in text or final_text.strip() not in text:
+        raise RequestError(
+            f"continue_final_message is given and the chat template does not write the last message's {field!r} as it "
+            f"is, so that it cannot end there; leave continue_final_message out, or name another field"
+        )
+    end = text.rindex(mark)
+    return text[:end] if text.startswith(CONTINUE_HERE, end) else text[:end].rstrip()
+
+
+def _plain_messages(messages: Sequence[Message]) -> list[PlainMessage]:
     if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
         raise RequestError(f"messages must be a list of mappings, not {type(messages).__name__}")
     if not messages:
@@ -131,46 +226,17 @@ def _plain_messages(messages: Sequence[Message]) -> list[dict[str, Any]]:
     return [_plain_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
-def _plain_message(message: Message, where: str) -> dict[str, Any]:
-    if not isinstance(message, Mapping):
+def _plain_message(message: Message, where: str) -> PlainMessage:
+    copy = plain(message, where)
+    if not isinstance(copy, dict):
         raise RequestError(f"{where} is a {type(message).__name__}; it must be a mapping with 'role' and 'content'")
-    if not isinstance(message.get("role"), str):
-        raise RequestError(f"{where} has the role {message.get('role')!r}; it must be a string such as 'user'")
+    if not isinstance(copy.get("role"), str):
+        raise RequestError(f"{where} has the role {copy.get('role')!r}; it must be a string such as 'user'")
     # None is dropped because templates test for absence and would print the word None.
-    plain = {key: _plain(value, f"{where}.{key}") for key, value in message.items() if value is not None}
-    if "content" in plain:
-        plain["content"] = _joined_text(plain["content"], f"{where}.content")
-    elif "tool_calls" not in plain:
+    copy = {key: value for key, value in copy.items() if value is not None}
+    if "content" not in copy and "tool_calls" not in copy:
         raise RequestError(f"{where} has no content; give a string, or a list of text parts")
-    return plain
-
-
-def _joined_text(content: Any, where: str) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise RequestError(f"{where} is a {type(content).__name__}; it must be a string or a list of text parts")
-    return "".join(_part_text(part, f"{where}[{index}]") for index, part in enumerate(content))
-
-
-def _part_text(part: Any, where: str) -> str:
-    part_type = part.get("type") if isinstance(part, dict) else None
-    if part_type != "text":
-        raise RequestError(f"{where} has the type {part_type!r}; only parts of type 'text' are supported")
-    if not isinstance(part.get("text"), str):
-        raise RequestError(f"{where} has the text {part.get('text')!r}; it must be a string")
-    return part["text"]
-
-
-def _plain(value: Any, where: str) -> Any:
-    """A copy made of JSON's types alone: the methods of any other object would be the template's to call."""
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    raise RequestError(f"{where} is a {type(value).__name__}, and a chat template takes only what JSON can hold")
+    return copy
 
 
 def _template_line(error: Exception) -> str:

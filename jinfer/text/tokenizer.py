@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
@@ -36,17 +36,21 @@ class Tokenizer:
         backend: Backend,
         *,
         special_tokens: Mapping[str, str] | None = None,
-        chat_template: str | None = None,
+        chat_template: str | Mapping[str, str] | None = None,
         default_bos_token_id: int | None = None,
     ) -> None:
         """Wrap a tokenizer of the tokenizers library, which must not change from here on.
 
         special_tokens: texts by name, such as {"bos_token": "<s>"}; chat templates see them under these names.
+        chat_template: the source of the chat template, or of several by name.
         default_bos_token_id: the BOS token where special_tokens has no bos_token.
         """
         self._backend = backend
         self._special_tokens = dict(special_tokens or {})
-        self._chat_template = chat_template
+        self._chat_templates = (
+            {"default": chat_template} if isinstance(chat_template, str) else dict(chat_template or {})
+        )
+        self._compiled_templates: dict[str, ChatTemplate] = {}  # by source, of the model's own as they are needed
         self._bos_token_id = self._id_of("bos_token")
         if self._bos_token_id is None:
             self._bos_token_id = default_bos_token_id
@@ -71,7 +75,7 @@ class Tokenizer:
         return cls(
             files.backend,
             special_tokens=files.special_tokens,
-            chat_template=files.chat_template,
+            chat_template=files.chat_templates,
             default_bos_token_id=files.default_bos_token_id,
         )
 
@@ -92,8 +96,15 @@ class Tokenizer:
 
     @property
     def chat_template(self) -> str | None:
-        """The source of the chat template."""
-        return self._chat_template
+        """The source of the chat template that is used without tools: the one named default, or the only one."""
+        if len(self._chat_templates) == 1:
+            return next(iter(self._chat_templates.values()))
+        return self._chat_templates.get("default")
+
+    @property
+    def chat_templates(self) -> Mapping[str, str]:
+        """The sources of the model's chat templates, by name."""
+        return MappingProxyType(self._chat_templates)
 
     @property
     def special_texts(self) -> tuple[str, ...]:
@@ -198,28 +209,53 @@ class Tokenizer:
         messages: Sequence[Message],
         /,
         *,
-        add_generation_prompt: bool = True,
+        chat_template: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
-        **variables: Any,
+        **options: Any,
     ) -> list[int]:
-        """The token ids of a conversation; the arguments are those of ChatTemplate.render.
+        """The token ids of a conversation.
+
+        chat_template: the name of one of the model's templates, or the source of another. None takes the one named
+            tool_use where tools are given and there is one, else the one named default.
+        tools, options: those of ChatTemplate.render.
 
         The template writes every special token itself, so none is added. Raises TokenizerError where the model has no
         chat template or a malformed one, and RequestError where the template refuses the messages.
         """
-        text = self._compiled_template.render(
-            messages, add_generation_prompt=add_generation_prompt, tools=tools, **variables
-        )
-        return self.encode(text, add_special_tokens=False)
+        template = self._template(chat_template, has_tools=tools is not None)
+        return self.encode(template.render(messages, tools=tools, **options), add_special_tokens=False)
 
-    @cached_property
-    def _compiled_template(self) -> ChatTemplate:
-        if self._chat_template is None:
-            raise TokenizerError(
-                "the model has no chat template; pass a prompt instead of messages, or put the template of its "
-                "instruction-tuned version into the model directory as chat_template.jinja"
+    def _template(self, chosen: str | None, *, has_tools: bool) -> ChatTemplate:
+        if chosen is not None and chosen not in self._chat_templates:
+            return ChatTemplate(self._given_source(chosen), self._special_tokens)
+        source = self._chat_templates[chosen] if chosen is not None else self._usual_source(has_tools)
+        if source not in self._compiled_templates:
+            self._compiled_templates[source] = ChatTemplate(source, self._special_tokens)
+        return self._compiled_templates[source]
+
+    def _given_source(self, text: str) -> str:
+        if not isinstance(text, str) or not ("{{" in text or "{%" in text):
+            names = ", ".join(map(repr, self._chat_templates)) or "none"
+            raise RequestError(
+                f"chat_template={text!r} is neither the source of a template, which would have {{{{ or {{% in it, nor "
+                f"the name of one of the model's ({names}); give one of these, or a source"
             )
-        return ChatTemplate(self._chat_template, self._special_tokens)
+        return text
+
+    def _usual_source(self, has_tools: bool) -> str:
+        if has_tools and "tool_use" in self._chat_templates:
+            return self._chat_templates["tool_use"]
+        if self.chat_template is not None:
+            return self.chat_template
+        if self._chat_templates:
+            raise TokenizerError(
+                f"the model has the chat templates {', '.join(map(repr, self._chat_templates))} and none is named "
+                f"'default'; name one with chat_template="
+            )
+        raise TokenizerError(
+            "the model has no chat template; pass a prompt instead of messages, or put the template of its "
+            "instruction-tuned version into the model directory as chat_template.jinja"
+        )
 
     def _id_of(self, name: str) -> int | None:
         content = self._special_tokens.get(name)

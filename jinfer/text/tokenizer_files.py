@@ -3,7 +3,9 @@
     tokenizer.json              the tokenizer itself; the one file that must exist
     tokenizer_config.json       names of the special tokens, flags of the added tokens, the chat template
     special_tokens_map.json     older place of those names, read where tokenizer_config.json has no added_tokens_decoder
-    chat_template.jinja         the chat template; wins over chat_template.json, which wins over tokenizer_config.json
+    chat_template.jinja         the chat template, and
+    additional_chat_templates/  named ones, *.jinja; these files win over
+    chat_template.json          the same as one JSON value; wins over tokenizer_config.json
     generation_config.json      bos_token_id for a tokenizer that names no BOS token; then
     config.json                 the same
 
@@ -34,7 +36,7 @@ class TokenizerFiles:
 
     backend: Backend
     special_tokens: Mapping[str, str]  # {"bos_token": "<s>", ...}
-    chat_template: str | None
+    chat_templates: Mapping[str, str]  # by name; a single one is "default"
     default_bos_token_id: int | None  # from generation_config.json or config.json
 
 
@@ -50,7 +52,7 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
     return TokenizerFiles(
         backend=backend,
         special_tokens=special_tokens,
-        chat_template=_chat_template(directory, config),
+        chat_templates=_chat_templates(directory, config),
         default_bos_token_id=_default_bos_token_id(directory),
     )
 
@@ -151,24 +153,32 @@ def _tokens_to_make_special(backend: Backend, contents: list[str]) -> Iterator[A
             yield AddedToken(content, **{**_flags(added[content])[1], "special": True})
 
 
-def _chat_template(directory: Path, config: Mapping[str, Any]) -> str | None:
-    jinja_file = directory / "chat_template.jinja"
-    if jinja_file.is_file():
-        return _read_text(jinja_file)
+def _chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    default = directory / "chat_template.jinja"
+    named = sorted((directory / "additional_chat_templates").glob("*.jinja"))
+    files = {"default": default} if default.is_file() else {}
+    files |= {path.name.removesuffix(".jinja"): path for path in named}
+    if files:
+        return {name: _read_text(path) for name, path in files.items()}
     in_json = _read_json(directory / "chat_template.json").get("chat_template")
-    return _default_template(in_json if in_json is not None else config.get("chat_template"))
+    return _templates_by_name(in_json if in_json is not None else config.get("chat_template"))
 
 
-def _default_template(value: Any) -> str | None:
-    """The template itself, or of a list of {"name", "template"} the one named default, else the first."""
+def _templates_by_name(value: Any) -> dict[str, str]:
+    """Templates given as one string, as a list of {"name", "template"}, or by name."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
     if isinstance(value, list):
         if not all(isinstance(entry, dict) and {"name", "template"} <= entry.keys() for entry in value):
             raise TokenizerError(
                 "chat_template is a list, whose entries must have a 'name' and a 'template'; correct it"
             )
-        by_name = {entry["name"]: entry["template"] for entry in value}
-        return by_name.get("default", next(iter(by_name.values()), None))
-    return value if isinstance(value, str) else None
+        value = {entry["name"]: entry["template"] for entry in value}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for pair in value.items() for text in pair):
+        raise TokenizerError(f"chat_template is {value!r}; it must be a string, or strings by name; correct it")
+    return value
 
 
 def _default_bos_token_id(directory: Path) -> int | None:

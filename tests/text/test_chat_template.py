@@ -1,8 +1,14 @@
 """ChatTemplate by itself, and against transformers on the templates of published models."""
 
+import collections
+import dataclasses
 import datetime
+import enum
+import json
+from types import MappingProxyType
 
 import jinja2
+import numpy as np
 import pytest
 
 from jinfer.errors import RequestError, TokenizerError
@@ -122,6 +128,107 @@ def test_malformed_messages_are_refused(messages, message):
         render("x", messages)
 
 
+class Role(str, enum.Enum):  # noqa: UP042  as callers have them
+    USER = "user"
+
+    def __str__(self):
+        return "Role.USER"
+
+
+class Level(enum.IntEnum):
+    HIGH = 3
+
+
+class Half(float):
+    def __repr__(self):
+        return "a half"
+
+
+Point = collections.namedtuple("Point", "x y")
+
+
+@dataclasses.dataclass
+class Note:
+    title: str
+    level: Level = Level.HIGH
+
+
+class Model:
+    """As pydantic's models are converted."""
+
+    def __init__(self, **fields):
+        self.fields = fields
+
+    def model_dump(self):
+        return self.fields
+
+
+@pytest.mark.parametrize(
+    ("value", "plain"),
+    [
+        (Role.USER, "user"),
+        (np.array(["a"])[0], "a"),
+        (Level.HIGH, 3),
+        (Half(0.5), 0.5),
+        (np.float64(0.5), 0.5),
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(False), False),
+        (collections.OrderedDict(b=1, a=Role.USER), {"b": 1, "a": "user"}),
+        (collections.defaultdict(list, a=[Role.USER]), {"a": ["user"]}),
+        (MappingProxyType({"a": (1,)}), {"a": [1]}),
+        (collections.UserDict(a=1), {"a": 1}),
+        (Point(1, Role.USER), [1, "user"]),
+        ([Point(1, 2)], [[1, 2]]),
+        ({Role.USER: 1, 1: 2, None: 3, False: 4, 0.5: 5}, {"user": 1, "1": 2, "null": 3, "false": 4, "0.5": 5}),
+        ({np.int64(3): 1, np.str_("a"): 2}, {"3": 1, "a": 2}),
+        (Note("T"), {"title": "T", "level": 3}),
+        (Model(a=Role.USER, b=Model(c=1)), {"a": "user", "b": {"c": 1}}),
+    ],
+    ids=repr,
+)
+@pytest.mark.parametrize("place", ["variable", "message", "tools", "documents"])
+def test_subclasses_of_plain_types_are_plain_in_the_template(value, plain, place):
+    if place == "variable":
+        text = render("{{ value | tojson }}", value=value)
+    elif place == "message":
+        text = render("{{ messages[0].value | tojson }}", [{**USER[0], "value": value}])
+    else:
+        text = render(f"{{{{ {place}[0].value | tojson }}}}", **{place: [{"value": value}]})
+    assert json.loads(text) == plain
+
+
+def test_no_method_of_a_subclass_reaches_the_template():
+    source = "{{ messages[0].role }} {{ value.name is defined }} {{ point.x is defined }}"
+    message = [{"role": Role.USER, "content": np.str_("a")}]
+    assert render(source, message, value=Role.USER, point=Point(1, 2)) == "user False False"
+
+
+@pytest.mark.parametrize("message", [Model(role=Role.USER, content="Hi", name=None), MappingProxyType(USER[0])])
+def test_messages_may_be_objects_that_stand_for_mappings(message):
+    assert render("{{ messages[0].content }}{{ messages[0].name is defined }}", [message]) == "HiFalse"
+
+
+def test_subclasses_of_str_are_field_names_too():
+    class Field(str, enum.Enum):  # noqa: UP042  as callers have them
+        ROLE = "role"
+        CONTENT = "content"
+
+    messages = [{Field.ROLE: Role.USER, Field.CONTENT: [{np.str_("type"): Role("user"), "x": 1}]}]
+    with pytest.raises(RequestError, match=r"content\[0\] has the type 'user'"):
+        render("{{ messages[0].content }}", messages)
+    assert render("{{ messages[0].content }}", [{Field.ROLE: Role.USER, Field.CONTENT: "a"}]) == "a"
+
+
+@pytest.mark.parametrize(
+    "value", [object(), open, {1, 2}, b"a", np.arange(2), 1j, {(1, 2): 3}, np.datetime64("2025-01-01"), Role, Note],
+    ids=repr,
+)  # fmt: skip
+def test_what_json_cannot_hold_is_refused(value):
+    with pytest.raises(RequestError, match=r"value.* what JSON can hold"):
+        render("x", [{**USER[0], "value": value}])
+
+
 def test_text_parts_are_joined():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b\n"}, {"type": "text", "text": "c"}]
     assert render("{{ messages[0].content }}", [{"role": "user", "content": parts}]) == "ab\nc"
@@ -144,6 +251,102 @@ def test_rendering_leaves_the_callers_messages_alone():
 def test_messages_cannot_be_replaced_by_a_variable():
     with pytest.raises(RequestError, match="'messages' cannot be given"):
         ChatTemplate("x", {}).render(USER, messages=[])
+
+
+# --- options of transformers' function
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokenize", False),
+        ("return_dict", True),
+        ("return_tensors", "np"),
+        ("return_assistant_tokens_mask", True),
+        ("padding", True),
+        ("padding", "max_length"),
+        ("truncation", True),
+        ("max_length", 5),
+        ("tokenizer_kwargs", {"add_special_tokens": True}),
+        ("sanitize_control_tokens", True),
+        ("conversation", USER),
+        ("chat_template", "x"),
+    ],
+)
+def test_an_option_of_transformers_is_no_variable(name, value):
+    with pytest.raises(RequestError, match=name):
+        render(f"{{{{ {name} }}}}", **{name: value})
+
+
+def test_an_option_that_asks_for_what_happens_anyway_is_accepted():
+    options = {"tokenize": True, "return_dict": False, "padding": False, "truncation": False, "max_length": None}
+    options |= {"return_tensors": None, "return_assistant_tokens_mask": False, "tokenizer_kwargs": {}}
+    assert render("{{ tokenize is defined }}{{ padding is defined }}", **options) == "FalseFalse"
+
+
+@pytest.mark.parametrize("items", ["a", {"a": 1}, ["a"], [1], [open]])
+@pytest.mark.parametrize("name", ["tools", "documents"])
+def test_tools_and_documents_are_lists_of_mappings(name, items):
+    with pytest.raises(RequestError, match=name):
+        render("x", **{name: items})
+
+
+CLOSED = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}[assistant]{% endif %}"
+)
+AS_IT_IS = CLOSED.replace(" | trim", "")
+IN_PARTS = CLOSED.replace("{{ m.content | trim }}", "{% for p in m.content %}{{ p.text }}{% endfor %}")
+WITH_REASONING = CLOSED.replace("{{ m.content", "<{{ m.reasoning_content }}>{{ m.content")
+PREFILL = [*USER, {"role": "assistant", "content": " b "}]
+PREFILL_PARTS = [
+    {"role": "user", "content": [{"type": "text", "text": "Hi"}]},
+    {"role": "assistant", "content": [{"type": "text", "text": "b"}, {"type": "text", "text": " c "}]},
+]
+THOUGHT = [*USER, {"role": "assistant", "content": "b", "reasoning_content": "thus"}]
+CONTINUED = {
+    "trimmed": (CLOSED, PREFILL, True, "[user]Hi</s>[assistant]b"),
+    "as it is": (AS_IT_IS, PREFILL, True, "[user]Hi</s>[assistant] b "),
+    "in parts": (IN_PARTS, PREFILL_PARTS, True, "[user]Hi</s>[assistant]b c "),
+    "a field": (WITH_REASONING, THOUGHT, "reasoning_content", "[user]<>Hi</s>[assistant]<thus"),
+    "the user's": (AS_IT_IS, USER, True, "[user]Hi"),
+}
+
+
+@pytest.mark.parametrize("name", CONTINUED)
+def test_the_final_message_is_continued(name):
+    source, messages, field, right = CONTINUED[name]
+    assert render(source, messages, continue_final_message=field) == right
+    assert render(source, messages, continue_final_message=field, add_generation_prompt=False) == right
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", CONTINUED)
+def test_the_final_message_is_continued_as_in_transformers(name, hugging_face):
+    source, messages, field, _ = CONTINUED[name]
+    expected = hugging_face.apply_chat_template(
+        messages, chat_template=source, tokenize=False, continue_final_message=field
+    )
+    assert render(source, messages, continue_final_message=field) == expected
+
+
+def test_parts_for_a_template_that_reads_strings_are_continued():
+    assert render(CLOSED, PREFILL_PARTS, continue_final_message=True) == "[user]Hi</s>[assistant]b c"
+
+
+@pytest.mark.parametrize(
+    ("messages", "options", "message"),
+    [
+        (PREFILL, {"add_generation_prompt": True}, "add_generation_prompt and continue_final_message"),
+        ([*USER, {"role": "assistant", "tool_calls": []}], {}, "no text in 'content'"),
+        (PREFILL, {"continue_final_message": "thinking"}, "no text in 'thinking'"),
+        ([*USER, {"role": "assistant", "content": []}], {}, "no text in 'content'"),
+        (THOUGHT, {"continue_final_message": "reasoning_content"}, "does not write"),
+    ],
+)
+def test_a_message_that_cannot_be_continued_is_refused(messages, options, message):
+    with pytest.raises(RequestError, match=message):
+        render(CLOSED, messages, **{"continue_final_message": True, **options})
 
 
 TEMPLATES = [

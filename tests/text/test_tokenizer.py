@@ -77,6 +77,8 @@ def test_a_corrupt_file_beside_it_is_named(tmp_path, tiny, name, content):
         ({"added_tokens_decoder": {"one": {"content": "<s>"}}}, "key 'one'"),
         ({"added_tokens_decoder": {"1": "<s>"}}, "maps 1 to '<s>'"),
         ({"chat_template": [{"name": "default"}]}, "'name' and a 'template'"),
+        ({"chat_template": [{"name": "default", "template": 3}]}, "chat_template is .*must be a string"),
+        ({"chat_template": 3}, "chat_template is 3.*must be a string"),
     ],
 )
 def test_a_malformed_tokenizer_config_is_refused(from_files, config, message):
@@ -129,12 +131,108 @@ NAMED = [{"name": "tool_use", "template": "T"}, {"name": "default", "template": 
         ({"tokenizer_config": {"chat_template": "C"}}, "C"),
         ({"tokenizer_config": {"chat_template": NAMED}}, "D"),
         ({"tokenizer_config": {"chat_template": NAMED[:1]}}, "T"),
+        ({"tokenizer_config": {"chat_template": {"tool_use": "T", "default": "D"}}}, "D"),
+        ({"tokenizer_config": {"chat_template": {"tool_use": "T", "rag": "R"}}}, None),
         ({"tokenizer_config": {"chat_template": []}}, None),
         ({"tokenizer_config": {"chat_template": "C"}, "chat_template": {"chat_template": "J"}}, "J"),
     ],
 )
 def test_the_chat_template_is_found(from_files, files, expected):
     assert from_files(**files).chat_template == expected
+
+
+def write_template(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+
+
+NAMED_FILES = {
+    "one file": (["chat_template.jinja"], {}, {"default": "chat_template.jinja"}),
+    "and more": (
+        ["chat_template.jinja", "additional_chat_templates/tool_use.jinja"],
+        {"chat_template": NAMED},
+        {"default": "chat_template.jinja", "tool_use": "additional_chat_templates/tool_use.jinja"},
+    ),
+    "more alone": (
+        ["additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.jinja"],
+        {"chat_template": NAMED},
+        {"tool_use": "additional_chat_templates/tool_use.jinja", "rag": "additional_chat_templates/rag.jinja"},
+    ),
+    "a second default": (
+        ["chat_template.jinja", "additional_chat_templates/default.jinja"],
+        {},
+        {"default": "additional_chat_templates/default.jinja"},
+    ),
+    "in the configuration": ([], {"chat_template": NAMED}, {"default": "D", "tool_use": "T"}),
+}
+
+
+@pytest.mark.parametrize("name", NAMED_FILES)
+def test_named_templates_are_found(name, tmp_path, from_files):
+    files, config, right = NAMED_FILES[name]
+    for file in files:
+        write_template(tmp_path / file, file)
+    assert from_files(tokenizer_config=config).chat_templates == right
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", NAMED_FILES)
+def test_named_templates_are_found_as_in_transformers(name, tmp_path, from_files, auto_tokenizer):
+    files, config, right = NAMED_FILES[name]
+    for file in files:
+        write_template(tmp_path / file, file)
+    from_files(tokenizer_config={"tokenizer_class": "PreTrainedTokenizerFast", **config})
+    theirs = auto_tokenizer(tmp_path).chat_template
+    assert ({"default": theirs} if isinstance(theirs, str) else theirs) == right
+
+
+TOOLS = [{"type": "function", "function": {"name": "now"}}]
+USES = [{"name": name, "template": f"{name} {{{{ messages[0].content }}}}"} for name in ("default", "tool_use", "rag")]
+
+
+@pytest.mark.parametrize(
+    ("options", "right"),
+    [
+        ({}, "default"),
+        ({"tools": TOOLS}, "tool_use"),
+        ({"tools": []}, "tool_use"),
+        ({"tools": None}, "default"),
+        ({"chat_template": "rag"}, "rag"),
+        ({"chat_template": "rag", "tools": TOOLS}, "rag"),
+        ({"chat_template": "other {{ messages[0].content }}"}, "other"),
+    ],
+)
+def test_a_named_template_is_chosen(options, right, from_files):
+    tokenizer = from_files(tokenizer_config={"chat_template": USES})
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "a"}], **options)
+    assert ids == tokenizer.encode(f"{right} a", add_special_tokens=False)
+
+
+def test_a_single_template_takes_tools_too(from_files):
+    tokenizer = from_files(tokenizer_config={"chat_template": "{{ tools | length }} a"})
+    assert tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tools=TOOLS) == tokenizer.encode(
+        "1 a", add_special_tokens=False
+    )
+
+
+@pytest.mark.parametrize("chosen", ["tool-use", "", 3])
+def test_a_name_that_no_template_has_is_refused_with_those_there_are(chosen, from_files):
+    tokenizer = from_files(tokenizer_config={"chat_template": USES})
+    with pytest.raises(RequestError, match=r"neither the source .*'default', 'tool_use', 'rag'"):
+        tokenizer.apply_chat_template([{"role": "user", "content": "a"}], chat_template=chosen)
+
+
+def test_several_templates_without_a_default_are_not_chosen_from(from_files):
+    tokenizer = from_files(tokenizer_config={"chat_template": USES[1:]})
+    message = [{"role": "user", "content": "a"}]
+    with pytest.raises(TokenizerError, match=r"'tool_use', 'rag' and none is named 'default'"):
+        tokenizer.apply_chat_template(message)
+    assert tokenizer.apply_chat_template(message, tools=TOOLS)
+
+
+def test_a_given_template_serves_a_model_without_one(gpt2):
+    ids = gpt2.apply_chat_template([{"role": "user", "content": "a"}], chat_template="{{ messages[0].content }}")
+    assert ids == gpt2.encode("a")
 
 
 def test_chat_template_jinja_wins(tmp_path, from_files):
@@ -252,7 +350,7 @@ def test_the_bytes_of_tokens_are_known(tiny, stories):
     assert [stories.token_bytes(i) for i in range(3, 259)] == [bytes([value]) for value in range(256)]
     assert sum(stories.token_bytes(i) is not None for i in range(512)) == 256
     # has the tokens, not the decoder
-    assert not any(tiny["fused_replace"].token_bytes(i) for i in range(300))
+    assert not any(tiny["fused_replace"].token_bytes(i) for i in range(tiny["fused_replace"].vocab_size))
     byte_level = tiny["byte_level"]
     for piece, data in {"Ġa": b" a", "âĤ": b"\xe2\x82", "<|end|>": b"<|end|>", "日本 語": "日本 語".encode()}.items():
         assert byte_level.token_bytes(byte_level._backend.token_to_id(piece)) == data
