@@ -27,8 +27,10 @@ NEUTRAL_PIECE = "x"
 class Tokenizer:
     """A model's tokenizer; immutable, and safe to share between requests.
 
-    Gives the ids that transformers' fast tokenizer gives for the same directory, and its text without clean-up of
-    spaces. Errors: TokenizerError where the directory is at fault, RequestError where an argument is.
+    Gives the ids that transformers' fast tokenizer gives for the same directory, with one exception: for the class
+    LlamaTokenizer they are those of transformers 4 and of sentencepiece, since transformers 5 joins a leading space to
+    one that the text begins with (transformers#47700). Text is decoded without clean-up of spaces. Errors:
+    TokenizerError where the directory is at fault, RequestError where an argument is.
     """
 
     def __init__(

@@ -2,7 +2,9 @@
 
     tokenizer.json              the tokenizer itself; the one file that must exist
     tokenizer_config.json       names of the special tokens, flags of the added tokens, the chat template
-    special_tokens_map.json     older place of those names, read where tokenizer_config.json has no added_tokens_decoder
+    special_tokens_map.json     older place of those names, and
+    added_tokens.json           of tokens that tokenizer.json lacks; both are read only where tokenizer_config.json has
+                                no added_tokens_decoder
     chat_template.jinja         the chat template, and
     additional_chat_templates/  named ones, *.jinja; these files win over
     chat_template.json          the same as one JSON value; wins over tokenizer_config.json
@@ -11,23 +13,22 @@
 
 The rules are those that transformers 5 was seen to follow (the tests compare with it). Two of them surprise people:
 `add_bos_token` in tokenizer_config.json is ignored, because the post-processor in tokenizer.json decides about BOS;
-and every token that the configuration names is special, whatever tokenizer.json says. Nothing here runs code from the
-directory: `auto_map` and `tokenizer_class` are not read.
+and every token that the configuration names is special, whatever tokenizer.json says. With `split_special_tokens`, the
+text of a special token is no token. `tokenizer_class` names tokens (see tokenizer_classes). Nothing here runs code from
+the directory: `auto_map` is not read.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken
 from tokenizers import Tokenizer as Backend
 
 from jinfer.errors import TokenizerError
-
-EXTRA_TOKEN_LISTS = ("extra_special_tokens", "additional_special_tokens")
-ADDED_TOKEN_FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+from jinfer.text.added_tokens import SpecialTokens, add_tokens, tokens_of_added_file, tokens_of_decoder
+from jinfer.text.tokenizer_classes import check_prefix_space, with_default_names
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,20 @@ class TokenizerFiles:
 def read_tokenizer_files(directory: Path) -> TokenizerFiles:
     """All of a directory's tokenizer files, or TokenizerError that names the file at fault and the remedy."""
     backend = _read_backend(directory / "tokenizer.json")
-    config = _read_json(directory / "tokenizer_config.json")
-    if "added_tokens_decoder" not in config:
-        config = {**config, **_read_json(directory / "special_tokens_map.json")}
-    special_tokens = _named_tokens(config)
-    backend.add_tokens(list(_redefined_tokens(backend, config)))
-    backend.add_special_tokens(list(_tokens_to_make_special(backend, [*special_tokens.values(), *_extra(config)])))
+    config = with_default_names(_read_json(directory / "tokenizer_config.json"), backend)
+    check_prefix_space(config, backend)
+    if "added_tokens_decoder" in config:
+        special = SpecialTokens.of(config, {})
+        declared = tokens_of_decoder(config["added_tokens_decoder"] or {})
+    else:
+        special = SpecialTokens.of(config, _read_json(directory / "special_tokens_map.json"))
+        declared = tokens_of_added_file(_read_json(directory / "added_tokens.json"), special.early_contents)
+        declared |= backend.get_added_tokens_decoder()
+    add_tokens(backend, declared, special)
+    backend.encode_special_tokens = bool(config.get("split_special_tokens"))
     return TokenizerFiles(
         backend=backend,
-        special_tokens=special_tokens,
+        special_tokens=special.texts,
         chat_templates=_chat_templates(directory, config),
         default_bos_token_id=_default_bos_token_id(directory),
     )
@@ -93,64 +99,6 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{path} is not valid UTF-8: {error}; download it again") from error
-
-
-def _content(token: Any) -> str | None:
-    """The text of a token given as a string or as an AddedToken's dictionary."""
-    value = token.get("content") if isinstance(token, dict) else token
-    return value if isinstance(value, str) and value else None
-
-
-def _named_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """In: {"bos_token": "<s>", "eos_token": {"content": "</s>"}, "pad_token": null}
-
-    Out: {"bos_token": "<s>", "eos_token": "</s>"}
-    """
-    extra = config.get("extra_special_tokens")
-    named = {**config, **(extra if isinstance(extra, dict) else {})}
-    contents = {name: _content(token) for name, token in named.items() if name.endswith("_token")}
-    return {name: content for name, content in contents.items() if content is not None}
-
-
-def _extra(config: Mapping[str, Any]) -> list[str]:
-    lists = [config.get(key) for key in EXTRA_TOKEN_LISTS]
-    contents = [_content(token) for tokens in lists if isinstance(tokens, list) for token in tokens]
-    return [content for content in contents if content is not None]
-
-
-def _redefined_tokens(backend: Backend, config: Mapping[str, Any]) -> Iterator[AddedToken]:
-    """Tokens to which tokenizer_config.json gives other flags than tokenizer.json, by rising id."""
-    known = {token_id: _flags(token) for token_id, token in backend.get_added_tokens_decoder().items()}
-    declared = config.get("added_tokens_decoder") or {}
-    for token_id in sorted(declared, key=_as_id):
-        token = declared[token_id]
-        content = _content(token)
-        if not isinstance(token, dict) or content is None:
-            raise TokenizerError(
-                f"added_tokens_decoder maps {token_id} to {token!r}; it must have a 'content'; correct it"
-            )
-        flags = {name: bool(token[name]) for name in ADDED_TOKEN_FLAGS if name in token}
-        if known.get(_as_id(token_id)) != (content, flags):
-            yield AddedToken(content, **flags)
-
-
-def _as_id(text: str) -> int:
-    if not text.isdecimal():
-        raise TokenizerError(f"added_tokens_decoder has the key {text!r}, and its keys are token ids; correct it")
-    return int(text)
-
-
-def _flags(token: AddedToken) -> tuple[str, dict[str, bool]]:
-    return token.content, {name: getattr(token, name) for name in ADDED_TOKEN_FLAGS}
-
-
-def _tokens_to_make_special(backend: Backend, contents: list[str]) -> Iterator[AddedToken]:
-    added = {token.content: token for token in backend.get_added_tokens_decoder().values()}
-    for content in dict.fromkeys(contents):
-        if content not in added:
-            yield AddedToken(content, special=True, normalized=False)
-        elif not added[content].special:
-            yield AddedToken(content, **{**_flags(added[content])[1], "special": True})
 
 
 def _chat_templates(directory: Path, config: Mapping[str, Any]) -> dict[str, str]:
