@@ -44,9 +44,10 @@ class Detokenizer:
     ) -> None:
         """`context` is what the new tokens follow: the whole prompt, of which no more is looked at than needed. Its own
         text is not given out, and no stop string is looked for in it, but it decides how the first token reads:
-        decoders of the Llama kind drop the space before a first word."""
-        if "" in stop:
-            raise RequestError("a stop string is empty, and would stop before the first token; remove it")
+        decoders of the Llama kind drop the space before a first word.
+
+        Raises RequestError for a stop string that is empty, or has a character that no text of the tokenizer has."""
+        _check_stop(stop, tokenizer)
         self._tokenizer = tokenizer
         self._include_stop = include_stop_str_in_output
         self._skip_special_tokens = skip_special_tokens
@@ -150,6 +151,17 @@ class Detokenizer:
         if piece:
             self._pieces.append(piece)
         return piece
+
+
+def _check_stop(stop: tuple[str, ...], tokenizer: Tokenizer) -> None:
+    if "" in stop:
+        raise RequestError("a stop string is empty, and would stop before the first token; remove it")
+    for word in stop:
+        if (character := tokenizer.unwritable_character(word)) is not None:
+            raise RequestError(
+                f"the stop string {word!r} has the character {character!r}, which no text of this tokenizer has: it "
+                f"would never stop anything; remove it, or give the ids to stop at as stop_token_ids"
+            )
 
 
 def _from_where_it_parts(text: str, other: str) -> str:

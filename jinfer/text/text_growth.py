@@ -66,6 +66,14 @@ def has_byte_fallback(backend: Backend) -> bool:
     return "ByteFallback" in names[: names.index("Fuse") if "Fuse" in names else None]
 
 
+def decoder_texts(backend: Backend) -> str:
+    """Every text that the decoder's steps may put in, one behind the other, and the names of the steps."""
+    if backend.decoder is None:
+        return ""
+    parts = _flatten(json.loads(backend.decoder.__getstate__()))
+    return "".join(str(value) for part in parts for value in part.values())
+
+
 def _flatten(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     if decoder["type"] != "Sequence":
         yield decoder

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -11,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 
 from jinfer.errors import RequestError, TokenizerError
 from jinfer.text.chat_template import ChatTemplate, Message
-from jinfer.text.text_growth import DecoderKind, decoder_kind, has_byte_fallback
+from jinfer.text.text_growth import DecoderKind, decoder_kind, decoder_texts, has_byte_fallback
 from jinfer.text.tokenizer_files import read_tokenizer_files
 from jinfer.text.utf8 import REPLACEMENT_CHARACTER, byte_level_bytes, split_characters
 
@@ -193,6 +194,20 @@ class Tokenizer:
         piece = self._backend.id_to_token(token_id)
         assert piece is not None, f"{token_id} is an id without a token"
         return piece
+
+    def unwritable_character(self, text: str) -> str | None:
+        """The first character of a text that no decoded text has, or None. It is None for all of Unicode where tokens
+        stand for bytes."""
+        if surrogate := next((character for character in text if "\ud800" <= character <= "\udfff"), None):
+            return surrogate
+        if self._decoder_kind is not DecoderKind.PIECES or self._has_byte_fallback:
+            return None
+        return next((character for character in text if character not in self._characters), None)
+
+    @cached_property
+    def _characters(self) -> frozenset[str]:
+        """All that decoding may give: the characters of tokens, and what decoders put between them."""
+        return frozenset("".join(self._backend.get_vocab()) + decoder_texts(self._backend) + " '")
 
     def has_text(self, token_id: int, skip_special_tokens: bool) -> bool:
         """Whether decoding sees the token at all.

@@ -125,7 +125,7 @@ def test_stop_strings_cut_where_the_definition_says(any_tokenizer, data, skip, i
     text = completion(any_tokenizer, context, ids, skip)
     slices = st.tuples(st.integers(0, max(0, len(text) - 1)), st.integers(1, 5)).map(lambda s: text[s[0] : sum(s)])
     stop = tuple(data.draw(st.lists(st.one_of(slices, st.text("ab €\n�", min_size=1, max_size=3)), max_size=3)))
-    assume("" not in stop)
+    assume(all(word and any_tokenizer.unwritable_character(word) is None for word in stop))
     assume(not any(special in word for special in any_tokenizer.special_texts for word in stop))
     assume(min_tokens == 0 or not any(word.endswith("\ufffd") for word in stop))  # then the definition is loose
     options = {"context": context, "stop": stop, "min_tokens": min_tokens}
@@ -269,6 +269,29 @@ def test_a_negative_id_is_refused(tiny):
 def test_an_empty_stop_string_is_refused(tiny):
     with pytest.raises(RequestError, match="empty"):
         Detokenizer(tiny["byte_level"], stop=("a", ""))
+
+
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [
+        ("byte_level", "a\ud800"),
+        ("llama", "\udfff"),
+        ("word_piece", "Z"),  # of a vocabulary without capitals
+        ("metaspace", "a€"),
+        ("no_decoder", "\n"),
+    ],
+)
+def test_a_stop_string_that_no_text_can_have_is_refused(tiny, name, stop):
+    with pytest.raises(RequestError, match=r"would never stop anything; .*stop_token_ids"):
+        Detokenizer(tiny[name], stop=("a", stop))
+
+
+@pytest.mark.parametrize(
+    ("name", "stop"),
+    [("byte_level", "Ġ€日\0"), ("llama", "Z€日\n▁"), ("word_piece", "he llo's ,"), ("metaspace", " b"), ("ctc", "Z")],
+)
+def test_any_other_stop_string_is_taken(tiny, name, stop):
+    assert Detokenizer(tiny[name], stop=(stop,)).stop_reason is None
 
 
 def test_a_stop_string_across_tokens_is_held_back_and_cut(tiny):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jinfer import LLM, FinishReason
+from jinfer import LLM, FinishReason, RequestError
 from tests.checkpoints import (
     CONFIG,
     CONTEXT,
@@ -84,6 +84,25 @@ class TestStopping:
         assert later[:place] == whole[:place]
         assert whole[place] not in later[: place + 2]
         assert len(later) >= place + 2
+
+    def test_a_stop_string_that_is_a_special_token_stops_and_is_not_shown(self, llm):
+        seeds = (RANDOM | {"seed": seed, "max_tokens": 40} for seed in range(1000))
+        options = next(seed for seed in seeds if EOS_ID in first_ids(llm, TEXT, **seed)[3:30])
+        whole = first_ids(llm, TEXT, **options)
+        (completion,) = llm.generate(TEXT, **options, stop=EOS)[0].outputs
+        (shown,) = llm.generate(TEXT, **options, stop=EOS, skip_special_tokens=False)[0].outputs
+        (after,) = llm.generate(TEXT, **options, stop=EOS, min_tokens=whole.index(EOS_ID) + 1)[0].outputs
+        streamed = "".join(piece.text for piece in llm.stream(TEXT, **options, stop=EOS))
+
+        assert completion.token_ids == whole[: whole.index(EOS_ID) + 1]
+        assert (completion.finish_reason, completion.stop_reason) == (FinishReason.STOP, EOS)
+        assert completion.text == shown.text == streamed
+        assert EOS not in completion.text
+        assert len(after.token_ids) > len(completion.token_ids)
+
+    def test_a_stop_string_that_can_never_be_found_is_refused(self, llm):
+        with pytest.raises(RequestError, match="would never stop anything"):
+            llm.generate(TEXT, **GREEDY, stop="\ud800")
 
     def test_special_tokens_are_left_out_of_the_text_unless_wanted(self, llm):
         seeds = (RANDOM | {"seed": seed} for seed in range(1000))
