@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
-from typing import Any, Never, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from jinfer.errors import UnsupportedModelError
 
@@ -117,7 +117,7 @@ class Entries:
         if not self.has(name):
             raise UnsupportedModelError(f"{self.place} has no {name!r}, {NEEDED}")
 
-    def refuse(self, name: str, rule: str) -> Never:
+    def refuse(self, name: str, rule: str) -> NoReturn:
         """Raises the error of an entry that breaks a rule."""
         raise UnsupportedModelError(
             f"{self.place} has {name} {shown(self.raw.get(name))}; {rule}: correct it or fetch the file again"
