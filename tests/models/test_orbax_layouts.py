@@ -229,7 +229,9 @@ def test_the_same_trees_are_served_from_memory(tree):
 
 
 @pytest.mark.parametrize(
-    "leaf", ["text", object(), [[1.0], [1.0, 2.0]], jax.ShapeDtypeStruct((1, 32), jnp.float32)], ids=str
+    "leaf",
+    ["text", object(), [[1.0], [1.0, 2.0]], jax.ShapeDtypeStruct((1, 32), jnp.float32)],
+    ids=lambda x: type(x).__name__,
 )
 def test_what_is_no_array_is_refused_by_name(leaf):
     assert "final_norm/scale" in raised(CONFIG, unflatten({**RIGHT, "final_norm/scale": leaf}))
