@@ -15,12 +15,10 @@ A message gives the value, the rule that it breaks and the remedy. The classes t
 also ValueErrors, so that code written against the standard library's habits catches them.
 """
 
-from typing import Any
-
 MOST_CHARACTERS_SHOWN = 200
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """`repr` of a value for a message: short, whatever the value is. Python refuses to print very long integers."""
     try:
         text = repr(value)

@@ -110,7 +110,7 @@ def _fetch_more(repository: str, snapshot: Path, patterns: Sequence[str]) -> Non
         return
     try:
         _fetch(repository, patterns, revision=snapshot.name)
-    except LocalEntryNotFoundError as error:
+    except (LocalEntryNotFoundError, OSError) as error:  # by version of huggingface_hub, where it is offline
         raise ModelNotFoundError(
             f"the hub's cache lacks {named(patterns)} of {repository}, and the hub is out of reach ({error}); fetch "
             "the model where there is a network"

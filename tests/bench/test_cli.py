@@ -146,7 +146,8 @@ def test_a_profile_names_steps_stations_and_requests(bench, tmp_path, capsys):
     assert {event.arguments["kind"] for event in dispatches} == {"decode"}
     assert all(re.fullmatch(r"bench-\d+\|bench-\d+", event.arguments["requests"]) for event in dispatches)
     assert trace.main([str(tmp_path / "trace" / "b2-8")]) == 0
-    assert "no kernels" in capsys.readouterr().out, "a CPU has no streams"
+    is_cpu = jax.default_backend() == "cpu"
+    assert ("no kernels" in capsys.readouterr().out) == is_cpu, "a CPU has no streams, and a GPU has"
 
 
 def test_start_is_measured_in_processes_of_their_own(bench):
@@ -174,7 +175,7 @@ def test_start_is_measured_in_processes_of_their_own(bench):
     (("throughput", "poisson-4", "--profile", "trace"), "--profile shows steady steps, and arrivals have none"),
     (("latency", "ttft-8", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),
     (("latency", "ttft-8", "--json", "."), "--json . cannot be written: [Errno 21]"),
-    (("latency", "b1", "--set", "num_pages=1000000000000"), "pages of 4 tokens needs"),
+    (("latency", "b1", "--set", "num_pages=2000000000"), "pages of 4 tokens needs"),
     (("latency", "b1", "--max-model-len", "49"), "max_model_len=49 exceeds the 48 positions"),
     (("throughput", "poisson-0.001", "--duration", "1", "--max-model-len", "9"), "and the context holds 9"),
     (("start", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),

@@ -223,7 +223,11 @@ def test_a_model_without_a_chat_template(tmp_path):
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]] = {
     "unknown": ({"page_sise": 8}, ConfigError, ("unknown engine option 'page_sise'", "the options are", "page_size")),
     "malformed": ({"page_size": 0}, ConfigError, ("page_size=0", "an integer from 1")),
-    "length": ({"max_model_len": "long"}, ConfigError, ("max_model_len='long'", "an integer from 1 or 'auto'")),
+    "length": (
+        {"max_model_len": "long"},
+        ConfigError,
+        ("max_model_len='long'", "an integer from 1 to 2147483647 or 'auto'"),
+    ),
     "dtype": ({"dtype": "float8"}, ConfigError, ("dtype='float8'", "'bfloat16', 'float32'")),
     "policy": (
         {"scheduling_policy": "fifo"},
@@ -244,10 +248,10 @@ BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]
         (f"max_model_len={CONTEXT + 1}", f"{CONTEXT} positions", f"lower it to {CONTEXT}"),
     ),
     "pages without end": (
-        {"num_pages": 10**12},
+        {"num_pages": 2 * 10**9},
         InsufficientMemoryError,
         (
-            "a KV cache of 1000000000000 pages of 4 tokens needs 1024000.00 GB",
+            "a KV cache of 2000000000 pages of 4 tokens needs 2048.00 GB",
             "gpu_memory_utilization=0.9 of ",
             "GB for it after",
             "GB of workspace",
@@ -344,7 +348,7 @@ def test_params_and_keywords_together(llm):
 
 
 def test_messages_that_are_none(llm):
-    for messages, part in (([], "empty"), ([{"content": "x"}], "role"), ("hello", "list of mappings")):
+    for messages, part in (([], "empty"), ([{"content": "x"}], "role"), ("hello", "list of messages")):
         with pytest.raises(RequestError, match=part):
             llm.chat(messages)
 

@@ -303,7 +303,7 @@ class TestErrors:
             (("--prompt", TEXT, "--temperature", "nan"), ("temperature=nan", "from 0 to 2")),
             (("--prompt", TEXT, "--n", "2", "--temperature", "0"), ("n=2", "use n=1")),
             (("--prompt", TEXT, "--page-size", "0"), ("page_size=0", "from 1")),
-            (("--prompt", TEXT, "--num-pages", "1000000000000"), ("GB", "lower num_pages")),
+            (("--prompt", TEXT, "--num-pages", "2000000000"), ("GB", "lower num_pages")),
             (("--prompt", TEXT, "--max-model-len", "65"), ("max_model_len=65", "lower it to 64")),
             (("--prompt", TEXT, "--num-pages", "3", "--max-model-len", "20"), ("hold 8 tokens", "max_model_len=20")),
             (("--prompt", TEXT, "--max-num-seqs", "17"), ("max_num_seqs=17", "max_num_batched_tokens=16")),
@@ -486,7 +486,7 @@ class TestConvert:
     def test_a_place_that_cannot_be_written_is_refused_before_weights_are_read(
         self, run, directory, monkeypatch, place
     ):
-        monkeypatch.setattr("jinfer.cli.convert.load_checkpoint", lambda *given, **options: pytest.fail("it read them"))
+        monkeypatch.setattr("jinfer.cli.convert.choose_weights", lambda *given, **options: pytest.fail("it read them"))
         finished = run("convert", "--model", directory, "--to", "orbax", f"{place}/out")
 
         assert (finished.status, finished.stdout) == (1, "")

@@ -76,7 +76,7 @@ def test_weights_that_are_absent_are_named(cache, names, is_listed):
         (folder / name).unlink()
 
     message = raised(REPOSITORY)
-    assert all(name in message for name in names)
+    assert all(name in message for name in names), message
 
 
 @pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json"])
