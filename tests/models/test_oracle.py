@@ -56,8 +56,12 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, first_see
     computed = PagedRun(tmp_path).logits(sequences, [len(prompt) for prompt in prompts], CHUNK_SIZE)
     for answer, logits in zip(oracle.answers, computed, strict=True):
         np.testing.assert_allclose(logits, answer.logits, rtol=0, atol=MAX_LOGIT_ERROR)
-    # One row at a time has two shapes to compile; the goldens' test runs the prompts together.
-    assert engine_greedy_ids(tmp_path, prompts, len(greedy_ids[0]), max_num_seqs=1) == greedy_ids
+    greedy = [logits[len(prompt) - 1 :].argmax(-1).tolist() for prompt, logits in zip(prompts, computed, strict=True)]
+    assert greedy == greedy_ids
+    # An engine for each rope type in each family would take minutes, and the goldens have one of each type. One row at
+    # a time has two shapes to compile; the goldens' test runs the prompts together.
+    if name in VARIANTS:
+        assert engine_greedy_ids(tmp_path, prompts, len(greedy_ids[0]), max_num_seqs=1) == greedy_ids
 
 
 SMALL_SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 2}
