@@ -44,8 +44,10 @@ def compare(llm: LLM, num_requests: int, num_tokens: int, sampling: dict[str, fl
         for texts in zip(alone, together, strict=True)
         if texts[0] != texts[1]
     ]
-    where = f", the others differ first at token {min(first)} to {max(first)}, median {statistics.median(first)}"
-    return f"{num_requests - len(first)} of {num_requests} are the same alone and together{where if first else ''}"
+    same = f"{num_requests - len(first)} of {num_requests} are the same alone and together"
+    if not first:
+        return same
+    return f"{same}, the others differ first at token {min(first)} to {max(first)}, median {statistics.median(first):g}"
 
 
 if __name__ == "__main__":
