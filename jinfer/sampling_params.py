@@ -41,7 +41,7 @@ class SamplingParams:
     seed: int | None = None
     """0 to 2**64 - 1; None draws a new one. In float32 the same seed gives the same tokens, whatever else runs. In
     bfloat16 a step of more rows rounds its logits otherwise, and where two tokens are as good as equal another may be
-    chosen, after which the text differs: docs/limits.md says how often."""
+    chosen, after which the text differs; `python -m benchmarks.batch_dependence` measures how often."""
     max_tokens: int | None = None
     """Output tokens at most; None is the rest of the context."""
     min_tokens: int = 0
