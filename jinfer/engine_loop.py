@@ -25,7 +25,7 @@ from jinfer.output_queue import OutputQueue
 from jinfer.request import Request
 
 CLOSED = "this LLM is closed; create another"
-INTERRUPTED = "a call in another thread was interrupted within a step, which ended every request; send this one again"
+INTERRUPTED = "another call was interrupted within a step, which ended every request; send this one again"
 INSIDE_A_STEP = (
     "this thread is in the middle of a step of this engine, which a finalizer or a signal handler cannot wait for; "
     "let the handler set a flag, and use the LLM after the call that it interrupted"
