@@ -3,12 +3,13 @@
 A failure prints its seed; `ORACLE_SEED=1234 pytest -m oracle` runs it again.
 """
 
+import copy
 import json
 import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -18,11 +19,16 @@ from tests.models.goldens import MAX_LOGIT_ERROR, engine_greedy_ids
 from tests.models.paged_run import PagedRun
 from tools.goldens.models import ROPE_VARIANTS, VARIANTS, Variant
 
+if TYPE_CHECKING:
+    from tools.goldens.oracle import Answer
+
 pytestmark = pytest.mark.oracle
 torch = pytest.importorskip("torch", reason="torch computes what is right; install jinfer[oracle]")
 pytest.importorskip("transformers", reason="transformers computes what is right; install jinfer[oracle]")
 
 CHUNK_SIZE = 7
+MAX_TIMES_ROUNDING = 4
+"""The largest error against float64, over transformers' own: 0.7 to 2.3 was measured, on a CPU and on an H200."""
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +48,27 @@ def one_thread() -> Iterator[None]:
 ALL = {**VARIANTS, **ROPE_VARIANTS}
 
 
+def check_logits(model: Any, answer: "Answer", logits: np.ndarray, name: str = "") -> None:
+    """The logits are those of transformers, or as near to those in float64 as transformers' own in float32 are.
+
+    Attention of random weights is sharp, and some weights amplify rounding beyond any bound that is worth having.
+    """
+    if np.abs(logits - answer.logits).max() <= MAX_LOGIT_ERROR:
+        return
+    exact = in_float64(model, answer)
+    rounding = np.abs(answer.logits - exact).max()
+    np.testing.assert_allclose(logits, exact, rtol=0, atol=MAX_TIMES_ROUNDING * rounding, err_msg=name)
+
+
+def in_float64(model: Any, answer: "Answer") -> np.ndarray:
+    """The logits after each position of an answer."""
+    from tools.goldens import oracle
+
+    exact = oracle.answer(copy.deepcopy(model).double(), answer.prompt_ids)
+    np.testing.assert_array_equal(exact.greedy_ids, answer.greedy_ids, "rounding decides no token")
+    return exact.logits
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, first_seed: int, tmp_path) -> None:
     from tools.goldens.oracle import ask
@@ -55,7 +82,7 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, first_see
     sequences = [prompt + greedy[:-1] for prompt, greedy in zip(prompts, greedy_ids, strict=True)]
     computed = PagedRun(tmp_path).logits(sequences, [len(prompt) for prompt in prompts], CHUNK_SIZE)
     for answer, logits in zip(oracle.answers, computed, strict=True):
-        np.testing.assert_allclose(logits, answer.logits, rtol=0, atol=MAX_LOGIT_ERROR)
+        check_logits(oracle.model, answer, logits)
     greedy = [logits[len(prompt) - 1 :].argmax(-1).tolist() for prompt, logits in zip(prompts, computed, strict=True)]
     assert greedy == greedy_ids
     # An engine for each rope type in each family would take minutes, and the goldens have one of each type. One row at
@@ -110,5 +137,5 @@ def test_real_configs_compute_what_transformers_computes(shared_data: Path, firs
         (directory / "config.json").write_text(text, encoding="utf-8")
         sequence = [*right.prompt_ids.tolist(), *right.greedy_ids.tolist()[:-1]]
         (logits,) = PagedRun(directory).logits([sequence], [len(right.prompt_ids)], CHUNK_SIZE)
-        np.testing.assert_allclose(logits, right.logits, rtol=0, atol=MAX_LOGIT_ERROR, err_msg=name)
+        check_logits(model, right, logits, name)
     assert len(different) > 10
