@@ -24,16 +24,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models import staging
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.config import ModelConfig
-from jinfer.models.hub import read_json
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.tensor_file import LENGTH_BYTES
-from jinfer.models.tensor_files import INDEX_FILE, find_tensors
-from jinfer.models.weight_stream import BUFFER_BYTES
-from jinfer.models.weights import WeightSource, flatten, num_bytes
+from jinfer.weights import staging
+from jinfer.weights.hub import read_json
+from jinfer.weights.params import WeightSource, flatten, num_bytes
+from jinfer.weights.safetensors import load_checkpoint
+from jinfer.weights.safetensors_directory import INDEX_FILE, find_tensors
+from jinfer.weights.safetensors_file import LENGTH_BYTES
+from jinfer.weights.streaming import BUFFER_BYTES
 
 GB = 10**9
 SHARD_BYTES = 5 * GB

@@ -17,13 +17,13 @@ from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limi
 from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
 from jinfer.models.decoder import with_norms_in_weights
-from jinfer.models.fitted_weights import Build, FittedWeights
-from jinfer.models.given_params import adopt, check_on_host, fit_given
-from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weight_choice import choose_weights
 from jinfer.text.tokenizer import Tokenizer
+from jinfer.weights.choice import choose_weights
+from jinfer.weights.fitted_weights import Build, FittedWeights
+from jinfer.weights.hub import read_json, resolve_model_directory
+from jinfer.weights.in_memory import adopt, check_on_host, fit_given
 
 logger = logging.getLogger(__name__)
 

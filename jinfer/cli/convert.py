@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from jinfer.cli.output import EXIT_OK
 from jinfer.config import DType
 from jinfer.errors import ConfigError, JinferError
-from jinfer.models.hub import read_json, resolve_model_directory
-from jinfer.models.orbax_io import check_is_new, save_orbax
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weight_choice import choose_weights
+from jinfer.weights.choice import choose_weights
+from jinfer.weights.hub import read_json, resolve_model_directory
+from jinfer.weights.orbax import check_is_new, save_orbax
 
 CONVERTED_DTYPES = (*get_args(DType), "float16")
 

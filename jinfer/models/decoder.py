@@ -14,7 +14,7 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.layers import Embedding, GatedMLP, RMSNorm
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.models.token_batch import TokenBatch
-from jinfer.models.weights import EMBEDDING, HEAD, WeightSource, flatten, unflatten
+from jinfer.weights.params import EMBEDDING, HEAD, WeightSource, flatten, unflatten
 
 
 class Decoder(nnx.Module):

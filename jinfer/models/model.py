@@ -15,7 +15,7 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.decoder import Decoder
 from jinfer.models.layers import Bias, Scale
 from jinfer.models.token_batch import TokenBatch
-from jinfer.models.weights import WeightSource, flatten, unflatten
+from jinfer.weights.params import WeightSource, flatten, unflatten
 from pallas_kernels import Implementation
 
 Params = Mapping[str, Any]

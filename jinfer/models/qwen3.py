@@ -7,7 +7,7 @@ from jinfer.models.config import FamilyDefaults, ModelConfig, read_decoder_confi
 from jinfer.models.decoder import Decoder, decoder_weights
 from jinfer.models.entries import Entries
 from jinfer.models.model import Model
-from jinfer.models.weights import WeightSource
+from jinfer.weights.params import WeightSource
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("Qwen3ForCausalLM",)

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.decoder import with_norms_in_weights
-from jinfer.models.hub import read_json
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
+from jinfer.weights.hub import read_json
+from jinfer.weights.safetensors import load_checkpoint
 
 PAGE_SIZE = 4
 STEP_TOKENS = 64  # extend steps are padded to it, so that each is the same compiled shape

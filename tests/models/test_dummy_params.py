@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weights import flatten
+from jinfer.weights.params import flatten
 from tests.checkpoints import CONFIG
 
 BIASED = dict(CONFIG, attention_bias=True, mlp_bias=True)

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer import LLM
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.weights.safetensors import load_checkpoint
 from tests.checkpoints import (
     CONFIG,
     TINY_ENGINE,

@@ -2,12 +2,12 @@
 
 import logging
 
-from jinfer.models.harmless_tensors import is_computed, is_harmless
 from jinfer.models.model import Model
-from jinfer.models.tensor_file import SUPPORTED_DTYPES
-from jinfer.models.tensor_files import TensorFiles
-from jinfer.models.weight_stream import Part
-from jinfer.models.weights import EMBEDDING, WeightSource, flatten, named, raise_faults
+from jinfer.weights.harmless_tensors import is_computed, is_harmless
+from jinfer.weights.params import EMBEDDING, WeightSource, flatten, named, raise_faults
+from jinfer.weights.safetensors_directory import TensorFiles
+from jinfer.weights.safetensors_file import SUPPORTED_DTYPES
+from jinfer.weights.streaming import Part
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.checkpoints import CONFIG, random_tensors, write_json, write_shards
-from tests.models.loaded import assert_same, expected, loaded, raised
+from tests.weights.loaded import assert_same, expected, loaded, raised
 
 INDEX = "model.safetensors.index.json"
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"

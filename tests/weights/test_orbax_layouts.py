@@ -13,9 +13,9 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import nnx
 
-from jinfer.models.weights import flatten, unflatten
+from jinfer.weights.params import flatten, unflatten
 from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_json
-from tests.models.loaded import assert_same, expected, loaded, raised
+from tests.weights.loaded import assert_same, expected, loaded, raised
 
 RIGHT = expected(random_tensors())
 PARAMS = unflatten(RIGHT)

@@ -9,10 +9,10 @@ from huggingface_hub._snapshot_download import TreeCacheEntry, write_tree_cache
 from huggingface_hub.utils import filter_repo_objects
 
 from jinfer.errors import ModelNotFoundError
-from jinfer.models import hub
-from jinfer.models.hub import resolve_model_directory
+from jinfer.weights import hub
+from jinfer.weights.hub import resolve_model_directory
 from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_json, write_shards
-from tests.models.loaded import assert_same, expected, loaded, raised
+from tests.weights.loaded import assert_same, expected, loaded, raised
 
 COMMIT = "a" * 40
 REPOSITORY = "org/name"

@@ -6,13 +6,13 @@ from pathlib import Path
 import jax
 
 from jinfer.models.config import ModelConfig
-from jinfer.models.fitted_weights import Build, FittedWeights
 from jinfer.models.model import Model, Params
-from jinfer.models.tensor_files import TensorFiles, find_tensors, open_source
-from jinfer.models.tensor_places import place
-from jinfer.models.tied_head import have_same_values, untied
-from jinfer.models.weight_stream import Part, fill_params
-from jinfer.models.weights import EMBEDDING, WeightSource, flatten, raise_faults, unflatten
+from jinfer.weights.fitted_weights import Build, FittedWeights
+from jinfer.weights.params import EMBEDDING, WeightSource, flatten, raise_faults, unflatten
+from jinfer.weights.safetensors_directory import TensorFiles, find_tensors, open_source
+from jinfer.weights.safetensors_layout import place
+from jinfer.weights.streaming import Part, fill_params
+from jinfer.weights.tied_head import have_same_values, untied
 
 
 def load_checkpoint(model: Model, directory: Path, *, progress: bool) -> Params:
@@ -43,7 +43,7 @@ def fit_checkpoint(config: ModelConfig, build: Build, origin: Path) -> FittedWei
 
 def _load(model: Model, parts: list[Part], *, progress: bool) -> Params:
     """Tensors are read by several threads, in the order of the files, while others are on their way to the device
-    (`weight_stream.fill_params` says how much host memory that takes)."""
+    (`streaming.fill_params` says how much host memory that takes)."""
     return unflatten(fill_params(flatten(model.abstract_params), parts, jax.devices()[0], progress=progress))
 
 

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from jinfer.models import staging
-from jinfer.models.staging import MAX_READERS, NUM_SPARE_BUFFERS, StagingBuffer, stream
+from jinfer.weights import staging
+from jinfer.weights.staging import MAX_READERS, NUM_SPARE_BUFFERS, StagingBuffer, stream
 
 DEVICE = jax.devices()[0]
 MANY = 3 * (MAX_READERS + NUM_SPARE_BUFFERS)

@@ -16,9 +16,9 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, UInt8
 
-from jinfer.models.staging import stream
-from jinfer.models.stored_array import STREAMED_DTYPES, HostArray, StoredArray
 from jinfer.progress import progress_bar
+from jinfer.weights.staging import stream
+from jinfer.weights.tensor_source import STREAMED_DTYPES, HostArray, StoredArray
 
 BUFFER_BYTES = 16 * 2**20
 ALIGNMENT = 64  # of pieces in a buffer

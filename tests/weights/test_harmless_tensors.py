@@ -9,9 +9,9 @@ import orbax.checkpoint as ocp
 import pytest
 from safetensors.numpy import save_file
 
-from jinfer.models.weights import unflatten
+from jinfer.weights.params import unflatten
 from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_json
-from tests.models.loaded import assert_same, expected, loaded, raised
+from tests.weights.loaded import assert_same, expected, loaded, raised
 
 BLOCK = "model.layers.0.self_attn."
 TENSORS = random_tensors()

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jinfer.errors import CheckpointError
-from jinfer.models.stored_array import StoredArray
+from jinfer.weights.tensor_source import StoredArray
 
 SUPPORTED_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 METADATA = "__metadata__"  # the only entry of a header that is no tensor

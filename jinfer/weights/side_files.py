@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from jinfer.errors import CheckpointError
-from jinfer.models.model_files import ADAPTER_CONFIG, QUANTIZATION_FILES
-from jinfer.models.tensor_file import read_header
+from jinfer.weights.model_files import ADAPTER_CONFIG, QUANTIZATION_FILES
+from jinfer.weights.safetensors_file import read_header
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from jinfer.errors import CheckpointError
-from jinfer.models.stored_array import WEIGHT_DTYPES
+from jinfer.weights.tensor_source import WEIGHT_DTYPES
 
 MOST_NAMED = 8  # of a long list of weights
 EMBEDDING, HEAD = "embedding/kernel", "head/kernel"

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from jinfer.errors import CheckpointError, UnsupportedModelError
-from jinfer.models.tensor_file import FileTensor, read_header
-from jinfer.models.weights import named
+from jinfer.weights.params import named
+from jinfer.weights.safetensors_file import FileTensor, read_header
 
 logger = logging.getLogger(__name__)
 

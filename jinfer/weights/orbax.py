@@ -17,14 +17,14 @@ import orbax.checkpoint as ocp
 
 from jinfer.errors import CheckpointError, ConfigError
 from jinfer.models.config import ModelConfig
-from jinfer.models.fitted_weights import Build, FittedWeights
-from jinfer.models.harmless_tensors import without_harmless
 from jinfer.models.model import Model, Params
-from jinfer.models.model_files import CONFIG_FILES, TEXT_FILES
-from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_trees
-from jinfer.models.param_tree import Keys, flat_leaves, parameters_of
-from jinfer.models.tied_head import fit_head
-from jinfer.models.weights import EMBEDDING, HEAD, check_params, flatten, unflatten
+from jinfer.weights.fitted_weights import Build, FittedWeights
+from jinfer.weights.harmless_tensors import without_harmless
+from jinfer.weights.model_files import CONFIG_FILES, TEXT_FILES
+from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
+from jinfer.weights.param_tree import Keys, flat_leaves, parameters_of
+from jinfer.weights.params import EMBEDDING, HEAD, check_params, flatten, unflatten
+from jinfer.weights.tied_head import fit_head
 
 MOST_CHARACTERS = 200  # of what Orbax says about an error
 

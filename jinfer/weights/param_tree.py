@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinfer.errors import CheckpointError
-from jinfer.models.weights import EMBEDDING, HEAD, named
+from jinfer.weights.params import EMBEDDING, HEAD, named
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import pytest
 from jinfer.config import EngineConfig
 from jinfer.errors import ModelError
 from jinfer.loading import find_model, load_model
-from jinfer.models.weights import flatten
+from jinfer.weights.params import flatten
 
 LAYER_NAMES = {
     "attention_norm/scale": ("input_layernorm",),

@@ -9,10 +9,10 @@ from typing import TypeVar
 import numpy as np
 
 from jinfer.models.config import ModelConfig
-from jinfer.models.fitted_weights import Build
 from jinfer.models.model import Model
-from jinfer.models.tensor_file import SUPPORTED_DTYPES, FileTensor
-from jinfer.models.weights import EMBEDDING, HEAD
+from jinfer.weights.fitted_weights import Build
+from jinfer.weights.params import EMBEDDING, HEAD
+from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, FileTensor
 
 logger = logging.getLogger(__name__)
 

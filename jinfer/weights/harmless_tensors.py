@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models.tensor_file import SUPPORTED_DTYPES, FileTensor
+from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, FileTensor
 
 T = TypeVar("T")
 COMPUTED_BUFFER = re.compile(

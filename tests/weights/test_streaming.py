@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from jax import ShapeDtypeStruct, devices
 
-from jinfer.models import staging, weight_stream
-from jinfer.models.stored_array import HostArray
-from jinfer.models.weight_stream import Part, fill_params, host_parts
-from tests.models.test_staging import KINDS
+from jinfer.weights import staging, streaming
+from jinfer.weights.streaming import Part, fill_params, host_parts
+from jinfer.weights.tensor_source import HostArray
+from tests.weights.test_staging import KINDS
 
 BFLOAT16, FLOAT32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
 
@@ -30,7 +30,7 @@ def stored(array: np.ndarray) -> HostArray:
 @pytest.mark.parametrize("buffer_bytes", [1, 100, 333, 1000, 10**6])
 def test_parts_come_to_their_places_however_they_are_cut(monkeypatch, buffer, buffer_bytes):
     """From a buffer for each row to one for all: two layers of two joined matrices each, a table, a vector."""
-    monkeypatch.setattr(weight_stream, "BUFFER_BYTES", buffer_bytes)
+    monkeypatch.setattr(streaming, "BUFFER_BYTES", buffer_bytes)
     monkeypatch.setattr(staging, "_new_buffer", lambda device: buffer)
     left, right, table, vector = [values(13, 7) for _ in "12"], [values(6, 7) for _ in "12"], values(40, 5), values(9)
     parts = [
@@ -84,21 +84,21 @@ def test_host_arrays_may_be_strided_and_of_any_dtype(array):
     ids=lambda x: f"{x.dtype}-{x.ndim}d",
 )
 def test_a_whole_parameter_comes_from_host_memory(monkeypatch, array, dtype):
-    monkeypatch.setattr(weight_stream, "BUFFER_BYTES", 40)
+    monkeypatch.setattr(streaming, "BUFFER_BYTES", 40)
     params = filled({"x": (array.shape, dtype)}, host_parts("x", array, dtype))
 
     np.testing.assert_array_equal(params["x"], array.astype(dtype))
 
 
 def test_pieces_of_a_part_have_one_shape_and_hold_every_row():
-    pieces = list(weight_stream._cut(Part(stored(values(10, 2)), "x", (0, 0)), 4 * 8))
+    pieces = list(streaming._cut(Part(stored(values(10, 2)), "x", (0, 0)), 4 * 8))
 
     assert [(piece.first_row, piece.num_rows) for piece in pieces] == [(0, 4), (4, 4), (6, 4)]
 
 
 def test_pieces_share_a_buffer_while_they_fit_and_are_aligned():
     parts = [Part(stored(values(rows)), "x", (0,)) for rows in (10, 20, 16, 1)]
-    loads = list(weight_stream._pack([piece for part in parts for piece in weight_stream._cut(part, 240)], 240))
+    loads = list(streaming._pack([piece for part in parts for piece in streaming._cut(part, 240)], 240))
 
     assert [[(piece.offset, piece.num_bytes) for piece in load] for load in loads] == [
         [(0, 40), (64, 80)],
@@ -109,7 +109,7 @@ def test_pieces_share_a_buffer_while_they_fit_and_are_aligned():
 def test_a_buffer_is_asked_for_when_all_that_reads_the_one_before_is_done(monkeypatch):
     """It is filled anew then."""
     array, written, was_ready = values(1500, 1500), [], []
-    write, real_stream = weight_stream._write, weight_stream.stream
+    write, real_stream = streaming._write, streaming.stream
 
     def noted_write(*args):
         written.append(write(*args))
@@ -120,8 +120,8 @@ def test_a_buffer_is_asked_for_when_all_that_reads_the_one_before_is_done(monkey
             yield on_device
             was_ready.extend(x.is_ready() for x in written if not x.is_deleted())
 
-    monkeypatch.setattr(weight_stream, "_write", noted_write)
-    monkeypatch.setattr(weight_stream, "stream", noted_stream)
+    monkeypatch.setattr(streaming, "_write", noted_write)
+    monkeypatch.setattr(streaming, "stream", noted_stream)
     shapes = dict.fromkeys("xyz", (array.shape, FLOAT32))
     filled(shapes, [Part(stored(array), path, (0, 0), True) for path in "xyz"])
 

@@ -10,13 +10,13 @@ from flax import nnx
 
 from jinfer.errors import CheckpointError, ConfigError
 from jinfer.models.config import ModelConfig
-from jinfer.models.fitted_weights import Build
-from jinfer.models.harmless_tensors import without_harmless
 from jinfer.models.model import Model, Params
-from jinfer.models.param_tree import parameters_of
-from jinfer.models.tied_head import fit_head
-from jinfer.models.weight_stream import fill_params, host_parts
-from jinfer.models.weights import EMBEDDING, HEAD, check_params, flatten, unflatten
+from jinfer.weights.fitted_weights import Build
+from jinfer.weights.harmless_tensors import without_harmless
+from jinfer.weights.param_tree import parameters_of
+from jinfer.weights.params import EMBEDDING, HEAD, check_params, flatten, unflatten
+from jinfer.weights.streaming import fill_params, host_parts
+from jinfer.weights.tied_head import fit_head
 
 WHERE = "params"
 

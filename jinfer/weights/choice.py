@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from jinfer.errors import CheckpointError
-from jinfer.models.checkpoint import fit_checkpoint
 from jinfer.models.config import ModelConfig
-from jinfer.models.fitted_weights import Build, FittedWeights
 from jinfer.models.model import Model
-from jinfer.models.orbax_io import fit_orbax
-from jinfer.models.orbax_layout import PARAMS_DIRECTORY, find_trees
-from jinfer.models.side_files import adapter_error, other_weights, warn_of_side_files
-from jinfer.models.tensor_files import INDEX_FILE, SINGLE_FILE, find_sources, is_index, no_weights, read_index
-from jinfer.models.tensor_places import tensor_names
+from jinfer.weights.fitted_weights import Build, FittedWeights
+from jinfer.weights.orbax import fit_orbax
+from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
+from jinfer.weights.safetensors import fit_checkpoint
+from jinfer.weights.safetensors_directory import INDEX_FILE, SINGLE_FILE, find_sources, is_index, no_weights, read_index
+from jinfer.weights.safetensors_layout import tensor_names
+from jinfer.weights.side_files import adapter_error, other_weights, warn_of_side_files
 
 logger = logging.getLogger(__name__)
 

@@ -14,12 +14,12 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jinfer.errors import CheckpointError, ConfigError
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.model import Model, Params
-from jinfer.models.orbax_io import load_orbax, save_orbax
-from jinfer.models.orbax_layout import find_trees
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weights import flatten, unflatten
+from jinfer.weights.orbax import load_orbax, save_orbax
+from jinfer.weights.orbax_layout import find_trees
+from jinfer.weights.params import flatten, unflatten
+from jinfer.weights.safetensors import load_checkpoint
 from tests.checkpoints import CONFIG, write_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -136,7 +136,7 @@ import json, sys
 from pathlib import Path
 import jax.numpy as jnp
 from jinfer.errors import CheckpointError
-from jinfer.models.orbax_io import load_orbax
+from jinfer.weights.orbax import load_orbax
 from jinfer.models.registry import build_model, read_model_config
 for directory in map(Path, sys.argv[1:]):
     config = json.loads((directory / "config.json").read_text())

@@ -17,10 +17,10 @@ from huggingface_hub.errors import (
 )
 
 from jinfer.errors import ModelNotFoundError, UnsupportedModelError
-from jinfer.models.model_files import ADAPTER_CONFIG, CONFIG_FILES, SIDE_FILES, TEXT_FILES, TOKENIZER_FILE
-from jinfer.models.orbax_layout import PARAMS_DIRECTORY
-from jinfer.models.tensor_files import INDEX_FILE, SINGLE_FILE, is_index, read_index, source_names
-from jinfer.models.weights import named
+from jinfer.weights.model_files import ADAPTER_CONFIG, CONFIG_FILES, SIDE_FILES, TEXT_FILES, TOKENIZER_FILE
+from jinfer.weights.orbax_layout import PARAMS_DIRECTORY
+from jinfer.weights.params import named
+from jinfer.weights.safetensors_directory import INDEX_FILE, SINGLE_FILE, is_index, read_index, source_names
 
 logger = logging.getLogger(__name__)
 

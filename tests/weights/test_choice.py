@@ -12,9 +12,9 @@ from safetensors.numpy import save_file
 
 from jinfer.cli import main
 from jinfer.errors import UnsupportedModelError
-from jinfer.models.weights import unflatten
+from jinfer.weights.params import unflatten
 from tests.checkpoints import CONFIG, random_tensors, write_json, write_shards
-from tests.models.loaded import assert_same, expected, loaded, raised
+from tests.weights.loaded import assert_same, expected, loaded, raised
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ONE, OTHER = random_tensors(seed=1), random_tensors(seed=2)

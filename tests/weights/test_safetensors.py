@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 from jinfer.errors import CheckpointError
-from jinfer.models import weight_stream
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.staging import MAX_READERS, NUM_SPARE_BUFFERS, StagingBuffer
-from jinfer.models.tensor_files import find_tensors
-from jinfer.models.weights import MOST_NAMED, flatten
+from jinfer.weights import streaming
+from jinfer.weights.params import MOST_NAMED, flatten
+from jinfer.weights.safetensors import load_checkpoint
+from jinfer.weights.safetensors_directory import find_tensors
+from jinfer.weights.staging import MAX_READERS, NUM_SPARE_BUFFERS, StagingBuffer
 from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_shards
-from tests.models.loaded import assert_same, expected
+from tests.weights.loaded import assert_same, expected
 
 LAYER_0 = "model.layers.0."
 TIED = dict(CONFIG, tie_word_embeddings=True)
@@ -282,7 +282,7 @@ def test_host_memory_is_bounded_however_large_the_checkpoint_is(tmp_path, monkey
         return make(num_bytes, device)
 
     monkeypatch.setattr(StagingBuffer, kind, counted)
-    monkeypatch.setattr(weight_stream, "BUFFER_BYTES", 256 * 1024)
+    monkeypatch.setattr(streaming, "BUFFER_BYTES", 256 * 1024)
     gc.collect()
     before = sum(x.nbytes for x in jax.live_arrays())
     tracemalloc.start()  # which sees what numpy allocates
