@@ -14,12 +14,12 @@ import jax.numpy as jnp
 from jinfer.batching.batch import Batch, layout_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import size_of
+from jinfer.compilation.cache import cache_directory, keeps_traces, persistent_cache
+from jinfer.compilation.traced_programs import traced, with_tree
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.compilation_cache import cache_directory, keeps_traces, persistent_cache
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.sent_words import SentWords
 from jinfer.execution.step import run_step
-from jinfer.execution.traced_steps import traced, with_tree
 from jinfer.models.model import Model, Params
 from jinfer.progress import progress_bar
 from jinfer.sampling import StepResult

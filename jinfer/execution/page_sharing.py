@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Array, Int32
 
 from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
+from jinfer.compilation.cache import cache_directory, persistent_cache
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.compilation_cache import cache_directory, persistent_cache
 from jinfer.execution.device_state import DeviceState
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.compilation.cache import cache_directory, persistent_cache
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.compilation_cache import cache_directory, persistent_cache
 from jinfer.execution.compiled_steps import compile_step
 from jinfer.execution.device_state import new_device_state
 from jinfer.models.config import ModelConfig

@@ -1,15 +1,13 @@
 """A second start finds what the first one compiled, and JAX's own settings are as they were."""
 
-from pathlib import Path
 from unittest.mock import Mock
 
 import jax
-import jax.numpy as jnp
 import pytest
 
 from jinfer import ConfigError, EngineConfig
-from jinfer.execution import compiled_steps, traced_steps
-from jinfer.execution.compilation_cache import cache_directory, persistent_cache
+from jinfer.compilation.cache import cache_directory, persistent_cache
+from jinfer.execution import compiled_steps
 from tests.tiny_model import tiny_llm
 
 HIT = "/jax/compilation_cache/cache_hits"
@@ -73,29 +71,3 @@ def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
         persistent_cache(tmp_path / "file" / "steps"),
     ):
         pass
-
-
-def twice(x):
-    return [x + x]
-
-
-def trace(what: str, directory: Path):
-    return traced_steps.traced(twice, [jax.ShapeDtypeStruct((2,), jnp.float32)], what, directory, jax.devices()[0])
-
-
-def test_a_damaged_trace_is_traced_again(tmp_path, caplog):
-    trace("a step", tmp_path)
-    (file,) = tmp_path.glob("step-*")
-    file.write_bytes(b"no program")
-    exported = trace("a step", tmp_path)
-    assert exported.call(jnp.ones(2))[0].tolist() == [2, 2]
-    assert "traced again" in caplog.text
-    assert file.read_bytes() != b"no program"
-
-
-def test_other_steps_and_other_sources_have_other_traces(tmp_path, monkeypatch):
-    trace("a step", tmp_path)
-    trace("another", tmp_path)
-    monkeypatch.setattr(traced_steps, "_sources", lambda: "changed")
-    trace("a step", tmp_path)
-    assert len(list(tmp_path.glob("step-*"))) == 3
