@@ -18,9 +18,9 @@ from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import pack
 from jinfer.bench.workloads import Workload
+from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
 from jinfer.engine import delete_arrays
-from jinfer.execution import compiled_steps
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
@@ -115,7 +115,7 @@ class DecodeStep:
 def _compiler_options(choices: StepChoices) -> Mapping[str, str | bool] | None:
     if jax.default_backend() != "gpu":
         return None
-    return compiled_steps.GPU_COMPILER_OPTIONS if choices.compiler_options is None else choices.compiler_options
+    return GPU_COMPILER_OPTIONS if choices.compiler_options is None else choices.compiler_options
 
 
 def _pages_and_splits(model: Model, rows: int, positions: int, page_size: int) -> tuple[int, int]:

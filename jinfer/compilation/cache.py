@@ -15,7 +15,6 @@ from typing import Any
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError
 
 _lock = threading.Lock()  # engines that start at the same time in one process take turns: there is one cache
@@ -26,26 +25,22 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
-def cache_directory(config: EngineConfig, device: jax.Device) -> Path | None:
-    """Where compiled steps are kept; None where they are not: the user said so, or it is a CPU and nobody asked.
+def cache_directory(device: jax.Device, *, is_enabled: bool, chosen: str | None) -> Path | None:
+    """The directory of compiled programs: the `chosen` one, JAX's own, or the user's cache. None keeps nothing: the
+    cache is off, or the device is a CPU and no directory is named.
 
     On a CPU an executable is bound to the machine's instruction set, and compiling takes seconds.
     """
-    if not config.compilation_cache:
+    if not is_enabled:
         return None
-    if config.compilation_cache_dir is not None:
-        return Path(config.compilation_cache_dir).expanduser()
+    if chosen is not None:
+        return Path(chosen).expanduser()
     chosen_for_jax = _configured("jax_compilation_cache_dir")  # JAX_COMPILATION_CACHE_DIR sets it as well
     if chosen_for_jax:
         return Path(chosen_for_jax)
     if device.platform != "gpu":
         return None
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jinfer" / "compiled"
-
-
-def keeps_traces(config: EngineConfig, device: jax.Device) -> bool:
-    """Whether traced steps are kept beside what they are compiled to: on a GPU, where they are many, or on demand."""
-    return device.platform == "gpu" or config.compilation_cache_dir is not None
 
 
 @contextlib.contextmanager

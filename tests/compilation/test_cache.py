@@ -5,7 +5,7 @@ from unittest.mock import Mock
 import jax
 import pytest
 
-from jinfer import ConfigError, EngineConfig
+from jinfer import ConfigError
 from jinfer.compilation.cache import cache_directory, persistent_cache
 from jinfer.execution import compiled_steps
 from tests.tiny_model import tiny_llm
@@ -59,9 +59,9 @@ def no_cache_of_jax():
 
 def test_a_cpu_keeps_nothing_unless_it_is_told_where(no_cache_of_jax, tmp_path):
     device = jax.devices("cpu")[0]
-    assert cache_directory(EngineConfig(), device) is None
-    assert cache_directory(EngineConfig(compilation_cache_dir=str(tmp_path)), device) == tmp_path
-    assert cache_directory(EngineConfig(compilation_cache_dir=str(tmp_path), compilation_cache=False), device) is None
+    assert cache_directory(device, is_enabled=True, chosen=None) is None
+    assert cache_directory(device, is_enabled=True, chosen=str(tmp_path)) == tmp_path
+    assert cache_directory(device, is_enabled=False, chosen=str(tmp_path)) is None
 
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
