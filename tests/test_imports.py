@@ -92,7 +92,7 @@ def test_the_scheduler_runs_without_jax():
 
 
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])
-@pytest.mark.parametrize("folder", ["compilation"])
+@pytest.mark.parametrize("folder", ["weights", "compilation"])
 def test_what_every_kind_of_model_shares_knows_none(folder, package):
     assert importers(sorted((REPOSITORY / "jinfer" / folder).rglob("*.py")), package) == []
 

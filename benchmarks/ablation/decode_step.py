@@ -170,7 +170,7 @@ def _traced_anew() -> Iterator[None]:
         return
 
     def anew(*arguments):
-        return jax.jit(functools.partial(layer.__wrapped__), static_argnums=(0, 1))(*arguments)
+        return jax.jit(functools.partial(layer.__wrapped__), static_argnums=1)(*arguments)
 
     decoder._layer = anew
     try:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from jinfer.errors import CheckpointError
-from jinfer.models.config import ModelConfig
-from jinfer.models.model import Model
-from jinfer.weights.fitted_weights import Build, FittedWeights
+from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.orbax import fit_orbax
 from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
+from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.safetensors import fit_checkpoint
 from jinfer.weights.safetensors_directory import INDEX_FILE, SINGLE_FILE, find_sources, is_index, no_weights, read_index
 from jinfer.weights.safetensors_layout import tensor_names
@@ -22,14 +21,14 @@ logger = logging.getLogger(__name__)
 Fit = Callable[[], FittedWeights]
 
 
-def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig, build: Build) -> FittedWeights:
-    """The weights of a directory whose config.json is `raw`, and the model that they fit.
+def choose_weights(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> FittedWeights:
+    """The weights of a directory whose config.json is `raw`, for the parameters of a model.
 
     The order is: Orbax's `params/`, model.safetensors, the index (transformers has these two in this order, too), what
     Orbax wrote elsewhere; and what fits the model goes before what does not. What else looks like weights is named in a
     warning. Raises CheckpointError that says of each what is wrong with it.
     """
-    sources = _sources(directory, raw, config, build)
+    sources = _sources(directory, raw, specs)
     if not sources:
         raise adapter_error(directory) or no_weights(directory, raw)
     faults: dict[str, CheckpointError] = {}
@@ -39,7 +38,7 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig,
         except CheckpointError as error:
             faults[name] = error
             continue
-        _warn_of_others(directory, name, sources.keys(), faults, chosen.model)
+        _warn_of_others(directory, name, sources.keys(), faults, chosen.specs)
         warn_of_side_files(directory, raw)
         return chosen
     first, *others = faults.values()
@@ -48,29 +47,29 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], config: ModelConfig,
     raise first
 
 
-def _sources(directory: Path, raw: Mapping[str, Any], config: ModelConfig, build: Build) -> dict[str, Fit]:
-    """What fits the model to each, by the name of the file or folder, in the order in which they are tried."""
+def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict[str, Fit]:
+    """What fits the specs to each, by the name of the file or folder, in the order in which they are tried."""
     origins = find_sources(directory, raw)
     if _files_of(directory / INDEX_FILE) == {directory / INDEX_FILE, directory / SINGLE_FILE}:
         origins = [origin for origin in origins if origin.name != SINGLE_FILE]  # the index is of this file alone
     params = directory / PARAMS_DIRECTORY
     trees = find_trees(params) or ([params] if params.is_dir() else [])
-    fits = {tree: functools.partial(fit_orbax, config, build, tree) for tree in trees}
-    fits |= {origin: functools.partial(fit_checkpoint, config, build, origin) for origin in origins}
+    fits = {tree: functools.partial(fit_orbax, specs, tree) for tree in trees}
+    fits |= {origin: functools.partial(fit_checkpoint, specs, origin) for origin in origins}
     others = [tree for tree in find_trees(directory) if tree not in fits]
-    fits |= {tree: functools.partial(fit_orbax, config, build, tree) for tree in others}
+    fits |= {tree: functools.partial(fit_orbax, specs, tree) for tree in others}
     return {str(path.relative_to(directory)): fit for path, fit in fits.items()}
 
 
 def _warn_of_others(
-    directory: Path, taken: str, sources: Collection[str], faults: Mapping[str, Exception], model: Model
+    directory: Path, taken: str, sources: Collection[str], faults: Mapping[str, Exception], specs: ParamSpecs
 ) -> None:
     """Names each thing beside the weights that looks like weights, too, and is not read."""
     files = _files_of(directory / taken)
     untaken = [name for name in sources if name != taken and directory / name not in files]
     others = [f"{name} ({faults[name]})" if name in faults else name for name in untaken]
     known = {taken, *sources, *(file.name for file in files)}
-    others += other_weights(directory, known, tensor_names(model))
+    others += other_weights(directory, known, tensor_names(specs))
     if others:
         logger.warning(
             "%s holds more than one set of weights: %s is served, and not read: %s; remove what is not meant",

@@ -1,41 +1,28 @@
 """Tensors of a checkpoint that a model has no place for and that can change nothing: they are left out."""
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
+from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, FileTensor
 
 T = TypeVar("T")
-COMPUTED_BUFFER = re.compile(
-    r"(^|\.)(rotary_emb\.((original_)?inv_freq|(cos|sin)(_cached)?)"  # which follow from config.json
-    r"|position_ids|masked_bias)$"  # 0, 1, 2, ...; and what masked scores are set to
-)
-CAUSAL_MASK = re.compile(r"(^|\.)(attn|self_attn|attention)\.bias$")
-MASK_DTYPES = ("BOOL", "U8")
 BYTE, NARROW_FLOATS = "uint8", ("F8_E4M3", "F8_E5M2")  # whose zero is a byte of zeros
 BIAS_SUFFIX, BIAS_LEAF = ".bias", "/bias"
 MOST_BIAS_BYTES = 2**24  # of one that is read to see whether it is zero; a row of any model is smaller
 
 
-def is_computed(name: str) -> bool:
-    """Whether a tensor of this name is a buffer that a model makes itself."""
-    return COMPUTED_BUFFER.search(name) is not None
-
-
-def is_harmless(name: str, tensor: FileTensor) -> bool:
+def is_harmless(name: str, tensor: FileTensor, specs: ParamSpecs) -> bool:
     """Whether a model computes the same with the tensor and without: it holds nothing, is a buffer that the model makes
     itself, or is a bias of zeros.
 
     Other tensors of zeros are not harmless: nobody knows what an unknown weight would be multiplied with. Raises
     CheckpointError where a bias cannot be read.
     """
-    if 0 in tensor.shape or is_computed(name):
-        return True
-    if CAUSAL_MASK.search(name) and tensor.dtype_name in MASK_DTYPES:
+    if 0 in tensor.shape or specs.ignores(name, tensor.dtype_name):
         return True
     return name.endswith(BIAS_SUFFIX) and _is_zero(tensor)
 

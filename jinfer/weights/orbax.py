@@ -1,7 +1,7 @@
 """Orbax checkpoints: what a JAX training run writes is served as it is, and any model can be converted to it.
 
 A checkpoint is a directory with config.json, the tokenizer's files and `params/`, which Orbax wrote from the nested
-dict of parameters (`Model.abstract_params` has its paths and shapes).
+dict of parameters (`ParamSpecs` has its paths and shapes).
 """
 
 import functools
@@ -16,15 +16,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jinfer.errors import CheckpointError, ConfigError
-from jinfer.models.config import ModelConfig
-from jinfer.models.model import Model, Params
-from jinfer.weights.fitted_weights import Build, FittedWeights
+from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.harmless_tensors import without_harmless
 from jinfer.weights.model_files import CONFIG_FILES, TEXT_FILES
 from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
+from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.param_tree import Keys, flat_leaves, parameters_of
-from jinfer.weights.params import EMBEDDING, HEAD, check_params, flatten, unflatten
-from jinfer.weights.tied_head import fit_head
+from jinfer.weights.params import Params, check_params, raise_faults, unflatten
+from jinfer.weights.tied_params import fit_tied
 
 MOST_CHARACTERS = 200  # of what Orbax says about an error
 
@@ -47,40 +46,36 @@ def save_orbax(params: Params, source: Path, out: Path) -> None:
         checkpointer.save((out / PARAMS_DIRECTORY).resolve(), params)
 
 
-def load_orbax(model: Model, directory: Path) -> Params:
-    """The params of `model` from a directory, read to the default device. Raises CheckpointError where they do not fit;
+def load_orbax(specs: ParamSpecs, directory: Path) -> Params:
+    """The params of `specs` from a directory, read to the default device. Raises CheckpointError where they do not fit;
     a head beside the embedding of a tied model does not, where its values are others."""
     params = directory / PARAMS_DIRECTORY
     path = next(iter(find_trees(params)), params)
-    fitted = fit_orbax(model.config, lambda config: _only(model, config), path)
+    fitted = fit_orbax(specs, path)
+    others = [path for path in fitted.specs.by_path if path not in specs.by_path]
+    raise_faults([f"{path} has other values than what it is tied to; untie it" for path in others], str(directory))
     return fitted.load(progress=False)
 
 
-def _only(model: Model, config: ModelConfig) -> Model:
-    if config != model.config:
-        raise CheckpointError(f"{HEAD} has other values than {EMBEDDING}, and the model is tied; untie it")
-    return model
-
-
-def fit_orbax(config: ModelConfig, build: Build, path: Path) -> FittedWeights:
-    """The model of a config with a head as it is stored, and which of the leaves of the tree at `path` its weights are.
+def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
+    """The specs of a model with a head as it is stored, and which of the leaves of the tree at `path` its weights are.
 
     Arrays are read where their values decide: a head beside the embedding of a tied model, biases without a place.
     Raises CheckpointError that names what is missing, left over, misshapen or of a dtype that is no float.
     """
     path = path.resolve()
     stored = _stored_leaves(path)
-    places = parameters_of(stored, flatten(build(config).abstract_params), str(path))
+    places = parameters_of(stored, specs, str(path))
     leaves = {name: _Leaf(keys, stored[keys]) for name, keys in places.items()}
 
     def read(leaf: _Leaf) -> np.ndarray:
         return next(iter(_restore(path, {leaf.keys: ocp.RestoreArgs(restore_type=np.ndarray)}).values()))
 
-    model, leaves = fit_head(config, build, leaves, read)
-    wanted = flatten(model.abstract_params)
+    specs, leaves = fit_tied(specs, leaves, read)
+    wanted = specs.flat
     leaves = without_harmless(leaves, wanted, read)
-    check_params({name: leaf.stored for name, leaf in leaves.items()}, model.abstract_params, str(path))
-    return FittedWeights(model, functools.partial(_load, path, {name: leaves[name].keys for name in wanted}, wanted))
+    check_params({name: leaf.stored for name, leaf in leaves.items()}, wanted, str(path))
+    return FittedWeights(specs, functools.partial(_load, path, {name: leaves[name].keys for name in wanted}, wanted))
 
 
 @dataclass(frozen=True, eq=False)

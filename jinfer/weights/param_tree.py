@@ -5,7 +5,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinfer.errors import CheckpointError
-from jinfer.weights.params import EMBEDDING, HEAD, named
+from jinfer.weights.param_spec import ParamSpecs
+from jinfer.weights.params import named
 
 logger = logging.getLogger(__name__)
 
@@ -26,15 +27,15 @@ def flat_leaves(tree: Any, keys: Keys = ()) -> dict[Keys, Any]:
     return {path: leaf for name, x in items.items() for path, leaf in flat_leaves(x, (*keys, str(name))).items()}
 
 
-def parameters_of(leaves: Collection[Keys], wanted: Collection[str], where: str) -> dict[str, Keys]:
-    """The keys of each parameter, by its path: the model's, which are `wanted`, and what lies beside them.
+def parameters_of(leaves: Collection[Keys], specs: ParamSpecs, where: str) -> dict[str, Keys]:
+    """The keys of each parameter, by its path: the ones of `specs`, and what lies beside them.
 
     Known are a nested dict of arrays, one of nnx variables (keys end in `value`), and either inside of a training
     state, such as {"params": ..., "opt_state": ..., "step": ...}, of which the rest is left out. Raises CheckpointError
     where two parts of a state hold all parameters.
     """
     paths = {_path(keys): keys for keys in leaves if RANDOM_STATE not in keys}
-    prefixes = _prefixes(paths, [path for path in wanted if path not in (EMBEDDING, HEAD)])
+    prefixes = _prefixes(paths, [path for path, spec in specs.by_path.items() if spec.is_stacked])
     if len(prefixes) > 1:
         raise CheckpointError(
             f"{where} holds all weights of the model more than once, in {named(prefixes)}; save one of them alone"

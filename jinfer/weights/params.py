@@ -1,7 +1,6 @@
 """Parameters as a nested dict of arrays, named by paths such as `attention/qkv/kernel`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,26 +10,8 @@ from jinfer.errors import CheckpointError
 from jinfer.weights.tensor_source import WEIGHT_DTYPES
 
 MOST_NAMED = 8  # of a long list of weights
-EMBEDDING, HEAD = "embedding/kernel", "head/kernel"
-"""Paths of the two parameters that are one in a tied model."""
-
-
-@dataclass(frozen=True)
-class WeightSource:
-    """The tensors of a Hugging Face checkpoint that make up a parameter.
-
-    `tensor_names` are joined along the last axis. A name with `{layer}` in it stands for one tensor per layer, stacked.
-    Where `tied_name` is stored instead of a single tensor, it stands for it; with other values, it is a weight of its
-    own.
-    """
-
-    tensor_names: tuple[str, ...]
-    transposed: bool = False
-    tied_name: str | None = None
-
-    @property
-    def is_stacked(self) -> bool:
-        return "{layer}" in self.tensor_names[0]
+Params = Mapping[str, Any]
+"""A nested dict of arrays. Weights of layers are stacked: attention/qkv/kernel is [num_layers, in, out]."""
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -56,9 +37,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
     return params
 
 
-def check_params(given: Mapping[str, Any], abstract: Mapping[str, Any], where: str) -> None:
-    """Raises CheckpointError, naming each, unless `given`, floats by path, has the paths and shapes of `abstract`."""
-    wanted = flatten(abstract)
+def check_params(given: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> None:
+    """Raises CheckpointError, naming each, unless `given`, floats by path, has the paths and shapes of `wanted`."""
     faults = [f"{path} is missing" for path in wanted if path not in given]
     faults += [f"{path} is not a parameter of the model" for path in given if path not in wanted]
     faults += [

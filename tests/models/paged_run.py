@@ -35,7 +35,7 @@ class PagedRun:
         config = read_model_config(read_json(directory / "config.json"))
         config = replace(config, norms_in_weights=norms_in_weights)
         self._model, self._dtype = build_model(config, dtype, "reference"), dtype
-        params = load_checkpoint(self._model, directory, progress=False)
+        params = load_checkpoint(self._model.param_specs, directory, progress=False)
         self._params = with_norms_in_weights(params) if norms_in_weights else params
         self._pages_per_row = -(-config.context_length // PAGE_SIZE)
 

@@ -33,7 +33,7 @@ def model_of(config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> Mode
 
 
 def load(directory, config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> dict[str, np.ndarray]:
-    params: Params = load_checkpoint(model_of(config, dtype), directory, progress=False)
+    params: Params = load_checkpoint(model_of(config, dtype).param_specs, directory, progress=False)
     return {path: np.asarray(x) for path, x in flatten(params).items()}
 
 
@@ -150,6 +150,14 @@ def test_joined_tensors_that_are_too_many_rows_together_are_named(tmp_path):
 
     assert f"{LAYER_0}self_attn.q_proj.weight + {LAYER_0}self_attn.k_proj.weight" in message
     assert "(32, 32), (17, 32), (16, 32), but must have 64 rows together" in message
+
+
+def test_joined_tensors_that_share_the_rows_in_another_way_are_named(tmp_path):
+    """As many rows together as the model has, but of another number of heads and KV heads."""
+    shapes = {"q_proj": 16, "k_proj": 32, "v_proj": 16}
+    changes = {f"{LAYER_0}self_attn.{name}.weight": np.zeros((n, 32), np.float32) for name, n in shapes.items()}
+
+    assert "must have 64 rows together: 32, 16, 16" in raised_for(tmp_path, changes)
 
 
 def test_tensors_of_a_layer_beyond_the_model_are_left_over(tmp_path):
@@ -286,7 +294,7 @@ def test_host_memory_is_bounded_however_large_the_checkpoint_is(tmp_path, monkey
     gc.collect()
     before = sum(x.nbytes for x in jax.live_arrays())
     tracemalloc.start()  # which sees what numpy allocates
-    params = load_checkpoint(model_of(config), tmp_path, progress=False)
+    params = load_checkpoint(model_of(config).param_specs, tmp_path, progress=False)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

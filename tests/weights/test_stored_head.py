@@ -135,7 +135,7 @@ def test_values_are_compared_across_dtypes(tmp_path):
 
 @pytest.mark.parametrize("place", [0, 299 * 32 + 31], ids=["first", "last"])
 def test_one_value_that_differs_is_enough(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("jinfer.weights.tied_head.COMPARED_BYTES", 1024)  # many pieces, the last of them shorter
+    monkeypatch.setattr("jinfer.weights.tied_params.COMPARED_BYTES", 1024)  # many pieces, the last of them shorter
     head = WITHOUT_HEAD[EMBEDDING].copy()
     head.flat[place] += 1
     write_checkpoint(tmp_path, config=TIED, tensors={**WITHOUT_HEAD, HEAD: head}, tokenizer=False)

@@ -41,4 +41,4 @@ def llm(shared_llm) -> Iterator[LLM]:
 def params(directory) -> dict[str, Any]:
     """The weights of the shared LLM, as a caller's own."""
     model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
-    return load_checkpoint(model, directory, progress=False)
+    return load_checkpoint(model.param_specs, directory, progress=False)

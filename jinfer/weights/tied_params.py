@@ -1,17 +1,13 @@
-"""Whether a head that is stored beside the embedding of a tied model is another matrix: as in transformers 5, values
-decide, and not `tie_word_embeddings` alone."""
+"""Tied parameters, such as a head and an embedding, that are both stored: as in transformers 5, values decide whether
+they are one, and not `tie_word_embeddings` alone."""
 
-import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 import numpy as np
 
-from jinfer.models.config import ModelConfig
-from jinfer.models.model import Model
-from jinfer.weights.fitted_weights import Build
-from jinfer.weights.params import EMBEDDING, HEAD
+from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, FileTensor
 
 logger = logging.getLogger(__name__)
@@ -20,28 +16,37 @@ T = TypeVar("T")
 COMPARED_BYTES = 2**24  # at a time, of each of two tensors
 
 
-def untied(config: ModelConfig, head: str, embedding: str) -> ModelConfig:
-    """The config of a model with a head of its own, which is said, since the file says otherwise."""
+def fit_tied(
+    specs: ParamSpecs, given: Mapping[str, T], read: Callable[[T], np.ndarray]
+) -> tuple[ParamSpecs, dict[str, T]]:
+    """The specs with each tied parameter as it is `given`, and the given ones by the paths that the specs have: one of
+    two that are the same. `read` gives the values of one."""
+    rest = dict(given)
+    for path, tied in specs.tied.items():
+        if tied.path not in given:
+            continue
+        if path not in given:
+            rest[path] = rest.pop(tied.path)
+        elif _are_same(given[path], given[tied.path], read):
+            del rest[tied.path]
+        else:
+            specs = untie(specs, path, stored_as=(tied.path, path))
+    return specs, rest
+
+
+def _are_same(one: T, other: T, read: Callable[[T], np.ndarray]) -> bool:
+    return one is other or np.array_equal(read(one), read(other))
+
+
+def untie(specs: ParamSpecs, path: str, *, stored_as: tuple[str, str]) -> ParamSpecs:
+    """The specs with a head of its own, which is said, since the configuration says otherwise. `stored_as` are the
+    names of the head and of what it was tied to."""
+    head, embedding = stored_as
     logger.warning(
         "tie_word_embeddings is true, but %s has other values than %s: the stored head is used; set it to false",
         head, embedding,
     )  # fmt: skip
-    return dataclasses.replace(config, tie_word_embeddings=False)
-
-
-def fit_head(
-    config: ModelConfig, build: Build, given: Mapping[str, T], read: Callable[[T], np.ndarray]
-) -> tuple[Model, dict[str, T]]:
-    """The model of a config with a head as it is `given`, parameters by path, and those of them that it has: one of two
-    that are the same, under the name that the model has for it. `read` gives the values of one."""
-    model, rest = build(config), {path: x for path, x in given.items() if path != HEAD}
-    if not config.tie_word_embeddings or HEAD not in given:
-        return model, dict(given)
-    if EMBEDDING not in given:
-        return model, {**rest, EMBEDDING: given[HEAD]}
-    if given[EMBEDDING] is given[HEAD] or np.array_equal(read(given[EMBEDDING]), read(given[HEAD])):
-        return model, rest
-    return build(untied(config, HEAD, EMBEDDING)), dict(given)
+    return specs.untied(path)
 
 
 def have_same_values(one: FileTensor, other: FileTensor) -> bool:
