@@ -24,11 +24,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights import staging
 from jinfer.weights.hub import read_json
-from jinfer.weights.params import flatten, num_bytes
+from jinfer.weights.params import Params, flatten, num_bytes
 from jinfer.weights.safetensors import load_checkpoint
 from jinfer.weights.safetensors_directory import INDEX_FILE, find_tensors
 from jinfer.weights.safetensors_file import LENGTH_BYTES
@@ -86,10 +86,10 @@ def _load(model: Model, directory: Path) -> Params:
 
 def _measure_copies(device: jax.Device) -> None:
     """Staging buffers to the device, as many in flight as while loading, with nothing read into them."""
-    fills = [lambda buffer: None] * (COPIED_BYTES // BUFFER_BYTES)
+    reads = [lambda buffer: None] * (COPIED_BYTES // BUFFER_BYTES)
 
     def copy() -> None:
-        for on_device in staging.stream(fills, BUFFER_BYTES, device):
+        for on_device in staging.stream(reads, BUFFER_BYTES, device):
             on_device.block_until_ready()
 
     for what in ("copy staging buffers, and make them", "copy staging buffers"):

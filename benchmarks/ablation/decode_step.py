@@ -24,8 +24,9 @@ from jinfer.engine import delete_arrays
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model
+from jinfer.weights.params import Params
 from pallas_kernels import paged_attention
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.selection import should_interpret

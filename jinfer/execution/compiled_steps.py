@@ -21,9 +21,10 @@ from jinfer.config import EngineConfig, Limits
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.sent_words import SentWords
 from jinfer.execution.step import run_step
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.progress import progress_bar
 from jinfer.sampling import StepResult
+from jinfer.weights.params import Params
 
 
 class CompiledSteps:

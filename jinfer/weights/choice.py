@@ -1,4 +1,4 @@
-"""Which of the things in a directory that look like the model's weights are taken, and what is said of the others."""
+"""The choice of weights among all in a directory that looks like them, and the warnings of the others."""
 
 import functools
 import logging
@@ -48,7 +48,7 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -
 
 
 def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict[str, Fit]:
-    """What fits the specs to each, by the name of the file or folder, in the order in which they are tried."""
+    """The fit to each source, by the name of the file or folder, in the order in which they are tried."""
     origins = find_sources(directory, raw)
     if _files_of(directory / INDEX_FILE) == {directory / INDEX_FILE, directory / SINGLE_FILE}:
         origins = [origin for origin in origins if origin.name != SINGLE_FILE]  # the index is of this file alone
@@ -73,8 +73,10 @@ def _warn_of_others(
     if others:
         logger.warning(
             "%s holds more than one set of weights: %s is served, and not read: %s; remove what is not meant",
-            directory, taken, ", ".join(others),
-        )  # fmt: skip
+            directory,
+            taken,
+            ", ".join(others),
+        )
 
 
 def _files_of(origin: Path) -> set[Path]:

@@ -1,4 +1,4 @@
-"""From what the user calls a model to a directory with its files."""
+"""The directory of a model that is named by a path or a hub id."""
 
 import glob
 import json
@@ -87,7 +87,7 @@ def _small_files_in_cache(repository: str) -> Path:
 
 
 def _fetch_more_weights(repository: str, snapshot: Path) -> None:
-    """What an index names, or a file that config.json names, or an Orbax `params/`, unless the weights are there."""
+    """Fetches the shards of an index, the file of config.json, or Orbax's `params/`, unless weights are there."""
     origins = [snapshot / name for name in source_names(read_json(snapshot / CONFIG_FILES[0]))]
     present = [origin for origin in origins if origin.is_file()]
     if any(not _absent_shards(origin) for origin in present):
@@ -99,7 +99,7 @@ def _fetch_more_weights(repository: str, snapshot: Path) -> None:
 
 
 def _absent_shards(origin: Path) -> list[str]:
-    """What an index names and its folder lacks."""
+    """The files that an index names and its folder lacks."""
     names = set(read_index(origin).values()) if is_index(origin) and origin.is_file() else ()
     return sorted(name for name in names if not (origin.parent / name).is_file())
 

@@ -13,7 +13,7 @@ from jinfer.weights.harmless_tensors import without_harmless
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.param_tree import parameters_of
 from jinfer.weights.params import Params, check_params, flatten, unflatten
-from jinfer.weights.streaming import fill_params, host_parts
+from jinfer.weights.streaming import fill_params, host_slices
 from jinfer.weights.tied_params import fit_tied
 
 WHERE = "params"
@@ -41,8 +41,8 @@ def adopt(specs: ParamSpecs, params: Params, *, progress: bool) -> tuple[Params,
     given = {path: given[path] for path in wanted}
     adopted = {path: jnp.asarray(x, wanted[path].dtype) for path, x in given.items() if _is_on(device, x)}
     missing = {path: x for path, x in wanted.items() if path not in adopted}
-    parts = [part for path, x in missing.items() for part in host_parts(path, np.asarray(given[path]), x.dtype)]
-    adopted |= fill_params(missing, parts, device, progress=progress)
+    slices = [each for path, x in missing.items() for each in host_slices(path, np.asarray(given[path]), x.dtype)]
+    adopted |= fill_params(missing, slices, device, progress=progress)
     return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
 
 

@@ -14,4 +14,4 @@ TEXT_FILES = (
 ADAPTER_CONFIG = "adapter_config.json"
 QUANTIZATION_FILES = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 SIDE_FILES = (ADAPTER_CONFIG, *QUANTIZATION_FILES)
-"""Which say that the weights are not all there is to the model, or not what they seem."""
+"""Files that say that the weights are not all there is to the model, or not what they seem."""

@@ -25,7 +25,7 @@ from jinfer.weights.param_tree import Keys, flat_leaves, parameters_of
 from jinfer.weights.params import Params, check_params, raise_faults, unflatten
 from jinfer.weights.tied_params import fit_tied
 
-MOST_CHARACTERS = 200  # of what Orbax says about an error
+MAX_MESSAGE_LENGTH = 200  # of what Orbax says about an error
 
 
 def check_is_new(out: Path) -> None:
@@ -60,8 +60,8 @@ def load_orbax(specs: ParamSpecs, directory: Path) -> Params:
 def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
     """The specs of a model with a head as it is stored, and which of the leaves of the tree at `path` its weights are.
 
-    Arrays are read where their values decide: a head beside the embedding of a tied model, biases without a place.
-    Raises CheckpointError that names what is missing, left over, misshapen or of a dtype that is no float.
+    Arrays are read where their values decide: a head beside the embedding of a tied model, biases that the model does
+    not have. Raises CheckpointError that names what is missing, left over, misshapen or of a dtype that is no float.
     """
     path = path.resolve()
     stored = _stored_leaves(path)
@@ -129,7 +129,7 @@ def _nested(flat: Mapping[Keys, Any]) -> dict[str, Any]:
 
 
 def _stored_leaves(path: Path) -> dict[Keys, Any]:
-    """What Orbax says is there, by keys."""
+    """The leaves of a stored tree, as Orbax describes them, by keys."""
     with ocp.StandardCheckpointer() as checkpointer:
         try:
             metadata = checkpointer.metadata(path).item_metadata
@@ -141,4 +141,4 @@ def _stored_leaves(path: Path) -> dict[Keys, Any]:
 
 
 def _brief(error: Exception) -> str:
-    return str(error).partition("\n")[0][:MOST_CHARACTERS]
+    return str(error).partition("\n")[0][:MAX_MESSAGE_LENGTH]

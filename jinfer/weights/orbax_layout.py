@@ -1,4 +1,4 @@
-"""Where in a directory Orbax's tools put trees of parameters."""
+"""The folders in which Orbax's tools put trees of parameters."""
 
 import re
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ def find_trees(directory: Path) -> list[Path]:
 
 
 def _items(folders: Iterable[Path]) -> list[Path]:
-    rank = {name: place for place, name in enumerate(ITEMS)}
+    rank = {name: index for index, name in enumerate(ITEMS)}
     return sorted(filter(_is_tree, folders), key=lambda path: (rank.get(path.name, len(ITEMS)), path.name))
 
 

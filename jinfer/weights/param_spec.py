@@ -127,7 +127,7 @@ class ParamSpecs:
         return replace(self, by_path=by_path)
 
     def ignores(self, name: str, dtype_name: str | None = None) -> bool:
-        """Whether a tensor of this name holds nothing of the model; where its dtype is unknown, whatever that is."""
+        """True if a tensor of this name holds nothing of the model; without a dtype, if that holds for every dtype."""
         return any(
             pattern.names.search(name) is not None and (pattern.dtypes is None or dtype_name in pattern.dtypes)
             for pattern in self.ignored

@@ -1,4 +1,4 @@
-"""Parameters as training code keeps them: which leaf of a tree is which parameter of a model."""
+"""Parameters as training code keeps them: the leaf of a tree that is a parameter of a model."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -52,7 +52,7 @@ def _path(keys: Keys) -> str:
 
 
 def _prefixes(paths: Collection[str], wanted: Sequence[str]) -> list[str]:
-    """What comes before the paths of the parameters, such as "" or "params/": wherever all of them are, or any is."""
+    """Prefixes of the paths of the parameters, such as "" or "params/": the ones that all of them have, or any."""
     found = {path.removesuffix(one) for one in wanted for path in paths if path == one or path.endswith(f"/{one}")}
     found = {prefix for prefix in found if prefix.split("/")[0] not in OPTIMIZER_STATES}
     whole = [prefix for prefix in found if all(prefix + path in paths for path in wanted)]

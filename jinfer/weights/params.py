@@ -9,7 +9,7 @@ import numpy as np
 from jinfer.errors import CheckpointError
 from jinfer.weights.tensor_source import WEIGHT_DTYPES
 
-MOST_NAMED = 8  # of a long list of weights
+MAX_NAMED = 8  # of a long list of weights
 Params = Mapping[str, Any]
 """A nested dict of arrays. Weights of layers are stacked: attention/qkv/kernel is [num_layers, in, out]."""
 
@@ -63,8 +63,8 @@ def raise_faults(faults: list[str], where: str) -> None:
 
 def named(names: Sequence[str], separator: str = ", ") -> str:
     """The first few of many names, and how many more there are."""
-    more = f"{separator}and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return separator.join(names[:MOST_NAMED]) + more
+    more = f"{separator}and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return separator.join(names[:MAX_NAMED]) + more
 
 
 def num_bytes(tree: Any) -> int:

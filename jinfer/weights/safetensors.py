@@ -9,8 +9,8 @@ from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params, raise_faults, unflatten
 from jinfer.weights.safetensors_directory import TensorFiles, find_tensors, open_source
-from jinfer.weights.safetensors_layout import place
-from jinfer.weights.streaming import Part, fill_params
+from jinfer.weights.safetensors_layout import lay_out
+from jinfer.weights.streaming import TensorSlice, fill_params
 from jinfer.weights.tied_params import have_same_values, untie
 
 
@@ -21,7 +21,7 @@ def load_checkpoint(specs: ParamSpecs, directory: Path, *, progress: bool) -> Pa
     pairs = [_tied_names(specs, path) for path in _differing(specs, files)]
     faults = [f"{head} has other values than {embedding}, and the model is tied" for head, embedding in pairs]
     raise_faults(faults, str(directory))
-    return _load(specs, place(specs, files), progress=progress)
+    return _load(specs, lay_out(specs, files), progress=progress)
 
 
 def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
@@ -29,18 +29,18 @@ def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
     model.safetensors or an index.
 
     Nothing is read but headers, and what has to be looked at: the head beside the embedding of a tied model, biases
-    that the model has no place for. Raises CheckpointError that names every tensor at fault.
+    that the model does not have. Raises CheckpointError that names every tensor at fault.
     """
     files = open_source(origin)
     for path in _differing(specs, files):
         specs = untie(specs, path, stored_as=_tied_names(specs, path))
-    return FittedWeights(specs, functools.partial(_load, specs, place(specs, files)))
+    return FittedWeights(specs, functools.partial(_load, specs, lay_out(specs, files)))
 
 
-def _load(specs: ParamSpecs, parts: list[Part], *, progress: bool) -> Params:
+def _load(specs: ParamSpecs, slices: list[TensorSlice], *, progress: bool) -> Params:
     """Tensors are read by several threads, in the order of the files, while others are on their way to the device
     (`streaming.fill_params` says how much host memory that takes)."""
-    return unflatten(fill_params(specs.flat, parts, jax.devices()[0], progress=progress))
+    return unflatten(fill_params(specs.flat, slices, jax.devices()[0], progress=progress))
 
 
 def _differing(specs: ParamSpecs, files: TensorFiles) -> list[str]:

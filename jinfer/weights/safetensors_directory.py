@@ -9,7 +9,7 @@ from typing import Any
 
 from jinfer.errors import CheckpointError, UnsupportedModelError
 from jinfer.weights.params import named
-from jinfer.weights.safetensors_file import FileTensor, read_header
+from jinfer.weights.safetensors_file import SafetensorsTensor, read_header
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,12 @@ class TensorFiles:
     """
 
     origin: Path
-    tensors: Mapping[str, FileTensor]
+    tensors: Mapping[str, SafetensorsTensor]
     absent: Mapping[str, Path] = field(default_factory=dict)
 
 
 def find_sources(directory: Path, raw: Mapping[str, Any]) -> list[Path]:
-    """Those of `source_names` that are there."""
+    """The files of `source_names` that are there."""
     return [path for path in (directory / name for name in source_names(raw)) if path.is_file()]
 
 
@@ -52,7 +52,7 @@ def source_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     return (name,)
 
 
-def find_tensors(directory: Path) -> dict[str, FileTensor]:
+def find_tensors(directory: Path) -> dict[str, SafetensorsTensor]:
     """Every tensor of the first source of a directory. Raises CheckpointError."""
     sources = find_sources(directory, {})
     if not sources:
@@ -61,7 +61,7 @@ def find_tensors(directory: Path) -> dict[str, FileTensor]:
 
 
 def no_weights(directory: Path, raw: Mapping[str, Any]) -> CheckpointError:
-    """What is said of a directory without any that jinfer reads."""
+    """The error of a directory without any weights that jinfer reads."""
     names = source_names(raw)
     return CheckpointError(
         f"{directory} holds {'neither' if len(names) > 1 else 'no'} {' nor '.join(names)}; jinfer reads "
@@ -75,7 +75,7 @@ def open_source(origin: Path) -> TensorFiles:
 
 
 def is_index(origin: Path) -> bool:
-    """Whether the file says which files hold the tensors, and holds none itself."""
+    """True if the file says which files hold the tensors, and holds none itself."""
     return origin.name.endswith(SUFFIX + ".index.json")
 
 
@@ -88,7 +88,7 @@ def _open_index(index: Path) -> TensorFiles:
     missing = [str(file.relative_to(index.parent)) for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(f"{index} names {named(missing)}, which {index.parent} lacks; fetch the model again")
-    tensors: dict[str, FileTensor] = {}
+    tensors: dict[str, SafetensorsTensor] = {}
     copies: list[str] = []
     for file in files:
         for name, tensor in read_header(file).items():

@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jinfer.errors import CheckpointError
-from jinfer.weights.tensor_source import StoredArray
+from jinfer.weights.tensor_source import TensorSource
 
 SUPPORTED_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 METADATA = "__metadata__"  # the only entry of a header that is no tensor
@@ -18,7 +18,7 @@ LENGTH_BYTES = 8  # of the number that a file begins with: how long its header i
 
 
 @dataclass(frozen=True)
-class FileTensor(StoredArray):
+class SafetensorsTensor(TensorSource):
     """A tensor in a file, not read yet."""
 
     file: Path
@@ -29,7 +29,7 @@ class FileTensor(StoredArray):
 
     @property
     def dtype(self) -> np.dtype:
-        """Of a tensor whose `dtype_name` is among SUPPORTED_DTYPES."""
+        """The dtype, of a tensor whose `dtype_name` is among SUPPORTED_DTYPES."""
         return jnp.dtype(SUPPORTED_DTYPES[self.dtype_name])
 
     def read_rows(self, first_row: int, out: np.ndarray) -> None:
@@ -51,7 +51,7 @@ class FileTensor(StoredArray):
             raise CheckpointError(f"{self.file} cannot be read ({error}); fetch it again") from error
 
 
-class WideTensor(FileTensor):
+class Float64Tensor(SafetensorsTensor):
     """A tensor of float64, which is read as float32: devices have no float64. torch rounds on this way, too."""
 
     @property
@@ -59,14 +59,14 @@ class WideTensor(FileTensor):
         return jnp.dtype("float32")
 
     def read_rows(self, first_row: int, out: np.ndarray) -> None:
-        """As any tensor's, by way of twice as many bytes."""
+        """Fills `out`, bytes, by way of twice as many: they are read as float64 and converted."""
         wide = np.empty(2 * len(out), np.uint8)
         super().read_rows(first_row, wide)
         with np.errstate(over="ignore"):
             np.copyto(out.view(np.float32), wide.view(np.float64), casting="unsafe")
 
 
-def read_header(file: Path) -> dict[str, FileTensor]:
+def read_header(file: Path) -> dict[str, SafetensorsTensor]:
     """The tensors of a file: [length: 8 bytes][header: JSON of that length][the tensors' bytes].
 
     The safetensors library checks the header: sizes, offsets, gaps, overlaps, types. What it does not see, a name that
@@ -86,11 +86,11 @@ def read_header(file: Path) -> dict[str, FileTensor]:
     return by_name
 
 
-def _read_entry(file: Path, pairs: Any, data_start: int) -> FileTensor:
+def _read_entry(file: Path, pairs: Any, data_start: int) -> SafetensorsTensor:
     try:
         entry = dict(pairs)
         begin, end = entry["data_offsets"]
-        kind = WideTensor if entry["dtype"] == "F64" else FileTensor
+        kind = Float64Tensor if entry["dtype"] == "F64" else SafetensorsTensor
         return kind(file, tuple(entry["shape"]), entry["dtype"], data_start + begin, end - begin)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(

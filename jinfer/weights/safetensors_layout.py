@@ -1,4 +1,4 @@
-"""Where the tensors of a checkpoint go in the parameters of a model, and what is said of those that do not fit."""
+"""The layout of a checkpoint's tensors in the parameters of a model, and the faults of those that do not fit."""
 
 import logging
 
@@ -7,22 +7,22 @@ from jinfer.weights.param_spec import ParamSpec, ParamSpecs
 from jinfer.weights.params import named, raise_faults
 from jinfer.weights.safetensors_directory import TensorFiles
 from jinfer.weights.safetensors_file import SUPPORTED_DTYPES
-from jinfer.weights.streaming import Part
+from jinfer.weights.streaming import TensorSlice
 
 logger = logging.getLogger(__name__)
 
 
-def place(specs: ParamSpecs, files: TensorFiles) -> list[Part]:
-    """Which tensor goes where, in the order of the files. A tensor of a tied parameter stands for the other's, where
-    that is absent, and is left out beside it: it is a copy. Missing, extra and misshapen tensors are one
+def lay_out(specs: ParamSpecs, files: TensorFiles) -> list[TensorSlice]:
+    """The slices that tensors fill, in the order of the files. A tensor of a tied parameter stands for the other's,
+    where that is absent, and is left out beside it: it is a copy. Missing, extra and misshapen tensors are one
     CheckpointError."""
-    placer = _Placer(files)
+    layout = _Layout(files)
     for path, spec in specs.by_path.items():
         for index, layer in enumerate(spec.layers or (0,)):
-            placer.place(path, spec, index, layer)
-    placer.note_unused(specs)
-    raise_faults(placer.faults, str(files.origin))
-    return [placer.parts[name] for name in files.tensors if name in placer.parts]
+            layout.add(path, spec, index, layer)
+    layout.note_unused(specs)
+    raise_faults(layout.faults, str(files.origin))
+    return [layout.slices[name] for name in files.tensors if name in layout.slices]
 
 
 def tensor_names(specs: ParamSpecs) -> set[str]:
@@ -30,25 +30,25 @@ def tensor_names(specs: ParamSpecs) -> set[str]:
     return {name for spec in specs.by_path.values() for name in spec.tensor_names()}
 
 
-class _Placer:
+class _Layout:
     """Lays tensors side by side in their parameters, and notes what does not fit."""
 
     def __init__(self, files: TensorFiles) -> None:
         self._files = files
         self._tensors = files.tensors
-        self.parts: dict[str, Part] = {}
+        self.slices: dict[str, TensorSlice] = {}
         self.faults: list[str] = []
         self._wanted: set[str] = set()
 
-    def place(self, path: str, spec: ParamSpec, index: int, layer: int) -> None:
-        """Into parameter[index, ..., column:] of a stack, or parameter[..., column:], from column 0 on."""
+    def add(self, path: str, spec: ParamSpec, index: int, layer: int) -> None:
+        """Adds the tensors of parameter[index] of a stack, or of a whole parameter, from column 0 on."""
         names = [name.format(layer=layer) for name in self._stored_names(spec)]
         column = 0
         for name, tensor in zip(names, spec.tensors, strict=True):
             self._check(name, spec)
             if name in self._tensors:
                 start = (index, *(0,) * (len(spec.shape) - 2), column)
-                self.parts[name] = Part(self._tensors[name], path, start, spec.is_transposed)
+                self.slices[name] = TensorSlice(self._tensors[name], path, start, spec.is_transposed)
             column += tensor.num_columns
         if len(names) > 1 and all(name in self._tensors for name in names):
             self._check_joined(names, spec)
@@ -92,9 +92,9 @@ class _Placer:
             )
 
     def note_unused(self, specs: ParamSpecs) -> None:
-        """What the checkpoint holds, or its index promises, and the model has no place for."""
+        """Notes tensors that the checkpoint holds, or its index promises, and the model does not have."""
         copies = {tied.tensor_name for tied in specs.tied.values()}
-        left_over = [name for name in self._tensors if name not in self.parts]
+        left_over = [name for name in self._tensors if name not in self.slices]
         harmless = [name for name in left_over if name in copies or is_harmless(name, self._tensors[name], specs)]
         self.faults += [f"{name} is not a tensor of the model" for name in left_over if name not in harmless]
         self.faults += [

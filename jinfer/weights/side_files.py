@@ -50,7 +50,7 @@ def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
 
 
 def adapter_error(directory: Path) -> CheckpointError | None:
-    """What is said of a directory that has no weights but an adapter's; None of one without."""
+    """The error of a directory that has no weights but an adapter's; None without an adapter."""
     present = _present(directory, ADAPTER_FILES)
     if not present:
         return None

@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 MAX_READERS = 16
 NUM_SPARE_BUFFERS = 8  # filled and waiting for the device, beside one for each reader
 
-Fill = Callable[[np.ndarray], None]
-"""Writes the first of a buffer's bytes."""
+Read = Callable[[np.ndarray], None]
+"""Reads what a transfer sends into the first bytes of a buffer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,32 +58,32 @@ class StagingBuffer:
         return jax.device_put(self.source, SingleDeviceSharding(device, memory_kind=device.default_memory().kind))
 
 
-def stream(fills: Sequence[Fill], buffer_bytes: int, device: jax.Device) -> Iterator[jax.Array]:
-    """For each of `fills`, in order, the buffer that it filled, as uint8 [buffer_bytes] on the device.
+def stream(reads: Sequence[Read], buffer_bytes: int, device: jax.Device) -> Iterator[jax.Array]:
+    """The buffer that each of `reads` filled, in order, as uint8 [buffer_bytes] on the device.
 
-    Whoever asks for the next must have waited for all that reads the one before, whose buffer is filled anew. At most
-    MAX_READERS + NUM_SPARE_BUFFERS buffers exist, and as many copies on the device. Raises what a fill raises.
+    Before taking the next buffer, wait for every computation that reads the last: its memory is reused. At most
+    MAX_READERS + NUM_SPARE_BUFFERS buffers exist, and as many copies on the device. Raises what a read raises.
     """
     num_readers = min(MAX_READERS, os.cpu_count() or 1)
     new_buffer = _new_buffer(device)
-    waiting = iter(fills)
+    waiting = iter(reads)
     readers = ThreadPoolExecutor(num_readers, thread_name_prefix="jinfer-reader")
     try:
         in_flight: deque[Future[tuple[StagingBuffer, jax.Array]]] = deque(
-            readers.submit(lambda fill: _fill(new_buffer(buffer_bytes, device), fill, device), fill)
-            for fill in itertools.islice(waiting, num_readers + NUM_SPARE_BUFFERS)
+            readers.submit(lambda read: _send(new_buffer(buffer_bytes, device), read, device), read)
+            for read in itertools.islice(waiting, num_readers + NUM_SPARE_BUFFERS)
         )
         while in_flight:
             buffer, on_device = in_flight.popleft().result()
             yield on_device
-            for fill in itertools.islice(waiting, 1):
-                in_flight.append(readers.submit(_fill, buffer, fill, device))
+            for read in itertools.islice(waiting, 1):
+                in_flight.append(readers.submit(_send, buffer, read, device))
     finally:
         readers.shutdown(cancel_futures=True)
 
 
-def _fill(buffer: StagingBuffer, fill: Fill, device: jax.Device) -> tuple[StagingBuffer, jax.Array]:
-    fill(buffer.content)
+def _send(buffer: StagingBuffer, read: Read, device: jax.Device) -> tuple[StagingBuffer, jax.Array]:
+    read(buffer.content)
     return buffer, buffer.copy_to(device)
 
 

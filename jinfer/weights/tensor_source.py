@@ -1,4 +1,4 @@
-"""Arrays outside of the device, which are read row by row into memory that somebody else provides."""
+"""Tensors outside of the device, which are read row by row into memory that the caller provides."""
 
 from abc import ABC, abstractmethod
 
@@ -6,27 +6,27 @@ import jax.numpy as jnp
 import numpy as np
 
 STREAMED_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32")))
-"""What `read_rows` may give: the device makes a parameter's dtype of each."""
+"""The dtypes that `read_rows` may give: the device converts each to the dtype of a parameter."""
 WEIGHT_DTYPES = (*STREAMED_DTYPES, jnp.dtype("float64"))
-"""What weights may be stored in. Narrower floats and integers are quantized: their scales are elsewhere."""
+"""The dtypes that weights may be stored in. Narrower floats and integers are quantized: their scales are elsewhere."""
 
 
-class StoredArray(ABC):
-    """An array in a file or in host memory. Several threads may read it at a time."""
+class TensorSource(ABC):
+    """A tensor in a file or in host memory. Several threads may read it at a time."""
 
     shape: tuple[int, ...]
 
     @property
     @abstractmethod
     def dtype(self) -> np.dtype:
-        """Of what `read_rows` gives."""
+        """The dtype that `read_rows` gives."""
 
     @abstractmethod
     def read_rows(self, first_row: int, out: np.ndarray) -> None:
         """Fills `out`, bytes, with whole rows of the first axis."""
 
 
-class HostArray(StoredArray):
+class HostTensor(TensorSource):
     """A numpy array, read as `dtype`, to which numpy converts it."""
 
     def __init__(self, array: np.ndarray, dtype: np.dtype) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 
 from jinfer.weights.param_spec import ParamSpecs
-from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, FileTensor
+from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, SafetensorsTensor
 
 logger = logging.getLogger(__name__)
 
@@ -44,34 +44,35 @@ def untie(specs: ParamSpecs, path: str, *, stored_as: tuple[str, str]) -> ParamS
     head, embedding = stored_as
     logger.warning(
         "tie_word_embeddings is true, but %s has other values than %s: the stored head is used; set it to false",
-        head, embedding,
-    )  # fmt: skip
+        head,
+        embedding,
+    )
     return specs.untied(path)
 
 
-def have_same_values(one: FileTensor, other: FileTensor) -> bool:
-    """Of tensors in files, which are read piece by piece up to the first difference. A NaN equals one of the same bits,
-    where the dtypes are the same."""
+def have_same_values(one: SafetensorsTensor, other: SafetensorsTensor) -> bool:
+    """True if two tensors in files are equal; they are read chunk by chunk up to the first difference. A NaN equals one
+    of the same bits, where the dtypes are the same."""
     if one.shape != other.shape:
         return False
     if one.dtype_name == other.dtype_name:
-        return _pieces_agree(one, other, np.dtype(np.uint8), np.dtype(np.uint8))
+        return _chunks_agree(one, other, np.dtype(np.uint8), np.dtype(np.uint8))
     if not {one.dtype_name, other.dtype_name} <= SUPPORTED_DTYPES.keys():
         return False
-    return _pieces_agree(one, other, *(np.dtype(SUPPORTED_DTYPES[x.dtype_name]) for x in (one, other)))
+    return _chunks_agree(one, other, *(np.dtype(SUPPORTED_DTYPES[x.dtype_name]) for x in (one, other)))
 
 
-def _pieces_agree(one: FileTensor, other: FileTensor, dtype: np.dtype, other_dtype: np.dtype) -> bool:
-    piece = COMPARED_BYTES // max(dtype.itemsize, other_dtype.itemsize)  # elements
+def _chunks_agree(one: SafetensorsTensor, other: SafetensorsTensor, dtype: np.dtype, other_dtype: np.dtype) -> bool:
+    chunk = COMPARED_BYTES // max(dtype.itemsize, other_dtype.itemsize)  # elements
     total = one.num_bytes // dtype.itemsize
-    for first in range(0, total, piece):
-        count = min(piece, total - first)
+    for first in range(0, total, chunk):
+        count = min(chunk, total - first)
         if not np.array_equal(_elements(one, dtype, first, count), _elements(other, other_dtype, first, count)):
             return False
     return True
 
 
-def _elements(tensor: FileTensor, dtype: np.dtype, first: int, count: int) -> np.ndarray:
+def _elements(tensor: SafetensorsTensor, dtype: np.dtype, first: int, count: int) -> np.ndarray:
     stored = np.empty(count * dtype.itemsize, np.uint8)
     tensor.read_bytes(first * dtype.itemsize, stored)
     values = stored.view(dtype)

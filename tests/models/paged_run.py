@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinfer.models.decoder import with_norms_in_weights
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
 from jinfer.weights.hub import read_json
+from jinfer.weights.params import Params
 from jinfer.weights.safetensors import load_checkpoint
 
 PAGE_SIZE = 4

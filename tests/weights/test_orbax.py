@@ -14,11 +14,11 @@ import orbax.checkpoint as ocp
 import pytest
 
 from jinfer.errors import CheckpointError, ConfigError
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights.orbax import load_orbax, save_orbax
 from jinfer.weights.orbax_layout import find_trees
-from jinfer.weights.params import flatten, unflatten
+from jinfer.weights.params import Params, flatten, unflatten
 from jinfer.weights.safetensors import load_checkpoint
 from tests.checkpoints import CONFIG, write_checkpoint
 

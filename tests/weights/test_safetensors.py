@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from jinfer.errors import CheckpointError
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights import streaming
-from jinfer.weights.params import MOST_NAMED, flatten
+from jinfer.weights.params import MAX_NAMED, Params, flatten
 from jinfer.weights.safetensors import load_checkpoint
 from jinfer.weights.safetensors_directory import find_tensors
 from jinfer.weights.staging import MAX_READERS, NUM_SPARE_BUFFERS, StagingBuffer
@@ -120,9 +120,9 @@ def test_all_faults_are_in_one_message(tmp_path):
 
 
 def test_of_many_faults_the_first_are_named_and_the_rest_counted(tmp_path):
-    message = raised_for(tmp_path, {f"extra.{i}": np.zeros(1, np.float32) for i in range(MOST_NAMED + 5)})
+    message = raised_for(tmp_path, {f"extra.{i}": np.zeros(1, np.float32) for i in range(MAX_NAMED + 5)})
 
-    assert message.count("is not a tensor") == MOST_NAMED
+    assert message.count("is not a tensor") == MAX_NAMED
     assert message.endswith("; and 5 more")
 
 

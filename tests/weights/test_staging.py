@@ -46,14 +46,14 @@ def test_what_is_written_is_what_the_device_gets_each_time(make):
         assert on_device.sharding.memory_kind == DEVICE.default_memory().kind
 
 
-def test_every_fill_arrives_in_its_order_through_few_buffers(made):
-    def fill(number: int):
+def test_every_read_arrives_in_its_order_through_few_buffers(made):
+    def read(number: int):
         def write(content: np.ndarray) -> None:
             content[:] = number
 
         return write
 
-    received = [np.unique(x).tolist() for x in stream([fill(i) for i in range(MANY)], 50, DEVICE)]
+    received = [np.unique(x).tolist() for x in stream([read(i) for i in range(MANY)], 50, DEVICE)]
 
     assert received == [[i] for i in range(MANY)]
     assert len(made) <= MAX_READERS + NUM_SPARE_BUFFERS
@@ -63,11 +63,11 @@ def test_a_buffer_is_not_written_before_the_next_is_asked_for(made):
     """The bytes of the one that was yielded stay, however far the readers are ahead."""
     filled = []
 
-    def fill(content: np.ndarray) -> None:
+    def read(content: np.ndarray) -> None:
         filled.append(None)
         content[:] = 1 + content[0]  # how often this buffer was filled
 
-    taken = stream([fill] * MANY, 8, DEVICE)
+    taken = stream([read] * MANY, 8, DEVICE)
     first = next(taken)
     most = 0
     while len(filled) > most:  # until the readers have nothing left to fill
@@ -85,7 +85,7 @@ def test_nothing_to_stream_is_nothing(made):
     assert not made
 
 
-def test_what_a_fill_raises_ends_the_stream_and_its_readers(made):
+def test_what_a_read_raises_ends_the_stream_and_its_readers(made):
     def fail(content: np.ndarray) -> None:
         raise OSError("the disk is gone")
 
