@@ -22,10 +22,10 @@ from jinfer.batching.packing import pack
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState, new_device_state
-from jinfer.models.hub import read_json
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weights import num_bytes
+from jinfer.weights.hub import read_json
+from jinfer.weights.params import Params, num_bytes
 
 READ_BYTES_PER_S = 4.55e12  # measured on an H200: the sum of 4 GiB
 PAGE_SIZE = 16

@@ -24,16 +24,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models import staging
-from jinfer.models.checkpoint import load_checkpoint
-from jinfer.models.config import ModelConfig
-from jinfer.models.hub import read_json
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.tensor_file import LENGTH_BYTES
-from jinfer.models.tensor_files import INDEX_FILE, find_tensors
-from jinfer.models.weight_stream import BUFFER_BYTES
-from jinfer.models.weights import WeightSource, flatten, num_bytes
+from jinfer.weights import staging
+from jinfer.weights.hub import read_json
+from jinfer.weights.params import Params, flatten, num_bytes
+from jinfer.weights.safetensors import load_checkpoint
+from jinfer.weights.safetensors_directory import INDEX_FILE, find_tensors
+from jinfer.weights.safetensors_file import LENGTH_BYTES
+from jinfer.weights.streaming import BUFFER_BYTES
 
 GB = 10**9
 SHARD_BYTES = 5 * GB
@@ -82,15 +81,15 @@ def _timed(what: str, size: int, call: Callable[[], Any]) -> Any:
 
 
 def _load(model: Model, directory: Path) -> Params:
-    return load_checkpoint(model, directory, progress=False)
+    return load_checkpoint(model.param_specs, directory, progress=False)
 
 
 def _measure_copies(device: jax.Device) -> None:
     """Staging buffers to the device, as many in flight as while loading, with nothing read into them."""
-    fills = [lambda buffer: None] * (COPIED_BYTES // BUFFER_BYTES)
+    reads = [lambda buffer: None] * (COPIED_BYTES // BUFFER_BYTES)
 
     def copy() -> None:
-        for on_device in staging.stream(fills, BUFFER_BYTES, device):
+        for on_device in staging.stream(reads, BUFFER_BYTES, device):
             on_device.block_until_ready()
 
     for what in ("copy staging buffers, and make them", "copy staging buffers"):
@@ -116,18 +115,15 @@ def _read_alone(directory: Path) -> None:
 def _check(model: Model, params: Params, directory: Path) -> None:
     """Compares the last layer of every parameter with the bytes of the files."""
     tensors, loaded = find_tensors(directory), flatten(params)
-    for path, source in model.weight_sources.items():
-        layer = model.config.num_layers - 1
-        wanted = []
-        for name in source.tensor_names:
-            tensor = tensors[name.format(layer=layer)]
-            stored = np.memmap(tensor.file, tensor.dtype, "r", tensor.first_byte, tensor.shape)
-            wanted.append(stored.T if source.transposed else stored)
-        given = np.asarray(loaded[path][layer] if source.is_stacked else loaded[path])
-        wanted_bits = np.concatenate(wanted, axis=-1).reshape(given.shape).view(np.uint16)
-        if not np.array_equal(given.view(np.uint16), wanted_bits):
+    for path, spec in model.param_specs.by_path.items():
+        last_layer = list(spec.tensor_names())[-len(spec.tensors) :]
+        stored = [tensors[name] for name in last_layer]
+        arrays = [np.memmap(x.file, x.dtype, "r", x.first_byte, x.shape) for x in stored]
+        given = np.asarray(loaded[path][-1] if spec.is_stacked else loaded[path])
+        wanted = np.concatenate([x.T if spec.is_transposed else x for x in arrays], axis=-1)
+        if not np.array_equal(given.view(np.uint16), wanted.reshape(given.shape).view(np.uint16)):
             raise SystemExit(f"{path} is not what the files hold")
-    _say(what="compared the last layer with the files", parameters=len(model.weight_sources))
+    _say(what="compared the last layer with the files", parameters=len(model.param_specs.by_path))
 
 
 def _write_checkpoint(model: Model, directory: Path) -> None:
@@ -163,24 +159,14 @@ def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], block: memoryvi
 
 def _tensor_shapes(model: Model) -> Iterator[tuple[str, tuple[int, ...]]]:
     """The tensors that the model's parameters are made of, layer after layer, as they are stored."""
-    shapes = flatten(model.abstract_params)
-    sources = model.weight_sources.items()
-    for path, source in sources:
-        if not source.is_stacked:
-            yield source.tensor_names[0], tuple(n for n in shapes[path].shape if n != 1)
+    specs = list(model.param_specs.by_path.values())
     for layer in range(model.config.num_layers):
-        for path, source in sources:
-            if source.is_stacked:
-                *others, width = shapes[path].shape[1:]
-                for name, share in zip(source.tensor_names, _widths(model.config, source, width), strict=True):
-                    yield name.format(layer=layer), (share, *others) if source.transposed else (*others, share)
-
-
-def _widths(config: ModelConfig, source: WeightSource, width: int) -> list[int]:
-    """How many columns each of the joined tensors has: queries, keys and values, or equal shares."""
-    if len(source.tensor_names) == 3:
-        return [config.num_heads * config.head_dim, *[config.num_kv_heads * config.head_dim] * 2]
-    return [width // len(source.tensor_names)] * len(source.tensor_names)
+        for spec in specs:
+            if layer in (spec.layers or (0,)):
+                *others, _ = spec.layer_shape
+                for tensor in spec.tensors:
+                    shape = (*others, tensor.num_columns)
+                    yield tensor.name.format(layer=layer), shape[::-1] if spec.is_transposed else shape
 
 
 if __name__ == "__main__":

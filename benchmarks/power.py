@@ -32,7 +32,8 @@ from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_li
 from jinfer.bench.workloads import Workload
 from jinfer.engine import delete_arrays
 from jinfer.errors import ConfigError, JinferError
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
+from jinfer.weights.params import Params
 
 DATA: Mapping[str, tuple[bool, bool]] = {  # name: (weights are zeros, cache is zeros)
     "random": (False, False),

@@ -11,10 +11,10 @@ from jinfer.execution.device_memory import DeviceMemory
 from jinfer.execution.memory import check_fits, choose_limits
 from jinfer.loading import FoundModel
 from jinfer.models.config import ModelConfig
-from jinfer.models.weights import num_bytes
 from jinfer.prompts import Prompt
 from jinfer.request_factory import RequestFactory
 from jinfer.sampling_params import SamplingParams
+from jinfer.weights.params import num_bytes
 
 
 def check_before_start(

@@ -11,9 +11,9 @@ from typing import Any
 
 from jinfer.errors import RequestError, UnsupportedModelError
 from jinfer.models.entries import shown
-from jinfer.models.hub import read_json
 from jinfer.sampling_params import MODEL_DEFAULTS, SamplingParams
 from jinfer.text.tokenizer import Tokenizer
+from jinfer.weights.hub import read_json
 
 logger = logging.getLogger(__name__)
 

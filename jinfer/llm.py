@@ -22,7 +22,6 @@ from jinfer.execution.memory import MemoryNeeds, check_fits, check_workspace, ch
 from jinfer.execution.workspace import start_probing
 from jinfer.loading import ModelSource, find_model, load_model
 from jinfer.models.model import Params
-from jinfer.models.weights import num_bytes
 from jinfer.output_queue import OutputQueue
 from jinfer.outputs import RequestOutput, StreamPiece
 from jinfer.progress import logged_time, progress_bar
@@ -31,6 +30,7 @@ from jinfer.request import Request
 from jinfer.sampling_params import SamplingParams
 from jinfer.sequence_update import SequenceUpdate
 from jinfer.text.tokenizer import Tokenizer
+from jinfer.weights.params import num_bytes
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,7 +1,6 @@
 """What an engine needs of a model: its configuration, weights, tokenizer and defaults, from wherever they come."""
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,13 +16,13 @@ from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limi
 from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
 from jinfer.models.decoder import with_norms_in_weights
-from jinfer.models.fitted_weights import Build, FittedWeights
-from jinfer.models.given_params import adopt, check_on_host, fit_given
-from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weight_choice import choose_weights
 from jinfer.text.tokenizer import Tokenizer
+from jinfer.weights.choice import choose_weights
+from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.hub import read_json, resolve_model_directory
+from jinfer.weights.in_memory import adopt, check_on_host, fit_given
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +74,10 @@ def find_model(
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)
     generation.say_what_is_not_applied()
-    build = functools.partial(build_model, dtype=dtype, attention=config.attention)
-    weights = choose_weights(directory, raw, model_config, build) if directory is not None and needs_weights else None
+    model = build_model(model_config, dtype, config.attention)
+    weights = choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
     return FoundModel(
-        model=weights.model if weights else _model_of(model_config, build, params),
+        model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params),
         dtype=dtype,
         tokenizer=text,
         eos_token_ids=generation.eos_token_ids(raw, text, model_config.vocab_size),
@@ -94,7 +93,7 @@ def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -
         loaded = _load_params(found, config)
         owned = tuple(jax.tree.leaves(loaded))
     else:
-        loaded, owned = adopt(found.model, params, progress=config.progress)
+        loaded, owned = adopt(found.model.param_specs, params, progress=config.progress)
     if found.model.config.norms_in_weights:
         loaded = with_norms_in_weights(loaded)
         owned = tuple(jax.tree.leaves(loaded))  # what it made, and what was no caller's before
@@ -114,13 +113,13 @@ def _find(
     return directory, raw, read_model_config(raw)
 
 
-def _model_of(model_config: ModelConfig, build: Build, params: Params | None) -> Model:
-    """With a head of its own where the params that are given have one."""
+def _fitted_to_given(model: Model, params: Params | None) -> Model:
+    """The model with a head of its own where the params that are given have one."""
     if params is None:
-        return build(model_config)
-    if model_config.norms_in_weights:
-        check_on_host(build(model_config), params)
-    return fit_given(model_config, build, params)
+        return model
+    if model.config.norms_in_weights:
+        check_on_host(model.param_specs, params)
+    return model.fitted_to(fit_given(model.param_specs, params))
 
 
 def _load_params(found: FoundModel, config: EngineConfig) -> Params:

@@ -15,7 +15,14 @@ import pytest
 
 # Shapes and dtypes in signatures are checked while the tests run, and free in production. The kernels are not in the
 # list: their public functions check their arguments themselves, and the tests want to see those errors.
-CHECKED = ("jinfer.models", "jinfer.sampling", "jinfer.batching", "jinfer.execution")
+CHECKED = (
+    "jinfer.models",
+    "jinfer.weights",
+    "jinfer.sampling",
+    "jinfer.batching",
+    "jinfer.execution",
+    "jinfer.compilation",
+)
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import jinfer  # noqa: F401
 

@@ -10,9 +10,9 @@ from jinfer import LLM
 from jinfer.batching.batch import Batch
 from jinfer.engine import Engine
 from jinfer.execution.device_state import DeviceState
-from jinfer.models.model import Params
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
+from jinfer.weights.params import Params
 
 
 class PoisonedSteps:

@@ -91,6 +91,12 @@ def test_the_scheduler_runs_without_jax():
     assert importers(sorted((REPOSITORY / "jinfer" / "scheduling").rglob("*.py")), "jax") == []
 
 
+@pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])
+@pytest.mark.parametrize("folder", ["weights", "compilation"])
+def test_what_every_kind_of_model_shares_knows_none(folder, package):
+    assert importers(sorted((REPOSITORY / "jinfer" / folder).rglob("*.py")), package) == []
+
+
 @pytest.mark.parametrize("package", ["pickle", "dill", "cloudpickle", "marshal", "shelve", "torch", "transformers"])
 def test_nothing_imports_what_runs_code_from_data(package):
     assert importers(JINFER + KERNELS, package) == []

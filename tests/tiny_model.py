@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinfer import LLM
-from jinfer.models.model import Params
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weights import flatten, unflatten
+from jinfer.weights.params import Params, flatten, unflatten
 
 CONFIG: Mapping[str, Any] = {
     "architectures": ["Qwen3ForCausalLM"],

@@ -18,14 +18,15 @@ from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import pack
 from jinfer.bench.workloads import Workload
+from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
 from jinfer.engine import delete_arrays
-from jinfer.execution import compiled_steps
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model
+from jinfer.weights.params import Params
 from pallas_kernels import paged_attention
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.selection import should_interpret
@@ -115,7 +116,7 @@ class DecodeStep:
 def _compiler_options(choices: StepChoices) -> Mapping[str, str | bool] | None:
     if jax.default_backend() != "gpu":
         return None
-    return compiled_steps.GPU_COMPILER_OPTIONS if choices.compiler_options is None else choices.compiler_options
+    return GPU_COMPILER_OPTIONS if choices.compiler_options is None else choices.compiler_options
 
 
 def _pages_and_splits(model: Model, rows: int, positions: int, page_size: int) -> tuple[int, int]:
@@ -170,7 +171,7 @@ def _traced_anew() -> Iterator[None]:
         return
 
     def anew(*arguments):
-        return jax.jit(functools.partial(layer.__wrapped__), static_argnums=(0, 1))(*arguments)
+        return jax.jit(functools.partial(layer.__wrapped__), static_argnums=1)(*arguments)
 
     decoder._layer = anew
     try:

@@ -7,9 +7,9 @@ from typing import Any
 
 from benchmarks.ablation import patches
 from benchmarks.ablation.decode_step import StepChoices
+from jinfer.compilation.options import GPU_COMPILER_OPTIONS, NO_CUDA_GRAPHS
 from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError
-from jinfer.execution.compiled_steps import GPU_COMPILER_OPTIONS, NO_CUDA_GRAPHS
 
 STEP_WORKLOADS = ("b1", "b64-1024")
 PLAN_WORKLOAD = "mixed256"

@@ -22,8 +22,8 @@ from jinfer.engine import Engine
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.llm import LLM
 from jinfer.loading import find_model
-from jinfer.models.hub import read_json
-from jinfer.models.weights import num_bytes
+from jinfer.weights.hub import read_json
+from jinfer.weights.params import num_bytes
 
 DEMO_NAME = "demo"
 

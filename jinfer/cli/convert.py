@@ -1,7 +1,6 @@
 """`jinfer convert`."""
 
 import argparse
-import functools
 import os
 import sys
 from pathlib import Path
@@ -12,10 +11,10 @@ import jax.numpy as jnp
 from jinfer.cli.output import EXIT_OK
 from jinfer.config import DType
 from jinfer.errors import ConfigError, JinferError
-from jinfer.models.hub import read_json, resolve_model_directory
-from jinfer.models.orbax_io import check_is_new, save_orbax
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.weight_choice import choose_weights
+from jinfer.weights.choice import choose_weights
+from jinfer.weights.hub import read_json, resolve_model_directory
+from jinfer.weights.orbax import check_is_new, save_orbax
 
 CONVERTED_DTYPES = (*get_args(DType), "float16")
 
@@ -39,8 +38,8 @@ def _convert(options: argparse.Namespace) -> int:
     dtype = options.dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in CONVERTED_DTYPES:
         raise ConfigError(f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}")
-    build = functools.partial(build_model, dtype=jnp.dtype(dtype), attention="reference")
-    params = choose_weights(directory, raw, read_model_config(raw), build).load(progress=sys.stderr.isatty())
+    model = build_model(read_model_config(raw), jnp.dtype(dtype), "reference")
+    params = choose_weights(directory, raw, model.param_specs).load(progress=sys.stderr.isatty())
     try:
         save_orbax(params, directory, options.out)
     except JinferError:

@@ -14,25 +14,17 @@ import jax.numpy as jnp
 from jinfer.batching.batch import Batch, layout_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import size_of
+from jinfer.compilation.cache import cache_directory, persistent_cache
+from jinfer.compilation.options import compiler_options
+from jinfer.compilation.traced_programs import traced, with_tree
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.compilation_cache import cache_directory, keeps_traces, persistent_cache
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.sent_words import SentWords
 from jinfer.execution.step import run_step
-from jinfer.execution.traced_steps import traced, with_tree
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.progress import progress_bar
 from jinfer.sampling import StepResult
-
-# Measured on an H200: faster from 64 rows on than what the defaults find by autotuning, and compiled in seconds.
-GPU_COMPILER_OPTIONS: dict[str, str | bool] = {
-    "xla_gpu_enable_triton_gemm": False,
-    "xla_gpu_enable_cublaslt": True,
-    "xla_gpu_enable_dynamic_slice_fusion": True,
-}
-# Else JAX's profiler would turn CUDA graphs off, and a trace would show gaps that an engine does not have.
-TRACED_AS_IT_RUNS = {"xla_enable_command_buffers_during_profiling": True}
-NO_CUDA_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
+from jinfer.weights.params import Params
 
 
 class CompiledSteps:
@@ -44,7 +36,7 @@ class CompiledSteps:
     ) -> None:
         abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
         device = next(iter(jax.tree.leaves(params)[0].sharding.device_set))
-        options, one_at_a_time = compiler_options(config, device), threading.Lock()
+        options, one_at_a_time = _options(config, device), threading.Lock()
 
         def compile_one(shape: StepShape) -> jax.stages.Compiled:
             with one_at_a_time:  # or all threads, which trace under one lock of Python's, begin to compile late
@@ -54,7 +46,7 @@ class CompiledSteps:
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
         self._sent_words = SentWords(device)
         with (
-            persistent_cache(cache_directory(config, device)),
+            persistent_cache(steps_directory(config, device)),
             ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
             progress_bar("compiling", total=len(buckets.all), enabled=config.progress) as bar,
         ):
@@ -87,7 +79,7 @@ def compile_step(
     **more_options: str | bool,
 ) -> jax.stages.Compiled:  # fmt: skip
     """Compiles the step of one shape for abstract arguments, traced now or at an earlier start."""
-    options = compiler_options(config, device)
+    options = _options(config, device)
     options = None if options is None else {**options, **more_options}
     return _lower(model, limits, params, state, config, device, shape).compile(options)
 
@@ -101,7 +93,8 @@ def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: Ste
 def _lower(
     model: Model, limits: Limits, params: Any, state: Any, config: EngineConfig, device: jax.Device, shape: StepShape
 ) -> jax.stages.Lowered:
-    directory = cache_directory(config, device) if keeps_traces(config, device) else None
+    keeps_traces = device.platform == "gpu" or config.compilation_cache_dir is not None
+    directory = steps_directory(config, device) if keeps_traces else None
     if directory is None:
         return lower_step(model, limits, params, state, shape)
     return _lower_traced_step(model, limits, params, state, shape, directory, device)
@@ -127,15 +120,13 @@ def _words(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
 
 
-def compiler_options(config: EngineConfig, device: jax.Device) -> dict[str, str | bool] | None:
-    """What each step is compiled with: options of the executable, and not of the process."""
-    if device.platform != "gpu":
-        return None
-    return {
-        **TRACED_AS_IT_RUNS,
-        **({} if config.gemm_autotuning else GPU_COMPILER_OPTIONS),
-        **({} if config.cuda_graphs else NO_CUDA_GRAPHS),
-    }
+def steps_directory(config: EngineConfig, device: jax.Device) -> Path | None:
+    """The directory of compiled steps; None where they are not kept."""
+    return cache_directory(device, is_enabled=config.compilation_cache, chosen=config.compilation_cache_dir)
+
+
+def _options(config: EngineConfig, device: jax.Device) -> dict[str, str | bool] | None:
+    return compiler_options(device, cuda_graphs=config.cuda_graphs, gemm_autotuning=config.gemm_autotuning)
 
 
 def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:

@@ -19,7 +19,7 @@ from jinfer.execution.memory_plan import MemoryPlan
 from jinfer.execution.workspace import estimated_workspace_bytes, largest_workspace_bytes
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
-from jinfer.models.weights import num_bytes
+from jinfer.weights.params import num_bytes
 
 logger = logging.getLogger(__name__)
 

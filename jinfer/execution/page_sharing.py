@@ -9,8 +9,9 @@ import numpy as np
 from jaxtyping import Array, Int32
 
 from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
+from jinfer.compilation.cache import persistent_cache
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.compilation_cache import cache_directory, persistent_cache
+from jinfer.execution.compiled_steps import steps_directory
 from jinfer.execution.device_state import DeviceState
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
@@ -27,7 +28,7 @@ class PageSharing:
         (device,) = state.rows.page_table.devices()
         copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
         rows = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + limits.pages_per_sequence), jnp.int32)
-        with persistent_cache(cache_directory(config, device)):
+        with persistent_cache(steps_directory(config, device)):
             self._copy_pages = lower(copy_pages, state.kv_cache, copies).compile()
             self._set_page_tables = lower(set_page_tables, state.rows.page_table, rows).compile()
 

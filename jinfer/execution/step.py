@@ -9,10 +9,11 @@ from jinfer.batching.packing import unpack
 from jinfer.batching.sampling_words import PROMPT_LENGTH, read_sampling_words
 from jinfer.config import Limits
 from jinfer.execution.device_state import DeviceState, Rows
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.token_batch import TokenBatch
 from jinfer.sampling import StepResult, sample
 from jinfer.scheduling.page_pool import NULL_PAGE
+from jinfer.weights.params import Params
 
 
 def run_step(

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.sharding import SingleDeviceSharding
 
 from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.compilation.cache import persistent_cache
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.compilation_cache import cache_directory, persistent_cache
-from jinfer.execution.compiled_steps import compile_step
+from jinfer.execution.compiled_steps import compile_step, steps_directory
 from jinfer.execution.device_state import new_device_state
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
@@ -69,7 +69,7 @@ def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, co
         return compile_step(model, limits, params, state, config, device, shape, **WITHOUT_TUNING)
 
     shapes = (buckets.decode[-1], buckets.mixed[-1])
-    with persistent_cache(cache_directory(config, device)), ThreadPoolExecutor(len(shapes)) as threads:
+    with persistent_cache(steps_directory(config, device)), ThreadPoolExecutor(len(shapes)) as threads:
         return largest_workspace_bytes(dict(zip(shapes, threads.map(compile_one, shapes), strict=True)))
 
 

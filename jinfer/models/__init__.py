@@ -1,1 +1,1 @@
-"""Model families: Flax NNX modules inside, pure functions of parameters outside."""
+"""Model families: frozen modules over nested dicts of arrays, whose parameters are described as data."""

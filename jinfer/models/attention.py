@@ -1,14 +1,16 @@
-"""Attention over the paged cache, as a Flax NNX module."""
+"""Attention over the paged cache."""
 
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
-from flax import nnx
+import jax
 from jaxtyping import Array, Float
 
-from jinfer.models.layers import LayerIndex, Linear, RMSNorm
+from jinfer.models.config import ModelConfig
+from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
 from jinfer.models.rope import Angles
 from jinfer.models.token_batch import TokenBatch
+from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
 from pallas_kernels.rms_norm import DeferredNorm
 from pallas_kernels.rope_cache_write import rope_cache_write
@@ -21,26 +23,35 @@ class LayerPlace(NamedTuple):
     sliding_window: int | None
 
 
-class Attention(nnx.Module):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Attention:
     """Grouped-query attention over the paged cache, with rotary positions.
 
-    With `normalized_heads`, queries and keys get an RMSNorm, each head by itself, before they are rotated.
+    With `q_norm` and `k_norm`, queries and keys get an RMSNorm, each head by itself, before they are rotated.
     """
 
-    def __init__(
-        self, config, dtype: jnp.dtype, implementation: Implementation, *, normalized_heads: bool = False
-    ) -> None:
-        layers, head_dim = config.num_layers, config.head_dim
-        self.num_heads, self.num_kv_heads, self.head_dim = config.num_heads, config.num_kv_heads, head_dim
-        self.implementation = implementation
-        num_outputs = (self.num_heads + 2 * self.num_kv_heads) * head_dim
-        self.qkv = Linear(layers, config.hidden_size, num_outputs, dtype, implementation, bias=config.qkv_bias)
-        self.output = Linear(
-            layers, self.num_heads * head_dim, config.hidden_size, dtype, implementation, bias=config.output_bias
+    qkv: Linear
+    output: Linear
+    q_norm: RMSNorm | None
+    k_norm: RMSNorm | None
+    head_dim: int = field(metadata=STATIC)
+    implementation: Implementation = field(metadata=STATIC)
+
+    @classmethod
+    def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Attention":
+        """Attention of {"qkv": ..., "output": ...}, with or without {"q_norm": ..., "k_norm": ...}."""
+        norms = {
+            name: RMSNorm(params[name]["scale"], config.rms_norm_eps) if name in params else None
+            for name in ("q_norm", "k_norm")
+        }
+        return cls(
+            Linear.of(params["qkv"], implementation),
+            Linear.of(params["output"], implementation),
+            **norms,
+            head_dim=config.head_dim,
+            implementation=implementation,
         )
-        epsilon = config.rms_norm_eps
-        self.q_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
-        self.k_norm = RMSNorm(layers, head_dim, epsilon, dtype) if normalized_heads else None
 
     def __call__(
         self,
@@ -119,8 +130,8 @@ class Attention(nnx.Module):
         if self.q_norm is None or self.k_norm is None:
             return {}
         return {
-            "q_scale": self.q_norm.scale[...],
-            "k_scale": self.k_norm.scale[...],
+            "q_scale": self.q_norm.scale,
+            "k_scale": self.k_norm.scale,
             "epsilon": self.q_norm.epsilon,
             "layer": layer,
         }

@@ -1,37 +1,51 @@
 """The pre-norm decoder that the families share: they differ in their attention and in the names of their weights."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from jinfer.models.attention import Attention, LayerPlace
 from jinfer.models.config import ModelConfig
-from jinfer.models.layers import Embedding, GatedMLP, RMSNorm
+from jinfer.models.layers import STATIC, Embedding, GatedMLP, RMSNorm
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.models.token_batch import TokenBatch
-from jinfer.models.weights import EMBEDDING, HEAD, WeightSource, flatten, unflatten
+from jinfer.weights.params import Params, flatten, unflatten
+from pallas_kernels import Implementation
 
 
-class Decoder(nnx.Module):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Decoder:
     """x += attention(norm(x)); x += mlp(norm(x)), for each layer, between an embedding and a last norm."""
 
-    def __init__(self, config: ModelConfig, dtype: jnp.dtype, attention: Attention) -> None:
-        layers, features, implementation = config.num_layers, config.hidden_size, attention.implementation
-        self.config = config
-        self.embedding = Embedding(config.vocab_size, features, dtype, implementation)
-        epsilon, in_weights = config.rms_norm_eps, config.norms_in_weights
-        self.attention_norm = RMSNorm(layers, features, epsilon, dtype, is_in_weights=in_weights)
-        self.attention = attention
-        self.mlp_norm = RMSNorm(layers, features, epsilon, dtype, is_in_weights=in_weights)
-        self.mlp = GatedMLP(layers, features, config.intermediate_size, dtype, implementation, bias=config.mlp_bias)
-        self.final_norm = RMSNorm(1, features, epsilon, dtype)
-        is_tied = config.tie_word_embeddings
-        self.head = None if is_tied else Embedding(config.vocab_size, features, dtype, implementation)
+    embedding: Embedding
+    attention_norm: RMSNorm
+    attention: Attention
+    mlp_norm: RMSNorm
+    mlp: GatedMLP
+    final_norm: RMSNorm
+    head: Embedding | None
+    config: ModelConfig = field(metadata=STATIC)
+
+    @classmethod
+    def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Decoder":
+        """The decoder of params as `params.decoder_params` describes them. Without a head, it is the embedding."""
+        head = params.get("head")
+        return cls(
+            embedding=Embedding(params["embedding"]["kernel"], implementation),
+            attention_norm=_layer_norm(params["attention_norm"], config),
+            attention=Attention.of(params["attention"], config, implementation),
+            mlp_norm=_layer_norm(params["mlp_norm"], config),
+            mlp=GatedMLP.of(params["mlp"], implementation),
+            final_norm=RMSNorm(params["final_norm"]["scale"], config.rms_norm_eps),
+            head=None if head is None else Embedding(head["kernel"], implementation),
+            config=config,
+        )
 
     def __call__(
         self, kv_cache: tuple[Array, ...], tokens: TokenBatch
@@ -45,11 +59,10 @@ class Decoder(nnx.Module):
         frequencies = token_frequencies(rope, self.config.head_dim, tokens.positions, tokens.prompt_lengths)
         angles = rope_angles(frequencies, tokens.positions, rope.attention_factor)
         x, new_cache = self.embedding(tokens.token_ids), []
-        graphdef, params = nnx.split(self)
         last_layer = self.config.num_layers - 1
         for layer, window in enumerate(self.config.sliding_windows):
             of_layer = tokens if layer == last_layer else tokens._replace(newest=None)
-            x, kv_layer = _layer(graphdef, window, params, x, angles, kv_cache[layer], of_layer, np.int32(layer))
+            x, kv_layer = _layer(self, window, x, angles, kv_cache[layer], of_layer, np.int32(layer))
             new_cache.append(kv_layer)
         return x, tuple(new_cache)
 
@@ -66,11 +79,15 @@ class Decoder(nnx.Module):
         return (self.head or self.embedding).logits(hidden, self.final_norm)
 
 
-@jax.jit(static_argnums=(0, 1))
-def _layer(graphdef: nnx.GraphDef, window: int | None, params, x, angles, kv_layer, tokens, index: Int32[Array, ""]):
+@jax.jit(static_argnums=1)
+def _layer(decoder: Decoder, window: int | None, x, angles, kv_layer, tokens, index: Int32[Array, ""]):
     """Jitted, with the layer's number as an operand, so that layers share one trace: a step of 36 layers is traced and
     lowered in a tenth of the time. XLA inlines the calls, and sees static slices of the weights."""
-    return nnx.merge(graphdef, params).layer(x, angles, kv_layer, tokens, LayerPlace(index, window))
+    return decoder.layer(x, angles, kv_layer, tokens, LayerPlace(index, window))
+
+
+def _layer_norm(params: Params, config: ModelConfig) -> RMSNorm:
+    return RMSNorm(params["scale"], config.rms_norm_eps, is_in_weights=config.norms_in_weights)
 
 
 NORMED_PRODUCTS = {"attention_norm/scale": "attention/qkv/kernel", "mlp_norm/scale": "mlp/gate_up/kernel"}
@@ -91,30 +108,3 @@ def with_norms_in_weights(params: Mapping[str, Any]) -> Mapping[str, Any]:
 @jax.jit(donate_argnums=0)
 def _multiplied(kernel: Float[Array, "layers in out"], scale: Float[Array, "layers in"]) -> Array:
     return (kernel.astype(jnp.float32) * scale.astype(jnp.float32)[:, :, None]).astype(kernel.dtype)
-
-
-def decoder_weights(config: ModelConfig) -> dict[str, WeightSource]:
-    """Where the weights of a decoder lie in a Hugging Face checkpoint, by the path of the parameter."""
-    block = "model.layers.{layer}."
-    attention, mlp, head = block + "self_attn.", block + "mlp.", "lm_head.weight"
-    sources = {
-        EMBEDDING: WeightSource(("model.embed_tokens.weight",), tied_name=head if config.tie_word_embeddings else None),
-        "attention_norm/scale": WeightSource((block + "input_layernorm.weight",)),
-        "mlp_norm/scale": WeightSource((block + "post_attention_layernorm.weight",)),
-        "final_norm/scale": WeightSource(("model.norm.weight",)),
-        **_projection("attention/qkv", attention, ("q_proj", "k_proj", "v_proj"), bias=config.qkv_bias),
-        **_projection("attention/output", attention, ("o_proj",), bias=config.output_bias),
-        **_projection("mlp/gate_up", mlp, ("gate_proj", "up_proj"), bias=config.mlp_bias),
-        **_projection("mlp/down", mlp, ("down_proj",), bias=config.mlp_bias),
-    }
-    if not config.tie_word_embeddings:
-        sources[HEAD] = WeightSource((head,))
-    return sources
-
-
-def _projection(path: str, prefix: str, names: tuple[str, ...], *, bias: bool) -> dict[str, WeightSource]:
-    """Checkpoints keep [out, in] matrices, one for each name; ours are [in, out], side by side."""
-    sources = {f"{path}/kernel": WeightSource(tuple(f"{prefix}{name}.weight" for name in names), transposed=True)}
-    if bias:
-        sources[f"{path}/bias"] = WeightSource(tuple(f"{prefix}{name}.bias" for name in names))
-    return sources

@@ -1,16 +1,17 @@
-"""The parts that decoders are made of, as Flax NNX modules.
+"""The parts that decoders are made of: frozen pytrees of the arrays of a nested dict.
 
 A module holds one kind of weight for all layers, stacked as [num_layers, ...], and is called with a layer's index, an
 int32 scalar that is constant once compiled: a step has few arguments that way, and XLA reads a static slice of the
-stack in place. Parameters are declared by shape alone (`jax.ShapeDtypeStruct`); `Model` fills in the arrays when a
-step is traced.
+stack in place. `Model` makes the modules of the params when a step is traced.
 """
+
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Float, Int32
 
+from jinfer.weights.params import Params
 from pallas_kernels import Implementation
 from pallas_kernels.linear import MAX_NORM_ROWS, linear
 from pallas_kernels.rms_norm import DeferredNorm, rms_norm
@@ -22,18 +23,7 @@ MOST_PLAIN_ROWS = 32  # of our kernel without a norm: o and down of 8B are 1.23 
 # takes less than to read each row once more.
 MOST_DEFERRED_ROWS = 256
 LayerIndex = Int32[Array, ""] | int
-
-
-class Kernel(nnx.Param):
-    """A matrix, or a stack of them."""
-
-
-class Bias(nnx.Param):
-    """Added to a projection."""
-
-
-class Scale(nnx.Param):
-    """The weight of a normalization."""
+STATIC = {"static": True}  # of a field that is no array: it belongs to the structure of the pytree
 
 
 def full_precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
@@ -41,8 +31,10 @@ def full_precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
     return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
 
 
-class RMSNorm(nnx.Module):
-    """RMSNorm over the last axis with scale[layer], for each of `num_layers` layers.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class RMSNorm:
+    """RMSNorm over the last axis with scale[layer].
 
     Where it `is_in_weights`, the scales are ones, since those of the checkpoint are in the weights of the product that
     follows: the norm can then be deferred to whoever reads the product.
@@ -51,12 +43,9 @@ class RMSNorm(nnx.Module):
     of Qwen3-0.6B on an H200 took 4.29 ms in place of 3.98 (64 rows), and of 8B the same (benchmarks/results).
     """
 
-    def __init__(
-        self, num_layers: int, features: int, epsilon: float, dtype: jnp.dtype, *, is_in_weights: bool = False
-    ) -> None:
-        self.scale = Scale(jax.ShapeDtypeStruct((num_layers, features), dtype))
-        self.epsilon = epsilon
-        self.is_in_weights = is_in_weights
+    scale: Float[Array, "layers features"]
+    epsilon: float = field(metadata=STATIC)
+    is_in_weights: bool = field(default=False, metadata=STATIC)
 
     def __call__(self, x: Float[Array, "*batch features"], layer: LayerIndex) -> Float[Array, "*batch features"]:
         return rms_norm(x, self.scale[layer], epsilon=self.epsilon, implementation="reference")
@@ -66,26 +55,23 @@ class RMSNorm(nnx.Module):
         return DeferredNorm(x, self.epsilon)
 
 
-class Linear(nnx.Module):
-    """x @ kernel[layer] (+ bias[layer]) for each of `num_layers` layers, with what a decoder does around it.
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """x @ kernel[layer] (+ bias[layer]), with what a decoder does around it.
 
     Of few rows, where reading the weights is what takes time, a kernel of ours does all of it at once. Beyond, cuBLAS
     multiplies and XLA fuses the rest.
     """
 
-    def __init__(
-        self,
-        num_layers: int,
-        in_features: int,
-        out_features: int,
-        dtype: jnp.dtype,
-        implementation: Implementation,
-        *,
-        bias: bool,
-    ) -> None:
-        self.kernel = Kernel(jax.ShapeDtypeStruct((num_layers, in_features, out_features), dtype))
-        self.bias = Bias(jax.ShapeDtypeStruct((num_layers, out_features), dtype)) if bias else None
-        self.implementation = implementation
+    kernel: Float[Array, "layers in out"]
+    bias: Float[Array, "layers out"] | None
+    implementation: Implementation = field(metadata=STATIC)
+
+    @classmethod
+    def of(cls, params: Params, implementation: Implementation) -> "Linear":
+        """The layer of {"kernel": ..., "bias": ...}, of which the bias may be absent."""
+        return cls(params["kernel"], params.get("bias"), implementation)
 
     def __call__(
         self,
@@ -130,12 +116,13 @@ def _is_served_by_our_kernel(x: Array, implementation: Implementation, most_rows
     return select(implementation) == "pallas" and x.shape[0] <= most_rows
 
 
-class Embedding(nnx.Module):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Embedding:
     """Token ids to vectors and, as output head, vectors to logits."""
 
-    def __init__(self, vocab_size: int, features: int, dtype: jnp.dtype, implementation: Implementation) -> None:
-        self.kernel = Kernel(jax.ShapeDtypeStruct((vocab_size, features), dtype))
-        self.implementation = implementation
+    kernel: Float[Array, "vocab features"]
+    implementation: Implementation = field(metadata=STATIC)
 
     def __call__(self, token_ids: Int32[Array, " tokens"]) -> Float[Array, "tokens features"]:
         return self.kernel[token_ids]
@@ -153,21 +140,18 @@ class Embedding(nnx.Module):
         )  # fmt: skip
 
 
-class GatedMLP(nnx.Module):
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class GatedMLP:
     """x + down(silu(gate(norm(x))) * up(norm(x))), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
 
-    def __init__(
-        self,
-        num_layers: int,
-        features: int,
-        hidden: int,
-        dtype: jnp.dtype,
-        implementation: Implementation,
-        *,
-        bias: bool,
-    ) -> None:
-        self.gate_up = Linear(num_layers, features, 2 * hidden, dtype, implementation, bias=bias)
-        self.down = Linear(num_layers, hidden, features, dtype, implementation, bias=bias)
+    gate_up: Linear
+    down: Linear
+
+    @classmethod
+    def of(cls, params: Params, implementation: Implementation) -> "GatedMLP":
+        """The MLP of {"gate_up": ..., "down": ...}."""
+        return cls(Linear.of(params["gate_up"], implementation), Linear.of(params["down"], implementation))
 
     def __call__(
         self, x: Float[Array, "tokens features"], norm: RMSNorm, layer: LayerIndex

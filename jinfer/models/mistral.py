@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 
-from jinfer.models.attention import Attention
 from jinfer.models.config import (
     FamilyDefaults,
     ModelConfig,
@@ -12,9 +11,9 @@ from jinfer.models.config import (
     read_window,
     windows_by_type,
 )
-from jinfer.models.decoder import Decoder, decoder_weights
 from jinfer.models.entries import Entries
 from jinfer.models.model import Model
+from jinfer.models.params import decoder_params
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("MistralForCausalLM",)
@@ -34,4 +33,4 @@ def read_config(entries: Entries) -> ModelConfig:
 
 def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
     """The plain decoder."""
-    return Model.of(Decoder(config, dtype, Attention(config, dtype, attention)), decoder_weights(config))
+    return Model(config, attention, decoder_params(config, dtype))

@@ -2,12 +2,10 @@
 
 import jax.numpy as jnp
 
-from jinfer.models.attention import Attention
 from jinfer.models.config import FamilyDefaults, ModelConfig, read_decoder_config, read_layer_windows
-from jinfer.models.decoder import Decoder, decoder_weights
 from jinfer.models.entries import Entries
 from jinfer.models.model import Model
-from jinfer.models.weights import WeightSource
+from jinfer.models.params import decoder_params, head_norms
 from pallas_kernels import Implementation
 
 ARCHITECTURES = ("Qwen3ForCausalLM",)
@@ -31,9 +29,4 @@ def read_config(entries: Entries) -> ModelConfig:
 
 def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
     """The decoder with a norm on queries and keys, whose scales are two more weights."""
-    norms = {
-        f"attention/{name}/scale": WeightSource((f"model.layers.{{layer}}.self_attn.{name}.weight",))
-        for name in ("q_norm", "k_norm")
-    }
-    module = Decoder(config, dtype, Attention(config, dtype, attention, normalized_heads=True))
-    return Model.of(module, {**decoder_weights(config), **norms})
+    return Model(config, attention, decoder_params(config, dtype, head_norms(config, dtype)))

@@ -25,7 +25,7 @@ def directory(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def weights_are_not_read(monkeypatch):
     """But for the headers of their files, which say what the model is."""
-    monkeypatch.setattr("jinfer.models.weight_stream.stream", lambda *arguments: pytest.fail("weights were read"))
+    monkeypatch.setattr("jinfer.weights.streaming.stream", lambda *arguments: pytest.fail("weights were read"))
 
 
 def check(directory: Path, prompts, params: SamplingParams | None = None, **options) -> None:

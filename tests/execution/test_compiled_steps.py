@@ -10,8 +10,8 @@ from jinfer.batching.buckets import Buckets
 from jinfer.config import Limits
 from jinfer.execution.compiled_steps import lower_step
 from jinfer.execution.device_state import kv_layer_shape, new_device_state
-from jinfer.models.hub import DEMO_MODEL, read_json
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.weights.hub import DEMO_MODEL, read_json
 
 LIMITS = Limits(page_size=16, num_pages=65, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=256)
 

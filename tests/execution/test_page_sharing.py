@@ -11,8 +11,8 @@ from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.device_state import kv_layer_shape, new_device_state
 from jinfer.execution.page_sharing import PageSharing, copy_pages, lower, set_page_tables
-from jinfer.models.hub import DEMO_MODEL, read_json
 from jinfer.models.registry import read_model_config
+from jinfer.weights.hub import DEMO_MODEL, read_json
 from tests.batching.plans import chunk, decode_rows, plan
 
 LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)

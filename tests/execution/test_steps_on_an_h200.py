@@ -13,8 +13,8 @@ import pytest
 from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import size_of
+from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
-from jinfer.execution.compiled_steps import GPU_COMPILER_OPTIONS
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.execution.workspace import FEWEST_LAYERS

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.decoder import with_norms_in_weights
-from jinfer.models.hub import read_json
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
+from jinfer.weights.hub import read_json
+from jinfer.weights.params import Params
+from jinfer.weights.safetensors import load_checkpoint
 
 PAGE_SIZE = 4
 STEP_TOKENS = 64  # extend steps are padded to it, so that each is the same compiled shape
@@ -35,7 +36,7 @@ class PagedRun:
         config = read_model_config(read_json(directory / "config.json"))
         config = replace(config, norms_in_weights=norms_in_weights)
         self._model, self._dtype = build_model(config, dtype, "reference"), dtype
-        params = load_checkpoint(self._model, directory, progress=False)
+        params = load_checkpoint(self._model.param_specs, directory, progress=False)
         self._params = with_norms_in_weights(params) if norms_in_weights else params
         self._pages_per_row = -(-config.context_length // PAGE_SIZE)
 

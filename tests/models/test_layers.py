@@ -21,12 +21,9 @@ def test_layers_serve_any_number_of_rows_in_each_dtype(rows, dtype):
     """Where a kernel of ours does not, XLA does: an engine in float32 has steps of more rows than its kernel takes."""
     outputs = []
     for implementation in ("pallas", "reference"):
-        linear = Linear(2, FEATURES, OUTPUTS, jnp.dtype(dtype), implementation, bias=False)
-        linear.kernel.set_value(normal(2, FEATURES, OUTPUTS, dtype=dtype))
-        norm = RMSNorm(2, FEATURES, 1e-6, jnp.dtype(dtype))
-        norm.scale.set_value(normal(2, FEATURES, dtype=dtype))
-        head = Embedding(OUTPUTS, FEATURES, jnp.dtype(dtype), implementation)
-        head.kernel.set_value(normal(OUTPUTS, FEATURES, dtype=dtype))
+        linear = Linear(normal(2, FEATURES, OUTPUTS, dtype=dtype), None, implementation)
+        norm = RMSNorm(normal(2, FEATURES, dtype=dtype), 1e-6)
+        head = Embedding(normal(OUTPUTS, FEATURES, dtype=dtype), implementation)
         x, residual = normal(rows, FEATURES, dtype=dtype), normal(rows, OUTPUTS, dtype=dtype)
         outputs.append([linear(x, 1, residual=residual), linear(x, 1, norm=norm), head.logits(x, norm)])
     for got, wanted in zip(*outputs, strict=True):

@@ -6,7 +6,7 @@ import pytest
 
 from jinfer.errors import ConfigError
 from jinfer.models.decoder import with_norms_in_weights
-from jinfer.models.weights import flatten, unflatten
+from jinfer.weights.params import flatten, unflatten
 from tests.models.goldens import GOLDENS, read_goldens
 from tests.models.paged_run import PagedRun
 from tests.tiny_model import random_params, tiny_llm

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer import LLM
-from jinfer.models.checkpoint import load_checkpoint
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.weights.safetensors import load_checkpoint
 from tests.checkpoints import (
     CONFIG,
     TINY_ENGINE,
@@ -41,4 +41,4 @@ def llm(shared_llm) -> Iterator[LLM]:
 def params(directory) -> dict[str, Any]:
     """The weights of the shared LLM, as a caller's own."""
     model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
-    return load_checkpoint(model, directory, progress=False)
+    return load_checkpoint(model.param_specs, directory, progress=False)

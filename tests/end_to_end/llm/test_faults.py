@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer import LLM, EngineError, FinishReason
-from jinfer.models.weights import flatten, unflatten
+from jinfer.weights.params import flatten, unflatten
 from tests.checkpoints import (
     CONFIG,
     TINY_ENGINE,

@@ -9,7 +9,7 @@ import pytest
 
 import jinfer
 from jinfer import LLM, EngineError
-from jinfer.models.weights import flatten, num_bytes, unflatten
+from jinfer.weights.params import flatten, num_bytes, unflatten
 from tests.checkpoints import (
     CONFIG,
     CONTEXT,

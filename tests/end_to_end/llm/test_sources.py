@@ -10,7 +10,7 @@ from flax import nnx
 import jinfer
 from jinfer import LLM, CheckpointError
 from jinfer.models.registry import read_model_config
-from jinfer.models.weights import flatten, unflatten
+from jinfer.weights.params import flatten, unflatten
 from tests.checkpoints import (
     CONFIG,
     EOS_ID,

@@ -1,0 +1,1 @@
+"""Programs compiled ahead of time: the persistent cache, traced programs on disk, and the options of the compiler."""

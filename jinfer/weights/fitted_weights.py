@@ -1,0 +1,15 @@
+"""Weights that are stored somewhere and the parameters that they fill, before anything large is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from jinfer.weights.param_spec import ParamSpecs
+from jinfer.weights.params import Params
+
+
+@dataclass(frozen=True, eq=False)
+class FittedWeights:
+    """`load(progress=...)` brings the parameters of `specs` to the default device. It raises CheckpointError."""
+
+    specs: ParamSpecs
+    load: Callable[..., Params]

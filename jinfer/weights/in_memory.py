@@ -1,0 +1,86 @@
+"""Parameters that a caller has in memory: which array is which, and how they come to be used."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jinfer.errors import CheckpointError, ConfigError
+from jinfer.weights.harmless_tensors import without_harmless
+from jinfer.weights.param_spec import ParamSpecs
+from jinfer.weights.param_tree import parameters_of
+from jinfer.weights.params import Params, check_params, flatten, unflatten
+from jinfer.weights.streaming import fill_params, host_slices
+from jinfer.weights.tied_params import fit_tied
+
+WHERE = "params"
+
+
+def fit_given(specs: ParamSpecs, params: Params) -> ParamSpecs:
+    """The specs of a model with a head as it is given.
+
+    `params` is a nested mapping of arrays or nnx variables (an nnx.State is one), or a training state with one in it.
+    Raises CheckpointError, which names all that is missing, left over, misshapen or of a dtype that is no float.
+    """
+    specs, given = fit_tied(specs, _arrays(specs, params), np.asarray)
+    check_params(without_harmless(given, specs.flat, np.asarray), specs.flat, WHERE)
+    return specs
+
+
+def adopt(specs: ParamSpecs, params: Params, *, progress: bool) -> tuple[Params, tuple[jax.Array, ...]]:
+    """Params of which `fit_given` gave the specs, and those among them that are copies: of another dtype, or from the
+    host. Those of numpy are copied on a CPU, too: the caller may write there."""
+    wanted = specs.flat
+    device = jax.devices()[0]
+    given = _arrays(specs, params)
+    for path, tied in specs.tied.items():
+        given.setdefault(path, given.get(tied.path))
+    given = {path: given[path] for path in wanted}
+    adopted = {path: jnp.asarray(x, wanted[path].dtype) for path, x in given.items() if _is_on(device, x)}
+    missing = {path: x for path, x in wanted.items() if path not in adopted}
+    slices = [each for path, x in missing.items() for each in host_slices(path, np.asarray(given[path]), x.dtype)]
+    adopted |= fill_params(missing, slices, device, progress=progress)
+    return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
+
+
+def check_on_host(specs: ParamSpecs, params: Params) -> None:
+    """Raises ConfigError for arrays that are used in place, and so must not be changed."""
+    device = jax.devices()[0]
+    in_place = [path for path, x in _arrays(specs, params).items() if _is_on(device, x)]
+    if in_place:
+        raise ConfigError(
+            f"norms_in_weights=True would change params that are on the device and used in place ({in_place[0]} and "
+            f"{len(in_place) - 1} more); give NumPy arrays, which are copied, or leave it off"
+        )
+
+
+def _arrays(specs: ParamSpecs, params: Params) -> dict[str, Any]:
+    """The arrays by the paths of the model's parameters, and whatever is beside them."""
+    if not isinstance(params, Mapping):
+        raise ConfigError(
+            f"params is a {type(params).__name__}, and must be a nested dict of arrays (nnx.state(module) makes one)"
+        )
+    leaves = {tuple(path.split("/")): leaf for path, leaf in flatten(params).items()}
+    keys = parameters_of(leaves, specs, WHERE)
+    return {path: _array(path, leaves[k]) for path, k in keys.items() if path in specs.by_path or leaves[k] is not None}
+
+
+def _array(path: str, leaf: Any) -> jax.Array | np.ndarray:
+    value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
+    if isinstance(value, jax.Array):
+        if value.is_deleted():
+            raise CheckpointError(f"params has a deleted array at {path}; give one that lives as long as the engine")
+        return value
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"params has a {type(value).__name__} at {path}, and must have an array ({error})"
+        ) from error
+
+
+def _is_on(device: jax.Device, array: Any) -> bool:
+    return isinstance(array, jax.Array) and device in array.devices()

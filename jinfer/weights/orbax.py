@@ -1,0 +1,144 @@
+"""Orbax checkpoints: what a JAX training run writes is served as it is, and any model can be converted to it.
+
+A checkpoint is a directory with config.json, the tokenizer's files and `params/`, which Orbax wrote from the nested
+dict of parameters (`ParamSpecs` has its paths and shapes).
+"""
+
+import functools
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from jinfer.errors import CheckpointError, ConfigError
+from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.harmless_tensors import without_harmless
+from jinfer.weights.model_files import CONFIG_FILES, TEXT_FILES
+from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
+from jinfer.weights.param_spec import ParamSpecs
+from jinfer.weights.param_tree import Keys, flat_leaves, parameters_of
+from jinfer.weights.params import Params, check_params, raise_faults, unflatten
+from jinfer.weights.tied_params import fit_tied
+
+MAX_MESSAGE_LENGTH = 200  # of what Orbax says about an error
+
+
+def check_is_new(out: Path) -> None:
+    """Raises ConfigError if `out` is there already."""
+    if out.exists():
+        raise ConfigError(f"{out} exists; name a directory that does not, so that nothing is overwritten")
+
+
+def save_orbax(params: Params, source: Path, out: Path) -> None:
+    """Writes params, and copies config and tokenizer from `source`. Raises ConfigError if `out` is there already."""
+    check_is_new(out)
+    out.mkdir(parents=True)
+    for file in [file for pattern in (*CONFIG_FILES, *TEXT_FILES) for file in source.glob(pattern)]:
+        copy = out / file.relative_to(source)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save((out / PARAMS_DIRECTORY).resolve(), params)
+
+
+def load_orbax(specs: ParamSpecs, directory: Path) -> Params:
+    """The params of `specs` from a directory, read to the default device. Raises CheckpointError where they do not fit;
+    a head beside the embedding of a tied model does not, where its values are others."""
+    params = directory / PARAMS_DIRECTORY
+    path = next(iter(find_trees(params)), params)
+    fitted = fit_orbax(specs, path)
+    others = [path for path in fitted.specs.by_path if path not in specs.by_path]
+    raise_faults([f"{path} has other values than what it is tied to; untie it" for path in others], str(directory))
+    return fitted.load(progress=False)
+
+
+def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
+    """The specs of a model with a head as it is stored, and which of the leaves of the tree at `path` its weights are.
+
+    Arrays are read where their values decide: a head beside the embedding of a tied model, biases that the model does
+    not have. Raises CheckpointError that names what is missing, left over, misshapen or of a dtype that is no float.
+    """
+    path = path.resolve()
+    stored = _stored_leaves(path)
+    places = parameters_of(stored, specs, str(path))
+    leaves = {name: _Leaf(keys, stored[keys]) for name, keys in places.items()}
+
+    def read(leaf: _Leaf) -> np.ndarray:
+        return next(iter(_restore(path, {leaf.keys: ocp.RestoreArgs(restore_type=np.ndarray)}).values()))
+
+    specs, leaves = fit_tied(specs, leaves, read)
+    wanted = specs.flat
+    leaves = without_harmless(leaves, wanted, read)
+    check_params({name: leaf.stored for name, leaf in leaves.items()}, wanted, str(path))
+    return FittedWeights(specs, functools.partial(_load, path, {name: leaves[name].keys for name in wanted}, wanted))
+
+
+@dataclass(frozen=True, eq=False)
+class _Leaf:
+    """The keys of a leaf of a stored tree, and what Orbax says of it."""
+
+    keys: Keys
+    stored: Any
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return np.shape(self.stored)
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        return getattr(self.stored, "dtype", None)
+
+
+def _load(
+    path: Path, keys: Mapping[str, Keys], abstract: Mapping[str, jax.ShapeDtypeStruct], *, progress: bool
+) -> Params:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    how = {keys[name]: ocp.ArrayRestoreArgs(sharding=sharding, dtype=x.dtype) for name, x in abstract.items()}
+    restored = _restore(path, how)
+    return unflatten({name: restored[keys[name]] for name in abstract})
+
+
+def _restore(path: Path, how: Mapping[Keys, ocp.RestoreArgs]) -> dict[Keys, Any]:
+    """The leaves with these keys, and no others. Raises CheckpointError."""
+    tree = _nested(how)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        try:
+            restored = checkpointer.restore(
+                path, args=ocp.args.PyTreeRestore(item=tree, restore_args=tree, partial_restore=True)
+            )
+        except Exception as error:  # Orbax raises Exception itself, with no narrower type, and pages of detail
+            raise CheckpointError(
+                f"{path} cannot be read ({_brief(error)}); write it again if it is truncated or corrupt"
+            ) from error
+    return flat_leaves(restored)
+
+
+def _nested(flat: Mapping[Keys, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for keys, leaf in flat.items():
+        node = tree
+        for key in keys[:-1]:
+            node = node.setdefault(key, {})
+        node[keys[-1]] = leaf
+    return tree
+
+
+def _stored_leaves(path: Path) -> dict[Keys, Any]:
+    """The leaves of a stored tree, as Orbax describes them, by keys."""
+    with ocp.StandardCheckpointer() as checkpointer:
+        try:
+            metadata = checkpointer.metadata(path).item_metadata
+        except Exception as error:
+            raise CheckpointError(f"{path} is not an Orbax checkpoint ({_brief(error)}); write it again") from error
+    if metadata is None:
+        raise CheckpointError(f"{path} is not an Orbax checkpoint, or an incomplete one; write it again")
+    return flat_leaves(getattr(metadata, "tree", metadata))
+
+
+def _brief(error: Exception) -> str:
+    return str(error).partition("\n")[0][:MAX_MESSAGE_LENGTH]

@@ -1,0 +1,134 @@
+"""The one description of each parameter of a model: loading, dummy weights and the memory plan follow from it."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from jinfer.weights.params import unflatten
+
+Init = Literal["normal", "zeros", "ones"]
+LAYERS = "layers"
+"""The logical axis of a stack: one entry for each of `ParamSpec.layers`."""
+JOINED = "joined"
+"""The logical axis of several tensors side by side, each of which names the axis of its own columns."""
+
+
+@dataclass(frozen=True)
+class CheckpointTensor:
+    """A tensor of a Hugging Face checkpoint, and how many columns of a parameter it fills.
+
+    A `name` with `{layer}` in it stands for one tensor per layer. `axis` is the logical axis of the columns.
+    """
+
+    name: str
+    axis: str
+    num_columns: int
+
+
+@dataclass(frozen=True)
+class ParamSpec:
+    """A parameter: its shape with a logical axis for each dimension, its first value, and where a checkpoint has it.
+
+    A stack has the axis `layers` first, and the numbers of its layers in a checkpoint in `layers`. `tensors` lie side
+    by side along the last axis; the ones that `is_transposed` describes are stored as [out, in].
+    """
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str, ...]
+    init: Init
+    tensors: tuple[CheckpointTensor, ...]
+    is_transposed: bool = False
+    layers: tuple[int, ...] = ()
+    tied: "TiedParam | None" = None
+
+    def __post_init__(self) -> None:
+        assert len(self.axes) == len(self.shape), self
+        assert sum(tensor.num_columns for tensor in self.tensors) == self.shape[-1], self
+        assert self.is_stacked == bool(self.layers), self
+        assert not self.is_stacked or len(self.layers) == self.shape[0], self
+
+    @property
+    def is_stacked(self) -> bool:
+        return self.axes[0] == LAYERS
+
+    @property
+    def layer_shape(self) -> tuple[int, ...]:
+        """The shape of one layer of a stack, and of anything else the whole."""
+        return self.shape[1:] if self.is_stacked else self.shape
+
+    @property
+    def abstract(self) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(self.shape, self.dtype)
+
+    def tensor_names(self) -> Iterator[str]:
+        """The names of all its tensors, layer by layer."""
+        for layer in self.layers or (0,):
+            yield from (tensor.name.format(layer=layer) for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class TiedParam:
+    """A parameter with the values of another, such as the head of a tied model.
+
+    Stored instead of the other it stands for it; stored beside it with other values, it is a parameter of its own.
+    """
+
+    path: str
+    spec: ParamSpec
+
+    @property
+    def tensor_name(self) -> str:
+        (tensor,) = self.spec.tensors
+        return tensor.name
+
+
+@dataclass(frozen=True)
+class IgnoredTensors:
+    """Tensors of a checkpoint, by a pattern of their names, that hold nothing of a model: it computes them itself.
+
+    With `dtypes`, safetensors' names of them, a tensor of another dtype is not meant.
+    """
+
+    names: re.Pattern[str]
+    dtypes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ParamSpecs:
+    """The parameters of a model by path, and the tensors that its checkpoints may hold besides."""
+
+    by_path: Mapping[str, ParamSpec]
+    ignored: tuple[IgnoredTensors, ...] = ()
+
+    @property
+    def flat(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shape and dtype of each parameter, in the order of the paths."""
+        return {path: self.by_path[path].abstract for path in sorted(self.by_path, key=lambda path: path.split("/"))}
+
+    @property
+    def abstract(self) -> dict[str, Any]:
+        """The nested dict of parameters, with a shape and a dtype for each array."""
+        return unflatten(self.flat)
+
+    @property
+    def tied(self) -> dict[str, TiedParam]:
+        """The tied parameter of each path that has one."""
+        return {path: spec.tied for path, spec in self.by_path.items() if spec.tied is not None}
+
+    def untied(self, path: str) -> "ParamSpecs":
+        """The parameters with the one that is tied to `path` as a parameter of its own."""
+        tied = self.tied[path]
+        by_path = {**self.by_path, path: replace(self.by_path[path], tied=None), tied.path: tied.spec}
+        return replace(self, by_path=by_path)
+
+    def ignores(self, name: str, dtype_name: str | None = None) -> bool:
+        """True if a tensor of this name holds nothing of the model; without a dtype, if that holds for every dtype."""
+        return any(
+            pattern.names.search(name) is not None and (pattern.dtypes is None or dtype_name in pattern.dtypes)
+            for pattern in self.ignored
+        )

@@ -1,0 +1,56 @@
+"""Hugging Face checkpoints: safetensors, in one file or several with an index, chunk by chunk to the device."""
+
+import functools
+from pathlib import Path
+
+import jax
+
+from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.param_spec import ParamSpecs
+from jinfer.weights.params import Params, raise_faults, unflatten
+from jinfer.weights.safetensors_directory import TensorFiles, find_tensors, open_source
+from jinfer.weights.safetensors_layout import lay_out
+from jinfer.weights.streaming import TensorSlice, fill_params
+from jinfer.weights.tied_params import have_same_values, untie
+
+
+def load_checkpoint(specs: ParamSpecs, directory: Path, *, progress: bool) -> Params:
+    """The params of `specs` from the safetensors of a directory. Raises CheckpointError that names every tensor at
+    fault; a head beside the embedding of a tied model is one, where its values are others (`fit_checkpoint` unties)."""
+    files = TensorFiles(directory, find_tensors(directory))
+    pairs = [_tied_names(specs, path) for path in _differing(specs, files)]
+    faults = [f"{head} has other values than {embedding}, and the model is tied" for head, embedding in pairs]
+    raise_faults(faults, str(directory))
+    return _load(specs, lay_out(specs, files), progress=progress)
+
+
+def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
+    """The specs of a model with a head as it is stored, and where its weights are in the files of `origin`, which is
+    model.safetensors or an index.
+
+    Nothing is read but headers, and what has to be looked at: the head beside the embedding of a tied model, biases
+    that the model does not have. Raises CheckpointError that names every tensor at fault.
+    """
+    files = open_source(origin)
+    for path in _differing(specs, files):
+        specs = untie(specs, path, stored_as=_tied_names(specs, path))
+    return FittedWeights(specs, functools.partial(_load, specs, lay_out(specs, files)))
+
+
+def _load(specs: ParamSpecs, slices: list[TensorSlice], *, progress: bool) -> Params:
+    """Tensors are read by several threads, in the order of the files, while others are on their way to the device
+    (`streaming.fill_params` says how much host memory that takes)."""
+    return unflatten(fill_params(specs.flat, slices, jax.devices()[0], progress=progress))
+
+
+def _differing(specs: ParamSpecs, files: TensorFiles) -> list[str]:
+    """The paths whose tied parameter is stored, too, with other values."""
+    pairs = {path: _tied_names(specs, path) for path in specs.tied}
+    stored = {path: pair for path, pair in pairs.items() if all(name in files.tensors for name in pair)}
+    return [path for path, pair in stored.items() if not have_same_values(*(files.tensors[name] for name in pair))]
+
+
+def _tied_names(specs: ParamSpecs, path: str) -> tuple[str, str]:
+    """The tensors of the parameter that is tied to `path`, and of `path` itself."""
+    (tensor,) = specs.by_path[path].tensors
+    return specs.tied[path].tensor_name, tensor.name

@@ -1,0 +1,106 @@
+"""The layout of a checkpoint's tensors in the parameters of a model, and the faults of those that do not fit."""
+
+import logging
+
+from jinfer.weights.harmless_tensors import is_harmless
+from jinfer.weights.param_spec import ParamSpec, ParamSpecs
+from jinfer.weights.params import named, raise_faults
+from jinfer.weights.safetensors_directory import TensorFiles
+from jinfer.weights.safetensors_file import SUPPORTED_DTYPES
+from jinfer.weights.streaming import TensorSlice
+
+logger = logging.getLogger(__name__)
+
+
+def lay_out(specs: ParamSpecs, files: TensorFiles) -> list[TensorSlice]:
+    """The slices that tensors fill, in the order of the files. A tensor of a tied parameter stands for the other's,
+    where that is absent, and is left out beside it: it is a copy. Missing, extra and misshapen tensors are one
+    CheckpointError."""
+    layout = _Layout(files)
+    for path, spec in specs.by_path.items():
+        for index, layer in enumerate(spec.layers or (0,)):
+            layout.add(path, spec, index, layer)
+    layout.note_unused(specs)
+    raise_faults(layout.faults, str(files.origin))
+    return [layout.slices[name] for name in files.tensors if name in layout.slices]
+
+
+def tensor_names(specs: ParamSpecs) -> set[str]:
+    """The names of all tensors that the parameters are made of, as Hugging Face has them."""
+    return {name for spec in specs.by_path.values() for name in spec.tensor_names()}
+
+
+class _Layout:
+    """Lays tensors side by side in their parameters, and notes what does not fit."""
+
+    def __init__(self, files: TensorFiles) -> None:
+        self._files = files
+        self._tensors = files.tensors
+        self.slices: dict[str, TensorSlice] = {}
+        self.faults: list[str] = []
+        self._wanted: set[str] = set()
+
+    def add(self, path: str, spec: ParamSpec, index: int, layer: int) -> None:
+        """Adds the tensors of parameter[index] of a stack, or of a whole parameter, from column 0 on."""
+        names = [name.format(layer=layer) for name in self._stored_names(spec)]
+        column = 0
+        for name, tensor in zip(names, spec.tensors, strict=True):
+            self._check(name, spec)
+            if name in self._tensors:
+                start = (index, *(0,) * (len(spec.shape) - 2), column)
+                self.slices[name] = TensorSlice(self._tensors[name], path, start, spec.is_transposed)
+            column += tensor.num_columns
+        if len(names) > 1 and all(name in self._tensors for name in names):
+            self._check_joined(names, spec)
+
+    def _stored_names(self, spec: ParamSpec) -> tuple[str, ...]:
+        names = tuple(tensor.name for tensor in spec.tensors)
+        if spec.tied is not None and spec.tied.tensor_name in self._tensors and names[0] not in self._tensors:
+            return (spec.tied.tensor_name,)
+        return names
+
+    def _check(self, name: str, spec: ParamSpec) -> None:
+        """Notes a tensor that is missing, of another dtype or of another shape, but for the columns of a joined one."""
+        self._wanted.add(name)
+        if name not in self._tensors:
+            file = self._files.absent.get(name)
+            where = "" if file is None else f": the index gives it to {file.name}, which lacks it"
+            self.faults.append(f"{name} is missing{where}")
+            return
+        tensor = self._tensors[name]
+        if tensor.dtype_name not in SUPPORTED_DTYPES:
+            self.faults.append(
+                f"{name} has dtype {tensor.dtype_name}, of which jinfer reads {', '.join(SUPPORTED_DTYPES)}"
+            )
+        shape = spec.layer_shape
+        given = tensor.shape[::-1] if spec.is_transposed else tensor.shape
+        is_alone = len(spec.tensors) == 1
+        if len(given) != len(shape) or given[:-1] != shape[:-1] or (is_alone and given != shape):
+            wanted = shape if is_alone else (*shape[:-1], "*")
+            wanted = wanted[::-1] if spec.is_transposed else wanted
+            self.faults.append(f"{name} has shape {tensor.shape}, the model needs ({', '.join(map(str, wanted))})")
+
+    def _check_joined(self, names: list[str], spec: ParamSpec) -> None:
+        """Notes tensors side by side that do not divide the columns as the model does."""
+        shapes = [self._tensors[name].shape for name in names]
+        axis = 0 if spec.is_transposed else -1
+        if [shape[axis] if shape else 0 for shape in shapes] != [tensor.num_columns for tensor in spec.tensors]:
+            each = ", ".join(str(tensor.num_columns) for tensor in spec.tensors)
+            self.faults.append(
+                f"{' + '.join(names)} have shapes {', '.join(map(str, shapes))}, but must have {spec.shape[-1]} rows "
+                f"together: {each}"
+            )
+
+    def note_unused(self, specs: ParamSpecs) -> None:
+        """Notes tensors that the checkpoint holds, or its index promises, and the model does not have."""
+        copies = {tied.tensor_name for tied in specs.tied.values()}
+        left_over = [name for name in self._tensors if name not in self.slices]
+        harmless = [name for name in left_over if name in copies or is_harmless(name, self._tensors[name], specs)]
+        self.faults += [f"{name} is not a tensor of the model" for name in left_over if name not in harmless]
+        self.faults += [
+            f"{name} is not in {file.name}, to which the index gives it"
+            for name, file in self._files.absent.items()
+            if name not in self._wanted and name not in copies and not specs.ignores(name)
+        ]
+        if harmless:
+            logger.info("left out of %s, since it changes nothing: %s", self._files.origin, named(harmless))

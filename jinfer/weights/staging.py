@@ -1,0 +1,99 @@
+"""Bytes from the host to the device through staging buffers: while one is copied, others are filled.
+
+A GPU copies pinned memory (which the system never moves) by itself, and other memory by way of a small pinned buffer
+that the CPU fills: 43.6 against 2.2 GB/s, measured on an H200. Pinning memory is slow, so a few buffers are used again
+and again:
+
+    reader 1   fill A ........ | fill A ........
+    reader 2   fill B ........ | fill B ........
+    device                  copy A  copy B   copy A  copy B
+"""
+
+import ctypes
+import itertools
+import logging
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+logger = logging.getLogger(__name__)
+
+MAX_READERS = 16
+NUM_SPARE_BUFFERS = 8  # filled and waiting for the device, beside one for each reader
+
+Read = Callable[[np.ndarray], None]
+"""Reads what a transfer sends into the first bytes of a buffer."""
+
+
+@dataclass(frozen=True, eq=False)
+class StagingBuffer:
+    """Host memory that is written through `content` (uint8) and copied to a device, one after the other."""
+
+    content: np.ndarray
+    source: np.ndarray | jax.Array
+
+    @classmethod
+    def pageable(cls, num_bytes: int, device: jax.Device) -> "StagingBuffer":
+        """Ordinary memory: all there is to have for a CPU, which reads it in place."""
+        content = np.zeros(num_bytes, np.uint8)
+        return cls(content, content)
+
+    @classmethod
+    def pinned(cls, num_bytes: int, device: jax.Device) -> "StagingBuffer":
+        """Pinned memory of the device's host, as a JAX array whose bytes `content` shares."""
+        sharding = SingleDeviceSharding(device, memory_kind="pinned_host")
+        source = jax.device_put(np.zeros(num_bytes, np.uint8), sharding).block_until_ready()
+        memory = (ctypes.c_uint8 * num_bytes).from_address(source.unsafe_buffer_pointer())
+        return cls(np.ctypeslib.as_array(memory), source)
+
+    def copy_to(self, device: jax.Device) -> jax.Array:
+        """Starts a copy. Until the result was used, `content` may not change: the copy may not have begun, and on a
+        CPU there is none."""
+        return jax.device_put(self.source, SingleDeviceSharding(device, memory_kind=device.default_memory().kind))
+
+
+def stream(reads: Sequence[Read], buffer_bytes: int, device: jax.Device) -> Iterator[jax.Array]:
+    """The buffer that each of `reads` filled, in order, as uint8 [buffer_bytes] on the device.
+
+    Before taking the next buffer, wait for every computation that reads the last: its memory is reused. At most
+    MAX_READERS + NUM_SPARE_BUFFERS buffers exist, and as many copies on the device. Raises what a read raises.
+    """
+    num_readers = min(MAX_READERS, os.cpu_count() or 1)
+    new_buffer = _new_buffer(device)
+    waiting = iter(reads)
+    readers = ThreadPoolExecutor(num_readers, thread_name_prefix="jinfer-reader")
+    try:
+        in_flight: deque[Future[tuple[StagingBuffer, jax.Array]]] = deque(
+            readers.submit(lambda read: _send(new_buffer(buffer_bytes, device), read, device), read)
+            for read in itertools.islice(waiting, num_readers + NUM_SPARE_BUFFERS)
+        )
+        while in_flight:
+            buffer, on_device = in_flight.popleft().result()
+            yield on_device
+            for read in itertools.islice(waiting, 1):
+                in_flight.append(readers.submit(_send, buffer, read, device))
+    finally:
+        readers.shutdown(cancel_futures=True)
+
+
+def _send(buffer: StagingBuffer, read: Read, device: jax.Device) -> tuple[StagingBuffer, jax.Array]:
+    read(buffer.content)
+    return buffer, buffer.copy_to(device)
+
+
+def _new_buffer(device: jax.Device) -> Callable[[int, jax.Device], StagingBuffer]:
+    """The kind of buffer that a device is best served from."""
+    if device.platform == "cpu":
+        return StagingBuffer.pageable
+    try:
+        StagingBuffer.pinned(1, device)
+    except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
+        logger.warning("%s gives no pinned memory (%s): loading weights takes longer", device.device_kind, error)
+        return StagingBuffer.pageable
+    return StagingBuffer.pinned

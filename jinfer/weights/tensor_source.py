@@ -1,0 +1,43 @@
+"""Tensors outside of the device, which are read row by row into memory that the caller provides."""
+
+from abc import ABC, abstractmethod
+
+import jax.numpy as jnp
+import numpy as np
+
+STREAMED_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32")))
+"""The dtypes that `read_rows` may give: the device converts each to the dtype of a parameter."""
+WEIGHT_DTYPES = (*STREAMED_DTYPES, jnp.dtype("float64"))
+"""The dtypes that weights may be stored in. Narrower floats and integers are quantized: their scales are elsewhere."""
+
+
+class TensorSource(ABC):
+    """A tensor in a file or in host memory. Several threads may read it at a time."""
+
+    shape: tuple[int, ...]
+
+    @property
+    @abstractmethod
+    def dtype(self) -> np.dtype:
+        """The dtype that `read_rows` gives."""
+
+    @abstractmethod
+    def read_rows(self, first_row: int, out: np.ndarray) -> None:
+        """Fills `out`, bytes, with whole rows of the first axis."""
+
+
+class HostTensor(TensorSource):
+    """A numpy array, read as `dtype`, to which numpy converts it."""
+
+    def __init__(self, array: np.ndarray, dtype: np.dtype) -> None:
+        self.shape = array.shape
+        self._array = array
+        self._dtype = dtype
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._dtype
+
+    def read_rows(self, first_row: int, out: np.ndarray) -> None:
+        rows = out.view(self.dtype).reshape(-1, *self.shape[1:])
+        np.copyto(rows, self._array[first_row : first_row + len(rows)], casting="unsafe")
