@@ -58,11 +58,6 @@ class EngineConfig:
     """Keep compiled steps on disk, for the next start."""
     compilation_cache_dir: str | None = None
     """Where. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a GPU, ~/.cache/jinfer/compiled."""
-    norms_in_weights: bool = False
-    """Multiply the scales of norms into the weights behind them while these are loaded, so that decode steps of 17 to
-    256 rows need no kernel for a norm: 8B is 2.7% faster at 64. Each such weight is rounded once more: in bfloat16,
-    logits of small models came out with 6% to 22% more rounding error. Not for `params` on a device, which are used
-    in place."""
     dummy_weights: bool = False
     """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
     dummy_weights_seed: int = 0
@@ -74,7 +69,7 @@ class EngineConfig:
         _check_choice("attention", self.attention, get_args(Attention))
         _check_choice("scheduling_policy", self.scheduling_policy, get_args(SchedulingPolicy))
         switches = "prefix_caching", "overlap", "cuda_graphs", "gemm_autotuning", "compilation_cache"
-        for name in (*switches, "norms_in_weights", "dummy_weights", "progress"):
+        for name in (*switches, "dummy_weights", "progress"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":
             raise ConfigError(

@@ -1,6 +1,5 @@
 """What an engine needs of a model: its configuration, weights, tokenizer and defaults, from wherever they come."""
 
-import dataclasses
 import functools
 import logging
 from collections.abc import Mapping
@@ -16,9 +15,8 @@ from jinfer.errors import ConfigError, TokenizerError
 from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
 from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
-from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.fitted_weights import Build, FittedWeights
-from jinfer.models.given_params import adopt, check_on_host, fit_given
+from jinfer.models.given_params import adopt, fit_given
 from jinfer.models.hub import read_json, resolve_model_directory
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
@@ -63,7 +61,6 @@ def find_model(
         return source
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
-    model_config = dataclasses.replace(model_config, norms_in_weights=config.norms_in_weights)
     if directory is None and needs_weights:
         raise ConfigError(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
@@ -95,9 +92,6 @@ def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -
         owned = tuple(jax.tree.leaves(loaded))
     else:
         loaded, owned = adopt(found.model, params, progress=config.progress)
-    if found.model.config.norms_in_weights:
-        loaded = with_norms_in_weights(loaded)
-        owned = tuple(jax.tree.leaves(loaded))  # what it made, and what was no caller's before
     return LoadedModel(**vars(found), params=loaded, owned_params=owned)
 
 
@@ -118,8 +112,6 @@ def _model_of(model_config: ModelConfig, build: Build, params: Params | None) ->
     """With a head of its own where the params that are given have one."""
     if params is None:
         return build(model_config)
-    if model_config.norms_in_weights:
-        check_on_host(build(model_config), params)
     return fit_given(model_config, build, params)
 
 

@@ -1,8 +1,5 @@
 """The pre-norm decoder that the families share: they differ in their attention and in the names of their weights."""
 
-from collections.abc import Mapping
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +11,7 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.layers import Embedding, GatedMLP, RMSNorm
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.models.token_batch import TokenBatch
-from jinfer.models.weights import EMBEDDING, HEAD, WeightSource, flatten, unflatten
+from jinfer.models.weights import EMBEDDING, HEAD, WeightSource
 
 
 class Decoder(nnx.Module):
@@ -24,12 +21,11 @@ class Decoder(nnx.Module):
         layers, features, implementation = config.num_layers, config.hidden_size, attention.implementation
         self.config = config
         self.embedding = Embedding(config.vocab_size, features, dtype, implementation)
-        epsilon, in_weights = config.rms_norm_eps, config.norms_in_weights
-        self.attention_norm = RMSNorm(layers, features, epsilon, dtype, is_in_weights=in_weights)
+        self.attention_norm = RMSNorm(layers, features, config.rms_norm_eps, dtype)
         self.attention = attention
-        self.mlp_norm = RMSNorm(layers, features, epsilon, dtype, is_in_weights=in_weights)
+        self.mlp_norm = RMSNorm(layers, features, config.rms_norm_eps, dtype)
         self.mlp = GatedMLP(layers, features, config.intermediate_size, dtype, implementation, bias=config.mlp_bias)
-        self.final_norm = RMSNorm(1, features, epsilon, dtype)
+        self.final_norm = RMSNorm(1, features, config.rms_norm_eps, dtype)
         is_tied = config.tie_word_embeddings
         self.head = None if is_tied else Embedding(config.vocab_size, features, dtype, implementation)
 
@@ -71,26 +67,6 @@ def _layer(graphdef: nnx.GraphDef, window: int | None, params, x, angles, kv_lay
     """Jitted, with the layer's number as an operand, so that layers share one trace: a step of 36 layers is traced and
     lowered in a tenth of the time. XLA inlines the calls, and sees static slices of the weights."""
     return nnx.merge(graphdef, params).layer(x, angles, kv_layer, tokens, LayerPlace(index, window))
-
-
-NORMED_PRODUCTS = {"attention_norm/scale": "attention/qkv/kernel", "mlp_norm/scale": "mlp/gate_up/kernel"}
-
-
-def with_norms_in_weights(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Params of a model whose config has `norms_in_weights`, of those as a checkpoint has them, which are used up.
-
-    A layer's norm scale multiplies the rows of the product behind it, in float32, rounded once, and becomes ones: so
-    all that normalizes before a product computes the same as before.
-    """
-    flat = flatten(params)
-    for scale, kernel in NORMED_PRODUCTS.items():
-        flat[kernel], flat[scale] = _multiplied(flat[kernel], flat[scale]), jnp.ones_like(flat[scale])
-    return unflatten(flat)
-
-
-@jax.jit(donate_argnums=0)
-def _multiplied(kernel: Float[Array, "layers in out"], scale: Float[Array, "layers in"]) -> Array:
-    return (kernel.astype(jnp.float32) * scale.astype(jnp.float32)[:, :, None]).astype(kernel.dtype)
 
 
 def decoder_weights(config: ModelConfig) -> dict[str, WeightSource]:

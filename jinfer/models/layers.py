@@ -13,14 +13,10 @@ from jaxtyping import Array, Float, Int32
 
 from pallas_kernels import Implementation
 from pallas_kernels.linear import MAX_NORM_ROWS, linear
-from pallas_kernels.rms_norm import DeferredNorm, rms_norm
+from pallas_kernels.rms_norm import rms_norm
 from pallas_kernels.selection import select
-from pallas_kernels.silu_and_multiply import silu_and_multiply
 
 MOST_PLAIN_ROWS = 32  # of our kernel without a norm: o and down of 8B are 1.23 and 1.10 times as fast as cuBLAS's
-# Of steps whose norms are deferred. A step of 8B is 2.7% faster at 64 rows and as fast at 256; at 4,096 a norm of XLA's
-# takes less than to read each row once more.
-MOST_DEFERRED_ROWS = 256
 LayerIndex = Int32[Array, ""] | int
 
 
@@ -44,26 +40,16 @@ def full_precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
 class RMSNorm(nnx.Module):
     """RMSNorm over the last axis with scale[layer], for each of `num_layers` layers.
 
-    Where it `is_in_weights`, the scales are ones, since those of the checkpoint are in the weights of the product that
-    follows: the norm can then be deferred to whoever reads the product.
-
     XLA fuses the norm with what is around it. With the Pallas kernel, whose result goes through memory, a decode step
     of Qwen3-0.6B on an H200 took 4.29 ms in place of 3.98 (64 rows), and of 8B the same (benchmarks/results).
     """
 
-    def __init__(
-        self, num_layers: int, features: int, epsilon: float, dtype: jnp.dtype, *, is_in_weights: bool = False
-    ) -> None:
+    def __init__(self, num_layers: int, features: int, epsilon: float, dtype: jnp.dtype) -> None:
         self.scale = Scale(jax.ShapeDtypeStruct((num_layers, features), dtype))
         self.epsilon = epsilon
-        self.is_in_weights = is_in_weights
 
     def __call__(self, x: Float[Array, "*batch features"], layer: LayerIndex) -> Float[Array, "*batch features"]:
         return rms_norm(x, self.scale[layer], epsilon=self.epsilon, implementation="reference")
-
-    def deferred(self, x: Float[Array, "rows features"]) -> DeferredNorm:
-        """What is left to do of the norm of x behind the product."""
-        return DeferredNorm(x, self.epsilon)
 
 
 class Linear(nnx.Module):
@@ -105,22 +91,12 @@ class Linear(nnx.Module):
                 implementation=self.implementation,
             )  # fmt: skip
         x = x if norm is None else norm(x, layer)
-        y = self.product(x, layer)
+        y = jnp.matmul(x, self.kernel[layer], precision=full_precision(x.dtype))
         y = y if self.bias is None else y + self.bias[layer]
         if gated:
             gate, up = jnp.split(y, 2, axis=-1)
             y = jax.nn.silu(gate) * up
         return y if residual is None else residual + y
-
-    def defers(self, norm: RMSNorm, x: Float[Array, "tokens in"]) -> bool:
-        """Whether `product`, and the norm behind it, is the way to norm(x) @ kernel."""
-        if not norm.is_in_weights or self.bias is not None or x.shape[0] > MOST_DEFERRED_ROWS:
-            return False
-        return not _is_served_by_our_kernel(x, self.implementation)
-
-    def product(self, x: Float[Array, "tokens in"], layer: LayerIndex) -> Float[Array, "tokens out"]:
-        """x @ kernel[layer], by XLA."""
-        return jnp.matmul(x, self.kernel[layer], precision=full_precision(x.dtype))
 
 
 def _is_served_by_our_kernel(x: Array, implementation: Implementation, most_rows: int = MAX_NORM_ROWS) -> bool:
@@ -172,9 +148,5 @@ class GatedMLP(nnx.Module):
     def __call__(
         self, x: Float[Array, "tokens features"], norm: RMSNorm, layer: LayerIndex
     ) -> Float[Array, "tokens features"]:
-        if self.gate_up.defers(norm, x):
-            gate_up, deferred_norm = self.gate_up.product(x, layer), norm.deferred(x)
-            hidden = silu_and_multiply(gate_up, deferred_norm=deferred_norm, implementation=self.gate_up.implementation)
-        else:
-            hidden = self.gate_up(x, layer, norm=norm, gated=True)
+        hidden = self.gate_up(x, layer, norm=norm, gated=True)
         return self.down(hidden, layer, residual=x)

@@ -5,7 +5,6 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.paged_attention import reference, triton
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
-from pallas_kernels.rms_norm import DeferredNorm
 from pallas_kernels.rope_cache_write.contract import check_heads, check_norm
 from pallas_kernels.selection import Implementation, select, should_interpret
 
@@ -22,7 +21,6 @@ def append_and_decode(
     k_scale: Float[Array, " head_dim"] | Float[Array, "layers head_dim"] | None = None,
     epsilon: float | None = None,
     layer: int | Int32[Array, ""] | None = None,
-    deferred_norm: DeferredNorm | None = None,
     sinks: Float[Array, " num_heads"] | None = None,
     options: AttentionOptions = PLAIN,
     implementation: Implementation = "auto",
@@ -34,8 +32,6 @@ def append_and_decode(
     length 0 gives zeros and writes nothing. Everything else is as in those two: a token of `heads` is its queries,
     keys and values; norm, rotation and rounding; which arguments make a norm; sinks and options; and a cache that is
     updated in place where it is donated or used by nobody else.
-
-    `deferred_norm` has the factors that each row's heads, values too, are multiplied with before anything else.
 
     A page that holds a new position must be that row's alone.
 
@@ -52,9 +48,7 @@ def append_and_decode(
     if lengths.shape != (rows,):
         raise ValueError(f"lengths has shape {lengths.shape}, but heads has one token of each of {rows} rows")
     norm = check_norm(q_scale, k_scale, epsilon, layer, head_dim)
-    if deferred_norm is not None:
-        deferred_norm.check(rows)
-    arguments = heads, kv_pages, page_table, lengths, (cos, sin), norm, layer, deferred_norm, sinks, options
+    arguments = heads, kv_pages, page_table, lengths, (cos, sin), norm, layer, sinks, options
     if select(implementation) == "reference":
         return reference.append_and_decode(*arguments)
     return triton.append_and_decode(*arguments, interpret=should_interpret(interpret))

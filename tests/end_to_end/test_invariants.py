@@ -51,7 +51,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "few pages of 1, no prefix cache, decode first": {
         **FEW_PAGES[1], "prefix_caching": False, "scheduling_policy": "decode_first",
     },
-    "few pages of 4, norms in weights": {**FEW_PAGES[4], "norms_in_weights": True},
+    "few pages of 4": FEW_PAGES[4],
     "short steps, few pages of 16, no overlap, prefill first": {
         **FEW_PAGES[16], **SHORT_STEPS, "overlap": False, "scheduling_policy": "prefill_first",
     },
@@ -60,7 +60,6 @@ ENGINES: dict[str, dict[str, Any]] = {
     },
     "pallas, short steps, pages of 4, decode first": {
         "page_size": 4, **SHORT_STEPS, "attention": "pallas", "scheduling_policy": "decode_first",
-        "norms_in_weights": True,
     },
     "pallas, few pages of 16, no overlap, no prefix cache": {
         **FEW_PAGES[16], "attention": "pallas", "overlap": False, "prefix_caching": False,

@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
@@ -16,7 +16,7 @@ from pallas_kernels.linear import MAX_NORM_ROWS, linear
 from pallas_kernels.linear import shapes as linear_shapes
 from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode, latent_shapes, mla, triton
 from pallas_kernels.paged_attention import shapes as attention_shapes
-from pallas_kernels.rms_norm import DeferredNorm, add_rms_norm, rms_norm
+from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.rope_cache_write import shapes as rope_shapes
@@ -126,17 +126,10 @@ def row_cases() -> Iterator[Named]:
         yield _row_case(layer_norm, name, array(rows, features), array(features), array(features), epsilon=1e-5)
     for rows, (name, hidden) in itertools.product((1, 8192), _distinct(activation_shapes.SHAPES)):
         yield _row_case(silu_and_multiply, name, array(rows, 2 * hidden))
-    for name, features, hidden in (("qwen3-0.6b", 1024, 3072), ("qwen3-8b", 4096, 12_288)):
-        yield _row_case(norm_silu_and_multiply, name, array(64, 2 * hidden), array(64, features))
     for rows, (name, experts) in itertools.product((1, 8192), _distinct(softmax_shapes.EXPERTS)):
         yield _row_case(softmax, f"{name}-experts", array(rows, experts))
     for rows, (name, vocabulary) in itertools.product((1, 64), _distinct(softmax_shapes.VOCABULARIES)):
         yield _row_case(softmax, f"{name}-vocabulary", array(rows, vocabulary, dtype=jnp.float32))
-
-
-def norm_silu_and_multiply(gate_up, x, **options):
-    """With what is left of the norm of x."""
-    return silu_and_multiply(gate_up, deferred_norm=DeferredNorm(x, 1e-6), **options)
 
 
 def _distinct(shapes: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -190,16 +183,6 @@ def append_and_decode_cases() -> Iterator[Named]:
     options = AttentionOptions(sliding_window=128)
     yield "append_and_decode-window-64", _append_and_decode_case(small, 64, options=options)
     yield "append_and_decode-float32-64", _append_and_decode_case(small, 64, dtype=jnp.float32)
-    for rows in (64, 256):
-        case = _append_and_decode_case(rope_shapes.SHAPES["qwen3-8b"], rows)
-        named = {**case.named_arguments, "x": array(rows, 4096)}
-        function = pallas(norm_append_and_decode, epsilon=1e-6)
-        yield f"append_and_decode-deferred-norm-{rows}", replace(case, function=function, named_arguments=named)
-
-
-def norm_append_and_decode(*arguments, x, **options):
-    """With what is left of the norm of x."""
-    return append_and_decode(*arguments, deferred_norm=DeferredNorm(x, 1e-6), **options)
 
 
 def _append_and_decode_case(shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, **options) -> Case:

@@ -12,7 +12,6 @@ from pallas_kernels import UnsupportedError
 from pallas_kernels.paged_attention import append_and_decode, decode, triton
 from pallas_kernels.paged_attention.shapes import AttentionShape
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
-from pallas_kernels.rms_norm import DeferredNorm
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.selection import should_interpret
 from tests.pallas_kernels import paged_cases
@@ -178,23 +177,6 @@ def test_any_split_and_packing(rng, shape, num_splits, kv_heads):
     check(case, run_blocks(case, replace(BLOCKS, kv_heads=kv_heads, tile=16 // kv_heads, num_splits=num_splits)))
 
 
-@pytest.mark.parametrize("norm", [None, "stack"])
-@pytest.mark.parametrize("implementation", ["reference", "pallas"])
-def test_a_deferred_norm_multiplies_heads_and_values(rng, implementation, norm):
-    """Here of 40 features, which is no power of two."""
-    case = make_case(rng, AttentionShape(8, 2, 32), norm=norm)
-    x = 3 * rng.standard_normal((len(LENGTHS), 40), np.float32)
-    deferred = DeferredNorm(jnp.asarray(x), EPSILON)
-    append = functools.partial(append_and_decode, **case.norm(jnp.float32), implementation=implementation)
-    got = jax.jit(lambda *arguments: append(*arguments, deferred_norm=deferred))(*case.arguments(jnp.float32))
-    factors = 1 / np.sqrt((x.astype(np.float64) ** 2).mean(1) + EPSILON)
-    multiplied = replace(case, heads=(case.heads * factors[:, None, None]).astype(np.float32))
-    attended, kv_pages = (np.asarray(result) for result in got)
-    wanted_attended, wanted_pages = wanted(multiplied, jnp.float32)
-    assert relative_error(attended, wanted_attended) < BOUNDS[jnp.float32]
-    np.testing.assert_allclose(kv_pages, wanted_pages, rtol=1e-4, atol=1e-5)
-
-
 @pytest.mark.parametrize("page_size", [1, 3])
 def test_any_page_size(rng, page_size):
     case = make_case(rng, page_size=page_size)
@@ -257,8 +239,5 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
         append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, q_scale=jnp.ones(8), epsilon=1e-6)
     with pytest.raises(ValueError, match=r"sinks has shape \(3,\), but 8 query heads"):
         append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, sinks=jnp.zeros(3))
-    deferred_norm = DeferredNorm(jnp.ones((3, 8)), EPSILON)
-    with pytest.raises(ValueError, match=r"the deferred norm is of x \(3, 8\); give \[2, features\]"):
-        append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, deferred_norm=deferred_norm)
     with pytest.raises(UnsupportedError, match="heads in bfloat16 and a cache in float32"):
         append_and_decode(heads.astype(jnp.bfloat16), kv_pages, page_table, lengths, cos, sin)

@@ -39,8 +39,6 @@ from pallas_kernels.paged_attention.triton.softmax import (
 )
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
-from pallas_kernels.rms_norm import DeferredNorm
-from pallas_kernels.rms_norm.deferred import load_factor
 from pallas_kernels.triton_call import ceil_div, triton_call
 
 
@@ -52,7 +50,6 @@ def append_and_decode(
     angles: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
     layer: int | Array | None,
-    deferred_norm: DeferredNorm | None,
     sinks: Array | None,
     options,
     *,
@@ -68,12 +65,8 @@ def append_and_decode(
         new_token["layer"] = as_operand(layer)
     if scales:
         new_token["scales"] = tuple(scales)
-    row_epsilon = None
-    if deferred_norm is not None:
-        new_token["x"], row_epsilon = deferred_norm
     operands = heads, kv_pages, page_table, lengths, new_token, sinks
-    epsilons = epsilon, row_epsilon
-    return _append(*operands, options=options, epsilons=epsilons, blocks=blocks, interpret=interpret)
+    return _append(*operands, options=options, epsilon=epsilon, blocks=blocks, interpret=interpret)
 
 
 def _queries_of(heads: Array, kv_pages: Array) -> jax.ShapeDtypeStruct:
@@ -81,10 +74,10 @@ def _queries_of(heads: Array, kv_pages: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((rows, num_outputs - 2 * kv_pages.shape[3], head_dim), heads.dtype)
 
 
-@functools.partial(jax.jit, static_argnames=("options", "epsilons", "blocks", "interpret"))
+@functools.partial(jax.jit, static_argnames=("options", "epsilon", "blocks", "interpret"))
 def _append(
     heads, kv_pages, page_table, lengths, new_token: dict[str, Any], sinks,
-    *, options, epsilons: tuple[float | None, float | None], blocks: DecodeBlocks, interpret: bool,
+    *, options, epsilon: float | None, blocks: DecodeBlocks, interpret: bool,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Jitted, so that all layers of a model share one trace of the kernel."""
     q = _queries_of(heads, kv_pages)
@@ -93,7 +86,7 @@ def _append(
     *results, kv_pages = triton_call(
         functools.partial(
             _append_kernel, structure=structure, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks,
-            epsilons=epsilons,
+            epsilon=epsilon,
         ),
         *(heads, kv_pages, page_table, lengths, *others),
         out_shape=[
@@ -115,7 +108,7 @@ def _append(
 
 
 def _append_kernel(
-    heads_ref, kv_ref, table_ref, length_ref, *refs, structure, shape: KernelShape, blocks: DecodeBlocks, epsilons
+    heads_ref, kv_ref, table_ref, length_ref, *refs, structure, shape: KernelShape, blocks: DecodeBlocks, epsilon
 ):
     num_results = 3 if blocks.num_splits > 1 else 1
     *operand_refs, written_ref = refs
@@ -132,7 +125,7 @@ def _append_kernel(
         tiles = decode_tiles(begin, end, row, table_ref, shape, blocks)
         queries = decode_queries(head_block, shape, blocks)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[queries.any_head])
-        attend_new, q = _new_token(token_refs, written_ref, table_ref, row, newest, queries, shape, epsilons)
+        attend_new, q = _new_token(token_refs, written_ref, table_ref, row, newest, queries, shape, epsilon)
         carry = softmax_start(q.shape[0], sink, split == 0, shape)
         carry = jax.lax.cond(has_new, attend_new, lambda carry: carry, carry)
         carry = attend_row(tiles, carry, q, begin, end, queries.first_kv_head, kv_ref, shape, blocks)
@@ -140,7 +133,7 @@ def _append_kernel(
 
 
 def _new_token(
-    refs: NewTokenRefs, kv_ref, table_ref, row, position, queries: DecodeQueries, shape: KernelShape, epsilons
+    refs: NewTokenRefs, kv_ref, table_ref, row, position, queries: DecodeQueries, shape: KernelShape, epsilon
 ):
     """What attends and stores the new position, and the queries. Each query has the key and the value of its KV head to
     itself, so that nothing is exchanged between threads but sums."""
@@ -149,11 +142,6 @@ def _new_token(
     raw_k = load_raw_heads(refs, row, shape.num_heads + kv_head, 1, shape)
     v = load_values(refs, row, shape.num_heads + shape.num_kv_heads + kv_head, shape)
     angles = load_angles(refs, row, kv_head, shape)
-    epsilon, row_epsilon = epsilons
-    if row_epsilon is not None:
-        factor = load_factor(refs.x, row, row_epsilon)
-        raw_q, raw_k = raw_q.multiplied(factor), raw_k.multiplied(factor)
-        v = (v.astype(jnp.float32) * factor).astype(v.dtype)
     q = rotated(raw_q, angles, epsilon, shape.head_dim, kv_ref.dtype)
 
     def attend_new(carry):

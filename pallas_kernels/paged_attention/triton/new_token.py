@@ -25,7 +25,6 @@ class NewTokenRefs(NamedTuple):
     sin: Any
     layer: Any = None  # which of a stack of scales
     scales: tuple[Any, Any] | None = None  # of queries and of keys
-    x: Any = None  # what the projection had [rows, features], where its norm is deferred
 
 
 class RawHeads(NamedTuple):
@@ -34,11 +33,6 @@ class RawHeads(NamedTuple):
     x: Array
     partner: Array
     scales: list[Array]  # of x and of the partner; none without a norm
-
-    def multiplied(self, factor: Array) -> "RawHeads":
-        """In float32."""
-        x, partner = (part.astype(jnp.float32) * factor for part in (self.x, self.partner))
-        return self._replace(x=x, partner=partner)
 
 
 class Angles(NamedTuple):
