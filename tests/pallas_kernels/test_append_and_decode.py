@@ -105,7 +105,7 @@ def run_blocks(case: AppendCase, blocks: DecodeBlocks) -> tuple[np.ndarray, np.n
     norm = case.norm(jnp.float32)
     layer = norm.pop("layer", None)
     result = triton.append_and_decode(
-        *arguments, (cos, sin), tuple(norm.values()) or None, layer, None, *reversed(case.paged.keywords().values()),
+        *arguments, (cos, sin), tuple(norm.values()) or None, layer, *reversed(case.paged.keywords().values()),
         blocks=blocks, interpret=should_interpret(None),
     )  # fmt: skip
     return tuple(np.asarray(x, np.float32) for x in result)
