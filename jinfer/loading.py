@@ -72,7 +72,7 @@ def find_model(
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)
     generation.say_what_is_not_applied()
-    build = functools.partial(build_model, dtype=dtype, attention=config.attention)
+    build = functools.partial(build_model, dtype=dtype, implementation=config.kernels)
     weights = choose_weights(directory, raw, model_config, build) if directory is not None and needs_weights else None
     return FoundModel(
         model=weights.model if weights else _model_of(model_config, build, params),

@@ -1,15 +1,17 @@
 """Which implementation of an operation serves a call."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
 from pallas_kernels.device import targets_a_gpu
 
-Available = Literal["pallas", "mosaic", "jax-triton", "reference"]
+Available = Literal["pallas", "triton", "mosaic", "jax-triton", "xla", "reference"]
 Implementation = Literal["auto", Available]
 
 EVERY_OPERATION_HAS: tuple[Available, ...] = ("pallas", "reference")
+# An operation with one kernel has it in Triton, and one with one form in jax.numpy lets XLA compile that.
+OTHER_NAMES: Mapping[Available, Available] = {"triton": "pallas", "xla": "reference"}
 
 logger = logging.getLogger(__name__)
 
@@ -19,19 +21,29 @@ class UnsupportedError(NotImplementedError):
 
 
 def select(implementation: Implementation, available: Collection[Available] = EVERY_OPERATION_HAS) -> Available:
-    """`"auto"` is `"pallas"` on a GPU and `"reference"` elsewhere; anything else is what the caller asked for.
+    """The name of the implementation among the operation's `available` ones.
 
-    Raises UnsupportedError where the operation has no such implementation among its `available` ones.
+    - "auto" is "pallas" on a GPU and "xla" elsewhere.
+    - "pallas" is the best for a call on a GPU: a kernel of this package in Triton or Mosaic, or XLA where that is
+      faster. On a CPU its kernels are interpreted.
+    - "triton", "mosaic" and "jax-triton" are a kernel by the language that it is written in.
+    - "xla" is the jax.numpy form that is allowed to be fast, for any device.
+    - "reference" is the one that is obviously right and may be slow, for tests. It may be the same as "xla".
+
+    Raises UnsupportedError where the operation has no such implementation.
     """
     if implementation not in get_args(Implementation):
         known = ", ".join(map(repr, get_args(Implementation)))
         raise ValueError(f"implementation={implementation!r} is unknown; choose one of {known}")
-    if implementation == "auto":
-        return "pallas" if targets_a_gpu() else "reference"
-    if implementation not in available:
-        choices = ", ".join(map(repr, ("auto", *available)))
-        raise UnsupportedError(f"this operation has no implementation {implementation!r}; choose one of {choices}")
-    return implementation
+    wanted = implementation
+    if wanted == "auto":
+        wanted = "pallas" if targets_a_gpu() else "xla"
+    if wanted in available:
+        return wanted
+    if OTHER_NAMES.get(wanted) in available:
+        return OTHER_NAMES[wanted]
+    choices = ", ".join(map(repr, ("auto", *available)))
+    raise UnsupportedError(f"this operation has no implementation {implementation!r}; choose one of {choices}")
 
 
 def should_interpret(interpret: bool | None) -> bool:

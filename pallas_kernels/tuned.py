@@ -19,9 +19,14 @@ from pallas_kernels.device import target_device
 Blocks = TypeVar("Blocks")
 
 
-def tuned_blocks(op: str, function: str, key: Mapping[str, Any], blocks_type: type[Blocks]) -> Blocks | None:
-    """What was found fastest for exactly this key on the device that is compiled for; None where nobody tuned it."""
-    found = _entries(op, target_device().file_name).get((function, _frozen(key)))
+def tuned_blocks(
+    op: str, function: str, key: Mapping[str, Any], blocks_type: type[Blocks], *, device: str | None = None
+) -> Blocks | None:
+    """The fastest for exactly this key on a device, by default the one that is compiled for; None if nobody tuned it.
+
+    `device` is the name of a file, such as "nvidia-h200".
+    """
+    found = _entries(op, device or target_device().file_name).get((function, _frozen(key)))
     return None if found is None else blocks_type(**found)
 
 

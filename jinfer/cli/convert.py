@@ -39,7 +39,7 @@ def _convert(options: argparse.Namespace) -> int:
     dtype = options.dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in CONVERTED_DTYPES:
         raise ConfigError(f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}")
-    build = functools.partial(build_model, dtype=jnp.dtype(dtype), attention="reference")
+    build = functools.partial(build_model, dtype=jnp.dtype(dtype), implementation="xla")
     params = choose_weights(directory, raw, read_model_config(raw), build).load(progress=sys.stderr.isatty())
     try:
         save_orbax(params, directory, options.out)

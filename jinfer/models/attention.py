@@ -44,19 +44,20 @@ class Attention(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "tokens features"],
-        norm: RMSNorm,
         angles: Angles,
         kv_layer: Array,
         tokens: TokenBatch,
         place: LayerPlace,
+        *,
+        norm: RMSNorm,
+        residual: Float[Array, "tokens_or_rows features"],
     ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
-        """x + attention(norm(x)), of `tokens.newest` where that is given; and the layer's cache with the keys and
-        values of all tokens in it."""
+        """residual + attention(norm(x)), of `tokens.newest` where that is given; and the layer's cache with the keys
+        and values of all tokens in it."""
         heads = self.qkv(x, place.layer, norm=norm).reshape(x.shape[0], -1, self.head_dim)
         attend = self._decode if tokens.query_starts is None else self._extend
         attended, kv_layer = attend(heads, kv_layer, angles, tokens, place)
-        x = x if tokens.newest is None else x[tokens.newest]
-        return self.output(attended.reshape(x.shape[0], -1), place.layer, residual=x), kv_layer
+        return self.output(attended.reshape(len(residual), -1), place.layer, residual=residual), kv_layer
 
     def _decode(
         self, heads: Array, kv_layer: Array, angles: Angles, tokens: TokenBatch, place: LayerPlace

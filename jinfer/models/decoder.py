@@ -15,7 +15,7 @@ from jinfer.models.weights import EMBEDDING, HEAD, WeightSource
 
 
 class Decoder(nnx.Module):
-    """x += attention(norm(x)); x += mlp(norm(x)), for each layer, between an embedding and a last norm."""
+    """x = x + attention(norm(x)); x = x + mlp(norm(x)), for each layer, between an embedding and a last norm."""
 
     def __init__(self, config: ModelConfig, dtype: jnp.dtype, attention: Attention) -> None:
         layers, features, implementation = config.num_layers, config.hidden_size, attention.implementation
@@ -52,10 +52,14 @@ class Decoder(nnx.Module):
     def layer(
         self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
     ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
-        """What one layer makes of the hidden states (of `tokens.newest`, where that is given), and its part of the
-        cache with keys and values in it."""
-        x, kv_layer = self.attention(x, self.attention_norm, angles, kv_layer, tokens, place)
-        return self.mlp(x, self.mlp_norm, place.layer), kv_layer
+        """The hidden states after one layer (of `tokens.newest`, where that is given), and its part of the cache with
+        keys and values in it.
+
+        Norms and residuals are handed to the products around them, which take them in: a kernel less each.
+        """
+        residual = x if tokens.newest is None else x[tokens.newest]
+        x, kv_layer = self.attention(x, angles, kv_layer, tokens, place, norm=self.attention_norm, residual=residual)
+        return self.mlp(x, place.layer, norm=self.mlp_norm, residual=x), kv_layer
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the next token, of hidden states as `__call__` gives them."""

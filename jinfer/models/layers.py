@@ -12,11 +12,8 @@ from flax import nnx
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels import Implementation
-from pallas_kernels.linear import MAX_NORM_ROWS, linear
-from pallas_kernels.rms_norm import rms_norm
-from pallas_kernels.selection import select
+from pallas_kernels.matmul import matmul
 
-MOST_PLAIN_ROWS = 32  # of our kernel without a norm: o and down of 8B are 1.23 and 1.10 times as fast as cuBLAS's
 LayerIndex = Int32[Array, ""] | int
 
 
@@ -32,32 +29,24 @@ class Scale(nnx.Param):
     """The weight of a normalization."""
 
 
-def full_precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
-    """float32 matmuls in full float32, which a GPU otherwise rounds to TF32."""
-    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None
-
-
 class RMSNorm(nnx.Module):
-    """RMSNorm over the last axis with scale[layer], for each of `num_layers` layers.
+    """The scale and the epsilon of an RMSNorm over the last axis, for each of `num_layers` layers.
 
-    XLA fuses the norm with what is around it. With the Pallas kernel, whose result goes through memory, a decode step
-    of Qwen3-0.6B on an H200 took 4.29 ms in place of 3.98 (64 rows), and of 8B the same (benchmarks/results).
+    Whatever reads the normalized values computes them: see `pallas_kernels.matmul`.
     """
 
     def __init__(self, num_layers: int, features: int, epsilon: float, dtype: jnp.dtype) -> None:
         self.scale = Scale(jax.ShapeDtypeStruct((num_layers, features), dtype))
         self.epsilon = epsilon
 
-    def __call__(self, x: Float[Array, "*batch features"], layer: LayerIndex) -> Float[Array, "*batch features"]:
-        return rms_norm(x, self.scale[layer], epsilon=self.epsilon, implementation="reference")
+    @property
+    def operands(self) -> tuple[Float[Array, "layers features"], float]:
+        """As `matmul` takes them."""
+        return self.scale[...], self.epsilon
 
 
 class Linear(nnx.Module):
-    """x @ kernel[layer] (+ bias[layer]) for each of `num_layers` layers, with what a decoder does around it.
-
-    Of few rows, where reading the weights is what takes time, a kernel of ours does all of it at once. Beyond, cuBLAS
-    multiplies and XLA fuses the rest.
-    """
+    """x @ kernel[layer] (+ bias[layer]) for each of `num_layers` layers, with what a decoder does around it."""
 
     def __init__(
         self,
@@ -83,27 +72,16 @@ class Linear(nnx.Module):
         residual: Float[Array, "tokens out"] | None = None,
     ) -> Float[Array, "tokens out"]:
         """residual + gate(norm(x) @ kernel[layer] + bias[layer]); a gate makes silu(y1) * y2 of the halves of y."""
-        most_rows = MOST_PLAIN_ROWS if norm is None else MAX_NORM_ROWS
-        if self.bias is None and _is_served_by_our_kernel(x, self.implementation, most_rows):
-            fused_norm = None if norm is None else (norm.scale[...], norm.epsilon)
-            return linear(
-                x, self.kernel[...], layer=layer, norm=fused_norm, gated=gated, residual=residual,
-                implementation=self.implementation,
-            )  # fmt: skip
-        x = x if norm is None else norm(x, layer)
-        y = jnp.matmul(x, self.kernel[layer], precision=full_precision(x.dtype))
-        y = y if self.bias is None else y + self.bias[layer]
-        if gated:
-            gate, up = jnp.split(y, 2, axis=-1)
-            y = jax.nn.silu(gate) * up
-        return y if residual is None else residual + y
-
-
-def _is_served_by_our_kernel(x: Array, implementation: Implementation, most_rows: int = MAX_NORM_ROWS) -> bool:
-    """For few rows it is up to twice as fast as XLA. With a norm cuBLAS is ahead from 17 rows on, and else from 33; of
-    float32, which tensor cores do not multiply, our kernel serves no more than 16 rows."""
-    most_rows = min(most_rows, MAX_NORM_ROWS) if x.dtype == jnp.float32 else most_rows
-    return select(implementation) == "pallas" and x.shape[0] <= most_rows
+        return matmul(
+            x,
+            self.kernel[...],
+            layer=layer,
+            norm=None if norm is None else norm.operands,
+            bias=None if self.bias is None else self.bias[...],
+            gated=gated,
+            residual=residual,
+            implementation=self.implementation,
+        )
 
 
 class Embedding(nnx.Module):
@@ -118,19 +96,18 @@ class Embedding(nnx.Module):
 
     def logits(self, x: Float[Array, "rows features"], norm: RMSNorm) -> Float[Array, "rows vocab"]:
         """norm(x) @ kernel.T, accumulated and returned in float32."""
-        if _is_served_by_our_kernel(x, self.implementation):
-            return linear(
-                x, self.kernel[...], transposed=True, norm=(norm.scale[0], norm.epsilon), out_dtype=jnp.float32,
-                implementation=self.implementation,
-            )  # fmt: skip
-        return jnp.einsum(
-            "rf,vf->rv", norm(x, 0), self.kernel[...], precision=full_precision(x.dtype),
-            preferred_element_type=jnp.float32,
-        )  # fmt: skip
+        return matmul(
+            x,
+            self.kernel[...],
+            transposed=True,
+            norm=(norm.scale[0], norm.epsilon),
+            out_dtype=jnp.float32,
+            implementation=self.implementation,
+        )
 
 
 class GatedMLP(nnx.Module):
-    """x + down(silu(gate(norm(x))) * up(norm(x))), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
+    """down(silu(gate(x)) * up(x)), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
 
     def __init__(
         self,
@@ -146,7 +123,13 @@ class GatedMLP(nnx.Module):
         self.down = Linear(num_layers, hidden, features, dtype, implementation, bias=bias)
 
     def __call__(
-        self, x: Float[Array, "tokens features"], norm: RMSNorm, layer: LayerIndex
+        self,
+        x: Float[Array, "tokens features"],
+        layer: LayerIndex,
+        *,
+        norm: RMSNorm,
+        residual: Float[Array, "tokens features"],
     ) -> Float[Array, "tokens features"]:
+        """residual + mlp(norm(x))."""
         hidden = self.gate_up(x, layer, norm=norm, gated=True)
-        return self.down(hidden, layer, residual=x)
+        return self.down(hidden, layer, residual=residual)

@@ -29,6 +29,6 @@ def read_config(entries: Entries) -> ModelConfig:
     return read_decoder_config(entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias)
 
 
-def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
+def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The plain decoder."""
-    return Model.of(Decoder(config, dtype, Attention(config, dtype, attention)), decoder_weights(config))
+    return Model.of(Decoder(config, dtype, Attention(config, dtype, implementation)), decoder_weights(config))

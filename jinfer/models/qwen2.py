@@ -22,6 +22,6 @@ def read_config(entries: Entries) -> ModelConfig:
     )
 
 
-def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
+def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The plain decoder."""
-    return Model.of(Decoder(config, dtype, Attention(config, dtype, attention)), decoder_weights(config))
+    return Model.of(Decoder(config, dtype, Attention(config, dtype, implementation)), decoder_weights(config))

@@ -29,11 +29,11 @@ def read_config(entries: Entries) -> ModelConfig:
     )
 
 
-def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
+def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The decoder with a norm on queries and keys, whose scales are two more weights."""
     norms = {
         f"attention/{name}/scale": WeightSource((f"model.layers.{{layer}}.self_attn.{name}.weight",))
         for name in ("q_norm", "k_norm")
     }
-    module = Decoder(config, dtype, Attention(config, dtype, attention, normalized_heads=True))
+    module = Decoder(config, dtype, Attention(config, dtype, implementation, normalized_heads=True))
     return Model.of(module, {**decoder_weights(config), **norms})

@@ -89,7 +89,7 @@ def extend(
     query tokens of which 63 are padding would multiply for nothing. The count may change from call to call.
 
     "pallas" is one of two kernels: on Hopper and for 4,096 tokens or more the one in Mosaic GPU, where it serves the
-    call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton.
+    call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton, which "triton" asks for.
 
     On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at 381 in
     Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519 and 372.
@@ -105,11 +105,12 @@ def extend(
     if num_decode_rows is not None and q.shape[0] < lengths.shape[0]:
         raise ValueError(f"{q.shape[0]} tokens cannot be those of {lengths.shape[0]} rows; give a mixed batch as many")
     arguments = q, kv_pages, page_table, query_starts, lengths, sinks, options
-    chosen = select(implementation, ("pallas", "mosaic", "reference"))
+    chosen = select(implementation, ("pallas", "triton", "mosaic", "reference"))
     if chosen == "reference":
         return reference.extend(*arguments)
     interpret = should_interpret(interpret)
-    use_mosaic = chosen == "mosaic" or (not interpret and mosaic.is_best_for(q, kv_pages, sinks, options))
+    is_best = chosen == "pallas" and not interpret and mosaic.is_best_for(q, kv_pages, sinks, options)
+    use_mosaic = chosen == "mosaic" or is_best
     if num_decode_rows is not None:
         return triton.extend_mixed(*arguments, num_decode_rows, use_mosaic=use_mosaic, interpret=interpret)
     return mosaic.extend(*arguments) if use_mosaic else triton.extend(*arguments, interpret=interpret)

@@ -99,7 +99,7 @@ def test_layers_use_the_same_workspace(compiled, shape):
 def check_layers_of_one_row(program: CompiledProgram) -> None:
     """Norm, projection, gate and residual in one kernel each; all from the projection to attention; and its merge."""
     names = Counter(kernel.name.rstrip("_0123456789") for kernel in program.kernels)
-    of_a_layer = {"linear": 4, "append_and_decode": 1, "merge_splits": 1}
+    of_a_layer = {"matmul": 4, "append_and_decode": 1, "merge_splits": 1}
     for name, count in of_a_layer.items():
-        assert names[name] in (count * NUM_LAYERS, count * NUM_LAYERS + (name == "linear")), names
+        assert names[name] in (count * NUM_LAYERS, count * NUM_LAYERS + (name == "matmul")), names
     assert sum(names.values()) < 6 * NUM_LAYERS + 25, names

@@ -32,7 +32,7 @@ class PagedRun:
 
     def __init__(self, directory: Path, *, dtype: jnp.dtype = FLOAT32) -> None:
         config = read_model_config(read_json(directory / "config.json"))
-        self._model, self._dtype = build_model(config, dtype, "reference"), dtype
+        self._model, self._dtype = build_model(config, dtype, "xla"), dtype
         self._params = load_checkpoint(self._model, directory, progress=False)
         self._pages_per_row = -(-config.context_length // PAGE_SIZE)
 

@@ -55,5 +55,5 @@ def test_engine_gives_them_with_the_kernels_too(name: str) -> None:
     """One row at a time, which has two shapes to compile: with more rows the kernels are in test_invariants.py."""
     goldens = read_goldens(name)
     prompts = [golden.prompt_ids for golden in goldens]
-    ids = engine_greedy_ids(GOLDENS / name, prompts, NUM_INTERPRETED_IDS, attention="pallas", max_num_seqs=1)
+    ids = engine_greedy_ids(GOLDENS / name, prompts, NUM_INTERPRETED_IDS, kernels="pallas", max_num_seqs=1)
     assert ids == [golden.greedy_ids[:NUM_INTERPRETED_IDS] for golden in goldens]

@@ -12,8 +12,8 @@ from jax.typing import DTypeLike
 
 from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
-from pallas_kernels.linear import MAX_NORM_ROWS, linear
-from pallas_kernels.linear import shapes as linear_shapes
+from pallas_kernels.matmul import MAX_NORM_ROWS, matmul
+from pallas_kernels.matmul import shapes as matmul_shapes
 from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode, latent_shapes, mla, triton
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
@@ -55,8 +55,8 @@ def indices(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def pallas(function: Callable, **options) -> Callable:
-    """The compiled kernel, and not what a machine without a GPU would get."""
-    return functools.partial(function, implementation="pallas", interpret=False, **options)
+    """The compiled kernel in Triton, and not what a machine without a GPU would get."""
+    return functools.partial(function, implementation="triton", interpret=False, **options)
 
 
 def paged_attention_cases() -> Iterator[Named]:
@@ -204,37 +204,37 @@ def _append_and_decode_case(shape: rope_shapes.RopeCacheShape, rows: int, *, dty
     )
 
 
-def linear_cases() -> Iterator[Named]:
-    for (name, shape), rows in itertools.product(linear_shapes.SHAPES.items(), (8, 64)):
+def matmul_cases() -> Iterator[Named]:
+    for (name, shape), rows in itertools.product(matmul_shapes.SHAPES.items(), (8, 64)):
         sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
-        yield _linear_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
+        yield _matmul_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
     for model, rows in (("qwen3-0.6b", 1), ("qwen3-0.6b", 16), ("qwen3-8b", 1), ("qwen3-8b", 16), ("qwen3-8b", 128)):
-        for layer, ends in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
-            shape = linear_shapes.SHAPES[f"{model}-{layer}"]
-            yield _linear_case(f"{model}-{layer}-{rows}-{ends}", rows, (shape.num_in, shape.num_out), ends, layers=28)
+        for layer, fused in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
+            shape = matmul_shapes.SHAPES[f"{model}-{layer}"]
+            yield _matmul_case(f"{model}-{layer}-{rows}-{fused}", rows, (shape.num_in, shape.num_out), fused, layers=28)
 
 
-def _linear_case(name: str, rows: int, sides: tuple[int, int], ends: str | None, **options) -> Named:
-    """With a stack of `layers`, of which an operand tells which, and `ends`; or a matrix by itself."""
-    if ends is None:
+def _matmul_case(name: str, rows: int, sides: tuple[int, int], fused: str | None, **options) -> Named:
+    """With a stack of `layers`, of which an operand tells which, and `fused`; or a matrix by itself."""
+    if fused is None:
         num_in = sides[1 if options["transposed"] else 0]
-        case = Case(pallas(linear, **options), (array(rows, num_in), array(*sides)), "linear", "wgmma")
-        return f"linear-{name}", case
-    gated, layers = "gated" in ends, options["layers"]
+        case = Case(pallas(matmul, **options), (array(rows, num_in), array(*sides)), "matmul", "wgmma")
+        return f"matmul-{name}", case
+    gated, layers = "gated" in fused, options["layers"]
     named = {"layer": indices()}
-    if "norm" in ends and rows <= MAX_NORM_ROWS:
+    if "norm" in fused and rows <= MAX_NORM_ROWS:
         named["scale"] = array(layers, sides[0])
-    if "residual" in ends:
+    if "residual" in fused:
         named["residual"] = array(rows, sides[1])
-    function = functools.partial(_linear_with_ends, gated=gated)
-    return f"linear-{name}", Case(
-        function, (array(rows, sides[0]), array(layers, *sides)), "linear", "wgmma", named_arguments=named
+    function = functools.partial(_fused_matmul, gated=gated)
+    return f"matmul-{name}", Case(
+        function, (array(rows, sides[0]), array(layers, *sides)), "matmul", "wgmma", named_arguments=named
     )
 
 
-def _linear_with_ends(x, w, *, layer, scale=None, residual=None, gated):
+def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated):
     norm = None if scale is None else (scale, 1e-6)
-    return pallas(linear)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
+    return pallas(matmul)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
 
 
 def mla_cases() -> Iterator[Named]:
@@ -276,7 +276,7 @@ CASES = dict(
         *row_cases(),
         *rope_cache_write_cases(),
         *append_and_decode_cases(),
-        *linear_cases(),
+        *matmul_cases(),
         *mla_cases(),
         *sampling_cases(),
     ]

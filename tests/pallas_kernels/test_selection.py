@@ -12,9 +12,17 @@ def test_auto_is_pallas_on_a_gpu_and_the_reference_elsewhere():
     assert select("reference") == "reference"
 
 
+def test_one_kernel_is_that_in_triton_and_one_form_in_jax_numpy_is_that_for_xla():
+    assert (select("triton"), select("xla")) == ("pallas", "reference")
+    with_both = ("pallas", "triton", "xla", "reference")
+    assert (select("triton", with_both), select("xla", with_both)) == ("triton", "xla")
+    assert select("auto", with_both) == ("pallas" if jax.default_backend() == "gpu" else "xla")
+
+
 def test_an_unknown_implementation_is_an_error_that_lists_the_known_ones():
     with pytest.raises(
-        ValueError, match="'cuda' is unknown; choose one of 'auto', 'pallas', 'mosaic', 'jax-triton', 'reference'"
+        ValueError,
+        match="'cuda' is unknown; choose one of 'auto', 'pallas', 'triton', 'mosaic', 'jax-triton', 'xla', 'reference'",
     ):
         select("cuda")
 

@@ -18,7 +18,7 @@ OPS = (
     "layer_norm",
     "softmax",
     "silu_and_multiply",
-    "linear",
+    "matmul",
     "sampling",
 )
 

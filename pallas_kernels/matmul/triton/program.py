@@ -9,7 +9,7 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.layer_operand import load_layer
-from pallas_kernels.linear.tuning import Blocks, LinearCall
+from pallas_kernels.matmul.tuning import Blocks, MatmulCall
 from pallas_kernels.triton_call import ceil_div, next_power_of_two
 
 
@@ -46,7 +46,7 @@ class Sums(NamedTuple):
 class KernelShape:
     """What the kernel knows about a call when it is compiled. `epsilon` is None without a norm."""
 
-    call: LinearCall
+    call: MatmulCall
     blocks: Blocks
     epsilon: float | None
 

@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.linear.triton.program import (
+from pallas_kernels.matmul.triton.program import (
     KernelShape,
     Refs,
     Sums,

@@ -1,23 +1,19 @@
-"""linear: bound by reading the weights.
+"""matmul: bound by reading the weights.
 
-XLA's side is `jnp.dot`, with the norm, the gate and the residual as a model writes them.
+XLA's side is the implementation "xla", with the norm, the gate and the residual.
 """
 
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
-
 from benchmarks.kernels.case import Case, Limit, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
-from pallas_kernels.linear import MAX_NORM_ROWS, linear, triton
-from pallas_kernels.linear.ends import Ends
-from pallas_kernels.linear.shapes import SHAPES, LinearShape
-from pallas_kernels.linear.tuning import Blocks, LinearCall, linear_candidates, linear_key
-from pallas_kernels.rms_norm import reference as rms_norm_reference
+from pallas_kernels.matmul import MAX_NORM_ROWS, matmul, triton
+from pallas_kernels.matmul.contract import Fusion
+from pallas_kernels.matmul.shapes import SHAPES, MatmulShape
+from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_candidates, matmul_key
 from pallas_kernels.selection import should_interpret
 
 EPSILON = 1e-6
@@ -48,41 +44,41 @@ FUSED = {
 def cases(*, smoke: bool) -> Iterator[Case]:
     """The linear layers of Qwen3 at the rows of a small decode step: by themselves, and with what can be fused."""
     if smoke:
-        yield _case("linear-smoke", 2, LinearShape(64, 96), Fused())
+        yield _case("matmul-smoke", 2, MatmulShape(64, 96), Fused())
         return
     for model in MODELS:
         for layer, fused in FUSED.items():
             for rows in ROWS:
                 name, shape = f"{model}-{layer}", SHAPES[f"{model}-{layer}"]
-                yield _case(f"linear-{name}-b{rows}", rows, shape, Fused())
+                yield _case(f"matmul-{name}-b{rows}", rows, shape, Fused())
                 if rows > MAX_NORM_ROWS:
                     fused = Fused(gated=fused.gated, residual=fused.residual)
                 if fused != Fused():
-                    yield _case(f"linear-{name}-b{rows}-fused", rows, shape, fused)
+                    yield _case(f"matmul-{name}-b{rows}-fused", rows, shape, fused)
 
 
-def _case(name: str, rows: int, shape: LinearShape, fused: Fused) -> Case:
+def _case(name: str, rows: int, shape: MatmulShape, fused: Fused) -> Case:
     layout = "out, in" if shape.transposed else "in, out"
     num_out = shape.num_out // (2 if fused.gated else 1)
-    call = LinearCall(rows, shape.num_in, num_out, shape.transposed, fused.gated, fused.norm, ITEMSIZE)
-    ends = "".join(f", {end}" for end in ("norm", "gated", "residual") if getattr(fused, end))
+    call = MatmulCall(rows, shape.num_in, num_out, shape.transposed, fused.gated, fused.norm, ITEMSIZE)
+    suffix = "".join(f", {name}" for name in ("norm", "gated", "residual") if getattr(fused, name))
     return Case(
         id=name,
-        op="linear.linear",
-        shape=f"{rows} x {shape.num_in:,} -> {num_out:,}, [{layout}]{ends}",
+        op="matmul.matmul",
+        shape=f"{rows} x {shape.num_in:,} -> {num_out:,}, [{layout}]{suffix}",
         work=Work(ITEMSIZE * shape.num_in * shape.num_out, ITEMSIZE * rows * num_out),
         limit=Limit.READ,
         make=functools.partial(_make, rows, shape, fused),
         build=functools.partial(_pallas, shape.transposed, fused),
         reference=functools.partial(
-            _linear, shape.transposed, fused, functools.partial(linear, implementation="reference")
+            _matmul, shape.transposed, fused, functools.partial(matmul, implementation="reference")
         ),
-        xla=functools.partial(_dot, shape.transposed, fused),
-        tuning=Tuning("linear", "linear", linear_key(call), linear_candidates(call)),
+        xla=functools.partial(_matmul, shape.transposed, fused, functools.partial(matmul, implementation="xla")),
+        tuning=Tuning("matmul", "matmul", matmul_key(call), matmul_candidates(call)),
     )
 
 
-def _make(rows: int, shape: LinearShape, fused: Fused, data: Data, num_sets: int) -> Inputs:
+def _make(rows: int, shape: MatmulShape, fused: Fused, data: Data, num_sets: int) -> Inputs:
     """The carry is x, the norm's scale, and the residual."""
     size = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
     num_out = shape.num_out // (2 if fused.gated else 1)
@@ -94,7 +90,7 @@ def _make(rows: int, shape: LinearShape, fused: Fused, data: Data, num_sets: int
     return Inputs(carry, [data.normal(size, scale=shape.num_in**-0.5) for _ in range(num_sets)])
 
 
-def _linear(transposed: bool, fused: Fused, function: Callable, carry, w):
+def _matmul(transposed: bool, fused: Fused, function: Callable, carry, w):
     x, scale, residual = carry
     norm = (scale, EPSILON) if fused.norm else None
     return carry, function(x, w, transposed=transposed, norm=norm, gated=fused.gated, residual=residual)
@@ -102,23 +98,22 @@ def _linear(transposed: bool, fused: Fused, function: Callable, carry, w):
 
 def _pallas(transposed: bool, fused: Fused, blocks: Blocks | None) -> Step:
     if blocks is None:
-        return functools.partial(_linear, transposed, fused, functools.partial(linear, implementation="pallas"))
+        return functools.partial(_matmul, transposed, fused, functools.partial(matmul, implementation="triton"))
 
     def step(carry, w):
         x, scale, residual = carry
-        ends = Ends((scale, EPSILON) if fused.norm else None, fused.gated, residual)
+        norm = (scale, EPSILON) if fused.norm else None
+        fusion = Fusion(norm=norm, gated=fused.gated, residual=residual)
         interpret = should_interpret(None)
-        return carry, triton.linear(x, w, None, transposed, ends, x.dtype, blocks=blocks, interpret=interpret)
+        return carry, triton.matmul(
+            x,
+            w,
+            layer=None,
+            transposed=transposed,
+            fusion=fusion,
+            out_dtype=x.dtype,
+            blocks=blocks,
+            interpret=interpret,
+        )
 
     return step
-
-
-def _dot(transposed: bool, fused: Fused, carry, w):
-    x, scale, residual = carry
-    if fused.norm:
-        x = rms_norm_reference.rms_norm(x, scale, EPSILON)
-    y = jnp.dot(x, w.T if transposed else w)
-    if fused.gated:
-        gate, other = jnp.split(y, 2, axis=-1)
-        y = jax.nn.silu(gate) * other
-    return carry, y if residual is None else residual + y

@@ -1,4 +1,4 @@
-"""Blocks of the linear kernel: tuned numbers where there are any, else a heuristic.
+"""Blocks of the matmul kernel: tuned numbers where there are any, else a heuristic.
 
 bfloat16 takes the tensor cores at every number of rows, though most of a dot is padding at the smallest: threads that
 convert, multiply and add do not keep up with the memory. Measured on an H200, a 4096 -> 6144 layer took 33 us
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jaxtyping import Array
 
 from pallas_kernels.device import target_device
-from pallas_kernels.linear.ends import Ends
+from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.tuned import tuned_blocks
 
@@ -38,7 +38,7 @@ PARTIAL_SHARE = 1 / 4  # of the bytes of the weights: what is written for splits
 class Blocks:
     """A program computes `block_out` outputs, reading `block_in` inputs' weights (of each part) per iteration.
 
-    `num_splits` programs share the inputs of a block of outputs; XLA adds their sums up behind the kernel, in a fusion
+    `num_splits` programs share the inputs of a block of outputs; XLA adds their sums up after the kernel, in a fusion
     that may take in what follows. `dot_parts` is how many parts of the inputs share a dot, and None for float32, which
     is multiplied and added without tensor cores: they would round it to TF32.
     """
@@ -51,7 +51,7 @@ class Blocks:
     num_stages: int
 
 
-class LinearCall(NamedTuple):
+class MatmulCall(NamedTuple):
     """What the choice of blocks depends on. `num_out` counts the results of a row, each of two columns where gated."""
 
     rows: int
@@ -63,11 +63,11 @@ class LinearCall(NamedTuple):
     itemsize: int
 
     @classmethod
-    def of(cls, x: Array, w: Array, transposed: bool, ends: Ends) -> "LinearCall":
-        """The call with these arguments of `linear`."""
-        num_out = w.shape[-2 if transposed else -1] // (2 if ends.gated else 1)
-        (rows, num_in), is_normalized = x.shape, ends.norm is not None
-        return cls(rows, num_in, num_out, transposed, ends.gated, is_normalized, x.dtype.itemsize)
+    def of(cls, x: Array, w: Array, transposed: bool, fusion: Fusion) -> "MatmulCall":
+        """The call with these arguments of `matmul`."""
+        num_out = w.shape[-2 if transposed else -1] // (2 if fusion.gated else 1)
+        (rows, num_in), is_normalized = x.shape, fusion.norm is not None
+        return cls(rows, num_in, num_out, transposed, fusion.gated, is_normalized, x.dtype.itemsize)
 
     @property
     def num_matrices(self) -> int:
@@ -75,14 +75,14 @@ class LinearCall(NamedTuple):
         return 2 if self.is_gated else 1
 
 
-def linear_key(call: LinearCall) -> dict[str, int | bool]:
+def matmul_key(call: MatmulCall) -> dict[str, int | bool]:
     """A call's tuned entry; rows count as the power of two that holds them."""
     return call._replace(rows=next_power_of_two(call.rows))._asdict()
 
 
-def linear_blocks(call: LinearCall) -> Blocks:
+def matmul_blocks(call: MatmulCall) -> Blocks:
     """Narrow blocks of outputs where wide ones would leave multiprocessors idle; splits where that is not enough."""
-    tuned = tuned_blocks("linear", "linear", linear_key(call), Blocks)
+    tuned = tuned_blocks("matmul", "matmul", matmul_key(call), Blocks)
     if tuned is not None:
         return tuned
     num_multiprocessors = target_device().num_multiprocessors
@@ -100,12 +100,12 @@ def linear_blocks(call: LinearCall) -> Blocks:
     return _multiply(call, block_out, wanted, tile_bytes // call.itemsize, num_warps)
 
 
-def linear_candidates(call: LinearCall) -> list[Blocks]:
+def matmul_candidates(call: MatmulCall) -> list[Blocks]:
     """What a tuning sweep tries."""
     num_multiprocessors = target_device().num_multiprocessors
     if call.itemsize == 2 and call.rows > MAX_FEW_ROWS:
         return _many_rows_candidates(call, num_multiprocessors)
-    found = [linear_blocks(call)]
+    found = [matmul_blocks(call)]
     for block_out in (16, 32, 64, 128):
         for num_splits in (1,) if call.is_normalized else (1, 2, 4, 8):
             programs = ceil_div(call.num_out, block_out) * num_splits / num_multiprocessors
@@ -114,7 +114,7 @@ def linear_candidates(call: LinearCall) -> list[Blocks]:
     return list(dict.fromkeys(found))
 
 
-def _few_rows_candidates(call: LinearCall, block_out: int, num_splits: int) -> Iterator[Blocks]:
+def _few_rows_candidates(call: MatmulCall, block_out: int, num_splits: int) -> Iterator[Blocks]:
     """Many for whole inputs, and few for splits."""
     is_whole = num_splits == 1
     if call.itemsize == 2:
@@ -125,7 +125,7 @@ def _few_rows_candidates(call: LinearCall, block_out: int, num_splits: int) -> I
         yield _multiply(call, block_out, num_splits, kibibytes * 1024 // call.itemsize, num_warps)
 
 
-def _multiply(call: LinearCall, block_out: int, num_splits: int, tile: int, num_warps: int) -> Blocks:
+def _multiply(call: MatmulCall, block_out: int, num_splits: int, tile: int, num_warps: int) -> Blocks:
     widest = tile // (block_out * call.num_matrices)
     block_in = min(widest, next_power_of_two(ceil_div(call.num_in, num_splits)))
     num_splits = min(num_splits, ceil_div(call.num_in, block_in))
@@ -133,7 +133,7 @@ def _multiply(call: LinearCall, block_out: int, num_splits: int, tile: int, num_
 
 
 def _few_rows_dot(
-    call: LinearCall, block_out: int, num_splits: int, left: int, block_in: int, num_warps: int, num_stages: int
+    call: MatmulCall, block_out: int, num_splits: int, left: int, block_in: int, num_warps: int, num_stages: int
 ) -> Blocks:
     """`left` rows of weights a dot, of one matrix; a gate and the others share the inputs of an iteration."""
     parts = max(1, min(left // block_out, MAX_DOT_COLUMNS // next_power_of_two(call.rows)))
@@ -147,7 +147,7 @@ def _few_rows_dot(
     return Blocks(block_out, block_in, num_splits, parts, num_warps, num_stages)
 
 
-def _many_rows(call: LinearCall, num_multiprocessors: int) -> Blocks:
+def _many_rows(call: MatmulCall, num_multiprocessors: int) -> Blocks:
     """128 columns a program; 256 where one program on most multiprocessors is all there is to do, 64 of few columns.
 
     And splits until all of them work, or there is more to merge than that is worth.
@@ -162,8 +162,8 @@ def _many_rows(call: LinearCall, num_multiprocessors: int) -> Blocks:
     return _many_rows_dot(call, width, MANY_ROWS_INPUTS[0], num_splits, _most_resident(call, width, num_splits))
 
 
-def _many_rows_candidates(call: LinearCall, num_multiprocessors: int) -> list[Blocks]:
-    found = [linear_blocks(call)]
+def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[Blocks]:
+    found = [matmul_blocks(call)]
     for width in MANY_ROWS_WIDTHS[call.num_matrices - 1 :]:
         programs = _num_programs(call, width)
         for num_splits in (1, 2, 3, 4, 6, 8):
@@ -176,22 +176,22 @@ def _many_rows_candidates(call: LinearCall, num_multiprocessors: int) -> list[Bl
     return [blocks for blocks in dict.fromkeys(found) if blocks is found[0] or blocks.num_stages >= MIN_STAGES]
 
 
-def _num_programs(call: LinearCall, width: int) -> int:
+def _num_programs(call: MatmulCall, width: int) -> int:
     """Without splits."""
     return ceil_div(call.num_matrices * call.num_out, width)
 
 
-def _most_splits(call: LinearCall) -> int:
+def _most_splits(call: MatmulCall) -> int:
     """Each writes float32 sums of all rows: so many that they are `PARTIAL_SHARE` of the bytes of the weights."""
     return max(1, int(PARTIAL_SHARE * call.num_in * call.itemsize / (4 * next_power_of_two(call.rows))))
 
 
-def _most_resident(call: LinearCall, width: int, num_splits: int) -> int:
+def _most_resident(call: MatmulCall, width: int, num_splits: int) -> int:
     """Programs on a multiprocessor at a time: a second one reads while the first begins or ends."""
     return 1 if _num_programs(call, width) * num_splits <= target_device().num_multiprocessors else 2
 
 
-def _many_rows_dot(call: LinearCall, width: int, block_in: int, num_splits: int, resident: int) -> Blocks:
+def _many_rows_dot(call: MatmulCall, width: int, block_in: int, num_splits: int, resident: int) -> Blocks:
     """As many stages as leave room for `resident` programs on a multiprocessor."""
     block_in = max(MIN_DOT_SIZE, min(block_in, next_power_of_two(ceil_div(call.num_in, num_splits))))
     num_splits = min(num_splits, ceil_div(call.num_in, block_in))

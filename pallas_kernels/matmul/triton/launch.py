@@ -10,11 +10,11 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pallas_kernels.layer_operand import as_operand
-from pallas_kernels.linear.ends import Ends
-from pallas_kernels.linear.triton.dots import dot_sums
-from pallas_kernels.linear.triton.products import product_sums
-from pallas_kernels.linear.triton.program import KernelShape, Refs, Sums, column_offsets
-from pallas_kernels.linear.tuning import Blocks, LinearCall, linear_blocks
+from pallas_kernels.matmul.contract import Fusion
+from pallas_kernels.matmul.triton.dots import dot_sums
+from pallas_kernels.matmul.triton.products import product_sums
+from pallas_kernels.matmul.triton.program import KernelShape, Refs, Sums, column_offsets
+from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_blocks
 from pallas_kernels.selection import UnsupportedError
 from pallas_kernels.triton_call import ceil_div, triton_call
 
@@ -22,31 +22,33 @@ MAX_ROWS = 128
 MAX_NORM_ROWS = 16  # also of float32; beyond, every program would normalize more than it is worth
 
 
-def linear(
+def matmul(
     x: Array,
     w: Array,
+    *,
     layer: int | Array | None,
     transposed: bool,
-    ends: Ends,
+    fusion: Fusion,
     out_dtype: DTypeLike,
-    *,
     interpret: bool,
     blocks: Blocks | None = None,
 ) -> Array:
-    """One program per (block of outputs, split of the inputs). See `pallas_kernels.linear.linear`."""
-    call = LinearCall.of(x, w, transposed, ends)
-    _check(call, x.dtype)
-    blocks = blocks or linear_blocks(call)
+    """One program per (block of outputs, split of the inputs). See `pallas_kernels.matmul.matmul`."""
+    call = MatmulCall.of(x, w, transposed, fusion)
+    _check(call, fusion, x.dtype)
+    blocks = blocks or matmul_blocks(call)
     assert (blocks.dot_parts is None) == (x.dtype == jnp.float32), f"{blocks} cannot compute in {x.dtype}"
     operands = {"x": x, "w": w, "layer": None if layer is None else as_operand(layer)}
-    scale, epsilon = ends.norm or (None, None)
-    operands |= {"scale": scale, "residual": ends.residual}
+    scale, epsilon = fusion.norm or (None, None)
+    operands |= {"scale": scale, "residual": fusion.residual}
     shape = KernelShape(call, blocks, epsilon)
     present = {name: array for name, array in operands.items() if array is not None}
     return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
 
 
-def _check(call: LinearCall, dtype: jnp.dtype) -> None:
+def _check(call: MatmulCall, fusion: Fusion, dtype: jnp.dtype) -> None:
+    if fusion.bias is not None:
+        raise UnsupportedError('a bias: the kernel adds none; use implementation="xla"')
     if dtype not in (jnp.bfloat16, jnp.float32):
         raise UnsupportedError(f"x and w in {dtype}: the kernel serves bfloat16 and float32; cast them or use jnp.dot")
     if call.rows > MAX_ROWS:
@@ -94,7 +96,7 @@ def _call(operands: dict[str, Array], shape: KernelShape, dtype: DTypeLike, inte
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,
-        name="linear",
+        name="matmul",
     )
     return result
 
