@@ -25,8 +25,8 @@ from jinfer.execution.step import run_step
 from jinfer.models import decoder
 from jinfer.models.model import Model, Params
 from pallas_kernels import paged_attention
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write
-from pallas_kernels.selection import should_interpret
 
 WARM_UP_STEPS, TIMED_STEPS = 8, 56  # wholes of steps_per_call
 PROGRAMS = 1056  # of jax's kernel, eight for each multiprocessor; rows are split to have as many

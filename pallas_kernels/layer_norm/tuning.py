@@ -1,8 +1,8 @@
 """Blocks of the layer normalization kernel: tuned numbers where there are any, else the heuristic of all that hold
 whole rows, with twice the threads to hold weights and biases too."""
 
-from pallas_kernels.row_blocks.blocks import THREAD_BYTES, Blocks, blocks_key, candidate_blocks, heuristic_blocks
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.rowwise.blocks import THREAD_BYTES, Blocks, blocks_key, candidate_blocks, heuristic_blocks
+from pallas_kernels.core.tuned import tuned_blocks
 
 layer_norm_key = blocks_key
 

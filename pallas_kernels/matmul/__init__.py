@@ -9,11 +9,11 @@ from typing import Any
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.matmul import reference, triton, xla
 from pallas_kernels.matmul.choice import is_kernel_faster
 from pallas_kernels.matmul.contract import Fusion, check_arguments
 from pallas_kernels.matmul.triton import MAX_NORM_ROWS, MAX_ROWS
-from pallas_kernels.selection import Implementation, select, should_interpret
 
 __all__ = ["MAX_NORM_ROWS", "MAX_ROWS", "matmul"]
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.tuned import tuned_blocks
 from pallas_kernels.matmul.contract import Fusion
-from pallas_kernels.tuned import tuned_blocks
 
 MEASURED_DEVICE = "nvidia-h200"
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array
 
-from pallas_kernels.selection import UnsupportedError
+from pallas_kernels.core.selection import UnsupportedError
 
 
 class Fusion(NamedTuple):

@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from jaxtyping import Array
 
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 from pallas_kernels.matmul.contract import Fusion
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
 
 # Weights of a dot of few rows: rows of its left operand and inputs, per iteration; warps and stages. The first is the
 # heuristic's, wgmma of four warps.

@@ -21,11 +21,11 @@ or read and discarded before they meet a value that counts: they may hold NaN.
 
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import jax_triton, mosaic, reference, triton
 from pallas_kernels.paged_attention.append import append_and_decode
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
 from pallas_kernels.paged_attention.latent import mla
-from pallas_kernels.selection import Implementation, select, should_interpret
 
 __all__ = ["AttentionOptions", "append_and_decode", "decode", "extend", "mla"]
 

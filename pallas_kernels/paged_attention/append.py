@@ -3,10 +3,10 @@
 import jax
 from jaxtyping import Array, Float, Float32, Int32
 
+from pallas_kernels.core.heads import check_heads, check_norm
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference, triton
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
-from pallas_kernels.rope_cache_write.contract import check_heads, check_norm
-from pallas_kernels.selection import Implementation, select, should_interpret
 
 
 def append_and_decode(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array
 
-from pallas_kernels.selection import UnsupportedError
+from pallas_kernels.core.selection import UnsupportedError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.jax_triton_call import CallKind, jax_triton_call, require_jax_triton
+from pallas_kernels.core.jax_triton_call import CallKind, jax_triton_call, require_jax_triton
+from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
-from pallas_kernels.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, next_power_of_two
 
 MERGED_PER_THREAD = 32  # elements of the partial results; with many more they do not fit into registers
 

@@ -16,9 +16,9 @@ in float32. Positions from `length` on, pages of others and the null page may ho
 
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.core.selection import Implementation, UnsupportedError, select, should_interpret
 from pallas_kernels.paged_attention import latent_reference
 from pallas_kernels.paged_attention.triton import mla as triton_mla
-from pallas_kernels.selection import Implementation, UnsupportedError, select, should_interpret
 
 __all__ = ["mla"]
 

@@ -8,9 +8,9 @@ layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_atte
 
 from jaxtyping import Array, Float, Float32, Int32
 
+from pallas_kernels.core.heads import check_heads, check_norm
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.rope_cache_write import reference, triton
-from pallas_kernels.rope_cache_write.contract import check_heads, check_norm
-from pallas_kernels.selection import Implementation, select, should_interpret
 
 __all__ = ["rope_cache_write"]
 

@@ -3,10 +3,10 @@
 import itertools
 from dataclasses import dataclass, replace
 
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 from pallas_kernels.sampling.draw import draw_slice_size
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
 
 MAX_SLICES_PER_PROGRAM = 8
 PROGRAMS_PER_MULTIPROCESSOR = 8  # that have something to do before any has more slices than it needs

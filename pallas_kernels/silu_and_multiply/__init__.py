@@ -2,7 +2,7 @@
 
 from jaxtyping import Array, Float
 
-from pallas_kernels.selection import Implementation, select, should_interpret
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.silu_and_multiply import reference, triton
 
 __all__ = ["silu_and_multiply"]

@@ -3,9 +3,9 @@
 import itertools
 from dataclasses import dataclass
 
-from pallas_kernels.device import target_device
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 
 VECTOR_BYTES = 16  # that one instruction of a thread loads
 THREADS_PER_WARP = 32

@@ -20,7 +20,7 @@ from benchmarks.kernels.run import Measured, Row
 from benchmarks.kernels.timing import SMOKE, Inputs, compile_chain
 from jinfer.bench.limits import Limits
 from jinfer.bench.record import append, newest_lines
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]
 LIMITS = Limits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.paged_attention import append_and_decode, decode, triton
 from pallas_kernels.paged_attention.shapes import AttentionShape
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
 from pallas_kernels.rope_cache_write import rope_cache_write
-from pallas_kernels.selection import should_interpret
 from tests.pallas_kernels import paged_cases
 from tests.pallas_kernels.paged_cases import PagedCase, relative_error
 

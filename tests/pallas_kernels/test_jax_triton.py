@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels import UnsupportedError, jax_triton_call
+from pallas_kernels import UnsupportedError
+from pallas_kernels.core import jax_triton_call
 from pallas_kernels.paged_attention import AttentionOptions, decode, jax_triton
 from pallas_kernels.paged_attention.reference import decode as decode_reference
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape

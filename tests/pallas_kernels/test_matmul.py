@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
+from pallas_kernels.core.triton_call import next_power_of_two
 from pallas_kernels.matmul import MAX_NORM_ROWS, MAX_ROWS, matmul, triton
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.shapes import SHAPES
 from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_blocks, matmul_candidates, matmul_key
-from pallas_kernels.triton_call import next_power_of_two
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}

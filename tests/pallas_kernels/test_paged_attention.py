@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.paged_attention import AttentionOptions, decode, extend, triton
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
 from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks
-from pallas_kernels.selection import should_interpret
 from tests.pallas_kernels.paged_cases import PagedCase, make_case, oracle, relative_error
 
 BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 5e-3}  # relative error in the Euclidean norm

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.device import Device, target_device
+from pallas_kernels.core.device import Device, target_device
 from pallas_kernels.paged_attention import AttentionOptions, extend, mosaic
 from pallas_kernels.paged_attention.mosaic import serves
 from pallas_kernels.paged_attention.mosaic.work_list import work_list

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from benchmarks.kernels.case import Case, Limit, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.matmul import MAX_NORM_ROWS, matmul, triton
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.shapes import SHAPES, MatmulShape
 from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_candidates, matmul_key
-from pallas_kernels.selection import should_interpret
 
 EPSILON = 1e-6
 ITEMSIZE = 2

@@ -11,11 +11,11 @@ import numpy as np
 from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
+from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.paged_attention import mla
 from pallas_kernels.paged_attention.latent_shapes import SHAPES, LatentShape
 from pallas_kernels.paged_attention.triton.mla import mla as triton_mla
 from pallas_kernels.paged_attention.tuning.mla import MlaBlocks, mla_candidates, mla_key
-from pallas_kernels.selection import Implementation, should_interpret
 
 ITEMSIZE = 2
 

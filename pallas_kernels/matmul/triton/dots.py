@@ -22,6 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE
 from pallas_kernels.matmul.triton.program import (
     KernelShape,
     Refs,
@@ -30,7 +31,6 @@ from pallas_kernels.matmul.triton.program import (
     load_scale,
     load_weights,
 )
-from pallas_kernels.triton_call import MIN_DOT_SIZE
 
 
 class _Operands(NamedTuple):

@@ -9,14 +9,14 @@ from jax.experimental.pallas import triton as plt
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from pallas_kernels.layer_operand import as_operand
+from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.core.stacked import layer_index_operand
+from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.triton.dots import dot_sums
 from pallas_kernels.matmul.triton.products import product_sums
 from pallas_kernels.matmul.triton.program import KernelShape, Refs, Sums, column_offsets
 from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_blocks
-from pallas_kernels.selection import UnsupportedError
-from pallas_kernels.triton_call import ceil_div, triton_call
 
 MAX_ROWS = 128
 MAX_NORM_ROWS = 16  # also of float32; beyond, every program would normalize more than it is worth
@@ -38,7 +38,7 @@ def matmul(
     _check(call, fusion, x.dtype)
     blocks = blocks or matmul_blocks(call)
     assert (blocks.dot_parts is None) == (x.dtype == jnp.float32), f"{blocks} cannot compute in {x.dtype}"
-    operands = {"x": x, "w": w, "layer": None if layer is None else as_operand(layer)}
+    operands = {"x": x, "w": w, "layer": None if layer is None else layer_index_operand(layer)}
     scale, epsilon = fusion.norm or (None, None)
     operands |= {"scale": scale, "residual": fusion.residual}
     shape = KernelShape(call, blocks, epsilon)

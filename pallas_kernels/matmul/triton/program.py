@@ -8,9 +8,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.layer_operand import load_layer
+from pallas_kernels.core.stacked import load_layer_index
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.matmul.tuning import Blocks, MatmulCall
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
 
 
 class Refs(NamedTuple):
@@ -90,7 +90,7 @@ def column_offsets(shape: KernelShape) -> Array:
 
 def layer_index(refs: Refs) -> tuple[Array, ...]:
     """What to index a stack with first, () where there is none. Every load of weights waits for it."""
-    return () if refs.layer is None else (load_layer(refs.layer),)
+    return () if refs.layer is None else (load_layer_index(refs.layer),)
 
 
 def load_scale(refs: Refs, layer: tuple, column: Array, inside: Array | None) -> Array:

@@ -5,8 +5,8 @@ import importlib
 import jax
 from jaxtyping import Array
 
+from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.paged_attention.mosaic.serves import OLDEST_JAX, is_best_for, why_not
-from pallas_kernels.selection import UnsupportedError
 
 __all__ = ["extend", "is_best_for", "load_runtime", "why_not"]
 

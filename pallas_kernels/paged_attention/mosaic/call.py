@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 from pallas_kernels.paged_attention.mosaic.copies import TRANSFORMS
 from pallas_kernels.paged_attention.mosaic.kernel import kernel
 from pallas_kernels.paged_attention.mosaic.serves import TILE

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 
 TILE = 128  # positions
 HEAD_DIMS = (64, 128)

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from pallas_kernels.core.triton_call import LOG2_E
 from pallas_kernels.paged_attention.mosaic.barriers import WARPS
-from pallas_kernels.triton_call import LOG2_E
 
 QUERY_ROWS = 64  # (token, head) rows of a warpgroup: Hopper's matmul has as many
 ATTENDING = 2  # warpgroups that attend; one more loads

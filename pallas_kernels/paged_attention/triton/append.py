@@ -14,7 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.layer_operand import as_operand
+from pallas_kernels.core.stacked import layer_index_operand
+from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.paged_attention.triton.decode_parts import (
     DecodeQueries,
     attend_row,
@@ -39,7 +40,6 @@ from pallas_kernels.paged_attention.triton.softmax import (
 )
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
-from pallas_kernels.triton_call import ceil_div, triton_call
 
 
 def append_and_decode(
@@ -62,7 +62,7 @@ def append_and_decode(
     *scales, epsilon = norm or (None,)
     new_token: dict[str, Any] = {"cos": angles[0], "sin": angles[1]}  # fields of NewTokenRefs
     if layer is not None:
-        new_token["layer"] = as_operand(layer)
+        new_token["layer"] = layer_index_operand(layer)
     if scales:
         new_token["scales"] = tuple(scales)
     operands = heads, kv_pages, page_table, lengths, new_token, sinks

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, next_power_of_two
 from pallas_kernels.paged_attention.triton.softmax import KernelShape, attend_tiles, normalized, tiles_of_row
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
-from pallas_kernels.triton_call import MIN_DOT_SIZE, next_power_of_two
 
 
 class DecodeQueries(NamedTuple):

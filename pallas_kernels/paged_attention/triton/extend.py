@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
 from pallas_kernels.paged_attention.triton.query_blocks import QueryBlock, positions_shared, query_blocks
 from pallas_kernels.paged_attention.triton.softmax import (
     KernelShape,
@@ -25,7 +26,6 @@ from pallas_kernels.paged_attention.triton.softmax import (
 )
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, ExtendCall, extend_blocks
-from pallas_kernels.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
 
 
 def extend(

@@ -3,12 +3,12 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import ceil_div
 from pallas_kernels.paged_attention import mosaic
 from pallas_kernels.paged_attention.triton.decode import decode
 from pallas_kernels.paged_attention.triton.extend import extend
 from pallas_kernels.paged_attention.tuning.decode import DecodeCall, decode_blocks
 from pallas_kernels.paged_attention.tuning.extend import ExtendCall, extend_blocks
-from pallas_kernels.triton_call import ceil_div
 
 ROWS_PER_DECODE_ROW = 8  # of a mixed batch, for the choice of blocks: programs in turn cost less than an idle machine
 

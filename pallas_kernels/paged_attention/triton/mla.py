@@ -22,11 +22,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, exp2_scaled, next_power_of_two, triton_call
 from pallas_kernels.paged_attention.triton.softmax import MASKED_SCORE, KernelShape, soft_capped
 from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.paged_attention.tuning.mla import MlaBlocks, mla_blocks, uses_wgmma
-from pallas_kernels.selection import UnsupportedError
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, exp2_scaled, next_power_of_two, triton_call
 
 
 def mla(

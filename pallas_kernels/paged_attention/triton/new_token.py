@@ -1,4 +1,4 @@
-"""A row's new token in decode's kernel: its heads, fresh from the projection, normed and turned in registers.
+"""A row's new token in decode's kernel: its heads, fresh from the projection, normed and rotated in registers.
 
 A tile of heads is [heads, padded_dim], as the dots want it, and the partners that a rotation needs are loaded as a
 second tile with the halves exchanged: from L1, and no value moves between threads. Angles and scales are loaded once
@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.layer_operand import load_layer
+from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
+from pallas_kernels.core.stacked import load_layer_index
 from pallas_kernels.paged_attention.triton.softmax import KernelShape
-from pallas_kernels.rope_cache_write.heads import KEYS, VALUES, normalized, turned
 
 
 class NewTokenRefs(NamedTuple):
@@ -46,7 +46,7 @@ def load_raw_heads(refs: NewTokenRefs, row, head: Array, kind: int, shape: Kerne
     """Heads [heads] of the projection's output; kind 0 has the scale of queries and 1 that of keys."""
     column, inside = _columns(head, shape)
     columns = column, _partner(column, refs.cos.shape[1], shape)
-    layer = () if refs.layer is None else (load_layer(refs.layer),)
+    layer = () if refs.layer is None else (load_layer_index(refs.layer),)
     x, partner = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
     scales = [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
     return RawHeads(x, partner, scales)
@@ -69,11 +69,11 @@ def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Ang
 
 
 def rotated(heads: RawHeads, angles: Angles, epsilon: float, head_dim: int, dtype: jnp.dtype) -> Array:
-    """The heads, normed where there are scales, turned, and rounded once, as `rope_cache_write` does it."""
+    """The heads, normed where there are scales, rotated, and rounded once, as `rope_cache_write` does it."""
     x, partner = heads.x.astype(jnp.float32), heads.partner.astype(jnp.float32)
     if heads.scales:
-        x, partner = normalized((x, partner), heads.scales, (x * x).sum(1), head_dim, epsilon)
-    return turned(x, partner, *angles).astype(dtype)
+        x, partner = normalize_heads((x, partner), heads.scales, (x * x).sum(1), head_dim, epsilon)
+    return rotate(x, partner, *angles).astype(dtype)
 
 
 def store_new_token(kv_ref, table_ref, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.triton_call import ceil_div
+from pallas_kernels.core.triton_call import ceil_div
 
 
 class QueryBlock(NamedTuple):

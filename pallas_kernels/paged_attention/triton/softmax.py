@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, exp2_scaled, load_rows, next_power_of_two
+from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, exp2_scaled, load_rows, next_power_of_two
 
 # Finite, so that the difference of two masked scores is 0 and not NaN; and a power of two, so that the product with the
 # scale is exact and that difference stays 0 where multiplication and subtraction are fused.

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
-from pallas_kernels.device import target_device
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 
 PROGRAMS_PER_MULTIPROCESSOR = 2  # one can compute while the other waits; with more splits there is more to merge
 ENOUGH = 0.9  # of that many programs, and no row need be split for more

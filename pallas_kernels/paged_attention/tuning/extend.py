@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from jaxtyping import Array
 
-from pallas_kernels.device import target_device
-from pallas_kernels.paged_attention.tuning.shared_memory import fitting_tile
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.shared_memory import fitting_tile
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 
 MIN_SPLIT_POSITIONS = 256
 MAX_SPLITS = 32

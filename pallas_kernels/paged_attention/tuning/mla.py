@@ -3,9 +3,9 @@
 import itertools
 from dataclasses import dataclass, replace
 
-from pallas_kernels.device import target_device
-from pallas_kernels.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 
 WGMMA_HEADS = 64  # the rows of Hopper's own matrix instruction
 MAX_SPLITS = 64

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.sampling.triton.choice import choice_kernel
 from pallas_kernels.sampling.triton.logprobs import logprobs_kernel
 from pallas_kernels.sampling.triton.slices import slices_kernel
 from pallas_kernels.sampling.tuning import SampleBlocks, TopBlocks, num_slices, sample_blocks, top_blocks
-from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
 
 
 def sample(

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import LOG2_E, exp2_scaled
 from pallas_kernels.sampling.triton.random import SMALLEST_NORMAL, Key, fold_in, gumbel_noise, log
-from pallas_kernels.triton_call import LOG2_E, exp2_scaled
 
 NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follows in `sample`'s signature
 

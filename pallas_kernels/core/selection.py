@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection, Mapping
 from typing import Literal, get_args
 
-from pallas_kernels.device import targets_a_gpu
+from pallas_kernels.core.device import targets_a_gpu
 
 Available = Literal["pallas", "triton", "mosaic", "jax-triton", "xla", "reference"]
 Implementation = Literal["auto", Available]

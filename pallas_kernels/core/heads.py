@@ -1,9 +1,15 @@
-"""What a norm and a rotation of heads ask of their arguments."""
+"""Heads as a projection leaves them: what a norm and a rotation ask of them, and what happens to them in registers."""
 
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pallas_kernels.selection import UnsupportedError
+from pallas_kernels.core.selection import UnsupportedError
+
+KEYS, VALUES = 0, 1  # the first axis of kv_pages
 
 
 def check_heads(heads: Array, kv_pages: Array, cos: Array, sin: Array) -> None:
@@ -45,3 +51,19 @@ def check_norm(
     if isinstance(layer, int | np.integer) and not 0 <= layer < len(q_scale):
         raise ValueError(f"layer={layer} is outside of a stack of {len(q_scale)} scales, which count from 0")
     return q_scale, k_scale, epsilon
+
+
+def normalize_heads(
+    parts: Sequence[Array], scales: Sequence[Array], sum_of_squares: Array, head_dim: int, epsilon: float
+) -> list[Array]:
+    """The RMSNorm of heads, of which the parts [..., columns] are some columns and the sums [...] of all columns."""
+    inverse_root = jax.lax.rsqrt(sum_of_squares / head_dim + epsilon)[..., None]
+    return [part * inverse_root * scale.astype(jnp.float32) for part, scale in zip(parts, scales, strict=True)]
+
+
+def rotate(x: Array, partner: Array, cos: Array, sin: Array) -> Array:
+    """A half of a head after the rotation that takes it towards its partner, the other half.
+
+    The second half turns to the first; the first turns away from the second, with -sin.
+    """
+    return x * cos + partner * sin

@@ -17,8 +17,8 @@ from typing import Any, Literal, get_args
 import jax
 from jaxtyping import Array
 
-from pallas_kernels.device import target_device
-from pallas_kernels.selection import UnsupportedError
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.selection import UnsupportedError
 
 CallKind = Literal["auto", "ffi", "legacy"]
 

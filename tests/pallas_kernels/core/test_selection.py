@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from pallas_kernels.selection import UnsupportedError, select, should_interpret
+from pallas_kernels.core.selection import UnsupportedError, select, should_interpret
 
 
 def test_auto_is_pallas_on_a_gpu_and_the_reference_elsewhere():

@@ -6,10 +6,10 @@ An operation's tuning.py asks its own tuned numbers first.
 import itertools
 from dataclasses import dataclass, replace
 
-from pallas_kernels.device import target_device
-from pallas_kernels.row_blocks.columns import cut_columns
-from pallas_kernels.selection import UnsupportedError
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.rowwise.columns import cut_columns
+from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 
 MAX_FEATURES = 16384  # that a program of MAX_WARPS holds in registers
 MAX_WARPS = 32

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, TypeVar
 
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 
 Blocks = TypeVar("Blocks")
 

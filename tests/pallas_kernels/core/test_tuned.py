@@ -8,8 +8,8 @@ import jax
 import pytest
 
 import pallas_kernels
-from pallas_kernels import tuned
-from pallas_kernels.device import Device, target_device
+from pallas_kernels.core import tuned
+from pallas_kernels.core.device import Device, target_device
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks, decode_key
 
 ROOT = Path(pallas_kernels.__file__).parent

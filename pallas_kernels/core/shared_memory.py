@@ -1,6 +1,6 @@
 """How large a tile fits."""
 
-from pallas_kernels.triton_call import MIN_DOT_SIZE
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE
 
 SHARED_MEMORY_BYTES = 160 * 1024  # of the 227 KB a program may have, with room for Triton's own staging
 

@@ -7,8 +7,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.row_blocks.blocks import Blocks
-from pallas_kernels.row_blocks.columns import Columns
+from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.columns import Columns
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pallas_kernels.row_blocks.columns import cut_columns
+from pallas_kernels.core.rowwise.columns import cut_columns
 
 
 @pytest.mark.parametrize(

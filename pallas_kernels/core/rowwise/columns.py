@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pallas_kernels.triton_call import next_power_of_two
+from pallas_kernels.core.triton_call import next_power_of_two
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What the operations share, and no operation itself."""
