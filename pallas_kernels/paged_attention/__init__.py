@@ -1,5 +1,5 @@
 """Attention over a paged KV cache: `decode` (one query token per row), `append_and_decode` (with all that
-its heads need before), `extend` (many, ragged, causal) and `mla` (latent).
+its heads need before) and `extend` (many, ragged, causal).
 
 The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length
 share one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
@@ -25,9 +25,8 @@ from pallas_kernels.core.selection import Implementation, select, should_interpr
 from pallas_kernels.paged_attention import jax_triton, mosaic, reference, triton
 from pallas_kernels.paged_attention.append import append_and_decode
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
-from pallas_kernels.paged_attention.latent import mla
 
-__all__ = ["AttentionOptions", "append_and_decode", "decode", "extend", "mla"]
+__all__ = ["AttentionOptions", "append_and_decode", "decode", "extend"]
 
 
 def decode(

@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pallas_kernels.latent_attention import mla
+from pallas_kernels.latent_attention import shapes as latent_shapes
 from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.matmul import MAX_NORM_ROWS, matmul
 from pallas_kernels.matmul import shapes as matmul_shapes
-from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode, latent_shapes, mla, triton
+from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode, triton
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
@@ -249,7 +251,7 @@ def mla_cases() -> Iterator[Named]:
                     indices(rows, positions // 16),
                     indices(rows),
                 ),
-                kernel="paged_attention_mla",
+                kernel="latent_attention",
                 tensor_cores="wgmma" if shape.num_heads >= 64 else "mma",
             )
             yield f"mla-{name}-{rows}x{positions}", case

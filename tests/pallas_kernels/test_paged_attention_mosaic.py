@@ -16,9 +16,8 @@ from pallas_kernels import UnsupportedError
 from pallas_kernels.core.device import Device, target_device
 from pallas_kernels.paged_attention import AttentionOptions, extend, mosaic
 from pallas_kernels.paged_attention.mosaic import serves
-from pallas_kernels.paged_attention.mosaic.work_list import work_list
+from pallas_kernels.paged_attention.query_blocks import longest_rows_first, newest_positions_first
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.triton.query_blocks import query_blocks
 from tests.pallas_kernels import h200
 from tests.pallas_kernels.h200 import compiler_process, what_is_missing
 from tests.pallas_kernels.paged_cases import PagedCase, make_case, relative_error
@@ -137,7 +136,7 @@ def test_hopper_is_known_by_its_name(kind):
 
 def test_the_work_list_is_that_of_triton_in_another_order(rng):
     """Of random rows, some of them empty, with tokens of decode rows before them and padding behind."""
-    compiled = [jax.jit(f, static_argnums=(2, 3)) for f in (work_list, query_blocks)]
+    compiled = [jax.jit(f, static_argnums=(2, 3)) for f in (newest_positions_first, longest_rows_first)]
     for num_rows in rng.integers(1, 9, 4):
         query_lengths = rng.integers(0, 90, num_rows) * (rng.random(num_rows) < 0.7)
         lengths = jnp.asarray(query_lengths + rng.integers(0, 200, num_rows) * (query_lengths > 0), jnp.int32)

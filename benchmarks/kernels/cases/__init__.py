@@ -12,7 +12,7 @@ OPS = (
     "decode",
     "append",
     "extend",
-    "mla",
+    "latent_attention",
     "rms_norm",
     "rope_cache_write",
     "layer_norm",

@@ -9,6 +9,7 @@ from jax.experimental.pallas import triton as plt
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from pallas_kernels.core.gating import silu_and_multiply
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.stacked import layer_index_operand
 from pallas_kernels.core.triton_call import ceil_div, triton_call
@@ -129,5 +130,7 @@ def _finish(matrices: list[Array], factor: Array | None, residual: Array | None)
     """The result in float32 from the sums of each matrix, and the norm's factor of each row."""
     if factor is not None:
         matrices = [sums * factor for sums in matrices]
-    result = matrices[0] if len(matrices) == 1 else matrices[0] / (1 + jnp.exp(-matrices[0])) * matrices[1]
+    result = matrices[0]
+    if len(matrices) == 2:
+        result = silu_and_multiply(matrices[0], matrices[1], exp_minus_gate=jnp.exp(-matrices[0]))
     return result if residual is None else residual.astype(jnp.float32) + result

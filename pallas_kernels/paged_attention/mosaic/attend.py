@@ -11,6 +11,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
+from pallas_kernels.core.online_softmax import MASKED_SCORE
 from pallas_kernels.paged_attention.mosaic import copies
 from pallas_kernels.paged_attention.mosaic.barriers import arrive_per_warp, give_turn, take_turn, wait
 from pallas_kernels.paged_attention.mosaic.pieces import for_each_piece
@@ -29,9 +30,6 @@ from pallas_kernels.paged_attention.mosaic.shape import (
     slot_and_phase,
     when,
 )
-
-# Finite and a power of two, so that scaling it is exact: the difference of two masked scores is 0, and not infinite.
-MASKED_SCORE = -(2.0**100)
 
 
 def attend_all(refs: Refs, warpgroup, shape: Shape) -> None:

@@ -21,7 +21,7 @@ from pallas_kernels.paged_attention.mosaic.shape import (
     Barriers,
     Shape,
 )
-from pallas_kernels.paged_attention.mosaic.work_list import work_list
+from pallas_kernels.paged_attention.query_blocks import newest_positions_first
 
 ROWS_OF_A_MODULE = 256
 MOST_HEADS = 4  # of a group in a piece of work; more would not share more, and leave it fewer tokens
@@ -34,7 +34,7 @@ def call_extend(
     """Jitted, so that all layers of a model share one trace of the kernel."""
     shape = _shape(q, kv_pages, scale)
     page_table, query_starts, lengths = _with_empty_rows(page_table, query_starts, lengths)
-    work, num_blocks = work_list(query_starts, lengths, q.shape[0], shape.block_tokens)
+    work, num_blocks = newest_positions_first(query_starts, lengths, q.shape[0], shape.block_tokens)
     call = plgpu.kernel(
         functools.partial(kernel, shape=shape),
         out_type=jax.ShapeDtypeStruct(q.shape, q.dtype),

@@ -14,6 +14,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.online_softmax import KernelShape, soft_capped, softmax_start, softmax_step_of_one
+from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.stacked import layer_index_operand
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.paged_attention.triton.decode_parts import (
@@ -31,14 +33,7 @@ from pallas_kernels.paged_attention.triton.new_token import (
     rotated,
     store_new_token,
 )
-from pallas_kernels.paged_attention.triton.softmax import (
-    KernelShape,
-    kernel_shape,
-    soft_capped,
-    softmax_start,
-    softmax_step_of_one,
-)
-from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
+from pallas_kernels.paged_attention.triton.tiles import kernel_shape
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
 
 

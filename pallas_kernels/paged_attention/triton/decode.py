@@ -8,10 +8,11 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.online_softmax import KernelShape, softmax_start
+from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import ceil_div, load_rows, triton_call
 from pallas_kernels.paged_attention.triton.decode_parts import attend_row, decode_queries, decode_tiles, store_row
-from pallas_kernels.paged_attention.triton.softmax import KernelShape, kernel_shape, softmax_start
-from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
+from pallas_kernels.paged_attention.triton.tiles import kernel_shape
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
 
 

@@ -15,11 +15,12 @@ masked. For two KV heads a, b of two query heads each:
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.epilogues import store_attention
+from pallas_kernels.core.online_softmax import KernelShape
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, next_power_of_two
-from pallas_kernels.paged_attention.triton.softmax import KernelShape, attend_tiles, normalized, tiles_of_row
+from pallas_kernels.paged_attention.triton.tiles import attend_tiles, tiles_of_row
 from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
 
 
@@ -61,17 +62,6 @@ def attend_row(tiles, carry, q, begin, end, first_kv_head, kv_ref, shape: Kernel
     return attend_tiles(tiles, carry, q, mask_of, None, kv_head, kv_ref, shape)
 
 
-def store_row(result_refs, carry, row, queries: DecodeQueries, split, shape: KernelShape):
-    """Partial results where there are three to store, else the attention itself."""
-    acc, top, total = carry
-    head, is_query, column = queries.head, queries.is_query, jnp.arange(shape.padded_dim)
-    inside = is_query[:, None] & (column < shape.head_dim)[None, :]
-    if len(result_refs) == 1:
-        (out_ref,) = result_refs
-        out = normalized(acc, total).astype(out_ref.dtype)
-        plt.store(out_ref.at[row, head[:, None], column[None, :]], out, mask=inside)
-        return
-    acc_ref, top_ref, total_ref = result_refs
-    plt.store(acc_ref.at[row, head[:, None], split, column[None, :]], acc, mask=inside)
-    plt.store(top_ref.at[row, head, split], top, mask=is_query)
-    plt.store(total_ref.at[row, head, split], total, mask=is_query)
+def store_row(result_refs, carry, row, queries: DecodeQueries, split, shape: KernelShape) -> None:
+    """The results of a program."""
+    store_attention(result_refs, carry, row=row, head=queries.head, is_query=queries.is_query, split=split, shape=shape)

@@ -14,17 +14,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.epilogues import store_attention
+from pallas_kernels.core.online_softmax import KernelShape, softmax_start
+from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
-from pallas_kernels.paged_attention.triton.query_blocks import QueryBlock, positions_shared, query_blocks
-from pallas_kernels.paged_attention.triton.softmax import (
-    KernelShape,
-    attend_tiles,
-    kernel_shape,
-    normalized,
-    softmax_start,
-    tiles_of_row,
-)
-from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
+from pallas_kernels.paged_attention.query_blocks import QueryBlock, longest_rows_first, positions_shared
+from pallas_kernels.paged_attention.triton.tiles import attend_tiles, kernel_shape, tiles_of_row
 from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, ExtendCall, extend_blocks
 
 
@@ -54,7 +49,7 @@ def _extend(
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     tokens, num_heads, head_dim = q.shape
-    work = query_blocks(query_starts, lengths, tokens, blocks.block_tokens)
+    work = longest_rows_first(query_starts, lengths, tokens, blocks.block_tokens)
     is_split = blocks.num_splits > 1
     results = triton_call(
         functools.partial(_extend_kernel, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks),
@@ -109,7 +104,10 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
         carry = softmax_start(q.shape[0], sink, split == 0, shape)
         carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
         queries = _queries(load_block(), kv_head, shape, blocks)  # anew: kept so long, their registers would be spilled
-        _store(result_refs, carry, queries, split, shape)
+        store_attention(
+            result_refs, carry, row=queries.token, head=queries.head, is_query=queries.is_query, split=split,
+            shape=shape,
+        )  # fmt: skip
 
 
 def _queries(block: QueryBlock, kv_head, shape: KernelShape, blocks: ExtendBlocks) -> _Queries:
@@ -142,23 +140,3 @@ def _attend(tiles, carry, q, query_position, begin, end, block: QueryBlock, kv_h
         return is_cut | (first < shape.window_begin(last_query))
 
     return attend_tiles(tiles, carry, q, mask_of, is_edge, kv_head, kv_ref, shape)
-
-
-def _store(result_refs, carry, queries: _Queries, split, shape: KernelShape):
-    """Partial results where there are three to store, else the attention itself.
-
-    Every element has an address of its own, also those outside: interpret mode writes the old value back to them.
-    """
-    acc, top, total = carry
-    column = jnp.arange(shape.padded_dim)
-    inside = queries.is_query[:, None] & (column < shape.head_dim)[None, :]
-    token, head = queries.token[:, None], queries.head[:, None]
-    if len(result_refs) == 1:
-        (out_ref,) = result_refs
-        out = normalized(acc, total).astype(out_ref.dtype)
-        plt.store(out_ref.at[token, head, column[None, :]], out, mask=inside)
-        return
-    acc_ref, top_ref, total_ref = result_refs
-    plt.store(acc_ref.at[token, head, split, column[None, :]], acc, mask=inside)
-    plt.store(top_ref.at[queries.token, queries.head, split], top, mask=queries.is_query)
-    plt.store(total_ref.at[queries.token, queries.head, split], total, mask=queries.is_query)

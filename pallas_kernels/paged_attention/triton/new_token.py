@@ -13,8 +13,8 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
+from pallas_kernels.core.online_softmax import KernelShape
 from pallas_kernels.core.stacked import load_layer_index
-from pallas_kernels.paged_attention.triton.softmax import KernelShape
 
 
 class NewTokenRefs(NamedTuple):

@@ -15,7 +15,7 @@ from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCal
 ROOT = Path(pallas_kernels.__file__).parent
 FILES = sorted(ROOT.glob("*/tuned/*.json"))
 TUNING_MODULES = {  # of functions whose op has several; elsewhere it is the op's tuning.py
-    **{name: f"pallas_kernels.paged_attention.tuning.{name}" for name in ("decode", "extend", "mla")},
+    **{name: f"pallas_kernels.paged_attention.tuning.{name}" for name in ("decode", "extend")},
     "choice": "pallas_kernels.matmul.choice",
 }
 CALL = DecodeCall(64, 32, 8, 128, page_size=16, max_positions=2048, itemsize=2)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.paged_attention import mla
-from pallas_kernels.paged_attention.latent_shapes import SHAPES, LatentShape
-from pallas_kernels.paged_attention.triton.mla import mla as mla_on_triton
-from pallas_kernels.paged_attention.tuning.mla import (
+from pallas_kernels.latent_attention import mla
+from pallas_kernels.latent_attention.shapes import SHAPES, LatentShape
+from pallas_kernels.latent_attention.triton import mla as mla_on_triton
+from pallas_kernels.latent_attention.tuning import (
     PROGRAM_SHARED_MEMORY_BYTES,
     MlaBlocks,
     mla_blocks,

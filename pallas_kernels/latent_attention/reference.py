@@ -17,7 +17,7 @@ def mla(
     scale: float,
     soft_cap: float | None,
 ) -> Array:
-    """See `pallas_kernels.paged_attention.mla`."""
+    """See `pallas_kernels.latent_attention.mla`."""
     attend = functools.partial(_attend, kv_pages, scale, soft_cap)
     q = jnp.concatenate([q_latent, q_rope], axis=-1).astype(jnp.float32)
     return jax.vmap(attend)(q, page_table, lengths)[..., : q_latent.shape[-1]].astype(q_latent.dtype)

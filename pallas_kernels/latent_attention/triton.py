@@ -22,11 +22,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.epilogues import store_attention
+from pallas_kernels.core.online_softmax import MASKED_SCORE, KernelShape, soft_capped
 from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, exp2_scaled, next_power_of_two, triton_call
-from pallas_kernels.paged_attention.triton.softmax import MASKED_SCORE, KernelShape, soft_capped
-from pallas_kernels.paged_attention.triton.splits import merge_splits, partial_shapes, split_range
-from pallas_kernels.paged_attention.tuning.mla import MlaBlocks, mla_blocks, uses_wgmma
+from pallas_kernels.latent_attention.tuning import MlaBlocks, mla_blocks, uses_wgmma
 
 
 def mla(
@@ -60,7 +61,7 @@ def mla(
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,
-        name="paged_attention_mla",
+        name="latent_attention",
     )
     if not is_split:
         return results[0]
@@ -108,18 +109,23 @@ def _kernel(q_latent_ref, q_rope_ref, kv_ref, table_ref, length_ref, *results, s
     begin, end = split_range(0, length, split, blocks.tile, blocks.num_splits)
     head = head_block * blocks.heads + jnp.arange(blocks.heads)
 
+    def store(carry: tuple[Array, Array, Array]) -> None:
+        is_query = head < shape.num_heads
+        store_attention(
+            results, carry, row=row, head=head, is_query=is_query, split=split, shape=shape, normalize=_mean
+        )
+
     @pl.when(begin < end)
     def _():
         q = _load_heads(q_latent_ref, row, head, shape), _load_heads(q_rope_ref, row, head, shape)
-        acc, top, total = _attend(q, row, begin, end, kv_ref, table_ref, shape, blocks)
-        _store(results, acc, top, total, row, head, split, shape)
+        store(_attend(q, row, begin, end, kv_ref, table_ref, shape, blocks))
 
     if blocks.num_splits == 1:  # else the merge writes the rows of length 0
 
         @pl.when(length == 0)
         def _():
             acc, total = jnp.zeros((blocks.heads, shape.head_dim), jnp.float32), jnp.zeros((blocks.heads,), jnp.float32)
-            _store(results, acc, total, total, row, head, split, shape)
+            store((acc, total, total))
 
 
 def _load_heads(ref, row, head, shape: KernelShape):
@@ -194,17 +200,6 @@ def _softmax(scores, tile_begin, end, top, total, shape: KernelShape):
     return weight, rescale, new_top, total * rescale[:, None] + weight
 
 
-def _store(result_refs, acc, top, total, row, head, split, shape: KernelShape):
-    """Partial results where there are three to store, else the attention itself."""
-    column = jnp.arange(shape.head_dim)
-    is_head = head < shape.num_heads
-    inside = jnp.broadcast_to(is_head[:, None], acc.shape)
-    if len(result_refs) == 1:
-        (out_ref,) = result_refs
-        out = (acc * (1 / jnp.where(total == 0, 1, total))[:, None]).astype(out_ref.dtype)
-        plt.store(out_ref.at[row, head[:, None], column[None, :]], out, mask=inside)
-        return
-    acc_ref, top_ref, total_ref = result_refs
-    plt.store(acc_ref.at[row, head[:, None], split, column[None, :]], acc, mask=inside)
-    plt.store(top_ref.at[row, head, split], top, mask=is_head)
-    plt.store(total_ref.at[row, head, split], total, mask=is_head)
+def _mean(acc: Array, total: Array) -> Array:
+    """The weighted mean; zeros where nothing was seen. One division a head, and not one an element."""
+    return acc * (1 / jnp.where(total == 0, 1, total))[:, None]

@@ -17,8 +17,7 @@ in float32. Positions from `length` on, pages of others and the null page may ho
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.core.selection import Implementation, UnsupportedError, select, should_interpret
-from pallas_kernels.paged_attention import latent_reference
-from pallas_kernels.paged_attention.triton import mla as triton_mla
+from pallas_kernels.latent_attention import reference, triton
 
 __all__ = ["mla"]
 
@@ -52,8 +51,8 @@ def mla(
     _check(q_latent, q_rope, kv_pages, page_table, lengths, scale, soft_cap)
     arguments = q_latent, q_rope, kv_pages, page_table, lengths, scale, soft_cap
     if select(implementation) == "reference":
-        return latent_reference.mla(*arguments)
-    return triton_mla.mla(*arguments, interpret=should_interpret(interpret))
+        return reference.mla(*arguments)
+    return triton.mla(*arguments, interpret=should_interpret(interpret))
 
 
 def _check(

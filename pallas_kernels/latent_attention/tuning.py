@@ -32,7 +32,7 @@ class MlaBlocks:
 
     `num_stages` counts those of the pipeline, of which the page ids of a tile take as many as the tile itself: 3 loads
     one tile ahead, 5 two and 7 three. `early_loads` starts the loads of the next tile before the softmax of this one,
-    and not behind it; for wgmma alone.
+    and not after it; for wgmma alone.
     """
 
     heads: int
@@ -49,7 +49,7 @@ def mla_blocks(
     """Tuned numbers where there are any; else as many heads a program as share a tile well, and splits that fill the
     machine once."""
     key = mla_key(rows, num_heads, latent_dim, rope_dim, page_size, max_positions, itemsize)
-    found = tuned_blocks("paged_attention", "mla", key, MlaBlocks)
+    found = tuned_blocks("latent_attention", "mla", key, MlaBlocks)
     if found is not None:
         return found
     if itemsize == 2 and num_heads > WGMMA_HEADS // 2:

@@ -13,8 +13,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.online_softmax import MASKED_SCORE
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
-from pallas_kernels.paged_attention.triton.softmax import MASKED_SCORE
 
 ELEMENTS_PER_THREAD = 32  # of the partial results that a program merges
 MAX_WARPS = 16

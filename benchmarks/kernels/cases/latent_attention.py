@@ -1,4 +1,4 @@
-"""paged_attention.mla: every head reads the same cache, so that with 128 of them products bound it, with 16 reading."""
+"""latent_attention.mla: all heads read the same cache, so that with 128 of them products bound it, with 16 reading."""
 
 import functools
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
-from pallas_kernels.paged_attention import mla
-from pallas_kernels.paged_attention.latent_shapes import SHAPES, LatentShape
-from pallas_kernels.paged_attention.triton.mla import mla as triton_mla
-from pallas_kernels.paged_attention.tuning.mla import MlaBlocks, mla_candidates, mla_key
+from pallas_kernels.latent_attention import mla
+from pallas_kernels.latent_attention.shapes import SHAPES, LatentShape
+from pallas_kernels.latent_attention.triton import mla as triton_mla
+from pallas_kernels.latent_attention.tuning import MlaBlocks, mla_candidates, mla_key
 
 ITEMSIZE = 2
 
@@ -66,7 +66,7 @@ def _case(name: str, paged: _Rows, target: Target | None = None, *, is_latency: 
     heads = f"{shape.num_heads} heads, latent {shape.latent_dim} + {shape.rope_dim}"
     return Case(
         id=name,
-        op="paged_attention.mla",
+        op="latent_attention.mla",
         shape=f"{paged.rows} x {paged.positions:,}, {heads}, page {paged.page_size}",
         work=paged.work,
         limit=Limit.TIGHTER,
@@ -76,7 +76,7 @@ def _case(name: str, paged: _Rows, target: Target | None = None, *, is_latency: 
         xla=functools.partial(_gathered, shape.scale),
         is_latency=is_latency,
         target=target,
-        tuning=Tuning("paged_attention", "mla", mla_key(*facts), mla_candidates(*facts)),
+        tuning=Tuning("latent_attention", "mla", mla_key(*facts), mla_candidates(*facts)),
     )
 
 
