@@ -1,1 +1,1 @@
-"""What the operations share, and no operation itself."""
+"""The parts that operations share, and no operation itself."""

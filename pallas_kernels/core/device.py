@@ -22,7 +22,7 @@ class Device:
 
     @property
     def is_hopper(self) -> bool:
-        """Of compute capability 9.0, by its name: a described device has no other."""
+        """True for compute capability 9.0, by the name: a described device has no other."""
         return not HOPPER.isdisjoint(self.kind.replace("-", " ").split())
 
 
@@ -34,7 +34,7 @@ def target_device() -> Device:
 
 
 def targets_a_gpu() -> bool:
-    """Whether the target device is one."""
+    """True where the target device is a GPU."""
     return _target().platform == "gpu"
 
 

@@ -77,7 +77,7 @@ def require_jax_triton() -> ModuleType:
 
 
 def has_ffi_target() -> bool:
-    """Whether this jaxlib takes kernels through the typed call."""
+    """True where this jaxlib takes kernels through the typed call."""
     plugin = require_jax_triton().triton_kernel_call_lib._cuda_triton
     return FFI_TARGET in getattr(plugin, "registrations", dict)()
 
@@ -118,7 +118,7 @@ def _payload(
     constants: tuple[tuple[str, Any], ...],
     compute_capability: int,
 ) -> bytes:
-    """What both kinds of call take: the compiled kernel and how to launch it, serialized and compressed."""
+    """The payload that both kinds of call take: the compiled kernel and how to launch it, serialized and compressed."""
     library = require_jax_triton()
     compiled, _ = library.get_or_create_triton_kernel(
         library.get_cuda_backend,

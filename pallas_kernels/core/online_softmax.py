@@ -16,7 +16,7 @@ MASKED_SCORE = -(2.0**100)
 
 @dataclass(frozen=True)
 class KernelShape:
-    """What a kernel knows about a call when it is compiled."""
+    """The facts of a call that a kernel is compiled for."""
 
     num_heads: int
     num_kv_heads: int
@@ -43,7 +43,7 @@ class KernelShape:
         return LOG2_E * (self.scale if self.soft_cap is None else self.soft_cap)
 
     def page_index(self, position):
-        """Which entry of the page table holds a position. Positions are not negative, which `//` would care for."""
+        """The entry of the page table that holds a position. Positions are not negative, which `//` would care for."""
         if self.page_size & (self.page_size - 1) == 0:
             return jax.lax.shift_right_logical(position, jnp.int32(self.page_size.bit_length() - 1))
         return jax.lax.div(position, jnp.int32(self.page_size))

@@ -1,4 +1,4 @@
-"""Which implementation of an operation serves a call."""
+"""The choice of the implementation that serves a call."""
 
 import logging
 from collections.abc import Collection, Mapping

@@ -67,7 +67,7 @@ def mla_blocks(
 def mla_key(
     rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
 ) -> dict[str, int]:
-    """What the choice depends on; rows and positions as the power of two that holds them."""
+    """The facts that the choice depends on; rows and positions as the power of two that holds them."""
     return {
         "rows": next_power_of_two(rows), "num_heads": num_heads, "latent_dim": latent_dim, "rope_dim": rope_dim,
         "page_size": page_size, "max_positions": next_power_of_two(max_positions), "itemsize": itemsize,
@@ -77,7 +77,7 @@ def mla_key(
 def mla_candidates(
     rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
 ) -> list[MlaBlocks]:
-    """What a sweep tries, each with splits that fill the machine once, twice and four times."""
+    """The candidates of a sweep, each with splits that fill the machine once, twice and four times."""
     padded_heads = max(MIN_DOT_SIZE, next_power_of_two(num_heads))
     if itemsize == 2:
         tried = [x for x in WGMMA_CANDIDATES if num_heads > MIN_DOT_SIZE]
@@ -115,5 +115,5 @@ def shared_memory_bytes(blocks: MlaBlocks, dim: int, itemsize: int) -> int:
 
 
 def uses_wgmma(heads: int, num_warps: int, itemsize: int) -> bool:
-    """Whether Triton takes Hopper's own matrix instruction for a program's matmuls, and two buffers for its tiles."""
+    """True where Triton takes Hopper's own matrix instruction for a program's matmuls, and two buffers for tiles."""
     return heads >= WGMMA_HEADS and num_warps >= 4 and itemsize == 2

@@ -13,5 +13,5 @@ def layer_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
 
 
 def layer_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     return candidate_blocks(layer_norm_blocks(num_rows, features, itemsize), features)

@@ -19,7 +19,7 @@ class Choice:
 
 
 def choice_key(is_normalized: bool, itemsize: int) -> dict[str, int | bool]:
-    """What the choice depends on."""
+    """The facts that the choice depends on."""
     return {"is_normalized": is_normalized, "itemsize": itemsize}
 
 
@@ -32,7 +32,7 @@ def choice_blocks(is_normalized: bool, itemsize: int) -> Choice:
 
 
 def is_kernel_faster(x: Array, fusion: Fusion) -> bool:
-    """Whether the kernel serves a call and is not slower than XLA."""
+    """True where the kernel serves a call and is not slower than XLA."""
     if fusion.bias is not None or x.dtype not in (jnp.bfloat16, jnp.float32):
         return False
     return x.shape[0] <= choice_blocks(fusion.norm is not None, x.dtype.itemsize).max_kernel_rows

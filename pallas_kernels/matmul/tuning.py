@@ -52,7 +52,10 @@ class Blocks:
 
 
 class MatmulCall(NamedTuple):
-    """What the choice of blocks depends on. `num_out` counts the results of a row, each of two columns where gated."""
+    """The facts that the choice of blocks depends on.
+
+    `num_out` counts the results of a row, each of two columns where gated.
+    """
 
     rows: int
     num_in: int
@@ -101,7 +104,7 @@ def matmul_blocks(call: MatmulCall) -> Blocks:
 
 
 def matmul_candidates(call: MatmulCall) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     num_multiprocessors = target_device().num_multiprocessors
     if call.itemsize == 2 and call.rows > MAX_FEW_ROWS:
         return _many_rows_candidates(call, num_multiprocessors)

@@ -1,4 +1,4 @@
-"""What the functions of paged attention ask of their arguments."""
+"""Options and checks of the functions of paged attention."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,10 @@ from pallas_kernels.core.selection import UnsupportedError
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """What the package's formula leaves open. `scale=None` is head_dim ** -0.5; the others are absent when None."""
+    """The choices that the package's formula leaves open.
+
+    `scale=None` is head_dim ** -0.5; the others are absent when None.
+    """
 
     scale: float | None = None
     sliding_window: int | None = None

@@ -12,7 +12,7 @@ def rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
 
 
 def rms_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     return candidate_blocks(rms_norm_blocks(num_rows, features, itemsize), features)
 
 
@@ -22,5 +22,5 @@ def add_rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
 
 
 def add_rms_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     return candidate_blocks(add_rms_norm_blocks(num_rows, features, itemsize), features)

@@ -1,4 +1,4 @@
-"""What attention does between the projection and the softmax, in one pass: the RMSNorm of queries and keys, their
+"""The work of attention between the projection and the softmax, in one pass: the RMSNorm of queries and keys, their
 rotary position embedding, and the write of keys and values into the paged cache.
 
 The norm is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), over each head by itself as in

@@ -100,7 +100,7 @@ def _divide(num_tokens: int, num_heads: int, num_kv_heads: int, blocks: Blocks) 
 
 
 class _Rows(NamedTuple):
-    """What a program serves: tokens [tokens] and heads [heads] within the section, and which of them there are."""
+    """The share of a program: tokens [tokens] and heads [heads] within the section, and which of them there are."""
 
     section: _Section
     token: Array

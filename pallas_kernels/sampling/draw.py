@@ -1,4 +1,4 @@
-"""What of a draw both implementations must have in common, so that they choose the same token."""
+"""The part of a draw that all implementations have in common, so that they choose the same token."""
 
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 

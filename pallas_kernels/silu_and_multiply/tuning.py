@@ -22,7 +22,7 @@ class Blocks:
 
 
 def silu_and_multiply_key(num_rows: int, hidden: int, itemsize: int) -> dict[str, int | str]:
-    """What the choice depends on."""
+    """The facts that the choice depends on."""
     return {"rows": next_power_of_two(num_rows), "hidden": hidden, "itemsize": itemsize}
 
 
@@ -39,7 +39,7 @@ def silu_and_multiply_blocks(num_rows: int, hidden: int, itemsize: int) -> Block
 
 
 def silu_and_multiply_candidates(num_rows: int, hidden: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     choices = itertools.product((1, 2, 4, 8), (1, 2, 4, 8, 16), (False, True))
     heuristic = silu_and_multiply_blocks(num_rows, hidden, itemsize)
     return list(dict.fromkeys([heuristic, *(_blocks(*choice, itemsize) for choice in choices)]))

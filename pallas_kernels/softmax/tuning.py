@@ -62,7 +62,7 @@ def _long_blocks(num_rows: int, features: int, itemsize: int) -> LongBlocks:
 
 
 def softmax_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks] | list[LongBlocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     known = softmax_blocks(num_rows, features, itemsize)
     if isinstance(known, Blocks):
         return candidate_blocks(known, features)

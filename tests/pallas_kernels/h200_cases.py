@@ -16,8 +16,9 @@ from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.matmul import MAX_NORM_ROWS, matmul
 from pallas_kernels.matmul import shapes as matmul_shapes
-from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode, triton
+from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode
 from pallas_kernels.paged_attention import shapes as attention_shapes
+from pallas_kernels.paged_attention.extend import triton as extend_triton
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
 from pallas_kernels.rope_cache_write import rope_cache_write
@@ -91,7 +92,7 @@ def extend_case(name: str, tokens: int, rows: int, positions: int, **options) ->
 
 def triton_extend(*arguments, options, sinks=None):
     """Also where the public function takes Mosaic's kernel, which is no kernel of XLA's."""
-    return triton.extend(*arguments, sinks, options, interpret=False)
+    return extend_triton.extend(*arguments, sinks, options, interpret=False)
 
 
 def _suffix(options: dict) -> str:

@@ -10,9 +10,10 @@ from benchmarks.kernels.cases.paged import ITEMSIZE, PagedRows, gathered_attenti
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
-from pallas_kernels.paged_attention import extend, triton
+from pallas_kernels.paged_attention import extend
+from pallas_kernels.paged_attention.extend import triton
+from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks, ExtendCall, extend_candidates, extend_key
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, ExtendCall, extend_candidates, extend_key
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:

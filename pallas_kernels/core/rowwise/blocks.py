@@ -37,7 +37,7 @@ class Blocks:
 
 
 def blocks_key(num_rows: int, features: int, itemsize: int) -> dict[str, int | str]:
-    """What the choice depends on."""
+    """The facts that the choice depends on."""
     return {"rows": next_power_of_two(num_rows), "features": features, "itemsize": itemsize}
 
 

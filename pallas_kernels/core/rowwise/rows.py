@@ -52,7 +52,7 @@ def column_index(columns: Columns) -> Array:
 
 
 def is_inside(columns: Columns) -> Array | None:
-    """Which of the columns exist; None for all."""
+    """A mask of the columns that exist; None for all."""
     return None if columns.num_inside == columns.size else jnp.arange(columns.size) < columns.num_inside
 
 

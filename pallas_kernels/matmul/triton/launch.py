@@ -1,4 +1,4 @@
-"""Which programs run, and what adds up the splits of a block of outputs."""
+"""The programs of the kernel, and the sum of the splits of a block of outputs."""
 
 import functools
 

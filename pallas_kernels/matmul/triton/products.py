@@ -23,7 +23,7 @@ from pallas_kernels.matmul.triton.program import (
 
 
 class _RowSums(NamedTuple):
-    """Of one row of x: sums [block_out] for each matrix, and squares [block_in] where there is a norm."""
+    """The sums of one row of x: [block_out] for each matrix, and squares [block_in] where there is a norm."""
 
     matrices: list[Array]
     squares: Array | None

@@ -1,4 +1,4 @@
-"""What a program knows and is given, and how it reads weights."""
+"""The static facts and the operands of a program, and how it reads weights."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -44,7 +44,7 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True)
 class KernelShape:
-    """What the kernel knows about a call when it is compiled. `epsilon` is None without a norm."""
+    """The facts of a call that a kernel is compiled for. `epsilon` is None without a norm."""
 
     call: MatmulCall
     blocks: Blocks
@@ -61,7 +61,7 @@ class KernelShape:
 
     @property
     def num_parts(self) -> int:
-        """Of all splits together."""
+        """The parts of all splits together."""
         return self.blocks.num_splits * self.program_parts
 
     @property
@@ -89,7 +89,7 @@ def column_offsets(shape: KernelShape) -> Array:
 
 
 def layer_index(refs: Refs) -> tuple[Array, ...]:
-    """What to index a stack with first, () where there is none. Every load of weights waits for it."""
+    """The first index into a stack, () where there is none. Every load of weights waits for it."""
     return () if refs.layer is None else (load_layer_index(refs.layer),)
 
 

@@ -26,7 +26,7 @@ from pallas_kernels.sampling.tuning import num_slices
 
 @dataclass(frozen=True)
 class Scratch:
-    """What a program leaves for its other threads: [rows, ...] arrays in global memory."""
+    """The values that a program leaves for its other threads: [rows, ...] arrays in global memory."""
 
     order_ref: Any
     logits_ref: Any

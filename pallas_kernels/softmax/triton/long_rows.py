@@ -130,7 +130,7 @@ def _finite_shift(largest):
 
 
 def _write(part, x_ref, out_ref, largest, total, exp):
-    """What was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which is NaN."""
+    """The chunk that was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which is NaN."""
     shift, scale = _finite_shift(largest), 1 / total
 
     def one_chunk(step, x):

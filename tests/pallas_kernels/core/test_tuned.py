@@ -10,12 +10,12 @@ import pytest
 import pallas_kernels
 from pallas_kernels.core import tuned
 from pallas_kernels.core.device import Device, target_device
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks, decode_key
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks, decode_key
 
 ROOT = Path(pallas_kernels.__file__).parent
 FILES = sorted(ROOT.glob("*/tuned/*.json"))
 TUNING_MODULES = {  # of functions whose op has several; elsewhere it is the op's tuning.py
-    **{name: f"pallas_kernels.paged_attention.tuning.{name}" for name in ("decode", "extend")},
+    **{name: f"pallas_kernels.paged_attention.{name}.tuning" for name in ("decode", "extend")},
     "choice": "pallas_kernels.matmul.choice",
 }
 CALL = DecodeCall(64, 32, 8, 128, page_size=16, max_positions=2048, itemsize=2)

@@ -12,10 +12,12 @@ import pytest
 
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core.selection import should_interpret
-from pallas_kernels.paged_attention import AttentionOptions, decode, extend, triton
+from pallas_kernels.paged_attention import AttentionOptions, decode, extend
+from pallas_kernels.paged_attention.decode import triton as decode_triton
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
+from pallas_kernels.paged_attention.extend import triton as extend_triton
+from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
-from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks
 from tests.pallas_kernels.paged_cases import PagedCase, make_case, oracle, relative_error
 
 BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 5e-3}  # relative error in the Euclidean norm
@@ -55,7 +57,7 @@ def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
 
 def run_triton(case: PagedCase, dtype, blocks: DecodeBlocks | ExtendBlocks | None = None) -> np.ndarray:
     """The Triton kernels with these blocks, also where another would serve the call."""
-    kernel = triton.decode if case.query_starts is None else triton.extend
+    kernel = decode_triton.decode if case.query_starts is None else extend_triton.extend
     keywords = case.keywords()
     result = kernel(
         *case.arguments(dtype),

@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from pallas_kernels.core.jax_triton_call import CallKind, jax_triton_call, require_jax_triton
 from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
 
 MERGED_PER_THREAD = 32  # elements of the partial results; with many more they do not fit into registers
 
@@ -31,7 +31,7 @@ def decode(
 ) -> Array:
     """See `pallas_kernels.paged_attention.decode`. The blocks are those of the Pallas kernel: both are one design."""
     require_jax_triton()
-    kernels = importlib.import_module("pallas_kernels.paged_attention.jax_triton_kernels")
+    kernels = importlib.import_module("pallas_kernels.paged_attention.decode.jax_triton_kernels")
     (rows, num_heads, _), num_kv_heads = q.shape, kv_pages.shape[3]
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(q, kv_pages, page_table))
@@ -83,7 +83,7 @@ def _results(q: Array, num_splits: int) -> list[jax.ShapeDtypeStruct]:
 def _constants(
     q: Array, kv_pages: Array, page_table: Array, sinks: Array | None, options, blocks: DecodeBlocks
 ) -> dict[str, Any]:
-    """What `decode_kernel` knows when it is compiled."""
+    """The constants that `decode_kernel` is compiled for."""
     num_heads, head_dim = q.shape[1:]
     num_pages, page_size, num_kv_heads = kv_pages.shape[1:4]
     scale = head_dim**-0.5 if options.scale is None else options.scale

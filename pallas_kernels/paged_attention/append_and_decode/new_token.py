@@ -59,7 +59,7 @@ def load_values(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Arr
 
 
 def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Angles:
-    """Of a row; columns that are not rotated have an angle of 0."""
+    """The angles of a row; columns that are not rotated have an angle of 0."""
     half = refs.cos.shape[1]
     column, inside = _columns(head, shape)
     is_rotated = inside if 2 * half == shape.head_dim else column < 2 * half
@@ -92,7 +92,7 @@ def store_new_token(kv_ref, table_ref, row, position, kv_head: Array, is_first: 
 
 
 def _load(place, inside: Array | None, other: int = 0) -> Array:
-    """What is at the place, and `other` outside; `inside` is None where all of it is there."""
+    """The values at the place, and `other` outside; `inside` is None where all of it is there."""
     return plt.load(place, mask=inside, other=None if inside is None else other)
 
 

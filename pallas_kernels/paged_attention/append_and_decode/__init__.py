@@ -5,7 +5,8 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.core.heads import check_heads, check_norm
 from pallas_kernels.core.selection import Implementation, select, should_interpret
-from pallas_kernels.paged_attention import reference, triton
+from pallas_kernels.paged_attention import reference
+from pallas_kernels.paged_attention.append_and_decode import triton
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
 
 

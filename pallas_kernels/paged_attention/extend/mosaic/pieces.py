@@ -1,9 +1,9 @@
-"""Which pieces of work a program does, one after another: a block of query tokens and the heads of one group."""
+"""The pieces of work of a program, one after another: a block of query tokens and the heads of one group."""
 
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.paged_attention.mosaic.shape import Refs, Shape, Work, as_int, div, rem
+from pallas_kernels.paged_attention.extend.mosaic.shape import Refs, Shape, Work, as_int, div, rem
 
 
 def for_each_piece(refs: Refs, shape: Shape, body, *counts):

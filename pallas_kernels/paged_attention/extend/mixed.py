@@ -4,11 +4,11 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.triton_call import ceil_div
-from pallas_kernels.paged_attention import mosaic
-from pallas_kernels.paged_attention.triton.decode import decode
-from pallas_kernels.paged_attention.triton.extend import extend
-from pallas_kernels.paged_attention.tuning.decode import DecodeCall, decode_blocks
-from pallas_kernels.paged_attention.tuning.extend import ExtendCall, extend_blocks
+from pallas_kernels.paged_attention.decode.triton import decode
+from pallas_kernels.paged_attention.decode.tuning import DecodeCall, decode_blocks
+from pallas_kernels.paged_attention.extend import mosaic
+from pallas_kernels.paged_attention.extend.triton import extend
+from pallas_kernels.paged_attention.extend.tuning import ExtendCall, extend_blocks
 
 ROWS_PER_DECODE_ROW = 8  # of a mixed batch, for the choice of blocks: programs in turn cost less than an idle machine
 

@@ -12,10 +12,11 @@ import pytest
 
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core import jax_triton_call
-from pallas_kernels.paged_attention import AttentionOptions, decode, jax_triton
+from pallas_kernels.paged_attention import AttentionOptions, decode
+from pallas_kernels.paged_attention.decode import jax_triton
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
 from pallas_kernels.paged_attention.reference import decode as decode_reference
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
 from tests.pallas_kernels import h200
 from tests.pallas_kernels.paged_cases import PagedCase, make_case, oracle, relative_error
 from tests.pallas_kernels.triton_processes import (

@@ -7,10 +7,10 @@ values serve both attending warpgroups.
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
-from pallas_kernels.paged_attention.mosaic.attend import attend_all
-from pallas_kernels.paged_attention.mosaic.barriers import init_barriers, name_module
-from pallas_kernels.paged_attention.mosaic.load import load_all
-from pallas_kernels.paged_attention.mosaic.shape import ATTENDING, Barriers, Refs, Shape, when
+from pallas_kernels.paged_attention.extend.mosaic.attend import attend_all
+from pallas_kernels.paged_attention.extend.mosaic.barriers import init_barriers, name_module
+from pallas_kernels.paged_attention.extend.mosaic.load import load_all
+from pallas_kernels.paged_attention.extend.mosaic.shape import ATTENDING, Barriers, Refs, Shape, when
 
 # A thread's, of the 65,536 of a multiprocessor: accumulators are most of what attending takes. Multiples of 8.
 ATTENDING_REGISTERS, LOADING_REGISTERS = 232, 40

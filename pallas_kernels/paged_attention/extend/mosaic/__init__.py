@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array
 
 from pallas_kernels.core.selection import UnsupportedError
-from pallas_kernels.paged_attention.mosaic.serves import OLDEST_JAX, is_best_for, why_not
+from pallas_kernels.paged_attention.extend.mosaic.serves import OLDEST_JAX, is_best_for, why_not
 
 __all__ = ["extend", "is_best_for", "load_runtime", "why_not"]
 
@@ -37,7 +37,9 @@ def extend(
     reason = why_not(q, kv_pages, sinks, options)
     if reason is not None:
         raise UnsupportedError(f"the Mosaic kernel does not serve this call: {reason}; use 'pallas'")
-    from pallas_kernels.paged_attention.mosaic.call import call_extend  # here, where JAX is known to have what it needs
+    from pallas_kernels.paged_attention.extend.mosaic.call import (
+        call_extend,  # here, where JAX is known to have what it needs
+    )
 
     scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
     return call_extend(q, kv_pages, page_table, query_starts, lengths, scale=scale)

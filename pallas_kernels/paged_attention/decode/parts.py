@@ -1,4 +1,4 @@
-"""What a program of decode is made of: the queries that it serves, their attention over cached positions, its results.
+"""The parts of a program of decode: the queries that it serves, their attention over cached positions, its results.
 
 A program serves several KV heads of one row at once. The rows of its dots are the query heads of those KV heads, and
 the columns are (position, KV head) pairs in the order in which they lie in memory: so a tile is read in long
@@ -20,8 +20,8 @@ from jaxtyping import Array
 from pallas_kernels.core.epilogues import store_attention
 from pallas_kernels.core.online_softmax import KernelShape
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, next_power_of_two
-from pallas_kernels.paged_attention.triton.tiles import attend_tiles, tiles_of_row
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
+from pallas_kernels.paged_attention.tiles import attend_tiles, tiles_of_row
 
 
 class DecodeQueries(NamedTuple):

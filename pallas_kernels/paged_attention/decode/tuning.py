@@ -37,7 +37,7 @@ class DecodeBlocks:
 
 
 class DecodeCall(NamedTuple):
-    """What the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
+    """The facts that the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
 
     rows: int
     num_heads: int
@@ -111,7 +111,7 @@ def decode_key(call: DecodeCall) -> dict[str, int]:
 
 
 def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
-    """What a sweep tries: dots of up to 32 query rows, and splits that fill the machine once to four times."""
+    """The candidates of a sweep: dots of up to 32 query rows, and splits that fill the machine once to four times."""
     num_multiprocessors = target_device().num_multiprocessors
     kv_head_choices = {packed_kv_heads(call, query_rows) for query_rows in (1, 8, 16, 32)}
     candidates = []

@@ -29,7 +29,7 @@ class ExtendBlocks:
 
 
 class ExtendCall(NamedTuple):
-    """What the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
+    """The facts that the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
 
     tokens: int
     rows: int
@@ -105,7 +105,7 @@ def extend_key(call: ExtendCall) -> dict[str, int]:
 
 
 def extend_candidates(call: ExtendCall) -> list[ExtendBlocks]:
-    """What a sweep tries: as many query rows as rows have, up to 256, and warps that have enough of them."""
+    """The candidates of a sweep: as many query rows as rows have, up to 256, and warps that have enough of them."""
     candidates = []
     for query_rows, tile, num_stages in itertools.product((16, 32, 64, 128, 256), (32, 64, 128), (2, 3, 4)):
         if query_rows > call.most_query_rows:

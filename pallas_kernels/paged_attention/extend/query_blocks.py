@@ -15,7 +15,7 @@ from pallas_kernels.core.triton_call import ceil_div
 
 
 class QueryBlock(NamedTuple):
-    """What a program needs to know, or, as arrays, all programs. One array each, read side by side: a program that
+    """The facts that a program needs, or, as arrays, all programs. One array each, read side by side: a program that
     looked its row up first, and then the rest through it, would wait for memory twice before its first key."""
 
     row: Array  # of the page table
@@ -27,7 +27,7 @@ class QueryBlock(NamedTuple):
 
 
 class _Rows(NamedTuple):
-    """Of each row and of the padding after them, [rows + 1]; and how many blocks all may have together."""
+    """The rows and the padding after them, [rows + 1]; and how many blocks all may have together."""
 
     starts: Array
     lengths: Array

@@ -1,4 +1,4 @@
-"""Which calls the Mosaic kernel can serve, and which of those it is chosen for. Imports nothing of Mosaic: versions of
+"""The calls that the Mosaic kernel can serve, and those that it is chosen for. Imports nothing of Mosaic: versions of
 JAX that lack what the kernel needs answer no."""
 
 import jax
@@ -17,7 +17,7 @@ FEWEST_TOKENS = 4096
 
 
 def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | None:
-    """What of a call of `extend` the kernel leaves out; None where it serves it."""
+    """The part of a call of `extend` that the kernel leaves out; None where it serves it."""
     page_size, head_dim = kv_pages.shape[2], kv_pages.shape[4]
     if sinks is not None or options.sliding_window is not None or options.soft_cap is not None:
         return "attention sinks, sliding windows and soft caps are left out"
@@ -39,5 +39,5 @@ def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | No
 
 
 def is_best_for(q: Array, kv_pages: Array, sinks: Array | None, options) -> bool:
-    """Whether "auto" and "pallas" take it."""
+    """True where "auto" and "pallas" take it."""
     return q.shape[0] >= FEWEST_TOKENS and why_not(q, kv_pages, sinks, options) is None

@@ -18,14 +18,7 @@ from pallas_kernels.core.online_softmax import KernelShape, soft_capped, softmax
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.stacked import layer_index_operand
 from pallas_kernels.core.triton_call import ceil_div, triton_call
-from pallas_kernels.paged_attention.triton.decode_parts import (
-    DecodeQueries,
-    attend_row,
-    decode_queries,
-    decode_tiles,
-    store_row,
-)
-from pallas_kernels.paged_attention.triton.new_token import (
+from pallas_kernels.paged_attention.append_and_decode.new_token import (
     NewTokenRefs,
     load_angles,
     load_raw_heads,
@@ -33,8 +26,15 @@ from pallas_kernels.paged_attention.triton.new_token import (
     rotated,
     store_new_token,
 )
-from pallas_kernels.paged_attention.triton.tiles import kernel_shape
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
+from pallas_kernels.paged_attention.decode.parts import (
+    DecodeQueries,
+    attend_row,
+    decode_queries,
+    decode_tiles,
+    store_row,
+)
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
+from pallas_kernels.paged_attention.tiles import kernel_shape
 
 
 def append_and_decode(
@@ -130,8 +130,10 @@ def _append_kernel(
 def _new_token(
     refs: NewTokenRefs, kv_ref, table_ref, row, position, queries: DecodeQueries, shape: KernelShape, epsilon
 ):
-    """What attends and stores the new position, and the queries. Each query has the key and the value of its KV head to
-    itself, so that nothing is exchanged between threads but sums."""
+    """A function that attends and stores the new position, and the queries.
+
+    Each query has the key and the value of its KV head to itself, so that threads exchange nothing but sums.
+    """
     kv_head = queries.any_head // shape.group
     raw_q = load_raw_heads(refs, row, queries.any_head, 0, shape)
     raw_k = load_raw_heads(refs, row, shape.num_heads + kv_head, 1, shape)

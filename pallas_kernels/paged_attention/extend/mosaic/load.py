@@ -3,10 +3,10 @@
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.paged_attention.mosaic import copies
-from pallas_kernels.paged_attention.mosaic.barriers import arrive_once, keep_together, wait
-from pallas_kernels.paged_attention.mosaic.pieces import for_each_piece
-from pallas_kernels.paged_attention.mosaic.shape import (
+from pallas_kernels.paged_attention.extend.mosaic import copies
+from pallas_kernels.paged_attention.extend.mosaic.barriers import arrive_once, keep_together, wait
+from pallas_kernels.paged_attention.extend.mosaic.pieces import for_each_piece
+from pallas_kernels.paged_attention.extend.mosaic.shape import (
     NUM_QUERY_TILES,
     NUM_STAGES,
     Barriers,
@@ -42,8 +42,8 @@ def load_all(refs: Refs, shape: Shape) -> None:
 
 
 class _Tail:
-    """Whether a tile goes on behind its row's last position, in which phase of `v_tail` it arrives, and where in it
-    the row ends."""
+    """A tile that goes on after its row's last position: 1 if it is one, the phase of `v_tail` in which it arrives, and
+    where in it the row ends."""
 
     def __init__(self, is_one, phase, first_row):
         self.is_one, self.phase, self.first_row = is_one, phase, first_row

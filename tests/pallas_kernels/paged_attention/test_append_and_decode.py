@@ -10,9 +10,10 @@ import pytest
 
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core.selection import should_interpret
-from pallas_kernels.paged_attention import append_and_decode, decode, triton
+from pallas_kernels.paged_attention import append_and_decode, decode
+from pallas_kernels.paged_attention.append_and_decode import triton
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
 from pallas_kernels.paged_attention.shapes import AttentionShape
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
 from pallas_kernels.rope_cache_write import rope_cache_write
 from tests.pallas_kernels import paged_cases
 from tests.pallas_kernels.paged_cases import PagedCase, relative_error

@@ -1,4 +1,4 @@
-"""What the kernel is told when it is compiled, its operands, and what it keeps in shared memory."""
+"""The facts that the kernel is compiled for, its operands, and its arrays in shared memory."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pallas_kernels.core.triton_call import LOG2_E
-from pallas_kernels.paged_attention.mosaic.barriers import WARPS
+from pallas_kernels.paged_attention.extend.mosaic.barriers import WARPS
 
 QUERY_ROWS = 64  # (token, head) rows of a warpgroup: Hopper's matmul has as many
 ATTENDING = 2  # warpgroups that attend; one more loads
@@ -97,12 +97,12 @@ class Work(NamedTuple):
     head: Any  # the first
 
     def num_tiles(self, shape: Shape):
-        """Of positions that any of its queries sees; 0 for padding tokens, whose length is 0."""
+        """The tiles of positions that any of its queries sees; 0 for padding tokens, whose length is 0."""
         end = jnp.minimum(self.length, self.position + shape.block_tokens)
         return div(jnp.maximum(end, 0) + shape.tile - 1, shape.tile)
 
     def of_warpgroup(self, warpgroup, shape: Shape) -> "Work":
-        """What of it one of the attending warpgroups does; `num_queries` may be negative."""
+        """The share of one of the attending warpgroups; `num_queries` may be negative."""
         first = warpgroup * shape.tokens
         return self._replace(
             token=self.token + first, num_queries=self.num_queries - first, position=self.position + first

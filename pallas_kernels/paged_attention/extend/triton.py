@@ -18,9 +18,9 @@ from pallas_kernels.core.epilogues import store_attention
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
-from pallas_kernels.paged_attention.query_blocks import QueryBlock, longest_rows_first, positions_shared
-from pallas_kernels.paged_attention.triton.tiles import attend_tiles, kernel_shape, tiles_of_row
-from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, ExtendCall, extend_blocks
+from pallas_kernels.paged_attention.extend.query_blocks import QueryBlock, longest_rows_first, positions_shared
+from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks, ExtendCall, extend_blocks
+from pallas_kernels.paged_attention.tiles import attend_tiles, kernel_shape, tiles_of_row
 
 
 def extend(

@@ -14,9 +14,10 @@ import pytest
 
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core.device import Device, target_device
-from pallas_kernels.paged_attention import AttentionOptions, extend, mosaic
-from pallas_kernels.paged_attention.mosaic import serves
-from pallas_kernels.paged_attention.query_blocks import longest_rows_first, newest_positions_first
+from pallas_kernels.paged_attention import AttentionOptions, extend
+from pallas_kernels.paged_attention.extend import mosaic
+from pallas_kernels.paged_attention.extend.mosaic import serves
+from pallas_kernels.paged_attention.extend.query_blocks import longest_rows_first, newest_positions_first
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 from tests.pallas_kernels import h200
 from tests.pallas_kernels.h200 import compiler_process, what_is_missing
@@ -195,7 +196,7 @@ def _layers(num_layers, q, kv_pages, page_table, query_starts, lengths, num_deco
 def test_a_process_that_traces_nothing_finds_the_runtime():
     """In a process of its own: here, Mosaic may have been imported."""
     program = (
-        "import os; from pallas_kernels.paged_attention import mosaic; mosaic.load_runtime(); "
+        "import os; from pallas_kernels.paged_attention.extend import mosaic; mosaic.load_runtime(); "
         "print(os.environ.get('MOSAIC_GPU_RUNTIME_LIB_PATH', ''))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)

@@ -11,9 +11,9 @@ from jaxtyping import Array
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import ceil_div, load_rows, triton_call
-from pallas_kernels.paged_attention.triton.decode_parts import attend_row, decode_queries, decode_tiles, store_row
-from pallas_kernels.paged_attention.triton.tiles import kernel_shape
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_blocks
+from pallas_kernels.paged_attention.decode.parts import attend_row, decode_queries, decode_tiles, store_row
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
+from pallas_kernels.paged_attention.tiles import kernel_shape
 
 
 def decode(

@@ -12,10 +12,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
 from pallas_kernels.core.online_softmax import MASKED_SCORE
-from pallas_kernels.paged_attention.mosaic import copies
-from pallas_kernels.paged_attention.mosaic.barriers import arrive_per_warp, give_turn, take_turn, wait
-from pallas_kernels.paged_attention.mosaic.pieces import for_each_piece
-from pallas_kernels.paged_attention.mosaic.shape import (
+from pallas_kernels.paged_attention.extend.mosaic import copies
+from pallas_kernels.paged_attention.extend.mosaic.barriers import arrive_per_warp, give_turn, take_turn, wait
+from pallas_kernels.paged_attention.extend.mosaic.pieces import for_each_piece
+from pallas_kernels.paged_attention.extend.mosaic.shape import (
     CHUNK,
     NUM_QUERY_TILES,
     NUM_STAGES,

@@ -9,10 +9,10 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
-from pallas_kernels.paged_attention.mosaic.copies import TRANSFORMS
-from pallas_kernels.paged_attention.mosaic.kernel import kernel
-from pallas_kernels.paged_attention.mosaic.serves import TILE
-from pallas_kernels.paged_attention.mosaic.shape import (
+from pallas_kernels.paged_attention.extend.mosaic.copies import TRANSFORMS
+from pallas_kernels.paged_attention.extend.mosaic.kernel import kernel
+from pallas_kernels.paged_attention.extend.mosaic.serves import TILE
+from pallas_kernels.paged_attention.extend.mosaic.shape import (
     ATTENDING,
     CHUNK,
     NUM_QUERY_TILES,
@@ -21,7 +21,7 @@ from pallas_kernels.paged_attention.mosaic.shape import (
     Barriers,
     Shape,
 )
-from pallas_kernels.paged_attention.query_blocks import newest_positions_first
+from pallas_kernels.paged_attention.extend.query_blocks import newest_positions_first
 
 ROWS_OF_A_MODULE = 256
 MOST_HEADS = 4  # of a group in a piece of work; more would not share more, and leave it fewer tokens

@@ -12,7 +12,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxlib.mlir import ir
 from jaxlib.mlir.dialects import arith, nvvm, vector
 
-from pallas_kernels.paged_attention.mosaic.barriers import (
+from pallas_kernels.paged_attention.extend.mosaic.barriers import (
     REF,
     SCALAR,
     THREADS,
@@ -24,7 +24,7 @@ from pallas_kernels.paged_attention.mosaic.barriers import (
     emit_one_thread_per_warp,
     scalar,
 )
-from pallas_kernels.paged_attention.mosaic.shape import CHUNK
+from pallas_kernels.paged_attention.extend.mosaic.shape import CHUNK
 
 SWIZZLE_BYTES = 2 * CHUNK
 TILING = (8, CHUNK)
