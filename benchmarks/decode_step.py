@@ -1,6 +1,6 @@
 """Time of one decode step with random weights, beside the time that reading its bytes takes.
 
-    python -m benchmarks.decode_step CONFIG_DIRECTORY [--rows 1,16,64,256] [--context 1056] [--attention pallas]
+    python -m benchmarks.decode_step CONFIG_DIRECTORY [--rows 1,16,64,256] [--context 1056] [--kernels pallas]
 
 Prints a line of JSON for each number of rows. Steps are dispatched one after another without reading them, as in a
 steady decode; the limit is (weights + keys and values of the context) / bandwidth.
@@ -38,14 +38,14 @@ def main() -> None:
     parser.add_argument("config", type=Path, help="a directory with a config.json")
     parser.add_argument("--rows", default="1,16,64,256")
     parser.add_argument("--context", type=int, default=1056)
-    parser.add_argument("--attention", choices=["pallas", "reference"], default="pallas")
+    parser.add_argument("--kernels", choices=["pallas", "xla"], default="pallas")
     options = parser.parse_args()
     raw = read_json(options.config / "config.json")
-    model = build_model(read_model_config(raw), jnp.dtype("bfloat16"), options.attention)
+    model = build_model(read_model_config(raw), jnp.dtype("bfloat16"), options.kernels)
     params = model.dummy_params(seed=0)
     for rows in map(int, options.rows.split(",")):
         result = measure(model, params, rows, options.context)
-        print(json.dumps({"config": options.config.name, "attention": options.attention, **result}), flush=True)
+        print(json.dumps({"config": options.config.name, "kernels": options.kernels, **result}), flush=True)
 
 
 def measure(model: Model, params: Params, rows: int, context: int) -> dict[str, float | int | str]:

@@ -53,7 +53,7 @@ def main() -> None:
         config = dataclasses.replace(
             config, num_layers=options.layers, sliding_windows=config.sliding_windows[: options.layers]
         )
-    model, device = build_model(config, jnp.dtype("bfloat16"), "reference"), jax.devices()[0]
+    model, device = build_model(config, jnp.dtype("bfloat16"), "xla"), jax.devices()[0]
     size = num_bytes(model.abstract_params)
     _say(device=device.device_kind, jax=jax.__version__, cpus=os.cpu_count(), checkpoint_gb=round(size / GB, 2))
     with tempfile.TemporaryDirectory(prefix="jinfer-load-", dir=options.directory) as name:

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinfer.bench import record
 from jinfer.bench.output import FILE_NAME
-from pallas_kernels.device import Device
+from pallas_kernels.core.device import Device
 
 RESULTS = Path(__file__).resolve().parent / "results"
 JINFER = "import sys; from jinfer.cli import main; sys.exit(main())"

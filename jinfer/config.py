@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 from jinfer.errors import ConfigError, shown
 
-Attention = Literal["auto", "pallas", "reference"]
+Kernels = Literal["auto", "pallas", "xla"]
 DType = Literal["bfloat16", "float32"]
 SchedulingPolicy = Literal["mixed", "prefill_first", "decode_first"]
 
@@ -46,9 +46,10 @@ class EngineConfig:
     overlap: bool = True
     """Plan and dispatch a step before the one before it is read, so that the device does not wait for the host. Without
     it tokens are the same, and later: for debugging, and to see what overlap is worth."""
-    attention: Attention = "auto"
-    """Implementation of attention, of the linear layers of few rows, and of sampling: `auto` is `pallas` on a GPU and
-    `reference` elsewhere."""
+    kernels: Kernels = "auto"
+    """Implementation of all operations. "pallas" is the fastest for each call on a GPU: a kernel of pallas_kernels in
+    Triton or Mosaic, or XLA where that is faster, as it is for products of many rows. "xla" is XLA alone. "auto" is
+    "pallas" on a GPU and "xla" elsewhere; a CPU interprets "pallas", which is slow and meant for tests."""
     cuda_graphs: bool = True
     """Capture the kernels of a step as CUDA graphs. Without them each kernel is launched by the host: for debugging."""
     gemm_autotuning: bool = False
@@ -58,11 +59,6 @@ class EngineConfig:
     """Keep compiled steps on disk, for the next start."""
     compilation_cache_dir: str | None = None
     """Where. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a GPU, ~/.cache/jinfer/compiled."""
-    norms_in_weights: bool = False
-    """Multiply the scales of norms into the weights behind them while these are loaded, so that decode steps of 17 to
-    256 rows need no kernel for a norm: 8B is 2.7% faster at 64. Each such weight is rounded once more: in bfloat16,
-    logits of small models came out with 6% to 22% more rounding error. Not for `params` on a device, which are used
-    in place."""
     dummy_weights: bool = False
     """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
     dummy_weights_seed: int = 0
@@ -71,10 +67,10 @@ class EngineConfig:
 
     def __post_init__(self) -> None:
         _check_choice("dtype", self.dtype, (*get_args(DType), None))
-        _check_choice("attention", self.attention, get_args(Attention))
+        _check_choice("kernels", self.kernels, get_args(Kernels))
         _check_choice("scheduling_policy", self.scheduling_policy, get_args(SchedulingPolicy))
         switches = "prefix_caching", "overlap", "cuda_graphs", "gemm_autotuning", "compilation_cache"
-        for name in (*switches, "norms_in_weights", "dummy_weights", "progress"):
+        for name in (*switches, "dummy_weights", "progress"):
             _check_choice(name, getattr(self, name), (True, False))
         if not isinstance(self.compilation_cache_dir, str | None) or self.compilation_cache_dir == "":
             raise ConfigError(

@@ -1,6 +1,5 @@
 """What an engine needs of a model: its configuration, weights, tokenizer and defaults, from wherever they come."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +14,13 @@ from jinfer.errors import ConfigError, TokenizerError
 from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
 from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
-from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.model import Model, Params
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.choice import choose_weights
 from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.hub import read_json, resolve_model_directory
-from jinfer.weights.in_memory import adopt, check_on_host, fit_given
+from jinfer.weights.in_memory import adopt, fit_given
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +60,6 @@ def find_model(
         return source
     needs_weights = params is None and not config.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
-    model_config = dataclasses.replace(model_config, norms_in_weights=config.norms_in_weights)
     if directory is None and needs_weights:
         raise ConfigError(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
@@ -74,7 +71,7 @@ def find_model(
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)
     generation.say_what_is_not_applied()
-    model = build_model(model_config, dtype, config.attention)
+    model = build_model(model_config, dtype, config.kernels)
     weights = choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
     return FoundModel(
         model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params),
@@ -94,9 +91,6 @@ def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -
         owned = tuple(jax.tree.leaves(loaded))
     else:
         loaded, owned = adopt(found.model.param_specs, params, progress=config.progress)
-    if found.model.config.norms_in_weights:
-        loaded = with_norms_in_weights(loaded)
-        owned = tuple(jax.tree.leaves(loaded))  # what it made, and what was no caller's before
     return LoadedModel(**vars(found), params=loaded, owned_params=owned)
 
 
@@ -117,8 +111,6 @@ def _fitted_to_given(model: Model, params: Params | None) -> Model:
     """The model with a head of its own where the params that are given have one."""
     if params is None:
         return model
-    if model.config.norms_in_weights:
-        check_on_host(model.param_specs, params)
     return model.fitted_to(fit_given(model.param_specs, params))
 
 

@@ -1,6 +1,7 @@
 """What importing does, and which module may import what."""
 
 import ast
+import importlib
 import json
 import os
 import subprocess
@@ -12,7 +13,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 JINFER = sorted((REPOSITORY / "jinfer").rglob("*.py"))
-KERNELS = sorted((REPOSITORY / "pallas_kernels").rglob("*.py"))
+PALLAS_KERNELS = REPOSITORY / "pallas_kernels"
+KERNELS = sorted(PALLAS_KERNELS.rglob("*.py"))
+OPERATIONS = sorted(path.parent.name for path in PALLAS_KERNELS.glob("*/__init__.py") if path.parent.name != "core")
 HEAVY = ("torch", "transformers", "matplotlib", "tensorflow")
 
 IMPORT_AND_TELL = """
@@ -95,6 +98,52 @@ def test_the_scheduler_runs_without_jax():
 @pytest.mark.parametrize("folder", ["weights", "compilation"])
 def test_what_every_kind_of_model_shares_knows_none(folder, package):
     assert importers(sorted((REPOSITORY / "jinfer" / folder).rglob("*.py")), package) == []
+
+
+def is_foreign(name: str, operation: str) -> bool:
+    """True for what a file of an operation may not import: more of another operation than its public functions."""
+    first, *rest = name.removeprefix("pallas_kernels.").split(".")
+    if not name.startswith("pallas_kernels.") or first not in OPERATIONS or first == operation:
+        return False
+    public = importlib.import_module(f"pallas_kernels.{first}").__all__
+    return rest != [] and (len(rest) > 1 or rest[0] not in public)
+
+
+def test_the_operations_are_found():
+    assert len(OPERATIONS) > 8
+    assert {"matmul", "paged_attention", "latent_attention"} <= set(OPERATIONS)
+    assert is_foreign("pallas_kernels.rms_norm.triton", "matmul")
+    assert is_foreign("pallas_kernels.rms_norm.triton.rms_norm", "matmul")
+    assert not is_foreign("pallas_kernels.rms_norm.rms_norm", "matmul")
+    assert not is_foreign("pallas_kernels.core.selection.select", "matmul")
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_an_operation_imports_no_internals_of_another(operation):
+    for path in sorted((PALLAS_KERNELS / operation).rglob("*.py")):
+        foreign = [name for name in imported_modules(path) if is_foreign(name, operation)]
+        assert foreign == [], path
+
+
+def test_the_core_imports_no_operation():
+    core = sorted((PALLAS_KERNELS / "core").rglob("*.py"))
+    assert core
+    for operation in OPERATIONS:
+        assert importers(core, f"pallas_kernels.{operation}") == []
+
+
+def test_operations_and_core_are_all_there_is():
+    """So that a list of the folder is a list of the operations."""
+    assert {path.name for path in PALLAS_KERNELS.glob("*.py")} == {"__init__.py"}
+    for operation in OPERATIONS:
+        assert importlib.import_module(f"pallas_kernels.{operation}").__all__, operation
+
+
+def test_no_model_asks_for_a_reference():
+    """A reference is for tests, and may be slow."""
+    for path in JINFER:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            assert not isinstance(node, ast.Constant) or node.value != "reference", f"{path}, line {node.lineno}"
 
 
 @pytest.mark.parametrize("package", ["pickle", "dill", "cloudpickle", "marshal", "shelve", "torch", "transformers"])

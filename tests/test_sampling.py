@@ -70,7 +70,7 @@ class Run:
 
 @pytest.fixture(
     scope="module",
-    params=[Run("reference", 20_001, 20_000), Run("pallas", 200, 2_000)],
+    params=[Run("xla", 20_001, 20_000), Run("pallas", 200, 2_000)],
     ids=lambda run: run.implementation,
 )
 def run(request):

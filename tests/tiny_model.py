@@ -31,7 +31,7 @@ FEW_SHAPES = {"max_num_seqs": 4, "max_num_batched_tokens": 16}  # decode steps o
 def random_params(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> Params:
     """Weights by path: normal matrices, and scales around one."""
     rng = np.random.default_rng(seed)
-    abstract = flatten(build_model(read_model_config(config), jnp.dtype("float32"), "reference").abstract_params)
+    abstract = flatten(build_model(read_model_config(config), jnp.dtype("float32"), "xla").abstract_params)
     draw = {path: rng.normal(0, STANDARD_DEVIATION, leaf.shape).astype(np.float32) for path, leaf in abstract.items()}
     return unflatten({path: 1 + x / 4 if path.endswith("scale") else x for path, x in draw.items()})
 

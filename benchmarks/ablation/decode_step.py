@@ -1,7 +1,6 @@
 """A decode step dispatched back to back, as the engine has it or with one choice undone. See the package."""
 
 import contextlib
-import dataclasses
 import functools
 import time
 from collections.abc import Iterator, Mapping
@@ -25,11 +24,10 @@ from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
 from jinfer.models.model import Model
-from jinfer.models.registry import build_model
 from jinfer.weights.params import Params
 from pallas_kernels import paged_attention
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write
-from pallas_kernels.selection import should_interpret
 
 WARM_UP_STEPS, TIMED_STEPS = 8, 56  # wholes of steps_per_call
 PROGRAMS = 1056  # of jax's kernel, eight for each multiprocessor; rows are split to have as many
@@ -44,7 +42,6 @@ class StepChoices:
     compiler_options: Mapping[str, str | bool] | None = None
     has_jax_attention: bool = False
     steps_per_call: int = 1
-    norms_in_weights: bool = False
 
 
 class DecodeStep:
@@ -61,9 +58,6 @@ class DecodeStep:
             choices.page_size, rows * pages_each + 1, rows, rows, max_model_len=pages_each * choices.page_size
         )
         self._choices, self._dtype = choices, jax.tree.leaves(params)[0].dtype
-        if choices.norms_in_weights:  # dummy scales are ones, so that the weights stay the same
-            config = dataclasses.replace(model.config, norms_in_weights=True)
-            model = build_model(config, self._dtype, model.implementation)
         self._model = model
         layout = layout_of(StepShape(rows), self._limits)
         fields = {"row_ids": np.arange(rows, dtype=np.int32), "new_page_ids": np.zeros(rows, np.int32)}
@@ -138,9 +132,8 @@ def _jax_attention(foreign: Any, num_splits: int, page_size: int) -> Iterator[No
     ours, layers = paged_attention.append_and_decode, iter(foreign)
     num_calls = 0
 
-    def append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, *, options, deferred_norm, **others):
+    def append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, *, options, **others):
         nonlocal num_calls
-        assert deferred_norm is None, "norms in weights and a foreign attention are two choices"
         num_calls += 1
         position = jnp.maximum(lengths - 1, 0)
         page_ids = jnp.take_along_axis(page_table, position[:, None] // page_size, axis=1)[:, 0]

@@ -56,7 +56,6 @@ VARIANTS = (
     _step("page-16", "pages of 16, as they are", page_size=16),
     _step("page-64", "pages of 64", page_size=64),
     _step("steps-4", "four steps in one call", steps_per_call=4),
-    _step("norms-in-weights", "no kernel for a norm", norms_in_weights=True),
     _step("jax-attention", "jax's paged attention", has_jax_attention=True),
 )
 

@@ -11,7 +11,7 @@ from benchmarks.kernels.case import Target
 from benchmarks.kernels.cases import all_cases
 from benchmarks.kernels.record import FILE_NAME, RESULTS, VERSUS_JAX
 from jinfer.bench.record import newest_lines
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 
 Line = dict[str, Any]
 LAST_LABEL = 88  # of the axis: a label begins there at the latest, also where a target lies beyond the limit

@@ -29,9 +29,9 @@ from benchmarks.kernels.record import first_line
 from benchmarks.kernels.run import MAX_COMPILATIONS, Measured, compile_one, num_calls, time_each
 from benchmarks.kernels.timing import QUICK, SMOKE, THOROUGH, Chain
 from jinfer.bench.limits import Limits, measure_limits
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 
-Entry = dict[str, Any]  # see pallas_kernels/tuned.py
+Entry = dict[str, Any]  # see pallas_kernels/core/tuned.py
 COMPILE_SHARE = 0.6  # of the time for a shape
 NUM_FINALISTS = 4
 TIE = 1.01  # data that is as good as the choice in force, within what repeats, is kept: it says that somebody looked

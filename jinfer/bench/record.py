@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jaxlib
 
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMIT_VARIABLE = "KERNELS_COMMIT"  # for a machine that has the files without their history, or with another

@@ -38,7 +38,7 @@ def _convert(options: argparse.Namespace) -> int:
     dtype = options.dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in CONVERTED_DTYPES:
         raise ConfigError(f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}")
-    model = build_model(read_model_config(raw), jnp.dtype(dtype), "reference")
+    model = build_model(read_model_config(raw), jnp.dtype(dtype), implementation="xla")
     params = choose_weights(directory, raw, model.param_specs).load(progress=sys.stderr.isatty())
     try:
         save_orbax(params, directory, options.out)

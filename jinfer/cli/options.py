@@ -6,7 +6,7 @@ import os
 import re
 from typing import Any, get_args
 
-from jinfer.config import Attention, DType, EngineConfig, SchedulingPolicy
+from jinfer.config import DType, EngineConfig, Kernels, SchedulingPolicy
 from jinfer.sampling_params import SamplingParams
 
 MOST_DIGITS, MOST_SHOWN = 18, 60
@@ -64,7 +64,12 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """The group of what EngineConfig has."""
     engine = parser.add_argument_group("engine")
     engine.add_argument("--dtype", choices=get_args(DType), help="default: bfloat16 on a GPU, float32 on a CPU")
-    engine.add_argument("--attention", choices=get_args(Attention), default=EngineConfig.attention)
+    engine.add_argument(
+        "--kernels",
+        choices=get_args(Kernels),
+        default=EngineConfig.kernels,
+        help="default: pallas on a GPU, xla elsewhere",
+    )
     engine.add_argument(
         "--page-size", type=int, metavar="N", help=f"tokens in a page; default {EngineConfig.page_size}"
     )
@@ -99,7 +104,7 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
     """Those that were given, as keyword arguments of LLM."""
     given = {name: getattr(options, name) for name in ENGINE_OPTIONS if getattr(options, name) is not None}
-    return {"attention": options.attention, "dummy_weights": options.dummy_weights, **given}
+    return {"kernels": options.kernels, "dummy_weights": options.dummy_weights, **given}
 
 
 def argument_text(word: str) -> str:

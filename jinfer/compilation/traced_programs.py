@@ -22,7 +22,7 @@ from jaxtyping import Array
 
 import jinfer
 import pallas_kernels
-from pallas_kernels.paged_attention import mosaic
+from pallas_kernels.paged_attention.extend import mosaic
 
 logger = logging.getLogger(__name__)
 

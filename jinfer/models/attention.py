@@ -12,7 +12,6 @@ from jinfer.models.rope import Angles
 from jinfer.models.token_batch import TokenBatch
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
-from pallas_kernels.rms_norm import DeferredNorm
 from pallas_kernels.rope_cache_write import rope_cache_write
 
 
@@ -56,34 +55,23 @@ class Attention:
     def __call__(
         self,
         x: Float[Array, "tokens features"],
-        norm: RMSNorm,
         angles: Angles,
         kv_layer: Array,
         tokens: TokenBatch,
         place: LayerPlace,
+        *,
+        norm: RMSNorm,
+        residual: Float[Array, "tokens_or_rows features"],
     ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
-        """x + attention(norm(x)), of `tokens.newest` where that is given; and the layer's cache with the keys and
-        values of all tokens in it."""
-        is_decode = tokens.query_starts is None
-        is_deferred = is_decode and self.qkv.defers(norm, x)
-        heads = self.qkv.product(x, place.layer) if is_deferred else self.qkv(x, place.layer, norm=norm)
-        heads = heads.reshape(x.shape[0], -1, self.head_dim)
-        if is_decode:
-            deferred_norm = norm.deferred(x) if is_deferred else None
-            attended, kv_layer = self._decode(heads, deferred_norm, kv_layer, angles, tokens, place)
-        else:
-            attended, kv_layer = self._extend(heads, kv_layer, angles, tokens, place)
-        x = x if tokens.newest is None else x[tokens.newest]
-        return self.output(attended.reshape(x.shape[0], -1), place.layer, residual=x), kv_layer
+        """residual + attention(norm(x)), of `tokens.newest` where that is given; and the layer's cache with the keys
+        and values of all tokens in it."""
+        heads = self.qkv(x, place.layer, norm=norm).reshape(x.shape[0], -1, self.head_dim)
+        attend = self._decode if tokens.query_starts is None else self._extend
+        attended, kv_layer = attend(heads, kv_layer, angles, tokens, place)
+        return self.output(attended.reshape(len(residual), -1), place.layer, residual=residual), kv_layer
 
     def _decode(
-        self,
-        heads: Array,
-        deferred_norm: DeferredNorm | None,
-        kv_layer: Array,
-        angles: Angles,
-        tokens: TokenBatch,
-        place: LayerPlace,
+        self, heads: Array, kv_layer: Array, angles: Angles, tokens: TokenBatch, place: LayerPlace
     ) -> tuple[Array, Array]:
         """One token per row. Its place in the cache is that of its row's last position."""
         return paged_attention.append_and_decode(
@@ -92,7 +80,6 @@ class Attention:
             tokens.page_table,
             tokens.lengths,
             *angles,
-            deferred_norm=deferred_norm,
             **self._head_norms(place.layer),
             options=paged_attention.AttentionOptions(sliding_window=place.sliding_window),
             implementation=self.implementation,

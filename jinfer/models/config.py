@@ -58,8 +58,6 @@ class ModelConfig:
     """Of each layer; None sees everything."""
     max_context: int | None = None
     """Positions up to which plain attention is what the model was made with, where that is fewer than its context."""
-    norms_in_weights: bool = False
-    """Not of the file, but of how weights are kept: `jinfer.models.decoder.with_norms_in_weights`."""
 
     @property
     def context_length(self) -> int:

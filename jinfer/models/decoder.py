@@ -1,11 +1,8 @@
 """The pre-norm decoder that the families share: they differ in their attention and in the names of their weights."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
@@ -14,14 +11,14 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, RMSNorm
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.models.token_batch import TokenBatch
-from jinfer.weights.params import Params, flatten, unflatten
+from jinfer.weights.params import Params
 from pallas_kernels import Implementation
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """x += attention(norm(x)); x += mlp(norm(x)), for each layer, between an embedding and a last norm."""
+    """x = x + attention(norm(x)); x = x + mlp(norm(x)), for each layer, between an embedding and a last norm."""
 
     embedding: Embedding
     attention_norm: RMSNorm
@@ -38,9 +35,9 @@ class Decoder:
         head = params.get("head")
         return cls(
             embedding=Embedding(params["embedding"]["kernel"], implementation),
-            attention_norm=_layer_norm(params["attention_norm"], config),
+            attention_norm=RMSNorm(params["attention_norm"]["scale"], config.rms_norm_eps),
             attention=Attention.of(params["attention"], config, implementation),
-            mlp_norm=_layer_norm(params["mlp_norm"], config),
+            mlp_norm=RMSNorm(params["mlp_norm"]["scale"], config.rms_norm_eps),
             mlp=GatedMLP.of(params["mlp"], implementation),
             final_norm=RMSNorm(params["final_norm"]["scale"], config.rms_norm_eps),
             head=None if head is None else Embedding(head["kernel"], implementation),
@@ -69,10 +66,14 @@ class Decoder:
     def layer(
         self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
     ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
-        """What one layer makes of the hidden states (of `tokens.newest`, where that is given), and its part of the
-        cache with keys and values in it."""
-        x, kv_layer = self.attention(x, self.attention_norm, angles, kv_layer, tokens, place)
-        return self.mlp(x, self.mlp_norm, place.layer), kv_layer
+        """The hidden states after one layer (of `tokens.newest`, where that is given), and its part of the cache with
+        keys and values in it.
+
+        Norms and residuals are handed to the products around them, which take them in: a kernel less each.
+        """
+        residual = x if tokens.newest is None else x[tokens.newest]
+        x, kv_layer = self.attention(x, angles, kv_layer, tokens, place, norm=self.attention_norm, residual=residual)
+        return self.mlp(x, place.layer, norm=self.mlp_norm, residual=x), kv_layer
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the next token, of hidden states as `__call__` gives them."""
@@ -84,27 +85,3 @@ def _layer(decoder: Decoder, window: int | None, x, angles, kv_layer, tokens, in
     """Jitted, with the layer's number as an operand, so that layers share one trace: a step of 36 layers is traced and
     lowered in a tenth of the time. XLA inlines the calls, and sees static slices of the weights."""
     return decoder.layer(x, angles, kv_layer, tokens, LayerPlace(index, window))
-
-
-def _layer_norm(params: Params, config: ModelConfig) -> RMSNorm:
-    return RMSNorm(params["scale"], config.rms_norm_eps, is_in_weights=config.norms_in_weights)
-
-
-NORMED_PRODUCTS = {"attention_norm/scale": "attention/qkv/kernel", "mlp_norm/scale": "mlp/gate_up/kernel"}
-
-
-def with_norms_in_weights(params: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Params of a model whose config has `norms_in_weights`, of those as a checkpoint has them, which are used up.
-
-    A layer's norm scale multiplies the rows of the product behind it, in float32, rounded once, and becomes ones: so
-    all that normalizes before a product computes the same as before.
-    """
-    flat = flatten(params)
-    for scale, kernel in NORMED_PRODUCTS.items():
-        flat[kernel], flat[scale] = _multiplied(flat[kernel], flat[scale]), jnp.ones_like(flat[scale])
-    return unflatten(flat)
-
-
-@jax.jit(donate_argnums=0)
-def _multiplied(kernel: Float[Array, "layers in out"], scale: Float[Array, "layers in"]) -> Array:
-    return (kernel.astype(jnp.float32) * scale.astype(jnp.float32)[:, :, None]).astype(kernel.dtype)

@@ -28,6 +28,6 @@ def read_config(entries: Entries) -> ModelConfig:
     return read_decoder_config(entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias)
 
 
-def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
+def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The plain decoder."""
-    return Model(config, attention, decoder_params(config, dtype))
+    return Model(config, implementation, decoder_params(config, dtype))

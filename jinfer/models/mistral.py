@@ -31,6 +31,6 @@ def read_config(entries: Entries) -> ModelConfig:
     )
 
 
-def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
+def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The plain decoder."""
-    return Model(config, attention, decoder_params(config, dtype))
+    return Model(config, implementation, decoder_params(config, dtype))

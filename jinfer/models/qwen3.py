@@ -27,6 +27,6 @@ def read_config(entries: Entries) -> ModelConfig:
     )
 
 
-def build(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
+def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The decoder with a norm on queries and keys, whose scales are two more weights."""
-    return Model(config, attention, decoder_params(config, dtype, head_norms(config, dtype)))
+    return Model(config, implementation, decoder_params(config, dtype, head_norms(config, dtype)))

@@ -36,9 +36,9 @@ def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
     return config
 
 
-def build_model(config: ModelConfig, dtype: jnp.dtype, attention: Implementation) -> Model:
+def build_model(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The model of a config, without weights."""
-    return _family_of(config.architecture).build(config, dtype, attention)
+    return _family_of(config.architecture).build(config, dtype, implementation)
 
 
 def _family_of_entries(entries: Entries) -> ModuleType:

@@ -46,17 +46,6 @@ def adopt(specs: ParamSpecs, params: Params, *, progress: bool) -> tuple[Params,
     return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
 
 
-def check_on_host(specs: ParamSpecs, params: Params) -> None:
-    """Raises ConfigError for arrays that are used in place, and so must not be changed."""
-    device = jax.devices()[0]
-    in_place = [path for path, x in _arrays(specs, params).items() if _is_on(device, x)]
-    if in_place:
-        raise ConfigError(
-            f"norms_in_weights=True would change params that are on the device and used in place ({in_place[0]} and "
-            f"{len(in_place) - 1} more); give NumPy arrays, which are copied, or leave it off"
-        )
-
-
 def _arrays(specs: ParamSpecs, params: Params) -> dict[str, Any]:
     """The arrays by the paths of the model's parameters, and whatever is beside them."""
     if not isinstance(params, Mapping):

@@ -2,8 +2,8 @@
 
 from jaxtyping import Array, Float
 
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.layer_norm import reference, triton
-from pallas_kernels.selection import Implementation, select, should_interpret
 
 __all__ = ["layer_norm"]
 

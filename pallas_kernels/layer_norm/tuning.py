@@ -1,8 +1,8 @@
 """Blocks of the layer normalization kernel: tuned numbers where there are any, else the heuristic of all that hold
 whole rows, with twice the threads to hold weights and biases too."""
 
-from pallas_kernels.row_blocks.blocks import THREAD_BYTES, Blocks, blocks_key, candidate_blocks, heuristic_blocks
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.rowwise.blocks import THREAD_BYTES, Blocks, blocks_key, candidate_blocks, heuristic_blocks
+from pallas_kernels.core.tuned import tuned_blocks
 
 layer_norm_key = blocks_key
 
@@ -13,5 +13,5 @@ def layer_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
 
 
 def layer_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     return candidate_blocks(layer_norm_blocks(num_rows, features, itemsize), features)

@@ -1,5 +1,5 @@
 """Attention over a paged KV cache: `decode` (one query token per row), `append_and_decode` (with all that
-its heads need before), `extend` (many, ragged, causal) and `mla` (latent).
+its heads need before) and `extend` (many, ragged, causal).
 
 The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length
 share one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
@@ -19,97 +19,9 @@ Positions that no query of a row may see (the tail of its last page, pages of ot
 or read and discarded before they meet a value that counts: they may hold NaN.
 """
 
-from jaxtyping import Array, Float, Int32
+from pallas_kernels.paged_attention.append_and_decode import append_and_decode
+from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions
+from pallas_kernels.paged_attention.decode import decode
+from pallas_kernels.paged_attention.extend import extend
 
-from pallas_kernels.paged_attention import jax_triton, mosaic, reference, triton
-from pallas_kernels.paged_attention.append import append_and_decode
-from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
-from pallas_kernels.paged_attention.latent import mla
-from pallas_kernels.selection import Implementation, select, should_interpret
-
-__all__ = ["AttentionOptions", "append_and_decode", "decode", "extend", "mla"]
-
-
-def decode(
-    q: Float[Array, "rows num_heads head_dim"],
-    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
-    page_table: Int32[Array, "rows max_pages"],
-    lengths: Int32[Array, " rows"],
-    *,
-    sinks: Float[Array, " num_heads"] | None = None,
-    options: AttentionOptions = PLAIN,
-    implementation: Implementation = "auto",
-    interpret: bool | None = None,
-) -> Float[Array, "rows num_heads head_dim"]:
-    """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own included.
-
-    kv_pages[0] holds keys and kv_pages[1] values; page_table entries beyond a row's length are not followed. A row of
-    length 0 gives zeros. The result has q's dtype.
-
-    "jax-triton" is the same design in Triton proper (docs/decisions/0004); it is never chosen by "auto".
-
-    On an H200 in bfloat16 with 32 query and 8 KV heads of 128 and pages of 16, keys and values are read at 92 to 96% of
-    the bandwidth that a plain sum reaches (64 rows of 2,048 positions, 8 of 16,384, 256 of 1,024, 1 of 131,072). One
-    row of 1,024 positions takes 7 us, and 5.5 us with 4 KV heads. What is left is the start of a kernel and, where rows
-    are split, the merge. Pages of 1 position reach 84%.
-
-    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
-    """
-    check_shapes(q, kv_pages, page_table, lengths, sinks)
-    arguments = q, kv_pages, page_table, lengths, sinks, options
-    chosen = select(implementation, ("pallas", "jax-triton", "reference"))
-    if chosen == "reference":
-        return reference.decode(*arguments)
-    if chosen == "jax-triton":
-        return jax_triton.decode(*arguments)
-    return triton.decode(*arguments, interpret=should_interpret(interpret))
-
-
-def extend(
-    q: Float[Array, "tokens num_heads head_dim"],
-    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
-    page_table: Int32[Array, "rows max_pages"],
-    query_starts: Int32[Array, " rows_plus_1"],
-    lengths: Int32[Array, " rows"],
-    *,
-    num_decode_rows: Int32[Array, ""] | None = None,
-    sinks: Float[Array, " num_heads"] | None = None,
-    options: AttentionOptions = PLAIN,
-    implementation: Implementation = "auto",
-    interpret: bool | None = None,
-) -> Float[Array, "tokens num_heads head_dim"]:
-    """Causal attention of a ragged batch of new tokens over cached and new positions.
-
-    Row r owns the tokens query_starts[r] to query_starts[r + 1]; they are the last of its `lengths[r]` positions, whose
-    keys and values are all in the cache already. Tokens from query_starts[-1] on are padding and give zeros. Rows of a
-    few tokens each, as speculative decoding verifies, are split over programs where there are too few.
-
-    `num_decode_rows` says that so many rows, the first ones, have one query token each: mixed batches of continuous
-    batching. They go through decode's kernel, which reads a row's cache at the speed of memory, where a block of 64
-    query tokens of which 63 are padding would multiply for nothing. The count may change from call to call.
-
-    "pallas" is one of two kernels: on Hopper and for 4,096 tokens or more the one in Mosaic GPU, where it serves the
-    call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton.
-
-    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at 381 in
-    Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519 and 372.
-    docs/decisions/0008 and 0005 have what limits them and what was tried.
-
-    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
-    """
-    check_shapes(q, kv_pages, page_table, lengths, sinks)
-    if query_starts.shape != (lengths.shape[0] + 1,):
-        raise ValueError(
-            f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry"
-        )
-    if num_decode_rows is not None and q.shape[0] < lengths.shape[0]:
-        raise ValueError(f"{q.shape[0]} tokens cannot be those of {lengths.shape[0]} rows; give a mixed batch as many")
-    arguments = q, kv_pages, page_table, query_starts, lengths, sinks, options
-    chosen = select(implementation, ("pallas", "mosaic", "reference"))
-    if chosen == "reference":
-        return reference.extend(*arguments)
-    interpret = should_interpret(interpret)
-    use_mosaic = chosen == "mosaic" or (not interpret and mosaic.is_best_for(q, kv_pages, sinks, options))
-    if num_decode_rows is not None:
-        return triton.extend_mixed(*arguments, num_decode_rows, use_mosaic=use_mosaic, interpret=interpret)
-    return mosaic.extend(*arguments) if use_mosaic else triton.extend(*arguments, interpret=interpret)
+__all__ = ["PLAIN", "AttentionOptions", "append_and_decode", "decode", "extend"]

@@ -1,16 +1,19 @@
-"""What the functions of paged attention ask of their arguments."""
+"""Options and checks of the functions of paged attention."""
 
 from dataclasses import dataclass
 
 import jax
 from jaxtyping import Array
 
-from pallas_kernels.selection import UnsupportedError
+from pallas_kernels.core.selection import UnsupportedError
 
 
 @dataclass(frozen=True)
 class AttentionOptions:
-    """What the package's formula leaves open. `scale=None` is head_dim ** -0.5; the others are absent when None."""
+    """The choices that the package's formula leaves open.
+
+    `scale=None` is head_dim ** -0.5; the others are absent when None.
+    """
 
     scale: float | None = None
     sliding_window: int | None = None

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array
 
-from pallas_kernels.rms_norm import DeferredNorm
-from pallas_kernels.rope_cache_write.reference import rope_cache_write
+from pallas_kernels.rope_cache_write import rope_cache_write
 
 TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole row of the cache
 
@@ -27,7 +26,6 @@ def append_and_decode(
     angles: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
     layer: int | Array | None,
-    deferred_norm: DeferredNorm | None,
     sinks: Array | None,
     options,
 ) -> tuple[Array, Array]:
@@ -35,10 +33,12 @@ def append_and_decode(
     num_pages, page_size = kv_pages.shape[1:3]
     position = jnp.maximum(lengths - 1, 0)
     page_ids = jnp.take_along_axis(page_table, (position // page_size)[:, None], axis=1)[:, 0]
-    slots = jnp.where(lengths > 0, page_ids, num_pages), position % page_size
-    if deferred_norm is not None:
-        heads = heads.astype(jnp.float32) * deferred_norm.factors()[:, None, None]
-    q, kv_pages = rope_cache_write(heads, kv_pages, angles, slots, norm, layer)
+    page_ids = jnp.where(lengths > 0, page_ids, num_pages)
+    q_scale, k_scale, epsilon = norm or (None, None, None)
+    q, kv_pages = rope_cache_write(
+        heads, kv_pages, *angles, page_ids, position % page_size, q_scale=q_scale, k_scale=k_scale, epsilon=epsilon,
+        layer=layer, implementation="reference",
+    )  # fmt: skip
     return decode(q, kv_pages, page_table, lengths, sinks, options), kv_pages
 
 

@@ -2,11 +2,10 @@
 
 from jaxtyping import Array, Float
 
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.rms_norm import reference, triton
-from pallas_kernels.rms_norm.deferred import DeferredNorm
-from pallas_kernels.selection import Implementation, select, should_interpret
 
-__all__ = ["DeferredNorm", "add_rms_norm", "rms_norm"]
+__all__ = ["add_rms_norm", "rms_norm"]
 
 
 def rms_norm(

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.rowwise.blocks import Blocks, check_features
+from pallas_kernels.core.rowwise.columns import cut_columns
+from pallas_kernels.core.rowwise.rows import Rows, load_vector
+from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.rms_norm.tuning import add_rms_norm_blocks, rms_norm_blocks
-from pallas_kernels.row_blocks.blocks import Blocks, check_features
-from pallas_kernels.row_blocks.columns import cut_columns
-from pallas_kernels.row_blocks.rows import Rows, load_vector
-from pallas_kernels.triton_call import ceil_div, triton_call
 
 
 def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: Blocks | None = None) -> Array:

@@ -1,7 +1,7 @@
 """Blocks of the RMSNorm kernels: tuned numbers where there are any, else the heuristic of all that hold whole rows."""
 
-from pallas_kernels.row_blocks.blocks import Blocks, blocks_key, candidate_blocks, heuristic_blocks
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.rowwise.blocks import Blocks, blocks_key, candidate_blocks, heuristic_blocks
+from pallas_kernels.core.tuned import tuned_blocks
 
 rms_norm_key = add_rms_norm_key = blocks_key
 
@@ -12,7 +12,7 @@ def rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
 
 
 def rms_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     return candidate_blocks(rms_norm_blocks(num_rows, features, itemsize), features)
 
 
@@ -22,5 +22,5 @@ def add_rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> Blocks:
 
 
 def add_rms_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     return candidate_blocks(add_rms_norm_blocks(num_rows, features, itemsize), features)

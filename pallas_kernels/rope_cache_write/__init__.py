@@ -1,4 +1,4 @@
-"""What attention does between the projection and the softmax, in one pass: the RMSNorm of queries and keys, their
+"""The work of attention between the projection and the softmax, in one pass: the RMSNorm of queries and keys, their
 rotary position embedding, and the write of keys and values into the paged cache.
 
 The norm is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), over each head by itself as in
@@ -8,9 +8,9 @@ layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_atte
 
 from jaxtyping import Array, Float, Float32, Int32
 
+from pallas_kernels.core.heads import check_heads, check_norm
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.rope_cache_write import reference, triton
-from pallas_kernels.rope_cache_write.contract import check_heads, check_norm
-from pallas_kernels.selection import Implementation, select, should_interpret
 
 __all__ = ["rope_cache_write"]
 

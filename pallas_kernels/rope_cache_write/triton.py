@@ -19,10 +19,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.layer_operand import as_operand, load_layer
-from pallas_kernels.rope_cache_write.heads import KEYS, VALUES, normalized, turned
+from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
+from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, section_heads
-from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
 
 
 def rope_cache_write(
@@ -42,7 +42,7 @@ def rope_cache_write(
         sizes = num_outputs - 2 * num_kv_heads, num_kv_heads, head_dim, 2 * angles[0].shape[1]
         blocks = rope_cache_write_blocks(num_tokens, *sizes, kv_pages.dtype.itemsize)
     *scales, epsilon = norm or (None,)
-    layers = () if layer is None else (as_operand(layer),)
+    layers = () if layer is None else (layer_index_operand(layer),)
     arguments = heads, kv_pages, *angles, *slots, *layers, *scales
     return _run(*arguments, epsilon=epsilon, blocks=blocks, interpret=interpret)
 
@@ -100,7 +100,7 @@ def _divide(num_tokens: int, num_heads: int, num_kv_heads: int, blocks: Blocks) 
 
 
 class _Rows(NamedTuple):
-    """What a program serves: tokens [tokens] and heads [heads] within the section, and which of them there are."""
+    """The share of a program: tokens [tokens] and heads [heads] within the section, and which of them there are."""
 
     section: _Section
     token: Array
@@ -131,7 +131,7 @@ class _Tile(NamedTuple):
 def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *refs, sections, group_tokens, epsilon):
     *norm_refs, q_ref, kv_ref = refs
     *layer_refs, q_scale_ref, k_scale_ref = norm_refs or (None, None)
-    layer = tuple(load_layer(ref) for ref in layer_refs)
+    layer = tuple(load_layer_index(ref) for ref in layer_refs)
     num_tokens, _, head_dim = heads_ref.shape[-3:]
     program, first_token = pl.program_id(0), pl.program_id(1) * group_tokens
     queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
@@ -205,15 +205,15 @@ def _load_heads(heads_ref, tile: _Tile) -> Array:
 
 
 def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[_Tile], scale_ref) -> list[Array]:
-    """The heads of the tiles, normalized where there is a scale, and turned. All is loaded before any of it is used."""
+    """The heads of the tiles, normalized where there is a scale, and rotated. All is loaded before any is used."""
     heads = [_load_heads(heads_ref, tile) for tile in tiles]
     cos, sin = (tiles[0].load(ref, tiles[0].token, tiles[0].column) for ref in angle_refs)
     scales = [] if scale_ref is None else [tile.load(scale_ref, *layer, tile.column) for tile in tiles]
     x = [part.astype(jnp.float32) for part in heads]
     if scales:
-        x = normalized(x, scales, _sum_of_squares(x), heads_ref.shape[-1], epsilon)
+        x = normalize_heads(x, scales, _sum_of_squares(x), heads_ref.shape[-1], epsilon)
     first, second, *rest = x
-    return [turned(first, second, cos, -sin), turned(second, first, cos, sin), *rest]
+    return [rotate(first, second, cos, -sin), rotate(second, first, cos, sin), *rest]
 
 
 def _sum_of_squares(x: list[Array]) -> Array:

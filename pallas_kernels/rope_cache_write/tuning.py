@@ -3,9 +3,9 @@
 import itertools
 from dataclasses import dataclass
 
-from pallas_kernels.device import target_device
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 
 PROGRAM_BYTES = 8192  # what a program reads where there is much to do
 PROGRAMS_PER_MULTIPROCESSOR = 4  # at least, where there is little
@@ -44,7 +44,7 @@ def rope_cache_write_blocks(
 def rope_cache_write_key(
     num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, rotary_dim: int, itemsize: int
 ) -> dict[str, int]:
-    """What the choice depends on; tokens as the power of two that holds them."""
+    """The facts that the choice depends on; tokens as the power of two that holds them."""
     return {
         "num_tokens": next_power_of_two(num_tokens), "num_heads": num_heads, "num_kv_heads": num_kv_heads,
         "head_dim": head_dim, "rotary_dim": rotary_dim, "itemsize": itemsize,
@@ -54,7 +54,7 @@ def rope_cache_write_key(
 def rope_cache_write_candidates(
     num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, rotary_dim: int, itemsize: int
 ) -> list[Blocks]:
-    """What a sweep tries: 256 bytes to 16 KB a program, 16 to 64 bytes a thread, many heads or many tokens."""
+    """The candidates of a sweep: 256 bytes to 16 KB a program, 16 to 64 bytes a thread, many heads or many tokens."""
     candidates = []
     for program_bytes in (256, 512, 1024, 2048, 4096, 8192, 16384):
         rows = _rows_of(program_bytes, head_dim, itemsize)

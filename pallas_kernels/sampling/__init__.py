@@ -7,8 +7,8 @@ kernels whatever the rows want.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float32, Int32, UInt32
 
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.sampling import reference, triton
-from pallas_kernels.selection import Implementation, select, should_interpret
 
 __all__ = ["sample", "top_logprobs"]
 

@@ -1,6 +1,6 @@
-"""What of a draw both implementations must have in common, so that they choose the same token."""
+"""The part of a draw that all implementations have in common, so that they choose the same token."""
 
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 
 MAX_SLICES = 1024  # whose statistics a program holds
 MIN_SLICE = 256  # a slice is what is read again for one large logit

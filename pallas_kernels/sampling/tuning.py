@@ -3,10 +3,10 @@
 import itertools
 from dataclasses import dataclass, replace
 
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 from pallas_kernels.sampling.draw import draw_slice_size
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
 
 MAX_SLICES_PER_PROGRAM = 8
 PROGRAMS_PER_MULTIPROCESSOR = 8  # that have something to do before any has more slices than it needs
@@ -47,12 +47,12 @@ class TopBlocks:
 
 
 def num_slices(vocab_size: int, blocks: SampleBlocks | TopBlocks) -> int:
-    """Of a row, the last of which may overhang."""
+    """The slices of a row, the last of which may overhang."""
     return ceil_div(vocab_size, blocks.slice_size)
 
 
 def sample_key(num_rows: int, vocab_size: int) -> dict[str, int | str]:
-    """What the choice depends on."""
+    """The facts that the choice depends on."""
     return {"rows": next_power_of_two(num_rows), "vocab": vocab_size}
 
 
@@ -81,7 +81,7 @@ def sample_blocks(num_rows: int, vocab_size: int) -> SampleBlocks:
 
 
 def sample_candidates(num_rows: int, vocab_size: int) -> list[SampleBlocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     known = sample_blocks(num_rows, vocab_size)
     found = [known]
     for slices_per_program, num_warps, num_choice_warps in itertools.product((2, 4, 8, 16), (2, 4, 8), (4, 8, 16)):
@@ -102,7 +102,7 @@ def top_blocks(num_rows: int, vocab_size: int) -> TopBlocks:
 
 
 def top_candidates(num_rows: int, vocab_size: int) -> list[TopBlocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     known = top_blocks(num_rows, vocab_size)
     tried = [
         TopBlocks(known.slice_size, max(1, chunk // known.slice_size), num_warps)

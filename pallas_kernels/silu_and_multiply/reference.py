@@ -4,13 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.rms_norm import DeferredNorm
 
-
-def silu_and_multiply(gate_up: Array, deferred_norm: DeferredNorm | None) -> Array:
+def silu_and_multiply(gate_up: Array) -> Array:
     """See `pallas_kernels.silu_and_multiply.silu_and_multiply`."""
-    wide = gate_up.astype(jnp.float32)
-    if deferred_norm is not None:
-        wide *= deferred_norm.factors()[:, None]
-    gate, up = jnp.split(wide, 2, axis=-1)
+    gate, up = jnp.split(gate_up.astype(jnp.float32), 2, axis=-1)
     return (gate * jax.nn.sigmoid(gate) * up).astype(gate_up.dtype)

@@ -13,9 +13,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.selection import UnsupportedError
+from pallas_kernels.core import gating
+from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.core.triton_call import LOG2_E, ceil_div, exp2_scaled, triton_call
 from pallas_kernels.silu_and_multiply.tuning import Blocks, silu_and_multiply_blocks
-from pallas_kernels.triton_call import LOG2_E, ceil_div, exp2_scaled, triton_call
 
 MAX_ELEMENTS = 2**31 - 2**20  # of the result: the kernel counts them in int32, and the last program counts beyond
 
@@ -56,5 +57,5 @@ def _kernel(gate_up_ref, out_ref, *, blocks, interpret):
 
     gate, up = load(column), load(hidden + column)
     exponential = exp2_scaled(gate, -LOG2_E, jnp.zeros_like(gate), interpret=interpret)
-    out = gate / (1 + exponential) * up
+    out = gating.silu_and_multiply(gate, up, exp_minus_gate=exponential)
     plt.store(out_ref.at[row, column], out.astype(out_ref.dtype), mask=mask, eviction_policy=eviction_policy)

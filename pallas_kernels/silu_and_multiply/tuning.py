@@ -3,9 +3,9 @@
 import itertools
 from dataclasses import dataclass
 
-from pallas_kernels.device import target_device
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 
 VECTOR_BYTES = 16  # that one instruction of a thread loads
 THREADS_PER_WARP = 32
@@ -22,7 +22,7 @@ class Blocks:
 
 
 def silu_and_multiply_key(num_rows: int, hidden: int, itemsize: int) -> dict[str, int | str]:
-    """What the choice depends on."""
+    """The facts that the choice depends on."""
     return {"rows": next_power_of_two(num_rows), "hidden": hidden, "itemsize": itemsize}
 
 
@@ -39,7 +39,7 @@ def silu_and_multiply_blocks(num_rows: int, hidden: int, itemsize: int) -> Block
 
 
 def silu_and_multiply_candidates(num_rows: int, hidden: int, itemsize: int) -> list[Blocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     choices = itertools.product((1, 2, 4, 8), (1, 2, 4, 8, 16), (False, True))
     heuristic = silu_and_multiply_blocks(num_rows, hidden, itemsize)
     return list(dict.fromkeys([heuristic, *(_blocks(*choice, itemsize) for choice in choices)]))

@@ -3,7 +3,7 @@ calculation for softmax", 2018) where a row is longer than a program can hold.""
 
 from jaxtyping import Array, Float
 
-from pallas_kernels.selection import Implementation, select, should_interpret
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.softmax import reference, triton
 
 __all__ = ["softmax"]

@@ -3,8 +3,8 @@
 import itertools
 from dataclasses import dataclass
 
-from pallas_kernels.device import target_device
-from pallas_kernels.row_blocks.blocks import (
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.rowwise.blocks import (
     CACHE_BYTES,
     MAX_WARPS,
     THREAD_BYTES,
@@ -15,8 +15,8 @@ from pallas_kernels.row_blocks.blocks import (
     candidate_blocks,
     heuristic_blocks,
 )
-from pallas_kernels.triton_call import ceil_div, next_power_of_two
-from pallas_kernels.tuned import tuned_blocks
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
 
 MAX_WHOLE_FEATURES = 32768  # of rows that a program holds in registers
 MIN_SPLIT_WARPS, MAX_SPLIT_WARPS = 2, 8
@@ -62,7 +62,7 @@ def _long_blocks(num_rows: int, features: int, itemsize: int) -> LongBlocks:
 
 
 def softmax_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks] | list[LongBlocks]:
-    """What a tuning sweep tries."""
+    """The candidates of a tuning sweep."""
     known = softmax_blocks(num_rows, features, itemsize)
     if isinstance(known, Blocks):
         return candidate_blocks(known, features)

@@ -18,7 +18,7 @@ from jinfer.bench.limits import Limits
 from jinfer.bench.output import command_text
 from jinfer.bench.record import newest_lines
 from jinfer.bench.workloads import Lengths
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 from tests.end_to_end.test_cli_streams import Failing, wrapped
 from tests.tiny_model import CONFIG
 

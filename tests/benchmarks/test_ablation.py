@@ -76,7 +76,7 @@ def test_a_patch_without_its_place_says_so(monkeypatch):
 
 
 def test_a_decode_step_reads_each_layer_of_the_foreign_cache(monkeypatch):
-    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
+    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "xla")
     calls = []
 
     def theirs(q, k_pages, v_pages, page_table, lengths, *, k_splits, **options):

@@ -20,7 +20,7 @@ from benchmarks.kernels.run import Measured, Row
 from benchmarks.kernels.timing import SMOKE, Inputs, compile_chain
 from jinfer.bench.limits import Limits
 from jinfer.bench.record import append, newest_lines
-from pallas_kernels.device import target_device
+from pallas_kernels.core.device import target_device
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]
 LIMITS = Limits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
@@ -67,22 +67,22 @@ def test_recorded_lines_have_the_agreed_keys(table, results):
 
 
 def test_json_is_a_line_for_each_row():
-    limits, row = map(json.loads, output_of("linear", "--smoke", "--json").splitlines())
+    limits, row = map(json.loads, output_of("matmul", "--smoke", "--json").splitlines())
     assert limits["limits"].keys() == {"read_tb_per_s", "copy_tb_per_s", "matmul_tflop_per_s"}
-    assert row["op"] == "linear.linear"
+    assert row["op"] == "matmul.matmul"
     assert row["value"] >= 0
     assert row["xla_ratio"] > 0
 
 
 def test_tuning_writes_what_won_and_keeps_other_entries(tmp_path, monkeypatch):
     monkeypatch.setattr(tune, "TIE", float("inf"))  # times mean nothing here
-    file = tmp_path / "linear" / "tuned" / f"{target_device().file_name}.json"
+    file = tmp_path / "matmul" / "tuned" / f"{target_device().file_name}.json"
     older = {"key": {"batch": 1}, "blocks": {}, "microseconds": 1.0}
-    tune.store(file, "linear", older)
-    text = output_of("tune", "linear", "--smoke", "--seconds", "10", "--output", str(tmp_path))
+    tune.store(file, "matmul", older)
+    text = output_of("tune", "matmul", "--smoke", "--seconds", "10", "--output", str(tmp_path))
     assert "relative error" in text
-    (case,) = selected(all_cases(smoke=True), ["linear"], [])
-    first, second = json.loads(file.read_text())["linear"]
+    (case,) = selected(all_cases(smoke=True), ["matmul"], [])
+    first, second = json.loads(file.read_text())["matmul"]
     assert first == older
     assert second["key"] == case.tuning.key
     assert second["blocks"] in [dataclasses.asdict(blocks) for blocks in case.tuning.candidates]
@@ -90,7 +90,7 @@ def test_tuning_writes_what_won_and_keeps_other_entries(tmp_path, monkeypatch):
 
 
 def test_tuning_keeps_nothing_that_is_wrong(capsys):
-    (case,) = selected(all_cases(smoke=True), ["linear"], [])
+    (case,) = selected(all_cases(smoke=True), ["matmul"], [])
     wrong = dataclasses.replace(case, reference=lambda carry, w: (carry, jnp.dot(carry[0], w) * 1.01))
     fast = {blocks: Measured(1.0, False) for blocks in case.tuning.candidates[:1]}
     assert tune._winner(case, dict(fast)) is not None
@@ -122,7 +122,7 @@ def test_a_chain_makes_every_call_with_its_set_and_hands_on_the_carry():
 
 
 def test_a_case_that_fails_is_a_row_and_not_the_end():
-    (case,) = selected(all_cases(smoke=True), ["linear"], [])
+    (case,) = selected(all_cases(smoke=True), ["matmul"], [])
 
     def fail(carry, arguments):
         raise ValueError("no such kernel")

@@ -26,7 +26,7 @@ exec sleep 60
 
 def test_every_kind_of_data_is_measured_on_one_executable(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
+    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "xla")
     lines = list(power.measure(model, model.dummy_params(0), comparable_workload("b2-16", 8), repeats=1))
     assert [line["data"] for line in lines] == ["random", "zero cache", "zeros"]
     assert all(line.keys() == {"data", "step_ms"} for line in lines), "no figures where there is no nvidia-smi"

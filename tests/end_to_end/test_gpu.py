@@ -15,11 +15,11 @@ def tokens(outputs: list[jinfer.RequestOutput]) -> list[tuple[int, ...]]:
     return [output.outputs[0].token_ids for output in outputs]
 
 
-@pytest.mark.parametrize("attention", ["pallas", "reference"])
+@pytest.mark.parametrize("kernels", ["pallas", "xla"])
 @pytest.mark.parametrize("page_size", [1, 16])
-def test_the_golden_story(stories260k, attention, page_size):
+def test_the_golden_story(stories260k, kernels, page_size):
     golden = (stories260k / "golden_greedy_200_tokens.txt").read_text()
-    with jinfer.LLM(stories260k, dtype="float32", attention=attention, page_size=page_size, **SMALL) as llm:
+    with jinfer.LLM(stories260k, dtype="float32", kernels=kernels, page_size=page_size, **SMALL) as llm:
         outputs = llm.generate(["", "Once upon", "Lily", "Tim and Sue went"], temperature=0, max_tokens=200)
         assert outputs[0].text == golden
         llm.check_integrity()
@@ -28,7 +28,7 @@ def test_the_golden_story(stories260k, attention, page_size):
 def test_tokens_do_not_depend_on_the_batch_the_chunk_or_the_pages():
     """In float32, where no two logits are as close as the rounding of another shape of the same sum."""
     results = []
-    for options in ({}, {"page_size": 1}, {"max_num_batched_tokens": 4}, {"num_pages": 14}, {"attention": "reference"}):
+    for options in ({}, {"page_size": 1}, {"max_num_batched_tokens": 4}, {"num_pages": 14}, {"kernels": "xla"}):
         with jinfer.LLM(dtype="float32", **{**SMALL, **options}) as llm:
             results.append(tokens(llm.generate(PROMPTS, temperature=0.8, top_p=0.9, seed=7, max_tokens=40)))
             if not options:

@@ -51,26 +51,25 @@ ENGINES: dict[str, dict[str, Any]] = {
     "few pages of 1, no prefix cache, decode first": {
         **FEW_PAGES[1], "prefix_caching": False, "scheduling_policy": "decode_first",
     },
-    "few pages of 4, norms in weights": {**FEW_PAGES[4], "norms_in_weights": True},
+    "few pages of 4": FEW_PAGES[4],
     "short steps, few pages of 16, no overlap, prefill first": {
         **FEW_PAGES[16], **SHORT_STEPS, "overlap": False, "scheduling_policy": "prefill_first",
     },
     "pallas, few pages of 1, prefill first, two in flight": {
-        **FEW_PAGES[1], "attention": "pallas", "scheduling_policy": "prefill_first",
+        **FEW_PAGES[1], "kernels": "pallas", "scheduling_policy": "prefill_first",
     },
     "pallas, short steps, pages of 4, decode first": {
-        "page_size": 4, **SHORT_STEPS, "attention": "pallas", "scheduling_policy": "decode_first",
-        "norms_in_weights": True,
+        "page_size": 4, **SHORT_STEPS, "kernels": "pallas", "scheduling_policy": "decode_first",
     },
     "pallas, few pages of 16, no overlap, no prefix cache": {
-        **FEW_PAGES[16], "attention": "pallas", "overlap": False, "prefix_caching": False,
+        **FEW_PAGES[16], "kernels": "pallas", "overlap": False, "prefix_caching": False,
     },
     "longrope, short steps, few pages of 4": {**FEW_PAGES[4], **SHORT_STEPS, "config": MODELS["longrope"]},
     "dynamic, few pages of 1, decode first": {
         **FEW_PAGES[1], "scheduling_policy": "decode_first", "config": MODELS["dynamic"],
     },
     "pallas, dynamic, pages of 4, two in flight": {
-        "page_size": 4, "attention": "pallas", "config": MODELS["dynamic"],
+        "page_size": 4, "kernels": "pallas", "config": MODELS["dynamic"],
     },
 }  # fmt: skip
 
@@ -242,7 +241,7 @@ def test_tokens_depend_on_the_request_alone(engine):
     llm, has_few_pages = poisoned_llm(engine), "num_pages" in ENGINES[engine]
     model = next(name for name, config in MODELS.items() if config == ENGINES[engine].get("config", CONFIG))
     before_all = llm._engine.stats()
-    is_interpreted = ENGINES[engine].get("attention") == "pallas" and jax.default_backend() != "gpu"
+    is_interpreted = ENGINES[engine].get("kernels") == "pallas" and jax.default_backend() != "gpu"
     num_examples = NUM_INTERPRETED_EXAMPLES if is_interpreted else NUM_EXAMPLES
 
     @settings(max_examples=num_examples, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))

@@ -255,7 +255,7 @@ def test_a_device_without_room_for_a_page_is_refused_with_zero_not_less():
 
 
 def test_weights_that_do_not_fit_are_refused_before_they_are_loaded():
-    model = build_model(MODEL, FLOAT32, "reference")
+    model = build_model(MODEL, FLOAT32, "xla")
     needed = sum(math.prod(tensor.shape) * 4 for tensor in random_tensors().values())
     check_weights_fit(model, EngineConfig(gpu_memory_utilization=1), gpu(needed))
     with pytest.raises(InsufficientMemoryError) as caught:
@@ -265,7 +265,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded():
 
 
 def test_memory_in_use_counts_against_the_weights():
-    model = build_model(MODEL, FLOAT32, "reference")
+    model = build_model(MODEL, FLOAT32, "xla")
     with pytest.raises(InsufficientMemoryError):
         check_weights_fit(model, EngineConfig(), gpu(10 * GB, used=9 * GB))
 

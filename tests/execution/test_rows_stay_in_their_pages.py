@@ -35,7 +35,7 @@ def state_of(lengths: list[int]) -> DeviceState:
     return DeviceState(tuple(jnp.full_like(layer, -8) for layer in state.kv_cache), rows)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+@pytest.mark.parametrize("implementation", ["xla", "pallas"])
 def test_a_row_at_the_end_of_its_pages_stays_there(implementation):
     model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), implementation)
     step = jax.jit(functools.partial(run_step, model, SHAPE, LIMITS), donate_argnums=1)

@@ -24,7 +24,7 @@ from tests.tiny_model import CONFIG
 
 LIMITS = Limits(page_size=4, num_pages=50, max_num_seqs=2, max_num_batched_tokens=4, max_model_len=32)
 FLOAT32 = jnp.dtype("float32")
-MODEL = build_model(read_model_config(dict(CONFIG, num_hidden_layers=1)), FLOAT32, "reference")
+MODEL = build_model(read_model_config(dict(CONFIG, num_hidden_layers=1)), FLOAT32, "xla")
 CPU = jax.devices("cpu")[0]
 
 
@@ -90,7 +90,7 @@ def test_a_layer_of_each_kind_is_compiled_before_the_last(monkeypatch, windows, 
         return fake_step(1)
 
     monkeypatch.setattr(workspace, "compile_step", compile_step)
-    probe(build_model(config, FLOAT32, "reference"), LIMITS, FLOAT32, CPU, EngineConfig())
+    probe(build_model(config, FLOAT32, "xla"), LIMITS, FLOAT32, CPU, EngineConfig())
     assert compiled == [probed] * 2
 
 

@@ -15,7 +15,7 @@ ENGINE: Mapping[str, Any] = {
     "page_size": 4,
     "max_num_seqs": 2,  # for three prompts: one waits, and joins the other
     "max_num_batched_tokens": 16,  # with two rows, three shapes to compile
-    "attention": "reference",
+    "kernels": "xla",
     "progress": False,
 }
 MAX_LOGIT_ERROR = 1e-4

@@ -1,14 +1,13 @@
 """Runs a model's pure functions over a small paged cache, without an engine, and gives the logits of every position."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.models.decoder import with_norms_in_weights
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
@@ -32,12 +31,10 @@ class Chunk:
 class PagedRun:
     """A checkpoint with reference attention. Its cache begins as NaN: nothing may be read unwritten."""
 
-    def __init__(self, directory: Path, *, norms_in_weights: bool = False, dtype: jnp.dtype = FLOAT32) -> None:
+    def __init__(self, directory: Path, *, dtype: jnp.dtype = FLOAT32) -> None:
         config = read_model_config(read_json(directory / "config.json"))
-        config = replace(config, norms_in_weights=norms_in_weights)
-        self._model, self._dtype = build_model(config, dtype, "reference"), dtype
-        params = load_checkpoint(self._model.param_specs, directory, progress=False)
-        self._params = with_norms_in_weights(params) if norms_in_weights else params
+        self._model, self._dtype = build_model(config, dtype, "xla"), dtype
+        self._params = load_checkpoint(self._model.param_specs, directory, progress=False)
         self._pages_per_row = -(-config.context_length // PAGE_SIZE)
 
     def logits(

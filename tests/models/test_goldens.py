@@ -14,23 +14,14 @@ PALLAS_NAMES = ("mistral_window", "qwen3_head_dim_80")  # a window, and a head_d
 
 @pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest) -> PagedRun:
-    name, norms_in_weights = request.param
-    return PagedRun(GOLDENS / name, norms_in_weights=norms_in_weights)
+    return PagedRun(GOLDENS / request.param)
 
 
 def test_every_variant_has_its_fixture() -> None:
     assert set(NAMES) == set(VARIANTS), "run `python -m tools.make_goldens`"
 
 
-@pytest.mark.parametrize(
-    ("run", "name"),
-    [
-        pytest.param((name, norms_in_weights), name, id=name + "-norms-in-weights" * norms_in_weights)
-        for name in NAMES
-        for norms_in_weights in (False, True)
-    ],
-    indirect=["run"],
-)
+@pytest.mark.parametrize(("run", "name"), [(name, name) for name in NAMES], indirect=["run"], ids=NAMES)
 @pytest.mark.parametrize("chunk_size", [WHOLE_PROMPT, CHUNK_SIZE])
 def test_logits_are_those_of_transformers(run: PagedRun, name: str, chunk_size: int) -> None:
     goldens = read_goldens(name)
@@ -41,7 +32,7 @@ def test_logits_are_those_of_transformers(run: PagedRun, name: str, chunk_size: 
         assert logits[len(golden.prompt_ids) - 1 :].argmax(-1).tolist() == golden.greedy_ids
 
 
-@pytest.mark.parametrize(("run", "name"), [((name, False), name) for name in NAMES], indirect=["run"], ids=NAMES)
+@pytest.mark.parametrize(("run", "name"), [(name, name) for name in NAMES], indirect=["run"], ids=NAMES)
 def test_the_newest_alone_are_what_they_are_among_all(run: PagedRun, name: str) -> None:
     sequences = [golden.prompt_ids + golden.greedy_ids[:3] for golden in read_goldens(name)]
     starts = [len(sequence) // 3 for sequence in sequences]
@@ -64,5 +55,5 @@ def test_engine_gives_them_with_the_kernels_too(name: str) -> None:
     """One row at a time, which has two shapes to compile: with more rows the kernels are in test_invariants.py."""
     goldens = read_goldens(name)
     prompts = [golden.prompt_ids for golden in goldens]
-    ids = engine_greedy_ids(GOLDENS / name, prompts, NUM_INTERPRETED_IDS, attention="pallas", max_num_seqs=1)
+    ids = engine_greedy_ids(GOLDENS / name, prompts, NUM_INTERPRETED_IDS, kernels="pallas", max_num_seqs=1)
     assert ids == [golden.greedy_ids[:NUM_INTERPRETED_IDS] for golden in goldens]

@@ -20,7 +20,7 @@ def normal(*shape: int, dtype: str) -> jax.Array:
 def test_layers_serve_any_number_of_rows_in_each_dtype(rows, dtype):
     """Where a kernel of ours does not, XLA does: an engine in float32 has steps of more rows than its kernel takes."""
     outputs = []
-    for implementation in ("pallas", "reference"):
+    for implementation in ("pallas", "xla"):
         linear = Linear(normal(2, FEATURES, OUTPUTS, dtype=dtype), None, implementation)
         norm = RMSNorm(normal(2, FEATURES, dtype=dtype), 1e-6)
         head = Embedding(normal(OUTPUTS, FEATURES, dtype=dtype), implementation)

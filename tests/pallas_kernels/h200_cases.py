@@ -3,20 +3,23 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pallas_kernels.latent_attention import mla
+from pallas_kernels.latent_attention import shapes as latent_shapes
 from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
-from pallas_kernels.linear import MAX_NORM_ROWS, linear
-from pallas_kernels.linear import shapes as linear_shapes
-from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode, latent_shapes, mla, triton
+from pallas_kernels.matmul import MAX_NORM_ROWS, matmul
+from pallas_kernels.matmul import shapes as matmul_shapes
+from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode
 from pallas_kernels.paged_attention import shapes as attention_shapes
-from pallas_kernels.rms_norm import DeferredNorm, add_rms_norm, rms_norm
+from pallas_kernels.paged_attention.extend import triton as extend_triton
+from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.rope_cache_write import shapes as rope_shapes
@@ -55,8 +58,8 @@ def indices(*shape: int) -> jax.ShapeDtypeStruct:
 
 
 def pallas(function: Callable, **options) -> Callable:
-    """The compiled kernel, and not what a machine without a GPU would get."""
-    return functools.partial(function, implementation="pallas", interpret=False, **options)
+    """The compiled kernel in Triton, and not what a machine without a GPU would get."""
+    return functools.partial(function, implementation="triton", interpret=False, **options)
 
 
 def paged_attention_cases() -> Iterator[Named]:
@@ -89,7 +92,7 @@ def extend_case(name: str, tokens: int, rows: int, positions: int, **options) ->
 
 def triton_extend(*arguments, options, sinks=None):
     """Also where the public function takes Mosaic's kernel, which is no kernel of XLA's."""
-    return triton.extend(*arguments, sinks, options, interpret=False)
+    return extend_triton.extend(*arguments, sinks, options, interpret=False)
 
 
 def _suffix(options: dict) -> str:
@@ -126,17 +129,10 @@ def row_cases() -> Iterator[Named]:
         yield _row_case(layer_norm, name, array(rows, features), array(features), array(features), epsilon=1e-5)
     for rows, (name, hidden) in itertools.product((1, 8192), _distinct(activation_shapes.SHAPES)):
         yield _row_case(silu_and_multiply, name, array(rows, 2 * hidden))
-    for name, features, hidden in (("qwen3-0.6b", 1024, 3072), ("qwen3-8b", 4096, 12_288)):
-        yield _row_case(norm_silu_and_multiply, name, array(64, 2 * hidden), array(64, features))
     for rows, (name, experts) in itertools.product((1, 8192), _distinct(softmax_shapes.EXPERTS)):
         yield _row_case(softmax, f"{name}-experts", array(rows, experts))
     for rows, (name, vocabulary) in itertools.product((1, 64), _distinct(softmax_shapes.VOCABULARIES)):
         yield _row_case(softmax, f"{name}-vocabulary", array(rows, vocabulary, dtype=jnp.float32))
-
-
-def norm_silu_and_multiply(gate_up, x, **options):
-    """With what is left of the norm of x."""
-    return silu_and_multiply(gate_up, deferred_norm=DeferredNorm(x, 1e-6), **options)
 
 
 def _distinct(shapes: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -190,16 +186,6 @@ def append_and_decode_cases() -> Iterator[Named]:
     options = AttentionOptions(sliding_window=128)
     yield "append_and_decode-window-64", _append_and_decode_case(small, 64, options=options)
     yield "append_and_decode-float32-64", _append_and_decode_case(small, 64, dtype=jnp.float32)
-    for rows in (64, 256):
-        case = _append_and_decode_case(rope_shapes.SHAPES["qwen3-8b"], rows)
-        named = {**case.named_arguments, "x": array(rows, 4096)}
-        function = pallas(norm_append_and_decode, epsilon=1e-6)
-        yield f"append_and_decode-deferred-norm-{rows}", replace(case, function=function, named_arguments=named)
-
-
-def norm_append_and_decode(*arguments, x, **options):
-    """With what is left of the norm of x."""
-    return append_and_decode(*arguments, deferred_norm=DeferredNorm(x, 1e-6), **options)
 
 
 def _append_and_decode_case(shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, **options) -> Case:
@@ -221,37 +207,37 @@ def _append_and_decode_case(shape: rope_shapes.RopeCacheShape, rows: int, *, dty
     )
 
 
-def linear_cases() -> Iterator[Named]:
-    for (name, shape), rows in itertools.product(linear_shapes.SHAPES.items(), (8, 64)):
+def matmul_cases() -> Iterator[Named]:
+    for (name, shape), rows in itertools.product(matmul_shapes.SHAPES.items(), (8, 64)):
         sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
-        yield _linear_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
+        yield _matmul_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
     for model, rows in (("qwen3-0.6b", 1), ("qwen3-0.6b", 16), ("qwen3-8b", 1), ("qwen3-8b", 16), ("qwen3-8b", 128)):
-        for layer, ends in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
-            shape = linear_shapes.SHAPES[f"{model}-{layer}"]
-            yield _linear_case(f"{model}-{layer}-{rows}-{ends}", rows, (shape.num_in, shape.num_out), ends, layers=28)
+        for layer, fused in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
+            shape = matmul_shapes.SHAPES[f"{model}-{layer}"]
+            yield _matmul_case(f"{model}-{layer}-{rows}-{fused}", rows, (shape.num_in, shape.num_out), fused, layers=28)
 
 
-def _linear_case(name: str, rows: int, sides: tuple[int, int], ends: str | None, **options) -> Named:
-    """With a stack of `layers`, of which an operand tells which, and `ends`; or a matrix by itself."""
-    if ends is None:
+def _matmul_case(name: str, rows: int, sides: tuple[int, int], fused: str | None, **options) -> Named:
+    """With a stack of `layers`, of which an operand tells which, and `fused`; or a matrix by itself."""
+    if fused is None:
         num_in = sides[1 if options["transposed"] else 0]
-        case = Case(pallas(linear, **options), (array(rows, num_in), array(*sides)), "linear", "wgmma")
-        return f"linear-{name}", case
-    gated, layers = "gated" in ends, options["layers"]
+        case = Case(pallas(matmul, **options), (array(rows, num_in), array(*sides)), "matmul", "wgmma")
+        return f"matmul-{name}", case
+    gated, layers = "gated" in fused, options["layers"]
     named = {"layer": indices()}
-    if "norm" in ends and rows <= MAX_NORM_ROWS:
+    if "norm" in fused and rows <= MAX_NORM_ROWS:
         named["scale"] = array(layers, sides[0])
-    if "residual" in ends:
+    if "residual" in fused:
         named["residual"] = array(rows, sides[1])
-    function = functools.partial(_linear_with_ends, gated=gated)
-    return f"linear-{name}", Case(
-        function, (array(rows, sides[0]), array(layers, *sides)), "linear", "wgmma", named_arguments=named
+    function = functools.partial(_fused_matmul, gated=gated)
+    return f"matmul-{name}", Case(
+        function, (array(rows, sides[0]), array(layers, *sides)), "matmul", "wgmma", named_arguments=named
     )
 
 
-def _linear_with_ends(x, w, *, layer, scale=None, residual=None, gated):
+def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated):
     norm = None if scale is None else (scale, 1e-6)
-    return pallas(linear)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
+    return pallas(matmul)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
 
 
 def mla_cases() -> Iterator[Named]:
@@ -266,7 +252,7 @@ def mla_cases() -> Iterator[Named]:
                     indices(rows, positions // 16),
                     indices(rows),
                 ),
-                kernel="paged_attention_mla",
+                kernel="latent_attention",
                 tensor_cores="wgmma" if shape.num_heads >= 64 else "mma",
             )
             yield f"mla-{name}-{rows}x{positions}", case
@@ -293,7 +279,7 @@ CASES = dict(
         *row_cases(),
         *rope_cache_write_cases(),
         *append_and_decode_cases(),
-        *linear_cases(),
+        *matmul_cases(),
         *mla_cases(),
         *sampling_cases(),
     ]

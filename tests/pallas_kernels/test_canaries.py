@@ -15,7 +15,7 @@ import pytest
 
 from pallas_kernels import paged_attention, sampling
 from pallas_kernels.layer_norm import layer_norm
-from pallas_kernels.linear import linear
+from pallas_kernels.matmul import matmul
 from pallas_kernels.paged_attention.shapes import AttentionShape
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rope_cache_write import rope_cache_write
@@ -99,7 +99,7 @@ CASES: dict[str, Callable] = {
     ),
     "softmax": lambda: row_wise(softmax, normal(ROWS, FEATURES, dtype=jnp.float32)),
     "silu_and_multiply": lambda: row_wise(silu_and_multiply, normal(ROWS, 2 * FEATURES)),
-    "linear": lambda: row_wise(linear, normal(ROWS, FEATURES), normal(FEATURES, 520)),
+    "matmul": lambda: row_wise(matmul, normal(ROWS, FEATURES), normal(FEATURES, 520)),
     "sampling": sampling_case,
 }
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.triton_call import triton_call
+from pallas_kernels.core.triton_call import triton_call
 from tests.pallas_kernels import h200
 from tests.pallas_kernels.h200 import MAX_SHARED_MEMORY_BYTES, CompiledProgram, compiler_process, what_is_missing
 from tests.pallas_kernels.h200_cases import CASES, Case, array

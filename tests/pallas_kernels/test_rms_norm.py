@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
+from pallas_kernels.core.rowwise.blocks import Blocks
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm, triton, tuning
 from pallas_kernels.rms_norm.shapes import SHAPES
-from pallas_kernels.row_blocks.blocks import Blocks
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}

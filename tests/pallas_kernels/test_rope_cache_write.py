@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
 from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, rope_cache_write_candidates
-from pallas_kernels.selection import should_interpret
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}  # relative error in the Euclidean norm

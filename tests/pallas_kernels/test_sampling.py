@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
+from pallas_kernels.core.triton_call import triton_call
 from pallas_kernels.sampling import reference, sample, shapes, top_logprobs, triton, tuning
 from pallas_kernels.sampling.draw import MIN_SLICE, draw_slice_size
 from pallas_kernels.sampling.triton import random, search
 from pallas_kernels.sampling.tuning import SampleBlocks, TopBlocks
-from pallas_kernels.triton_call import triton_call
 
 ROWS, VOCAB = 16, 203  # so that the last slice, chunk and program overhang
 ROUNDING = 1e-5  # of a sum of float32 probabilities, with room

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.rms_norm import DeferredNorm
 from pallas_kernels.silu_and_multiply import silu_and_multiply, triton, tuning
 from pallas_kernels.silu_and_multiply.shapes import SHAPES
 from pallas_kernels.silu_and_multiply.tuning import Blocks
@@ -43,22 +42,6 @@ def check(got, wanted, dtype):
 def test_is_the_definition(rng, hidden, rows, dtype, implementation):
     gate_up = random_gate_up(rng, (rows, 2 * hidden), dtype)
     check(silu_and_multiply(gate_up, implementation=implementation), definition(gate_up), dtype)
-
-
-@implementations
-@dtypes
-@pytest.mark.parametrize(("hidden", "features"), [(172, 64), (2048, 40)])
-def test_a_deferred_norm_multiplies_both_halves(rng, hidden, features, dtype, implementation):
-    gate_up = random_gate_up(rng, (5, 2 * hidden), dtype)
-    x = jnp.asarray(rng.standard_normal((5, features)) * 3, dtype)
-    factors = 1 / np.sqrt((np.asarray(x, np.float64) ** 2).mean(1, keepdims=True) + 0.1)
-    got = silu_and_multiply(gate_up, deferred_norm=DeferredNorm(x, 0.1), implementation=implementation)
-    check(got, definition(np.asarray(gate_up, np.float64) * factors), dtype)
-
-
-def test_a_deferred_norm_of_other_rows_is_an_error():
-    with pytest.raises(ValueError, match=r"the deferred norm is of x \(3, 8\); give \[2, features\]"):
-        silu_and_multiply(jnp.ones((2, 6)), deferred_norm=DeferredNorm(jnp.ones((3, 8)), 0.1))
 
 
 @pytest.mark.parametrize("hidden", [3, 64, 172])

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.row_blocks.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import Blocks
 from pallas_kernels.softmax import softmax, triton, tuning
 from pallas_kernels.softmax.shapes import EXPERTS, VOCABULARIES
 from pallas_kernels.softmax.tuning import LongBlocks

@@ -20,8 +20,9 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pallas_kernels.paged_attention import PLAIN, jax_triton
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks
+from pallas_kernels.paged_attention import PLAIN
+from pallas_kernels.paged_attention.decode import jax_triton
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
 from tests.pallas_kernels import h200
 from tests.pallas_kernels.paged_cases import PagedCase
 

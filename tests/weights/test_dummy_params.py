@@ -14,7 +14,7 @@ BIASED = dict(CONFIG, attention_bias=True, mlp_bias=True)
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_every_parameter_is_drawn_by_itself_from_the_seed(dtype):
-    model = build_model(read_model_config(BIASED), jnp.dtype(dtype), "reference")
+    model = build_model(read_model_config(BIASED), jnp.dtype(dtype), "xla")
     params = flatten(model.dummy_params(3))
 
     assert {path: (x.shape, x.dtype) for path, x in params.items()} == {

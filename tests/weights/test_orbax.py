@@ -26,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def model_of(dtype: str = "float32", **changes) -> Model:
-    return build_model(read_model_config(dict(CONFIG, **changes)), jnp.dtype(dtype), "reference")
+    return build_model(read_model_config(dict(CONFIG, **changes)), jnp.dtype(dtype), "xla")
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,7 @@ from jinfer.models.registry import build_model, read_model_config
 for directory in map(Path, sys.argv[1:]):
     config = json.loads((directory / "config.json").read_text())
     try:
-        load_orbax(build_model(read_model_config(config), jnp.dtype("float32"), "reference").param_specs, directory)
+        load_orbax(build_model(read_model_config(config), jnp.dtype("float32"), "xla").param_specs, directory)
     except CheckpointError as error:
         print(json.dumps(str(error)))
 """

@@ -29,7 +29,7 @@ BIASED = dict(CONFIG, attention_bias=True, mlp_bias=True)
 
 
 def model_of(config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> Model:
-    return build_model(read_model_config(config), jnp.dtype(dtype), "reference")
+    return build_model(read_model_config(config), jnp.dtype(dtype), "xla")
 
 
 def load(directory, config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> dict[str, np.ndarray]:

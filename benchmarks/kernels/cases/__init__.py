@@ -12,13 +12,13 @@ OPS = (
     "decode",
     "append",
     "extend",
-    "mla",
+    "latent_attention",
     "rms_norm",
     "rope_cache_write",
     "layer_norm",
     "softmax",
     "silu_and_multiply",
-    "linear",
+    "matmul",
     "sampling",
 )
 

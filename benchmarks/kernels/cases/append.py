@@ -10,10 +10,10 @@ from benchmarks.kernels.case import Case, Limit, Work
 from benchmarks.kernels.cases.paged import PagedRows
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs
+from pallas_kernels.core.selection import Implementation
 from pallas_kernels.paged_attention import append_and_decode, decode
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 from pallas_kernels.rope_cache_write import rope_cache_write
-from pallas_kernels.selection import Implementation
 
 EPSILON = 1e-6
 

@@ -12,10 +12,11 @@ from benchmarks.kernels.cases.paged import ITEMSIZE, PagedRows, gathered_attenti
 from benchmarks.kernels.cases.theirs import jax_kernel
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
-from pallas_kernels.paged_attention import decode, triton
+from pallas_kernels.core.selection import Implementation, should_interpret
+from pallas_kernels.paged_attention import decode
+from pallas_kernels.paged_attention.decode import triton
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_candidates, decode_key
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.tuning.decode import DecodeBlocks, DecodeCall, decode_candidates, decode_key
-from pallas_kernels.selection import Implementation, should_interpret
 
 BANDWIDTH = Target(85, "%")
 PROGRAMS = 512  # four a multiprocessor, for jax's kernel

@@ -9,10 +9,11 @@ from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.cases.paged import ITEMSIZE, PagedRows, gathered_attention
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
-from pallas_kernels.paged_attention import extend, triton
+from pallas_kernels.core.selection import Implementation, should_interpret
+from pallas_kernels.paged_attention import extend
+from pallas_kernels.paged_attention.extend import triton
+from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks, ExtendCall, extend_candidates, extend_key
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
-from pallas_kernels.paged_attention.tuning.extend import ExtendBlocks, ExtendCall, extend_candidates, extend_key
-from pallas_kernels.selection import Implementation, should_interpret
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:

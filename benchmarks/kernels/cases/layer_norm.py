@@ -6,9 +6,9 @@ from typing import Any
 from benchmarks.kernels.case import Case
 from benchmarks.kernels.cases.rows import ITEMSIZE, row_case
 from benchmarks.kernels.cases.theirs import jax_kernel
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.layer_norm import layer_norm, triton
 from pallas_kernels.layer_norm.tuning import layer_norm_candidates, layer_norm_key
-from pallas_kernels.selection import should_interpret
 
 EPSILON = 1e-5
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from benchmarks.kernels.case import Case, Target
 from benchmarks.kernels.cases.rows import ITEMSIZE, row_case
 from benchmarks.kernels.cases.theirs import jax_kernel
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm, triton
 from pallas_kernels.rms_norm.tuning import (
     add_rms_norm_candidates,
@@ -15,7 +16,6 @@ from pallas_kernels.rms_norm.tuning import (
     rms_norm_candidates,
     rms_norm_key,
 )
-from pallas_kernels.selection import should_interpret
 
 EPSILON = 1e-6
 

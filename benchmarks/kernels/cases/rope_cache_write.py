@@ -9,10 +9,10 @@ import numpy as np
 from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
+from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
 from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_candidates, rope_cache_write_key
-from pallas_kernels.selection import Implementation, should_interpret
 
 EPSILON = 1e-6
 ITEMSIZE = 2

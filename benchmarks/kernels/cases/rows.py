@@ -7,7 +7,7 @@ from typing import Any
 from benchmarks.kernels.case import Baseline, Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
-from pallas_kernels.selection import Implementation
+from pallas_kernels.core.selection import Implementation
 
 ITEMSIZE = 2  # bfloat16
 Operands = tuple[tuple[int, ...], ...]  # shapes

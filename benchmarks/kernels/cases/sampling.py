@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
+from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.sampling import sample, top_logprobs, triton
 from pallas_kernels.sampling.tuning import (
     SampleBlocks,
@@ -18,7 +19,6 @@ from pallas_kernels.sampling.tuning import (
     top_candidates,
     top_key,
 )
-from pallas_kernels.selection import Implementation, should_interpret
 
 VOCABULARY = 151936
 NUM_BLOCKED = 16  # ids that a row may block, and here does not

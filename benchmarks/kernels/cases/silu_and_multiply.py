@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from benchmarks.kernels.case import Case
 from benchmarks.kernels.cases.rows import ITEMSIZE, row_case
-from pallas_kernels.selection import should_interpret
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.silu_and_multiply import silu_and_multiply, triton
 from pallas_kernels.silu_and_multiply.tuning import silu_and_multiply_candidates, silu_and_multiply_key
 

@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.kernels.case import Case
 from benchmarks.kernels.cases.rows import ITEMSIZE, row_case
 from benchmarks.kernels.cases.theirs import jax_kernel
-from pallas_kernels.selection import should_interpret
+from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.softmax import softmax, triton
 from pallas_kernels.softmax.tuning import softmax_candidates, softmax_key
 

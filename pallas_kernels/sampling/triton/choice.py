@@ -17,16 +17,16 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
+from pallas_kernels.core.triton_call import next_power_of_two
 from pallas_kernels.sampling.triton import thresholds
 from pallas_kernels.sampling.triton.elements import Candidates, Elements, Slices
 from pallas_kernels.sampling.triton.row import NUM_ROW_OPERANDS, Row
 from pallas_kernels.sampling.tuning import num_slices
-from pallas_kernels.triton_call import next_power_of_two
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """What a program leaves for its other threads: [rows, ...] arrays in global memory."""
+    """The values that a program leaves for its other threads: [rows, ...] arrays in global memory."""
 
     order_ref: Any
     logits_ref: Any

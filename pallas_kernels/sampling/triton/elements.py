@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import ceil_div
 from pallas_kernels.sampling.triton.row import Row
-from pallas_kernels.triton_call import ceil_div
 
 
 class Elements(Protocol):

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.sampling.triton.choice import choice_kernel
 from pallas_kernels.sampling.triton.logprobs import logprobs_kernel
 from pallas_kernels.sampling.triton.slices import slices_kernel
 from pallas_kernels.sampling.tuning import SampleBlocks, TopBlocks, num_slices, sample_blocks, top_blocks
-from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
 
 
 def sample(
@@ -49,7 +49,7 @@ def _sample(logits: Array, *parameters: Array, interpret: bool, blocks: SampleBl
 
 
 def _scratch(rows: int, vocab_size: int, blocks: SampleBlocks) -> list[jax.ShapeDtypeStruct]:
-    """What `choice.Scratch` refers to."""
+    """The arrays that `choice.Scratch` refers to."""
     order = 2 * next_power_of_two(num_slices(vocab_size, blocks))
     candidates = blocks.max_candidates + blocks.slices_per_chunk * blocks.slice_size
     return [_array(rows, order, dtype=jnp.int32), _array(rows, candidates), _array(rows, candidates, dtype=jnp.int32)]

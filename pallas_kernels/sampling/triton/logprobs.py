@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
+from pallas_kernels.core.triton_call import LOG2_E, ceil_div, exp2_scaled, next_power_of_two
 from pallas_kernels.sampling.triton.row import finite_or_zero
 from pallas_kernels.sampling.tuning import num_slices
-from pallas_kernels.triton_call import LOG2_E, ceil_div, exp2_scaled, next_power_of_two
 
 
 def logprobs_kernel(

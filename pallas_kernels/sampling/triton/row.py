@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.triton_call import LOG2_E, exp2_scaled
 from pallas_kernels.sampling.triton.random import SMALLEST_NORMAL, Key, fold_in, gumbel_noise, log
-from pallas_kernels.triton_call import LOG2_E, exp2_scaled
 
 NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follows in `sample`'s signature
 
@@ -97,12 +97,12 @@ class Row:
         return exp2_scaled(scaled, LOG2_E, jnp.zeros_like(scaled), interpret=self.interpret)
 
     def score(self, logits: Array, largest: Array, column: Array) -> Array:
-        """What is largest at the token to draw (the Gumbel-max trick)."""
+        """A value that is largest at the token to draw (the Gumbel-max trick)."""
         assert self.key is not None
         return self.scaled(logits - largest) + gumbel_noise(self.key, column, interpret=self.interpret)
 
     def slice_score(self, largest: Array, row_largest: Array, sums: Array) -> Array:
-        """What is largest at the slice to draw: all slices' largest logits and sums of weights relative to them."""
+        """A value that is largest at the slice to draw, of all slices' largest logits and sums of weights."""
         assert self.key is not None
         noise = gumbel_noise(
             fold_in(self.key, jnp.int32(self.vocab_size)), jnp.arange(largest.size), interpret=self.interpret

@@ -18,7 +18,7 @@ Measure = Callable[[Sequence[Array]], list[Array]]
 
 
 def bits_of(x: Array) -> Array:
-    """Of numbers from 0: in their order."""
+    """Bits of numbers from 0, in their order."""
     return jax.lax.bitcast_convert_type(x, jnp.uint32)
 
 
@@ -28,7 +28,7 @@ def number_of(bits: Array) -> Array:
 
 
 def ordered_bits(x: Array) -> Array:
-    """Of any numbers, in their order: the sign bit is flipped, and negative numbers are reversed."""
+    """Bits of any numbers, in their order: the sign bit is flipped, and negative numbers are reversed."""
     bits, sign = bits_of(x), jnp.uint32(1 << (FLOAT32_BITS - 1))
     return jnp.where(bits >= sign, ~bits, bits | sign)
 

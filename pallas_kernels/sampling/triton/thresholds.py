@@ -1,4 +1,4 @@
-"""What the filters keep of a row: a logit that top_k asks for, and a weight that top_p and min_p ask for.
+"""The thresholds of the filters of a row: a logit that top_k asks for, and a weight that top_p and min_p ask for.
 
 Weights are probabilities relative to the largest, so that min_p is one already.
 """
@@ -28,7 +28,7 @@ SLACK = 16  # the fast exponential of a larger number may be smaller by a bit or
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What is at or above both is kept. They are compared as numbers: 0 and -0, whose bits differ, are equal."""
+    """A token at or above both is kept. They are compared as numbers: 0 and -0, whose bits differ, are equal."""
 
     logit: Array
     weight: Array

@@ -2,7 +2,7 @@
 
 from jaxtyping import Array
 
-from pallas_kernels.row_blocks.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import Blocks
 from pallas_kernels.softmax.triton import long_rows, whole_rows
 from pallas_kernels.softmax.tuning import LongBlocks, softmax_blocks
 

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.triton_call import LOG2_E, exp2_scaled
+from pallas_kernels.core.triton_call import LOG2_E, exp2_scaled
 
 
 def exp(x: Array, *, interpret: bool) -> Array:

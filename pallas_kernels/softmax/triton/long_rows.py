@@ -15,10 +15,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.row_blocks.blocks import THREADS_PER_WARP, VECTOR_BYTES
+from pallas_kernels.core.rowwise.blocks import THREADS_PER_WARP, VECTOR_BYTES
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.softmax.triton.exponential import exp
 from pallas_kernels.softmax.tuning import LongBlocks
-from pallas_kernels.triton_call import ceil_div, next_power_of_two, triton_call
 
 
 def softmax(x: Array, blocks: LongBlocks, *, interpret: bool) -> Array:
@@ -130,7 +130,7 @@ def _finite_shift(largest):
 
 
 def _write(part, x_ref, out_ref, largest, total, exp):
-    """What was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which is NaN."""
+    """The chunk that was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which is NaN."""
     shift, scale = _finite_shift(largest), 1 / total
 
     def one_chunk(step, x):

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.row_blocks.blocks import Blocks
-from pallas_kernels.row_blocks.columns import cut_columns
-from pallas_kernels.row_blocks.rows import Rows
+from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.columns import cut_columns
+from pallas_kernels.core.rowwise.rows import Rows
+from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.softmax.triton.exponential import exp
-from pallas_kernels.triton_call import ceil_div, triton_call
 
 
 def softmax(x: Array, blocks: Blocks, *, interpret: bool) -> Array:

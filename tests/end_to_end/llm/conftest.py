@@ -40,5 +40,5 @@ def llm(shared_llm) -> Iterator[LLM]:
 @pytest.fixture(scope="session")
 def params(directory) -> dict[str, Any]:
     """The weights of the shared LLM, as a caller's own."""
-    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "reference")
+    model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "xla")
     return load_checkpoint(model.param_specs, directory, progress=False)

@@ -1,0 +1,1 @@
+"""The parts that operations share, and no operation itself."""

@@ -1,0 +1,69 @@
+"""Heads as a projection leaves them: what a norm and a rotation ask of them, and what happens to them in registers."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from pallas_kernels.core.selection import UnsupportedError
+
+KEYS, VALUES = 0, 1  # the first axis of kv_pages
+
+
+def check_heads(heads: Array, kv_pages: Array, cos: Array, sin: Array) -> None:
+    """Raises where a projection's output does not fit the cache or the angles."""
+    if heads.ndim != 3:
+        raise ValueError(f"heads has shape {heads.shape}; give [tokens, heads, head_dim]")
+    num_tokens, num_outputs, head_dim = heads.shape
+    num_kv_heads, cache_dim = kv_pages.shape[3:]
+    if head_dim != cache_dim:
+        raise ValueError(f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal")
+    if num_outputs <= 2 * num_kv_heads:
+        raise ValueError(
+            f"{num_outputs} heads hold no query: {num_kv_heads} KV heads take {2 * num_kv_heads} of them; "
+            "give a token's queries, keys and values"
+        )
+    if cos.shape != sin.shape or cos.shape[0] != num_tokens or 2 * cos.shape[1] > head_dim:
+        raise ValueError(
+            f"cos has shape {cos.shape} and sin {sin.shape}; "
+            f"both must be ({num_tokens}, half) with half at most {head_dim // 2}"
+        )
+    if heads.dtype != kv_pages.dtype:
+        raise UnsupportedError(
+            f"heads in {heads.dtype} and a cache in {kv_pages.dtype}: no implementation mixes dtypes"
+        )
+
+
+def check_norm(
+    q_scale: Array | None, k_scale: Array | None, epsilon: float | None, layer: int | Array | None, head_dim: int
+) -> tuple[Array, Array, float] | None:
+    """The norm's scales and epsilon, where there is a norm."""
+    if q_scale is None and k_scale is None and layer is None:
+        return None
+    if q_scale is None or k_scale is None or epsilon is None:
+        raise ValueError("a norm needs q_scale, k_scale and epsilon; give all three, or neither scale nor layer")
+    scale_shape = (head_dim,) if layer is None else (*q_scale.shape[:1], head_dim)
+    if q_scale.shape != scale_shape or k_scale.shape != scale_shape:
+        wanted = f"({head_dim},)" if layer is None else f"(layers, {head_dim}), since there is a layer"
+        raise ValueError(f"q_scale has shape {q_scale.shape} and k_scale {k_scale.shape}; both must be {wanted}")
+    if isinstance(layer, int | np.integer) and not 0 <= layer < len(q_scale):
+        raise ValueError(f"layer={layer} is outside of a stack of {len(q_scale)} scales, which count from 0")
+    return q_scale, k_scale, epsilon
+
+
+def normalize_heads(
+    parts: Sequence[Array], scales: Sequence[Array], sum_of_squares: Array, head_dim: int, epsilon: float
+) -> list[Array]:
+    """The RMSNorm of heads, of which the parts [..., columns] are some columns and the sums [...] of all columns."""
+    inverse_root = jax.lax.rsqrt(sum_of_squares / head_dim + epsilon)[..., None]
+    return [part * inverse_root * scale.astype(jnp.float32) for part, scale in zip(parts, scales, strict=True)]
+
+
+def rotate(x: Array, partner: Array, cos: Array, sin: Array) -> Array:
+    """A half of a head after the rotation that takes it towards its partner, the other half.
+
+    The second half turns to the first; the first turns away from the second, with -sin.
+    """
+    return x * cos + partner * sin

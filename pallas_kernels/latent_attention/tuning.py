@@ -1,0 +1,119 @@
+"""Blocks of mla."""
+
+import itertools
+from dataclasses import dataclass, replace
+
+from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
+from pallas_kernels.core.tuned import tuned_blocks
+
+WGMMA_HEADS = 64  # the rows of Hopper's own matrix instruction
+MAX_SPLITS = 64
+MIN_SPLIT_TILES = 2  # below this, a split is all start-up
+PROGRAM_SHARED_MEMORY_BYTES = 227 * 1024
+MULTIPROCESSOR_SHARED_MEMORY_BYTES = 228 * 1024
+RESERVED_SHARED_MEMORY_BYTES = 1024  # by CUDA, for each program
+MAX_RESIDENT_PROGRAMS = 4  # what registers leave of those that shared memory would hold
+
+# (heads, tile, num_warps, num_stages, early_loads), for 16 bits; all without spills at 512 + 64 dimensions
+WGMMA_CANDIDATES = (
+    (64, 64, 8, 3, True), (64, 64, 8, 3, False), (64, 32, 8, 5, True), (64, 32, 8, 5, False), (64, 32, 8, 3, True),
+)  # fmt: skip
+MMA_CANDIDATES = (
+    (16, 64, 4, 3, False), (16, 64, 8, 3, False), (16, 64, 8, 5, False), (16, 32, 4, 3, False), (16, 32, 4, 5, False),
+    (16, 32, 4, 7, False), (16, 16, 4, 7, False), (32, 64, 8, 3, False), (32, 64, 8, 5, False), (32, 32, 8, 5, False),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MlaBlocks:
+    """A program serves `heads` heads of one row, reads `tile` positions per iteration, and shares the row with
+    `num_splits` - 1 others.
+
+    `num_stages` counts those of the pipeline, of which the page ids of a tile take as many as the tile itself: 3 loads
+    one tile ahead, 5 two and 7 three. `early_loads` starts the loads of the next tile before the softmax of this one,
+    and not after it; for wgmma alone.
+    """
+
+    heads: int
+    tile: int
+    num_splits: int
+    num_warps: int
+    num_stages: int
+    early_loads: bool
+
+
+def mla_blocks(
+    rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
+) -> MlaBlocks:
+    """Tuned numbers where there are any; else as many heads a program as share a tile well, and splits that fill the
+    machine once."""
+    key = mla_key(rows, num_heads, latent_dim, rope_dim, page_size, max_positions, itemsize)
+    found = tuned_blocks("latent_attention", "mla", key, MlaBlocks)
+    if found is not None:
+        return found
+    if itemsize == 2 and num_heads > WGMMA_HEADS // 2:
+        blocks = MlaBlocks(WGMMA_HEADS, 64, num_splits=1, num_warps=8, num_stages=3, early_loads=True)
+    elif itemsize == 2:
+        heads = max(MIN_DOT_SIZE, next_power_of_two(num_heads))
+        blocks = MlaBlocks(heads, 64, num_splits=1, num_warps=heads // 4, num_stages=3, early_loads=False)
+    else:
+        blocks = MlaBlocks(MIN_DOT_SIZE, 16, num_splits=1, num_warps=4, num_stages=3, early_loads=False)
+    while blocks.tile > MIN_DOT_SIZE and not _fits(blocks, latent_dim + rope_dim, itemsize):
+        blocks = replace(blocks, tile=blocks.tile // 2)
+    return with_splits(blocks, 1, rows, num_heads, latent_dim + rope_dim, max_positions, itemsize)
+
+
+def mla_key(
+    rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
+) -> dict[str, int]:
+    """The facts that the choice depends on; rows and positions as the power of two that holds them."""
+    return {
+        "rows": next_power_of_two(rows), "num_heads": num_heads, "latent_dim": latent_dim, "rope_dim": rope_dim,
+        "page_size": page_size, "max_positions": next_power_of_two(max_positions), "itemsize": itemsize,
+    }  # fmt: skip
+
+
+def mla_candidates(
+    rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
+) -> list[MlaBlocks]:
+    """The candidates of a sweep, each with splits that fill the machine once, twice and four times."""
+    padded_heads = max(MIN_DOT_SIZE, next_power_of_two(num_heads))
+    if itemsize == 2:
+        tried = [x for x in WGMMA_CANDIDATES if num_heads > MIN_DOT_SIZE]
+        tried += [x for x in MMA_CANDIDATES if x[0] <= padded_heads <= 2 * x[0]]
+    else:
+        tried = [(MIN_DOT_SIZE, 16, 4, 3, False), (MIN_DOT_SIZE, 16, 8, 5, False), (MIN_DOT_SIZE, 32, 4, 3, False)]
+    candidates = []
+    for (heads, tile, num_warps, num_stages, early_loads), waves in itertools.product(tried, (1, 2, 4)):
+        blocks = MlaBlocks(heads, tile, 1, num_warps, num_stages, early_loads)
+        if _fits(blocks, latent_dim + rope_dim, itemsize):
+            sizes = rows, num_heads, latent_dim + rope_dim, max_positions, itemsize
+            candidates.append(with_splits(blocks, waves, *sizes))
+    return list(dict.fromkeys(candidates))
+
+
+def with_splits(
+    blocks: MlaBlocks, waves: int, rows: int, num_heads: int, dim: int, max_positions: int, itemsize: int
+) -> MlaBlocks:
+    """The blocks with as many splits as the machine can run programs at once, `waves` times over."""
+    bytes_taken = shared_memory_bytes(blocks, dim, itemsize) + RESERVED_SHARED_MEMORY_BYTES
+    resident = max(1, min(MAX_RESIDENT_PROGRAMS, MULTIPROCESSOR_SHARED_MEMORY_BYTES // bytes_taken))
+    wanted = waves * resident * target_device().num_multiprocessors // (rows * ceil_div(num_heads, blocks.heads))
+    most = min(MAX_SPLITS, ceil_div(max_positions, MIN_SPLIT_TILES * blocks.tile))
+    return replace(blocks, num_splits=max(1, min(wanted, most)))
+
+
+def _fits(blocks: MlaBlocks, dim: int, itemsize: int) -> bool:
+    return shared_memory_bytes(blocks, dim, itemsize) <= PROGRAM_SHARED_MEMORY_BYTES
+
+
+def shared_memory_bytes(blocks: MlaBlocks, dim: int, itemsize: int) -> int:
+    """The queries, the tiles of which wgmma takes one more, and the weights on their way between warps."""
+    tiles = (blocks.num_stages - 1) // 2 + uses_wgmma(blocks.heads, blocks.num_warps, itemsize)
+    return itemsize * (dim * (blocks.heads + tiles * blocks.tile) + blocks.heads * blocks.tile) + 1024
+
+
+def uses_wgmma(heads: int, num_warps: int, itemsize: int) -> bool:
+    """True where Triton takes Hopper's own matrix instruction for a program's matmuls, and two buffers for tiles."""
+    return heads >= WGMMA_HEADS and num_warps >= 4 and itemsize == 2

@@ -1,0 +1,38 @@
+"""How many rows the kernel is given: measured numbers of a device, and those of an H200 where nobody measured."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pallas_kernels.core.tuned import tuned_blocks
+from pallas_kernels.matmul.contract import Fusion
+
+MEASURED_DEVICE = "nvidia-h200"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Up to `max_kernel_rows` rows the kernel is at least as fast as XLA."""
+
+    max_kernel_rows: int
+
+
+def choice_key(is_normalized: bool, itemsize: int) -> dict[str, int | bool]:
+    """The facts that the choice depends on."""
+    return {"is_normalized": is_normalized, "itemsize": itemsize}
+
+
+def choice_blocks(is_normalized: bool, itemsize: int) -> Choice:
+    key = choice_key(is_normalized, itemsize)
+    choice = tuned_blocks("matmul", "choice", key, Choice)
+    choice = choice or tuned_blocks("matmul", "choice", key, Choice, device=MEASURED_DEVICE)
+    assert choice is not None, f"no entry for {key}"
+    return choice
+
+
+def is_kernel_faster(x: Array, fusion: Fusion) -> bool:
+    """True where the kernel serves a call and is not slower than XLA."""
+    if fusion.bias is not None or x.dtype not in (jnp.bfloat16, jnp.float32):
+        return False
+    return x.shape[0] <= choice_blocks(fusion.norm is not None, x.dtype.itemsize).max_kernel_rows

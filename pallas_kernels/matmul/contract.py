@@ -1,0 +1,62 @@
+"""The arguments of a product: what is fused to it, and what contradicts what."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array
+
+from pallas_kernels.core.selection import UnsupportedError
+
+
+class Fusion(NamedTuple):
+    """The norm before a product, as scale and epsilon; the bias, the gate and the residual after it, in that order."""
+
+    norm: tuple[Array, float] | None = None
+    bias: Array | None = None
+    gated: bool = False
+    residual: Array | None = None
+
+
+def check_arguments(x: Array, w: Array, *, layer: int | Array | None, transposed: bool, fusion: Fusion) -> None:
+    """Raises ValueError for what contradicts each other, and UnsupportedError for dtypes that differ."""
+    _check_product(x, w, layer, transposed)
+    _check_fusion(x, w, transposed, fusion)
+
+
+def _check_product(x: Array, w: Array, layer: int | Array | None, transposed: bool) -> None:
+    if x.ndim != 2 or w.ndim not in (2, 3) or 0 in (*x.shape, *w.shape):
+        raise ValueError(f"x has shape {x.shape} and w {w.shape}; pass [rows, in] and one or a stack of matrices")
+    if (w.ndim == 3) != (layer is not None):
+        raise ValueError(f"layer={layer} with w of shape {w.shape}: a stack of layers needs one, a matrix takes none")
+    if isinstance(layer, int | np.integer) and not 0 <= layer < w.shape[0]:
+        raise ValueError(f"layer={layer} is outside of a stack of {w.shape[0]} layers, which count from 0")
+    num_in = w.shape[-1 if transposed else -2]
+    if x.shape[1] != num_in:
+        layout = "[out, in]" if transposed else "[in, out]"
+        raise ValueError(f"x has {x.shape[1]} inputs and w {num_in}; they must be equal ({layout} is {w.shape[-2:]})")
+    if x.dtype != w.dtype:
+        raise UnsupportedError(f"x in {x.dtype} and w in {w.dtype}: no implementation mixes dtypes; cast x")
+
+
+def _check_fusion(x: Array, w: Array, transposed: bool, fusion: Fusion) -> None:
+    num_columns = w.shape[-2 if transposed else -1]
+    if fusion.gated and num_columns % 2:
+        raise ValueError(f"w has {num_columns} outputs; gate and others are equal halves of them")
+    out = x.shape[0], num_columns // 2 if fusion.gated else num_columns
+    if fusion.residual is not None and fusion.residual.shape != out:
+        raise ValueError(f"residual has shape {fusion.residual.shape} and the result {out}; they must be equal")
+    scale = None if fusion.norm is None else fusion.norm[0]
+    for name, vector, size in (("norm's scale", scale, x.shape[1]), ("bias", fusion.bias, num_columns)):
+        if vector is not None and vector.shape not in ((size,), (*w.shape[:-2], size)):
+            raise ValueError(
+                f"the {name} has shape {vector.shape}; it must be ({size},), or a stack of such as w is of "
+                f"matrices (w is {w.shape})"
+            )
+    for name, array in (("scale", scale), ("bias", fusion.bias), ("residual", fusion.residual)):
+        if array is not None and array.dtype != x.dtype:
+            raise UnsupportedError(f"x in {x.dtype} and {name} in {array.dtype}: no implementation mixes dtypes")
+
+
+def of_layer(stack: Array, layer: int | Array | None, *, ndim: int) -> Array:
+    """stack[layer], or the array itself where it has `ndim` axes and so is no stack."""
+    return stack if stack.ndim == ndim or layer is None else stack[layer]

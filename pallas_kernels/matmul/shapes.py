@@ -1,0 +1,28 @@
+"""Linear layers of published models: what tests and benchmarks run over."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class MatmulShape:
+    """`transposed` is the [out, in] layout of an embedding, and of the head that it may serve as."""
+
+    num_in: int
+    num_out: int
+    transposed: bool = False
+
+
+SHAPES = {
+    "qwen3-0.6b-qkv": MatmulShape(1024, 4096),
+    "qwen3-0.6b-o": MatmulShape(2048, 1024),
+    "qwen3-0.6b-gate-up": MatmulShape(1024, 6144),
+    "qwen3-0.6b-down": MatmulShape(3072, 1024),
+    "qwen3-0.6b-head": MatmulShape(1024, 151936, transposed=True),
+    "qwen3-8b-qkv": MatmulShape(4096, 6144),
+    "qwen3-8b-o": MatmulShape(4096, 4096),
+    "qwen3-8b-gate-up": MatmulShape(4096, 24576),
+    "qwen3-8b-down": MatmulShape(12288, 4096),
+    "qwen3-8b-head": MatmulShape(4096, 151936, transposed=True),
+    "qwen3-32b-down": MatmulShape(25600, 5120),
+    "gpt-oss-20b-qkv": MatmulShape(2880, 5120),
+}

@@ -1,0 +1,37 @@
+"""The product by XLA, which fuses what is around it: cuBLAS multiplies on a GPU.
+
+The norm is XLA's too. With the Pallas kernel, whose result goes through memory, a decode step of Qwen3-0.6B on an H200
+took 4.29 ms in place of 3.98 (64 rows), and of 8B the same (benchmarks/results).
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from pallas_kernels.matmul.contract import Fusion, of_layer
+from pallas_kernels.rms_norm import rms_norm
+
+
+def matmul(
+    x: Array, w: Array, *, layer: int | Array | None, transposed: bool, fusion: Fusion, out_dtype: DTypeLike
+) -> Array:
+    """See `pallas_kernels.matmul.matmul`."""
+    if fusion.norm is not None:
+        scale, epsilon = fusion.norm
+        x = rms_norm(x, of_layer(scale, layer, ndim=1), epsilon=epsilon, implementation="xla")
+    formula = "rf,vf->rv" if transposed else "rf,fv->rv"
+    y = jnp.einsum(
+        formula, x, of_layer(w, layer, ndim=2), precision=_full_precision(x.dtype), preferred_element_type=out_dtype
+    )
+    if fusion.bias is not None:
+        y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)
+    if fusion.gated:
+        gate, other = jnp.split(y, 2, axis=-1)
+        y = jax.nn.silu(gate) * other
+    return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y
+
+
+def _full_precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
+    """float32 in full float32, which a GPU otherwise rounds to TF32."""
+    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None

@@ -1,0 +1,108 @@
+"""A row's new token in decode's kernel: its heads, fresh from the projection, normed and rotated in registers.
+
+A tile of heads is [heads, padded_dim], as the dots want it, and the partners that a rotation needs are loaded as a
+second tile with the halves exchanged: from L1, and no value moves between threads. Angles and scales are loaded once
+per head for the same reason.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
+from pallas_kernels.core.online_softmax import KernelShape
+from pallas_kernels.core.stacked import load_layer_index
+
+
+class NewTokenRefs(NamedTuple):
+    """Heads as the projection leaves them [rows, heads, head_dim], angles [rows, half] and, with a norm, its scales."""
+
+    heads: Any
+    cos: Any
+    sin: Any
+    layer: Any = None  # which of a stack of scales
+    scales: tuple[Any, Any] | None = None  # of queries and of keys
+
+
+class RawHeads(NamedTuple):
+    """Tiles [heads, padded_dim], loaded and not yet used, so that all loads are on their way at once."""
+
+    x: Array
+    partner: Array
+    scales: list[Array]  # of x and of the partner; none without a norm
+
+
+class Angles(NamedTuple):
+    """Tiles [heads, padded_dim]; the sine with the sign that the column's half turns with."""
+
+    cos: Array
+    sin: Array
+
+
+def load_raw_heads(refs: NewTokenRefs, row, head: Array, kind: int, shape: KernelShape) -> RawHeads:
+    """Heads [heads] of the projection's output; kind 0 has the scale of queries and 1 that of keys."""
+    column, inside = _columns(head, shape)
+    columns = column, _partner(column, refs.cos.shape[1], shape)
+    layer = () if refs.layer is None else (load_layer_index(refs.layer),)
+    x, partner = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
+    scales = [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
+    return RawHeads(x, partner, scales)
+
+
+def load_values(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Array:
+    """Heads [heads] of the projection's output as they are."""
+    column, inside = _columns(head, shape)
+    return _load(refs.heads.at[row, head[:, None], column], inside)
+
+
+def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Angles:
+    """The angles of a row; columns that are not rotated have an angle of 0."""
+    half = refs.cos.shape[1]
+    column, inside = _columns(head, shape)
+    is_rotated = inside if 2 * half == shape.head_dim else column < 2 * half
+    angle = jax.lax.rem(column, jnp.int32(half))
+    cos, sin = _load(refs.cos.at[row, angle], is_rotated, other=1), _load(refs.sin.at[row, angle], is_rotated)
+    return Angles(cos, jnp.where(column < half, -sin, sin))
+
+
+def rotated(heads: RawHeads, angles: Angles, epsilon: float, head_dim: int, dtype: jnp.dtype) -> Array:
+    """The heads, normed where there are scales, rotated, and rounded once, as `rope_cache_write` does it."""
+    x, partner = heads.x.astype(jnp.float32), heads.partner.astype(jnp.float32)
+    if heads.scales:
+        x, partner = normalize_heads((x, partner), heads.scales, (x * x).sum(1), head_dim, epsilon)
+    return rotate(x, partner, *angles).astype(dtype)
+
+
+def store_new_token(kv_ref, table_ref, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape):
+    """Keys and values of the heads [heads] where `is_first`, once for each KV head, at the position's place.
+
+    Interpret mode stores old values where a mask forbids to store: what is not stored gets a page that is not there,
+    lest it undo what is.
+    """
+    page = jnp.where(is_first, table_ref[row, shape.page_index(position)], kv_ref.shape[1])[:, None]
+    column, inside = _columns(kv_head, shape)
+    mask = is_first[:, None] if inside is None else is_first[:, None] & inside
+    mask = jnp.broadcast_to(mask, column.shape)
+    for kind, value in ((KEYS, k), (VALUES, v)):
+        place = kind, page, shape.page_offset(position), kv_head[:, None], column
+        plt.store(kv_ref.at[place], value, mask=mask)
+
+
+def _load(place, inside: Array | None, other: int = 0) -> Array:
+    """The values at the place, and `other` outside; `inside` is None where all of it is there."""
+    return plt.load(place, mask=inside, other=None if inside is None else other)
+
+
+def _columns(head: Array, shape: KernelShape) -> tuple[Array, Array | None]:
+    """Columns [heads, padded_dim], and which of them there are; None for all."""
+    column = jnp.broadcast_to(jnp.arange(shape.padded_dim)[None, :], (head.shape[0], shape.padded_dim))
+    return column, None if shape.head_dim == shape.padded_dim else column < shape.head_dim
+
+
+def _partner(column: Array, half: int, shape: KernelShape) -> Array:
+    """The column that each is rotated with; itself where there is none."""
+    exchanged = jax.lax.rem(column + half, jnp.int32(2 * half))
+    return exchanged if 2 * half >= shape.head_dim else jnp.where(column < 2 * half, exchanged, column)

@@ -1,0 +1,53 @@
+"""Mixed batches: rows of one query token through decode's kernel, the others through extend's."""
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from pallas_kernels.core.triton_call import ceil_div
+from pallas_kernels.paged_attention.decode.triton import decode
+from pallas_kernels.paged_attention.decode.tuning import DecodeCall, decode_blocks
+from pallas_kernels.paged_attention.extend import mosaic
+from pallas_kernels.paged_attention.extend.triton import extend
+from pallas_kernels.paged_attention.extend.tuning import ExtendCall, extend_blocks
+
+ROWS_PER_DECODE_ROW = 8  # of a mixed batch, for the choice of blocks: programs in turn cost less than an idle machine
+
+
+def extend_mixed(
+    q: Array,
+    kv_pages: Array,
+    page_table: Array,
+    query_starts: Array,
+    lengths: Array,
+    sinks: Array | None,
+    options,
+    num_decode_rows: Array,
+    *,
+    use_mosaic: bool,
+    interpret: bool,
+) -> Array:
+    """Both kernels see all rows, and each takes the other's for empty, which cost it nearly nothing.
+
+    Of 3 decode rows and a chunk of 4 tokens:
+
+        query_starts         [0, 1, 2, 3, 7]
+        as extend sees it    [3, 3, 3, 3, 7]    (it writes nothing for the first 3 tokens, and decode nothing else)
+        lengths              [9, 5, 2, 20]
+        as decode sees them  [9, 5, 2, 0]
+    """
+    is_decode = jnp.arange(lengths.shape[0]) < num_decode_rows
+    chunk_starts = jnp.maximum(query_starts, num_decode_rows)
+    chunks = q, kv_pages, page_table, chunk_starts, lengths, sinks, options
+    if use_mosaic:
+        extended = mosaic.extend(*chunks)
+    else:
+        # As for one long row: the rows are mostly padding and decode rows, and say nothing of how long the chunks are.
+        blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table)._replace(rows=1))
+        extended = extend(*chunks, blocks=blocks, interpret=interpret)
+    decode_lengths = jnp.where(is_decode, lengths, 0)
+    decode_rows = ceil_div(lengths.shape[0], ROWS_PER_DECODE_ROW)
+    return decode(
+        q, kv_pages, page_table, decode_lengths, sinks, options, into=extended,
+        blocks=decode_blocks(DecodeCall.of(q, kv_pages, page_table)._replace(rows=decode_rows)),
+        interpret=interpret,
+    )  # fmt: skip

@@ -1,0 +1,45 @@
+"""Paged attention in Pallas on Mosaic GPU: prefill on Hopper, where Triton's compiler keeps a kernel from the limit."""
+
+import importlib
+
+import jax
+from jaxtyping import Array
+
+from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.paged_attention.extend.mosaic.serves import OLDEST_JAX, is_best_for, why_not
+
+__all__ = ["extend", "is_best_for", "load_runtime", "why_not"]
+
+
+def load_runtime() -> None:
+    """Lets this process run programs with Mosaic kernels that another has lowered.
+
+    What runs them finds its library by an environment variable that JAX sets when Mosaic is imported, and else fails
+    with "Symbols not found". Tracing a kernel imports it; reading a program from a file does not.
+    """
+    if jax.__version_info__ >= OLDEST_JAX:
+        importlib.import_module("jax.experimental.pallas.mosaic_gpu")
+
+
+def extend(
+    q: Array,
+    kv_pages: Array,
+    page_table: Array,
+    query_starts: Array,
+    lengths: Array,
+    sinks: Array | None,
+    options,
+) -> Array:
+    """See `pallas_kernels.paged_attention.extend`. Never interpreted: what is below Pallas in it cannot be.
+
+    Raises UnsupportedError for what `why_not` names.
+    """
+    reason = why_not(q, kv_pages, sinks, options)
+    if reason is not None:
+        raise UnsupportedError(f"the Mosaic kernel does not serve this call: {reason}; use 'pallas'")
+    from pallas_kernels.paged_attention.extend.mosaic.call import (
+        call_extend,  # here, where JAX is known to have what it needs
+    )
+
+    scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
+    return call_extend(q, kv_pages, page_table, query_starts, lengths, scale=scale)

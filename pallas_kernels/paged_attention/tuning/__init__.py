@@ -1,1 +1,0 @@
-"""Block sizes of the Triton kernels, a file per function: tuned numbers where there are any, else a heuristic."""

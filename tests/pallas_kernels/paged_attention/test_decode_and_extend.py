@@ -1,0 +1,205 @@
+"""Both implementations of paged attention: the reference against the definition, Pallas against the reference."""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import UnsupportedError
+from pallas_kernels.core.selection import should_interpret
+from pallas_kernels.paged_attention import AttentionOptions, decode, extend
+from pallas_kernels.paged_attention.decode import triton as decode_triton
+from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
+from pallas_kernels.paged_attention.extend import triton as extend_triton
+from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks
+from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
+from tests.pallas_kernels.paged_cases import PagedCase, make_case, oracle, relative_error
+
+BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 5e-3}  # relative error in the Euclidean norm
+SMALL_SHAPES = [
+    AttentionShape(8, 4, 8),
+    AttentionShape(4, 4, 80),
+    AttentionShape(6, 2, 96, sliding_window=5),
+    AttentionShape(4, 1, 64, soft_cap=2.0),
+    AttentionShape(4, 2, 32, sliding_window=20, soft_cap=2.0),
+    AttentionShape(6, 3, 16, sinks=True),
+    AttentionShape(4, 2, 32, sliding_window=20, sinks=True),
+]
+INTERPRETED_IN_BFLOAT16 = ("phi-3.5-mini", "llama-3.1-8b", "gemma-2-2b-local")  # the others are slow, and alike
+CASES = [
+    pytest.param(name, dtype, id=f"{name}-{dtype.__name__}", marks=pytest.mark.gpu if only_on_a_gpu else ())
+    for name in SHAPES
+    for dtype in BOUNDS
+    for only_on_a_gpu in [dtype == jnp.bfloat16 and name not in INTERPRETED_IN_BFLOAT16]
+]
+LENGTHS = [0, 1, 15, 16, 17, 32, 90]
+QUERY_LENGTHS = [0, 1, 3, 16, 5, 31, 40]
+
+
+def every_pair(first: Sequence[Any], second: Sequence[Any], third: Sequence[Any]) -> list:
+    """Every three of their values; where kernels are interpreted, some that have every pair among them."""
+    return [
+        pytest.param(a, b, c, marks=() if (i + j) % len(third) == k else pytest.mark.gpu)
+        for (i, a), (j, b), (k, c) in itertools.product(*map(enumerate, (first, second, third)))
+    ]
+
+
+def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
+    attend = decode if case.query_starts is None else extend
+    compiled = jax.jit(functools.partial(attend, **case.keywords(), implementation=implementation))
+    return np.asarray(compiled(*case.arguments(dtype)), np.float32)
+
+
+def run_triton(case: PagedCase, dtype, blocks: DecodeBlocks | ExtendBlocks | None = None) -> np.ndarray:
+    """The Triton kernels with these blocks, also where another would serve the call."""
+    kernel = decode_triton.decode if case.query_starts is None else extend_triton.extend
+    keywords = case.keywords()
+    result = kernel(
+        *case.arguments(dtype),
+        keywords["sinks"],
+        keywords["options"],
+        blocks=blocks,
+        interpret=should_interpret(None),
+    )
+    return np.asarray(result, np.float32)
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
+def test_reference_is_the_definition(rng, shape, page_size):
+    for query_lengths in (None, QUERY_LENGTHS):
+        case = make_case(rng, shape, LENGTHS, page_size, query_lengths, num_padding_tokens=5)
+        assert relative_error(run(case, "reference", jnp.float32), oracle(case)) < 1e-6
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_decode_agrees_with_the_reference(rng, name, dtype):
+    case = make_case(rng, SHAPES[name], [*LENGTHS, 300], page_size=16)
+    assert relative_error(run(case, "pallas", dtype), run(case, "reference", dtype)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize(("name", "dtype"), CASES)
+def test_extend_agrees_with_the_reference(rng, name, dtype):
+    case = make_case(rng, SHAPES[name], LENGTHS, 16, QUERY_LENGTHS, num_padding_tokens=5)
+    got, wanted = run(case, "pallas", dtype), run(case, "reference", dtype)
+    assert relative_error(got, wanted) < BOUNDS[dtype]
+    assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
+
+
+@pytest.mark.parametrize("shape", [AttentionShape(8, 2, 32), AttentionShape(6, 3, 16, sliding_window=20)], ids=str)
+def test_random_lengths_up_to_a_full_page_table(rng, shape):
+    """Nothing is read behind the last entry of the table, which the longest rows fill."""
+    page_size, most = 8, 96
+    lengths = [0, 1, most, *rng.integers(0, most + 1, 4).tolist(), most]
+    query_lengths = [int(rng.integers(0, min(length, 30) + 1)) for length in lengths]
+    for queries in (None, query_lengths):
+        case = make_case(rng, shape, lengths, page_size, queries, num_padding_tokens=3, spare_pages=0)
+        wanted = run(case, "reference", jnp.float32)
+        assert relative_error(run(case, "pallas", jnp.float32), wanted) < BOUNDS[jnp.float32]
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 8, 64, 256])
+def test_any_page_size(rng, page_size):
+    shape = AttentionShape(4, 2, 32, sliding_window=40)
+    for query_lengths in (None, QUERY_LENGTHS):
+        case = make_case(rng, shape, LENGTHS, page_size, query_lengths)
+        assert relative_error(run(case, "pallas", jnp.float32), run(case, "reference", jnp.float32)) < 1e-5
+
+
+def test_extend_of_one_token_each_is_decode(rng):
+    shape, lengths = AttentionShape(8, 2, 64), [1, 16, 40]
+    case = make_case(rng, shape, lengths, 16, query_lengths=[1, 1, 1])
+    q, kv_pages, page_table, starts, rows = case.arguments(jnp.float32)
+    one = decode(q, kv_pages, page_table, rows, implementation="pallas")
+    many = extend(q, kv_pages, page_table, starts, rows, implementation="pallas")
+    assert relative_error(one, many) < 1e-6
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+@pytest.mark.parametrize("query_lengths", [[1, 1, 1, 7, 0, 12], [1, 1, 0, 0, 0, 0], [9, 5, 4, 0, 0, 0]], ids=str)
+def test_a_mixed_batch_is_an_extend_whose_first_rows_decode(rng, query_lengths, implementation):
+    """With chunks, without them, and without decode rows; the count is an array, which changes without compiling."""
+    shape, lengths = AttentionShape(8, 2, 64, sliding_window=20, sinks=True), [1, 16, 40, 9, 0, 33]
+    case = make_case(rng, shape, np.maximum(lengths, query_lengths).tolist(), 16, query_lengths, num_padding_tokens=6)
+    count = next(i for i, n in enumerate([*query_lengths, 0]) if n != 1)
+    attend = functools.partial(extend, **case.keywords(), implementation=implementation)
+    got = jax.jit(attend)(*case.arguments(jnp.float32), num_decode_rows=jnp.int32(count))
+    assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
+    assert not np.asarray(got)[case.query_starts[-1] :].any(), "padding tokens give zeros"
+
+
+@pytest.mark.parametrize(
+    ("shape", "num_splits", "kv_heads"), every_pair(SMALL_SHAPES, [1, 2, 3, 7], [1, 2, 4]), ids=str
+)
+def test_decode_with_any_split_and_packing(rng, shape, num_splits, kv_heads):
+    """Also with more splits than some rows have tiles, and with more heads a program than there are."""
+    case = make_case(rng, shape, LENGTHS, page_size=4)
+    got = run_triton(case, jnp.float32, DecodeBlocks(kv_heads, 16 // kv_heads, num_splits, num_warps=4, num_stages=2))
+    assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
+
+
+@pytest.mark.parametrize(("shape", "num_splits", "block_tokens"), every_pair(SMALL_SHAPES, [1, 2, 5], [4, 8]), ids=str)
+def test_extend_of_a_few_tokens_with_any_split(rng, shape, num_splits, block_tokens):
+    """As many query tokens as speculative decoding verifies, also with a block that holds them all or only some."""
+    lengths, query_lengths = [0, 8, 40, 17, 90, 3], [0, 8, 2, 5, 3, 3]
+    case = make_case(rng, shape, lengths, 4, query_lengths, num_padding_tokens=3)
+    got = run_triton(case, jnp.float32, ExtendBlocks(block_tokens, 16, num_splits, num_warps=4, num_stages=2))
+    assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
+    assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+def test_a_sink_takes_its_share(rng, implementation):
+    """A sink as high as all scores together halves the values; one far above leaves nothing, one far below all."""
+    shape = AttentionShape(4, 2, 16, sinks=True)
+    case = make_case(rng, shape, [1, 1], 4)
+    case.q[:] = 0  # every score is 0
+    values = np.stack([np.repeat(dense[1, 0], 2, axis=0) for dense in case.dense])
+    for sink, share in ((0.0, 0.5), (90.0, 0.0), (-90.0, 1.0), (-np.inf, 1.0)):
+        case.sinks[:] = sink
+        np.testing.assert_allclose(run(case, implementation, jnp.float32), values * share, atol=1e-6)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", SHAPES)
+def test_long_rows_on_a_gpu(rng, name):
+    """Splits, many tiles, windows that begin in the middle: sizes that interpret mode is too slow for."""
+    lengths = [0, 1, 255, 256, 4095, 4096, *rng.integers(1, 6000, 10).tolist()]
+    query_lengths = [min(length, int(n)) for length, n in zip(lengths, rng.integers(0, 700, 16), strict=True)]
+    for queries in (None, query_lengths):
+        case = make_case(rng, SHAPES[name], lengths, 16, queries, num_padding_tokens=100)
+        error = relative_error(run_triton(case, jnp.bfloat16), run(case, "reference", jnp.bfloat16))
+        assert error < BOUNDS[jnp.bfloat16]
+
+
+def test_shapes_that_contradict_each_other_are_errors(rng):
+    case = make_case(rng, AttentionShape(4, 2, 32), [3, 4], 4)
+    q, kv_pages, page_table, lengths = case.arguments(jnp.float32)
+    with pytest.raises(ValueError, match="head_dim 16 and the cache 32"):
+        decode(q[..., :16], kv_pages, page_table, lengths)
+    with pytest.raises(ValueError, match="3 query heads cannot share 2 KV heads"):
+        decode(q[:, :3], kv_pages, page_table, lengths)
+    with pytest.raises(ValueError, match="page_table has 1 rows and lengths 2"):
+        decode(q, kv_pages, page_table[:1], lengths)
+    with pytest.raises(ValueError, match="2 rows need one more"):
+        extend(q, kv_pages, page_table, lengths, lengths)
+    with pytest.raises(ValueError, match=r"sinks has shape \(3,\), but 4 query heads"):
+        decode(q, kv_pages, page_table, lengths, sinks=jnp.zeros(3))
+    with pytest.raises(ValueError, match="1 tokens cannot be those of 2 rows"):
+        extend(q[:1], kv_pages, page_table, jnp.arange(3), lengths, num_decode_rows=jnp.int32(2))
+    with pytest.raises(UnsupportedError, match="bfloat16 over a cache in float32"):
+        decode(q.astype(jnp.bfloat16), kv_pages, page_table, lengths)
+
+
+def test_options_are_validated():
+    with pytest.raises(ValueError, match="sliding_window=0: a window holds at least 1"):
+        AttentionOptions(sliding_window=0)
+    with pytest.raises(ValueError, match=r"scale=-1 must be positive"):
+        AttentionOptions(scale=-1)
+    with pytest.raises(ValueError, match=r"soft_cap=0.0 must be positive"):
+        AttentionOptions(soft_cap=0.0)
