@@ -30,8 +30,8 @@ from benchmarks.compare.workloads import comparable_workload
 from jinfer.bench import measure as bench
 from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
 from jinfer.bench.workloads import Workload
-from jinfer.engine import delete_arrays
 from jinfer.errors import ConfigError, JinferError
+from jinfer.execution.device_memory import delete_arrays
 from jinfer.models.model import Model, Params
 
 DATA: Mapping[str, tuple[bool, bool]] = {  # name: (weights are zeros, cache is zeros)
@@ -95,7 +95,7 @@ def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator
     limit as `jinfer bench` has them, and medians of power in watts and of the clock in MHz, if nvidia-smi tells."""
     for data in ("random", "zeros"):
         if data == "zeros":
-            opened.engine._params = _into_zeros(opened.engine._params)
+            opened.engine.executor.params = _into_zeros(opened.engine.executor.params)
         for workload in workloads:
             shown: dict[str, list[float]] = {}
             with watched(shown):

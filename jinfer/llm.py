@@ -12,12 +12,13 @@ import jax
 
 from jinfer.before_start import check_before_start, request_factory
 from jinfer.config import EngineConfig
-from jinfer.engine import Engine, delete_arrays
+from jinfer.engine import Engine
 from jinfer.engine_loop import EngineLoop
-from jinfer.engine_stats import EngineStats
+from jinfer.engine_stats import Counters, EngineStats
 from jinfer.errors import InsufficientMemoryError, RequestError
-from jinfer.execution.device_memory import DeviceMemory
+from jinfer.execution.device_memory import DeviceMemory, delete_arrays
 from jinfer.execution.device_state import new_device_state
+from jinfer.execution.executor import start_executor
 from jinfer.execution.memory import MemoryNeeds, check_fits, check_workspace, choose_limits, plan_memory
 from jinfer.execution.workspace import start_probing
 from jinfer.loading import ModelSource, find_model, load_model
@@ -29,7 +30,8 @@ from jinfer.progress import logged_time, progress_bar
 from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
 from jinfer.request import Request
 from jinfer.sampling_params import SamplingParams
-from jinfer.sequence_update import SequenceUpdate
+from jinfer.scheduling.scheduler import Scheduler
+from jinfer.sequence_output import SequenceOutput
 from jinfer.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -91,11 +93,11 @@ class LLM:
                 )  # fmt: skip
             self.memory = plan_memory(self.config, chosen, memory, needs)
             self.limits = self.memory.limits
-            self._engine = self._start_engine()
+            self.engine = self._start_engine()
         except BaseException:
             delete_arrays(self._loaded.owned_params)
             raise
-        self._loop = EngineLoop(self._engine, functools.partial(delete_arrays, self._loaded.owned_params))
+        self._loop = EngineLoop(self.engine, functools.partial(delete_arrays, self._loaded.owned_params))
         self._requests = request_factory(found, self.limits)
         logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
 
@@ -103,7 +105,7 @@ class LLM:
         logger.info("%s", self.memory)
         loaded = self._loaded
         try:
-            engine = Engine(
+            executor = start_executor(
                 loaded.model, loaded.params, self.limits,
                 functools.partial(new_device_state, loaded.model.config, self.limits, loaded.dtype),
                 self.config,
@@ -115,8 +117,12 @@ class LLM:
                 f"the device ran out of memory while the engine started ({error}); {self.memory}; lower num_pages, "
                 "max_num_seqs, max_num_batched_tokens or gpu_memory_utilization"
             ) from error
-        check_workspace(self.memory, engine.executables)
-        return engine
+        check_workspace(self.memory, executor.executables)
+        scheduler = Scheduler(
+            self.limits, Counters(), self.config.scheduling_policy, prefix_caching=self.config.prefix_caching,
+            rotation_class=loaded.model.config.rope.rotation_class,
+        )  # fmt: skip
+        return Engine(scheduler, executor, overlap=self.config.overlap)
 
     @property
     def tokenizer(self) -> Tokenizer | None:
@@ -165,7 +171,7 @@ class LLM:
                     bar.update()
         return [RequestOutput.of(request) for request in requests]
 
-    def _run(self, requests: list[Request], form: Callable[[SequenceUpdate], T]) -> Generator[T, None, None]:
+    def _run(self, requests: list[Request], form: Callable[[SequenceOutput], T]) -> Generator[T, None, None]:
         """Steps the engine until the requests have ended, and gives each update in a form. Whatever stops it early
         aborts them."""
         queue = OutputQueue(requests)
@@ -202,12 +208,12 @@ class LLM:
     def stats(self) -> EngineStats:
         """What the engine is doing, and what it has done since its start."""
         self._loop.settle()
-        return self._engine.stats()
+        return self.engine.stats()
 
     def check_integrity(self) -> None:
         """Raises AssertionError if a page or a row is lost; for tests."""
         self._loop.settle()
-        self._engine.check_integrity()
+        self.engine.check_integrity()
 
     def close(self) -> None:
         """Gives back the device's memory. Params that the caller brought stay. Requests still running fail."""
@@ -221,5 +227,5 @@ class LLM:
 
     def __repr__(self) -> str:
         self._loop.settle()
-        state = "closed" if self._loop.is_closed else repr(self._engine)
+        state = "closed" if self._loop.is_closed else repr(self.engine)
         return f"LLM({self._loaded.model.config.architecture}, {self._loaded.dtype}, {state})"

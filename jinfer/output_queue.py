@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from jinfer.errors import EngineError
 from jinfer.request import Request
-from jinfer.sequence_update import SequenceUpdate
+from jinfer.sequence_output import SequenceOutput
 
 
 class OutputQueue:
@@ -16,7 +16,7 @@ class OutputQueue:
 
     def __init__(self, requests: Iterable[Request]) -> None:
         self.requests = tuple(requests)
-        self._updates: deque[SequenceUpdate] = deque()
+        self._updates: deque[SequenceOutput] = deque()
         self._open = {sequence for request in self.requests for sequence in request.sequences}  # without their end here
         self._failure: str | None = None
 
@@ -30,7 +30,7 @@ class OutputQueue:
         """Whether nothing will be put here any more."""
         return self.is_complete or self._failure is not None
 
-    def put(self, update: SequenceUpdate) -> None:
+    def put(self, update: SequenceOutput) -> None:
         self._updates.append(update)
         if update.finish_reason is not None:
             self._open.discard(update.sequence)
@@ -40,7 +40,7 @@ class OutputQueue:
         if not self.is_complete:
             self._failure = reason
 
-    def take_all(self) -> Iterator[SequenceUpdate]:
+    def take_all(self) -> Iterator[SequenceOutput]:
         while self._updates:
             yield self._updates.popleft()
 

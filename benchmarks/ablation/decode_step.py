@@ -19,8 +19,8 @@ from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import pack
 from jinfer.bench.workloads import Workload
 from jinfer.config import Limits
-from jinfer.engine import delete_arrays
 from jinfer.execution import compiled_steps
+from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.models import decoder

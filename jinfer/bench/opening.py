@@ -115,7 +115,7 @@ def open_bench(
 
 def engine_of(llm: LLM) -> Engine:
     """The engine behind a front door, to be driven without it."""
-    return llm._engine
+    return llm.engine
 
 
 def work_of(llm: LLM) -> ModelWork:
