@@ -20,14 +20,14 @@ import jax.numpy as jnp
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
 from jinfer.config import Limits
-from jinfer.engine import Engine
-from jinfer.engine_stats import Counters
+from jinfer.engine.engine import Engine
+from jinfer.engine.output_queue import OutputQueue
+from jinfer.engine.stats import Counters
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
-from jinfer.output_queue import OutputQueue
-from jinfer.request import Request
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import MAX_LOGPROBS, SamplingParams
 from jinfer.sampling import StepResult
-from jinfer.sampling_params import MAX_LOGPROBS, SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
 
 PROMPT_LENGTH, PAGE_SIZE, CONTEXT = 128, 16, 2048

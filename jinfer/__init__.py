@@ -14,9 +14,9 @@ from jinfer.errors import (
     UnsupportedModelError,
 )
 from jinfer.llm import LLM, generate
-from jinfer.outputs import CompletionOutput, RequestOutput, StreamPiece
-from jinfer.request import FinishReason
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.outputs import CompletionOutput, RequestOutput, StreamPiece
+from jinfer.requests.request import FinishReason
+from jinfer.requests.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
 

@@ -12,9 +12,9 @@ from jinfer.execution.memory import check_fits, choose_limits
 from jinfer.loading import FoundModel
 from jinfer.models.config import ModelConfig
 from jinfer.models.weights import num_bytes
-from jinfer.prompts import Prompt
-from jinfer.request_factory import RequestFactory
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.prompts import Prompt
+from jinfer.requests.request_factory import RequestFactory
+from jinfer.requests.sampling_params import SamplingParams
 
 
 def check_before_start(

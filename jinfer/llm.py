@@ -12,9 +12,11 @@ import jax
 
 from jinfer.before_start import check_before_start, request_factory
 from jinfer.config import EngineConfig
-from jinfer.engine import Engine
-from jinfer.engine_loop import EngineLoop
-from jinfer.engine_stats import Counters, EngineStats
+from jinfer.engine.engine import Engine
+from jinfer.engine.loop import EngineLoop
+from jinfer.engine.output_queue import OutputQueue
+from jinfer.engine.sequence_output import SequenceOutput
+from jinfer.engine.stats import Counters, EngineStats
 from jinfer.errors import InsufficientMemoryError, RequestError
 from jinfer.execution.device_memory import DeviceMemory, delete_arrays
 from jinfer.execution.device_state import new_device_state
@@ -24,14 +26,12 @@ from jinfer.execution.workspace import start_probing
 from jinfer.loading import ModelSource, find_model, load_model
 from jinfer.models.model import Params
 from jinfer.models.weights import num_bytes
-from jinfer.output_queue import OutputQueue
-from jinfer.outputs import RequestOutput, StreamPiece
 from jinfer.progress import logged_time, progress_bar
-from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
-from jinfer.request import Request
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.outputs import RequestOutput, StreamPiece
+from jinfer.requests.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
-from jinfer.sequence_output import SequenceOutput
 from jinfer.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
 from jinfer.batching.sampling_words import SamplingRows
-from jinfer.sampling_params import MAX_LOGPROBS
+from jinfer.requests.sampling_params import MAX_LOGPROBS
 from pallas_kernels import Implementation, sampling
 
 NOT_FINITE = -1  # in a StepResult on the device: no token, for the logits of the row hold NaN or infinity

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinfer import LLM
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
 from jinfer.sampling import StepResult

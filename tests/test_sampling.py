@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jinfer.batching.sampling_words import NO_BLOCKED_ID, SamplingRows
+from jinfer.requests.sampling_params import MAX_LOGPROBS
 from jinfer.sampling import NOT_FINITE, StepResult, sample
-from jinfer.sampling_params import MAX_LOGPROBS
 
 ROWS, VOCAB = 4, 24
 ROUNDING = 1e-5  # of a sum of float32 probabilities, with room

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
-from jinfer.request import Sequence
-from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.requests.request import Sequence
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 
 NO_BLOCKED_ID = -1  # outside every vocabulary
 FIRST_BLOCKED = 8

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TextIO
 
-from jinfer.engine import Engine
-from jinfer.sequence_output import SequenceOutput
+from jinfer.engine.engine import Engine
+from jinfer.engine.sequence_output import SequenceOutput
 
 INTERVAL_S = 1.0
 

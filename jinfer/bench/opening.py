@@ -18,7 +18,7 @@ from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
 from jinfer.config import EngineConfig
 from jinfer.config import Limits as EngineLimits
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.llm import LLM
 from jinfer.loading import find_model

@@ -16,7 +16,7 @@ from jinfer.bench.replaced import replaced
 from jinfer.bench.session import Session
 from jinfer.bench.steady import steady
 from jinfer.bench.workloads import Workload
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from jinfer.scheduling.step_plan import StepPlan
 
 STEP = "engine step"

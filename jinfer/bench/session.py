@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from jinfer.bench.arrivals import Arrival
 from jinfer.bench.workloads import Lengths, random_prompts
 from jinfer.config import Limits
+from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.request import Request
-from jinfer.sampling_params import SamplingParams
-from jinfer.sequence_output import SequenceOutput
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import SamplingParams
 
 TEMPERATURE = 0.6
 LONGEST_SLEEP_S = 0.001  # while nothing runs and the next arrival is awaited

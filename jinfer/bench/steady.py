@@ -12,7 +12,7 @@ from jaxtyping import Array, Int32
 from jinfer.bench.replaced import replaced
 from jinfer.bench.session import Session
 from jinfer.bench.workloads import Lengths, Measure, Workload, random_prompts
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from jinfer.execution.device_state import DeviceState
 from jinfer.scheduling.step_plan import StepPlan
 

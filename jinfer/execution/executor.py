@@ -12,6 +12,7 @@ import numpy as np
 from jinfer.batching.batch import Batch, make_batch, padding_batch
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.config import EngineConfig, Limits
+from jinfer.engine.step_output import StepOutput, TokenLogprobs
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
@@ -20,7 +21,6 @@ from jinfer.models.model import Model, Params
 from jinfer.progress import logged_time, progress_bar
 from jinfer.sampling import NOT_FINITE, StepResult
 from jinfer.scheduling.step_plan import StepPlan
-from jinfer.step_output import StepOutput, TokenLogprobs
 
 logger = getLogger(__name__)
 

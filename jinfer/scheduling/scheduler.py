@@ -20,8 +20,8 @@ from collections import deque
 from operator import attrgetter
 
 from jinfer.config import Limits, SchedulingPolicy
-from jinfer.engine_stats import Counters
-from jinfer.request import FinishReason, Sequence
+from jinfer.engine.stats import Counters
+from jinfer.requests.request import FinishReason, Sequence
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import new_policy
 from jinfer.scheduling.sequence_pages import Prefix, RotationClass, SequencePages, rotated_by_position

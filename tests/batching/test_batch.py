@@ -19,8 +19,8 @@ from jinfer.batching.sampling_words import (
     sampling_words,
 )
 from jinfer.config import Limits
-from jinfer.request import SEED_STEP
-from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.requests.request import SEED_STEP
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
 from tests.batching.plans import chunk, decode_rows, limits, new_sequence, plan

@@ -11,8 +11,8 @@ from jinfer.bench.monitor import Monitor
 from jinfer.bench.results import Result, header, model_prefix, result_text
 from jinfer.bench.roofline import decode_step_s, least_seconds, shared_prefix_seconds
 from jinfer.bench.workloads import Lengths, find_workload
-from jinfer.engine_stats import EngineStats
-from jinfer.request import FinishReason
+from jinfer.engine.stats import EngineStats
+from jinfer.requests.request import FinishReason
 from tests.bench.fakes import DECODE_S, MACHINE, PREFILL_S, WORK, FakeEngine, fake_bench
 
 

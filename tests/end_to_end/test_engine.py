@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from jinfer import LLM, EngineError, SamplingParams
-from jinfer.engine import Engine
-from jinfer.prompts import Prompt
-from jinfer.request import Request
-from jinfer.step_queue import SHORT_WAIT_S
+from jinfer.engine.engine import Engine
+from jinfer.engine.step_queue import SHORT_WAIT_S
+from jinfer.requests.prompts import Prompt
+from jinfer.requests.request import Request
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.tiny_model import shared_llm
 

@@ -19,10 +19,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
+from jinfer.engine.output_queue import OutputQueue
 from jinfer.errors import EngineError
-from jinfer.output_queue import OutputQueue
-from jinfer.request import Request
+from jinfer.requests.request import Request
 
 CLOSED = "this LLM is closed; create another"
 INTERRUPTED = "another call was interrupted within a step, which ended every request; send this one again"

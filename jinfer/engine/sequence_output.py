@@ -6,7 +6,7 @@ perhaps wanted at the end only. Where a stop string may end the output, every to
 
 from typing import NamedTuple
 
-from jinfer.request import FinishReason, Sequence
+from jinfer.requests.request import FinishReason, Sequence
 
 
 class SequenceOutput(NamedTuple):

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jinfer.request import FinishReason, Request, Sequence
-from jinfer.sequence_output import SequenceOutput
+from jinfer.engine.sequence_output import SequenceOutput
+from jinfer.requests.request import FinishReason, Request, Sequence
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError
-from jinfer.prompts import Prompt
-from jinfer.request import Request
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.prompts import Prompt
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import SamplingParams
 from jinfer.text.detokenizer import Detokenizer
 from jinfer.text.tokenizer import Tokenizer
 

@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence as Rows
 
 from jinfer.config import Limits
-from jinfer.engine_stats import EngineStats
-from jinfer.request import FinishReason, Request, Sequence
+from jinfer.engine.sequence_output import SequenceOutput, append_token
+from jinfer.engine.stats import EngineStats
+from jinfer.engine.step_output import StepExecutor, StepOutput
+from jinfer.engine.step_queue import StepInFlight, StepQueue, one_at_a_time, overlapped
+from jinfer.requests.request import FinishReason, Request, Sequence
 from jinfer.scheduling.scheduler import Scheduler
-from jinfer.sequence_output import SequenceOutput, append_token
-from jinfer.step_output import StepExecutor, StepOutput
-from jinfer.step_queue import StepInFlight, StepQueue, one_at_a_time, overlapped
 
 
 class Engine:

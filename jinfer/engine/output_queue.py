@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.request import Request
-from jinfer.sequence_output import SequenceOutput
+from jinfer.requests.request import Request
 
 
 class OutputQueue:
