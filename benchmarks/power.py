@@ -78,9 +78,9 @@ def _parsed() -> argparse.Namespace:
 
 
 def _step_lines(options: argparse.Namespace) -> Iterator[dict[str, float | str]]:
-    with Source(config=options.config).load(SMALL) as llm:
+    with Source(config=options.config).start(SMALL) as parts:
         for workload in options.workloads:
-            for line in measure(llm._loaded.model, llm._loaded.params, workload, options.repeats):
+            for line in measure(parts.loaded.model, parts.loaded.params, workload, options.repeats):
                 yield {"workload": workload.name, **line}
 
 
@@ -95,7 +95,8 @@ def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator
     limit as `jinfer bench` has them, and medians of power in watts and of the clock in MHz, if nvidia-smi tells."""
     for data in ("random", "zeros"):
         if data == "zeros":
-            opened.engine.executor.params = _into_zeros(opened.engine.executor.params)
+            executor = opened.parts.executor
+            executor.params = _into_zeros(executor.params)
         for workload in workloads:
             shown: dict[str, list[float]] = {}
             with watched(shown):

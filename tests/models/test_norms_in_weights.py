@@ -47,7 +47,7 @@ def test_weights_of_the_caller_stay_as_they_are() -> None:
     params = random_params()
     before = {path: x.copy() for path, x in flatten(params).items()}
     with tiny_llm(params=params, norms_in_weights=True) as llm:
-        assert not np.array_equal(llm._loaded.params["mlp"]["gate_up"]["kernel"], before["mlp/gate_up/kernel"])
+        assert not np.array_equal(llm.parts.loaded.params["mlp"]["gate_up"]["kernel"], before["mlp/gate_up/kernel"])
     for path, x in flatten(params).items():
         np.testing.assert_array_equal(x, before[path])
 
