@@ -1,5 +1,6 @@
 """jinfer runs large language models in JAX on NVIDIA GPUs."""
 
+from jinfer.async_llm import AsyncLLM, AsyncStream
 from jinfer.config import EngineConfig
 from jinfer.errors import (
     CheckpointError,
@@ -22,6 +23,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
+    "AsyncStream",
     "CheckpointError",
     "CompletionOutput",
     "ConfigError",

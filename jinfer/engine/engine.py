@@ -2,7 +2,6 @@
 
 import dataclasses
 import time
-from collections.abc import Sequence as Rows
 
 from jinfer.config import Limits
 from jinfer.engine.sequence_output import SequenceOutput, append_token
@@ -89,7 +88,7 @@ class Engine:
                 outputs.append(self._fail(sequence) if token_id is None else self._advance(sequence, token_id))
         return outputs
 
-    def _logprob_rows(self, sequences: Rows[Sequence | None]) -> list[int]:
+    def _logprob_rows(self, sequences: list[Sequence | None]) -> list[int]:
         return [row for row, sequence in enumerate(sequences) if sequence in self._logprob_sequences]
 
     def _advance(self, sequence: Sequence, token_id: int) -> SequenceOutput:
@@ -144,7 +143,7 @@ class Engine:
         return f"Engine(running={scheduler.num_running}, waiting={scheduler.num_waiting}, {self.limits})"
 
 
-def _record_logprobs(sequences: Rows[Sequence | None], output: StepOutput) -> None:
+def _record_logprobs(sequences: list[Sequence | None], output: StepOutput) -> None:
     """Keeps the log probability of each sampled token, and those of the `params.logprobs` most likely tokens."""
     for row, found in output.logprobs.items():
         sequence = sequences[row]

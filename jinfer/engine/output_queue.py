@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.requests.request import Request
+from jinfer.requests.request import Request, Sequence
 
 
 class OutputQueue:
@@ -14,7 +14,9 @@ class OutputQueue:
     One thread at a time puts, and one takes; they need no lock between them.
     """
 
-    def __init__(self, requests: Iterable[Request]) -> None:
+    def __init__(self, requests: Iterable[Request], *, deadline: float | None = None) -> None:
+        """What has not ended at `deadline`, by `time.monotonic()`, is aborted before the next step."""
+        self.deadline = deadline
         self.requests = tuple(requests)
         self._updates: deque[SequenceOutput] = deque()
         self._open = {sequence for request in self.requests for sequence in request.sequences}  # without their end here
@@ -29,6 +31,10 @@ class OutputQueue:
     def is_over(self) -> bool:
         """Whether nothing will be put here any more."""
         return self.is_complete or self._failure is not None
+
+    def awaits(self, sequence: Sequence) -> bool:
+        """Whether the end of the sequence is still to be put here."""
+        return sequence in self._open
 
     def put(self, update: SequenceOutput) -> None:
         self._updates.append(update)
