@@ -17,14 +17,18 @@ from unittest import mock
 
 import jax.numpy as jnp
 
-from jinfer import engine as engine_module
 from jinfer.batching.batch import Batch
-from jinfer.config import EngineConfig, Limits
-from jinfer.engine import Engine
-from jinfer.output_queue import OutputQueue
-from jinfer.request import Request
+from jinfer.batching.buckets import StepShape
+from jinfer.config import Limits
+from jinfer.engine.engine import Engine
+from jinfer.engine.output_queue import OutputQueue
+from jinfer.engine.stats import Counters
+from jinfer.execution.device_state import DeviceState
+from jinfer.execution.executor import Executor
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import MAX_LOGPROBS, SamplingParams
 from jinfer.sampling import StepResult
-from jinfer.sampling_params import MAX_LOGPROBS, SamplingParams
+from jinfer.scheduling.scheduler import Scheduler
 
 PROMPT_LENGTH, PAGE_SIZE, CONTEXT = 128, 16, 2048
 WARM_UP_STEPS, TIMED_STEPS = 20, 300
@@ -33,7 +37,8 @@ WARM_UP_STEPS, TIMED_STEPS = 20, 300
 class InstantSteps:
     """Stands in for CompiledSteps: every row samples token 0."""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __init__(self) -> None:
+        self.executables: dict[StepShape, Any] = {}
         self._results: dict[int, StepResult] = {}
 
     def __call__(self, params: Any, state: Any, batch: Batch) -> tuple[Any, StepResult]:
@@ -45,20 +50,8 @@ class InstantSteps:
             self._results[rows] = StepResult(token_ids, logprobs, top, top.astype(jnp.float32))
         return state, self._results[rows]
 
-
-class NoPageSharing:
-    """Stands in for PageSharing, for prompts that have nothing in common."""
-
-    def __init__(self, *_: Any) -> None:
-        pass
-
-    def warm_up(self, state: Any) -> Any:
+    def close(self) -> None:
         """Nothing."""
-        return state
-
-    def __call__(self, state: Any, plan: Any) -> Any:
-        """Nothing."""
-        return state
 
 
 class Stopwatch:
@@ -91,21 +84,18 @@ def main() -> None:
 def measure(rows: int) -> dict[str, float]:
     """Median microseconds of each part."""
     watch = Stopwatch()
-    with (
-        mock.patch.object(engine_module, "CompiledSteps", InstantSteps),
-        mock.patch.object(engine_module, "PageSharing", NoPageSharing),
-    ):
-        engine = _engine(rows)
+    engine = _engine(rows)
     requests = _requests(rows, engine.limits)
     queue = OutputQueue(requests)
     for request in requests:
         engine.add(request)
     for _ in range(WARM_UP_STEPS):
         engine.step()
+    scheduler, executor = engine.scheduler, engine.executor
     with (
-        mock.patch.object(engine._scheduler, "schedule", watch.timed("schedule", engine._scheduler.schedule)),
-        mock.patch.object(engine_module, "make_batch", watch.timed("batch", engine_module.make_batch)),
-        mock.patch.object(engine, "_read", watch.timed("read", engine._read)),
+        mock.patch.object(scheduler, "schedule", watch.timed("schedule", scheduler.schedule)),
+        mock.patch.object(executor, "make_batch", watch.timed("batch", executor.make_batch)),
+        mock.patch.object(engine, "read", watch.timed("read", engine.read)),
     ):
         step, deliver = watch.timed("step", engine.step), watch.timed("deliver", _deliver)
         for _ in range(TIMED_STEPS):
@@ -123,7 +113,10 @@ def _deliver(updates: list[Any], queue: OutputQueue) -> None:
 def _engine(rows: int) -> Engine:
     pages = rows * -(-CONTEXT // PAGE_SIZE) + 1
     limits = Limits(PAGE_SIZE, pages, rows, max(4096, rows), CONTEXT)
-    return Engine(None, None, limits, tuple, EngineConfig(progress=False))
+    steps = InstantSteps()
+    state = DeviceState((), None)
+    executor = Executor(params={}, limits=limits, steps=steps, page_sharing=None, state=state, new_state=lambda: state)
+    return Engine(Scheduler(limits, Counters()), executor)
 
 
 def _requests(rows: int, limits: Limits) -> list[Request]:

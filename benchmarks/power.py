@@ -30,8 +30,8 @@ from benchmarks.compare.workloads import comparable_workload
 from jinfer.bench import measure as bench
 from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
 from jinfer.bench.workloads import Workload
-from jinfer.engine import delete_arrays
 from jinfer.errors import ConfigError, JinferError
+from jinfer.execution.device_memory import delete_arrays
 from jinfer.models.model import Model
 from jinfer.weights.params import Params
 
@@ -79,9 +79,9 @@ def _parsed() -> argparse.Namespace:
 
 
 def _step_lines(options: argparse.Namespace) -> Iterator[dict[str, float | str]]:
-    with Source(config=options.config).load(SMALL) as llm:
+    with Source(config=options.config).start(SMALL) as parts:
         for workload in options.workloads:
-            for line in measure(llm._loaded.model, llm._loaded.params, workload, options.repeats):
+            for line in measure(parts.loaded.model, parts.loaded.params, workload, options.repeats):
                 yield {"workload": workload.name, **line}
 
 
@@ -96,7 +96,8 @@ def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator
     limit as `jinfer bench` has them, and medians of power in watts and of the clock in MHz, if nvidia-smi tells."""
     for data in ("random", "zeros"):
         if data == "zeros":
-            opened.engine._params = _into_zeros(opened.engine._params)
+            executor = opened.parts.executor
+            executor.params = _into_zeros(executor.params)
         for workload in workloads:
             shown: dict[str, list[float]] = {}
             with watched(shown):

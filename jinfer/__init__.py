@@ -1,5 +1,6 @@
 """jinfer runs large language models in JAX on NVIDIA GPUs."""
 
+from jinfer.async_llm import AsyncLLM, AsyncStream
 from jinfer.config import EngineConfig
 from jinfer.errors import (
     CheckpointError,
@@ -14,14 +15,16 @@ from jinfer.errors import (
     UnsupportedModelError,
 )
 from jinfer.llm import LLM, generate
-from jinfer.outputs import CompletionOutput, RequestOutput, StreamPiece
-from jinfer.request import FinishReason
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.outputs import CompletionOutput, RequestOutput, StreamPiece
+from jinfer.requests.request import FinishReason
+from jinfer.requests.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
+    "AsyncStream",
     "CheckpointError",
     "CompletionOutput",
     "ConfigError",

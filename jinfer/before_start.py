@@ -11,9 +11,9 @@ from jinfer.execution.device_memory import DeviceMemory
 from jinfer.execution.memory import check_fits, choose_limits
 from jinfer.loading import FoundModel
 from jinfer.models.config import ModelConfig
-from jinfer.prompts import Prompt
-from jinfer.request_factory import RequestFactory
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.prompts import Prompt
+from jinfer.requests.request_factory import RequestFactory
+from jinfer.requests.sampling_params import SamplingParams
 from jinfer.weights.params import num_bytes
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinfer.errors import RequestError, UnsupportedModelError
 from jinfer.models.entries import shown
-from jinfer.sampling_params import MODEL_DEFAULTS, SamplingParams
+from jinfer.requests.sampling_params import MODEL_DEFAULTS, SamplingParams
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.hub import read_json
 

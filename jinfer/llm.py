@@ -1,38 +1,27 @@
 """The front door: `generate`, and `LLM` with generate, chat and stream."""
 
-import functools
-import logging
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-import jax
-
-from jinfer.before_start import check_before_start, request_factory
+from jinfer.before_start import check_before_start
 from jinfer.config import EngineConfig
-from jinfer.engine import Engine, delete_arrays
-from jinfer.engine_loop import EngineLoop
-from jinfer.engine_stats import EngineStats
-from jinfer.errors import InsufficientMemoryError, RequestError
-from jinfer.execution.device_memory import DeviceMemory
-from jinfer.execution.device_state import new_device_state
-from jinfer.execution.memory import MemoryNeeds, check_fits, check_workspace, choose_limits, plan_memory
-from jinfer.execution.workspace import start_probing
-from jinfer.loading import ModelSource, find_model, load_model
-from jinfer.models.model import Params
-from jinfer.output_queue import OutputQueue
-from jinfer.outputs import RequestOutput, StreamPiece
-from jinfer.progress import logged_time, progress_bar
-from jinfer.prompts import Messages, Prompt, Prompts, as_conversations, as_params, as_prompts, split_options
-from jinfer.request import Request
-from jinfer.sampling_params import SamplingParams
-from jinfer.sequence_update import SequenceUpdate
+from jinfer.engine.engine import Engine
+from jinfer.engine.loop import EngineLoop
+from jinfer.engine.output_queue import OutputQueue
+from jinfer.engine.sequence_output import SequenceOutput
+from jinfer.engine.stats import EngineStats
+from jinfer.loading import ModelSource, find_model
+from jinfer.progress import progress_bar
+from jinfer.requests.outputs import RequestOutput, StreamPiece
+from jinfer.requests.prompts import Messages, Prompt, Prompts, as_params, as_prompts, split_options
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import SamplingParams
+from jinfer.startup import start_engine
 from jinfer.text.tokenizer import Tokenizer
-from jinfer.weights.params import num_bytes
+from jinfer.weights.params import Params
 
-logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -72,56 +61,21 @@ class LLM:
         tokenizer: Tokenizer | str | Path | None = None, **options: Any,
     ) -> None:  # fmt: skip
         """Raises ConfigError for options, and ModelError for a model, that cannot be used."""
-        started = time.perf_counter()
         self.config = EngineConfig.from_options(options)
-        device = jax.devices()[0]
-        memory = DeviceMemory.of(device)
-        found = find_model(model, params, tokenizer, self.config)
-        chosen = choose_limits(self.config, found.model.config, device)
-        weight_bytes = num_bytes(found.model.abstract_params) if params is None else 0
-        check_fits(self.config, chosen, found.model.config, found.dtype, memory, weight_bytes)
-        step_bytes = start_probing(found.model, chosen, found.dtype, device, self.config)
-        with logged_time(logger, "loading the weights"):
-            self._loaded = load_model(found, params, self.config)
-        try:
-            with logged_time(logger, "waiting for what steps need"):
-                needs = MemoryNeeds.of(
-                    found.model.config, chosen, found.dtype,
-                    weight_bytes=num_bytes(self._loaded.owned_params), step_bytes=step_bytes.result(),
-                )  # fmt: skip
-            self.memory = plan_memory(self.config, chosen, memory, needs)
-            self.limits = self.memory.limits
-            self._engine = self._start_engine()
-        except BaseException:
-            delete_arrays(self._loaded.owned_params)
-            raise
-        self._loop = EngineLoop(self._engine, functools.partial(delete_arrays, self._loaded.owned_params))
-        self._requests = request_factory(found, self.limits)
-        logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, device.device_kind, self.limits)
+        self.parts = start_engine(model, self.config, params=params, tokenizer=tokenizer)
+        self.limits = self.parts.limits
+        self.memory = self.parts.memory
+        self._loop = EngineLoop(self.parts.engine, self.parts.delete_weights)
 
-    def _start_engine(self) -> Engine:
-        logger.info("%s", self.memory)
-        loaded = self._loaded
-        try:
-            engine = Engine(
-                loaded.model, loaded.params, self.limits,
-                functools.partial(new_device_state, loaded.model.config, self.limits, loaded.dtype),
-                self.config,
-            )  # fmt: skip
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise InsufficientMemoryError(
-                f"the device ran out of memory while the engine started ({error}); {self.memory}; lower num_pages, "
-                "max_num_seqs, max_num_batched_tokens or gpu_memory_utilization"
-            ) from error
-        check_workspace(self.memory, engine.executables)
-        return engine
+    @property
+    def engine(self) -> Engine:
+        """The engine, to be looked at, or to be driven by hand while no call runs."""
+        return self.parts.engine
 
     @property
     def tokenizer(self) -> Tokenizer | None:
         """None where the model has no tokenizer, so that prompts and outputs are token ids only."""
-        return self._loaded.tokenizer
+        return self.parts.loaded.tokenizer
 
     def generate(
         self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
@@ -138,8 +92,7 @@ class LLM:
         self, messages: Messages, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
     ) -> list[RequestOutput]:
         """Answers a conversation, or a list of them, through the model's chat template; see `generate`."""
-        tokenizer = self._requests.need_tokenizer("chat")
-        prompts = self._rendered(tokenizer, as_conversations(messages))
+        prompts = self.parts.requests.render(messages)
         return self._complete(prompts, as_params(params, options, len(prompts)))
 
     def stream(
@@ -165,7 +118,7 @@ class LLM:
                     bar.update()
         return [RequestOutput.of(request) for request in requests]
 
-    def _run(self, requests: list[Request], form: Callable[[SequenceUpdate], T]) -> Generator[T, None, None]:
+    def _run(self, requests: list[Request], form: Callable[[SequenceOutput], T]) -> Generator[T, None, None]:
         """Steps the engine until the requests have ended, and gives each update in a form. Whatever stops it early
         aborts them."""
         queue = OutputQueue(requests)
@@ -182,32 +135,19 @@ class LLM:
         finally:
             self._loop.abandon(queue)  # an interrupt may have kept the first from it
 
-    @staticmethod
-    def _rendered(tokenizer: Tokenizer, conversations: list[Sequence[Mapping[str, Any]]]) -> list[Prompt]:
-        """The prompt of each conversation; an error among several names the one at fault."""
-        prompts = []
-        for place, conversation in enumerate(conversations):
-            try:
-                prompts.append(Prompt(token_ids=tuple(tokenizer.apply_chat_template(conversation))))
-            except RequestError as error:
-                if len(conversations) == 1:
-                    raise
-                raise RequestError(f"conversations[{place}]: {error}") from error
-        return prompts
-
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
         self._loop.check_open()
-        return self._requests.create_all(prompts, params)
+        return self.parts.requests.create_all(prompts, params)
 
     def stats(self) -> EngineStats:
         """What the engine is doing, and what it has done since its start."""
         self._loop.settle()
-        return self._engine.stats()
+        return self.engine.stats()
 
     def check_integrity(self) -> None:
         """Raises AssertionError if a page or a row is lost; for tests."""
         self._loop.settle()
-        self._engine.check_integrity()
+        self.engine.check_integrity()
 
     def close(self) -> None:
         """Gives back the device's memory. Params that the caller brought stay. Requests still running fail."""
@@ -221,5 +161,6 @@ class LLM:
 
     def __repr__(self) -> str:
         self._loop.settle()
-        state = "closed" if self._loop.is_closed else repr(self._engine)
-        return f"LLM({self._loaded.model.config.architecture}, {self._loaded.dtype}, {state})"
+        state = "closed" if self._loop.is_closed else repr(self.engine)
+        loaded = self.parts.loaded
+        return f"LLM({loaded.model.config.architecture}, {loaded.dtype}, {state})"

@@ -14,13 +14,14 @@ from jinfer.errors import ConfigError, TokenizerError
 from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
 from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
-from jinfer.models.model import Model, Params
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.choice import choose_weights
 from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.hub import read_json, resolve_model_directory
 from jinfer.weights.in_memory import adopt, fit_given
+from jinfer.weights.params import Params
 
 logger = logging.getLogger(__name__)
 

@@ -5,15 +5,17 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
-from jinfer.batching.sampling_words import NO_TOKEN, SamplingRows
-from jinfer.sampling_params import MAX_LOGPROBS
+from jinfer.batching.sampling_words import SamplingRows
+from jinfer.requests.sampling_params import MAX_LOGPROBS
 from pallas_kernels import Implementation, sampling
+
+NOT_FINITE = -1  # in a StepResult on the device: no token, for the logits of the row hold NaN or infinity
 
 
 class StepResult(NamedTuple):
     """What the host reads of a step, one entry per row of its batch.
 
-    A token is NO_TOKEN where logits hold NaN or infinity: a second array to say so would take as long to come to the
+    A token is NOT_FINITE where logits hold NaN or infinity: a second array to say so would take as long to come to the
     host as the tokens. `top_*` are the MAX_LOGPROBS most likely tokens. Log probabilities are of the model's own
     distribution, before temperature and filters; they are zeros in rows that do not want them.
     """
@@ -50,4 +52,4 @@ def sample(
         count=min(MAX_LOGPROBS, logits.shape[-1]),
         implementation=implementation,
     )
-    return StepResult(jnp.where(is_finite, token_ids, NO_TOKEN), logprobs, top_token_ids, top_logprobs)
+    return StepResult(jnp.where(is_finite, token_ids, NOT_FINITE), logprobs, top_token_ids, top_logprobs)

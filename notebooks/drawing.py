@@ -34,7 +34,7 @@ def box(axes, x, y, width, colour, text="", *, line=0.6, height=0.9, size=8):
 def draw_pages(engine):
     """Above: every page, in the colours of those that use it. Below: the page table, a row for each sequence."""
     _, (pool, table) = plt.subplots(2, figsize=(12, 3.6), height_ratios=(1, 2.4), layout="constrained")
-    running = sorted(engine._scheduler._running, key=lambda sequence: sequence.row)
+    running = sorted(engine.scheduler._running, key=lambda sequence: sequence.row)
     _draw_pool(pool, engine, running)
     num_rows, num_entries = engine.limits.max_num_seqs, engine.limits.pages_per_sequence
     for sequence in running:
@@ -55,7 +55,7 @@ def _draw_pool(axes, engine, running):
     for sequence in running:
         for page_id in sequence.page_ids:
             users[page_id].append(colour_of(sequence))
-    pool, num_pages = engine._scheduler.page_pool, engine.limits.num_pages
+    pool, num_pages = engine.scheduler.page_pool, engine.limits.num_pages
     for page_id in range(num_pages):
         colours = users[page_id] or [NULL if page_id == 0 else CACHED if page_id in pool._cached else FREE]
         width = 0.92 / len(colours)
@@ -126,7 +126,7 @@ def draw_spans(spans):
 
 def draw_tree(engine, tokenizer):
     """The radix tree as an indented list: a box for each node, with a line for each of its pages."""
-    cache = engine._scheduler._pages._cache
+    cache = engine.scheduler._pages._cache
     nodes = list(_below(cache.root, 0))
     num_lines = sum(len(node.page_ids) for node, _ in nodes) + 1
     _, axes = plt.subplots(figsize=(12, 0.27 * num_lines + 0.3), layout="constrained")

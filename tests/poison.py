@@ -1,34 +1,34 @@
 """NaN in every page that nobody may read, so that reading it shows."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jinfer import LLM
-from jinfer.batching.batch import Batch
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from jinfer.execution.device_state import DeviceState
+from jinfer.execution.executor import Executor
+from jinfer.sampling import StepResult
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
-from jinfer.weights.params import Params
 
 
-class PoisonedSteps:
-    """Stands before an engine's compiled steps, and before what shares pages ahead of a step. All pages hold NaN at the
-    start; a page gets NaN again when it becomes free (not while the prefix cache keeps it), and the null page, to which
-    padding writes, before every step."""
+class PoisonedExecutor:
+    """Stands before an engine's executor. All pages hold NaN at the start; a page gets NaN again when it becomes free
+    (not while the prefix cache keeps it), and the null page, to which padding writes, before every step.
+
+    A page that was freed and is given out again in this step has nothing in it that its new owner may read. Copies are
+    made into pages that may have been freed a moment ago: first the poison, then the copies."""
 
     def __init__(self, engine: Engine) -> None:
-        self._compiled_steps, self._page_sharing = engine._steps, engine._page_sharing
+        self._executor: Executor = engine.executor
         self._is_poisoned = np.ones(engine.limits.num_pages, bool)
-        pool = engine._scheduler.page_pool
+        pool = engine.scheduler.page_pool
         for name in ("free", "evict"):
             setattr(pool, name, self._recording(getattr(pool, name)))
-        engine._steps = self
-        if engine._page_sharing is not None:
-            engine._page_sharing = self.share_pages
 
     def _recording(self, function: Callable[[list[int]], None]) -> Callable[[Iterable[int]], None]:
         def call(page_ids: Iterable[int]) -> None:
@@ -38,16 +38,26 @@ class PoisonedSteps:
 
         return call
 
-    def share_pages(self, state: DeviceState, plan: StepPlan) -> DeviceState:
-        """Copies are made into pages that may have been freed a moment ago: first the poison, then the copies."""
-        return self._page_sharing(self._poison(state), plan)
+    @property
+    def params(self) -> Any:
+        return self._executor.params
 
-    def __call__(self, params: Params, state: DeviceState, batch: Batch):
-        """A page that was freed and is given out again in this step has nothing in it that its new owner may read."""
-        return self._compiled_steps(params, self._poison(state), batch)
+    @params.setter
+    def params(self, params: Any) -> None:
+        self._executor.params = params
+
+    def dispatch(self, plan: StepPlan) -> StepResult:
+        self._executor.state = self._poison(self._executor.state)
+        return self._executor.dispatch(plan)
+
+    def read(self, *step: Any) -> Any:
+        return self._executor.read(*step)
+
+    def reset(self) -> None:
+        raise AssertionError("a fault would leave pages without poison")
 
     def close(self) -> None:
-        self._compiled_steps.close()
+        self._executor.close()
 
     def _poison(self, state: DeviceState) -> DeviceState:
         self._is_poisoned[NULL_PAGE] = True
@@ -62,6 +72,6 @@ def _filled_with_nan(kv_cache: tuple[jax.Array, ...], is_poisoned: jax.Array) ->
 
 
 def poisoned(llm: LLM) -> LLM:
-    """The same LLM, with NaN where nobody may read. It must have no fault: that would replace its scheduler."""
-    PoisonedSteps(llm._engine)
+    """The same LLM, with NaN where nobody may read. It must have no fault: that would replace its pages."""
+    llm.engine.executor = PoisonedExecutor(llm.engine)
     return llm

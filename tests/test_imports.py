@@ -90,8 +90,31 @@ def test_the_kernels_do_not_know_jinfer():
     assert importers(KERNELS, "jinfer") == []
 
 
-def test_the_scheduler_runs_without_jax():
-    assert importers(sorted((REPOSITORY / "jinfer" / "scheduling").rglob("*.py")), "jax") == []
+def path_of(module: str) -> Path | None:
+    """The source of a module of jinfer; None for what is a name within a module, or another package's."""
+    path = REPOSITORY.joinpath(*module.split("."))
+    return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
+
+
+def reached_from(paths: list[Path]) -> set[Path]:
+    """The sources that importing `paths` runs, all packages' own `__init__` but jinfer's included: that one, the front
+    door, imports everything."""
+    reached, new = set(paths), list(paths)
+    while new:
+        modules = [module for module in imported_modules(new.pop()) if module.startswith("jinfer.")]
+        found = {path for path in map(path_of, modules) if path is not None} - reached
+        reached |= found
+        new += found
+    return reached
+
+
+@pytest.mark.parametrize("folder", ["requests", "text", "scheduling", "engine"])
+def test_the_host_runs_without_jax(folder):
+    paths = sorted((REPOSITORY / "jinfer" / folder).rglob("*.py"))
+    assert len(paths) > 3
+    assert importers(paths, "pallas_kernels") == importers(paths, "flax") == []
+    assert importers(sorted(reached_from(paths)), "jax") == []
+    assert not [path for path in paths if "jinfer" in {name for name in imported_modules(path) if "." not in name}]
 
 
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])

@@ -14,9 +14,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jinfer.batching.sampling_words import NO_TOKEN, SamplingRows
-from jinfer.sampling import StepResult, sample
-from jinfer.sampling_params import MAX_LOGPROBS
+from jinfer.batching.sampling_words import NO_BLOCKED_ID, SamplingRows
+from jinfer.requests.sampling_params import MAX_LOGPROBS
+from jinfer.sampling import NOT_FINITE, StepResult, sample
 
 ROWS, VOCAB = 4, 24
 ROUNDING = 1e-5  # of a sum of float32 probabilities, with room
@@ -42,7 +42,7 @@ def rows_of(count: int = 1, *, blocked_ids=(), seed=0, **changes) -> SamplingRow
     }
     dtypes = {name: np.float32 if name in ("temperature", "top_p", "min_p") else np.int32 for name in fields}
     spread = {name: jnp.asarray(np.broadcast_to(np.array(x, dtypes[name]), (count,))) for name, x in fields.items()}
-    blocked = np.full((count, 4), NO_TOKEN, np.int32)
+    blocked = np.full((count, 4), NO_BLOCKED_ID, np.int32)
     blocked[:, : len(blocked_ids)] = blocked_ids
     words = np.stack([seeds & 0xFFFFFFFF, seeds >> 32], axis=1).astype(np.uint32)
     return SamplingRows(**spread, seed=jnp.asarray(words), blocked_ids=jnp.asarray(blocked))
@@ -252,7 +252,7 @@ def test_a_row_that_is_not_finite_is_flagged_and_alone(run, fault, temperature):
     expected = run(logits, rows)
     logits[2, 3] = fault
     result = run(logits, rows)
-    assert result.token_ids[2] == NO_TOKEN
+    assert result.token_ids[2] == NOT_FINITE
     for name, field in result._asdict().items():
         np.testing.assert_array_equal(field[[0, 1, 3]], getattr(expected, name)[[0, 1, 3]], err_msg=name)
     assert (result.token_ids[[0, 1, 3]] >= 0).all()

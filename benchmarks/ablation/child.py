@@ -70,8 +70,9 @@ def _steps(
 ) -> Iterator[tuple[str, Result | Exception]]:
     """Of a model without its engine. All are traced, then compiled in threads, then timed one after the other; a step
     that fails does not end the others."""
-    with source.load({**request["options"], **SMALL}) as llm, ThreadPoolExecutor(os.cpu_count()) as pool:
-        work, model, params = work_of(llm), llm._loaded.model, llm._loaded.params
+    with source.start({**request["options"], **SMALL}) as parts, ThreadPoolExecutor(os.cpu_count()) as pool:
+        loaded = parts.loaded
+        work, model, params = work_of(loaded), loaded.model, loaded.params
         begun: list[tuple[Variant, Workload, DecodeStep | Exception, Future | None]] = []
         for variant, workload in ((each, name) for each in variants for name in _workloads(each, request)):
             assert variant.step is not None

@@ -19,7 +19,7 @@ from jinfer.batching.packing import pack
 from jinfer.bench.workloads import Workload
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
-from jinfer.engine import delete_arrays
+from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
 from jinfer.models import decoder

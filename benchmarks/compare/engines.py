@@ -23,12 +23,12 @@ class CompareEngine:
 
 def open_jinfer(config: Path, max_model_len: int, options: Mapping[str, Any]) -> Generate:
     """The engine with its defaults but for `options`, driven as `jinfer bench` does."""
-    from jinfer.bench.opening import Source, engine_of
+    from jinfer.bench.opening import Source
     from jinfer.bench.session import Session
     from jinfer.bench.workloads import Lengths
 
-    llm = Source(config=config).load({**options, "progress": False})
-    session = Session(engine_of(llm), llm.limits, llm._loaded.model.config.vocab_size)
+    parts = Source(config=config).start({**options, "progress": False})
+    session = Session(parts.engine, parts.limits, parts.loaded.model.config.vocab_size)
 
     def generate(prompts, outputs):
         lengths = [Lengths(len(prompt), output) for prompt, output in zip(prompts, outputs, strict=True)]

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
-from jinfer.request import Sequence
-from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.requests.request import Sequence
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 
-NO_TOKEN = -1  # outside every vocabulary
+NO_BLOCKED_ID = -1  # outside every vocabulary
 FIRST_BLOCKED = 8
 PROMPT_LENGTH = FIRST_BLOCKED + MAX_STOP_TOKEN_IDS
 NUM_SAMPLING_WORDS = PROMPT_LENGTH + 1
@@ -46,7 +46,7 @@ def sampling_words(sequence: Sequence) -> np.ndarray:
 
 def _new_words(sequence: Sequence) -> np.ndarray:
     params = sequence.params
-    words = np.full(NUM_SAMPLING_WORDS, NO_TOKEN, np.int32)
+    words = np.full(NUM_SAMPLING_WORDS, NO_BLOCKED_ID, np.int32)
     words[0:3] = np.array([params.temperature, params.top_p, params.min_p], np.float32).view(np.int32)
     assert params.top_k is not None  # `with_defaults` has filled it in
     words[3] = params.top_k

@@ -116,7 +116,7 @@ def _run(options: argparse.Namespace) -> int:
         for workload in chosen:
             output.add(_measured(opened, workload, arrivals[workload.name], options))
             if options.profile:
-                profile(opened.bench.session, opened.engine, workload, options.profile / workload.name)
+                profile(opened.bench.session, opened.parts.engine, workload, options.profile / workload.name)
                 logger.info("a trace of %s is in %s", workload.name, options.profile / workload.name)
     return 0
 
@@ -129,7 +129,7 @@ def _measured(
     result = measure(opened.bench, workload, arrivals)
     if not options.device_time or workload.measure is not Measure.TPOT:
         return result
-    device_ms = device_step_ms(opened.bench.session, opened.engine, workload.requests)
+    device_ms = device_step_ms(opened.bench.session, opened.parts.engine, workload.requests)
     idle_percent = 100 * max(0.0, 1 - device_ms / result.value)
     found = {"device_step_ms": round(device_ms, 3), "idle_percent": round(idle_percent, 1)}
     return dataclasses.replace(result, details={**result.details, **found})

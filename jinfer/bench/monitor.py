@@ -3,34 +3,12 @@
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TextIO
+from typing import TextIO
 
-from jinfer.engine import Engine, SequenceUpdate
+from jinfer.engine.engine import Engine
+from jinfer.engine.sequence_output import SequenceOutput
 
 INTERVAL_S = 1.0
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What an engine holds at this moment. Pages in use and in the prefix cache are other pages than the free ones."""
-
-    num_running: int
-    num_waiting: int
-    num_used_pages: int
-    num_cached_pages: int
-    num_free_pages: int
-
-
-def figures_of(engine: Any) -> Figures:
-    """From `Engine.stats()`, or from its scheduler where it has none."""
-    stats = getattr(engine, "stats", None)
-    if stats is not None:
-        now = stats()
-        return Figures(**{name: getattr(now, name) for name in Figures.__dataclass_fields__})
-    scheduler = engine._scheduler
-    pool = scheduler.page_pool
-    return Figures(scheduler.num_running, scheduler.num_waiting, pool.num_used, 0, pool.num_free)
 
 
 class Monitor:
@@ -49,7 +27,7 @@ class Monitor:
         self._began = self._last = self._clock()
         self._num_tokens = 0
 
-    def __call__(self, updates: Sequence[SequenceUpdate]) -> None:
+    def __call__(self, updates: Sequence[SequenceOutput]) -> None:
         """To be called after every step."""
         self._num_tokens += sum([update.token_id is not None for update in updates])
         now = self._clock()
@@ -57,7 +35,7 @@ class Monitor:
             self._speak(now)
 
     def _speak(self, now: float) -> None:
-        figures = figures_of(self._engine)
+        figures = self._engine.stats()
         rate = self._num_tokens / (now - self._last)
         print(
             f"{self._label} {now - self._began:6.1f} s  running {figures.num_running}  waiting {figures.num_waiting}  "

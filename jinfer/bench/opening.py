@@ -1,4 +1,4 @@
-"""From options to an engine that can be measured. The one place that looks inside an LLM."""
+"""From options to an engine that can be measured."""
 
 import contextlib
 import json
@@ -11,17 +11,16 @@ import jax
 
 from jinfer.before_start import check_before_start, longest_limits
 from jinfer.bench.limits import Limits, measure_limits
-from jinfer.bench.measure import DEFAULT_POLICY, Bench
+from jinfer.bench.measure import Bench
 from jinfer.bench.monitor import Monitor
 from jinfer.bench.results import model_prefix
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
 from jinfer.config import EngineConfig
 from jinfer.config import Limits as EngineLimits
-from jinfer.engine import Engine
 from jinfer.errors import ConfigError, ModelNotFoundError
-from jinfer.llm import LLM
-from jinfer.loading import find_model
+from jinfer.loading import LoadedModel, find_model
+from jinfer.startup import EngineParts, start_engine
 from jinfer.weights.hub import read_json
 from jinfer.weights.params import num_bytes
 
@@ -42,9 +41,9 @@ class Source:
             return self.config.resolve().name
         return DEMO_NAME if self.model is None else Path(self.model).name
 
-    def load(self, options: Mapping[str, Any]) -> LLM:
-        """Raises ModelError or ConfigError. A configuration alone gets random weights."""
-        return LLM(self._source(), **self._options(options))
+    def start(self, options: Mapping[str, Any]) -> EngineParts:
+        """Starts an engine. Raises ModelError or ConfigError. A configuration alone gets random weights."""
+        return start_engine(self._source(), EngineConfig.from_options(self._options(options)))
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Raises the ModelError or ConfigError that needs no device to be known."""
@@ -93,7 +92,7 @@ class OpenBench:
     """A measurement that can begin, the engine it is about, and who tells how it goes, if somebody listens."""
 
     bench: Bench
-    engine: Engine
+    parts: EngineParts
     monitor: Monitor | None
 
 
@@ -101,26 +100,18 @@ class OpenBench:
 def open_bench(
     source: Source, options: Mapping[str, Any], machine: Limits, repeats: int, seed: int, show_progress: bool
 ) -> Iterator[OpenBench]:
-    """Starts an engine, and closes it at the end. Raises what LLM() raises."""
-    with source.load({**options, "progress": show_progress}) as llm:
-        engine = engine_of(llm)
-        monitor = Monitor(engine) if show_progress else None
-        vocab_size = llm._loaded.model.config.vocab_size
-        session = Session(engine, llm.limits, vocab_size, seed=seed, after_step=monitor)
-        policy = getattr(llm.config, "scheduling_policy", DEFAULT_POLICY)
-        yield OpenBench(
-            Bench(session, work_of(llm), machine, model_prefix(source.name), repeats, policy), engine, monitor
-        )
+    """Starts an engine, and closes it at the end. Raises ModelError or ConfigError."""
+    with source.start({**options, "progress": show_progress}) as parts:
+        monitor = Monitor(parts.engine) if show_progress else None
+        vocab_size = parts.loaded.model.config.vocab_size
+        session = Session(parts.engine, parts.limits, vocab_size, seed=seed, after_step=monitor)
+        prefix = model_prefix(source.name)
+        bench = Bench(session, work_of(parts.loaded), machine, prefix, repeats, parts.config.scheduling_policy)
+        yield OpenBench(bench, parts, monitor)
 
 
-def engine_of(llm: LLM) -> Engine:
-    """The engine behind a front door, to be driven without it."""
-    return llm._engine
-
-
-def work_of(llm: LLM) -> ModelWork:
-    """What a step of the model costs: it reads all weights but an embedding that is not the head as well."""
-    loaded = llm._loaded
+def work_of(loaded: LoadedModel) -> ModelWork:
+    """The cost of a step of the model: it reads all weights but an embedding that is not the head as well."""
     config = loaded.model.config
     weight_bytes = sum(
         num_bytes(part)

@@ -6,21 +6,18 @@ not know of them. A decode step is one CUDA graph in a trace, too, and its kerne
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jinfer import engine as engine_module
+from jinfer.bench.replaced import replaced
 from jinfer.bench.session import Session
 from jinfer.bench.steady import steady
 from jinfer.bench.workloads import Workload
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from jinfer.scheduling.step_plan import StepPlan
-
-logger = logging.getLogger(__name__)
 
 STEP = "engine step"
 STATIONS = ("schedule", "dispatch", "make_batch", "read")
@@ -29,8 +26,9 @@ PROFILED_STEPS = 40
 
 def stations_of(engine: Any) -> dict[str, tuple[Any, str]]:
     """Each of STATIONS, as the object and the attribute that `Engine.step` calls it by."""
-    places = (engine._scheduler, "schedule"), (engine, "_dispatch"), (engine_module, "make_batch"), (engine, "_read")
-    return dict(zip(STATIONS, places, strict=True))
+    executor = engine.executor
+    owners = (engine.scheduler, "schedule"), (executor, "dispatch"), (executor, "make_batch"), (engine, "read")
+    return dict(zip(STATIONS, owners, strict=True))
 
 
 def profile(session: Session, engine: Engine, workload: Workload, directory: Path) -> None:
@@ -55,21 +53,8 @@ def named_stations(engine: Engine) -> Iterator[None]:
     """Puts a trace annotation around each station, until the end of the block."""
     with contextlib.ExitStack() as stack:
         for name, (owner, attribute) in stations_of(engine).items():
-            station = getattr(owner, attribute, None)
-            if station is None:
-                logger.warning("this engine has no station %s (%s): the trace is without it", name, attribute)
-                continue
-            before = vars(owner).get(attribute)
-            setattr(owner, attribute, _named(name, station))
-            stack.callback(_put_back, owner, attribute, before)
+            stack.enter_context(replaced(owner, attribute, _named(name, getattr(owner, attribute))))
         yield
-
-
-def _put_back(owner: Any, attribute: str, before: Any) -> None:
-    if before is None:
-        delattr(owner, attribute)  # it is the class's again
-    else:
-        setattr(owner, attribute, before)
 
 
 def _named(name: str, station: Callable[..., Any]) -> Callable[..., Any]:

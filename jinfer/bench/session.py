@@ -9,10 +9,10 @@ from typing import Any, Protocol
 from jinfer.bench.arrivals import Arrival
 from jinfer.bench.workloads import Lengths, random_prompts
 from jinfer.config import Limits
-from jinfer.engine import SequenceUpdate
+from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.request import Request
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import SamplingParams
 
 TEMPERATURE = 0.6
 LONGEST_SLEEP_S = 0.001  # while nothing runs and the next arrival is awaited
@@ -26,7 +26,7 @@ class EngineUnderTest(Protocol):
 
     def add(self, request: Request) -> None: ...
 
-    def step(self) -> list[SequenceUpdate]: ...
+    def step(self) -> list[SequenceOutput]: ...
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Session:
     limits: Limits
     vocab_size: int
     seed: int = 0
-    after_step: Callable[[list[SequenceUpdate]], Any] | None = None
+    after_step: Callable[[list[SequenceOutput]], Any] | None = None
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
     rng: random.Random = field(init=False)

@@ -32,7 +32,7 @@ READY = "ready "  # begins the line that says so
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds from the start of the process until its engine was ready, and the part of LLM() in them."""
+    """Seconds from the start of the process until its engine was ready, and the part of start_engine in them."""
 
     seconds: float
     engine_s: float
@@ -91,10 +91,10 @@ def main() -> None:
     config = request["source"]["config"]
     source = Source(request["source"]["model"], None if config is None else Path(config))
     began = time.perf_counter()
-    with collected_times() as times, source.load({**request["options"], "progress": False}) as llm:
+    with collected_times() as times, source.start({**request["options"], "progress": False}) as parts:
         engine_s = time.perf_counter() - began
-        work = work_of(llm)
-        cache_bytes = llm.limits.num_pages * llm.limits.page_size * work.kv_bytes(1, 1)
+        work = work_of(parts.loaded)
+        cache_bytes = parts.limits.num_pages * parts.limits.page_size * work.kv_bytes(1, 1)
         start = {
             "engine_s": engine_s, "filled_bytes": work.weight_bytes + cache_bytes,
             "stages_s": {name.replace(" ", "_"): round(seconds, 2) for name, seconds in times.items()},

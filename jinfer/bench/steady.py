@@ -9,10 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
+from jinfer.bench.replaced import replaced
 from jinfer.bench.session import Session
 from jinfer.bench.workloads import Lengths, Measure, Workload, random_prompts
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from jinfer.execution.device_state import DeviceState
+from jinfer.scheduling.step_plan import StepPlan
 
 STEPS_BEFORE_RATE = 50  # of a workload whose requests come and go
 TOKENS_BEFORE_TPOT = 3  # each request has so many, and so all decode
@@ -54,26 +56,24 @@ def device_step_ms(session: Session, engine: Any, requests: Sequence[Lengths]) -
     graphs are off.
     """
     workload = Workload("", "", Measure.TPOT, tuple(requests))
-    steps = engine._steps
-    calls: list[tuple[Any, ...]] = []
+    executor = engine.executor
+    plans: list[StepPlan] = []
 
-    def remember(*arguments):
-        calls[:] = [arguments]
-        return steps(*arguments)
+    def remember(plan: StepPlan) -> Any:
+        plans[:] = [plan]
+        return dispatch(plan)
 
-    engine._steps = remember
-    try:
-        with steady(session, engine, workload):
-            params, _, *batch = calls[0]
-            for count in (2, REPLAYED_STEPS):
-                jax.block_until_ready(engine._state)
-                began = time.perf_counter()
-                for _ in range(count):
-                    engine._state, result = steps(params, _one_back(engine._state), *batch)
-                jax.block_until_ready(result)
-            return (time.perf_counter() - began) / REPLAYED_STEPS * 1e3
-    finally:
-        engine._steps = steps
+    dispatch = executor.dispatch
+    with replaced(executor, "dispatch", remember), steady(session, engine, workload):
+        batch = executor.make_batch(plans[0])
+        for count in (2, REPLAYED_STEPS):
+            jax.block_until_ready(executor.state)
+            began = time.perf_counter()
+            for _ in range(count):
+                executor.state = _one_back(executor.state)
+                result = executor.run(batch)
+            jax.block_until_ready(result)
+        return (time.perf_counter() - began) / REPLAYED_STEPS * 1e3
 
 
 def _one_back(state: DeviceState) -> DeviceState:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jinfer.outputs import StreamPiece
+from jinfer.requests.outputs import StreamPiece
 from jinfer.text.tokenizer import Tokenizer
 
 REPLACEMENT_CHARACTER = "\ufffd"  # what decoding gives for bytes that are no character

@@ -22,10 +22,10 @@ from jinfer.config import EngineConfig
 from jinfer.errors import RequestError
 from jinfer.llm import LLM
 from jinfer.loading import find_model
-from jinfer.outputs import StreamPiece
-from jinfer.prompts import as_params, as_prompts
-from jinfer.request import FinishReason
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.outputs import StreamPiece
+from jinfer.requests.prompts import as_params, as_prompts
+from jinfer.requests.request import FinishReason
+from jinfer.requests.sampling_params import SamplingParams
 
 
 def add_generate(commands: Any) -> None:

@@ -7,7 +7,7 @@ import re
 from typing import Any, get_args
 
 from jinfer.config import DType, EngineConfig, Kernels, SchedulingPolicy
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.sampling_params import SamplingParams
 
 MOST_DIGITS, MOST_SHOWN = 18, 60
 TOKEN_ID = re.compile(rf"\s*[+-]?[0-9]{{1,{MOST_DIGITS}}}\s*")

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -56,6 +57,13 @@ class DeviceMemory:
     def is_shared(self) -> bool:
         """Whether others use a part worth saying."""
         return self.in_use_bytes > MB
+
+
+def delete_arrays(tree: Any) -> None:
+    """Frees the device memory of every array in a pytree now, whoever still refers to them."""
+    for leaf in jax.tree.leaves(tree):
+        if not leaf.is_deleted():
+            leaf.delete()
 
 
 def _available_host_bytes() -> int:

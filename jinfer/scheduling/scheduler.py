@@ -20,8 +20,8 @@ from collections import deque
 from operator import attrgetter
 
 from jinfer.config import Limits, SchedulingPolicy
-from jinfer.engine_stats import Counters
-from jinfer.request import FinishReason, Sequence
+from jinfer.engine.stats import Counters
+from jinfer.requests.request import FinishReason, Sequence
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import new_policy
 from jinfer.scheduling.sequence_pages import Prefix, RotationClass, SequencePages, rotated_by_position
@@ -42,14 +42,23 @@ class Scheduler:
         prefix_caching: bool = True,
         rotation_class: RotationClass = rotated_by_position,
     ) -> None:
-        """`counters` are counted on, whoever counted there before."""
-        self._limits = limits
-        self._policy = new_policy(policy)
-        self._counters = counters
-        self._pages = SequencePages(limits, prefix_caching=prefix_caching, rotation_class=rotation_class)
+        """`counters` go on from where they are."""
+        self.limits = limits
+        self.counters = counters
+        self._policy_name: SchedulingPolicy = policy
+        self._prefix_caching = prefix_caching
+        self._rotation_class = rotation_class
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every sequence and page: all is free, and nothing is cached. The counters go on."""
+        self._policy = new_policy(self._policy_name)
+        self._pages = SequencePages(
+            self.limits, prefix_caching=self._prefix_caching, rotation_class=self._rotation_class
+        )
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}  # in order of arrival
-        self._free_rows = list(range(limits.max_num_seqs))  # a heap: low rows first
+        self._free_rows = list(range(self.limits.max_num_seqs))  # a heap: low rows first
         self._num_arrivals = 0
 
     @property
@@ -84,7 +93,7 @@ class Scheduler:
 
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can run: all is done, or waits for a token that is still to be read."""
-        step = _StepInProgress(self._limits.max_num_batched_tokens)
+        step = _StepInProgress(self.limits.max_num_batched_tokens)
         self._pages.begin_step()
         self._policy(lambda: self._plan_decode(step), lambda: self._plan_prompts(step))
         self._pages.end_step()
@@ -92,7 +101,7 @@ class Scheduler:
 
     def _plan_decode(self, step: "_StepInProgress") -> bool:
         """A token of every sequence whose newest one is on the device. It runs for each row of each step."""
-        page_size = self._limits.page_size
+        page_size = self.limits.page_size
         for sequence in tuple(self._running):
             position = sequence.num_computed_tokens
             if not sequence.has_token_on_device or position + 1 >= sequence.max_total_tokens:
@@ -149,7 +158,7 @@ class Scheduler:
 
     def _fits(self, sequence: Sequence, prefix: Prefix, step: "_StepInProgress") -> bool:
         num_tokens = prefix.num_tokens + min(sequence.num_tokens - prefix.num_tokens, step.tokens_left)
-        num_needed = self._limits.pages_for(num_tokens) - prefix.num_shared_pages
+        num_needed = self.limits.pages_for(num_tokens) - prefix.num_shared_pages
         reserve = len(self._running)
         return num_needed + reserve <= self._pages.num_available - prefix.num_unlocked
 
@@ -167,8 +176,8 @@ class Scheduler:
         sequence.has_begun = True
         if sequence.request.num_cached_tokens is None:
             sequence.request.num_cached_tokens = prefix.num_tokens
-        self._counters.num_prompt_tokens += len(sequence.request.prompt_token_ids)
-        self._counters.num_prefix_hit_tokens += prefix.num_tokens
+        self.counters.num_prompt_tokens += len(sequence.request.prompt_token_ids)
+        self.counters.num_prefix_hit_tokens += prefix.num_tokens
 
     def _plan_chunk(
         self,
@@ -195,7 +204,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence, keep=True)
         self._waiting.appendleft(sequence)  # it came before all that wait, for admission is in order of arrival
-        self._counters.num_preemptions += 1
+        self.counters.num_preemptions += 1
 
     def _release(self, sequence: Sequence, *, keep: bool) -> None:
         assert sequence.row is not None
@@ -208,7 +217,7 @@ class Scheduler:
         """Raises AssertionError unless rows and pages each have their place."""
         self._pages.check_integrity(self._running)
         rows = sorted([*self._free_rows, *(s.row for s in self._running if s.row is not None)])
-        assert rows == list(range(self._limits.max_num_seqs)), "a row is lost, or has two owners"
+        assert rows == list(range(self.limits.max_num_seqs)), "a row is lost, or has two owners"
         arrivals = [s.arrival for s in (*self._running, *self._waiting) if s.arrival is not None]
         assert arrivals == sorted(arrivals), "a sequence runs or waits out of its turn"
         assert all(s.has_token_on_device for s in list(self._running)[:-1]), "two are in the middle of their prompts"

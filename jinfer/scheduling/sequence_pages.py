@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from jinfer.config import Limits
-from jinfer.request import Sequence
+from jinfer.requests.request import Sequence
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.radix_cache import Match, Node, PartialMatch, RadixCache, Salt
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from jinfer.request import Sequence
+from jinfer.requests.request import Sequence
 
 
 @dataclass(frozen=True, eq=False, slots=True)

@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Sequence as Ids
 
 from jinfer.config import Limits
-from jinfer.request import Request, Sequence
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.request import Request, Sequence
+from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
 PLENTY = Limits(page_size=4, num_pages=100, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64)

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from jinfer.batching.batch import TOKEN_ON_DEVICE, Batch, layout_of, make_batch, padding_batch
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.sampling_words import (
-    NO_TOKEN,
+    NO_BLOCKED_ID,
     NUM_SAMPLING_WORDS,
     PROMPT_LENGTH,
     read_sampling_words,
     sampling_words,
 )
 from jinfer.config import Limits
-from jinfer.request import SEED_STEP
-from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.requests.request import SEED_STEP
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
 from tests.batching.plans import chunk, decode_rows, limits, new_sequence, plan
@@ -224,7 +224,7 @@ def test_stop_ids_are_blocked_only_where_min_tokens_asks():
             ])
         )
     ).blocked_ids.tolist()  # fmt: skip
-    assert [sorted(set(row) - {NO_TOKEN}) for row in blocked] == [[2, 5, 7, 900], [5, 7], []]
+    assert [sorted(set(row) - {NO_BLOCKED_ID}) for row in blocked] == [[2, 5, 7, 900], [5, 7], []]
 
 
 def test_as_many_stop_ids_as_are_allowed_can_be_blocked():

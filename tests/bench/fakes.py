@@ -8,7 +8,7 @@ from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
 from jinfer.config import Limits
 from jinfer.models.registry import read_model_config
-from jinfer.request import FinishReason
+from jinfer.requests.request import FinishReason
 from tests.tiny_model import CONFIG
 
 PREFILL_S, DECODE_S = 0.1, 0.005

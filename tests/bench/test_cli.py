@@ -125,11 +125,11 @@ def test_figures_are_told_while_it_runs(tiny, capsys, monkeypatch):
 def test_the_device_alone_is_timed_and_the_engine_left_idle(tiny):
     options = {"max_num_seqs": 4, "max_num_batched_tokens": 16, "page_size": 4}
     with opening.open_bench(opening.Source(config=tiny), options, MACHINE, 1, 0, False) as opened:
-        engine = opened.engine
+        engine = opened.parts.engine
         milliseconds = steady.device_step_ms(opened.bench.session, engine, [Lengths(8, 20)] * 2)
-        assert engine._state.rows.lengths.max() <= 8 + 20, "rows were stepped out of the pages that they had"
+        assert engine.executor.state.rows.lengths.max() <= 8 + 20, "rows were stepped out of the pages that they had"
         assert 0 < milliseconds < 1000
-        assert "remember" not in repr(engine._steps)
+        assert "dispatch" not in vars(engine.executor), "what the measurement put there is gone"
         assert not engine.has_work
         engine.check_integrity()
         assert opened.bench.session.run([Lengths(8, 4)]) > 0

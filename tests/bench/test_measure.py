@@ -7,11 +7,12 @@ import pytest
 from jinfer import ConfigError, EngineError, RequestError
 from jinfer.bench.arrivals import Arrival
 from jinfer.bench.measure import measure, percentiles
-from jinfer.bench.monitor import Figures, Monitor, figures_of
+from jinfer.bench.monitor import Monitor
 from jinfer.bench.results import Result, header, model_prefix, result_text
 from jinfer.bench.roofline import decode_step_s, least_seconds, shared_prefix_seconds
 from jinfer.bench.workloads import Lengths, find_workload
-from jinfer.request import FinishReason
+from jinfer.engine.stats import EngineStats
+from jinfer.requests.request import FinishReason
 from tests.bench.fakes import DECODE_S, MACHINE, PREFILL_S, WORK, FakeEngine, fake_bench
 
 
@@ -180,14 +181,7 @@ def test_columns_stand_under_their_names():
 
 
 def test_the_monitor_speaks_once_a_second(engine):
-    class Pool:
-        num_used, num_free = 7, 3
-
-    class Scheduler:
-        num_running, num_waiting, page_pool = 2, 5, Pool()
-
-    engine._scheduler = Scheduler()
-    assert figures_of(engine) == Figures(2, 5, 7, 0, 3)
+    engine.stats = lambda: EngineStats(2, 5, 7, 0, 3, 0, 0, 0, 0)
     stream = io.StringIO()
     bench = fake_bench(engine, repeats=1)
     bench.session.after_step = Monitor(engine, stream, clock=lambda: engine.now)

@@ -39,9 +39,9 @@ def test_an_engine_runs_the_same_workloads_on_zeros(monkeypatch, tmp_path):
     options = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "num_pages": 20, "dtype": "float32"}
     workloads = [comparable_workload("2x10", 4), comparable_workload("prefill-2x10", 4)]
     with open_bench(Source(config=tmp_path), options, Limits(1.0, 1.0, 1.0), 1, 0, False) as opened:
-        before = jax.tree.map(lambda each: (each.shape, each.dtype), opened.engine._params)
+        before = jax.tree.map(lambda each: (each.shape, each.dtype), opened.parts.executor.params)
         lines = list(power.measure_engine(opened, workloads))
-        after = opened.engine._params
+        after = opened.parts.executor.params
     assert [(line["data"], line["workload"]) for line in lines] == [
         ("random", "2x10"), ("random", "prefill-2x10"), ("zeros", "2x10"), ("zeros", "prefill-2x10")
     ]  # fmt: skip

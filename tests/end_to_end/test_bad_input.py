@@ -360,7 +360,7 @@ def test_one_bad_prompt_is_named_and_refused_before_anything_runs(llm, monkeypat
         raise AssertionError("a request was accepted")
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm._engine, "add", refuse)
+        patch.setattr(llm.engine, "add", refuse)
         for use in (llm.generate, llm.stream):
             with pytest.raises(RequestError) as caught:
                 use([good, good, bad, good], **GREEDY)

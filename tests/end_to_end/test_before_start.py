@@ -8,7 +8,7 @@ from jinfer import LLM, ConfigError, InsufficientMemoryError, RequestError, Samp
 from jinfer.before_start import check_before_start
 from jinfer.config import EngineConfig
 from jinfer.loading import find_model
-from jinfer.prompts import as_prompts
+from jinfer.requests.prompts import as_prompts
 from tests.checkpoints import CONFIG, CONTEXT, TINY_ENGINE, VOCAB_SIZE, write_checkpoint
 
 ROWS = VOCAB_SIZE + 20

@@ -15,7 +15,7 @@ import pytest
 
 from jinfer import LLM, StreamPiece, cli
 from jinfer.cli.echo import Echo
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
 from tests.checkpoints import (
     BOS,
     BOS_ID,

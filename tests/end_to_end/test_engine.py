@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import pytest
 
 from jinfer import LLM, EngineError, SamplingParams
-from jinfer import engine as engine_module
-from jinfer.engine import Engine
-from jinfer.prompts import Prompt
-from jinfer.request import Request
+from jinfer.engine.engine import Engine
+from jinfer.engine.step_queue import SHORT_WAIT_S
+from jinfer.requests.prompts import Prompt
+from jinfer.requests.request import Request
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.tiny_model import shared_llm
 
@@ -27,17 +27,16 @@ def llm(num_unread, monkeypatch) -> Iterator[LLM]:
     """Left idle by every test."""
     llm = shared_llm(overlap=num_unread > 0)
     if num_unread:  # as if the host had waited for long, or not at all
-        monkeypatch.setattr(engine_module, "SHORT_WAIT_S", {1: -math.inf, 2: math.inf}[num_unread])
-        monkeypatch.setattr(llm._engine, "_last_wait_s", 0.0)
+        monkeypatch.setattr(llm.engine.in_flight, "depth", lambda last_wait_s: num_unread)
     yield llm
-    assert not llm._engine.has_work
+    assert not llm.engine.has_work
     llm.check_integrity()
 
 
 def add(llm: LLM, *prompts: tuple[int, ...], params: SamplingParams = GREEDY) -> list[Request]:
-    requests = llm._create([Prompt(token_ids=prompt) for prompt in prompts], [params] * len(prompts))
+    requests = llm.parts.requests.create_all([Prompt(token_ids=prompt) for prompt in prompts], [params] * len(prompts))
     for request in requests:
-        llm._engine.add(request)
+        llm.engine.add(request)
     return requests
 
 
@@ -51,20 +50,32 @@ def tokens_by_step(engine: Engine) -> list[list[int | None]]:
 def test_a_step_is_read_after_the_next_is_dispatched_unless_overlap_is_off(llm, num_unread):
     (expected,) = llm.generate([PROMPT], GREEDY)[0].outputs
     add(llm, PROMPT)
-    steps = tokens_by_step(llm._engine)
+    steps = tokens_by_step(llm.engine)
     assert steps == [[]] * num_unread + [[token_id] for token_id in expected.token_ids]
 
 
-def test_a_second_step_stays_in_flight_where_the_host_hardly_waits(monkeypatch):
-    engine = shared_llm(overlap=True)._engine
-    for wait_s, num_unread in ((0.0, 2), (engine_module.SHORT_WAIT_S, 1), (0.005, 1)):
-        monkeypatch.setattr(engine, "_last_wait_s", wait_s)
-        assert engine._num_unread() == num_unread
-    assert shared_llm(overlap=False)._engine._num_unread() == 0
+def test_a_second_step_stays_in_flight_where_the_host_hardly_waits():
+    depth = shared_llm(overlap=True).engine.in_flight.depth
+    for wait_s, num_unread in ((0.0, 2), (SHORT_WAIT_S, 1), (0.005, 1)):
+        assert depth(wait_s) == num_unread
+    assert shared_llm(overlap=False).engine.in_flight.depth(0.0) == 0
+
+
+def test_the_engine_tells_its_queue_how_long_the_host_waited(monkeypatch):
+    engine = shared_llm(overlap=True).engine
+    read = engine.executor.read
+    monkeypatch.setattr(engine.in_flight, "last_wait_s", math.inf)
+    monkeypatch.setattr(engine.executor, "read", lambda *step: read(*step)._replace(wait_s=0.0))
+    add(shared_llm(overlap=True), PROMPT)
+    depths = []
+    while engine.has_work:
+        engine.step()
+        depths.append(len(engine.in_flight))
+    assert depths == [1, 1, 2, 2, 1, 0], "a second step stays from the first read on"
 
 
 def test_stats_tell_what_is_now_and_count_what_was(llm, num_unread):
-    engine, before = llm._engine, llm._engine.stats()
+    engine, before = llm.engine, llm.engine.stats()
     add(llm, PROMPT)
     waiting = engine.stats()
     engine.step()
@@ -86,28 +97,28 @@ def test_stats_tell_what_is_now_and_count_what_was(llm, num_unread):
 
 def test_counters_go_on_after_a_fault(llm, monkeypatch):
     llm.generate([PROMPT], GREEDY)
-    before = llm._engine.stats()
+    before = llm.engine.stats()
 
     def fail(*_):
         raise RuntimeError("the device is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm._engine, "_steps", fail)
+        patch.setattr(llm.engine.executor, "dispatch", fail)
         with pytest.raises(EngineError, match="the device is gone"):
             llm.generate([PROMPT], GREEDY)
     llm.generate([PROMPT], GREEDY)
-    assert llm._engine.stats().num_prompt_tokens == before.num_prompt_tokens + 2 * len(PROMPT)
-    assert llm._engine.stats().num_generated_tokens == before.num_generated_tokens + 4
+    assert llm.engine.stats().num_prompt_tokens == before.num_prompt_tokens + 2 * len(PROMPT)
+    assert llm.engine.stats().num_generated_tokens == before.num_generated_tokens + 4
 
 
 def test_text_is_made_only_for_who_takes_it_or_where_a_stop_string_may_end_it(tmp_path):
     bounds = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
     with LLM(write_checkpoint(tmp_path), **TINY_ENGINE) as llm:
-        plain, stopping = llm._create(
+        plain, stopping = llm.parts.requests.create_all(
             [Prompt(text="the cat")] * 2, [SamplingParams(**bounds), SamplingParams(**bounds, stop="no such text")]
         )
         for request in (plain, stopping):
-            llm._engine.add(request)
-        tokens_by_step(llm._engine)
+            llm.engine.add(request)
+        tokens_by_step(llm.engine)
         assert [request.sequences[0].detokenizer.num_tokens for request in (plain, stopping)] == [0, 6]
         assert llm.generate("the cat", **bounds)[0].text == stopping.sequences[0].detokenizer.text

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from jinfer import LLM, FinishReason, RequestError, SamplingParams
-from jinfer.request import SEED_MODULUS, SEED_STEP
+from jinfer.requests.request import SEED_MODULUS, SEED_STEP
 from tests.poison import poisoned
 from tests.tiny_model import CONFIG, CONTEXT, VOCAB_SIZE, shared_llm, tiny_llm
 
@@ -105,7 +105,7 @@ def poisoned_llm(name: str) -> LLM:
     if name not in OPEN:
         OPEN[name] = poisoned(tiny_llm(**ENGINES[name]))
         if "two in flight" in name:  # always, and not only while the host hardly waits for the device
-            OPEN[name]._engine._num_unread = lambda: 2
+            OPEN[name].engine.in_flight.depth = lambda last_wait_s: 2
     return OPEN[name]
 
 
@@ -132,17 +132,17 @@ def alone_with(llm: LLM, prompt: tuple[int, ...], params: SamplingParams) -> Ite
 def rounding_decides(job: Job, model: str) -> bool:
     """Whether weights that differ in their last bits give other tokens: two logits, or what a filter compares, are as
     good as equal, and steps of another shape, which add in another order, may choose either."""
-    engine = plain_llm(model)._engine
-    params, rng = engine._params, np.random.default_rng(0)
+    executor = plain_llm(model).engine.executor
+    params, rng = executor.params, np.random.default_rng(0)
     try:
         for _ in range(16):
-            engine._params = jax.tree.map(
+            executor.params = jax.tree.map(
                 lambda x: x * (1 + ROUNDING * rng.normal(size=x.shape).astype(x.dtype)), params
             )
             if tuple(alone_with(plain_llm(model), job.prompt, job.params)) != alone(job.prompt, job.params, model):
                 return True
     finally:
-        engine._params = params
+        executor.params = params
     return False
 
 
@@ -232,15 +232,15 @@ def agrees(job: Job, completion: Completion, expected: Completion) -> bool:
 
 def check_idle(llm: LLM) -> None:
     llm.check_integrity()
-    assert not llm._engine.has_work
-    assert llm._engine._scheduler.page_pool.num_used == 0
+    assert not llm.engine.has_work
+    assert llm.engine.scheduler.page_pool.num_used == 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tokens_depend_on_the_request_alone(engine):
     llm, has_few_pages = poisoned_llm(engine), "num_pages" in ENGINES[engine]
     model = next(name for name, config in MODELS.items() if config == ENGINES[engine].get("config", CONFIG))
-    before_all = llm._engine.stats()
+    before_all = llm.engine.stats()
     is_interpreted = ENGINES[engine].get("kernels") == "pallas" and jax.default_backend() != "gpu"
     num_examples = NUM_INTERPRETED_EXAMPLES if is_interpreted else NUM_EXAMPLES
 
@@ -251,10 +251,10 @@ def test_tokens_depend_on_the_request_alone(engine):
     @example(SHARING, [0, 1, 2, 3, 4])
     @example([CROWD[0], *(dataclasses.replace(job, leaves_after=2) for job in CROWD[1:4]), *CROWD[4:]], [])
     def check(some_jobs: list[Job], turns: list[int]) -> None:
-        before = llm._engine.stats()
+        before = llm.engine.stats()
         together = run_staggered(llm, some_jobs, turns)
         check_idle(llm)
-        after = llm._engine.stats()
+        after = llm.engine.stats()
         event(f"preempted: {after.num_preemptions > before.num_preemptions}")
         event(f"prefix found: {after.num_prefix_hit_tokens > before.num_prefix_hit_tokens}")
         for job, found in zip(some_jobs, together, strict=True):
@@ -264,7 +264,7 @@ def test_tokens_depend_on_the_request_alone(engine):
                 event("rounding decides")
 
     check()
-    after_all = llm._engine.stats()
+    after_all = llm.engine.stats()
     assert (after_all.num_preemptions > before_all.num_preemptions) == has_few_pages, "few pages are there to run out"
     finds_prefixes = after_all.num_prefix_hit_tokens > before_all.num_prefix_hit_tokens
     assert finds_prefixes == llm.config.prefix_caching, "what requests have in common is there to be found"
@@ -308,9 +308,9 @@ def with_nan_embedding(small_llm, monkeypatch):
     it should have a salt that no request before had, for the prefix cache keeps what was computed without NaN."""
 
     def poison_id(token_id: int) -> None:
-        params = small_llm._engine._params
+        params = small_llm.engine.executor.params
         kernel = params["embedding"]["kernel"].at[token_id].set(np.nan)
-        monkeypatch.setattr(small_llm._engine, "_params", {**params, "embedding": {"kernel": kernel}})
+        monkeypatch.setattr(small_llm.engine.executor, "params", {**params, "embedding": {"kernel": kernel}})
 
     return poison_id
 
@@ -369,9 +369,9 @@ def test_what_a_failed_request_computed_is_not_found_by_others(small_llm, with_n
     job = Job(tuple(range(40, 50)), SamplingParams(temperature=0, max_tokens=5, cache_salt="once"))
     expected = expected_tokens(job)
     with monkeypatch.context() as patch:
-        params = small_llm._engine._params
+        params = small_llm.engine.executor.params
         broken = {**params, "embedding": {"kernel": params["embedding"]["kernel"].at[41].set(np.nan)}}
-        patch.setattr(small_llm._engine, "_params", broken)
+        patch.setattr(small_llm.engine.executor, "params", broken)
         (failed,) = small_llm.generate([job.prompt], job.params)[0].outputs
     assert failed.finish_reason is FinishReason.ERROR
     assert small_llm.generate([job.prompt], job.params)[0].outputs[0].token_ids == expected
@@ -396,7 +396,7 @@ def test_a_stream_that_is_left_frees_its_pages_at_once(small_llm):
     streams = [small_llm.stream([job.prompt], job.params) for job in CROWD[:3]]
     for stream in streams:
         next(stream)
-    assert small_llm._engine._scheduler.num_running == 3
+    assert small_llm.engine.scheduler.num_running == 3
     for stream in streams:
         stream.close()
     check_idle(small_llm)

@@ -85,7 +85,7 @@ def test_neither_does_a_request_after_a_fault(llm, compilations, monkeypatch):
         raise RuntimeError("the device is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr(llm._engine, "_steps", fail)
+        patch.setattr(llm.engine.executor, "dispatch", fail)
         with pytest.raises(EngineError, match="the device is gone"):
             llm.generate(prompts(3), max_tokens=4)
     compilations.clear()
@@ -94,16 +94,15 @@ def test_neither_does_a_request_after_a_fault(llm, compilations, monkeypatch):
 
 
 def test_every_shape_is_compiled(llm):
-    steps = llm._engine._steps
-    assert set(steps._executables) == set(Buckets.for_limits(llm.limits).all)
+    assert set(llm.engine.executor.executables) == set(Buckets.for_limits(llm.limits).all)
 
 
 def test_a_step_takes_over_the_state_that_it_is_given(llm):
     """Donation: the cache is not copied, and the old state is gone."""
-    before = llm._engine._state
+    before = llm.engine.executor.state
     llm.generate(prompts(3), max_tokens=2)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
-    kv_cache = llm._engine._state.kv_cache[0]
+    kv_cache = llm.engine.executor.state.kv_cache[0]
     address = kv_cache.unsafe_buffer_pointer()
     llm.generate(prompts(3), max_tokens=2)
-    assert llm._engine._state.kv_cache[0].unsafe_buffer_pointer() == address
+    assert llm.engine.executor.state.kv_cache[0].unsafe_buffer_pointer() == address

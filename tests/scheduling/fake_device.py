@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from jinfer.config import Limits, SchedulingPolicy
-from jinfer.engine_stats import Counters
-from jinfer.request import FinishReason, Request, Sequence
-from jinfer.sampling_params import SamplingParams
+from jinfer.engine.stats import Counters
+from jinfer.requests.request import FinishReason, Request, Sequence
+from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import DECODE_STEPS
 from jinfer.scheduling.scheduler import Scheduler

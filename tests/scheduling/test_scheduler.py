@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from jinfer.config import Limits, SchedulingPolicy
-from jinfer.request import FinishReason
+from jinfer.requests.request import FinishReason
 from jinfer.scheduling.step_plan import StepPlan
 from tests.scheduling.fake_device import FakeEngine, rows_of
 

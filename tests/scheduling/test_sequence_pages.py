@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from jinfer.config import Limits
-from jinfer.request import Sequence
+from jinfer.requests.request import Sequence
 from jinfer.scheduling.radix_cache import MOST_CANDIDATES
 from jinfer.scheduling.sequence_pages import Prefix, SequencePages
 from tests.scheduling.fake_device import new_sequences

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jinfer import LLM, RequestOutput, StreamPiece
+from jinfer.scheduling.step_plan import StepPlan
 
 TEXT = "the cat sat"
 PROMPTS = [TEXT, "once upon a time", [5, 6, 7], "rain", list(range(100, 120))]  # more than rows, one longer than a step
@@ -44,14 +45,14 @@ def joined(pieces: list[StreamPiece], prompt_index: int = 0, output_index: int =
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, llm: LLM, error: BaseException, *, at_step: int = 3) -> None:
     """The device fails in the step `at_step` from now, and never again."""
-    run, steps = llm._engine._steps, iter(range(1, 10**9))
+    dispatch, steps = llm.engine.executor.dispatch, iter(range(1, 10**9))
 
-    def failing(*arguments: Any):
+    def failing(plan: StepPlan):
         if next(steps) == at_step:
             raise error
-        return run(*arguments)
+        return dispatch(plan)
 
-    monkeypatch.setattr(llm._engine, "_steps", failing)
+    monkeypatch.setattr(llm.engine.executor, "dispatch", failing)
 
 
 def aligned_copy(array: jax.Array) -> np.ndarray:

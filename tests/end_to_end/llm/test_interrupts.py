@@ -177,8 +177,8 @@ class TestInterrupts:
         """The new state cannot be made, for once."""
         expected = ids(llm, [[5, 6, 7]])
         with monkeypatch.context() as patch:
-            patch.setattr(llm._engine, "_steps", lambda *_: interrupt())
-            patch.setattr(llm._engine, "_new_state", lambda: 1 / 0)
+            patch.setattr(llm.engine.executor, "dispatch", lambda _: interrupt())
+            patch.setattr(llm.engine.executor, "reset", lambda: 1 / 0)
             with pytest.raises(EngineError, match="nor could it begin anew"):
                 ids(llm, PROMPTS)
         assert ids(llm, [[5, 6, 7]]) == expected

@@ -38,7 +38,7 @@ class TestSources:
         expected = first_ids(llm, [5, 6, 7], **GREEDY)
         for config in (CONFIG, read_model_config(CONFIG)):
             with LLM(config, params=params, **TINY_ENGINE) as other:
-                assert other._loaded.params["mlp"]["down"]["kernel"] is params["mlp"]["down"]["kernel"]
+                assert other.parts.loaded.params["mlp"]["down"]["kernel"] is params["mlp"]["down"]["kernel"]
                 (output,) = other.generate([5, 6, 7], **GREEDY)
             assert output.outputs[0].token_ids == expected
             assert output.text == ""  # without a tokenizer
@@ -61,7 +61,7 @@ class TestSources:
         cast = jax.tree.map(lambda x: x.astype(given), params)
         by_hand = jax.tree.map(lambda x: x.astype(served), cast)
         with LLM(CONFIG, params=cast, **{**TINY_ENGINE, "dtype": served}) as llm:
-            assert {x.dtype for x in jax.tree.leaves(llm._loaded.params)} == {jnp.dtype(served)}
+            assert {x.dtype for x in jax.tree.leaves(llm.parts.loaded.params)} == {jnp.dtype(served)}
             tokens = first_ids(llm, [5, 6, 7], **GREEDY)
         with LLM(CONFIG, params=by_hand, **{**TINY_ENGINE, "dtype": served}) as llm:
             assert first_ids(llm, [5, 6, 7], **GREEDY) == tokens
@@ -107,7 +107,7 @@ class TestSources:
     def test_the_end_of_sequence_is_that_of_generation_config_and_of_the_tokenizer(self, tmp_path):
         directory = write_checkpoint(tmp_path, generation_config={"eos_token_id": [7, 8]})
         with LLM(directory, **TINY_ENGINE) as llm:
-            assert llm._loaded.eos_token_ids == {EOS_ID, 7, 8}
+            assert llm.parts.loaded.eos_token_ids == {EOS_ID, 7, 8}
 
     def test_another_tokenizer_may_be_given(self, directory, tmp_path):
         bare = write_checkpoint(tmp_path, tokenizer=False)

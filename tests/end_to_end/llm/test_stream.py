@@ -108,7 +108,7 @@ class TestConcurrency:
         (expected,) = llm.generate(TEXT, **RANDOM)
         stream = llm.stream(TEXT, **RANDOM)
         pieces = [next(stream)]
-        ended, step = threading.Event(), llm._engine.step
+        ended, step = threading.Event(), llm.engine.step
 
         def slow_step():
             updates = step()
@@ -118,7 +118,7 @@ class TestConcurrency:
             return updates
 
         ended_is_seen = threading.Event()  # never set: the pause is as long as its time limit
-        monkeypatch.setattr(llm._engine, "step", slow_step)
+        monkeypatch.setattr(llm.engine, "step", slow_step)
         with ThreadPoolExecutor(1) as pool:
             other = pool.submit(llm.generate, "rain", **RANDOM | {"max_tokens": 30})
             assert ended.wait(60)

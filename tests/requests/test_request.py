@@ -6,8 +6,8 @@ import pytest
 
 from jinfer import FinishReason, RequestError, SamplingParams
 from jinfer.config import Limits
-from jinfer.request import SEED_MODULUS, SEED_STEP, Request
-from jinfer.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.requests.request import SEED_MODULUS, SEED_STEP, Request
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 
 LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=32)
 VOCAB_SIZE = 100

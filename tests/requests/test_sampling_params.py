@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from jinfer import JinferError, RequestError, SamplingParams
-from jinfer.sampling_params import MAX_LOGPROBS, MAX_N, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS, MODEL_DEFAULTS
+from jinfer.requests.sampling_params import (
+    MAX_LOGPROBS,
+    MAX_N,
+    MAX_STOP_STRING_LENGTH,
+    MAX_STOP_STRINGS,
+    MODEL_DEFAULTS,
+)
 
 INTEGERS = {
     "n": (1, MAX_N),

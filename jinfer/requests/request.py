@@ -9,7 +9,7 @@ from typing import Any
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError, shown
-from jinfer.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 from jinfer.text.detokenizer import Detokenizer
 
 SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: neighbouring sequences get seeds that are far apart

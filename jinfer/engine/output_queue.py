@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
+from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.request import Request
-from jinfer.sequence_update import SequenceUpdate
+from jinfer.requests.request import Request, Sequence
 
 
 class OutputQueue:
@@ -14,9 +14,11 @@ class OutputQueue:
     One thread at a time puts, and one takes; they need no lock between them.
     """
 
-    def __init__(self, requests: Iterable[Request]) -> None:
+    def __init__(self, requests: Iterable[Request], *, deadline: float | None = None) -> None:
+        """What has not ended at `deadline`, by `time.monotonic()`, is aborted before the next step."""
+        self.deadline = deadline
         self.requests = tuple(requests)
-        self._updates: deque[SequenceUpdate] = deque()
+        self._updates: deque[SequenceOutput] = deque()
         self._open = {sequence for request in self.requests for sequence in request.sequences}  # without their end here
         self._failure: str | None = None
 
@@ -30,7 +32,11 @@ class OutputQueue:
         """Whether nothing will be put here any more."""
         return self.is_complete or self._failure is not None
 
-    def put(self, update: SequenceUpdate) -> None:
+    def awaits(self, sequence: Sequence) -> bool:
+        """Whether the end of the sequence is still to be put here."""
+        return sequence in self._open
+
+    def put(self, update: SequenceOutput) -> None:
         self._updates.append(update)
         if update.finish_reason is not None:
             self._open.discard(update.sequence)
@@ -40,7 +46,7 @@ class OutputQueue:
         if not self.is_complete:
             self._failure = reason
 
-    def take_all(self) -> Iterator[SequenceUpdate]:
+    def take_all(self) -> Iterator[SequenceOutput]:
         while self._updates:
             yield self._updates.popleft()
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from jinfer.errors import ConfigError, RequestError
-from jinfer.prompts import Prompt, as_conversations, as_params, as_prompts, split_options
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.prompts import Prompt, as_conversations, as_params, as_prompts, split_options
+from jinfer.requests.sampling_params import SamplingParams
 
 HELLO = [{"role": "user", "content": "hello"}]
 

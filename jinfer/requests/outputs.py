@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jinfer.request import FinishReason, Request, Sequence
-from jinfer.sequence_update import SequenceUpdate
+from jinfer.engine.sequence_output import SequenceOutput
+from jinfer.requests.request import FinishReason, Request, Sequence
 
 
 @dataclass(frozen=True)
@@ -94,14 +94,14 @@ class StreamPiece:
     error: str | None = None
 
     @classmethod
-    def of(cls, prompt_index: int, update: SequenceUpdate) -> "StreamPiece":
+    def of(cls, prompt_index: int, update: SequenceOutput) -> "StreamPiece":
         """An update as text. Those of a sequence must come in order, and each once."""
         sequence = update.sequence
         is_last = update.finish_reason is not None
         return cls(
             prompt_index=prompt_index,
             output_index=sequence.index,
-            text=update.take_text(),
+            text=update.detokenize(),
             token_ids=() if update.token_id is None else (update.token_id,),
             finish_reason=update.finish_reason,
             error=sequence.error if is_last else None,

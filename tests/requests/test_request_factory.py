@@ -6,8 +6,8 @@ import pytest
 
 from jinfer import RequestError, SamplingParams
 from jinfer.config import Limits
-from jinfer.prompts import Prompt
-from jinfer.request_factory import RequestFactory
+from jinfer.requests.prompts import Prompt
+from jinfer.requests.request_factory import RequestFactory
 from jinfer.text.tokenizer import Tokenizer
 from tests.checkpoints import BOS, BOS_ID, EOS, EOS_ID, VOCAB_SIZE, tiny_tokenizer
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError
-from jinfer.prompts import Prompt
-from jinfer.request import Request
-from jinfer.sampling_params import SamplingParams
+from jinfer.requests.prompts import Messages, Prompt, as_conversations
+from jinfer.requests.request import Request
+from jinfer.requests.sampling_params import SamplingParams
 from jinfer.text.detokenizer import Detokenizer
 from jinfer.text.tokenizer import Tokenizer
 
@@ -55,6 +55,21 @@ class RequestFactory:
         for sequence in request.sequences:
             sequence.detokenizer = self._detokenizer(request)
         return request
+
+    def render(self, messages: Messages) -> list[Prompt]:
+        """The prompt of each conversation, by the model's chat template. An error among several names the one at
+        fault."""
+        tokenizer = self.need_tokenizer("chat")
+        conversations = as_conversations(messages)
+        prompts = []
+        for index, conversation in enumerate(conversations):
+            try:
+                prompts.append(Prompt(token_ids=tuple(tokenizer.apply_chat_template(conversation))))
+            except RequestError as error:
+                if len(conversations) == 1:
+                    raise
+                raise RequestError(f"conversations[{index}]: {error}") from error
+        return prompts
 
     def need_tokenizer(self, what: str) -> Tokenizer:
         """The tokenizer. Raises RequestError, which says what needs one, where the model has none."""

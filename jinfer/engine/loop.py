@@ -1,9 +1,9 @@
 """The loop around an engine: who steps it, and what becomes of all that arrives in the meantime.
 
-There is no thread of its own. A caller that waits for tokens steps the engine, for all callers, and finds what concerns
-it in its queue. Between them stands one lock, and one queue of commands:
+A caller that waits for tokens steps the engine, for all callers, and finds what concerns it in its queue (`run_once`);
+or a thread of the loop's own does it for everybody (`start`). Between them stands one lock, and one queue of commands:
 
-    submit, abandon, close   ->   commands   ->   applied by whoever holds the lock, before and after a step
+    submit, abandon, abort, close   ->   commands   ->   applied by whoever holds the lock, before and after a step
 
 Giving a command takes no lock and changes nothing but the queue of commands. So it may be done at any moment: by
 another thread, and by the garbage collector or a signal handler in the very thread that is in the middle of a step.
@@ -14,15 +14,22 @@ stopped while it cleaned up: the next holder finds the mark, ends what was runni
 """
 
 import contextlib
+import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from jinfer.engine import Engine
+from jinfer.engine.engine import Engine
+from jinfer.engine.output_queue import OutputQueue
+from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.output_queue import OutputQueue
-from jinfer.request import Request
+from jinfer.requests.request import FinishReason, Request
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CLOSED = "this LLM is closed; create another"
 INTERRUPTED = "another call was interrupted within a step, which ended every request; send this one again"
@@ -41,10 +48,13 @@ class EngineLoop:
         self._give_back = give_back
         self._lock = threading.RLock()  # not to enter twice: it knows whether this thread has it
         self._threads_inside: set[int] = set()  # that have the lock, or wait for it
-        self._commands: deque[tuple[Command, OutputQueue | None]] = deque()
+        self._commands: deque[tuple[Command, Any]] = deque()
         self._queues: dict[Request, OutputQueue] = {}  # of requests that were accepted, until their queue is over
+        self._deadlines: dict[OutputQueue, float] = {}  # of those of them that have one
         self._is_in_use = False
         self._is_closed = False
+        self._thread: threading.Thread | None = None
+        self._wake: SimpleQueue[None] | None = None  # of the thread; to put something there takes no lock of Python's
 
     @property
     def is_closed(self) -> bool:
@@ -57,19 +67,36 @@ class EngineLoop:
 
     def submit(self, queue: OutputQueue) -> None:
         """Hands all requests of a queue over, at once. They are accepted before the next step."""
-        self._commands.append((EngineLoop._accept, queue))
+        self._give(EngineLoop._accept, queue)
+        if self._is_closed:
+            queue.fail(CLOSED)  # the command may have come too late for a thread to apply it
 
     def abandon(self, queue: OutputQueue) -> None:
         """Aborts what still runs for a queue that nobody takes from any more, before the next step. May be repeated."""
         if not queue.is_over:
-            self._commands.append((EngineLoop._abort, queue))
+            self._give(EngineLoop._abandon, queue)
+
+    def abort(self, request_id: str) -> None:
+        """Ends a request before the next step, unless it has ended; its queue gets the ends of its sequences."""
+        self._give(EngineLoop._abort, request_id)
+
+    def close_soon(self) -> None:
+        """Does what `close` does at the end of the step that runs, and waits for nothing: for finalizers."""
+        self._is_closed = True
+        self._give(EngineLoop._shut, None)
 
     def close(self) -> None:
         """Fails what still runs and gives the engine's memory back: now, or at the end of the step around this call."""
-        self._is_closed = True
-        self._commands.append((EngineLoop._shut, None))
+        self.close_soon()
         if threading.get_ident() not in self._threads_inside:
             self._hold(_nothing)
+            if self._thread is not None:
+                self._thread.join()
+
+    def _give(self, command: "Command", argument: Any) -> None:
+        self._commands.append((command, argument))
+        if self._wake is not None:
+            self._wake.put(None)
 
     def settle(self) -> None:
         """Applies the commands that were given, unless a thread is in the middle of a step, whose end does it."""
@@ -84,6 +111,43 @@ class EngineLoop:
         if threading.get_ident() in self._threads_inside:
             raise EngineError(INSIDE_A_STEP)
         self._hold(lambda: _nothing() if queue.is_over else self._step())
+
+    def start(self) -> None:
+        """Steps the engine in a thread from now on, while a request runs, until `close`."""
+        self._wake = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=[self._wake], name="jinfer-engine", daemon=True)
+        self._thread.start()
+
+    def between_steps(self, look: Callable[[], T]) -> T:
+        """Calls a function that changes nothing of the engine, while no step runs."""
+        with self._lock:
+            return look()
+
+    def _run(self, wake: "SimpleQueue[None]") -> None:
+        while not self._is_closed:
+            wake.get()
+            while (self._commands or self._queues) and not self._is_closed:
+                self._take_turn()
+        self._take_turn()
+
+    def _take_turn(self) -> None:
+        """A step in the thread. A fault was told to every caller whose request it ended."""
+        try:
+            self._hold(lambda: self._step() if self._queues else _nothing())
+        except BaseException as error:  # whatever ends this thread would leave every caller waiting
+            logger.error("%s", error)
+            with self._lock:
+                if self._is_in_use:
+                    self._refuse(str(error))
+
+    def _refuse(self, reason: str) -> None:
+        """Fails the requests that still wait to be accepted by an engine that could not begin anew."""
+        for _ in range(len(self._commands)):
+            command, argument = self._commands.popleft()
+            if command is EngineLoop._accept:
+                argument.fail(reason)
+            elif command is EngineLoop._shut:
+                self._commands.append((command, argument))
 
     def _hold(self, work: Callable[[], None]) -> None:
         """Does something that nobody else does at the same time, with all commands applied before and after it."""
@@ -122,18 +186,29 @@ class EngineLoop:
             raise
 
     def _step(self) -> None:
-        for update in self._engine.step():
-            queue = self._queues.get(update.sequence.request)
+        if self._deadlines:
+            self._end_late_requests()
+        self._deliver(self._engine.step())
+
+    def _deliver(self, outputs: Iterable[SequenceOutput]) -> None:
+        for output in outputs:
+            queue = self._queues.get(output.sequence.request)
             if queue is not None:  # or it was abandoned
-                queue.put(update)
+                queue.put(output)
                 if queue.is_complete:
                     self._forget(queue)
+
+    def _end_late_requests(self) -> None:
+        now = time.monotonic()
+        for queue in [queue for queue, deadline in self._deadlines.items() if deadline <= now]:
+            for request in queue.requests:
+                self._end(request, queue)
 
     def _apply_commands(self) -> None:
         """In their order. A command is taken off when it was applied: one that is interrupted is applied again."""
         while self._commands:
-            command, queue = self._commands[0]
-            command(self, queue)
+            command, argument = self._commands[0]
+            command(self, argument)
             self._commands.popleft()
 
     def _accept(self, queue: OutputQueue) -> None:
@@ -142,15 +217,29 @@ class EngineLoop:
         if queue.is_over:
             return
         self._queues |= dict.fromkeys(queue.requests, queue)
+        if queue.deadline is not None:
+            self._deadlines[queue] = queue.deadline
         for request in queue.requests:
             self._engine.add(request)
 
-    def _abort(self, queue: OutputQueue) -> None:
+    def _abandon(self, queue: OutputQueue) -> None:
         self._forget(queue)
         for request in queue.requests:
             self._engine.abort(request)
 
+    def _abort(self, request_id: str) -> None:
+        for request, queue in self._queues.items():
+            if request.request_id == request_id:
+                self._end(request, queue)
+                return
+
+    def _end(self, request: Request, queue: OutputQueue) -> None:
+        self._engine.abort(request)
+        open_sequences = [sequence for sequence in request.sequences if queue.awaits(sequence)]
+        self._deliver(SequenceOutput(sequence, None, None, FinishReason.ABORT) for sequence in open_sequences)
+
     def _forget(self, queue: OutputQueue) -> None:
+        self._deadlines.pop(queue, None)
         for request in queue.requests:
             self._queues.pop(request, None)
 
@@ -170,6 +259,7 @@ class EngineLoop:
         for queue in tuple(self._queues.values()):
             queue.fail(reason)
         self._queues.clear()
+        self._deadlines.clear()
 
     def _shut(self, _: None) -> None:
         self._fail_all(CLOSED)
@@ -182,4 +272,4 @@ def _nothing() -> None:
 
 
 Command = Callable[[EngineLoop, Any], None]
-"""What is done to a loop and to one of its queues."""
+"""A method of the loop, with its argument."""

@@ -1,0 +1,67 @@
+"""The steps between dispatch and read, and the rule for how many there may be.
+
+With one step in flight, the host plans a step while the device computes the one before. A host that waits for the
+device for less than SHORT_WAIT_S is the bottleneck itself: one late dispatch, and the device is idle. Two steps in
+flight make up for it. Otherwise one is better: with two, a request that joins waits for one step more.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from jinfer.scheduling.step_plan import StepPlan
+
+SHORT_WAIT_S = 0.25e-3
+
+DepthRule = Callable[[float], int]
+"""Steps that stay in flight while the next is planned, by how long the host last waited for the device, in seconds."""
+
+
+def overlapped(last_wait_s: float) -> int:
+    """The rule of an engine that plans ahead."""
+    return 2 if last_wait_s < SHORT_WAIT_S else 1
+
+
+def one_at_a_time(last_wait_s: float) -> int:
+    """The rule of an engine that reads each step before it plans the next."""
+    return 0
+
+
+class StepInFlight(NamedTuple):
+    """A step that was dispatched and not read yet. The handle is the executor's."""
+
+    plan: StepPlan
+    handle: Any
+
+
+class StepQueue:
+    """Steps in flight, in the order of their dispatch."""
+
+    def __init__(self, depth: DepthRule) -> None:
+        self.depth = depth
+        self.last_wait_s = math.inf
+        self._steps: deque[StepInFlight] = deque()
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    @property
+    def newest(self) -> StepInFlight | None:
+        """The step that was dispatched last, unless it was read."""
+        return self._steps[-1] if self._steps else None
+
+    def append(self, plan: StepPlan, handle: Any) -> None:
+        """Adds a step that was dispatched."""
+        self._steps.append(StepInFlight(plan, handle))
+
+    def due(self, *, has_new_step: bool) -> Iterator[StepInFlight]:
+        """Takes out the steps to be read now, oldest first: those beyond the depth, and one at a time when nothing new
+        could be planned."""
+        num_left = self.depth(self.last_wait_s) if has_new_step else len(self._steps) - 1
+        while len(self._steps) > max(0, num_left):
+            yield self._steps.popleft()
+
+    def clear(self) -> None:
+        """Forgets all steps."""
+        self._steps.clear()

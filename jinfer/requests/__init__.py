@@ -1,0 +1,1 @@
+"""Requests: the words of a caller, and the answers. Plain Python, without jax."""
