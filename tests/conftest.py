@@ -35,14 +35,17 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a few times. And XLA's
 # older emitters make code in a third of the time; jaxlib 0.11 has them no more, nor the flag, and ends the process for
-# a flag that it does not know. Both only in this process: notebooks, the command line in a process of its own, and what
-# compiles for an H200 do as users' programs do.
+# a flag that it does not know. Both only in this process, and in those that look for what it has compiled: notebooks
+# and what compiles for an H200 do as users' programs do.
 NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
+COMPILES_FAST: dict[str, str] = {}
 if jax.config.jax_platforms == "cpu":
+    COMPILES_FAST["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
     if jax.__version_info__ < (0, 11):
+        COMPILES_FAST["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{NEWER_EMITTERS}=false"
         with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("XLA_FLAGS", f"--{NEWER_EMITTERS}=false", prepend=" ")
+            environment.setenv("XLA_FLAGS", COMPILES_FAST["XLA_FLAGS"])
             jax.devices()  # XLA reads its flags once
 
 # Linux gives a process 65,530 mappings (vm.max_map_count), and each function that XLA compiles for a CPU takes three of

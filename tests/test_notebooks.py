@@ -27,7 +27,10 @@ def count_pictures(notebook) -> int:
 
 @pytest.mark.filterwarnings("default")  # of the kernel that runs it, which are not ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook(path):
+def test_notebook(path, tmp_path, monkeypatch):
+    """It runs from top to bottom, with a cache of compiled steps of its own: its engines have the same shapes."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = nbformat.read(path, as_version=4)
     began, began_cpu = time.perf_counter(), children_cpu_seconds()
     nbclient.NotebookClient(

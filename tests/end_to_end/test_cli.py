@@ -29,6 +29,7 @@ from tests.checkpoints import (
     write_checkpoint,
     write_json,
 )
+from tests.conftest import COMPILES_FAST
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENGINE = ("--dtype", "float32", "--page-size", "4", "--max-num-seqs", "2", "--max-num-batched-tokens", "16")
@@ -87,7 +88,9 @@ def generate(run, directory):
 
 def new_environment() -> dict[str, str]:
     """Of a process that finds what this one has compiled."""
-    return os.environ | {
+    return {
+        **os.environ,
+        **COMPILES_FAST,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
