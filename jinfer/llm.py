@@ -102,24 +102,24 @@ class LLM:
         prompt_list = as_prompts(prompts)
         requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
         prompt_index = {request: place for place, request in enumerate(requests)}
-        return self._run(requests, lambda update: StreamPiece.of(prompt_index[update.sequence.request], update))
+        return self._run(requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output))
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
         count, num_tokens = sum(len(request.sequences) for request in requests), 0
         with (
             progress_bar("generating", total=count, enabled=self.config.progress) as bar,
-            closing(self._run(requests, lambda update: update)) as updates,
+            closing(self._run(requests, lambda output: output)) as outputs,
         ):
-            for update in updates:
-                num_tokens += update.token_id is not None
-                if update.finish_reason is not None:
+            for output in outputs:
+                num_tokens += output.token_id is not None
+                if output.finish_reason is not None:
                     bar.set_postfix_str(f"{num_tokens} tokens", refresh=False)
                     bar.update()
         return [RequestOutput.of(request) for request in requests]
 
     def _run(self, requests: list[Request], form: Callable[[SequenceOutput], T]) -> Generator[T, None, None]:
-        """Steps the engine until the requests have ended, and gives each update in a form. Whatever stops it early
+        """Steps the engine until the requests have ended, and gives each output in a form. Whatever stops it early
         aborts them."""
         queue = OutputQueue(requests)
         try:

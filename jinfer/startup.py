@@ -80,7 +80,14 @@ def start_engine(
     found = find_model(model, params, tokenizer, config)
     chosen = choose_limits(config, found.model.config, device)
     weight_bytes = num_bytes(found.model.abstract_params) if params is None else 0
-    check_fits(config, chosen, found.model.config, found.dtype, memory, weight_bytes)
+    check_fits(
+        config=config,
+        chosen=chosen,
+        model=found.model.config,
+        dtype=found.dtype,
+        memory=memory,
+        weight_bytes=weight_bytes,
+    )
     step_bytes = start_probing(found.model, chosen, found.dtype, device, config)
     with logged_time(logger, "loading the weights"):
         loaded = load_model(found, params, config)

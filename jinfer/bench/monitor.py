@@ -27,9 +27,9 @@ class Monitor:
         self._began = self._last = self._clock()
         self._num_tokens = 0
 
-    def __call__(self, updates: Sequence[SequenceOutput]) -> None:
+    def __call__(self, outputs: Sequence[SequenceOutput]) -> None:
         """To be called after every step."""
-        self._num_tokens += sum([update.token_id is not None for update in updates])
+        self._num_tokens += sum([output.token_id is not None for output in outputs])
         now = self._clock()
         if now - self._last >= self._interval_s:
             self._speak(now)

@@ -107,9 +107,9 @@ class Session:
         )  # fmt: skip
 
     def _step(self) -> None:
-        updates = self.engine.step()
+        outputs = self.engine.step()
         if self.after_step is not None:
-            self.after_step(updates)
+            self.after_step(outputs)
 
 
 def _times(request: Request, arrival: float) -> RequestTimes:

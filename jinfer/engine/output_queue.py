@@ -18,7 +18,7 @@ class OutputQueue:
         """What has not ended at `deadline`, by `time.monotonic()`, is aborted before the next step."""
         self.deadline = deadline
         self.requests = tuple(requests)
-        self._updates: deque[SequenceOutput] = deque()
+        self._outputs: deque[SequenceOutput] = deque()
         self._open = {sequence for request in self.requests for sequence in request.sequences}  # without their end here
         self._failure: str | None = None
 
@@ -36,10 +36,10 @@ class OutputQueue:
         """Whether the end of the sequence is still to be put here."""
         return sequence in self._open
 
-    def put(self, update: SequenceOutput) -> None:
-        self._updates.append(update)
-        if update.finish_reason is not None:
-            self._open.discard(update.sequence)
+    def put(self, output: SequenceOutput) -> None:
+        self._outputs.append(output)
+        if output.finish_reason is not None:
+            self._open.discard(output.sequence)
 
     def fail(self, reason: str) -> None:
         """Ends the queue early, unless it is complete: what it holds is not the whole."""
@@ -47,8 +47,8 @@ class OutputQueue:
             self._failure = reason
 
     def take_all(self) -> Iterator[SequenceOutput]:
-        while self._updates:
-            yield self._updates.popleft()
+        while self._outputs:
+            yield self._outputs.popleft()
 
     def raise_failure(self) -> None:
         """Raises EngineError if the queue failed."""

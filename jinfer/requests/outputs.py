@@ -94,16 +94,16 @@ class StreamPiece:
     error: str | None = None
 
     @classmethod
-    def of(cls, prompt_index: int, update: SequenceOutput) -> "StreamPiece":
-        """An update as text. Those of a sequence must come in order, and each once."""
-        sequence = update.sequence
-        is_last = update.finish_reason is not None
+    def of(cls, prompt_index: int, output: SequenceOutput) -> "StreamPiece":
+        """A sequence output as text. Those of a sequence must come in order, and each once."""
+        sequence = output.sequence
+        is_last = output.finish_reason is not None
         return cls(
             prompt_index=prompt_index,
             output_index=sequence.index,
-            text=update.detokenize(),
-            token_ids=() if update.token_id is None else (update.token_id,),
-            finish_reason=update.finish_reason,
+            text=output.detokenize(),
+            token_ids=() if output.token_id is None else (output.token_id,),
+            finish_reason=output.finish_reason,
             error=sequence.error if is_last else None,
         )
 

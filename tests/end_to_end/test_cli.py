@@ -15,7 +15,7 @@ import pytest
 
 from jinfer import LLM, StreamPiece, cli
 from jinfer.cli.echo import Echo
-from jinfer.engine.engine import Engine
+from jinfer.execution.executor import Executor
 from tests.checkpoints import (
     BOS,
     BOS_ID,
@@ -439,7 +439,7 @@ class TestErrors:
         def fail(*arguments):
             raise fault
 
-        monkeypatch.setattr(Engine, "_dispatch", fail)
+        monkeypatch.setattr(Executor, "dispatch", fail)
         finished = generate("--prompt", TEXT, *GREEDY)
 
         assert (finished.status, finished.stdout) == (status, "")

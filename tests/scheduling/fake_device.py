@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine.stats import Counters
+from jinfer.engine.step_output import StepOutput, TokenLogprobs
 from jinfer.requests.request import FinishReason, Request, Sequence
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.page_pool import PagePool
@@ -84,7 +85,8 @@ def rows_of(plan: StepPlan, page_size: int) -> list[Row]:
 
 
 class FakeDevice:
-    """Rows and pages as lists and dicts. What a page held is gone when it becomes free."""
+    """An executor whose rows and pages are lists and dicts. What a page held is gone when it becomes free. A handle is
+    the tokens of the plan's rows."""
 
     def __init__(self, limits: Limits, pool: PagePool) -> None:
         self.page_size = limits.page_size
@@ -104,7 +106,7 @@ class FakeDevice:
 
         return call
 
-    def run(self, plan: StepPlan) -> list[int | None]:
+    def dispatch(self, plan: StepPlan) -> list[int | None]:
         """Copies pages, writes every row's keys and values, then samples from all that the row's pages hold."""
         self._forget_freed()
         self.num_copied += len(plan.page_copies)
@@ -115,6 +117,23 @@ class FakeDevice:
         for row in rows:
             self._write(row)
         return [self._sample(row) if row.samples else None for row in rows]
+
+    def read(self, handle: list[int | None], logprob_rows: Collection[int]) -> StepOutput:
+        """The log probability of a token is its negative, and itself the most likely."""
+        logprobs = {
+            row: TokenLogprobs(-float(handle[row]), [handle[row]], [-float(handle[row])]) for row in logprob_rows
+        }
+        return StepOutput(token_ids=handle, logprobs=logprobs, wait_s=0.0)
+
+    def reset(self) -> None:
+        self.newest_token.clear()
+        self.memory.clear()
+        self._freed.clear()
+        for table in self.page_tables.values():
+            table.clear()
+
+    def close(self) -> None:
+        self.reset()
 
     def _forget_freed(self) -> None:
         for page_id in self._freed:
@@ -205,9 +224,10 @@ class FakeEngine:
             is_prefill = self.policy == "prefill_first" and plan.chunks
             is_in_step = running[0] in [row.sequence for row in self._rows(plan)]
             assert is_in_step or is_prefill, "the oldest sequence stands still"
-        dispatched = (plan, self.device.run(plan)) if plan else None
+        dispatched = (plan, self.device.dispatch(plan)) if plan else None
         if self._in_flight:
-            self._read(*self._in_flight)
+            plan_before, handle = self._in_flight
+            self._read(plan_before, self.device.read(handle, ()).token_ids)
         elif plan is None:
             assert not self.live, "sequences wait, and nothing runs that they could wait for"
         self._in_flight = dispatched
