@@ -55,11 +55,11 @@ class Attention:
     def __call__(
         self,
         x: Float[Array, "tokens features"],
+        *,
         angles: Angles,
         kv_layer: Array,
         tokens: TokenBatch,
         place: LayerPlace,
-        *,
         norm: RMSNorm,
         residual: Float[Array, "tokens_or_rows features"],
     ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:

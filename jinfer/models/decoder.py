@@ -72,7 +72,15 @@ class Decoder:
         Norms and residuals are handed to the products around them, which take them in: a kernel less each.
         """
         residual = x if tokens.newest is None else x[tokens.newest]
-        x, kv_layer = self.attention(x, angles, kv_layer, tokens, place, norm=self.attention_norm, residual=residual)
+        x, kv_layer = self.attention(
+            x,
+            angles=angles,
+            kv_layer=kv_layer,
+            tokens=tokens,
+            place=place,
+            norm=self.attention_norm,
+            residual=residual,
+        )
         return self.mlp(x, place.layer, norm=self.mlp_norm, residual=x), kv_layer
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:

@@ -48,8 +48,8 @@ def merge_splits(
     """
     rows, num_heads, num_splits, dim = acc.shape
     padded_splits = next_power_of_two(num_splits)
-    most_columns = MAX_WARPS * 32 * ELEMENTS_PER_THREAD // padded_splits
-    columns = min(next_power_of_two(dim), next_power_of_two(most_columns))
+    max_columns = MAX_WARPS * 32 * ELEMENTS_PER_THREAD // padded_splits
+    columns = min(next_power_of_two(dim), next_power_of_two(max_columns))
     operands = acc, top, total, num_positions, *([] if into is None else [into])
     out_shape = (rows, num_heads, dim) if into is None else into.shape
     (out,) = triton_call(

@@ -10,8 +10,8 @@ the queries and two tiles of 64 positions fill it. Two branches are there for wh
   rows and none of them columns; with 64 rows, both groups of four warps would compute all the scores. It does not see
   the other matmul beyond a branch.
 - With `early_loads`, around the softmax and the values; it is gone in the compiled kernel. Triton starts the loads of
-  the next tile behind the matmuls of this one, which leaves only the values' to hide them. It puts a branch that
-  nothing waits for behind the loads.
+  the next tile after the matmuls of this one, which leaves only the values' to hide them. It puts a branch that
+  nothing waits for after the loads.
 """
 
 import functools

@@ -100,8 +100,8 @@ def with_splits(
     bytes_taken = shared_memory_bytes(blocks, dim, itemsize) + RESERVED_SHARED_MEMORY_BYTES
     resident = max(1, min(MAX_RESIDENT_PROGRAMS, MULTIPROCESSOR_SHARED_MEMORY_BYTES // bytes_taken))
     wanted = waves * resident * target_device().num_multiprocessors // (rows * ceil_div(num_heads, blocks.heads))
-    most = min(MAX_SPLITS, ceil_div(max_positions, MIN_SPLIT_TILES * blocks.tile))
-    return replace(blocks, num_splits=max(1, min(wanted, most)))
+    max_splits = min(MAX_SPLITS, ceil_div(max_positions, MIN_SPLIT_TILES * blocks.tile))
+    return replace(blocks, num_splits=max(1, min(wanted, max_splits)))
 
 
 def _fits(blocks: MlaBlocks, dim: int, itemsize: int) -> bool:

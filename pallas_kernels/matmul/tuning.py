@@ -24,8 +24,8 @@ FEW_ROWS = (
 )  # fmt: skip
 MAX_FEW_ROWS = 16  # more of them fill the right side of a dot by themselves
 MAX_DOT_COLUMNS = 64  # parts times rows of x: more of them would fill shared memory with copies of x
-FEWEST_PROGRAMS = 1 / 3  # a multiprocessor: one can read faster than its share, and merging splits costs a kernel
-MOST_SPLIT_PROGRAMS = 3  # a multiprocessor
+MIN_PROGRAMS = 1 / 3  # a multiprocessor: one can read faster than its share, and merging splits costs a kernel
+MAX_SPLIT_PROGRAMS = 3  # a multiprocessor
 # Of many rows. Every block of columns reads all of x from the L2 cache, which gives a third more than the memory.
 MANY_ROWS_WIDTHS = (64, 128, 256)  # columns of weights a program, of which a dot has at least 64
 MANY_ROWS_INPUTS = (64, 128)  # per iteration
@@ -69,7 +69,8 @@ class MatmulCall(NamedTuple):
     def of(cls, x: Array, w: Array, transposed: bool, fusion: Fusion) -> "MatmulCall":
         """The call with these arguments of `matmul`."""
         num_out = w.shape[-2 if transposed else -1] // (2 if fusion.gated else 1)
-        (rows, num_in), is_normalized = x.shape, fusion.norm is not None
+        rows, num_in = x.shape
+        is_normalized = fusion.norm is not None
         return cls(rows, num_in, num_out, transposed, fusion.gated, is_normalized, x.dtype.itemsize)
 
     @property
@@ -94,7 +95,7 @@ def matmul_blocks(call: MatmulCall) -> Blocks:
     is_wide = [block for block in (64, 32) if ceil_div(call.num_out, block) >= 0.9 * num_multiprocessors]
     block_out = is_wide[0] if is_wide else 16
     programs = ceil_div(call.num_out, block_out)
-    is_enough = call.is_normalized or programs >= FEWEST_PROGRAMS * num_multiprocessors
+    is_enough = call.is_normalized or programs >= MIN_PROGRAMS * num_multiprocessors
     wanted = 1 if is_enough else num_multiprocessors // programs
     if call.itemsize == 2:
         return _few_rows_dot(call, block_out, wanted, *FEW_ROWS[0])
@@ -112,7 +113,7 @@ def matmul_candidates(call: MatmulCall) -> list[Blocks]:
     for block_out in (16, 32, 64, 128):
         for num_splits in (1,) if call.is_normalized else (1, 2, 4, 8):
             programs = ceil_div(call.num_out, block_out) * num_splits / num_multiprocessors
-            if programs >= FEWEST_PROGRAMS and (num_splits == 1 or programs <= MOST_SPLIT_PROGRAMS):
+            if programs >= MIN_PROGRAMS and (num_splits == 1 or programs <= MAX_SPLIT_PROGRAMS):
                 found += _few_rows_candidates(call, block_out, num_splits)
     return list(dict.fromkeys(found))
 
@@ -156,13 +157,13 @@ def _many_rows(call: MatmulCall, num_multiprocessors: int) -> Blocks:
     And splits until all of them work, or there is more to merge than that is worth.
     """
     is_one_wave = num_multiprocessors * 2 / 3 <= _num_programs(call, 256) <= num_multiprocessors
-    is_narrow = _num_programs(call, 128) * _most_splits(call) < num_multiprocessors / 2
+    is_narrow = _num_programs(call, 128) * _max_splits(call) < num_multiprocessors / 2
     width = 256 if is_one_wave else 64 if is_narrow and not call.is_gated else 128
     programs = _num_programs(call, width)
-    is_enough = call.is_gated and programs >= FEWEST_PROGRAMS * num_multiprocessors
+    is_enough = call.is_gated and programs >= MIN_PROGRAMS * num_multiprocessors
     wanted = 1 if is_enough else num_multiprocessors // programs
-    num_splits = max(1, min(wanted, _most_splits(call)))
-    return _many_rows_dot(call, width, MANY_ROWS_INPUTS[0], num_splits, _most_resident(call, width, num_splits))
+    num_splits = max(1, min(wanted, _max_splits(call)))
+    return _many_rows_dot(call, width, MANY_ROWS_INPUTS[0], num_splits, _max_resident(call, width, num_splits))
 
 
 def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[Blocks]:
@@ -171,8 +172,8 @@ def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[Bl
         programs = _num_programs(call, width)
         for num_splits in (1, 2, 3, 4, 6, 8):
             share = programs * num_splits / num_multiprocessors
-            is_sensible = num_splits == 1 or (share <= MOST_SPLIT_PROGRAMS and num_splits <= 2 * _most_splits(call))
-            if share < FEWEST_PROGRAMS or not is_sensible:
+            is_sensible = num_splits == 1 or (share <= MAX_SPLIT_PROGRAMS and num_splits <= 2 * _max_splits(call))
+            if share < MIN_PROGRAMS or not is_sensible:
                 continue
             for block_in in MANY_ROWS_INPUTS:
                 found += [_many_rows_dot(call, width, block_in, num_splits, resident) for resident in (1, 2)]
@@ -184,12 +185,12 @@ def _num_programs(call: MatmulCall, width: int) -> int:
     return ceil_div(call.num_matrices * call.num_out, width)
 
 
-def _most_splits(call: MatmulCall) -> int:
+def _max_splits(call: MatmulCall) -> int:
     """Each writes float32 sums of all rows: so many that they are `PARTIAL_SHARE` of the bytes of the weights."""
     return max(1, int(PARTIAL_SHARE * call.num_in * call.itemsize / (4 * next_power_of_two(call.rows))))
 
 
-def _most_resident(call: MatmulCall, width: int, num_splits: int) -> int:
+def _max_resident(call: MatmulCall, width: int, num_splits: int) -> int:
     """Programs on a multiprocessor at a time: a second one reads while the first begins or ends."""
     return 1 if _num_programs(call, width) * num_splits <= target_device().num_multiprocessors else 2
 

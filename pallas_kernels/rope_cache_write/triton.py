@@ -150,8 +150,8 @@ def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *ref
         tiles = [_tile(keys, *part) for part in parts]
         slots = slots_of(keys)
         for tile, k in zip(tiles, rotated(tiles, k_scale_ref), strict=True):
-            place = KEYS, *slots, tile.head, tile.column
-            plt.store(kv_ref.at[place], k.astype(kv_ref.dtype), mask=tile.inside)
+            index = KEYS, *slots, tile.head, tile.column
+            plt.store(kv_ref.at[index], k.astype(kv_ref.dtype), mask=tile.inside)
 
     @_where_it_serves(values.section, program)
     def _write_values():

@@ -113,7 +113,7 @@ def _kernel(*all_refs, names: tuple[str, ...], shape: KernelShape):
 def _store(refs: Refs, out_ref, sums: Sums, shape: KernelShape):
     """Rows of partial sums, or of the result."""
     column = column_offsets(shape)
-    row, column, inside = sums.place(column, shape)
+    row, column, inside = sums.indices(column, shape)
     if shape.blocks.num_splits > 1:
         for number, values in enumerate(sums.matrices):
             plt.store(out_ref.at[(pl.program_id(1), number, row, column)], values, mask=inside)

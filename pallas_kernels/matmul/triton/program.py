@@ -34,7 +34,7 @@ class Sums(NamedTuple):
     matrices: list[Array]
     squares: Array | None
 
-    def place(self, column: Array, shape: "KernelShape") -> tuple[Any, Array, Array]:
+    def indices(self, column: Array, shape: "KernelShape") -> tuple[Any, Array, Array]:
         """Row, column and whether they are there, to index a result with."""
         inside = column < shape.call.num_out
         if isinstance(self.row, int):

@@ -87,13 +87,13 @@ def store_new_token(kv_ref, table_ref, row, position, kv_head: Array, is_first: 
     mask = is_first[:, None] if inside is None else is_first[:, None] & inside
     mask = jnp.broadcast_to(mask, column.shape)
     for kind, value in ((KEYS, k), (VALUES, v)):
-        place = kind, page, shape.page_offset(position), kv_head[:, None], column
-        plt.store(kv_ref.at[place], value, mask=mask)
+        index = kind, page, shape.page_offset(position), kv_head[:, None], column
+        plt.store(kv_ref.at[index], value, mask=mask)
 
 
-def _load(place, inside: Array | None, other: int = 0) -> Array:
-    """The values at the place, and `other` outside; `inside` is None where all of it is there."""
-    return plt.load(place, mask=inside, other=None if inside is None else other)
+def _load(ref, inside: Array | None, other: int = 0) -> Array:
+    """The values of an indexed reference, and `other` outside; `inside` is None where all of it is there."""
+    return plt.load(ref, mask=inside, other=None if inside is None else other)
 
 
 def _columns(head: Array, shape: KernelShape) -> tuple[Array, Array | None]:

@@ -82,9 +82,9 @@ def decode_blocks(call: DecodeCall) -> DecodeBlocks:
     in_line = [n for n in choices if programs[n] >= IN_LINE_PER_MULTIPROCESSOR * num_multiprocessors]
     kv_heads = in_line[-1] if in_line else 1
     wanted = num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
-    most_splits = min(MAX_SPLITS, ceil_div(call.max_positions, COLUMNS))
+    max_splits = min(MAX_SPLITS, ceil_div(call.max_positions, COLUMNS))
     is_enough = programs[kv_heads] >= ENOUGH * wanted
-    num_splits = 1 if is_enough else max(1, min(wanted // programs[kv_heads], most_splits))
+    num_splits = 1 if is_enough else max(1, min(wanted // programs[kv_heads], max_splits))
     num_programs = programs[kv_heads] * num_splits / num_multiprocessors
     if in_line:
         num_programs = 4 if num_programs >= LONG_LINE_PER_MULTIPROCESSOR else 3
@@ -117,8 +117,8 @@ def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
     candidates = []
     for kv_heads, columns, waves in itertools.product(sorted(kv_head_choices), (32, 64), (1, 2, 3, 4)):
         unsplit = call.rows * ceil_div(call.num_kv_heads, kv_heads)
-        most_splits = min(MAX_SPLITS, ceil_div(call.max_positions, 32))
-        num_splits = max(1, min(most_splits, num_multiprocessors * waves // unsplit))
+        max_splits = min(MAX_SPLITS, ceil_div(call.max_positions, 32))
+        num_splits = max(1, min(max_splits, num_multiprocessors * waves // unsplit))
         for num_warps, num_stages in ((2, 3), (4, 2), (4, 3), (4, 4)):
             tile = max(1, columns // kv_heads)
             candidates.append(DecodeBlocks(kv_heads, tile, num_splits, num_warps, num_stages))

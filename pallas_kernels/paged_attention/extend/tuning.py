@@ -13,7 +13,7 @@ from pallas_kernels.core.tuned import tuned_blocks
 
 MIN_SPLIT_POSITIONS = 256
 MAX_SPLITS = 32
-FEWEST_UNSPLIT_ROWS = 64  # query rows a program: fewer leave the tensor cores idle
+MIN_UNSPLIT_ROWS = 64  # query rows a program: fewer leave the tensor cores idle
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ExtendCall(NamedTuple):
         return next_power_of_two(self.num_heads // self.num_kv_heads)
 
     @property
-    def most_query_rows(self) -> int:
+    def max_query_rows(self) -> int:
         """Rows of a dot (tokens x heads of a group) that a row of average length can fill."""
         return max(MIN_DOT_SIZE, next_power_of_two(ceil_div(self.tokens, self.rows)) * self.padded_group)
 
@@ -66,14 +66,16 @@ def extend_blocks(call: ExtendCall) -> ExtendBlocks:
         return found
     if call.itemsize > 2:
         # A float32 dot is done outside of tensor cores, with both operands in registers: all that does not spill.
-        most, tile, num_stages = (16 if call.head_dim <= 128 else 32), MIN_DOT_SIZE, 2
+        max_rows = 16 if call.head_dim <= 128 else 32
+        tile = MIN_DOT_SIZE
+        num_stages = 2
     else:
-        most = 256 * 128 // max(128, next_power_of_two(call.head_dim))  # rows whose accumulator fits in registers
+        max_rows = 256 * 128 // max(128, next_power_of_two(call.head_dim))  # rows whose accumulator fits in registers
         if call.page_size < 16:  # a thread's positions are in more pages, and one register too many would be spilled
-            most //= 2
+            max_rows //= 2
         num_stages = 3 if call.head_dim <= 128 else 2
         tile = fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
-    query_rows = _enough_programs(min(most, call.most_query_rows), call)
+    query_rows = _enough_programs(min(max_rows, call.max_query_rows), call)
     block_tokens = max(1, query_rows // call.padded_group)
     num_warps = 4 if call.itemsize <= 2 and query_rows < 128 else 8
     return ExtendBlocks(block_tokens, tile, _num_splits(call, block_tokens), num_warps, num_stages)
@@ -83,7 +85,7 @@ def _enough_programs(query_rows: int, call: ExtendCall) -> int:
     """Fewer rows a program where there would be too few programs: that needs no merge, and split programs of many rows
     would spill."""
     num_multiprocessors = target_device().num_multiprocessors
-    while query_rows > FEWEST_UNSPLIT_ROWS and _programs(call, query_rows // call.padded_group) < num_multiprocessors:
+    while query_rows > MIN_UNSPLIT_ROWS and _programs(call, query_rows // call.padded_group) < num_multiprocessors:
         query_rows //= 2
     return query_rows
 
@@ -94,8 +96,8 @@ def _programs(call: ExtendCall, block_tokens: int) -> int:
 
 def _num_splits(call: ExtendCall, block_tokens: int) -> int:
     programs = _programs(call, block_tokens)
-    most = min(MAX_SPLITS, call.max_positions // MIN_SPLIT_POSITIONS)
-    return max(1, min(target_device().num_multiprocessors // programs, most))
+    max_splits = min(MAX_SPLITS, call.max_positions // MIN_SPLIT_POSITIONS)
+    return max(1, min(target_device().num_multiprocessors // programs, max_splits))
 
 
 def extend_key(call: ExtendCall) -> dict[str, int]:
@@ -108,7 +110,7 @@ def extend_candidates(call: ExtendCall) -> list[ExtendBlocks]:
     """The candidates of a sweep: as many query rows as rows have, up to 256, and warps that have enough of them."""
     candidates = []
     for query_rows, tile, num_stages in itertools.product((16, 32, 64, 128, 256), (32, 64, 128), (2, 3, 4)):
-        if query_rows > call.most_query_rows:
+        if query_rows > call.max_query_rows:
             continue
         block_tokens = max(1, query_rows // call.padded_group)
         for num_warps in {16: (4,), 32: (4,), 64: (4,), 128: (8,), 256: (8, 16)}[query_rows]:

@@ -71,14 +71,14 @@ class TestOnHopper:
     @pytest.mark.parametrize("query_lengths", [[1, 1, 1, 700, 0, 512], [1, 1, 0, 0, 0, 0], [900, 5, 400, 0, 0, 0]])
     def test_mixed_batches(self, rng, query_lengths):
         lengths = np.maximum([1, 16, 40, 900, 0, 600], query_lengths).tolist()
-        padding = serves.FEWEST_TOKENS - sum(query_lengths)
+        padding = serves.MIN_TOKENS - sum(query_lengths)
         case = make_case(rng, LLAMA, lengths, 16, query_lengths, num_padding_tokens=padding)
         count = jnp.int32(next(i for i, n in enumerate(query_lengths) if n != 1))
         assert error_of(case, num_decode_rows=count) < BOUNDS[jnp.bfloat16]
         assert error_of(case, implementation="auto", num_decode_rows=count) < BOUNDS[jnp.bfloat16]
 
 
-def call(shape=LLAMA, page_size=16, dtype=jnp.bfloat16, tokens=serves.FEWEST_TOKENS) -> tuple:
+def call(shape=LLAMA, page_size=16, dtype=jnp.bfloat16, tokens=serves.MIN_TOKENS) -> tuple:
     """q and cache as `why_not` sees them."""
     q = jax.ShapeDtypeStruct((tokens, shape.num_heads, shape.head_dim), dtype)
     return q, jax.ShapeDtypeStruct((2, 100, page_size, shape.num_kv_heads, shape.head_dim), dtype)
@@ -95,7 +95,7 @@ class TestWhatItServes:
     def test_the_plain_case_of_a_prefill(self):
         assert mosaic.why_not(*call(), None, PLAIN) is None
         assert mosaic.is_best_for(*call(), None, PLAIN)
-        assert not mosaic.is_best_for(*call(tokens=serves.FEWEST_TOKENS - 1), None, PLAIN)
+        assert not mosaic.is_best_for(*call(tokens=serves.MIN_TOKENS - 1), None, PLAIN)
 
     @pytest.mark.parametrize("options", [{"sliding_window": 4}, {"soft_cap": 2.0}], ids=str)
     def test_not_windows_and_caps(self, options):

@@ -24,7 +24,7 @@ from pallas_kernels.paged_attention.extend.mosaic.shape import (
 from pallas_kernels.paged_attention.extend.query_blocks import newest_positions_first
 
 ROWS_OF_A_MODULE = 256
-MOST_HEADS = 4  # of a group in a piece of work; more would not share more, and leave it fewer tokens
+MAX_HEADS = 4  # of a group in a piece of work; more would not share more, and leave it fewer tokens
 
 
 @functools.partial(jax.jit, static_argnames=("scale",))
@@ -63,7 +63,7 @@ def _shape(q: Array, kv_pages: Array, scale: float) -> Shape:
         head_dim=head_dim,
         page_size=page_size,
         num_pages=num_pages,
-        heads=math.gcd(num_heads // num_kv_heads, MOST_HEADS),
+        heads=math.gcd(num_heads // num_kv_heads, MAX_HEADS),
         tile=TILE,
         scale=scale,
         num_programs=target_device().num_multiprocessors,

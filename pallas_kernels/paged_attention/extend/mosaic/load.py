@@ -86,7 +86,7 @@ def _load_tile(refs: Refs, count, work: Work, key_rows, tail: _Tail, shape: Shap
 
     @when(tail.is_one)
     def _() -> None:
-        """A weight of 0 does not silence a NaN behind the row's end, so zeros take its place before anyone sees it."""
+        """A weight of 0 does not silence a NaN after the row's end, so zeros take its place before anyone sees it."""
         wait(refs.barriers, Barriers.v_tail, tail.phase)
         copies.zero_rows(refs.v_tiles.at[stage], tail.first_row)
         arrive_once(refs.barriers, Barriers.v_full + stage)

@@ -9,11 +9,11 @@ from pallas_kernels.core.device import target_device
 
 TILE = 128  # positions
 HEAD_DIMS = (64, 128)
-SMALLEST_PAGE = 8  # rows of a core matrix
+MIN_PAGE_SIZE = 8  # rows of a core matrix
 OLDEST_JAX = (0, 11)
 # Each number of tokens has a module of its own, which takes seconds to compile, in the driver and with a lock held: a
 # start has many shapes. And fewer tokens fill the machine less, where Triton's kernel can split the positions.
-FEWEST_TOKENS = 4096
+MIN_TOKENS = 4096
 
 
 def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | None:
@@ -25,9 +25,9 @@ def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | No
         return f"queries and cache are {q.dtype}, and must be bfloat16 or float16"
     if head_dim not in HEAD_DIMS:
         return f"head_dim is {head_dim}, and must be one of {HEAD_DIMS}"
-    if page_size % SMALLEST_PAGE or (TILE % page_size and page_size % TILE):
+    if page_size % MIN_PAGE_SIZE or (TILE % page_size and page_size % TILE):
         return (
-            f"pages have {page_size} positions, and must have {SMALLEST_PAGE} or more that divide {TILE}, or n * {TILE}"
+            f"pages have {page_size} positions, and must have {MIN_PAGE_SIZE} or more that divide {TILE}, or n * {TILE}"
         )
     if 2 * kv_pages.shape[1] * page_size > jnp.iinfo(jnp.int32).max:
         return "the cache has more positions than int32 can count"
@@ -40,4 +40,4 @@ def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | No
 
 def is_best_for(q: Array, kv_pages: Array, sinks: Array | None, options) -> bool:
     """True where "auto" and "pallas" take it."""
-    return q.shape[0] >= FEWEST_TOKENS and why_not(q, kv_pages, sinks, options) is None
+    return q.shape[0] >= MIN_TOKENS and why_not(q, kv_pages, sinks, options) is None
