@@ -29,6 +29,7 @@ INTRODUCTION = """# API
 
 Written from the docstrings by `make docs`. What is not here is private to its package, and may change at any time."""
 CODE_OR_SPECIAL = re.compile(r"`[^`]*`|[*<]")
+SINGLE_QUOTED = re.compile(r"'([^'\"\\\\]*)'")  # as ast.unparse writes strings
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -80,7 +81,7 @@ def entry(module: ModuleType, name: str) -> list[str]:
         return []
     heading = f"### `{module.__name__}.{name}`"
     if not (inspect.isclass(public) or inspect.isfunction(public)):
-        return [heading, code(f"{name} = {value_text(public)}")]
+        return [heading, f"`{name} = {value_text(public)}`"]
     node = ast.parse(textwrap.dedent(inspect.getsource(public))).body[0]
     if isinstance(node, ast.ClassDef):
         return [heading, source_link(public), *class_paragraphs(node)]
@@ -200,8 +201,9 @@ def escaped(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """A block of Python."""
-    return f"```python\n{text}\n```"
+    """A block of Python, with the quotes that the sources have."""
+    quoted = SINGLE_QUOTED.sub(r'"\1"', text)
+    return f"```python\n{quoted}\n```"
 
 
 if __name__ == "__main__":
