@@ -9,7 +9,7 @@ comma := ,
 TEST_STAMP := $(VENV)/.installed-$(subst $(comma),-,$(EXTRAS))$(if $(CUDA),-cuda)
 TEST_PROCESSES ?= 2
 
-.PHONY: demo test check lint format test-gpu goldens clean
+.PHONY: demo test check lint format test-gpu goldens docs clean
 
 demo: $(DEMO_STAMP)  ## a story, streamed, with tokens/s at the end
 	$(BIN)/jinfer generate --prompt "Once upon a time" --echo --seed 3 --max-tokens 200
@@ -33,6 +33,9 @@ test-gpu: $(TEST_STAMP)  ## the same tests on a GPU, with compiled kernels, and 
 
 goldens: $(TEST_STAMP)  ## rewrite tests/fixtures from transformers (EXTRAS=test,oracle)
 	$(BIN)/python -m tools.make_goldens
+
+docs: $(TEST_STAMP)  ## write docs/api.md from the docstrings
+	$(BIN)/python -m tools.make_api_docs
 
 clean:
 	rm -rf $(VENV)

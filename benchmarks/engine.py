@@ -1,4 +1,4 @@
-"""The table of the README: what was recorded of the engine, beside the machine's limit and vLLM.
+"""The table of the results: what was recorded of the engine, beside the machine's limit and vLLM.
 
     python -m benchmarks.engine table [--device nvidia-h200]
 

@@ -8,7 +8,8 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMITS = REPOSITORY / "docs" / "limits.md"
-DOCUMENTS = sorted([REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md")])
+FOLDERS = REPOSITORY / "docs", REPOSITORY / "benchmarks"
+DOCUMENTS = sorted(REPOSITORY.glob("*.md")) + sorted(page for folder in FOLDERS for page in folder.rglob("*.md"))
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)((?:::\w+)+)`")
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 NO_TEST = "no test: "  # and why

@@ -43,7 +43,7 @@ def mla(
     where the model uses it. There is no default: q_latent does not tell that dimension.
 
     On an H200 in bfloat16, 64 rows of 4,096 positions with 128 heads take 198 us, 369 TFLOP/s of the 684 of a plain
-    matmul in the same run. docs/decisions/0005 has what limits it and what was tried.
+    matmul in the same run. docs/performance/attention-kernels.md has what limits it and what was tried.
 
     Raises ValueError where shapes or options contradict each other, and UnsupportedError where `implementation` cannot
     serve them.

@@ -1,4 +1,4 @@
-"""The table that stands in the README."""
+"""The table of what was recorded, beside vLLM."""
 
 import json
 

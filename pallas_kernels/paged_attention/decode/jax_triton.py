@@ -1,7 +1,7 @@
 """Split-KV decode in Triton proper, through jax-triton: what takes over when JAX drops Pallas on Triton.
 
-docs/decisions/0004 compares the two. The kernels are in a file of their own, since that one needs Triton to be imported
-and this one is imported everywhere.
+docs/performance/jax-triton.md compares the two. The kernels are in a file of their own, since that one needs Triton to
+be imported and this one is imported everywhere.
 """
 
 import importlib

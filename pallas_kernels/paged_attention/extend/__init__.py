@@ -39,7 +39,7 @@ def extend(
 
     On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at 381 in
     Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519 and 372.
-    docs/decisions/0008 and 0005 have what limits them and what was tried.
+    docs/performance/prefill-on-hopper.md and attention-kernels.md have what limits them.
 
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
     """
