@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
-from jinfer.batching.sampling_words import SamplingRows
+from jinfer.batching.sampling_state import SamplingRows
 from jinfer.requests.sampling_params import MAX_LOGPROBS
 from pallas_kernels import Implementation, sampling
 

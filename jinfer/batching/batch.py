@@ -20,7 +20,7 @@ import numpy as np
 
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import Layout, pack
-from jinfer.batching.sampling_words import NUM_SAMPLING_WORDS, sampling_words
+from jinfer.batching.sampling_state import SAMPLING_SIZE, packed_sampling
 from jinfer.config import Limits
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import DecodeRows, StepPlan
@@ -34,11 +34,11 @@ class Batch:
     """One step's metadata, packed; `layout_of` says how."""
 
     shape: StepShape
-    words: np.ndarray
+    packed: np.ndarray
 
 
 def layout_of(shape: StepShape, limits: Limits) -> Layout:
-    """The fields of a batch of this shape. All are int32; sampling parameters are bits (see `sampling_words`)."""
+    """The fields of a batch of this shape. All are int32; sampling parameters are bits (see `packed_sampling`)."""
     if shape.tokens is None:
         return {"row_ids": (shape.rows,), "new_page_ids": (shape.rows,)}
     # Of a row that joins in the middle of a page, which it copies, both the first and the last new page may be partly
@@ -51,7 +51,7 @@ def layout_of(shape: StepShape, limits: Limits) -> Layout:
         "query_starts": (shape.rows + 1,),
         "starts": (shape.rows,),
         "samples": (shape.rows,),
-        "sampling": (shape.rows, NUM_SAMPLING_WORDS),
+        "sampling": (shape.rows, SAMPLING_SIZE),
         "page_rows": (most_new_pages,),
         "page_entries": (most_new_pages,),
         "page_ids": (most_new_pages,),
@@ -100,10 +100,10 @@ def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str,
 
 
 def _sampling(plan: StepPlan, shape: StepShape) -> np.ndarray:
-    sampling = np.zeros((shape.rows, NUM_SAMPLING_WORDS), np.int32)
+    sampling = np.zeros((shape.rows, SAMPLING_SIZE), np.int32)
     sequences = [*plan.decode.sequences, *(chunk.sequence for chunk in plan.chunks)]
     if sequences:
-        sampling[: len(sequences)] = [sampling_words(sequence) for sequence in sequences]
+        sampling[: len(sequences)] = [packed_sampling(sequence) for sequence in sequences]
     return sampling
 
 

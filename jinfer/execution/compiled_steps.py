@@ -87,7 +87,7 @@ def compile_step(
 def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> jax.stages.Lowered:
     """Traces and lowers the step of one shape for abstract arguments."""
     step = jax.jit(functools.partial(run_step, model, shape, limits), donate_argnums=1)
-    return step.lower(params, state, _words(shape, limits))
+    return step.lower(params, state, _abstract_packed(shape, limits))
 
 
 def _lower(
@@ -103,7 +103,7 @@ def _lower(
 def _lower_traced_step(
     model: Model, limits: Limits, params: Any, state: Any, shape: StepShape, directory: Path, device: jax.Device
 ) -> jax.stages.Lowered:
-    leaves, structure = jax.tree.flatten((params, state, _words(shape, limits)))
+    leaves, structure = jax.tree.flatten((params, state, _abstract_packed(shape, limits)))
 
     def flat_step(*arguments: Any) -> list[Any]:
         return jax.tree.leaves(run_step(model, shape, limits, *jax.tree.unflatten(structure, arguments)))
@@ -113,10 +113,10 @@ def _lower_traced_step(
     exported = traced(flat_step, leaves, what, directory, device)
     result_structure = jax.tree.structure((state, StepResult(*range(len(StepResult._fields)))))
     step = jax.jit(with_tree(exported, result_structure), donate_argnums=1)
-    return step.lower(params, state, _words(shape, limits))
+    return step.lower(params, state, _abstract_packed(shape, limits))
 
 
-def _words(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
+def _abstract_packed(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
 
 

@@ -60,13 +60,13 @@ def copy_pages(kv_cache: KVCache, copies: Int32[Array, "copies 2"]) -> KVCache:
 
 
 def set_page_tables(
-    page_table: Int32[Array, "rows pages_per_sequence"], new_rows: Int32[Array, "new_rows words"]
+    page_table: Int32[Array, "rows pages_per_sequence"], new_rows: Int32[Array, "new_rows packed"]
 ) -> Int32[Array, "rows pages_per_sequence"]:
     """The page table with new_rows[:, 1:] in the rows new_rows[:, 0]."""
     return page_table.at[new_rows[:, 0]].set(new_rows[:, 1:])
 
 
-def lower(function: Callable[..., Any], donated: Any, words: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
+def lower(function: Callable[..., Any], donated: Any, packed: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
     """Lowers one of the two for arrays, or the shapes of arrays, that it may write to."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), donated)
-    return jax.jit(function, donate_argnums=0).lower(abstract, words)
+    return jax.jit(function, donate_argnums=0).lower(abstract, packed)

@@ -33,16 +33,16 @@ class SentWords:
     def __call__(self, batch: Batch) -> np.ndarray | jax.Array:
         """The words of the batch, on the device from the second time on that they are the same."""
         if not batch.shape.is_decode:
-            return batch.words
+            return batch.packed
         kept = self._kept.get(batch.shape)
-        if kept is not None and np.array_equal(kept.words, batch.words):
+        if kept is not None and np.array_equal(kept.words, batch.packed):
             return kept.on_device
         newest = self._newest.get(batch.shape)
-        self._newest[batch.shape] = batch.words
-        if newest is None or not np.array_equal(newest, batch.words):
-            return batch.words
-        on_device = jax.device_put(batch.words, self._device)
-        self._kept[batch.shape] = Sent(batch.words, on_device)
+        self._newest[batch.shape] = batch.packed
+        if newest is None or not np.array_equal(newest, batch.packed):
+            return batch.packed
+        on_device = jax.device_put(batch.packed, self._device)
+        self._kept[batch.shape] = Sent(batch.packed, on_device)
         return on_device
 
     def clear(self) -> None:

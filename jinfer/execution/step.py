@@ -6,7 +6,7 @@ from jaxtyping import Array, Int32
 from jinfer.batching.batch import TOKEN_ON_DEVICE, layout_of
 from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import unpack
-from jinfer.batching.sampling_words import PROMPT_LENGTH, read_sampling_words
+from jinfer.batching.sampling_state import PROMPT_LENGTH, unpack_sampling
 from jinfer.config import Limits
 from jinfer.execution.device_state import DeviceState, Rows
 from jinfer.models.model import Model
@@ -17,11 +17,11 @@ from jinfer.weights.params import Params
 
 
 def run_step(
-    model: Model, shape: StepShape, limits: Limits, params: Params, state: DeviceState, words: Int32[Array, " words"]
+    model: Model, shape: StepShape, limits: Limits, params: Params, state: DeviceState, packed: Int32[Array, " packed"]
 ) -> tuple[DeviceState, StepResult]:
     """Computes one batch of `shape`: compiled once per shape, with `state` donated."""
     step = _decode_step if shape.is_decode else _mixed_step
-    return step(model, limits, params, state, unpack(layout_of(shape, limits), words))
+    return step(model, limits, params, state, unpack(layout_of(shape, limits), packed))
 
 
 def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]):
@@ -47,7 +47,7 @@ def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceStat
         prompt_lengths=_prompt_lengths(model, rows, row_ids),
     )
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    sampling = read_sampling_words(rows.sampling[row_ids])
+    sampling = unpack_sampling(rows.sampling[row_ids])
     result = sample(model.logits(params, hidden), sampling, positions + 1, model.implementation)
     rows = rows._replace(
         newest_token=rows.newest_token.at[row_ids].set(_any_token(result)),
@@ -64,7 +64,7 @@ def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState
     lengths = batch["starts"] + jnp.diff(query_starts)
     tokens = _flattened_tokens(model, rows, batch, lengths, limits)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    sampling = read_sampling_words(batch["sampling"])
+    sampling = unpack_sampling(batch["sampling"])
     result = sample(model.logits(params, hidden), sampling, lengths, model.implementation)
     sampled_rows = jnp.where(batch["samples"] > 0, row_ids, limits.max_num_seqs)
     rows = rows._replace(

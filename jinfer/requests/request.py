@@ -46,7 +46,7 @@ class Sequence:
     num_pending_tokens: int = 0  # sampled by a step that the host has not read yet: 0 or 1
     has_token_on_device: bool = False  # its row holds its newest token, so that decoding needs nothing from the host
 
-    sampling_words: Any = None  # what the device is told of the parameters, once it was needed; see batching
+    packed_sampling: Any = None  # the parameters as the device reads them, once they were needed; see batching
     detokenizer: Detokenizer | None = None
     has_stop_strings: bool = False  # so that every token has to become text at once
     finish_reason: FinishReason | None = None

@@ -67,8 +67,8 @@ def test_the_cache_is_not_copied(dtype, users_compiler_options):
 
 def test_the_page_table_is_not_copied():
     table = new_device_state(CONFIG, LIMITS, FLOAT32).rows.page_table
-    words = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + LIMITS.pages_per_sequence), jnp.int32)
-    assert_in_place(lower(set_page_tables, table, words).compile(), table)
+    packed = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + LIMITS.pages_per_sequence), jnp.int32)
+    assert_in_place(lower(set_page_tables, table, packed).compile(), table)
 
 
 def assert_in_place(compiled: jax.stages.Compiled, donated) -> None:

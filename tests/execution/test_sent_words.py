@@ -42,8 +42,8 @@ def test_other_words_twice_take_the_place():
 
 def test_shapes_are_kept_apart_and_mixed_steps_are_sent_as_they_are():
     send = sent_words()
-    words = np.array([1, 0], np.int32)
-    first, second = (send(Batch(DECODE, words)), send(Batch(StepShape(1), words)))
-    assert first is words
-    assert second is words
-    assert all(send(Batch(MIXED, words)) is words for _ in range(3))
+    packed = np.array([1, 0], np.int32)
+    first, second = (send(Batch(DECODE, packed)), send(Batch(StepShape(1), packed)))
+    assert first is packed
+    assert second is packed
+    assert all(send(Batch(MIXED, packed)) is packed for _ in range(3))

@@ -49,10 +49,10 @@ def compile_step(shape: StepShape, *, num_layers: int = NUM_LAYERS) -> CompiledP
     raw = {**QWEN3_06B, "num_hidden_layers": num_layers}
     model = build_model(read_model_config(raw), jnp.dtype("bfloat16"), "pallas")
     state = jax.eval_shape(lambda: new_device_state(model.config, LIMITS, jnp.dtype("bfloat16")))
-    words = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
+    packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
     options = {name: value for name, value in GPU_COMPILER_OPTIONS.items() if name != NEEDS_A_GPU}
     step = functools.partial(run_step, model, shape, LIMITS)
-    return compile_for_h200(step, model.abstract_params, state, words, donate=[1], compiler_options=options)
+    return compile_for_h200(step, model.abstract_params, state, packed, donate=[1], compiler_options=options)
 
 
 @pytest.fixture(scope="module")
