@@ -49,7 +49,7 @@ def test_the_decode_batch_of_the_docstring():
 
 
 def test_the_mixed_batch_of_the_docstring():
-    joining = chunk(4, 0, [45, 12, 9], new_pages=[3], samples=False, temperature=0.5)
+    joining = chunk(4, 0, [45, 12, 9], new_pages=[3], is_last_chunk=False, temperature=0.5)
     step = plan(decode_rows((1, 8, 7)), joining)
     sizes = limits(max_num_seqs=6, max_num_batched_tokens=6)
     fields = {name: field.tolist() for name, field in fields_of(step, sizes).items()}
@@ -59,8 +59,8 @@ def test_the_mixed_batch_of_the_docstring():
         "num_decode_rows": [1],
         "token_ids": [TOKEN_ON_DEVICE, 45, 12, 9, 0, 0],
         "query_starts": [0, 1, 4, 4, 4, 4, 4],
-        "starts": [8, 0, 0, 0, 0, 0],
-        "samples": [1, 0, 0, 0, 0, 0],
+        "start_positions": [8, 0, 0, 0, 0, 0],
+        "is_sampled": [1, 0, 0, 0, 0, 0],
         "page_rows": [1, 4] + [6] * 12,
         "page_entries": [2] + [0] * 13,
         "page_ids": [7, 3] + [NULL_PAGE] * 12,
@@ -71,7 +71,7 @@ def test_the_mixed_batch_of_the_docstring():
 
 def read_back(fields: dict[str, np.ndarray]) -> list[tuple]:
     """(row, start, tokens, [(entry, page id)], samples) of each row; (row, [page id]) in a decode batch."""
-    if "starts" not in fields:
+    if "start_positions" not in fields:
         pages = zip(fields["row_ids"].tolist(), fields["new_page_ids"].tolist(), strict=True)
         return [(row, [page_id] if page_id != NULL_PAGE else []) for row, page_id in pages]
     starts, rows = fields["query_starts"].tolist(), []
@@ -84,7 +84,7 @@ def read_back(fields: dict[str, np.ndarray]) -> list[tuple]:
             if page_row == row and page_id != NULL_PAGE
         ]
         tokens = fields["token_ids"].tolist()[starts[i] : starts[i + 1]]
-        rows.append((row, int(fields["starts"][i]), tokens, new, int(fields["samples"][i])))
+        rows.append((row, int(fields["start_positions"][i]), tokens, new, int(fields["is_sampled"][i])))
     return rows
 
 
@@ -99,7 +99,7 @@ def as_read(step: StepPlan, page_size: int) -> list[tuple]:
             row.start,
             [TOKEN_ON_DEVICE] if row.token_ids is None else row.token_ids,
             [(row.first_new_page + i, page_id) for i, page_id in enumerate(row.new_page_ids)],
-            int(row.samples),
+            int(row.is_last_chunk),
         )
         for row in rows
     ]
