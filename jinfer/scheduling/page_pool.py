@@ -67,7 +67,7 @@ class PagePool:
     def check_integrity(self) -> None:
         """Raises AssertionError unless free, used and cached pages are all pages, each once."""
         page_ids = [*self._free, *self._used, *self._cached]
-        assert len(page_ids) == len(set(page_ids)), "a page has two states"
+        assert len(page_ids) == len(set(page_ids)), "a page has two places"
         assert set(page_ids) == set(range(NULL_PAGE + 1, self._num_pages)), "a page is neither free nor used nor cached"
 
 
