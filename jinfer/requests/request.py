@@ -17,7 +17,7 @@ SEED_MODULUS = 2**64
 
 
 class FinishReason(enum.StrEnum):
-    """Why a sequence ended: a stop string, stop id or end of sequence; a length bound; the caller; a fault."""
+    """The reason for an end: a stop string, stop id or end of sequence; a length bound; the caller; a fault."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -36,7 +36,7 @@ class Sequence:
     max_total_tokens: int
     seed: int
 
-    arrival: int | None = None  # place in the order of arrival, given when it is accepted
+    arrival: int | None = None  # index in the order of arrival, given when it is accepted
     has_begun: bool = False  # it runs, or was preempted
     row: int | None = None  # on the device, while it runs
     page_ids: list[int] = field(default_factory=list)

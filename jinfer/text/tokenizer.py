@@ -290,7 +290,7 @@ def _byte_of(piece: str) -> bytes:
 
 
 def _whole_characters(pieces: list[str]) -> list[str]:
-    """Pieces of a run of bytes, with U+FFFD in place of each that is in no character.
+    """Pieces of a run of bytes, with U+FFFD for each that is in no character.
 
     In: <0xE2> <0x82> <0xAC> <0x82>  Out: <0xE2> <0x82> <0xAC> \ufffd
     """
