@@ -99,7 +99,7 @@ def as_read(step: StepPlan, page_size: int) -> list[tuple]:
             row.start,
             [TOKEN_ON_DEVICE] if row.token_ids is None else row.token_ids,
             [(row.first_new_page + i, page_id) for i, page_id in enumerate(row.new_page_ids)],
-            int(row.is_last_chunk),
+            int(row.samples),
         )
         for row in rows
     ]
