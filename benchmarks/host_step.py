@@ -115,7 +115,9 @@ def _engine(rows: int) -> Engine:
     limits = Limits(PAGE_SIZE, pages, rows, max(4096, rows), CONTEXT)
     steps = InstantSteps()
     state = DeviceState((), None)
-    executor = Executor(params={}, limits=limits, steps=steps, page_sharing=None, state=state, new_state=lambda: state)
+    executor = Executor(
+        params={}, limits=limits, steps=steps, prefix_updates=None, state=state, new_state=lambda: state
+    )
     return Engine(Scheduler(limits, Counters()), executor)
 
 

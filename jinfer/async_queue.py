@@ -19,7 +19,7 @@ class Waker:
         self._is_scheduled = False
 
     def wake(self, event: asyncio.Event) -> None:
-        """Sets the event soon. A loop that was closed has nobody to wake."""
+        """Sets the event soon. A closed loop has no task to wake."""
         self._waiting.append(event)
         if not self._is_scheduled:
             self._is_scheduled = True

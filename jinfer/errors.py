@@ -2,20 +2,20 @@
 
     JinferError
     ├── ConfigError                 an engine option is unknown, malformed or contradicts another
-    │   └── InsufficientMemoryError what the options ask for does not fit on the device
+    │   └── InsufficientMemoryError the options ask for more than fits on the device
     ├── ModelError
     │   ├── ModelNotFoundError      no such directory, and no such model on the hub or in its cache
     │   ├── UnsupportedModelError   config.json describes something jinfer cannot run
     │   ├── CheckpointError         weights are missing, left over, misshapen, truncated or corrupt
     │   └── TokenizerError          no tokenizer, or no chat template, where one is needed
-    ├── RequestError                this request is invalid; no other request is affected
+    ├── RequestError                a request is invalid; no other request is affected
     └── EngineError                 the engine failed or is closed
 
 A message gives the value, the rule that it breaks and the remedy. The classes that report a caller's bad value are
 also ValueErrors, so that code written against the standard library's habits catches them.
 """
 
-MOST_CHARACTERS_SHOWN = 200
+MAX_CHARACTERS_SHOWN = 200
 
 
 def shown(value: object) -> str:
@@ -24,7 +24,7 @@ def shown(value: object) -> str:
         text = repr(value)
     except Exception as error:
         text = f"<{type(value).__name__}: {error}>"
-    return text if len(text) <= MOST_CHARACTERS_SHOWN else text[: MOST_CHARACTERS_SHOWN - 3] + "..."
+    return text if len(text) <= MAX_CHARACTERS_SHOWN else text[: MAX_CHARACTERS_SHOWN - 3] + "..."
 
 
 class JinferError(Exception):
@@ -36,7 +36,7 @@ class ConfigError(JinferError, ValueError):
 
 
 class InsufficientMemoryError(ConfigError):
-    """What the options ask for does not fit on the device; the message has the sizes in GB."""
+    """The options ask for more than fits on the device; the message has the sizes in GB."""
 
 
 class ModelError(JinferError):
@@ -44,7 +44,7 @@ class ModelError(JinferError):
 
 
 class ModelNotFoundError(ModelError, FileNotFoundError):
-    """Neither a directory of this name nor a hub model that can be had."""
+    """No such directory, and no such model on the hub or in its cache."""
 
 
 class UnsupportedModelError(ModelError, ValueError):
@@ -60,7 +60,7 @@ class TokenizerError(ModelError, ValueError):
 
 
 class RequestError(JinferError, ValueError):
-    """This request is invalid; no other request is affected."""
+    """A request is invalid; no other request is affected."""
 
 
 class EngineError(JinferError, RuntimeError):

@@ -1,4 +1,4 @@
-"""What generation_config.json says: where sequences end, how tokens are chosen by default, and what is not applied.
+"""generation_config.json: ends of sequence, defaults of sampling, and entries that are not applied.
 
 As in transformers, a model without that file may have its entries in config.json.
 """
@@ -79,15 +79,15 @@ class GenerationConfig:
 
     @classmethod
     def of(cls, directory: Path | None, raw: Mapping[str, Any]) -> "GenerationConfig":
-        """Of generation_config.json, else of config.json, which `raw` is. Raises UnsupportedModelError."""
+        """The entries of generation_config.json, else those of config.json, `raw`. Raises UnsupportedModelError."""
         path = None if directory is None else directory / FILE
         is_there = path is not None and path.is_file()
         return cls(read_json(path), FILE) if path is not None and is_there else cls(raw, "config.json")
 
     def sampling_defaults(self) -> dict[str, Any]:
-        """What is set of `MODEL_DEFAULTS`, said aloud because users are surprised.
+        """The values of `MODEL_DEFAULTS` that the model sets, logged since they surprise users.
 
-        They hold whatever `do_sample` says. What no request could ask for is left out, and that is said as well.
+        They hold whatever `do_sample` says. A value that no request could ask for is left out, which is logged as well.
         """
         defaults = {}
         for name in MODEL_DEFAULTS:
@@ -111,7 +111,7 @@ class GenerationConfig:
         return defaults
 
     def say_what_is_not_applied(self) -> None:
-        """A line for entries that jinfer does not apply although they change what transformers' `generate` gives."""
+        """Logs entries that jinfer does not apply although they change what transformers' `generate` gives."""
         has_beams = "num_beams" in self._found(CHANGES_GREEDY_TOKENS)
         greedy = {**self._found(CHANGES_GREEDY_TOKENS), **(self._found(OF_BEAMS) if has_beams else {})}
         for found, level, what in (
@@ -128,9 +128,9 @@ class GenerationConfig:
         return {name: value for name, value in values.items() if value is not None and value not in neutral[name]}
 
     def eos_token_ids(self, raw: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int) -> frozenset[int]:
-        """Of generation_config.json, else config.json, which `raw` is; and the tokenizer's own.
+        """The ids of generation_config.json, else those of config.json, `raw`; and the tokenizer's own.
 
-        An id outside the vocabulary cannot be sampled: it is left out, and that is said.
+        An id outside the vocabulary cannot be sampled: it is left out, which is logged.
         """
         name = "eos_token_id"
         named, file = (self.entries[name], self.file) if name in self.entries else (raw.get(name), "config.json")
@@ -147,7 +147,7 @@ class GenerationConfig:
 
 
 def _token_ids(value: Any, file: str) -> list[int]:
-    """Of an id, a list of them, or null."""
+    """The ids of an entry: an id, a list of them, or null."""
     ids = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
     for token_id in ids:
         if not isinstance(token_id, int) or isinstance(token_id, bool):

@@ -101,7 +101,7 @@ class LLM:
         """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what runs."""
         prompt_list = as_prompts(prompts)
         requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
-        prompt_index = {request: place for place, request in enumerate(requests)}
+        prompt_index = {request: index for index, request in enumerate(requests)}
         return self._run(requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output))
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
@@ -140,7 +140,7 @@ class LLM:
         return self.parts.requests.create_all(prompts, params)
 
     def stats(self) -> EngineStats:
-        """What the engine is doing, and what it has done since its start."""
+        """The figures of the engine: its present state, and counts since its start."""
         self._loop.settle()
         return self.engine.stats()
 

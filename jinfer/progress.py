@@ -1,4 +1,4 @@
-"""What people see while they wait: bars, on stderr in a terminal or as a widget in a notebook, and times in the log."""
+"""Progress for people who wait: bars, on stderr in a terminal or as a widget in a notebook, and times in the log."""
 
 import contextlib
 import logging

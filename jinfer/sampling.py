@@ -1,11 +1,11 @@
-"""Logits to tokens: what the host reads of a step. The mathematics is that of `pallas_kernels.sampling`."""
+"""Logits to tokens. The mathematics is that of `pallas_kernels.sampling`."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int32
 
-from jinfer.batching.sampling_words import SamplingRows
+from jinfer.batching.sampling_state import SamplingRows
 from jinfer.requests.sampling_params import MAX_LOGPROBS
 from pallas_kernels import Implementation, sampling
 
@@ -13,7 +13,7 @@ NOT_FINITE = -1  # in a StepResult on the device: no token, for the logits of th
 
 
 class StepResult(NamedTuple):
-    """What the host reads of a step, one entry per row of its batch.
+    """The results of a step for the host, one entry per row of its batch.
 
     A token is NOT_FINITE where logits hold NaN or infinity: a second array to say so would take as long to come to the
     host as the tokens. `top_*` are the MAX_LOGPROBS most likely tokens. Log probabilities are of the model's own

@@ -79,7 +79,7 @@ def draw_batch(fields, sequences, tokenizer):
         for place in range(starts[row], starts[row + 1]):
             text = _token_label(fields["token_ids"][place], tokenizer)
             box(axes, place, 0, 0.92, colour_of(sequence), text, size=7)
-            position = fields["starts"][row] + place - starts[row]
+            position = fields["start_positions"][row] + place - starts[row]
             axes.text(place + 0.46, -0.22, position, ha="center", fontsize=8)
         kind = "decode" if row < fields["num_decode_rows"][0] else "chunk"
         middle = (starts[row] + starts[row + 1]) / 2 - 0.04

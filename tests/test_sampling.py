@@ -14,7 +14,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jinfer.batching.sampling_words import NO_BLOCKED_ID, SamplingRows
+from jinfer.batching.sampling_state import NO_BLOCKED_ID, SamplingRows
 from jinfer.requests.sampling_params import MAX_LOGPROBS
 from jinfer.sampling import NOT_FINITE, StepResult, sample
 

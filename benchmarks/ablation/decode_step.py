@@ -63,12 +63,12 @@ class DecodeStep:
         fields = {"row_ids": np.arange(rows, dtype=np.int32), "new_page_ids": np.zeros(rows, np.int32)}
         self._words = pack(layout, fields)
 
-        def step(params, state, foreign, words):
+        def step(params, state, foreign, packed):
             is_jax = choices.has_jax_attention
             attention = _jax_attention(foreign, num_splits, choices.page_size) if is_jax else contextlib.nullcontext()
             with attention:
                 for _ in range(choices.steps_per_call):
-                    state, result = run_step(model, StepShape(rows), self._limits, params, state, words)
+                    state, result = run_step(model, StepShape(rows), self._limits, params, state, packed)
                 return state, result
 
         state = jax.eval_shape(functools.partial(new_device_state, model.config, self._limits, self._dtype))

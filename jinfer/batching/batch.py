@@ -1,7 +1,7 @@
 """A StepPlan as padded arrays: what the host writes and a step on the device reads.
 
-Rows are named by their place in DeviceState; the row behind the last one (`max_num_seqs`, the null row) takes what
-padding writes. A decode step needs only who runs and who got a new page:
+Rows are named by their index in DeviceState; the one after the last (`max_num_seqs`, the null row) takes what padding
+writes. A decode step needs only the rows that run and the pages that they begin:
 
     row_ids      [0, 2, 5, 8]      (three rows of eight, padded to four)
     new_page_ids [0, 17, 0, 0]     (row 2 begins a new page; 0, the null page, is none)
@@ -20,12 +20,12 @@ import numpy as np
 
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import Layout, pack
-from jinfer.batching.sampling_words import NUM_SAMPLING_WORDS, sampling_words
+from jinfer.batching.sampling_state import SAMPLING_SIZE, packed_sampling
 from jinfer.config import Limits
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import DecodeRows, StepPlan
 
-TOKEN_ON_DEVICE = -1  # in a batch's token_ids: the row's newest token, which the host may not know
+TOKEN_ON_DEVICE = -1  # in a batch's token_ids: the row's newest token, which the device holds
 NOTHING = StepPlan(DecodeRows([], [], [], []), ())
 
 
@@ -34,27 +34,27 @@ class Batch:
     """One step's metadata, packed; `layout_of` says how."""
 
     shape: StepShape
-    words: np.ndarray
+    packed: np.ndarray
 
 
 def layout_of(shape: StepShape, limits: Limits) -> Layout:
-    """The fields of a batch of this shape. All are int32; sampling parameters are bits (see `sampling_words`)."""
+    """The fields of a batch of this shape. All are int32; sampling parameters are bits (see `packed_sampling`)."""
     if shape.tokens is None:
         return {"row_ids": (shape.rows,), "new_page_ids": (shape.rows,)}
-    # Of a row that joins in the middle of a page, which it copies, both the first and the last new page may be partly
-    # filled: n tokens behind up to page_size - 1 copied ones fill less than n / page_size + 2 pages.
-    most_new_pages = limits.pages_for(shape.tokens) + 2 * shape.rows
+    # A row that joins with a copied page may fill its first and its last new page in part: n tokens after up to
+    # page_size - 1 copied ones fill less than n / page_size + 2 pages.
+    max_new_pages = limits.pages_for(shape.tokens) + 2 * shape.rows
     return {
         "row_ids": (shape.rows,),
         "num_decode_rows": (1,),
         "token_ids": (shape.tokens,),
         "query_starts": (shape.rows + 1,),
-        "starts": (shape.rows,),
-        "samples": (shape.rows,),
-        "sampling": (shape.rows, NUM_SAMPLING_WORDS),
-        "page_rows": (most_new_pages,),
-        "page_entries": (most_new_pages,),
-        "page_ids": (most_new_pages,),
+        "start_positions": (shape.rows,),
+        "is_sampled": (shape.rows,),
+        "sampling": (shape.rows, SAMPLING_SIZE),
+        "page_rows": (max_new_pages,),
+        "page_entries": (max_new_pages,),
+        "page_ids": (max_new_pages,),
     }
 
 
@@ -75,8 +75,8 @@ def _padded_batch(plan: StepPlan, shape: StepShape, limits: Limits) -> Batch:
 
 def _decode_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str, np.ndarray]:
     new_page_ids = np.full(shape.rows, NULL_PAGE, np.int32)
-    for place, page_id in plan.decode.new_pages:
-        new_page_ids[place] = page_id
+    for index, page_id in plan.decode.new_pages:
+        new_page_ids[index] = page_id
     return {"row_ids": _padded(plan.decode.row_ids, shape.rows, limits.max_num_seqs), "new_page_ids": new_page_ids}
 
 
@@ -92,25 +92,27 @@ def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str,
         "num_decode_rows": np.array([len(decode)], np.int32),
         "token_ids": _padded(token_ids, shape.tokens, 0),
         "query_starts": _padded(np.cumsum([0, *query_lengths]), shape.rows + 1, len(token_ids)),
-        "starts": _padded(decode.starts + [chunk.start for chunk in chunks], shape.rows, 0),
-        "samples": _padded([1] * len(decode) + [int(chunk.samples) for chunk in chunks], shape.rows, 0),
+        "start_positions": _padded(decode.positions + [chunk.start for chunk in chunks], shape.rows, 0),
+        "is_sampled": _padded([1] * len(decode) + [int(chunk.is_last_chunk) for chunk in chunks], shape.rows, 0),
         "sampling": _sampling(plan, shape),
         **_new_pages(plan, shape, limits),
     }
 
 
 def _sampling(plan: StepPlan, shape: StepShape) -> np.ndarray:
-    sampling = np.zeros((shape.rows, NUM_SAMPLING_WORDS), np.int32)
+    sampling = np.zeros((shape.rows, SAMPLING_SIZE), np.int32)
     sequences = [*plan.decode.sequences, *(chunk.sequence for chunk in plan.chunks)]
     if sequences:
-        sampling[: len(sequences)] = [sampling_words(sequence) for sequence in sequences]
+        sampling[: len(sequences)] = [packed_sampling(sequence) for sequence in sequences]
     return sampling
 
 
 def _new_pages(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str, np.ndarray]:
-    """Where in the page table each new page goes: its row, its entry there, and its id."""
+    """The row of each new page, its entry in the row's page table, and its id."""
     decode = plan.decode
-    new_pages = [(decode.row_ids[i], decode.starts[i] // limits.page_size, page_id) for i, page_id in decode.new_pages]
+    new_pages = [
+        (decode.row_ids[i], decode.positions[i] // limits.page_size, page_id) for i, page_id in decode.new_pages
+    ]
     for chunk in plan.chunks:
         new_pages += [
             (chunk.row, entry, page_id) for entry, page_id in enumerate(chunk.new_page_ids, chunk.first_new_page)

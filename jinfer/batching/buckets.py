@@ -57,26 +57,27 @@ class Buckets:
         return next(s for s in self.mixed if s.tokens is not None and s.tokens >= num_tokens and s.rows >= num_rows)
 
 
-def _row_counts(most: int) -> list[int]:
-    """1, 2, 4, 8, then three steps an octave: 8 -> 10, 13, 16 -> 20, 26, 32 -> ... up to `most`."""
-    counts = [count for count in (1, 2, 4, 8) if count < most]
+def _row_counts(max_rows: int) -> list[int]:
+    """1, 2, 4, 8, then three steps an octave: 8 -> 10, 13, 16 -> 20, 26, 32 -> ... up to `max_rows`."""
+    counts = [count for count in (1, 2, 4, 8) if count < max_rows]
     octave = 8
-    while octave < most:
-        counts += [int(octave * step) for step in STEPS_PER_OCTAVE if octave * step < most]
+    while octave < max_rows:
+        counts += [int(octave * step) for step in STEPS_PER_OCTAVE if octave * step < max_rows]
         octave *= 2
-    return [*counts, most]
+    return [*counts, max_rows]
 
 
-def _rows_of_mixed(tokens: int, most: int) -> list[int]:
-    """As many rows as there may be, and where the tokens are many, few rows besides."""
-    rows = min(tokens, most)
+def _rows_of_mixed(tokens: int, max_rows: int) -> list[int]:
+    """The row counts of a mixed step: as many as there may be, and a few besides where the tokens are many."""
+    rows = min(tokens, max_rows)
     return [FEW_ROWS, rows] if tokens >= LARGE and rows > FEW_ROWS else [rows]
 
 
-def _token_counts(most: int) -> list[int]:
-    """16, 64, then two steps an octave: 256, 384, 512, 768, ... up to `most`."""
-    counts, octave = [count for count in FEW_TOKENS if count < most], MANY_TOKENS
-    while octave < most:
-        counts += [count for count in (octave, octave * 3 // 2) if count < most]
+def _token_counts(max_tokens: int) -> list[int]:
+    """16, 64, then two steps an octave: 256, 384, 512, 768, ... up to `max_tokens`."""
+    counts = [count for count in FEW_TOKENS if count < max_tokens]
+    octave = MANY_TOKENS
+    while octave < max_tokens:
+        counts += [count for count in (octave, octave * 3 // 2) if count < max_tokens]
         octave *= 2
-    return [*counts, most]
+    return [*counts, max_tokens]

@@ -25,11 +25,11 @@ def pack(layout: Layout, fields: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def unpack(layout: Layout, words: Int32[Array, " words"]) -> dict[str, Array]:
+def unpack(layout: Layout, packed: Int32[Array, " packed"]) -> dict[str, Array]:
     """The fields of a packed vector, by static slices: free once compiled."""
     fields, begin = {}, 0
     for name, shape in layout.items():
         end = begin + math.prod(shape)
-        fields[name] = words[begin:end].reshape(shape)
+        fields[name] = packed[begin:end].reshape(shape)
         begin = end
     return fields

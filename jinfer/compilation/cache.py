@@ -1,7 +1,7 @@
 """JAX's persistent compilation cache, for the time in which an engine compiles, and left as it was afterwards.
 
 An executable is found again by its program, its options, the device and the versions of JAX and XLA, so that a second
-start of the same model compiles nothing. JAX has one cache in a process; jinfer may live in somebody's notebook, so it
+start of the same model compiles nothing. JAX has one cache in a process; jinfer may live in a user's notebook, so it
 is switched on for the engine's own compilations only.
 """
 

@@ -16,7 +16,7 @@ class Engine:
     """Runs requests by continuous batching. Not safe for use by several threads at a time; `EngineLoop` is."""
 
     def __init__(self, scheduler: Scheduler, executor: StepExecutor, *, overlap: bool = True) -> None:
-        """With `overlap`, a step is planned and dispatched before the one before it is read."""
+        """`overlap` plans and dispatches a step before the last one is read."""
         self.scheduler = scheduler
         self.executor = executor
         self.in_flight = StepQueue(overlapped if overlap else one_at_a_time)

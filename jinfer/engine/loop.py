@@ -1,15 +1,15 @@
-"""The loop around an engine: who steps it, and what becomes of all that arrives in the meantime.
+"""The loop around an engine: it steps the engine, and queues all that arrives in the meantime.
 
 A caller that waits for tokens steps the engine, for all callers, and finds what concerns it in its queue (`run_once`);
-or a thread of the loop's own does it for everybody (`start`). Between them stands one lock, and one queue of commands:
+or a thread of the loop's own does it for all of them (`start`). Between them stand one lock and one queue of commands:
 
-    submit, abandon, abort, close   ->   commands   ->   applied by whoever holds the lock, before and after a step
+    submit, abandon, abort, close   ->   commands   ->   applied by the holder of the lock, before and after a step
 
 Giving a command takes no lock and changes nothing but the queue of commands. So it may be done at any moment: by
 another thread, and by the garbage collector or a signal handler in the very thread that is in the middle of a step.
 
-An interrupt may fall on every line, too. Whoever holds the lock therefore marks the engine as in use, and unmarks it
-when all is done. A holder that was stopped between the two has left the engine in an unknown state, even if it was
+An interrupt may fall on every line, too. The holder of the lock therefore marks the engine as in use, and unmarks it
+when all is done. One that was stopped between the two has left the engine in an unknown state, even if it was
 stopped while it cleaned up: the next holder finds the mark, ends what was running, and begins with an empty engine.
 """
 
@@ -66,13 +66,13 @@ class EngineLoop:
             raise EngineError(CLOSED)
 
     def submit(self, queue: OutputQueue) -> None:
-        """Hands all requests of a queue over, at once. They are accepted before the next step."""
+        """Queues all requests of an output queue at once. They are accepted before the next step."""
         self._give(EngineLoop._accept, queue)
         if self._is_closed:
             queue.fail(CLOSED)  # the command may have come too late for a thread to apply it
 
     def abandon(self, queue: OutputQueue) -> None:
-        """Aborts what still runs for a queue that nobody takes from any more, before the next step. May be repeated."""
+        """Aborts the unfinished requests of a queue without a taker, before the next step. May be repeated."""
         if not queue.is_over:
             self._give(EngineLoop._abandon, queue)
 
@@ -81,12 +81,12 @@ class EngineLoop:
         self._give(EngineLoop._abort, request_id)
 
     def close_soon(self) -> None:
-        """Does what `close` does at the end of the step that runs, and waits for nothing: for finalizers."""
+        """Closes at the end of the step that runs, without waiting for it: for finalizers."""
         self._is_closed = True
         self._give(EngineLoop._shut, None)
 
     def close(self) -> None:
-        """Fails what still runs and gives the engine's memory back: now, or at the end of the step around this call."""
+        """Fails unfinished requests and frees the engine's memory: now, or at the end of the step around this call."""
         self.close_soon()
         if threading.get_ident() not in self._threads_inside:
             self._hold(_nothing)
@@ -131,7 +131,7 @@ class EngineLoop:
         self._take_turn()
 
     def _take_turn(self) -> None:
-        """A step in the thread. A fault was told to every caller whose request it ended."""
+        """Runs a step in the thread. A fault has been reported to every caller whose request it ended."""
         try:
             self._hold(lambda: self._step() if self._queues else _nothing())
         except BaseException as error:  # whatever ends this thread would leave every caller waiting
@@ -150,7 +150,7 @@ class EngineLoop:
                 self._commands.append((command, argument))
 
     def _hold(self, work: Callable[[], None]) -> None:
-        """Does something that nobody else does at the same time, with all commands applied before and after it."""
+        """Runs `work` under the lock, with all commands applied before and after it."""
         try:
             try:
                 self._threads_inside.add(threading.get_ident())
@@ -205,7 +205,7 @@ class EngineLoop:
                 self._end(request, queue)
 
     def _apply_commands(self) -> None:
-        """In their order. A command is taken off when it was applied: one that is interrupted is applied again."""
+        """Applies commands in order. Each is removed after it was applied: an interrupted one is applied again."""
         while self._commands:
             command, argument = self._commands[0]
             command(self, argument)
@@ -244,7 +244,7 @@ class EngineLoop:
             self._queues.pop(request, None)
 
     def _begin_anew(self, reason: str) -> None:
-        """Ends everything that was accepted. It may be interrupted, and done again from its beginning."""
+        """Ends everything that was accepted. May be interrupted, and repeated from its beginning."""
         self._fail_all(reason)
         try:
             if not self._is_closed:
@@ -268,7 +268,7 @@ class EngineLoop:
 
 
 def _nothing() -> None:
-    """For who holds the lock only to have the commands applied."""
+    """The work of a holder that only applies the commands."""
 
 
 Command = Callable[[EngineLoop, Any], None]

@@ -1,4 +1,4 @@
-"""Where the outputs of steps wait for the caller who asked for them."""
+"""The queue of a caller, in which the outputs of steps wait."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,13 +9,13 @@ from jinfer.requests.request import Request, Sequence
 
 
 class OutputQueue:
-    """What steps brought to the requests of one caller, until the caller takes it: any thread may have taken the steps.
+    """The outputs of one caller's requests, until the caller takes them. Any thread may have run the steps.
 
     One thread at a time puts, and one takes; they need no lock between them.
     """
 
     def __init__(self, requests: Iterable[Request], *, deadline: float | None = None) -> None:
-        """What has not ended at `deadline`, by `time.monotonic()`, is aborted before the next step."""
+        """Requests unfinished at `deadline`, by `time.monotonic()`, are aborted before the next step."""
         self.deadline = deadline
         self.requests = tuple(requests)
         self._outputs: deque[SequenceOutput] = deque()
@@ -24,16 +24,16 @@ class OutputQueue:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the end of every sequence was put here."""
+        """True once the end of every sequence was put here."""
         return not self._open
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing will be put here any more."""
+        """True once nothing is put here any more."""
         return self.is_complete or self._failure is not None
 
     def awaits(self, sequence: Sequence) -> bool:
-        """Whether the end of the sequence is still to be put here."""
+        """True until the end of the sequence is put here."""
         return sequence in self._open
 
     def put(self, output: SequenceOutput) -> None:

@@ -1,11 +1,11 @@
-"""What an engine is doing, and what it has done since its start."""
+"""The figures of an engine: its present state, and counts since its start."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Counters:
-    """What an engine has done. They only grow, also over a fault, so that two readings give a rate."""
+    """Counts since the start. They only grow, also over a fault, so that two readings give a rate."""
 
     num_prompt_tokens: int = 0
     num_prefix_hit_tokens: int = 0
@@ -15,7 +15,7 @@ class Counters:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A moment of an engine. The first five fields are what is now, the others are counted from the start.
+    """A moment of an engine. The first five fields are its present state, the others are counted from the start.
 
     A page is used while a sequence holds it, cached while only the prefix cache knows it, and free otherwise.
     `num_prompt_tokens` are those of the sequences that have begun (n of them for a request with n completions), and

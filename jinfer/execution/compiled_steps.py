@@ -19,7 +19,7 @@ from jinfer.compilation.options import compiler_options
 from jinfer.compilation.traced_programs import traced, with_tree
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.device_state import DeviceState
-from jinfer.execution.sent_words import SentWords
+from jinfer.execution.input_cache import InputCache
 from jinfer.execution.step import run_step
 from jinfer.models.model import Model
 from jinfer.progress import progress_bar
@@ -28,29 +28,32 @@ from jinfer.weights.params import Params
 
 
 class CompiledSteps:
-    """Calls the executable of a batch's shape. Params and state go in, the next state comes out; it keeps no arrays but
-    words that were sent."""
+    """Calls the executable of a batch's shape. Params and state go in, the next state comes out; the only arrays it
+    keeps are inputs that were sent."""
 
     def __init__(
         self, model: Model, limits: Limits, buckets: Buckets, params: Params, state: DeviceState, config: EngineConfig
     ) -> None:
         abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
         device = next(iter(jax.tree.leaves(params)[0].sharding.device_set))
-        options, one_at_a_time = _options(config, device), threading.Lock()
+        options = _options(config, device)
+        tracing = threading.Lock()
 
         def compile_one(shape: StepShape) -> jax.stages.Compiled:
-            with one_at_a_time:  # or all threads, which trace under one lock of Python's, begin to compile late
+            with (
+                tracing
+            ):  # one at a time, since all share one lock of Python's: the first compiles while the next traces
                 lowered = _lower(model, limits, abstract_params, abstract_state, config, device, shape)
             return lowered.compile(options)
 
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
-        self._sent_words = SentWords(device)
+        self._input_cache = InputCache(device)
         with (
             persistent_cache(steps_directory(config, device)),
             ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
             progress_bar("compiling", total=len(buckets.all), enabled=config.progress) as bar,
         ):
-            # Of the last, which few cores are busy with, the steps of few rows, there is the least to compile.
+            # Largest shapes first: the small ones finish the pool evenly.
             futures: dict[Future, StepShape] = {pool.submit(compile_one, shape): shape for shape in buckets.all[::-1]}
             try:
                 for future in as_completed(futures):
@@ -67,11 +70,11 @@ class CompiledSteps:
 
     def __call__(self, params: Params, state: DeviceState, batch: Batch) -> tuple[DeviceState, StepResult]:
         """Dispatches one step and returns at once. `state` is donated: it must not be used again."""
-        return self._executables[batch.shape](params, state, self._sent_words(batch))
+        return self._executables[batch.shape](params, state, self._input_cache(batch))
 
     def close(self) -> None:
-        """Gives back the memory of words that were sent. Nothing may be called afterwards."""
-        self._sent_words.clear()
+        """Frees the inputs that were kept. Nothing may be called afterwards."""
+        self._input_cache.clear()
 
 
 def compile_step(
@@ -87,7 +90,7 @@ def compile_step(
 def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> jax.stages.Lowered:
     """Traces and lowers the step of one shape for abstract arguments."""
     step = jax.jit(functools.partial(run_step, model, shape, limits), donate_argnums=1)
-    return step.lower(params, state, _words(shape, limits))
+    return step.lower(params, state, _abstract_packed(shape, limits))
 
 
 def _lower(
@@ -103,7 +106,7 @@ def _lower(
 def _lower_traced_step(
     model: Model, limits: Limits, params: Any, state: Any, shape: StepShape, directory: Path, device: jax.Device
 ) -> jax.stages.Lowered:
-    leaves, structure = jax.tree.flatten((params, state, _words(shape, limits)))
+    leaves, structure = jax.tree.flatten((params, state, _abstract_packed(shape, limits)))
 
     def flat_step(*arguments: Any) -> list[Any]:
         return jax.tree.leaves(run_step(model, shape, limits, *jax.tree.unflatten(structure, arguments)))
@@ -113,10 +116,10 @@ def _lower_traced_step(
     exported = traced(flat_step, leaves, what, directory, device)
     result_structure = jax.tree.structure((state, StepResult(*range(len(StepResult._fields)))))
     step = jax.jit(with_tree(exported, result_structure), donate_argnums=1)
-    return step.lower(params, state, _words(shape, limits))
+    return step.lower(params, state, _abstract_packed(shape, limits))
 
 
-def _words(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
+def _abstract_packed(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int32
 
-from jinfer.batching.sampling_words import NUM_SAMPLING_WORDS
+from jinfer.batching.sampling_state import SAMPLING_SIZE
 from jinfer.config import Limits
 from jinfer.models.config import ModelConfig
 
@@ -20,7 +20,7 @@ class Rows(NamedTuple):
     lengths: Int32[Array, " rows"]
     """Positions whose keys and values are in the cache."""
     page_table: Int32[Array, "rows pages_per_sequence"]
-    sampling: Int32[Array, "rows words"]
+    sampling: Int32[Array, "rows packed"]
 
 
 class DeviceState(NamedTuple):
@@ -47,6 +47,6 @@ def new_device_state(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> De
             newest_token=jnp.zeros(num_rows, jnp.int32),
             lengths=jnp.zeros(num_rows, jnp.int32),
             page_table=jnp.zeros((num_rows, limits.pages_per_sequence), jnp.int32),
-            sampling=jnp.zeros((num_rows, NUM_SAMPLING_WORDS), jnp.int32),
+            sampling=jnp.zeros((num_rows, SAMPLING_SIZE), jnp.int32),
         ),
     )

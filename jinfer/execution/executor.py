@@ -16,7 +16,7 @@ from jinfer.engine.step_output import StepOutput, TokenLogprobs
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
-from jinfer.execution.page_sharing import PageSharing
+from jinfer.execution.prefix_updates import PrefixUpdates
 from jinfer.models.model import Model
 from jinfer.progress import logged_time, progress_bar
 from jinfer.sampling import NOT_FINITE, StepResult
@@ -50,7 +50,7 @@ class Executor:
         params: Params,
         limits: Limits,
         steps: Steps,
-        page_sharing: PageSharing | None,
+        prefix_updates: PrefixUpdates | None,
         state: DeviceState,
         new_state: Callable[[], DeviceState],
     ) -> None:
@@ -60,7 +60,7 @@ class Executor:
         self.buckets = Buckets.for_limits(limits)
         self._limits = limits
         self._steps = steps
-        self._page_sharing = page_sharing
+        self._prefix_updates = prefix_updates
         self._new_state = new_state
 
     @property
@@ -70,8 +70,8 @@ class Executor:
 
     def dispatch(self, plan: StepPlan) -> StepResult:
         """Starts a step and the copy of its tokens to the host, and returns at once."""
-        if self._page_sharing is not None:
-            self.state = self._page_sharing(self.state, plan)
+        if self._prefix_updates is not None:
+            self.state = self._prefix_updates(self.state, plan)
         result = self.run(self.make_batch(plan))
         result.token_ids.copy_to_host_async()
         return result
@@ -101,8 +101,8 @@ class Executor:
             for shape in self.buckets.all:
                 self.run(padding_batch(shape, self._limits)).token_ids.block_until_ready()
                 bar.update()
-        if self._page_sharing is not None:
-            self.state = self._page_sharing.warm_up(self.state)
+        if self._prefix_updates is not None:
+            self.state = self._prefix_updates.warm_up(self.state)
 
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""
@@ -125,9 +125,9 @@ def start_executor(
         buckets = Buckets.for_limits(limits)
         with logged_time(logger, f"compiling {len(buckets.all)} steps"):
             steps = CompiledSteps(model, limits, buckets, params, state, config)
-            page_sharing = PageSharing(limits, state, config) if config.prefix_caching else None
+            prefix_updates = PrefixUpdates(limits, state, config) if config.prefix_caching else None
         executor = Executor(
-            params=params, limits=limits, steps=steps, page_sharing=page_sharing, state=state, new_state=new_state
+            params=params, limits=limits, steps=steps, prefix_updates=prefix_updates, state=state, new_state=new_state
         )
         undo.callback(executor.close)
         with logged_time(logger, "warming up"):

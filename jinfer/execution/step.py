@@ -6,7 +6,7 @@ from jaxtyping import Array, Int32
 from jinfer.batching.batch import TOKEN_ON_DEVICE, layout_of
 from jinfer.batching.buckets import StepShape
 from jinfer.batching.packing import unpack
-from jinfer.batching.sampling_words import PROMPT_LENGTH, read_sampling_words
+from jinfer.batching.sampling_state import PROMPT_LENGTH, unpack_sampling
 from jinfer.config import Limits
 from jinfer.execution.device_state import DeviceState, Rows
 from jinfer.models.model import Model
@@ -17,18 +17,17 @@ from jinfer.weights.params import Params
 
 
 def run_step(
-    model: Model, shape: StepShape, limits: Limits, params: Params, state: DeviceState, words: Int32[Array, " words"]
+    model: Model, shape: StepShape, limits: Limits, params: Params, state: DeviceState, packed: Int32[Array, " packed"]
 ) -> tuple[DeviceState, StepResult]:
     """Computes one batch of `shape`: compiled once per shape, with `state` donated."""
     step = _decode_step if shape.is_decode else _mixed_step
-    return step(model, limits, params, state, unpack(layout_of(shape, limits), words))
+    return step(model, limits, params, state, unpack(layout_of(shape, limits), packed))
 
 
 def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]):
     """One token of each row; everything but who runs, and on which new pages, is on the device already.
 
-    A row that were stepped past the end of its page table would stay at its last position: kernels take page tables and
-    lengths at their word, and write where these say.
+    Positions are clamped to the end of the page table, since kernels write wherever page tables and lengths say.
     """
     row_ids = batch["row_ids"]
     is_row = row_ids < limits.max_num_seqs
@@ -47,7 +46,7 @@ def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceStat
         prompt_lengths=_prompt_lengths(model, rows, row_ids),
     )
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    sampling = read_sampling_words(rows.sampling[row_ids])
+    sampling = unpack_sampling(rows.sampling[row_ids])
     result = sample(model.logits(params, hidden), sampling, positions + 1, model.implementation)
     rows = rows._replace(
         newest_token=rows.newest_token.at[row_ids].set(_any_token(result)),
@@ -61,12 +60,12 @@ def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState
     row_ids, query_starts = batch["row_ids"], batch["query_starts"]
     page_table = _with_new_pages(state.rows, batch["page_rows"], batch["page_entries"], batch["page_ids"])
     rows = state.rows._replace(page_table=page_table, sampling=state.rows.sampling.at[row_ids].set(batch["sampling"]))
-    lengths = batch["starts"] + jnp.diff(query_starts)
+    lengths = batch["start_positions"] + jnp.diff(query_starts)
     tokens = _flattened_tokens(model, rows, batch, lengths, limits)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    sampling = read_sampling_words(batch["sampling"])
+    sampling = unpack_sampling(batch["sampling"])
     result = sample(model.logits(params, hidden), sampling, lengths, model.implementation)
-    sampled_rows = jnp.where(batch["samples"] > 0, row_ids, limits.max_num_seqs)
+    sampled_rows = jnp.where(batch["is_sampled"] > 0, row_ids, limits.max_num_seqs)
     rows = rows._replace(
         newest_token=rows.newest_token.at[sampled_rows].set(_any_token(result)),
         lengths=rows.lengths.at[row_ids].set(lengths),
@@ -80,18 +79,18 @@ def _any_token(result: StepResult) -> Array:
 
 
 def _prompt_lengths(model: Model, rows: Rows, row_ids: Array) -> Array | None:
-    """Of each token's row, where the model's rotary embedding depends on it."""
+    """The prompt length of each row, where the model's rotary embedding depends on it."""
     return rows.sampling[row_ids, PROMPT_LENGTH] if model.config.rope.depends_on_length else None
 
 
 def _flattened_tokens(model: Model, rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits) -> TokenBatch:
-    """Where each token of a mixed batch stands: its row, its position, and the place of its keys and values."""
+    """Each token of a mixed batch with its row, its position, and the page and offset of its keys and values."""
     row_ids, query_starts = batch["row_ids"], batch["query_starts"]
     token = jnp.arange(batch["token_ids"].shape[0], dtype=jnp.int32)
     is_token = token < query_starts[-1]
     row = jnp.sum(token[:, None] >= query_starts[None, 1:], axis=1, dtype=jnp.int32)
     row = jnp.minimum(row, row_ids.shape[0] - 1)
-    positions = jnp.where(is_token, batch["starts"][row] + token - query_starts[row], 0)
+    positions = jnp.where(is_token, batch["start_positions"][row] + token - query_starts[row], 0)
     is_on_device = batch["token_ids"] == TOKEN_ON_DEVICE
     page_ids = rows.page_table[row_ids[row], positions // limits.page_size]
     return TokenBatch(

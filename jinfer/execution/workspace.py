@@ -1,4 +1,4 @@
-"""What a step needs on the device beside its arguments: known from the compiled step, without running it."""
+"""The memory of a step beside its arguments: known from the compiled step, without running it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from jinfer.models.registry import build_model
 WITHOUT_TUNING: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
 LOGITS_COPIES = 6  # float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits
 ACTIVATION_COPIES = 4  # of the widest activations of a step, between two layers
-FEWEST_LAYERS = 3  # two whole ones, of which one leaves all to the next, and the last, which computes less
+MIN_LAYERS = 3  # two ordinary ones, since they share buffers, and the last, which is smaller
 
 
 def step_workspace_bytes(step: jax.stages.Compiled) -> int | None:
@@ -33,7 +33,7 @@ def step_workspace_bytes(step: jax.stages.Compiled) -> int | None:
 
 
 def largest_workspace_bytes(steps: Mapping[StepShape, jax.stages.Compiled]) -> int | None:
-    """Of all steps, of which one runs at a time. None where XLA does not say."""
+    """The largest workspace of all steps, of which one runs at a time. None where XLA does not say."""
     sizes = [step_workspace_bytes(step) for step in steps.values()]
     return max((size for size in sizes if size is not None), default=None)
 
@@ -41,7 +41,7 @@ def largest_workspace_bytes(steps: Mapping[StepShape, jax.stages.Compiled]) -> i
 def start_probing(
     model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, config: EngineConfig
 ) -> Future[int | None]:
-    """Compiles, in a thread, the steps that need most: the largest of each kind. The result is what they need.
+    """Compiles, in a thread, the largest step of each kind. The result is the workspace of the larger.
 
     Nothing has to be on the device yet. `limits.num_pages` may be any number, for no step makes an array that long. On
     a CPU, where compiling takes longer than loading a model, the result is None.
@@ -77,7 +77,7 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
     """The model with a layer of each kind that it has before the last: kernels for a window are not those for all
     positions."""
     windows = list(dict.fromkeys(model.config.sliding_windows))
-    windows += windows[:1] * max(1, FEWEST_LAYERS - len(windows))
+    windows += windows[:1] * max(1, MIN_LAYERS - len(windows))
     if len(windows) >= model.config.num_layers:
         return model
     config = dataclasses.replace(model.config, num_layers=len(windows), sliding_windows=tuple(windows))

@@ -1,1 +1,1 @@
-"""Requests: the words of a caller, and the answers. Plain Python, without jax."""
+"""Requests and their outputs: what callers give and get. Plain Python, without jax."""

@@ -1,4 +1,4 @@
-"""What comes back to the caller."""
+"""Outputs: completions and pieces of a stream, for the caller."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ class RequestOutput:
 
     @classmethod
     def of(cls, request: Request) -> "RequestOutput":
-        """What a request has so far, or at its end."""
+        """The output of a request so far, or at its end."""
         return cls(
             request_id=request.request_id,
             prompt=request.prompt,
@@ -126,7 +126,7 @@ def _completion(sequence: Sequence) -> CompletionOutput:
 
 
 def _text(sequence: Sequence) -> str:
-    """All text of a sequence: what was taken, and what nobody has asked for before."""
+    """All text of a sequence: that of the tokens detokenized before, and of the rest."""
     detokenizer = sequence.detokenizer
     if detokenizer is None:
         return ""

@@ -1,4 +1,4 @@
-"""What callers may pass as prompts, messages and parameters, brought into one form."""
+"""Prompts, messages and parameters in one form, from every form that callers may give them in."""
 
 import dataclasses
 import operator
@@ -35,7 +35,7 @@ def as_prompts(prompts: Prompts) -> list[Prompt]:
         raise RequestError("the list of prompts is empty; give at least one prompt, '' for the BOS token alone")
     if all(_is_integer(item) for item in items):
         return [Prompt(token_ids=tuple(operator.index(item) for item in items))]
-    return [_one_prompt(item, place) for place, item in enumerate(items)]
+    return [_one_prompt(item, index) for index, item in enumerate(items)]
 
 
 def as_conversations(messages: Messages) -> list[Sequence[Mapping[str, Any]]]:
@@ -79,13 +79,13 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     return {name: value for name, value in options.items() if name in of_llm}, sampling
 
 
-def _one_prompt(item: Any, place: int) -> Prompt:
+def _one_prompt(item: Any, index: int) -> Prompt:
     plain = _as_plain(item)
     if isinstance(plain, str):
         return Prompt(text=plain)
     if isinstance(plain, Sequence) and not isinstance(plain, BYTES) and all(map(_is_integer, plain)):
         return Prompt(token_ids=tuple(map(operator.index, plain)))
-    raise RequestError(f"prompts[{place}] is {shown(item)}; a prompt is a string or a list of token ids")
+    raise RequestError(f"prompts[{index}] is {shown(item)}; a prompt is a string or a list of token ids")
 
 
 def _as_list(value: Any, name: str, wanted: str) -> list:
@@ -96,12 +96,12 @@ def _as_list(value: Any, name: str, wanted: str) -> list:
 
 
 def _as_plain(value: Any) -> Any:
-    """What an array of NumPy, JAX or torch holds, as lists; other values as they are, bytes among them."""
+    """Lists for an array of NumPy, JAX or torch; other values as they are, bytes among them."""
     return value.tolist() if hasattr(value, "tolist") and not isinstance(value, BYTES) else value
 
 
 def _is_integer(value: Any) -> bool:
-    """Whether it stands for one integer, as numpy's integers do, and True does not."""
+    """True for a value that stands for one integer, as numpy's integers do, and True does not."""
     try:
         operator.index(value)
     except TypeError:

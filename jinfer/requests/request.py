@@ -17,7 +17,7 @@ SEED_MODULUS = 2**64
 
 
 class FinishReason(enum.StrEnum):
-    """Why a sequence ended: a stop string, stop id or end of sequence; a length bound; the caller; a fault."""
+    """The reason for an end: a stop string, stop id or end of sequence; a length bound; the caller; a fault."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -36,7 +36,7 @@ class Sequence:
     max_total_tokens: int
     seed: int
 
-    arrival: int | None = None  # place in the order of arrival, given when it is accepted
+    arrival: int | None = None  # index in the order of arrival, given when it is accepted
     has_begun: bool = False  # it runs, or was preempted
     row: int | None = None  # on the device, while it runs
     page_ids: list[int] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Sequence:
     num_pending_tokens: int = 0  # sampled by a step that the host has not read yet: 0 or 1
     has_token_on_device: bool = False  # its row holds its newest token, so that decoding needs nothing from the host
 
-    sampling_words: Any = None  # what the device is told of the parameters, once it was needed; see batching
+    packed_sampling: Any = None  # the parameters as the device reads them, once they were needed; see batching
     detokenizer: Detokenizer | None = None
     has_stop_strings: bool = False  # so that every token has to become text at once
     finish_reason: FinishReason | None = None

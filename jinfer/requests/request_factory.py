@@ -30,13 +30,13 @@ class RequestFactory:
     def create_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[Request]:
         """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are several."""
         requests = []
-        for place, pair in enumerate(zip(prompts, params, strict=True)):
+        for index, pair in enumerate(zip(prompts, params, strict=True)):
             try:
                 requests.append(self.create(*pair))
             except RequestError as error:
                 if len(prompts) == 1:
                     raise
-                raise RequestError(f"prompts[{place}]: {error}") from error
+                raise RequestError(f"prompts[{index}]: {error}") from error
         return requests
 
     def create(self, prompt: Prompt, params: SamplingParams) -> Request:

@@ -1,4 +1,4 @@
-"""How a request's tokens are chosen and when it ends."""
+"""The parameters of a request: how its tokens are chosen and when it ends."""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -33,11 +33,11 @@ class SamplingParams:
     temperature: float | None = None
     """0 to 2; 0 takes the most likely token."""
     top_p: float | None = None
-    """In (0, 1]: keep the fewest most likely tokens whose probabilities add up to it."""
+    """Keep the fewest most likely tokens whose probabilities add up to it; in (0, 1]."""
     top_k: int | None = None
     """Keep the k most likely tokens, and all that tie with the last; 0 or -1 keeps all."""
     min_p: float | None = None
-    """In [0, 1]: keep tokens at least this likely, relative to the most likely."""
+    """Keep tokens at least this likely, relative to the most likely; in [0, 1]."""
     seed: int | None = None
     """0 to 2**64 - 1; None draws a new one. In float32 the same seed gives the same tokens, whatever else runs. In
     bfloat16 a step of more rows rounds its logits otherwise, and where two tokens are as good as equal another may be
@@ -59,8 +59,8 @@ class SamplingParams:
     logprobs: int | None = None
     """Log probabilities of the sampled token and of the k most likely, 0 to 20; None gives none."""
     cache_salt: str | None = None
-    """Requests share the keys and values of a common prefix only if their salts are equal: nobody can find out by the
-    time of an answer what others have asked, who does not know their salt. 1 to 256 characters."""
+    """Separates tenants in the prefix cache, so that timing reveals no other tenant's prompts: only requests of equal
+    salts share the keys and values of a common prefix. 1 to 256 characters."""
 
     def __post_init__(self) -> None:
         _check_integers(self)

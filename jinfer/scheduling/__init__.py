@@ -1,1 +1,1 @@
-"""Who runs next, and on which pages. Plain Python: nothing here imports jax."""
+"""Scheduling: the sequences of the next step, and their pages. Plain Python, without jax."""

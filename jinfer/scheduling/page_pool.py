@@ -1,9 +1,9 @@
-"""The pages of the KV cache: which are free, which are used, and which are kept for their contents."""
+"""The pages of the KV cache by state: free, used, or cached for their contents."""
 
 from collections import deque
 from collections.abc import Collection, Iterable
 
-NULL_PAGE = 0  # padding writes here and nobody reads it
+NULL_PAGE = 0  # padding writes here, and no sequence reads it
 
 
 class PagePool:
@@ -44,7 +44,7 @@ class PagePool:
         return page_ids
 
     def free(self, page_ids: Iterable[int]) -> None:
-        """Takes used pages back. To free a page that nobody has is a fault of ours, and changes nothing."""
+        """Takes used pages back. Freeing a page that is not used is a bug, and changes nothing."""
         returned = list(page_ids)
         _move(returned, self._used, "used")
         self._free.extend(returned)
@@ -66,9 +66,9 @@ class PagePool:
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless free, used and cached pages are all pages, each once."""
-        places = [*self._free, *self._used, *self._cached]
-        assert len(places) == len(set(places)), "a page has two places"
-        assert set(places) == set(range(NULL_PAGE + 1, self._num_pages)), "a page is neither free nor used nor cached"
+        page_ids = [*self._free, *self._used, *self._cached]
+        assert len(page_ids) == len(set(page_ids)), "a page has two places"
+        assert set(page_ids) == set(range(NULL_PAGE + 1, self._num_pages)), "a page is neither free nor used nor cached"
 
 
 def _move(page_ids: Collection[int], source: set[int], state: str) -> None:

@@ -6,10 +6,11 @@
     prefill_first   prompts alone, as long as one waits and has a row and pages, then tokens alone: the shortest time to
                     the first token. Running sequences stand still while prompts come, until every row is taken, and so
                     for at most `max_num_seqs` prompts in a row. vLLM did so at first.
-    decode_first    tokens alone, except in every DECODE_STEPS-th step, which is a mixed one, and while nobody decodes:
-                    the smoothest stream of tokens. A prompt waits for DECODE_STEPS - 1 steps before each of its chunks.
+    decode_first    tokens alone, except in every DECODE_STEPS-th step, which is a mixed one, and while no sequence
+                    decodes: the smoothest stream of tokens. A prompt waits for DECODE_STEPS - 1 steps before each of
+                    its chunks.
 
-Whatever the policy, prompts are taken in order of arrival, and nobody is overtaken.
+Whatever the policy, prompts are taken in order of arrival, and no request overtakes another.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from jinfer.config import SchedulingPolicy
 DECODE_STEPS = 8  # of 10 ms: a prompt of 8,192 tokens begins its two chunks of 4,096 after at most 0.2 s
 
 Phase = Callable[[], bool]
-"""Plans all that it can, and says whether that is anything."""
+"""Plans all that it can; False if that is nothing."""
 
 
 class Policy(Protocol):
@@ -42,7 +43,7 @@ def prefill_first(decode: Phase, prompts: Phase) -> None:
 
 
 class DecodeFirst:
-    """Prompts while nobody decodes, and in every DECODE_STEPS-th step."""
+    """Prompts while no sequence decodes, and in every DECODE_STEPS-th step."""
 
     def __init__(self) -> None:
         self._num_decode_steps = 0  # since prompts had their turn

@@ -1,4 +1,4 @@
-"""Which tokens the pages of the KV cache hold: a radix tree over whole pages, for prefixes that requests share.
+"""The tokens in the pages of the KV cache: a radix tree over whole pages, for prefixes that requests share.
 
 A node holds a run of pages and the tokens in them; the path from the root spells a prefix. A key is the first page of a
 child, with a salt before it, so that requests of different salts share nothing:
@@ -19,7 +19,7 @@ from itertools import islice
 
 from jinfer.scheduling.page_pool import PagePool
 
-MOST_CANDIDATES = 16  # pages that are compared for a copy: children of one node, newest first
+MAX_CANDIDATES = 16  # pages that are compared for a copy: children of one node, newest first
 
 Salt = Hashable
 Key = tuple[Salt, ...]
@@ -31,11 +31,13 @@ class Node:
     __slots__ = ("children", "key", "num_locks", "page_ids", "parent", "step", "token_ids")
 
     def __init__(self, parent: "Node | None", key: Key, token_ids: list[int], page_ids: list[int], step: int) -> None:
-        self.parent, self.key = parent, key
-        self.token_ids, self.page_ids = token_ids, page_ids
+        self.parent = parent
+        self.key = key
+        self.token_ids = token_ids
+        self.page_ids = page_ids
         self.children: dict[Key, Node] = {}
-        self.num_locks = 0  # of those that use the run to its end, or go on behind it
-        self.step = step  # which writes the pages, or has written them
+        self.num_locks = 0  # of sequences that use the run to its end or beyond
+        self.step = step  # the step that writes the pages
 
     @property
     def is_root(self) -> bool:
@@ -51,8 +53,8 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """The longest cached prefix: it ends with the first `num_pages` of `node`. What was looked for is on `page_ids`, of
-    which `num_unlocked` are cached and not used."""
+    """The longest cached prefix: it ends with the first `num_pages` of `node`. Its tokens are on `page_ids`, of which
+    `num_unlocked` are cached and not used."""
 
     node: Node
     num_pages: int
@@ -62,8 +64,8 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class PartialMatch:
-    """The page behind a match, if its first `num_tokens` go on with what was looked for. It is the first page of `node`
-    once the match is locked."""
+    """The page after a match, whose first `num_tokens` continue it. It is the first page of `node` once the match is
+    locked."""
 
     node: Node
     num_tokens: int
@@ -73,7 +75,8 @@ class RadixCache:
     """The tree, and the states of its pages: locked ones are used in the pool, the others cached."""
 
     def __init__(self, pool: PagePool, page_size: int) -> None:
-        self._pool, self._page_size = pool, page_size
+        self._pool = pool
+        self._page_size = page_size
         self._root = Node(None, (), [], [], 0)
         # In the order in which they lost their last lock. A lock holds the whole path, and unlocking goes up the path,
         # so a node comes before its parent: the first one of all is a leaf.
@@ -83,45 +86,47 @@ class RadixCache:
     def root(self) -> Node:
         return self._root
 
-    def match(self, salt: Salt, token_ids: Sequence[int], most: int, *, behind: Node, start: int = 0) -> Match:
-        """The longest prefix of `token_ids[:most]` in whole pages, whose first `start` tokens are known to be those of
-        the path to `behind`. Changes nothing."""
-        size, node = self._page_size, behind
+    def match(self, salt: Salt, token_ids: Sequence[int], max_tokens: int, *, after: Node, start: int = 0) -> Match:
+        """The longest cached prefix of `token_ids[:max_tokens]`, in whole pages. Changes nothing.
+
+        The path to `after` is known to hold the first `start` tokens; `page_ids` are those of the pages after it.
+        """
+        node, size = after, self._page_size
         page_ids: list[int] = []
         num_pages, num_unlocked = len(node.page_ids), 0
-        while num_pages == len(node.page_ids) and start + size <= most:
+        while num_pages == len(node.page_ids) and start + size <= max_tokens:
             child = node.children.get((salt, *token_ids[start : start + size]))
             if child is None:
                 break
-            wanted = token_ids[start : min(most, start + len(child.token_ids))]
+            wanted = token_ids[start : min(max_tokens, start + len(child.token_ids))]
             node, num_pages = child, _num_equal_pages(child.token_ids, wanted, size)
             page_ids += node.page_ids[:num_pages]
             num_unlocked += 0 if node.num_locks else num_pages
             start += num_pages * size
         return Match(node, num_pages, page_ids, num_unlocked)
 
-    def match_in_part(
-        self, match: Match, salt: Salt, token_ids: Sequence[int], most: int, before_step: int
+    def match_partial(
+        self, match: Match, salt: Salt, token_ids: Sequence[int], max_tokens: int, before_step: int
     ) -> PartialMatch | None:
-        """Of the pages that continue a match, one that shares the most of `token_ids[:most]` behind it.
+        """The page after the match with the longest common prefix: the candidate for a copy.
 
-        Only pages that a step before `before_step` has written count: what is in the others is not there yet when
-        pages are copied.
+        Pages written by `before_step` or later do not count, since pages are copied before that step runs.
         """
         begin = len(match.page_ids) * self._page_size
-        wanted, best = token_ids[begin : min(begin + self._page_size, most)], None
-        for node, place in self._pages_behind(match, salt):
-            first = place * self._page_size
+        wanted = token_ids[begin : min(begin + self._page_size, max_tokens)]
+        best = None
+        for node, index in self._pages_after(match, salt):
+            first = index * self._page_size
             count = _num_equal(node.token_ids[first : first + self._page_size], wanted)
             if node.step < before_step and count > (best.num_tokens if best else 0):
                 best = PartialMatch(node, count)
         return best
 
-    def _pages_behind(self, match: Match, salt: Salt) -> Iterator[tuple[Node, int]]:
+    def _pages_after(self, match: Match, salt: Salt) -> Iterator[tuple[Node, int]]:
         if match.num_pages < len(match.node.page_ids):
             yield match.node, match.num_pages
             return
-        for child in islice(reversed(match.node.children.values()), MOST_CANDIDATES):
+        for child in islice(reversed(match.node.children.values()), MAX_CANDIDATES):
             if child.key[0] == salt:
                 yield child, 0
 
@@ -131,7 +136,7 @@ class RadixCache:
             node = self._split(node, num_pages)
         for locked in node.path():
             if locked.num_locks == 0:
-                self._unlocked.pop(locked, None)  # one that was split off a moment ago is not there
+                self._unlocked.pop(locked, None)  # absent if it was split off a moment ago
                 self._pool.reuse(locked.page_ids)
             locked.num_locks += 1
         return node
@@ -145,7 +150,7 @@ class RadixCache:
                 self._pool.keep(locked.page_ids)
 
     def extend(self, node: Node, salt: Salt, token_ids: list[int], page_ids: list[int], step: int) -> Node | None:
-        """Adds used pages behind a node. The caller's lock on the node moves to the new one, which is returned.
+        """Adds used pages after a node. The caller's lock on the node moves to the new one, which is returned.
 
         None, and no change, if the first page is there already: the caller's is another with the same contents.
         """
@@ -168,8 +173,8 @@ class RadixCache:
             if not node.page_ids:
                 self._remove(node)
 
-    def forget(self, node: Node) -> None:
-        """Frees the end of a path as far as nobody else has a use for it."""
+    def discard(self, node: Node) -> None:
+        """Frees the end of a path, as far as it is unlocked and nothing follows it."""
         for last in list(node.path()):
             if last.num_locks or last.children:
                 return
@@ -199,7 +204,7 @@ class RadixCache:
             self._check(node)
         unlocked = [node for node in nodes if not node.num_locks]
         assert set(unlocked) == set(self._unlocked), "a node is unlocked and cannot be evicted, or the reverse"
-        order: dict[Node | None, int] = {node: place for place, node in enumerate(self._unlocked)}
+        order: dict[Node | None, int] = {node: index for index, node in enumerate(self._unlocked)}
         assert all(order[node] < order.get(node.parent, len(order)) for node in unlocked), "a parent is evicted first"
         assert sum(len(node.page_ids) for node in unlocked) == self._pool.num_cached, "a cached page is in no node"
         page_ids = [page_id for node in nodes for page_id in node.page_ids]
@@ -239,7 +244,7 @@ class RadixCache:
 
 
 def _num_equal(some: Sequence[int], others: Sequence[int]) -> int:
-    """How many tokens are equal from the start."""
+    """The number of tokens that are equal from the start."""
     count = 0
     for token_id, other in zip(some, others, strict=False):
         if token_id != other:
@@ -249,7 +254,7 @@ def _num_equal(some: Sequence[int], others: Sequence[int]) -> int:
 
 
 def _num_equal_pages(some: list[int], others: Sequence[int], page_size: int) -> int:
-    """How many whole pages of tokens are equal from the start."""
+    """The number of whole pages of tokens that are equal from the start."""
     length = min(len(some), len(others)) // page_size * page_size
     if some[:length] == others[:length]:
         return length // page_size

@@ -5,14 +5,14 @@ of arrival, within a budget of tokens for each step. Pages are given out as they
 newest sequence is preempted: it loses its pages and waits, first in line, to be computed again, from what the prefix
 cache still holds by then.
 
-The scheduler plans ahead of what the host knows: a planned step counts as computed, and the token that it will sample
+The scheduler plans ahead of what the host has read: a planned step counts as computed, and the token that it samples
 as pending, so that the next step can be planned before the token is read. Reusing the pages of a finished sequence at
 once is safe although a step on the device may still write to them: steps run in the order in which they are planned.
 
 A chunk takes as much of the token budget as it can. So at most one sequence is in the middle of its prompt when a step
-is planned, and it is the newest that runs. And so nobody computes what another computes just now: when a sequence is
-admitted, the prompts of all before it are planned to their ends and in the prefix cache, which has the pages of a
-prompt as soon as these are planned. It waits for no longer than it would for its turn anyway.
+is planned, and it is the newest that runs. So no two sequences compute the same prefix at a time: when one is admitted,
+the prompts of all before it are planned to their ends and in the prefix cache, which has the pages of a prompt as soon
+as these are planned. It waits no longer than it would for its turn anyway.
 """
 
 import heapq
@@ -23,8 +23,8 @@ from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine.stats import Counters
 from jinfer.requests.request import FinishReason, Sequence
 from jinfer.scheduling.page_pool import PagePool
+from jinfer.scheduling.page_tables import PageTables, Prefix, RotationClass, rotated_by_position
 from jinfer.scheduling.policies import new_policy
-from jinfer.scheduling.sequence_pages import Prefix, RotationClass, SequencePages, rotated_by_position
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
 _BY_LENGTH = attrgetter("num_computed_tokens")
@@ -42,7 +42,7 @@ class Scheduler:
         prefix_caching: bool = True,
         rotation_class: RotationClass = rotated_by_position,
     ) -> None:
-        """`counters` go on from where they are."""
+        """`counters` outlive the scheduler: a new one adds to the same."""
         self.limits = limits
         self.counters = counters
         self._policy_name: SchedulingPolicy = policy
@@ -51,11 +51,9 @@ class Scheduler:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets every sequence and page: all is free, and nothing is cached. The counters go on."""
+        """Drops every sequence and page: all is free, and nothing is cached. The counters go on."""
         self._policy = new_policy(self._policy_name)
-        self._pages = SequencePages(
-            self.limits, prefix_caching=self._prefix_caching, rotation_class=self._rotation_class
-        )
+        self._pages = PageTables(self.limits, prefix_caching=self._prefix_caching, rotation_class=self._rotation_class)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}  # in order of arrival
         self._free_rows = list(range(self.limits.max_num_seqs))  # a heap: low rows first
@@ -78,14 +76,14 @@ class Scheduler:
         return bool(self._waiting or self._running)
 
     def add(self, sequence: Sequence) -> None:
-        """Puts a new sequence at the end of the line."""
+        """Appends a new sequence to the waiting ones."""
         sequence.arrival = self._num_arrivals
         self._num_arrivals += 1
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Takes a sequence that ended out, and takes back what it holds. What was computed stays in the prefix cache,
-        unless the sequence failed: that may be what is wrong."""
+        """Removes a sequence that ended and takes back its row and pages. These stay in the prefix cache, unless the
+        sequence failed: they may be what is wrong."""
         if sequence in self._running:
             self._release(sequence, keep=sequence.finish_reason is not FinishReason.ERROR)
         elif sequence in self._waiting:
@@ -109,7 +107,7 @@ class Scheduler:
             if position % page_size == 0:
                 if not self._make_room(sequence, 1, step):
                     continue
-                step.new_pages[sequence] = self._pages.give(sequence, 1)[0]
+                step.new_pages[sequence] = self._pages.allocate(sequence, 1)[0]
             sequence.num_computed_tokens = position + 1
             sequence.num_pending_tokens += 1
             step.decoding.append(sequence)
@@ -168,7 +166,7 @@ class Scheduler:
         self._running[sequence] = None
         if not sequence.has_begun:
             self._count_prompt(sequence, prefix)
-        copied_page_id = self._pages.begin(sequence, prefix)
+        copied_page_id = self._pages.attach_prefix(sequence, prefix)
         num_tokens = min(sequence.num_tokens - prefix.num_tokens, step.tokens_left)
         self._plan_chunk(sequence, num_tokens, step, list(sequence.page_ids), copied_page_id)
 
@@ -187,18 +185,30 @@ class Scheduler:
         shared_page_ids: list[int],
         copied_page_id: int | None = None,
     ) -> None:
-        """Gives the pages, counts the tokens as computed, and lets others share them."""
+        """Allocates the pages, counts the tokens as computed, and publishes the full pages."""
         assert sequence.row is not None
-        start, first_new_page = sequence.num_computed_tokens, len(sequence.page_ids)
-        new_page_ids = self._pages.give(sequence, self._pages.num_missing(sequence, num_tokens))
-        sequence.num_computed_tokens = end = start + num_tokens
-        sequence.has_token_on_device = samples = end == sequence.num_tokens
-        sequence.num_pending_tokens += samples
-        self._pages.share(sequence)
-        step.chunks.append(ChunkPlan(
-            sequence, sequence.row, start, sequence.token_ids[start:end], first_new_page, new_page_ids, samples,
-            shared_page_ids, copied_page_id,
-        ))  # fmt: skip
+        start = sequence.num_computed_tokens
+        first_new_page = len(sequence.page_ids)
+        new_page_ids = self._pages.allocate(sequence, self._pages.num_missing(sequence, num_tokens))
+        end = start + num_tokens
+        is_last_chunk = end == sequence.num_tokens
+        sequence.num_computed_tokens = end
+        sequence.has_token_on_device = is_last_chunk
+        sequence.num_pending_tokens += is_last_chunk
+        self._pages.publish(sequence)
+        step.chunks.append(
+            ChunkPlan(
+                sequence=sequence,
+                row=sequence.row,
+                start=start,
+                token_ids=sequence.token_ids[start:end],
+                first_new_page=first_new_page,
+                new_page_ids=new_page_ids,
+                is_last_chunk=is_last_chunk,
+                shared_page_ids=shared_page_ids,
+                copied_page_id=copied_page_id,
+            )
+        )
         step.tokens_left -= num_tokens
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -211,10 +221,11 @@ class Scheduler:
         del self._running[sequence]
         heapq.heappush(self._free_rows, sequence.row)
         self._pages.release(sequence, keep=keep)
-        sequence.row, sequence.has_token_on_device = None, False
+        sequence.row = None
+        sequence.has_token_on_device = False
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless rows and pages each have their place."""
+        """Raises AssertionError unless every row and page is accounted for once."""
         self._pages.check_integrity(self._running)
         rows = sorted([*self._free_rows, *(s.row for s in self._running if s.row is not None)])
         assert rows == list(range(self.limits.max_num_seqs)), "a row is lost, or has two owners"
@@ -231,18 +242,18 @@ class _StepInProgress:
         self.new_pages: dict[Sequence, int] = {}  # of those that decode: the page that the token begins
         self.chunks: list[ChunkPlan] = []
         self.tokens_left = token_budget
-        self.is_short_of_pages = False  # nobody is admitted then
+        self.is_short_of_pages = False  # then no sequence is admitted
 
     def plan(self) -> StepPlan | None:
-        """What was planned, unless that is nothing."""
+        """The finished plan; None if nothing was planned."""
         if not self.decoding and not self.chunks:
             return None
         self.decoding.sort(key=_BY_LENGTH, reverse=True)
         row_ids = [sequence.row for sequence in self.decoding if sequence.row is not None]
-        starts = [sequence.num_computed_tokens - 1 for sequence in self.decoding]
+        positions = [sequence.num_computed_tokens - 1 for sequence in self.decoding]
         new_pages = [
-            (place, self.new_pages[sequence])
-            for place, sequence in enumerate(self.decoding if self.new_pages else ())
+            (index, self.new_pages[sequence])
+            for index, sequence in enumerate(self.decoding if self.new_pages else ())
             if sequence in self.new_pages
         ]
-        return StepPlan(DecodeRows(self.decoding, row_ids, starts, new_pages), tuple(self.chunks))
+        return StepPlan(DecodeRows(self.decoding, row_ids, positions, new_pages), tuple(self.chunks))

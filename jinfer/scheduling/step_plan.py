@@ -1,4 +1,4 @@
-"""What one step of the engine computes."""
+"""The plan of one step: its rows, their tokens and their pages."""
 
 from dataclasses import dataclass, field
 
@@ -14,14 +14,14 @@ class DecodeRows:
     least to do, and no long one is left to run alone (the longest processing time first: Graham, "Bounds on
     Multiprocessing Timing Anomalies", 1969).
 
-    Lists side by side, and not an object per row: there may be hundreds of rows in every step. `row_ids` and `starts`
-    are the rows on the device and the positions of the tokens; `new_pages` has (place in the lists, page id) of the
-    few rows whose token begins a page.
+    Lists side by side, and not an object per row: there may be hundreds of rows in every step. `row_ids` are the
+    rows on the device, `positions` those of the tokens; `new_pages` has (index in the lists, page id) of the few rows
+    whose token begins a page.
     """
 
     sequences: list[Sequence]
     row_ids: list[int]
-    starts: list[int]
+    positions: list[int]
     new_pages: list[tuple[int, int]]
 
     def __len__(self) -> int:
@@ -32,8 +32,8 @@ class DecodeRows:
 class ChunkPlan:
     """Tokens of a prompt (or, after a preemption, of prompt and output) from position `start` on.
 
-    `new_page_ids` are appended to the row's page table from entry `first_new_page` on. `samples` says whether the chunk
-    reaches the sequence's newest token, so that its last hidden state gives the next one.
+    `new_page_ids` are appended to the row's page table from entry `first_new_page` on. `is_last_chunk` says that
+    the chunk reaches the sequence's newest token, so that its last hidden state gives the next one.
 
     A sequence that joins may find the pages before `first_new_page` in the prefix cache: `shared_page_ids`, from entry
     0 on. `copied_page_id` is a page whose contents its first new page begins with.
@@ -45,7 +45,7 @@ class ChunkPlan:
     token_ids: list[int]
     first_new_page: int
     new_page_ids: list[int]
-    samples: bool
+    is_last_chunk: bool
     shared_page_ids: list[int] = field(default_factory=list)
     copied_page_id: int | None = None
 
@@ -63,7 +63,7 @@ class StepPlan:
 
     @property
     def is_decode(self) -> bool:
-        """Whether every row is a decode row, so that the step needs no tokens from the host."""
+        """True if every row is a decode row, so that the step needs no tokens from the host."""
         return not self.chunks
 
     @property
@@ -81,7 +81,7 @@ class StepPlan:
 
     @property
     def sampling_sequences(self) -> list[Sequence | None]:
-        """Row by row, whose next token the step samples; None for a chunk that does not reach the newest token."""
+        """The sequence of each row, whose next token the step samples; None for a chunk that is not the last."""
         if not self.chunks:
             return list(self.decode.sequences)
-        return [*self.decode.sequences, *(chunk.sequence if chunk.samples else None for chunk in self.chunks)]
+        return [*self.decode.sequences, *(chunk.sequence if chunk.is_last_chunk else None for chunk in self.chunks)]

@@ -56,7 +56,7 @@ class SpecialTokens:
 
     @property
     def texts(self) -> dict[str, str]:
-        """In: {"bos_token": "<s>", "pad_token": null}  Out: {"bos_token": "<s>"}"""
+        """The texts by name. In: {"bos_token": "<s>", "pad_token": null}  Out: {"bos_token": "<s>"}"""
         return {name: _text(token) for name, token in self.named.items()}
 
 

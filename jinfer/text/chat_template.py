@@ -87,7 +87,7 @@ class ChatTemplate:
         add_generation_prompt: end with what opens the assistant's next message; None does so unless
             continue_final_message is given.
         continue_final_message: end within the last message, so that the model goes on with it. A string names the
-            field to go on with in place of "content". Not together with add_generation_prompt.
+            field to go on with instead of "content". Not together with add_generation_prompt.
         tools: JSON schemas of functions, for a template that knows tools.
         documents: mappings with "title" and "text", for a template that knows documents.
         variables: further variables of the template, such as enable_thinking; they win over the special tokens. An
@@ -192,7 +192,7 @@ def _mappings(items: Any, name: str) -> list[Any] | None:
 
 
 def _marked(message: PlainMessage, field: str) -> tuple[PlainMessage, str]:
-    """The message with a mark behind its text, and the text. Of parts, the last with a text is marked."""
+    """The message with a mark after its text, and the text. Of parts, the last with a text is marked."""
     value = message.get(field)
     if isinstance(value, str):
         return {**message, field: value + CONTINUE_HERE}, value
@@ -240,7 +240,7 @@ def _plain_message(message: Message, where: str) -> PlainMessage:
 
 
 def _template_line(error: Exception) -> str:
-    """Where in the template an error arose, as far as its traceback tells: " at line 3", or nothing."""
+    """The line of the template in which an error arose, if its traceback tells: " at line 3", or nothing."""
     lines = [
         frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == TEMPLATE_FILE_NAME
     ]

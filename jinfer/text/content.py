@@ -23,21 +23,24 @@ def fit_content(messages: list[PlainMessage], use: ContentUse, render: Render) -
 
     Raises RequestError for content that is no text and that the template does not read.
     """
-    places = range(len(messages))
-    return [_fit(messages, place, use, render) if "content" in messages[place] else messages[place] for place in places]
+    return [
+        _fit(messages, index, use, render) if "content" in message else message
+        for index, message in enumerate(messages)
+    ]
 
 
-def _fit(messages: list[PlainMessage], place: int, use: ContentUse, render: Render) -> PlainMessage:
-    message = messages[place]
-    content, where = message["content"], f"messages[{place}].content"
+def _fit(messages: list[PlainMessage], index: int, use: ContentUse, render: Render) -> PlainMessage:
+    message = messages[index]
+    content = message["content"]
+    where = f"messages[{index}].content"
     if not _is_text(content):
         return {**message, "content": _data(content, use, where)}
     as_given = "parts" if isinstance(content, list | tuple) else "string"
-    form = _form(messages, place, use, render, as_given) if use.reads_parts else "string"
+    form = _form(messages, index, use, render, as_given) if use.reads_parts else "string"
     return {**message, "content": _as_parts(content) if form == "parts" else _as_string(content)}
 
 
-def _form(messages: list[PlainMessage], place: int, use: ContentUse, render: Render, as_given: str) -> str:
+def _form(messages: list[PlainMessage], index: int, use: ContentUse, render: Render, as_given: str) -> str:
     """The form of this message's text for a template that reads parts somewhere."""
     if not use.prints_text:
         return "parts"
@@ -45,7 +48,7 @@ def _form(messages: list[PlainMessage], place: int, use: ContentUse, render: Ren
         return as_given
     probes = {"string": NEEDLE, "parts": [{"type": "text", "text": NEEDLE, MARK: MARK}]}
     for form in sorted(probes, key=lambda form: form != as_given):
-        changed = [*messages[:place], {**messages[place], "content": probes[form]}, *messages[place + 1 :]]
+        changed = [*messages[:index], {**messages[index], "content": probes[form]}, *messages[index + 1 :]]
         try:
             text = render(changed)
         except Exception:  # a template can raise anything that Python's operators raise
@@ -78,14 +81,14 @@ def _data(content: Any, use: ContentUse, where: str) -> Any:
     parts = [content] if isinstance(content, dict) else content
     is_read = use.takes_data or (use.reads_parts and not isinstance(content, dict))
     for index, part in enumerate(parts):
-        place = where if isinstance(content, dict) else f"{where}[{index}]"
+        part_name = where if isinstance(content, dict) else f"{where}[{index}]"
         if not is_read or _is_media(part):
-            _refuse_part(part, place)
+            _refuse_part(part, part_name)
     return content
 
 
 def _is_media(part: Any) -> bool:
-    """Whether a part needs what a model of text does not see."""
+    """True for a part that a model of text cannot see."""
     part_type = part.get("type") if isinstance(part, dict) else None
     return isinstance(part_type, str) and any(word in part_type for word in MEDIA)
 

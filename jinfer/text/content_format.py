@@ -1,4 +1,4 @@
-"""What a chat template does with the content of messages, seen in its source.
+"""The use that a chat template makes of the content of messages, seen in its source.
 
     reads parts     {% for part in message.content %}    {{ message['content'][0].text }}    content | selectattr(...)
     prints text     {{ message.content }}    'x' + content    content.strip()    content | trim
@@ -18,7 +18,7 @@ from jinja2 import nodes
 
 @dataclass(frozen=True)
 class ContentUse:
-    """What a template does with the content of messages, anywhere in it."""
+    """The use that a template makes of the content of messages, anywhere in it."""
 
     reads_parts: bool = False  # as a list of mappings
     prints_text: bool = False  # as a string
@@ -39,9 +39,9 @@ _ITEM_FILTERS = {"first", "last", "random", "min", "max"}
 _PART_FILTERS = {"selectattr", "rejectattr", "map", "groupby", "sum"}
 _SAME_FILTERS = {"list", "reverse", "sort", "unique", "select", "reject", "selectattr", "rejectattr", "default", "d"}
 _TEXT_FILTERS = {
-    "capitalize", "center", "e", "escape", "forceescape", "format", "indent", "join", "lower", "replace", "safe",
-    "string", "striptags", "title", "trim", "truncate", "upper", "urlize", "wordwrap",
-}  # fmt: skip
+    *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "join", "lower", "replace"),
+    *("safe", "string", "striptags", "title", "trim", "truncate", "upper", "urlize", "wordwrap"),
+}
 _DATA_METHODS = {"get", "items", "keys", "values"}
 
 _Kinds = frozenset[_Kind]
@@ -49,13 +49,13 @@ _NONE: _Kinds = frozenset()
 
 
 def content_use(template: nodes.Template) -> ContentUse:
-    """What a parsed template does with the content of messages."""
+    """The use that a parsed template makes of the content of messages."""
     analysis = _Analysis(template)
     return ContentUse(**{name: True for node in template.find_all(nodes.Node) for name in analysis.uses(node)})
 
 
 class _Analysis:
-    """Which names and expressions stand for messages, their content, and parts of it."""
+    """The names and expressions that stand for messages, their content, and parts of it."""
 
     def __init__(self, template: nodes.Template) -> None:
         self._names: dict[str, _Kinds] = {"messages": frozenset({_Kind.MESSAGES})}
@@ -91,7 +91,7 @@ class _Analysis:
             yield from ((f"{target.name}.{keyword.key}", self.kinds(keyword.value)) for keyword in value.kwargs)
 
     def kinds(self, node: nodes.Node) -> _Kinds:
-        """What an expression may stand for."""
+        """The kinds of things that an expression may stand for."""
         if isinstance(node, nodes.Name):
             return self._names.get(node.name, _NONE)
         if isinstance(node, nodes.Getattr):

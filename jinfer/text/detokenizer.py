@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from jinfer.errors import RequestError
+from jinfer.text.incremental_decoder import incremental_decoder
 from jinfer.text.stop_search import Found, StopSearch
-from jinfer.text.text_growth import text_growth
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.text.utf8 import REPLACEMENT_CHARACTER
 
@@ -18,8 +18,8 @@ class Detokenizer:
     begin in the context and end in the output is the output's, though the context's text has U+FFFD for them.
 
     What `add` returns is final: no later token changes it or makes it part of a stop string. A character is given out
-    with its last byte. With a decoder of a kind that is not known (text_growth lists those that are) nothing is final
-    before `finish`.
+    with its last byte. If the kind of the decoder is unknown (DecoderKind lists the kinds), nothing is final before
+    `finish`.
 
     A stop string is found with the first token after which the decoded text contains one, text that is still held back
     included. Of those contained, the one that begins first counts, and of those the shortest. The text is cut before
@@ -56,9 +56,9 @@ class Detokenizer:
         self._special_search = self._search_among_special_tokens(stop) if skip_special_tokens else None
         if self._special_search is not None:
             self._searches.append(self._special_search)
-        self._growth = text_growth(tokenizer)
-        self._growth.begin(token_id for token_id in reversed(context) if self._has_text(token_id))
-        self._context_end = self._growth.tentative()  # the context's text that the next tokens may change
+        self._decoder = incremental_decoder(tokenizer)
+        self._decoder.begin(token_id for token_id in reversed(context) if self._has_text(token_id))
+        self._context_end = self._decoder.pending()  # the context's text that the next tokens may change
         self._num_tokens = 0
         self._held = ""  # final text that is not given out, because a stop string may begin with it
         self._pieces: list[str] = []
@@ -85,10 +85,10 @@ class Detokenizer:
         assert not self._ended, "add() after finish() or after a stop string"
         self._num_tokens += 1
         if has_text := self._has_text(token_id):
-            self._held += self._take(self._growth.push(token_id))
+            self._held += self._take(self._decoder.push(token_id))
         if not self._searches:
             return self._give_out(len(self._held))
-        text = self._held + self._own(self._growth.tentative())
+        text = self._held + self._own(self._decoder.pending())
         if self._special_search is not None and not has_text and self._tokenizer.has_text(token_id, False):
             self._special_search.insert(len(text), self._tokenizer.token_text(token_id))
         if self._num_tokens > self._min_tokens and (found := self._find(text)):
@@ -97,7 +97,7 @@ class Detokenizer:
         return self._give_out(len(self._held) - max(search.num_open(self._held) for search in self._searches))
 
     def finish(self, token_ids: Sequence[int] = ()) -> str:
-        """What is still held back, for a sequence that ended without a stop string; nothing after one.
+        """The text that is still held back, for a sequence that ended without a stop string; nothing after one.
 
         `token_ids` are added first. That costs less than to add each, but no stop string is looked for in their text.
         """
@@ -107,7 +107,7 @@ class Detokenizer:
         assert not (token_ids and self._searches), "tokens in which a stop string may be"
         self._ended = True
         self._num_tokens += len(token_ids)
-        self._held += self._take(self._growth.last([i for i in token_ids if self._has_text(i)]))
+        self._held += self._take(self._decoder.flush([i for i in token_ids if self._has_text(i)]))
         return self._give_out(len(self._held))
 
     def _has_text(self, token_id: int) -> bool:
@@ -165,8 +165,8 @@ def _check_stop(stop: tuple[str, ...], tokenizer: Tokenizer) -> None:
 
 
 def _from_where_it_parts(text: str, other: str) -> str:
-    """In: "a€b", "a\ufffd"  Out: "€b" """
+    """The text from its first character that differs. In: "a€b", "a\ufffd"  Out: "€b" """
     if text.startswith(other):
         return text[len(other) :]
     pairs = enumerate(zip(text, other, strict=False))
-    return text[next((place for place, (one, two) in pairs if one != two), len(text)) :]
+    return text[next((index for index, (one, two) in pairs if one != two), len(text)) :]

@@ -29,7 +29,7 @@ class StopSearch:
         self._num_searched = 0  # characters, inserted ones included, in which none may end that is found from now on
 
     def insert(self, position: int, text: str) -> None:
-        """A special token, behind `position` characters of the held text. Each comes behind those before."""
+        """Inserts a special token after `position` characters of the held text. Each comes after those before."""
         self._inserted.append((position, text))
 
     def find(self, text: str) -> Found | None:
@@ -43,7 +43,7 @@ class StopSearch:
         return min(found) if found else None
 
     def mark_searched(self, num_characters: int) -> None:
-        """What ends in so many characters of the held text, or in a token inserted there, counts no more."""
+        """Stop strings that end in the first `num_characters`, or in a token inserted there, count no more."""
         if self._inserted:
             num_characters += sum(len(text) for position, text in self._inserted if position <= num_characters)
         self._num_searched = max(self._num_searched, num_characters)
@@ -51,9 +51,9 @@ class StopSearch:
             self._num_searched -= len(self._inserted.pop(0)[1])
 
     def move_back(self, position: int) -> None:
-        """What was inserted behind `position` stands there: what the text had behind it may still change."""
+        """Moves tokens that were inserted after `position` to it, since the text after it may still change."""
         if self._inserted and self._inserted[-1][0] > position:
-            self._inserted = [(min(place, position), text) for place, text in self._inserted]
+            self._inserted = [(min(at, position), text) for at, text in self._inserted]
 
     def num_open(self, text: str) -> int:
         """The length of the longest end of the held text that, with its special tokens, may begin a stop string.
@@ -69,7 +69,7 @@ class StopSearch:
         return 0
 
     def drop(self, num_characters: int) -> None:
-        """So many characters of the held text are given out."""
+        """Drops the first `num_characters` of the held text, which were given out."""
         num_dropped = num_characters
         if self._inserted:
             num_dropped += sum(len(text) for position, text in self._inserted if position < num_characters)
@@ -77,7 +77,7 @@ class StopSearch:
         self._num_searched = max(0, self._num_searched - num_dropped)
 
     def _is_out_of_reach(self, position: int, text: str) -> bool:
-        """Whether a stop string that ends in what comes cannot reach back to this first inserted token."""
+        """True if no stop string that ends in later text can reach back to this first inserted token."""
         return position + len(text) <= self._num_searched - self._longest
 
     def _splice(self, text: str) -> str:

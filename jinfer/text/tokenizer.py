@@ -12,7 +12,7 @@ from tokenizers import Tokenizer as Backend
 
 from jinfer.errors import RequestError, TokenizerError
 from jinfer.text.chat_template import ChatTemplate, Message
-from jinfer.text.text_growth import DecoderKind, decoder_kind, decoder_texts, has_byte_fallback
+from jinfer.text.decoder_kind import DecoderKind, decoder_kind, decoder_texts, has_byte_fallback
 from jinfer.text.tokenizer_files import read_tokenizer_files
 from jinfer.text.utf8 import REPLACEMENT_CHARACTER, byte_level_bytes, split_characters
 
@@ -116,7 +116,7 @@ class Tokenizer:
 
     @property
     def decoder_kind(self) -> DecoderKind:
-        """What is known about how decoded text grows."""
+        """The kind of the decoder."""
         return self._decoder_kind
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
@@ -210,7 +210,7 @@ class Tokenizer:
         return frozenset("".join(self._backend.get_vocab()) + decoder_texts(self._backend) + " '")
 
     def has_text(self, token_id: int, skip_special_tokens: bool) -> bool:
-        """Whether decoding sees the token at all.
+        """True if decoding sees the token at all.
 
         False for special tokens that are skipped, and for ids without a token: gaps, and the padding rows of a model's
         embedding, which a model with random weights does pick. Raises RequestError for a negative id.
@@ -290,7 +290,7 @@ def _byte_of(piece: str) -> bytes:
 
 
 def _whole_characters(pieces: list[str]) -> list[str]:
-    """Pieces of a run of bytes, with U+FFFD in place of each that is in no character.
+    """Pieces of a run of bytes, with U+FFFD for each that is in no character.
 
     In: <0xE2> <0x82> <0xAC> <0x82>  Out: <0xE2> <0x82> <0xAC> \ufffd
     """

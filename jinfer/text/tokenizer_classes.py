@@ -1,4 +1,4 @@
-"""What follows from tokenizer_class in tokenizer_config.json, beside tokenizer.json.
+"""The meaning of tokenizer_class in tokenizer_config.json, beside tokenizer.json.
 
 Only what a class of the models that jinfer serves adds: names of special tokens, and whether a text begins with a
 space. The rest is what tokenizer.json says. For LlamaTokenizer, transformers 5 puts it aside and builds a tokenizer of

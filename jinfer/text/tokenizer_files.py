@@ -2,7 +2,7 @@
 
     tokenizer.json              the tokenizer itself; the one file that must exist
     tokenizer_config.json       names of the special tokens, flags of the added tokens, the chat template
-    special_tokens_map.json     older place of those names, and
+    special_tokens_map.json     older home of those names, and
     added_tokens.json           of tokens that tokenizer.json lacks; both are read only where tokenizer_config.json has
                                 no added_tokens_decoder
     chat_template.jinja         the chat template, and
@@ -33,7 +33,7 @@ from jinfer.text.tokenizer_classes import check_prefix_space, with_default_names
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """What a model directory says about its tokenizer."""
+    """The tokenizer of a model directory."""
 
     backend: Backend
     special_tokens: Mapping[str, str]  # {"bos_token": "<s>", ...}

@@ -22,7 +22,7 @@ def byte_level_bytes(piece: str) -> bytes:
 
 
 def num_incomplete_bytes(data: bytes) -> int:
-    """How many bytes at the end begin a character that the next bytes may complete: 0 to 3.
+    """The number of bytes at the end that begin a character which the next bytes may complete: 0 to 3.
 
     In: E2 82 AC E2 82  Out: 2
     """

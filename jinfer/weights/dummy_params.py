@@ -1,4 +1,4 @@
-"""Random parameters in place of a checkpoint's."""
+"""Random parameters instead of a checkpoint's."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -28,7 +28,7 @@ def dummy_params(specs: ParamSpecs, seed: int) -> Params:
 
 @jax.jit(static_argnums=(2, 3, 4))
 def _dummy(key: Array, index: ArrayLike, init: Init, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
-    """On a GPU, XLA fuses the random bits into what is made of them: no memory is needed beside the result."""
+    """One parameter. XLA fuses the random bits into it on a GPU: no memory is needed beside the result."""
     if init == "ones":
         return jnp.ones(shape, dtype)
     if init == "zeros":

@@ -65,8 +65,8 @@ def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
     """
     path = path.resolve()
     stored = _stored_leaves(path)
-    places = parameters_of(stored, specs, str(path))
-    leaves = {name: _Leaf(keys, stored[keys]) for name, keys in places.items()}
+    keys_of = parameters_of(stored, specs, str(path))
+    leaves = {name: _Leaf(keys, stored[keys]) for name, keys in keys_of.items()}
 
     def read(leaf: _Leaf) -> np.ndarray:
         return next(iter(_restore(path, {leaf.keys: ocp.RestoreArgs(restore_type=np.ndarray)}).values()))

@@ -30,7 +30,7 @@ def decode_rows(*rows: tuple[int, int] | tuple[int, int, int]) -> DecodeRows:
     return DecodeRows(
         sequences=[new_sequence() for _ in rows],
         row_ids=[row[0] for row in rows],
-        starts=[row[1] for row in rows],
+        positions=[row[1] for row in rows],
         new_pages=[(i, row[2]) for i, row in enumerate(rows) if len(row) == 3],
     )
 
@@ -41,14 +41,14 @@ def chunk(
     token_ids: Ids[int],
     *,
     new_pages: Ids[int] = (),
-    samples: bool = True,
+    is_last_chunk: bool = True,
     shared_pages: Ids[int] = (),
     copied_page: int | None = None,
     **params,
 ) -> ChunkPlan:
     first_new_page = len(shared_pages) if shared_pages else -(-start // 4)
     return ChunkPlan(
-        new_sequence(**params), row, start, list(token_ids), first_new_page, list(new_pages), samples,
+        new_sequence(**params), row, start, list(token_ids), first_new_page, list(new_pages), is_last_chunk,
         list(shared_pages), copied_page,
     )  # fmt: skip
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from jinfer.batching.batch import TOKEN_ON_DEVICE, Batch, layout_of, make_batch, padding_batch
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.batching.sampling_words import (
+from jinfer.batching.sampling_state import (
     NO_BLOCKED_ID,
-    NUM_SAMPLING_WORDS,
     PROMPT_LENGTH,
-    read_sampling_words,
-    sampling_words,
+    SAMPLING_SIZE,
+    packed_sampling,
+    unpack_sampling,
 )
 from jinfer.config import Limits
 from jinfer.requests.request import SEED_STEP
@@ -36,9 +36,9 @@ def unpacked(batch: Batch, engine_limits: Limits) -> dict[str, np.ndarray]:
     fields, begin = {}, 0
     for name, shape in layout_of(batch.shape, engine_limits).items():
         end = begin + math.prod(shape)
-        fields[name] = batch.words[begin:end].reshape(shape)
+        fields[name] = batch.packed[begin:end].reshape(shape)
         begin = end
-    assert begin == batch.words.size
+    assert begin == batch.packed.size
     return fields
 
 
@@ -49,7 +49,7 @@ def test_the_decode_batch_of_the_docstring():
 
 
 def test_the_mixed_batch_of_the_docstring():
-    joining = chunk(4, 0, [45, 12, 9], new_pages=[3], samples=False, temperature=0.5)
+    joining = chunk(4, 0, [45, 12, 9], new_pages=[3], is_last_chunk=False, temperature=0.5)
     step = plan(decode_rows((1, 8, 7)), joining)
     sizes = limits(max_num_seqs=6, max_num_batched_tokens=6)
     fields = {name: field.tolist() for name, field in fields_of(step, sizes).items()}
@@ -59,19 +59,19 @@ def test_the_mixed_batch_of_the_docstring():
         "num_decode_rows": [1],
         "token_ids": [TOKEN_ON_DEVICE, 45, 12, 9, 0, 0],
         "query_starts": [0, 1, 4, 4, 4, 4, 4],
-        "starts": [8, 0, 0, 0, 0, 0],
-        "samples": [1, 0, 0, 0, 0, 0],
+        "start_positions": [8, 0, 0, 0, 0, 0],
+        "is_sampled": [1, 0, 0, 0, 0, 0],
         "page_rows": [1, 4] + [6] * 12,
         "page_entries": [2] + [0] * 13,
         "page_ids": [7, 3] + [NULL_PAGE] * 12,
     }
-    assert sampling[1] == sampling_words(joining.sequence).tolist()
-    assert sampling[2:] == [[0] * NUM_SAMPLING_WORDS] * 4
+    assert sampling[1] == packed_sampling(joining.sequence).tolist()
+    assert sampling[2:] == [[0] * SAMPLING_SIZE] * 4
 
 
 def read_back(fields: dict[str, np.ndarray]) -> list[tuple]:
     """(row, start, tokens, [(entry, page id)], samples) of each row; (row, [page id]) in a decode batch."""
-    if "starts" not in fields:
+    if "start_positions" not in fields:
         pages = zip(fields["row_ids"].tolist(), fields["new_page_ids"].tolist(), strict=True)
         return [(row, [page_id] if page_id != NULL_PAGE else []) for row, page_id in pages]
     starts, rows = fields["query_starts"].tolist(), []
@@ -84,7 +84,7 @@ def read_back(fields: dict[str, np.ndarray]) -> list[tuple]:
             if page_row == row and page_id != NULL_PAGE
         ]
         tokens = fields["token_ids"].tolist()[starts[i] : starts[i + 1]]
-        rows.append((row, int(fields["starts"][i]), tokens, new, int(fields["samples"][i])))
+        rows.append((row, int(fields["start_positions"][i]), tokens, new, int(fields["is_sampled"][i])))
     return rows
 
 
@@ -181,7 +181,7 @@ def test_a_batch_of_padding_touches_the_null_row_and_the_null_page_only(shape):
 
 
 def test_a_decode_batch_is_small():
-    """Two words a row cross to the device."""
+    """Two integers a row cross to the device."""
     assert layout_of(StepShape(8), limits()) == {"row_ids": (8,), "new_page_ids": (8,)}
 
 
@@ -195,9 +195,9 @@ def test_a_decode_batch_is_small():
     logprobs=st.none() | st.integers(0, 20),
 )
 @settings(max_examples=150, deadline=None, print_blob=True)
-def test_sampling_words_are_read_as_they_were_written(min_tokens, logprobs, **params):
+def test_packed_sampling_is_read_as_it_was_written(min_tokens, logprobs, **params):
     sequence = new_sequence(prompt_length=3, min_tokens=min_tokens, logprobs=logprobs, **params)
-    rows = read_sampling_words(jnp.asarray(sampling_words(sequence)[None]))
+    rows = unpack_sampling(jnp.asarray(packed_sampling(sequence)[None]))
     for name in ("temperature", "top_p", "min_p", "top_k"):
         assert getattr(rows, name)[0] == params[name], name
     low, high = rows.seed[0].tolist()
@@ -208,19 +208,19 @@ def test_sampling_words_are_read_as_they_were_written(min_tokens, logprobs, **pa
 
 def test_sequences_of_a_request_have_seeds_of_their_own():
     request = new_sequence(n=3, temperature=1.0, seed=2**64 - 1).request
-    words = np.stack([sampling_words(sequence) for sequence in request.sequences])
-    seeds = [low + (high << 32) for low, high in read_sampling_words(jnp.asarray(words)).seed.tolist()]
+    packed = np.stack([packed_sampling(sequence) for sequence in request.sequences])
+    seeds = [low + (high << 32) for low, high in unpack_sampling(jnp.asarray(packed)).seed.tolist()]
     assert seeds == [(2**64 - 1 + i * SEED_STEP) % 2**64 for i in range(3)]
 
 
 def test_stop_ids_are_blocked_only_where_min_tokens_asks():
     eos, stops = [2, 900], [5, 7]
-    blocked = read_sampling_words(
+    blocked = unpack_sampling(
         jnp.asarray(
             np.stack([
-                sampling_words(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3)),
-                sampling_words(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3, ignore_eos=True)),
-                sampling_words(new_sequence(eos_token_ids=eos, stop_token_ids=stops)),
+                packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3)),
+                packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3, ignore_eos=True)),
+                packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops)),
             ])
         )
     ).blocked_ids.tolist()  # fmt: skip
@@ -228,17 +228,17 @@ def test_stop_ids_are_blocked_only_where_min_tokens_asks():
 
 
 def test_as_many_stop_ids_as_are_allowed_can_be_blocked():
-    words = sampling_words(new_sequence(stop_token_ids=list(range(MAX_STOP_TOKEN_IDS)), min_tokens=1))
-    assert read_sampling_words(jnp.asarray(words[None])).blocked_ids[0].tolist() == list(range(MAX_STOP_TOKEN_IDS))
+    packed = packed_sampling(new_sequence(stop_token_ids=list(range(MAX_STOP_TOKEN_IDS)), min_tokens=1))
+    assert unpack_sampling(jnp.asarray(packed[None])).blocked_ids[0].tolist() == list(range(MAX_STOP_TOKEN_IDS))
 
 
 def test_the_length_of_the_prompt_is_the_last_word():
     sequence = new_sequence(5, min_tokens=3)
     sequence.token_ids.append(7)
-    assert sampling_words(sequence)[PROMPT_LENGTH] == 5
+    assert packed_sampling(sequence)[PROMPT_LENGTH] == 5
 
 
 def test_words_of_zeros_are_a_greedy_row_that_wants_nothing():
     """Padding: no draw, no log probabilities, and at position 0 no id is blocked."""
-    rows = read_sampling_words(jnp.zeros((1, NUM_SAMPLING_WORDS), jnp.int32))
+    rows = unpack_sampling(jnp.zeros((1, SAMPLING_SIZE), jnp.int32))
     assert (rows.temperature[0], rows.wants_logprobs[0], rows.min_length[0]) == (0, 0, 0)

@@ -25,10 +25,10 @@ def fields_of(layout, seed=0):
 @settings(max_examples=25, deadline=None, print_blob=True)
 def test_roundtrip(layout, seed):
     fields = fields_of(layout, seed)
-    words = pack(layout, fields)
-    assert words.dtype == np.int32
-    assert words.shape == (size_of(layout),) == (sum(math.prod(shape) for shape in layout.values()),)
-    unpacked = unpack(layout, jnp.asarray(words))
+    packed = pack(layout, fields)
+    assert packed.dtype == np.int32
+    assert packed.shape == (size_of(layout),) == (sum(math.prod(shape) for shape in layout.values()),)
+    unpacked = unpack(layout, jnp.asarray(packed))
     assert list(unpacked) == list(layout)
     for name, field in fields.items():
         np.testing.assert_array_equal(np.asarray(unpacked[name]), field, strict=True)
@@ -37,7 +37,7 @@ def test_roundtrip(layout, seed):
 def test_roundtrip_on_the_device():
     layout = {"scalar": (), "matrix": (2, 3), "nothing": (0,), "vector": (4,)}
     fields = fields_of(layout)
-    unpacked = jax.jit(lambda words: unpack(layout, words))(pack(layout, fields))
+    unpacked = jax.jit(lambda packed: unpack(layout, packed))(pack(layout, fields))
     for name, field in fields.items():
         assert unpacked[name].dtype == jnp.int32
         np.testing.assert_array_equal(unpacked[name], field)

@@ -39,11 +39,11 @@ def state_of(lengths: list[int]) -> DeviceState:
 def test_a_row_at_the_end_of_its_pages_stays_there(implementation):
     model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), implementation)
     step = jax.jit(functools.partial(run_step, model, SHAPE, LIMITS), donate_argnums=1)
-    words = padding_batch(SHAPE, LIMITS).words.copy()
-    words[:2] = [0, 1]  # its row_ids
+    packed = padding_batch(SHAPE, LIMITS).packed.copy()
+    packed[:2] = [0, 1]  # its row_ids
     params, state = model.dummy_params(0), state_of([CAPACITY - 2, CAPACITY - 1])
     for _ in range(5):
-        state, _ = step(params, state, words)
+        state, _ = step(params, state, packed)
 
     assert state.rows.lengths.tolist() == [CAPACITY, CAPACITY, 0]
     for layer in map(np.asarray, state.kv_cache):

@@ -71,12 +71,12 @@ def rows_of(plan: StepPlan, page_size: int) -> list[Row]:
     assert len(new_pages) == len(decode.new_pages)
     assert all(0 <= place < len(decode) for place in new_pages)
     rows = []
-    for i, (sequence, row, start) in enumerate(zip(decode.sequences, decode.row_ids, decode.starts, strict=True)):
+    for i, (sequence, row, start) in enumerate(zip(decode.sequences, decode.row_ids, decode.positions, strict=True)):
         new_page_ids = [new_pages[i]] if i in new_pages else []
         rows.append(Row(sequence, row, start, 1, None, -(-start // page_size), new_page_ids, True))
     for c in plan.chunks:
         rows.append(Row(
-            c.sequence, c.row, c.start, c.num_tokens, c.token_ids, c.first_new_page, c.new_page_ids, c.samples,
+            c.sequence, c.row, c.start, c.num_tokens, c.token_ids, c.first_new_page, c.new_page_ids, c.is_last_chunk,
             c.shared_page_ids,
         ))  # fmt: skip
     assert plan.sampling_sequences == [row.sequence if row.samples else None for row in rows]

@@ -200,7 +200,7 @@ def test_only_the_chunk_that_ends_the_prompt_samples():
     engine = FakeEngine(limits(max_num_batched_tokens=4))
     engine.add(9, 2)
     plans = [engine.step() for _ in range(3)]
-    assert [plan.chunks[0].samples for plan in plans if plan] == [False, False, True]
+    assert [plan.chunks[0].is_last_chunk for plan in plans if plan] == [False, False, True]
 
 
 def test_pages_are_given_as_they_are_needed():

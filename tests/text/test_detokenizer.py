@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from jinfer.errors import RequestError
+from jinfer.text.decoder_kind import DecoderKind
 from jinfer.text.detokenizer import Detokenizer
-from jinfer.text.text_growth import DecoderKind
 from jinfer.text.tokenizer import Tokenizer
 
 # The tokenizer fixture is the same object for every example. Fourteen tokenizers see as many examples each.

@@ -1,4 +1,4 @@
-"""How the text of a growing list of token ids grows: the part that is final, and the part that may still change.
+"""Text of a growing list of token ids: the part that is final, and the part that may still change.
 
 Decoding is not concatenation. Three things may change text that was decoded from fewer ids, or depend on the ids
 before it, and which of them occur depends on the tokenizer's decoder:
@@ -14,86 +14,22 @@ the anchor's is the text of the open ids. For the decoders above this equals dec
 on the open ids alone, of which at most three are bytes. A decoder that is none of these is decoded whole, every time,
 and its text is final only at the end.
 
-The idea of a window of ids behind a final prefix is that of text-generation-inference's and vLLM's detokenizers; the
+The idea of a window of ids after a final prefix is that of text-generation-inference's and vLLM's detokenizers; the
 rules of what is final are derived from the decoders of the tokenizers library.
 """
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from enum import Enum
+from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Protocol
 
-from tokenizers import Tokenizer as Backend
-
+from jinfer.text.decoder_kind import DecoderKind
 from jinfer.text.utf8 import Utf8Stream, num_incomplete_bytes
 
 MAX_INCOMPLETE = 3  # bytes of a character that lacks its last one
 
-# Decoders that work token by token, except for what ByteFallback joins and for the first token.
-_PIECEWISE = {"Replace", "ByteFallback", "Strip", "Metaspace", "WordPiece"}
-
-
-class DecoderKind(Enum):
-    """What is known about a tokenizer's decoder; see the module's docstring."""
-
-    BYTES = "the tokens' bytes are concatenated and then decoded as UTF-8"
-    PIECES = "the tokens' texts are concatenated; byte fallback tokens join to characters, the first token differs"
-    UNKNOWN = "a later token may change all text before it"
-
-
-def decoder_kind(backend: Backend) -> DecoderKind:
-    """The kind of a tokenizer's decoder. A tokenizer without one joins its tokens with spaces, which is piecewise."""
-    if backend.decoder is None:
-        return DecoderKind.PIECES
-    decoders = list(_flatten(json.loads(backend.decoder.__getstate__())))
-    names = [decoder["type"] for decoder in decoders]
-    if names == ["ByteLevel"]:
-        return DecoderKind.BYTES
-    fused_at = names.index("Fuse") if "Fuse" in names else len(names)
-    joined_at = names.index("ByteFallback") if "ByteFallback" in names[:fused_at] else fused_at
-    is_piecewise = _PIECEWISE.issuperset(names[:fused_at]) and all(map(_keeps_the_end, decoders[fused_at:]))
-    if is_piecewise and all(map(_takes_characters, decoders[joined_at + 1 : fused_at])):
-        return DecoderKind.PIECES
-    return DecoderKind.UNKNOWN
-
-
-def has_byte_fallback(backend: Backend) -> bool:
-    """Whether tokens such as <0x0A> stand for bytes."""
-    if backend.decoder is None:
-        return False
-    names = [decoder["type"] for decoder in _flatten(json.loads(backend.decoder.__getstate__()))]
-    return "ByteFallback" in names[: names.index("Fuse") if "Fuse" in names else None]
-
-
-def decoder_texts(backend: Backend) -> str:
-    """Every text that the decoder's steps may put in, one behind the other, and the names of the steps."""
-    if backend.decoder is None:
-        return ""
-    parts = _flatten(json.loads(backend.decoder.__getstate__()))
-    return "".join(str(value) for part in parts for value in part.values())
-
-
-def _flatten(decoder: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    if decoder["type"] != "Sequence":
-        yield decoder
-        return
-    for part in decoder["decoders"]:
-        yield from _flatten(part)
-
-
-def _keeps_the_end(decoder: Mapping[str, Any]) -> bool:
-    """Whether a decoder that sees the whole text at once (after Fuse) can change only its beginning."""
-    return decoder["type"] == "Fuse" or (decoder["type"] == "Strip" and decoder["stop"] == 0)
-
-
-def _takes_characters(decoder: Mapping[str, Any]) -> bool:
-    """Whether a decoder that sees a run of bytes as one text (after ByteFallback) treats each character by itself."""
-    return decoder["type"] == "Replace" and len(decoder["pattern"].get("String", "")) == 1
-
 
 class Decodes(Protocol):
-    """The part of a Tokenizer that text growth needs."""
+    """The part of a Tokenizer that an incremental decoder needs."""
 
     @property
     def decoder_kind(self) -> DecoderKind: ...
@@ -105,39 +41,39 @@ class Decodes(Protocol):
     def token_text(self, token_id: int) -> str: ...
 
 
-class TextGrowth(Protocol):
-    """The text of the ids pushed so far is all text that `push` returned, then `tentative()`.
+class IncrementalDecoder(Protocol):
+    """The text of the ids pushed so far is all text that `push` returned, then `pending()`.
 
     Ids that decoding skips must not be pushed: they neither add text nor end a run of bytes.
     """
 
     def begin(self, newest_first: Iterable[int]) -> None:
-        """Goes on behind these ids, given from the last one back, as if they had been pushed. Takes no more of them
+        """Continues after these ids, given from the last one back, as if they had been pushed. Takes no more of them
         than it needs. Comes before any push."""
 
     def push(self, token_id: int) -> str:
         """Text that has become final with this token."""
 
-    def tentative(self) -> str:
+    def pending(self) -> str:
         """Text after the final text, as it would be if no token followed."""
 
-    def last(self, token_ids: list[int]) -> str:
-        """Text after the final text, if these tokens followed and no other: the same as to push them, at the price of
-        one decoding in place of one for each."""
+    def flush(self, token_ids: list[int]) -> str:
+        """Text after the final text if these tokens follow and no other: the same as to push each, for one decoding
+        instead of one per token."""
 
 
-def text_growth(tokenizer: Decodes) -> TextGrowth:
-    """The cheapest growth that is exact for the tokenizer's decoder."""
-    growths: dict[DecoderKind, Callable[[Decodes], TextGrowth]] = {
-        DecoderKind.BYTES: BytesGrowth,
-        DecoderKind.PIECES: PiecesGrowth,
-        DecoderKind.UNKNOWN: UnknownGrowth,
+def incremental_decoder(tokenizer: Decodes) -> IncrementalDecoder:
+    """The cheapest decoder that is exact for the tokenizer."""
+    decoders: dict[DecoderKind, Callable[[Decodes], IncrementalDecoder]] = {
+        DecoderKind.BYTES: ByteLevelDecoder,
+        DecoderKind.PIECES: PiecewiseDecoder,
+        DecoderKind.UNKNOWN: WholeDecoder,
     }
-    return growths[tokenizer.decoder_kind](tokenizer)
+    return decoders[tokenizer.decoder_kind](tokenizer)
 
 
-class BytesGrowth:
-    """Growth under DecoderKind.BYTES, in which a token reads the same behind any other."""
+class ByteLevelDecoder:
+    """The decoder of DecoderKind.BYTES, in which a token reads the same after any other."""
 
     def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
@@ -154,10 +90,10 @@ class BytesGrowth:
     def push(self, token_id: int) -> str:
         return self._stream.push(self._bytes_of(token_id))
 
-    def tentative(self) -> str:
+    def pending(self) -> str:
         return self._stream.incomplete.decode("utf-8", "replace")
 
-    def last(self, token_ids: list[int]) -> str:
+    def flush(self, token_ids: list[int]) -> str:
         data = self._stream.incomplete + b"".join(map(self._bytes_of, token_ids))
         return data.decode("utf-8", "replace")
 
@@ -167,8 +103,8 @@ class BytesGrowth:
         return data
 
 
-class PiecesGrowth:
-    """Growth under DecoderKind.PIECES."""
+class PiecewiseDecoder:
+    """The decoder of DecoderKind.PIECES."""
 
     def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
@@ -178,7 +114,7 @@ class PiecesGrowth:
         self._open_ids: list[int] = []
 
     def begin(self, newest_first: Iterable[int]) -> None:
-        """Takes the last ids that have text together, and the bytes behind them that are not a character yet."""
+        """Takes the last ids that have text together, and the bytes after them that are not a character yet."""
         ids = iter(newest_first)
         newest = list(islice(ids, MAX_INCOMPLETE))[::-1]
         num_closed = len(newest) - self._num_incomplete(newest)
@@ -198,10 +134,10 @@ class PiecesGrowth:
         self._open_ids = self._close(closed, text) + incomplete
         return text
 
-    def tentative(self) -> str:
-        return self.last([])
+    def pending(self) -> str:
+        return self.flush([])
 
-    def last(self, token_ids: list[int]) -> str:
+    def flush(self, token_ids: list[int]) -> str:
         new_ids = self._open_ids + token_ids
         return self._decode(self._anchor_ids + new_ids)[len(self._anchor_text) :] if new_ids else ""
 
@@ -225,11 +161,12 @@ class PiecesGrowth:
         return ids[:-1] if len(ids) > 1 and not self._tokenizer.token_text(ids[-1]) else ids
 
     def _set_anchor(self, ids: list[int], text: str) -> None:
-        self._anchor_ids, self._anchor_text = ids, text
+        self._anchor_ids = ids
+        self._anchor_text = text
         self._is_anchored = len(ids) == 1 and not self._num_incomplete(ids)
 
     def _num_incomplete(self, token_ids: list[int]) -> int:
-        """How many ids at the end are bytes of a character that the next ones may complete."""
+        """The number of ids at the end that are bytes of a character that the next ones may complete."""
         end = b""
         for token_id in token_ids[: -MAX_INCOMPLETE - 1 : -1]:
             data = self._tokenizer.token_bytes(token_id)
@@ -242,8 +179,8 @@ class PiecesGrowth:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False)
 
 
-class UnknownGrowth:
-    """Growth under DecoderKind.UNKNOWN: nothing is final before the end, and everything is decoded every time."""
+class WholeDecoder:
+    """The decoder of DecoderKind.UNKNOWN: nothing is final before the end, and all is decoded every time."""
 
     def __init__(self, tokenizer: Decodes) -> None:
         self._tokenizer = tokenizer
@@ -256,8 +193,8 @@ class UnknownGrowth:
         self._ids.append(token_id)
         return ""
 
-    def tentative(self) -> str:
-        return self.last([])
+    def pending(self) -> str:
+        return self.flush([])
 
-    def last(self, token_ids: list[int]) -> str:
+    def flush(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(self._ids + token_ids, skip_special_tokens=False)

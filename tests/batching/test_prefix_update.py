@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
+from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
 from tests.batching.plans import chunk, decode_rows, limits, plan
 
 SIZES = limits(max_num_seqs=20, max_model_len=16)  # four pages each

@@ -1,21 +1,21 @@
-"""Words that are the same from step to step are sent once."""
+"""Inputs that are the same from step to step are sent once."""
 
 import jax
 import numpy as np
 
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
-from jinfer.execution.sent_words import SentWords
+from jinfer.execution.input_cache import InputCache
 
 DECODE, MIXED = StepShape(2), StepShape(2, 16)
 
 
-def sent_words() -> SentWords:
-    return SentWords(jax.devices("cpu")[0])
+def input_cache() -> InputCache:
+    return InputCache(jax.devices("cpu")[0])
 
 
-def test_words_are_kept_on_the_device_from_the_second_time_on():
-    send = sent_words()
+def test_an_input_is_kept_on_the_device_from_the_second_time_on():
+    send = input_cache()
     first, second, third = (send(Batch(DECODE, np.array([1, 2], np.int32))) for _ in range(3))
     assert isinstance(first, np.ndarray)
     assert isinstance(second, jax.Array)
@@ -23,16 +23,16 @@ def test_words_are_kept_on_the_device_from_the_second_time_on():
     assert second.tolist() == [1, 2]
 
 
-def test_a_page_begun_leaves_what_is_kept():
-    send = sent_words()
+def test_a_new_page_does_not_replace_what_is_kept():
+    send = input_cache()
     kept = [send(Batch(DECODE, np.array([1, 0], np.int32))) for _ in range(2)][-1]
     other = send(Batch(DECODE, np.array([1, 7], np.int32)))
     assert other.tolist() == [1, 7]
     assert send(Batch(DECODE, np.array([1, 0], np.int32))) is kept
 
 
-def test_other_words_twice_take_the_place():
-    send = sent_words()
+def test_another_input_twice_replaces_it():
+    send = input_cache()
     old = [send(Batch(DECODE, np.array([1, 0], np.int32))) for _ in range(2)][-1]
     new = [send(Batch(DECODE, np.array([3, 0], np.int32))) for _ in range(3)][-1]
     assert new.tolist() == [3, 0]
@@ -41,9 +41,9 @@ def test_other_words_twice_take_the_place():
 
 
 def test_shapes_are_kept_apart_and_mixed_steps_are_sent_as_they_are():
-    send = sent_words()
-    words = np.array([1, 0], np.int32)
-    first, second = (send(Batch(DECODE, words)), send(Batch(StepShape(1), words)))
-    assert first is words
-    assert second is words
-    assert all(send(Batch(MIXED, words)) is words for _ in range(3))
+    send = input_cache()
+    packed = np.array([1, 0], np.int32)
+    first, second = (send(Batch(DECODE, packed)), send(Batch(StepShape(1), packed)))
+    assert first is packed
+    assert second is packed
+    assert all(send(Batch(MIXED, packed)) is packed for _ in range(3))

@@ -1,4 +1,4 @@
-"""The pages that a plan's sequences share with others, as padded arrays: copies, and whole rows of the page table.
+"""The prefixes that sequences of a plan join with, as padded arrays: copies of pages, and rows of the page table.
 
 A plan may have any number of either. They go in groups of a fixed size, each a call of one executable:
 

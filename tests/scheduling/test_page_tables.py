@@ -6,8 +6,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from jinfer.config import Limits
 from jinfer.requests.request import Sequence
-from jinfer.scheduling.radix_cache import MOST_CANDIDATES
-from jinfer.scheduling.sequence_pages import Prefix, SequencePages
+from jinfer.scheduling.page_tables import PageTables, Prefix
+from jinfer.scheduling.radix_cache import MAX_CANDIDATES
 from tests.scheduling.fake_device import new_sequences
 
 MAX_MODEL_LEN = 14
@@ -24,7 +24,7 @@ def sequence(token_ids: list[int], salt: str | None = None) -> Sequence:
     return new_sequences(limits(), token_ids, MAX_MODEL_LEN, salt=salt)[0]
 
 
-class SequencePagesMachine(RuleBasedStateMachine):
+class PageTablesMachine(RuleBasedStateMachine):
     """Sequences begin with what is cached, grow, and leave their pages behind or not; each rule that plans is a step.
 
     `memory` is what was written: a token's keys and values depend on every token before it, and those of other salts
@@ -39,7 +39,7 @@ class SequencePagesMachine(RuleBasedStateMachine):
     def start(self, page_size: int, num_pages: int, caching: bool) -> None:
         self.size, self.caching = page_size, caching
         self.limits = limits(page_size, max(num_pages, 2 + -(-MAX_MODEL_LEN // page_size)))
-        self.pages = SequencePages(self.limits, prefix_caching=caching)
+        self.pages = PageTables(self.limits, prefix_caching=caching)
         self.running: list[Sequence] = []
         self.memory: dict[Place, Believed] = {}
         self.num_copies = self.num_found = 0
@@ -79,7 +79,7 @@ class SequencePagesMachine(RuleBasedStateMachine):
 
     def compute(self, sequence: Sequence, num_tokens: int) -> None:
         """A chunk that the pages must be there for."""
-        self.pages.give(sequence, self.pages.num_missing(sequence, num_tokens))
+        self.pages.allocate(sequence, self.pages.num_missing(sequence, num_tokens))
         for position in range(sequence.num_computed_tokens, sequence.num_computed_tokens + num_tokens):
             place = self.place(sequence, position)
             assert place[0] not in self.shared_pages(), "a shared page is written to"
@@ -122,10 +122,10 @@ class SequencePagesMachine(RuleBasedStateMachine):
         return needed <= self.pages.num_available - prefix.num_unlocked
 
     def join(self, one: Sequence, prefix: Prefix, num_tokens: int) -> None:
-        source = self.pages.begin(one, prefix)
+        source = self.pages.attach_prefix(one, prefix)
         self.running.append(one)
         self.num_found += prefix.num_tokens > 0
-        self.pages.give(one, self.pages.num_missing(one, num_tokens))
+        self.pages.allocate(one, self.pages.num_missing(one, num_tokens))
         if source is not None:
             self.num_copies += 1
             target = one.page_ids[prefix.num_shared_pages]
@@ -134,7 +134,7 @@ class SequencePagesMachine(RuleBasedStateMachine):
                     self.memory[target, offset] = self.memory[source, offset]
         self.check_contents(one)
         self.compute(one, num_tokens)
-        self.pages.share(one)
+        self.pages.publish(one)
 
     @rule(place=places, data=st.data())
     def go_on(self, place: int, data: st.DataObject) -> None:
@@ -153,7 +153,7 @@ class SequencePagesMachine(RuleBasedStateMachine):
             self.pages.begin_step()
             self.compute(one, num_tokens)
             if waiting > 0:
-                self.pages.share(one)
+                self.pages.publish(one)
             self.pages.end_step()
 
     @rule(place=places)
@@ -165,18 +165,18 @@ class SequencePagesMachine(RuleBasedStateMachine):
         num_known = min(one.num_computed_tokens, len(one.token_ids))
         self.pages.release(one, keep=True)
         assert (one.page_ids, one.num_computed_tokens, one.num_shared_pages) == ([], 0, 0)
-        one.token_ids[num_known:] = [99]  # begins behind what was known
+        one.token_ids[num_known:] = [99]  # begins after what was known
         self.pages.begin_step()
         best = next(self.pages.prefixes(one))
         self.pages.end_step()
-        num_behind = num_known % self.size
+        num_in_last_page = num_known % self.size
         if not self.caching:
             assert best.num_tokens == 0
-        elif num_behind < self.size / 2:
-            assert best.num_tokens >= num_known - num_behind
+        elif num_in_last_page < self.size / 2:
+            assert best.num_tokens >= num_known - num_in_last_page
         else:
             children = len(best.match.node.children)
-            assert best.num_tokens == num_known or children > MOST_CANDIDATES
+            assert best.num_tokens == num_known or children > MAX_CANDIDATES
 
     @rule(place=places)
     def fail(self, place: int) -> None:
@@ -204,33 +204,33 @@ class SequencePagesMachine(RuleBasedStateMachine):
         assert pool.num_used == 0
         assert self.caching or pool.num_cached == 0
         last = sequence([5])
-        self.pages.begin(last, list(self.pages.prefixes(last))[-1])
-        self.pages.give(last, self.limits.num_pages - 1)  # evicts all that is cached
+        self.pages.attach_prefix(last, list(self.pages.prefixes(last))[-1])
+        self.pages.allocate(last, self.limits.num_pages - 1)  # evicts all that is cached
         assert (pool.num_free, pool.num_cached) == (0, 0)
         event(f"found: {self.num_found > 0}, copied: {self.num_copies > 0}")
 
 
-TestSequencePages = SequencePagesMachine.TestCase
-TestSequencePages.settings = settings(
+TestPageTables = PageTablesMachine.TestCase
+TestPageTables.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None, print_blob=True, report_multiple_bugs=False
 )
 
 
-def compute(pages: SequencePages, one: Sequence) -> Prefix:
+def compute(pages: PageTables, one: Sequence) -> Prefix:
     """Begins and computes all that a sequence knows, in a step of its own."""
     pages.begin_step()
     prefix = next(pages.prefixes(one))
-    pages.begin(one, prefix)
+    pages.attach_prefix(one, prefix)
     num_tokens = len(one.token_ids) - prefix.num_tokens
-    pages.give(one, pages.num_missing(one, num_tokens))
+    pages.allocate(one, pages.num_missing(one, num_tokens))
     one.num_computed_tokens += num_tokens
-    pages.share(one)
+    pages.publish(one)
     pages.end_step()
     return prefix
 
 
 def test_a_path_is_evicted_from_its_end_and_the_least_recently_used_first():
-    pages = SequencePages(limits(page_size=1, num_pages=1 + 8), prefix_caching=True)
+    pages = PageTables(limits(page_size=1, num_pages=1 + 8), prefix_caching=True)
     old, new = sequence([0, 1, 2]), sequence([0, 5, 6])
     for one in (old, new):
         compute(pages, one)
@@ -239,14 +239,14 @@ def test_a_path_is_evicted_from_its_end_and_the_least_recently_used_first():
     taker = sequence([7])
     compute(pages, taker)
     for count, left_of_old, left_of_new in ((2, 3, 3), (1, 2, 3), (1, 1, 3), (1, 1, 2), (1, 1, 1), (1, 0, 0)):
-        pages.give(taker, count)
+        pages.allocate(taker, count)
         found = [next(pages.prefixes(sequence([*prompt, 9]))).num_tokens for prompt in ([0, 1, 2], [0, 5, 6])]
         assert found == [left_of_old, left_of_new]
     assert pages.num_available == 0
 
 
 def test_what_is_found_is_used_and_is_recent_when_it_is_left():
-    pages = SequencePages(limits(page_size=1, num_pages=1 + 6), prefix_caching=True)
+    pages = PageTables(limits(page_size=1, num_pages=1 + 6), prefix_caching=True)
     for prompt in ([1, 1], [2, 2]):
         one = sequence(prompt)
         compute(pages, one)
@@ -257,21 +257,21 @@ def test_what_is_found_is_used_and_is_recent_when_it_is_left():
     pages.release(again, keep=True)
     taker = sequence([7])
     compute(pages, taker)
-    pages.give(taker, 2)
+    pages.allocate(taker, 2)
     assert next(pages.prefixes(sequence([1, 1, 9, 9]))).num_tokens == 3
     assert next(pages.prefixes(sequence([2, 2, 9, 9]))).num_tokens == 0
 
 
 def test_two_that_computed_the_same_leave_it_once():
     """The last page of a prompt is computed by each, for its last token says what comes next."""
-    pages = SequencePages(limits(page_size=4), prefix_caching=True)
+    pages = PageTables(limits(page_size=4), prefix_caching=True)
     first, second = sequence([0] * 8), sequence([0] * 8)
     compute(pages, first)
     compute(pages, second)
     assert second.page_ids[0] == first.page_ids[0]
     assert second.page_ids[1] != first.page_ids[1]
     second.token_ids += [7] * 4  # and goes on, with a page that the first does not have
-    pages.give(second, 1)
+    pages.allocate(second, 1)
     second.num_computed_tokens += 4
     pages.release(first, keep=True)
     pages.release(second, keep=True)
@@ -280,7 +280,7 @@ def test_two_that_computed_the_same_leave_it_once():
 
 
 def test_tokens_that_nobody_knows_are_not_found():
-    pages = SequencePages(limits(page_size=4), prefix_caching=True)
+    pages = PageTables(limits(page_size=4), prefix_caching=True)
     one = sequence([1, 2, 3])
     compute(pages, one)
     one.num_computed_tokens += 1  # a step in flight, whose token is never read
@@ -292,7 +292,7 @@ def test_tokens_that_nobody_knows_are_not_found():
 def test_prompts_whose_keys_are_turned_otherwise_share_nothing():
     """Here those of more than four tokens are of a class of their own, by their length."""
     longer = {"rotation_class": lambda prompt_length: prompt_length if prompt_length > 4 else None}
-    pages = SequencePages(limits(page_size=1), prefix_caching=True, **longer)
+    pages = PageTables(limits(page_size=1), prefix_caching=True, **longer)
     for prompt in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]):
         one = sequence(prompt)
         assert compute(pages, one).num_tokens == 0
@@ -305,11 +305,11 @@ def test_prompts_whose_keys_are_turned_otherwise_share_nothing():
 def test_what_follows_a_short_prompt_is_of_its_class():
     """Also when it is preempted, and begins again with more tokens than the class has in a prompt."""
     longer = {"rotation_class": lambda prompt_length: prompt_length if prompt_length > 4 else None}
-    pages = SequencePages(limits(page_size=1), prefix_caching=True, **longer)
+    pages = PageTables(limits(page_size=1), prefix_caching=True, **longer)
     one = sequence([1, 2, 3])
     compute(pages, one)
     one.token_ids += [4, 5, 6]
-    pages.give(one, 3)
+    pages.allocate(one, 3)
     one.num_computed_tokens += 3
     pages.release(one, keep=True)
     assert next(pages.prefixes(one)).num_tokens == 5

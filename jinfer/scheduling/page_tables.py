@@ -1,4 +1,4 @@
-"""Which pages each running sequence has: some that it shares through the prefix cache, and then its own.
+"""The pages of each running sequence: first those that it shares through the prefix cache, then its own.
 
     page_ids of a sequence    7 8 12 | 31 4        num_shared_pages = 3
                               shared | own
@@ -7,8 +7,8 @@ A prompt's pages are shared as soon as they are planned: steps run in order on t
 and values of a layer are written before they are read. The pages of the output follow when the sequence ends or is
 preempted, so that decoding has nothing to do with the tree.
 
-Nothing is ever written to a shared page. Where a cached page has the next tokens only in part, a sequence gets a copy
-of it (copy on write) and goes on from there, if that saves as much as half a page of tokens.
+Nothing is ever written to a shared page. Where only the first tokens of a cached page match, a sequence gets a copy of
+it (copy on write) and continues from there, if that saves at least half a page of tokens.
 """
 
 from collections import Counter
@@ -21,12 +21,12 @@ from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.radix_cache import Match, Node, PartialMatch, RadixCache, Salt
 
 RotationClass = Callable[[int], int | None]
-"""Of a prompt's length: equal where keys of the same tokens at the same positions are turned alike. Where rotary
-embedding depends on the length of the prompt, others must not share them (`RopeConfig.rotation_class`)."""
+"""Maps a prompt's length to a class: prompts of one class have the same keys for the same tokens at the same positions.
+Others must not share pages, since rotary embedding may depend on the length (`RopeConfig.rotation_class`)."""
 
 MIN_COPIED_SHARE = 1 / 2
-"""Of a page: a copy is a call of its own, some 0.15 ms on an H200, in which a model of 8B computes seven tokens and a
-smaller one many more. So copies of pages of 16 tokens hardly pay, and those of larger ones do."""
+"""Share of a page that must match for a copy to pay. A copy is a call of its own, some 0.15 ms on an H200: seven tokens
+of a model of 8B, and many more of a smaller one. Copies of pages of 16 tokens hardly pay, those of larger ones do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,22 +43,22 @@ class Prefix:
 
     @property
     def num_unlocked(self) -> int:
-        """Cached pages that are not available any more once the prefix is taken."""
+        """Cached pages that stop being available once the prefix is attached."""
         copied = self.partial is not None and self.partial.node.num_locks == 0
         return self.match.num_unlocked + copied
 
 
 def rotated_by_position(prompt_length: int) -> None:
-    """The class of all prompts, where keys are turned by their positions alone."""
+    """One class for all prompts, where keys depend on their positions alone."""
 
 
-class SequencePages:
+class PageTables:
     """Gives sequences their pages and takes them back. Cached pages are evicted when none is free."""
 
     def __init__(
         self, limits: Limits, *, prefix_caching: bool, rotation_class: RotationClass = rotated_by_position
     ) -> None:
-        """Without `prefix_caching` nothing is ever put into the cache."""
+        """The cache stays empty without `prefix_caching`."""
         self._limits = limits
         self._prefix_caching = prefix_caching
         self._rotation_class = rotation_class
@@ -66,19 +66,19 @@ class SequencePages:
         self.pool = PagePool(limits.num_pages)
         self._cache = RadixCache(self.pool, limits.page_size)
         self._step = 0
-        self._copied: list[Node] = []  # in the step that is planned now
+        self._copied: list[Node] = []  # by the step that is planned now
 
     @property
     def num_available(self) -> int:
-        """Pages that can be had: free ones, and cached ones after their eviction."""
+        """Pages that can be allocated: free ones, and cached ones after their eviction."""
         return self.pool.num_free + self.pool.num_cached
 
     def begin_step(self) -> None:
-        """To be called before anything is planned in a step."""
+        """Starts a step; comes before anything is planned in it."""
         self._step += 1
 
     def end_step(self) -> None:
-        """To be called when a step is planned: until then, what it copies stays where it is."""
+        """Ends the planning of a step; until then, the pages that it copies stay where they are."""
         for node in self._copied:
             self._cache.unlock(node)
         self._copied.clear()
@@ -87,8 +87,8 @@ class SequencePages:
         """Pages that a running sequence needs for `num_tokens` more."""
         return self._limits.pages_for(sequence.num_computed_tokens + num_tokens) - len(sequence.page_ids)
 
-    def give(self, sequence: Sequence, count: int) -> list[int]:
-        """New pages of its own for a running sequence; there must be as many available."""
+    def allocate(self, sequence: Sequence, count: int) -> list[int]:
+        """Appends own pages to a running sequence; at least `count` must be available."""
         self._cache.evict(count - self.pool.num_free)
         page_ids = self.pool.allocate(count)
         assert page_ids is not None
@@ -96,20 +96,21 @@ class SequencePages:
         return page_ids
 
     def prefixes(self, sequence: Sequence) -> Iterator[Prefix]:
-        """What a waiting sequence may begin with, best first: with a page to copy, if there is one, and without.
+        """Cached prefixes of a waiting sequence, best first: with a page to copy, if there is one, and without.
 
-        Its last token is never in it: the step must compute one to know the next.
+        The last token is never part of one: the step must compute it to know the next.
         """
-        salt, token_ids, most = self._salt(sequence), sequence.token_ids, len(sequence.token_ids) - 1
-        match = self._cache.match(salt, token_ids, most, behind=self._cache.root)
+        salt, token_ids = self._salt(sequence), sequence.token_ids
+        max_tokens = len(token_ids) - 1
+        match = self._cache.match(salt, token_ids, max_tokens, after=self._cache.root)
         num_shared = len(match.page_ids) * self._limits.page_size
-        partial = self._cache.match_in_part(match, salt, token_ids, most, before_step=self._step)
+        partial = self._cache.match_partial(match, salt, token_ids, max_tokens, before_step=self._step)
         if partial and partial.num_tokens >= self._min_copied:
             yield Prefix(match, partial, num_shared + partial.num_tokens)
         yield Prefix(match, None, num_shared)
 
-    def begin(self, sequence: Sequence, prefix: Prefix) -> int | None:
-        """Gives a sequence its prefix. Returns the page that has to be copied to the next page it gets, if any."""
+    def attach_prefix(self, sequence: Sequence, prefix: Prefix) -> int | None:
+        """Begins a sequence with a prefix. Returns the page to copy into the next page that it gets, if any."""
         match, partial = prefix.match, prefix.partial
         sequence.cache_node = self._cache.lock(match.node, match.num_pages)
         sequence.page_ids = list(match.page_ids)
@@ -121,44 +122,43 @@ class SequencePages:
         self._copied.append(source)
         return source.page_ids[0]
 
-    def share(self, sequence: Sequence) -> None:
-        """Lets others use the full pages of what a running sequence has computed, or will have with this step."""
+    def publish(self, sequence: Sequence) -> None:
+        """Caches the full pages that a running sequence has computed, or will have with the step that is planned."""
         num_tokens = min(sequence.num_computed_tokens, len(sequence.token_ids))
         self._extend(sequence, num_tokens - num_tokens % self._limits.page_size)
 
     def release(self, sequence: Sequence, *, keep: bool) -> None:
-        """Takes all pages back. With `keep` the cache knows afterwards what is in them, and without it forgets of the
-        sequence's prefix what nobody else uses."""
+        """Takes all pages back. `keep=True` caches the computed pages, `keep=False` also evicts an unshared prefix."""
         if keep and self._prefix_caching:
-            self._keep(sequence)
+            self._publish_all(sequence)
         self.pool.free(sequence.page_ids[sequence.num_shared_pages :])
         self._cache.unlock(sequence.cache_node)
         if not keep:
-            self._cache.forget(sequence.cache_node)
+            self._cache.discard(sequence.cache_node)
         sequence.page_ids, sequence.num_shared_pages, sequence.cache_node = [], 0, None
         sequence.num_computed_tokens = 0
 
-    def _keep(self, sequence: Sequence) -> None:
-        """Shares all that is known of a sequence that leaves: full pages, and of the last one what may be copied.
+    def _publish_all(self, sequence: Sequence) -> None:
+        """Caches the pages of a sequence that leaves: the full ones, and the last one if it may be copied.
 
-        Positions of tokens that a step still samples, and nobody will read, are not known.
+        Positions of tokens that a step still samples are left out, since the host never reads them.
         """
         num_tokens = min(sequence.num_computed_tokens, len(sequence.token_ids))
-        num_behind = num_tokens % self._limits.page_size
-        self._exchange(sequence, num_tokens - num_behind)
-        self._extend(sequence, num_tokens - num_behind)
-        if num_behind >= self._min_copied:
+        num_in_last_page = num_tokens % self._limits.page_size
+        self._deduplicate(sequence, num_tokens - num_in_last_page)
+        self._extend(sequence, num_tokens - num_in_last_page)
+        if num_in_last_page >= self._min_copied:
             self._extend(sequence, num_tokens)
 
     def _salt(self, sequence: Sequence) -> Salt:
-        """What must be equal for two to share pages, besides the tokens."""
+        """Must be equal, besides the tokens, for two sequences to share pages."""
         return sequence.params.cache_salt, self._rotation_class(len(sequence.request.prompt_token_ids))
 
-    def _exchange(self, sequence: Sequence, num_tokens: int) -> None:
-        """Takes the cache's pages for those of the sequence's own that have the same contents."""
-        first, node, salt = sequence.num_shared_pages, sequence.cache_node, self._salt(sequence)
+    def _deduplicate(self, sequence: Sequence, num_tokens: int) -> None:
+        """Replaces the sequence's own pages by the cache's pages of the same contents."""
+        first, node = sequence.num_shared_pages, sequence.cache_node
         start = first * self._limits.page_size
-        match = self._cache.match(salt, sequence.token_ids, num_tokens, behind=node, start=start)
+        match = self._cache.match(self._salt(sequence), sequence.token_ids, num_tokens, after=node, start=start)
         if not match.page_ids:
             return
         last = first + len(match.page_ids)
@@ -169,7 +169,7 @@ class SequencePages:
         sequence.num_shared_pages = last
 
     def _extend(self, sequence: Sequence, num_tokens: int) -> None:
-        """Shares a sequence's own pages up to a number of tokens, unless the cache has the first of them already."""
+        """Caches a sequence's own pages up to a number of tokens, unless the cache has the first of them already."""
         first, last = sequence.num_shared_pages, self._limits.pages_for(num_tokens)
         if first == last or not self._prefix_caching:
             return
@@ -180,16 +180,16 @@ class SequencePages:
             sequence.num_shared_pages, sequence.cache_node = last, node
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
-        """Raises AssertionError unless the pages that are used are those of the running sequences, each for its tokens,
-        and no page of a sequence's own is known to anybody else."""
+        """Raises AssertionError unless the used pages are those of the running sequences, each for its tokens, and a
+        sequence's own pages belong to it alone."""
         self.pool.check_integrity()
         self._cache.check_integrity()
         running = list(running)
         held = [page_id for sequence in running for page_id in sequence.page_ids]
-        assert len(set(held)) == self.pool.num_used, "a page is used by nobody"
+        assert len(set(held)) == self.pool.num_used, "a used page belongs to no sequence"
         num_holders = Counter(held)
         for sequence in running:
             shared, own = sequence.page_ids[: sequence.num_shared_pages], sequence.page_ids[sequence.num_shared_pages :]
-            assert all(num_holders[page_id] == 1 for page_id in own), "two have the same page for their own"
+            assert all(num_holders[page_id] == 1 for page_id in own), "two sequences own the same page"
             self._cache.check_path(sequence.cache_node, self._salt(sequence), sequence.token_ids, shared)
         self._cache.check_locks(sequence.cache_node for sequence in running)

@@ -1,4 +1,4 @@
-"""What is done on the device before a step whose sequences share pages."""
+"""Updates of the device state before a step whose rows join with a cached prefix."""
 
 import re
 
@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME
+from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.device_state import kv_layer_shape, new_device_state
-from jinfer.execution.page_sharing import PageSharing, copy_pages, lower, set_page_tables
+from jinfer.execution.prefix_updates import PrefixUpdates, copy_pages, lower, set_page_tables
 from jinfer.models.registry import read_model_config
 from jinfer.weights.hub import DEMO_MODEL, read_json
 from tests.batching.plans import chunk, decode_rows, plan
@@ -33,9 +33,9 @@ def filled_state():
 
 def test_pages_are_copied_in_every_layer_and_rows_are_set():
     before = jax.tree.map(np.array, filled_state())
-    sharing = PageSharing(LIMITS, filled_state(), EngineConfig())
+    updates = PrefixUpdates(LIMITS, filled_state(), EngineConfig())
     joining = chunk(1, 9, [1, 2], new_pages=[6], shared_pages=[3, 2], copied_page=5)
-    after = jax.tree.map(np.array, sharing(filled_state(), plan(decode_rows((0, 3)), joining)))
+    after = jax.tree.map(np.array, updates(filled_state(), plan(decode_rows((0, 3)), joining)))
 
     for old, new in zip(before.kv_cache, after.kv_cache, strict=True):
         expected = old.copy()
@@ -48,8 +48,8 @@ def test_pages_are_copied_in_every_layer_and_rows_are_set():
 
 def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
     before = jax.tree.map(np.array, filled_state())
-    sharing = PageSharing(LIMITS, filled_state(), EngineConfig())
-    after = sharing(sharing.warm_up(filled_state()), plan(decode_rows((0, 3))))
+    updates = PrefixUpdates(LIMITS, filled_state(), EngineConfig())
+    after = updates(updates.warm_up(filled_state()), plan(decode_rows((0, 3))))
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, after), before)
 
 
@@ -67,8 +67,8 @@ def test_the_cache_is_not_copied(dtype, users_compiler_options):
 
 def test_the_page_table_is_not_copied():
     table = new_device_state(CONFIG, LIMITS, FLOAT32).rows.page_table
-    words = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + LIMITS.pages_per_sequence), jnp.int32)
-    assert_in_place(lower(set_page_tables, table, words).compile(), table)
+    rows = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + LIMITS.pages_per_sequence), jnp.int32)
+    assert_in_place(lower(set_page_tables, table, rows).compile(), table)
 
 
 def assert_in_place(compiled: jax.stages.Compiled, donated) -> None:

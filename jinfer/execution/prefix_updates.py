@@ -1,4 +1,4 @@
-"""What is done on the device before a step whose sequences share pages: copies of pages, and rows of the page table."""
+"""Updates of the device state before a step whose rows join with a cached prefix: page copies and page table rows."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
+from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
 from jinfer.compilation.cache import persistent_cache
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compiled_steps import steps_directory
@@ -20,8 +20,8 @@ KVCache = tuple[Array, ...]
 Groups = Iterable[np.ndarray]
 
 
-class PageSharing:
-    """Two executables, compiled when it is made. It keeps no arrays: a state goes in, and the next one comes out."""
+class PrefixUpdates:
+    """Two executables, compiled at construction. Keeps no arrays: a state goes in, and the next one comes out."""
 
     def __init__(self, limits: Limits, state: DeviceState, config: EngineConfig) -> None:
         self._limits = limits
@@ -40,7 +40,7 @@ class PageSharing:
         return self._run(state, [copies], [rows])
 
     def __call__(self, state: DeviceState, plan: StepPlan) -> DeviceState:
-        """Dispatches what a plan needs, which in most steps is nothing. `state` is donated."""
+        """Dispatches the updates of a plan, in most steps none. `state` is donated."""
         return self._run(state, copy_groups(plan), page_table_groups(plan, self._limits))
 
     def _run(self, state: DeviceState, copy_groups: Groups, page_table_groups: Groups) -> DeviceState:
@@ -60,13 +60,13 @@ def copy_pages(kv_cache: KVCache, copies: Int32[Array, "copies 2"]) -> KVCache:
 
 
 def set_page_tables(
-    page_table: Int32[Array, "rows pages_per_sequence"], new_rows: Int32[Array, "new_rows words"]
+    page_table: Int32[Array, "rows pages_per_sequence"], new_rows: Int32[Array, "new_rows packed"]
 ) -> Int32[Array, "rows pages_per_sequence"]:
     """The page table with new_rows[:, 1:] in the rows new_rows[:, 0]."""
     return page_table.at[new_rows[:, 0]].set(new_rows[:, 1:])
 
 
-def lower(function: Callable[..., Any], donated: Any, words: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
+def lower(function: Callable[..., Any], donated: Any, group: jax.ShapeDtypeStruct) -> jax.stages.Lowered:
     """Lowers one of the two for arrays, or the shapes of arrays, that it may write to."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), donated)
-    return jax.jit(function, donate_argnums=0).lower(abstract, words)
+    return jax.jit(function, donate_argnums=0).lower(abstract, group)
