@@ -10,6 +10,7 @@ from pallas_kernels.core.rowwise.blocks import Blocks
 from pallas_kernels.layer_norm import layer_norm, triton, tuning
 from pallas_kernels.layer_norm.shapes import SHAPES
 from tests.pallas_kernels.paged_cases import relative_error
+from tests.pallas_kernels.some import every_nth
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
 EPSILON = 1e-5
@@ -81,7 +82,7 @@ def test_blocks_do_not_change_the_result(rng, features, blocks):
 def test_candidates_do_not_change_the_result(rng, name, dtype):
     arguments = random_inputs(rng, (2**22 // SHAPES[name] + 5, SHAPES[name]), dtype)
     wanted = definition(*arguments)
-    for blocks in tuning.layer_norm_candidates(*arguments[0].shape, arguments[0].dtype.itemsize):
+    for blocks in every_nth(tuning.layer_norm_candidates(*arguments[0].shape, arguments[0].dtype.itemsize), 3, rng):
         check(triton.layer_norm(*arguments, EPSILON, interpret=False, blocks=blocks), wanted, dtype)
 
 
