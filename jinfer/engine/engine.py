@@ -19,6 +19,7 @@ class Engine:
         """`overlap` plans and dispatches a step before the last one is read."""
         self.scheduler = scheduler
         self.executor = executor
+        self._counters = scheduler.counters
         self.in_flight = StepQueue(overlapped if overlap else one_at_a_time)
         self._sequences: set[Sequence] = set()  # accepted and not ended
         self._logprob_sequences: set[Sequence] = set()  # those of them that want log probabilities
@@ -67,7 +68,7 @@ class Engine:
         if plan is not None:
             self.in_flight.append(plan, self.executor.dispatch(plan))
         outputs = []
-        for step in self.in_flight.due(has_new_step=plan is not None):
+        for step in self.in_flight.take_due(has_new_step=plan is not None):
             outputs += self.read(step)
         return outputs
 
@@ -95,7 +96,7 @@ class Engine:
         """Appends a token, and ends the sequence if it is the last."""
         if sequence.request.first_token_time is None:
             sequence.request.first_token_time = time.perf_counter()
-        self.scheduler.counters.num_generated_tokens += 1
+        self._counters.num_generated_tokens += 1
         output = append_token(sequence, token_id)
         if output.finish_reason is not None:
             self._end(sequence, output.finish_reason)

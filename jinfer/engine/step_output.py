@@ -1,6 +1,7 @@
 """The seam between the engine and a device: what an executor does, and what it gives back."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from jinfer.scheduling.step_plan import StepPlan
@@ -14,8 +15,9 @@ class TokenLogprobs(NamedTuple):
     top_logprobs: list[float]
 
 
-class StepOutput(NamedTuple):
-    """The results of one step on the host, row by row of its plan.
+@dataclass(slots=True, eq=False)
+class StepOutput:
+    """The results of one step on the host, row by row of its plan. Made once and not changed.
 
     A token is None where the logits were not finite. `token_ids` may be longer than the plan: padding comes last.
     `logprobs` has the rows that were asked for. `wait_s` is how long the host waited for the device.

@@ -7,8 +7,9 @@ flight make up for it. Otherwise one is better: with two, a request that joins w
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from jinfer.scheduling.step_plan import StepPlan
 
@@ -28,7 +29,8 @@ def one_at_a_time(last_wait_s: float) -> int:
     return 0
 
 
-class StepInFlight(NamedTuple):
+@dataclass(slots=True, eq=False)
+class StepInFlight:
     """A step that was dispatched and not read yet. The handle is the executor's."""
 
     plan: StepPlan
@@ -55,12 +57,12 @@ class StepQueue:
         """Adds a step that was dispatched."""
         self._steps.append(StepInFlight(plan, handle))
 
-    def due(self, *, has_new_step: bool) -> Iterator[StepInFlight]:
+    def take_due(self, *, has_new_step: bool) -> list[StepInFlight]:
         """Takes out the steps to be read now, oldest first: those beyond the depth, and one at a time when nothing new
         could be planned."""
-        num_left = self.depth(self.last_wait_s) if has_new_step else len(self._steps) - 1
-        while len(self._steps) > max(0, num_left):
-            yield self._steps.popleft()
+        num_steps = len(self._steps)
+        num_left = self.depth(self.last_wait_s) if has_new_step else max(0, num_steps - 1)
+        return [self._steps.popleft() for _ in range(num_steps - num_left)]
 
     def clear(self) -> None:
         """Forgets all steps."""

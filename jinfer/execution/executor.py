@@ -92,8 +92,7 @@ class Executor:
         wait_s = time.perf_counter() - began
         if NOT_FINITE in token_ids:
             token_ids = [None if token_id == NOT_FINITE else token_id for token_id in token_ids]
-        logprobs = _logprobs(handle, logprob_rows) if logprob_rows else {}
-        return StepOutput(token_ids=token_ids, logprobs=logprobs, wait_s=wait_s)
+        return StepOutput(token_ids, _logprobs(handle, logprob_rows) if logprob_rows else {}, wait_s)
 
     def warm_up(self, *, progress: bool) -> None:
         """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request should wait."""

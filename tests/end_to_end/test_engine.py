@@ -1,5 +1,6 @@
 """The engine by itself: when a step is read, and what it says of itself."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 
@@ -65,7 +66,7 @@ def test_the_engine_tells_its_queue_how_long_the_host_waited(monkeypatch):
     engine = shared_llm(overlap=True).engine
     read = engine.executor.read
     monkeypatch.setattr(engine.in_flight, "last_wait_s", math.inf)
-    monkeypatch.setattr(engine.executor, "read", lambda *step: read(*step)._replace(wait_s=0.0))
+    monkeypatch.setattr(engine.executor, "read", lambda *step: dataclasses.replace(read(*step), wait_s=0.0))
     add(shared_llm(overlap=True), PROMPT)
     depths = []
     while engine.has_work:

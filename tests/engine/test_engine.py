@@ -1,5 +1,7 @@
 """The engine over a device in plain Python: whose token is whose, faults, log probabilities, and a new beginning."""
 
+import dataclasses
+
 import pytest
 
 from jinfer.config import Limits
@@ -71,7 +73,7 @@ class FailingDevice(FakeDevice):
     def read(self, handle, logprob_rows) -> StepOutput:
         output = super().read(handle, logprob_rows)
         self.num_reads += 1
-        return output._replace(token_ids=[None, *output.token_ids[1:]]) if self.num_reads == 3 else output
+        return dataclasses.replace(output, token_ids=[None, *output.token_ids[1:]]) if self.num_reads == 3 else output
 
 
 def test_a_row_without_a_token_fails_its_sequence_alone():
@@ -132,12 +134,12 @@ def test_the_depth_follows_the_last_wait():
     queue = StepQueue(overlapped)
     for number in range(3):
         queue.append(number, None)
-    assert [step.plan for step in queue.due(has_new_step=True)] == [0, 1]
+    assert [step.plan for step in queue.take_due(has_new_step=True)] == [0, 1]
     assert queue.newest.plan == 2
     queue.append(3, None)
     queue.last_wait_s = 0.0
-    assert list(queue.due(has_new_step=True)) == []
-    assert [step.plan for step in queue.due(has_new_step=False)] == [2]
-    assert [step.plan for step in queue.due(has_new_step=False)] == [3]
-    assert list(queue.due(has_new_step=False)) == []
+    assert queue.take_due(has_new_step=True) == []
+    assert [step.plan for step in queue.take_due(has_new_step=False)] == [2]
+    assert [step.plan for step in queue.take_due(has_new_step=False)] == [3]
+    assert queue.take_due(has_new_step=False) == []
     assert queue.newest is None
