@@ -12,6 +12,7 @@ from jinfer.models.rope import Angles
 from jinfer.models.token_batch import TokenBatch
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
+from pallas_kernels.paged_attention import KVPages
 from pallas_kernels.rope_cache_write import rope_cache_write
 
 
@@ -56,27 +57,27 @@ class Attention:
         self,
         x: Float[Array, "tokens features"],
         angles: Angles,
-        kv_layer: Array,
+        kv_pages: KVPages,
         tokens: TokenBatch,
         place: LayerPlace,
         *,
         norm: RMSNorm,
         residual: Float[Array, "tokens_or_rows features"],
-    ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
+    ) -> tuple[Float[Array, "tokens_or_rows features"], KVPages]:
         """residual + attention(norm(x)), of `tokens.newest` where that is given; and the layer's cache with the keys
         and values of all tokens in it."""
         heads = self.qkv(x, place.layer, norm=norm).reshape(x.shape[0], -1, self.head_dim)
         attend = self._decode if tokens.query_starts is None else self._extend
-        attended, kv_layer = attend(heads, kv_layer, angles, tokens, place)
-        return self.output(attended.reshape(len(residual), -1), place.layer, residual=residual), kv_layer
+        attended, kv_pages = attend(heads, kv_pages, angles, tokens, place)
+        return self.output(attended.reshape(len(residual), -1), place.layer, residual=residual), kv_pages
 
     def _decode(
-        self, heads: Array, kv_layer: Array, angles: Angles, tokens: TokenBatch, place: LayerPlace
-    ) -> tuple[Array, Array]:
+        self, heads: Array, kv_pages: KVPages, angles: Angles, tokens: TokenBatch, place: LayerPlace
+    ) -> tuple[Array, KVPages]:
         """One token per row. Its place in the cache is that of its row's last position."""
         return paged_attention.append_and_decode(
             heads,
-            kv_layer,
+            kv_pages,
             tokens.page_table,
             tokens.lengths,
             *angles,
@@ -86,16 +87,16 @@ class Attention:
         )
 
     def _extend(
-        self, heads: Array, kv_layer: Array, angles: Angles, tokens: TokenBatch, place: LayerPlace
-    ) -> tuple[Array, Array]:
+        self, heads: Array, kv_pages: KVPages, angles: Angles, tokens: TokenBatch, place: LayerPlace
+    ) -> tuple[Array, KVPages]:
         """Many tokens of some rows, which see each other: all are in the cache before any of them attends.
 
         Of the newest alone, each is the last of its row, and sees what a decoded token sees.
         """
         assert tokens.query_starts is not None
-        q, kv_layer = rope_cache_write(
+        q, kv_pages = rope_cache_write(
             heads,
-            kv_layer,
+            kv_pages,
             *angles,
             tokens.page_ids,
             tokens.page_offsets,
@@ -106,12 +107,12 @@ class Attention:
         attend: dict[str, Any] = {"options": options, "implementation": self.implementation}
         if tokens.newest is not None:
             q = q[tokens.newest]
-            return paged_attention.decode(q, kv_layer, tokens.page_table, tokens.lengths, **attend), kv_layer
+            return paged_attention.decode(q, kv_pages, tokens.page_table, tokens.lengths, **attend), kv_pages
         attended = paged_attention.extend(
-            q, kv_layer, tokens.page_table, tokens.query_starts, tokens.lengths,
+            q, kv_pages, tokens.page_table, tokens.query_starts, tokens.lengths,
             num_decode_rows=tokens.num_decode_rows, **attend,
         )  # fmt: skip
-        return attended, kv_layer
+        return attended, kv_pages
 
     def _head_norms(self, layer: LayerIndex) -> dict[str, Any]:
         if self.q_norm is None or self.k_norm is None:

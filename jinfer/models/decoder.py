@@ -13,6 +13,7 @@ from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.models.token_batch import TokenBatch
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
+from pallas_kernels.paged_attention import KVPages
 
 
 @jax.tree_util.register_dataclass
@@ -45,8 +46,8 @@ class Decoder:
         )
 
     def __call__(
-        self, kv_cache: tuple[Array, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[Array, ...]]:
+        self, kv_cache: tuple[KVPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
         """The last hidden states, and the cache with the tokens' keys and values in it.
 
         With `tokens.newest` they are those of these tokens. The last layer then computes keys and values of all tokens
@@ -59,21 +60,26 @@ class Decoder:
         last_layer = self.config.num_layers - 1
         for layer, window in enumerate(self.config.sliding_windows):
             of_layer = tokens if layer == last_layer else tokens._replace(newest=None)
-            x, kv_layer = _layer(self, window, x, angles, kv_cache[layer], of_layer, np.int32(layer))
-            new_cache.append(kv_layer)
+            x, kv_pages = _layer(self, window, x, angles, kv_cache[layer], of_layer, np.int32(layer))
+            new_cache.append(kv_pages)
         return x, tuple(new_cache)
 
     def layer(
-        self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
-    ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
+        self,
+        x: Float[Array, "tokens features"],
+        angles: Angles,
+        kv_pages: KVPages,
+        tokens: TokenBatch,
+        place: LayerPlace,
+    ) -> tuple[Float[Array, "tokens_or_rows features"], KVPages]:
         """The hidden states after one layer (of `tokens.newest`, where that is given), and its part of the cache with
         keys and values in it.
 
         Norms and residuals are handed to the products around them, which take them in: a kernel less each.
         """
         residual = x if tokens.newest is None else x[tokens.newest]
-        x, kv_layer = self.attention(x, angles, kv_layer, tokens, place, norm=self.attention_norm, residual=residual)
-        return self.mlp(x, place.layer, norm=self.mlp_norm, residual=x), kv_layer
+        x, kv_pages = self.attention(x, angles, kv_pages, tokens, place, norm=self.attention_norm, residual=residual)
+        return self.mlp(x, place.layer, norm=self.mlp_norm, residual=x), kv_pages
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the next token, of hidden states as `__call__` gives them."""
@@ -81,7 +87,7 @@ class Decoder:
 
 
 @jax.jit(static_argnums=1)
-def _layer(decoder: Decoder, window: int | None, x, angles, kv_layer, tokens, index: Int32[Array, ""]):
+def _layer(decoder: Decoder, window: int | None, x, angles, kv_pages, tokens, index: Int32[Array, ""]):
     """Jitted, with the layer's number as an operand, so that layers share one trace: a step of 36 layers is traced and
     lowered in a tenth of the time. XLA inlines the calls, and sees static slices of the weights."""
-    return decoder.layer(x, angles, kv_layer, tokens, LayerPlace(index, window))
+    return decoder.layer(x, angles, kv_pages, tokens, LayerPlace(index, window))

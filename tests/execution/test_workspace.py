@@ -60,7 +60,7 @@ def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeyp
 
     def compile_step(model, limits, params, state, config, device, shape, **options):
         compiled.append(shape)
-        assert state.kv_cache[0].shape[1] == limits.num_pages
+        assert state.kv_cache[0].num_pages == limits.num_pages
         return fake_step(sizes[shape])
 
     monkeypatch.setattr(workspace, "compile_step", compile_step)

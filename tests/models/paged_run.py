@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jinfer.execution.kv_cache import KVCache, KVLayout
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
@@ -61,7 +62,7 @@ class PagedRun:
 
     def newest_logits(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, are_alone: bool
-    ) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
+    ) -> tuple[np.ndarray, KVCache]:
         """[sequences, vocab] of the last token of each, computed in two chunks that divide at `starts`; and the cache.
 
         Where the newest `are_alone`, no other's hidden states are asked for.
@@ -91,14 +92,14 @@ class PagedRun:
         page_ids = 1 + np.random.default_rng(0).permutation(num_rows * self._pages_per_row)
         return page_ids.reshape(num_rows, -1).astype(np.int32)
 
-    def _new_cache(self, num_rows: int) -> tuple[jax.Array, ...]:
+    def _new_cache(self, num_rows: int) -> KVCache:
         config = self._model.config
-        shape = (2, 1 + num_rows * self._pages_per_row, PAGE_SIZE, config.num_kv_heads, config.head_dim)
-        return tuple(jnp.full(shape, jnp.nan, self._dtype) for _ in range(config.num_layers))
+        cache = KVLayout.of(config, PAGE_SIZE, self._dtype).empty(1 + num_rows * self._pages_per_row)
+        return jax.tree.map(lambda pages: jnp.full_like(pages, jnp.nan), cache)
 
 
 @jax.jit(static_argnums=0)
-def _step(model: Model, params: Params, cache: tuple[jax.Array, ...], tokens: TokenBatch):
+def _step(model: Model, params: Params, cache: KVCache, tokens: TokenBatch):
     hidden, cache = model.forward(params, cache, tokens)
     return model.logits(params, hidden), cache
 
