@@ -39,7 +39,7 @@ def test_the_newest_alone_are_what_they_are_among_all(run: PagedRun, name: str) 
     alone, cache = run.newest_logits(sequences, starts, are_alone=True)
     among_all, cache_of_all = run.newest_logits(sequences, starts, are_alone=False)
     np.testing.assert_allclose(alone, among_all, rtol=0, atol=MAX_LOGIT_ERROR)
-    for layer, layer_of_all in zip(cache, cache_of_all, strict=True):
+    for layer, layer_of_all in zip(jax.tree.leaves(cache), jax.tree.leaves(cache_of_all), strict=True):
         np.testing.assert_array_equal(layer[:, 1:], layer_of_all[:, 1:])
 
 
