@@ -42,7 +42,8 @@ class Model:
     def forward(
         self, params: Params, kv_cache: tuple[KVPages, ...], tokens: TokenBatch
     ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
-        """The last hidden states, of all tokens or of `tokens.newest`, and the cache with all keys and values in it."""
+        """The last hidden states, of all tokens or at `tokens.logits_indices`, and the cache with all keys and values
+        in it."""
         return self._module_of(params)(kv_cache, tokens)
 
     def logits(self, params: Params, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:

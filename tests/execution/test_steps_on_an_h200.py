@@ -16,7 +16,7 @@ from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.step import run_step
-from jinfer.execution.workspace import FEWEST_LAYERS
+from jinfer.execution.workspace import MIN_LAYERS
 from jinfer.models.registry import build_model, read_model_config
 from tests.pallas_kernels.h200 import CompiledProgram, compile_for_h200, compiler_process, what_is_missing
 
@@ -92,7 +92,7 @@ def test_a_step_is_what_we_want(compiled, shape):
 @pytest.mark.parametrize("shape", [StepShape(64), StepShape(64, 256)], ids=str)
 def test_layers_use_the_same_workspace(compiled, shape):
     """Beside an entry each in a table of results: so that few of them tell what all need."""
-    few, all_ = (compiled(shape, num_layers=count).temporary_bytes for count in (FEWEST_LAYERS, 6))
+    few, all_ = (compiled(shape, num_layers=count).temporary_bytes for count in (MIN_LAYERS, 6))
     assert few <= all_ < few + 6 * 2048
 
 
