@@ -46,7 +46,7 @@ class Axis(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stack:
+class StackSpecs:
     """Parameters of the same layers, stacked as [num_layers, ...]; `prefix` begins the names of their tensors."""
 
     dtype: jnp.dtype
@@ -119,7 +119,9 @@ class LayerStack:
 def layer_stacks(config: ModelConfig) -> tuple[LayerStack, ...]:
     """The stacks of a decoder, in the order of their first layers: one at the root of the params, or several with a
     name of their own (docs/decisions/0016)."""
-    alike = {layer: _layer_params(config, layer, Stack(jnp.dtype(jnp.float32), (0,))) for layer in set(config.layers)}
+    alike = {
+        layer: _layer_params(config, layer, StackSpecs(jnp.dtype(jnp.float32), (0,))) for layer in set(config.layers)
+    }
     kinds: list[dict[str, ParamSpec]] = []
     layers_of: list[list[int]] = []
     for number, layer in enumerate(config.layers):
@@ -137,15 +139,15 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
     embed = Axis("embed", config.hidden_size)
     by_path = {
         **_vocabulary(config, dtype),
-        "final_norm/scale": Stack(dtype, layers=(0,), prefix="model.").norm("norm", embed),
+        "final_norm/scale": StackSpecs(dtype, layers=(0,), prefix="model.").norm("norm", embed),
     }
     for stack in layer_stacks(config):
-        specs = _layer_params(config, config.layers[stack.layers[0]], Stack(dtype, stack.layers))
+        specs = _layer_params(config, config.layers[stack.layers[0]], StackSpecs(dtype, stack.layers))
         by_path |= {stack.path(path): spec for path, spec in specs.items()}
     return ParamSpecs(by_path, IGNORED)
 
 
-def _layer_params(config: ModelConfig, layer: LayerConfig, stack: Stack) -> dict[str, ParamSpec]:
+def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
     """The parameters of layers of a kind."""
     embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", layer.mlp.intermediate_size)
     norms = SANDWICH_NORMS if layer.has_post_norms else PRE_NORMS
@@ -158,7 +160,7 @@ def _layer_params(config: ModelConfig, layer: LayerConfig, stack: Stack) -> dict
     }
 
 
-def _attention_params(attention: AttentionConfig, embed: Axis, stack: Stack) -> dict[str, ParamSpec]:
+def _attention_params(attention: AttentionConfig, embed: Axis, stack: StackSpecs) -> dict[str, ParamSpec]:
     heads = Axis("heads", attention.num_heads * attention.head_dim)
     kv_heads = Axis("kv_heads", attention.num_kv_heads * attention.head_dim)
     qkv = {"self_attn.q_proj": heads, "self_attn.k_proj": kv_heads, "self_attn.v_proj": kv_heads}
