@@ -22,10 +22,12 @@ from jinfer.batching.packing import pack
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_state import DeviceState, new_device_state
+from jinfer.execution.kv_cache import KVLayout
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights.hub import read_json
 from jinfer.weights.params import Params, num_bytes
+from pallas_kernels.paged_attention import KVPages
 
 READ_BYTES_PER_S = 4.55e12  # measured on an H200: the sum of 4 GiB
 PAGE_SIZE = 16
@@ -94,8 +96,8 @@ def filled_state(
 
 
 @jax.jit(donate_argnums=0)
-def _normal_like(layer: jax.Array, seed: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), layer.shape, layer.dtype)
+def _normal_like(layer: KVPages, seed: int) -> KVPages:
+    return KVPages(jax.random.normal(jax.random.key(seed), layer.array.shape, layer.dtype))
 
 
 def _read_once(model: Model, params: Params) -> Iterator[int]:
@@ -106,8 +108,8 @@ def _read_once(model: Model, params: Params) -> Iterator[int]:
 
 
 def _cache_bytes(model: Model, rows: int, context: int) -> int:
-    config = model.config
-    return rows * (context + TIMED_STEPS // 2) * 2 * config.num_layers * config.num_kv_heads * config.head_dim * 2
+    layout = KVLayout.of(model.config, page_size=1, dtype=jnp.dtype("bfloat16"))
+    return rows * (context + TIMED_STEPS // 2) * layout.page_bytes
 
 
 if __name__ == "__main__":

@@ -50,9 +50,7 @@ def main() -> None:
     options = parser.parse_args()
     config = read_model_config(read_json(options.config / "config.json"))
     if options.layers:
-        config = dataclasses.replace(
-            config, num_layers=options.layers, sliding_windows=config.sliding_windows[: options.layers]
-        )
+        config = dataclasses.replace(config, layers=config.layers[: options.layers])
     model, device = build_model(config, jnp.dtype("bfloat16"), "xla"), jax.devices()[0]
     size = num_bytes(model.abstract_params)
     _say(device=device.device_kind, jax=jax.__version__, cpus=os.cpu_count(), checkpoint_gb=round(size / GB, 2))

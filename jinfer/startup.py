@@ -115,7 +115,7 @@ def _parts(loaded: LoadedModel, memory: MemoryPlan, config: EngineConfig) -> Eng
         Counters(),
         config.scheduling_policy,
         prefix_caching=config.prefix_caching,
-        rotation_class=loaded.model.config.rope.rotation_class,
+        rotation_class=loaded.model.config.rotation_class,
     )
     return EngineParts(
         config=config,

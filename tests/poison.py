@@ -11,6 +11,7 @@ from jinfer import LLM
 from jinfer.engine.engine import Engine
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
+from jinfer.execution.kv_cache import KVCache
 from jinfer.sampling import StepResult
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
@@ -67,8 +68,8 @@ class PoisonedExecutor:
 
 
 @jax.jit(donate_argnums=0)
-def _filled_with_nan(kv_cache: tuple[jax.Array, ...], is_poisoned: jax.Array) -> tuple[jax.Array, ...]:
-    return tuple(jnp.where(is_poisoned[None, :, None, None, None], jnp.nan, layer) for layer in kv_cache)
+def _filled_with_nan(kv_cache: KVCache, is_poisoned: jax.Array) -> KVCache:
+    return jax.tree.map(lambda pages: jnp.where(is_poisoned[None, :, None, None, None], jnp.nan, pages), kv_cache)
 
 
 def poisoned(llm: LLM) -> LLM:

@@ -21,6 +21,7 @@ from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import new_device_state
+from jinfer.execution.kv_cache import KVHeads, KVLayout
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
 from jinfer.models.model import Model
@@ -97,14 +98,14 @@ class DecodeStep:
     def _foreign_cache(self) -> tuple[tuple[jax.Array, jax.Array], ...]:
         """Keys and values of each layer as jax's kernel wants them, (kv_heads, pages, page_size, head_dim), if it is
         used."""
-        config = self._model.config
-        shape = config.num_kv_heads, self._limits.num_pages, self._limits.page_size, config.head_dim
+        layout = KVLayout.of(self._model.config, self._limits.page_size, self._dtype)
+        layers = layout.layers if self._choices.has_jax_attention else ()
 
-        def pages(seed: int) -> jax.Array:
+        def pages(heads: KVHeads, seed: int) -> jax.Array:
+            shape = heads.num_kv_heads, self._limits.num_pages, self._limits.page_size, heads.head_dim
             return jax.random.normal(jax.random.key(seed), shape, self._dtype)
 
-        num_layers = config.num_layers if self._choices.has_jax_attention else 0
-        return tuple((pages(2 * layer), pages(2 * layer + 1)) for layer in range(num_layers))
+        return tuple((pages(heads, 2 * layer), pages(heads, 2 * layer + 1)) for layer, heads in enumerate(layers))
 
 
 def _compiler_options(choices: StepChoices) -> Mapping[str, str | bool] | None:
@@ -117,7 +118,7 @@ def _pages_and_splits(model: Model, rows: int, positions: int, page_size: int) -
     """Entries of a row of the page table, and splits of it in jax's kernel: enough to fill the machine, each of whole
     blocks of pages."""
     pages = -(-positions // page_size)
-    splits = max(1, min(PROGRAMS // (rows * model.config.num_kv_heads), pages // PAGES_PER_BLOCK))
+    splits = max(1, min(PROGRAMS // (rows * model.config.layers[0].attention.num_kv_heads), pages // PAGES_PER_BLOCK))
     block = PAGES_PER_BLOCK * splits
     return -(-pages // block) * block, splits
 
@@ -132,9 +133,10 @@ def _jax_attention(foreign: Any, num_splits: int, page_size: int) -> Iterator[No
     ours, layers = paged_attention.append_and_decode, iter(foreign)
     num_calls = 0
 
-    def append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, *, options, **others):
+    def append_and_decode(heads, kv_pages, page_table, lengths, cos, sin, *, options, sinks, **others):
         nonlocal num_calls
         num_calls += 1
+        assert sinks is None, "jax's kernel has no sinks"
         position = jnp.maximum(lengths - 1, 0)
         page_ids = jnp.take_along_axis(page_table, position[:, None] // page_size, axis=1)[:, 0]
         q, kv_pages = rope_cache_write(heads, kv_pages, cos, sin, page_ids, position % page_size, **others)

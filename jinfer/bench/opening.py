@@ -19,6 +19,7 @@ from jinfer.bench.session import Session
 from jinfer.config import EngineConfig
 from jinfer.config import Limits as EngineLimits
 from jinfer.errors import ConfigError, ModelNotFoundError
+from jinfer.execution.kv_cache import KVLayout
 from jinfer.loading import LoadedModel, find_model
 from jinfer.startup import EngineParts, start_engine
 from jinfer.weights.hub import read_json
@@ -118,4 +119,4 @@ def work_of(loaded: LoadedModel) -> ModelWork:
         for name, part in loaded.params.items()
         if name != "embedding" or config.tie_word_embeddings
     )  # fmt: skip
-    return ModelWork(config, weight_bytes, loaded.dtype.itemsize)
+    return ModelWork(config, weight_bytes, KVLayout.of(config, page_size=1, dtype=loaded.dtype))

@@ -6,35 +6,41 @@ with a window), P the parameters that multiply every token, L those of the last 
 those of the head. Of a prompt, the last layer owes keys and values of every token, and all else of the newest alone.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jinfer.bench.limits import Limits
 from jinfer.bench.workloads import Lengths
-from jinfer.models.config import ModelConfig
+from jinfer.execution.kv_cache import KVLayout
+from jinfer.models.config import LayerConfig, ModelConfig
 
 
 @dataclass(frozen=True)
 class ModelWork:
-    """What a model's tokens cost. `kv_itemsize` is bytes of an element of the cache."""
+    """What a model's tokens cost."""
 
     config: ModelConfig
     weight_bytes: int
-    kv_itemsize: int
+    kv_layout: KVLayout
 
     @property
     def linear_params(self) -> int:
         """P: the parameters that multiply every token."""
-        config = self.config
-        attention = (2 * config.num_heads + 2 * config.num_kv_heads) * config.head_dim * config.hidden_size
-        return config.num_layers * (attention + 3 * config.hidden_size * config.intermediate_size)
+        return sum(self._kv_params(layer) + self._other_params(layer) for layer in self.config.layers)
 
     @property
     def newest_only_params(self) -> int:
         """L: the parameters of the last layer that multiply the newest token of a prompt and no other."""
-        config = self.config
-        return config.hidden_size * (2 * config.num_heads * config.head_dim + 3 * config.intermediate_size)
+        return self._other_params(self.config.layers[-1])
+
+    def _kv_params(self, layer: LayerConfig) -> int:
+        """The parameters of a layer that make keys and values."""
+        return 2 * layer.attention.num_kv_heads * layer.attention.head_dim * self.config.hidden_size
+
+    def _other_params(self, layer: LayerConfig) -> int:
+        """The other parameters of a layer: of queries, of attention's output, and of the MLP."""
+        attention = 2 * layer.attention.num_heads * layer.attention.head_dim
+        return self.config.hidden_size * (attention + 3 * layer.mlp.intermediate_size)
 
     def prompt_flops(self, first: int, last: int) -> int:
         """Operations of linear layers, but for the head, on the tokens at places `first` to `last` of a prompt."""
@@ -49,22 +55,26 @@ class ModelWork:
     def kv_bytes(self, first: int, last: int) -> int:
         """Bytes of keys and values that the tokens at places `first` to `last` (from 1) of a sequence read, each by
         itself: the sum of KV(n)."""
-        each = 2 * self.config.num_kv_heads * self.config.head_dim * self.kv_itemsize
-        return each * _visible(first, last, self.config.sliding_windows)
+        return sum(
+            position_bytes * _visible(first, last, layer.attention.sliding_window)
+            for layer, position_bytes in zip(self.config.layers, self.kv_layout.position_bytes(), strict=True)
+        )
 
     def attention_flops(self, first: int, last: int) -> int:
         """Operations of the two products of attention, over the pairs of tokens that see each other, of the tokens at
         places `first` to `last` of a prompt."""
-        *windows, last_window = self.config.sliding_windows
-        pairs = _visible(first, last, windows) + _visible(last, last, [last_window])
-        return 4 * self.config.num_heads * self.config.head_dim * pairs
+        *layers, last_layer = self.config.layers
+        return sum(_attention_flops(layer, first, last) for layer in layers) + _attention_flops(last_layer, last, last)
 
 
-def _visible(first: int, last: int, windows: Iterable[int | None]) -> int:
-    """Positions that the tokens at places `first` to `last` see, themselves included, over layers of these windows."""
-    return sum(
-        layers * (_triangle(last, window) - _triangle(first - 1, window)) for window, layers in Counter(windows).items()
-    )
+def _attention_flops(layer: LayerConfig, first: int, last: int) -> int:
+    attention = layer.attention
+    return 4 * attention.num_heads * attention.head_dim * _visible(first, last, attention.sliding_window)
+
+
+def _visible(first: int, last: int, window: int | None) -> int:
+    """Positions that the tokens at places `first` to `last` see, themselves included, in a layer of this window."""
+    return _triangle(last, window) - _triangle(first - 1, window)
 
 
 def _triangle(n: int, window: int | None) -> int:

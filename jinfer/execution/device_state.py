@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Int32
 
 from jinfer.batching.sampling_state import SAMPLING_SIZE
 from jinfer.config import Limits
+from jinfer.execution.kv_cache import KVCache, KVLayout
 from jinfer.models.config import ModelConfig
 
 
@@ -24,25 +25,17 @@ class Rows(NamedTuple):
 
 
 class DeviceState(NamedTuple):
-    """The KV cache, one array per layer (so that XLA updates each in place), and the rows.
+    """The KV cache and the rows."""
 
-    Layers are `(2, num_pages, page_size, num_kv_heads, head_dim)`: keys, then values.
-    """
-
-    kv_cache: tuple[Float[Array, "2 num_pages page_size num_kv_heads head_dim"], ...]
+    kv_cache: KVCache
     rows: Rows
-
-
-def kv_layer_shape(model: ModelConfig, limits: Limits) -> tuple[int, ...]:
-    """The shape of one layer of the KV cache."""
-    return (2, limits.num_pages, limits.page_size, model.num_kv_heads, model.head_dim)
 
 
 def new_device_state(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> DeviceState:
     """An empty cache and empty rows."""
     num_rows = limits.max_num_seqs + 1
     return DeviceState(
-        kv_cache=tuple(jnp.zeros(kv_layer_shape(model, limits), dtype) for _ in range(model.num_layers)),
+        kv_cache=KVLayout.of(model, limits.page_size, dtype).empty(limits.num_pages),
         rows=Rows(
             newest_token=jnp.zeros(num_rows, jnp.int32),
             lengths=jnp.zeros(num_rows, jnp.int32),

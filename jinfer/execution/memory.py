@@ -15,6 +15,7 @@ from jinfer.batching.buckets import StepShape
 from jinfer.config import EngineConfig, Limits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution.device_memory import GB, DeviceMemory
+from jinfer.execution.kv_cache import KVLayout
 from jinfer.execution.memory_plan import MemoryPlan
 from jinfer.execution.workspace import estimated_workspace_bytes, largest_workspace_bytes
 from jinfer.models.config import ModelConfig
@@ -56,12 +57,7 @@ class MemoryNeeds:
         """`step_bytes` is the largest step's workspace, and None where nobody knows: it is estimated then."""
         if step_bytes is None:
             step_bytes = estimated_workspace_bytes(model, limits, dtype)
-        return cls(weight_bytes, page_bytes(model, limits, dtype), step_bytes + RESERVE_BYTES)
-
-
-def page_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
-    """Bytes of one page of the cache, in all layers."""
-    return 2 * model.num_layers * limits.page_size * model.num_kv_heads * model.head_dim * dtype.itemsize
+        return cls(weight_bytes, KVLayout.of(model, limits.page_size, dtype).page_bytes, step_bytes + RESERVE_BYTES)
 
 
 def device_defaults(device: jax.Device) -> DeviceDefaults:

@@ -13,10 +13,10 @@ from jinfer.compilation.cache import persistent_cache
 from jinfer.config import EngineConfig, Limits
 from jinfer.execution.compiled_steps import steps_directory
 from jinfer.execution.device_state import DeviceState
+from jinfer.execution.kv_cache import copy_pages
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
 
-KVCache = tuple[Array, ...]
 Groups = Iterable[np.ndarray]
 
 
@@ -50,13 +50,6 @@ class PrefixUpdates:
         for rows in page_table_groups:
             page_table = self._set_page_tables(page_table, rows)
         return DeviceState(kv_cache, state.rows._replace(page_table=page_table))
-
-
-def copy_pages(kv_cache: KVCache, copies: Int32[Array, "copies 2"]) -> KVCache:
-    """The cache with copies[:, 0] copied to copies[:, 1] in every layer, in place. No page may be in both."""
-    sources, targets = copies[:, 0], copies[:, 1]
-    key_or_value = jnp.arange(2)[:, None]
-    return tuple(layer.at[key_or_value, targets[None]].set(layer[:, sources]) for layer in kv_cache)
 
 
 def set_page_tables(

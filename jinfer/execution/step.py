@@ -80,7 +80,7 @@ def _any_token(result: StepResult) -> Array:
 
 def _prompt_lengths(model: Model, rows: Rows, row_ids: Array) -> Array | None:
     """The prompt length of each row, where the model's rotary embedding depends on it."""
-    return rows.sampling[row_ids, PROMPT_LENGTH] if model.config.rope.depends_on_length else None
+    return rows.sampling[row_ids, PROMPT_LENGTH] if model.config.depends_on_length else None
 
 
 def _flattened_tokens(model: Model, rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits) -> TokenBatch:
@@ -103,7 +103,7 @@ def _flattened_tokens(model: Model, rows: Rows, batch: dict[str, Array], lengths
         query_starts=query_starts,
         num_decode_rows=batch["num_decode_rows"][0],
         prompt_lengths=_prompt_lengths(model, rows, row_ids[row]),
-        newest=jnp.maximum(query_starts[1:] - 1, 0),
+        logits_indices=jnp.maximum(query_starts[1:] - 1, 0),
     )
 
 

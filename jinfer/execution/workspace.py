@@ -76,16 +76,17 @@ def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, co
 def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
     """The model with a layer of each kind that it has before the last: kernels for a window are not those for all
     positions."""
-    windows = list(dict.fromkeys(model.config.sliding_windows))
-    windows += windows[:1] * max(1, MIN_LAYERS - len(windows))
-    if len(windows) >= model.config.num_layers:
+    layers = list(dict.fromkeys(model.config.layers))
+    layers += layers[:1] * max(1, MIN_LAYERS - len(layers))
+    if len(layers) >= model.config.num_layers:
         return model
-    config = dataclasses.replace(model.config, num_layers=len(windows), sliding_windows=tuple(windows))
-    return build_model(config, dtype, model.implementation)
+    return build_model(dataclasses.replace(model.config, layers=tuple(layers)), dtype, model.implementation)
 
 
 def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
     """An upper estimate, for where compiling is too dear or XLA does not say."""
-    widest = 2 * model.intermediate_size + 2 * model.hidden_size + model.num_heads * model.head_dim
+    widest = 2 * model.hidden_size + max(
+        2 * layer.mlp.intermediate_size + layer.attention.num_heads * layer.attention.head_dim for layer in model.layers
+    )
     logits = LOGITS_COPIES * limits.max_num_seqs * model.vocab_size * 4
     return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize

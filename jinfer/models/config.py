@@ -1,216 +1,100 @@
-"""What a Hugging Face config.json says about a decoder, read once and checked."""
+"""The shape of a decoder as data: what each layer is, and what lies around the layers."""
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from jinfer.errors import UnsupportedModelError
-from jinfer.models.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.models.rope_config import RopeConfig
-from jinfer.models.rope_entries import read_rope
 
-logger = logging.getLogger(__name__)
 
-DEFAULT_SLIDING_WINDOW = 4096  # of the families that have one, in files that do not mention it
-DEFAULT_MAX_WINDOW_LAYERS = 28
-DEFAULT_NUM_LAYERS = DEFAULT_NUM_HEADS = 32
-FULL, SLIDING = "full_attention", "sliding_attention"
-LAYER_TYPES = {FULL: FULL, SLIDING: SLIDING, "attention": FULL}  # "attention" is an older name
-SILU_NAMES = "silu", "swish"
-REMEDY = "use a model that keeps to it, or add what is missing (docs/adding_a_model.md)"
+class RopeTable(NamedTuple):
+    """The rule of a layer's rotary embedding, and the dimensions of a head that it turns."""
+
+    rope: RopeConfig
+    head_dim: int
 
 
 @dataclass(frozen=True)
-class FamilyDefaults:
-    """What an entry means that config.json lacks: the defaults of the family's configuration class in transformers 5.
+class AttentionConfig:
+    """Grouped-query attention. None, or False, is what the layer does without.
 
-    None: as many KV heads as heads, and a head_dim of hidden_size / heads.
+    `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of each query
+    head in its softmax.
     """
 
-    vocab_size: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope: RopeConfig
+    qkv_bias: bool = False
+    output_bias: bool = False
+    has_head_norms: bool = False
+    has_sinks: bool = False
+    sliding_window: int | None = None
+    soft_cap: float | None = None
+
+    @property
+    def rope_table(self) -> RopeTable:
+        """Equal for layers whose positions have the same angles."""
+        return RopeTable(self.rope, self.head_dim)
+
+
+@dataclass(frozen=True)
+class MLPConfig:
+    """A dense MLP with a gate."""
+
     intermediate_size: int
-    max_position_embeddings: int
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
-    rms_norm_eps: float = 1e-6
+    bias: bool = False
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """One kind of layer: layers of a kind share one trace. With `has_post_norms`, what attention and MLP give is
+    normalized before it is added."""
+
+    attention: AttentionConfig
+    mlp: MLPConfig
+    has_post_norms: bool = False
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder. One class for all families: a family sets what it has and leaves the rest."""
+    """A decoder: its layers, in order, and the sizes that all of them share."""
 
     architecture: str
     vocab_size: int
     hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
+    layers: tuple[LayerConfig, ...]
     rms_norm_eps: float
-    rope: RopeConfig
     max_position_embeddings: int
     tie_word_embeddings: bool
-    qkv_bias: bool
-    output_bias: bool
-    mlp_bias: bool
-    sliding_windows: tuple[int | None, ...]
-    """Of each layer; None sees everything."""
     max_context: int | None = None
     """Positions up to which plain attention is what the model was made with, where that is fewer than its context."""
 
     @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def rope_tables(self) -> tuple[RopeTable, ...]:
+        """The tables of angles that layers share, in the order of the layers."""
+        return tuple(dict.fromkeys(layer.attention.rope_table for layer in self.layers))
+
+    @property
     def context_length(self) -> int:
         """Positions that the model can be used for: `max_position_embeddings`, extended as its rope scaling does."""
-        extended = self.rope.context(self.max_position_embeddings)
+        extended = min(table.rope.context(self.max_position_embeddings) for table in self.rope_tables)
         return extended if self.max_context is None else min(extended, self.max_context)
 
+    @property
+    def depends_on_length(self) -> bool:
+        """True where some layer turns a token by more than its position; see `RopeConfig.depends_on_length`."""
+        return any(table.rope.depends_on_length for table in self.rope_tables)
 
-def read_decoder_config(
-    entries: Entries,
-    architecture: str,
-    defaults: FamilyDefaults,
-    *,
-    qkv_bias: bool,
-    output_bias: bool,
-    mlp_bias: bool = False,
-    sliding_windows: tuple[int | None, ...] | None = None,
-) -> ModelConfig:
-    """What all families spell alike. Raises UnsupportedModelError for a malformed or unsupported entry."""
-    activation = entries.text("hidden_act", SILU_NAMES[0])
-    if activation not in SILU_NAMES:
-        raise UnsupportedModelError(f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}")
-    num_layers = _size(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
-    num_heads = _size(entries, "num_attention_heads", DEFAULT_NUM_HEADS)
-    num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
-    hidden_size = entries.required_integer("hidden_size")  # every shape follows from it: no file leaves it to a default
-    head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
-    max_position_embeddings = _with_default(entries, "max_position_embeddings", defaults.max_position_embeddings)
-    windows = sliding_windows or (None,) * num_layers
-    layer_types = {FULL if window is None else SLIDING for window in windows}
-    return ModelConfig(
-        architecture=architecture,
-        vocab_size=_size(entries, "vocab_size", defaults.vocab_size),
-        hidden_size=hidden_size,
-        intermediate_size=_size(entries, "intermediate_size", defaults.intermediate_size),
-        num_layers=num_layers,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        head_dim=head_dim,
-        rms_norm_eps=entries.number("rms_norm_eps", defaults.rms_norm_eps, at_least=0),
-        rope=read_rope(
-            entries, head_dim=head_dim, max_position_embeddings=max_position_embeddings, layer_types=layer_types
-        ),
-        max_position_embeddings=max_position_embeddings,
-        tie_word_embeddings=entries.switch("tie_word_embeddings", False),
-        qkv_bias=qkv_bias,
-        output_bias=output_bias,
-        mlp_bias=mlp_bias,
-        sliding_windows=windows,
-        max_context=_max_context(entries),
-    )
+    def rotation_class(self, prompt_length: int) -> int | None:
+        """Equal for prompts whose keys all layers turn alike; see `RopeConfig.rotation_class`.
 
-
-def read_num_layers(entries: Entries) -> int:
-    """How many layers there are, for families that say something of each."""
-    return _with_default(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
-
-
-def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | None:
-    """`layer_types`, one for each layer; None where there are none."""
-    types = entries.texts("layer_types")
-    if types is None:
-        return None
-    if len(types) != num_layers or not set(types) <= set(LAYER_TYPES):
-        raise UnsupportedModelError(
-            f"config.json has layer_types {list(types)!r}; jinfer implements {FULL} and {SLIDING}, one for each of "
-            f"the {num_layers} layers: {REMEDY}"
-        )
-    return tuple(LAYER_TYPES[kind] for kind in types)
-
-
-def windows_by_type(types: Sequence[str], window: int | None, reason: str) -> tuple[int | None, ...]:
-    """The window of each layer. Refuses types that ask for a window where there is none, for a `reason`."""
-    if window is None and SLIDING in types:
-        raise UnsupportedModelError(
-            f"config.json has layer_types with {SLIDING}, but {reason}: correct one of them, for the window is unknown"
-        )
-    return tuple(window if kind == SLIDING else None for kind in types)
-
-
-def read_window(entries: Entries) -> int | None:
-    """`sliding_window`: null is none, and a file that does not mention it means 4096."""
-    return entries.integer("sliding_window", None if "sliding_window" in entries.raw else DEFAULT_SLIDING_WINDOW)
-
-
-def read_layer_windows(entries: Entries) -> tuple[int | None, ...]:
-    """The sliding window of each layer, as Qwen writes it: `layer_types`, or all layers from `max_window_layers` on.
-
-    Both hold where `use_sliding_window` says so. Elsewhere any integer may stand there.
-    """
-    num_layers = read_num_layers(entries)
-    first = entries.integer("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS, at_least=-MAX_INTEGER)
-    entries.integer("sliding_window", None, at_least=-MAX_INTEGER)
-    window = read_window(entries) if entries.switch("use_sliding_window", False) else None
-    types = read_layer_types(entries, num_layers)
-    if types is None:
-        return tuple(window if layer >= first else None for layer in range(num_layers))
-    return windows_by_type(types, window, "use_sliding_window is not true, or sliding_window is null")
-
-
-def _size(entries: Entries, name: str, default: int) -> int:
-    """A size of the weights: nearly every file has it, so that its absence is said."""
-    if name not in entries.raw:
-        logger.warning("config.json has no %r: %d is taken, the family's default in transformers", name, default)
-    return _with_default(entries, name, default)
-
-
-def _with_default(entries: Entries, name: str, default: int) -> int:
-    """Null is no value here, in transformers either."""
-    if name in entries.raw and not entries.has(name):
-        raise UnsupportedModelError(f"config.json has null for {name!r}, {NEEDED}")
-    return entries.integer(name, default)
-
-
-def _num_kv_heads(entries: Entries, num_heads: int, defaults: FamilyDefaults) -> int:
-    """Null means as many as heads, in every family."""
-    name = "num_key_value_heads"
-    default = num_heads if name in entries.raw else defaults.num_kv_heads or num_heads
-    num_kv_heads = entries.integer(name, default)
-    if num_heads % num_kv_heads:
-        raise UnsupportedModelError(
-            f"config.json has {num_heads} attention heads over {num_kv_heads} KV heads ({name}, or the family's "
-            "default where it is absent); it must be a whole multiple"
-        )
-    return num_kv_heads
-
-
-def _head_dim(entries: Entries, hidden_size: int, num_heads: int, defaults: FamilyDefaults) -> int:
-    head_dim = entries.integer("head_dim", defaults.head_dim)
-    if head_dim is None and hidden_size < num_heads:
-        raise UnsupportedModelError(
-            f"config.json has hidden_size {hidden_size} and num_attention_heads {num_heads}, which leaves heads no "
-            "dimension; correct one of them, or add head_dim"
-        )
-    head_dim = hidden_size // num_heads if head_dim is None else head_dim
-    if head_dim % 2:
-        raise UnsupportedModelError(
-            f"config.json has head_dim {head_dim} (hidden_size / num_attention_heads where it is absent); rotary "
-            "embedding turns dimensions in pairs, so it must be even"
-        )
-    return head_dim
-
-
-def _max_context(entries: Entries) -> int | None:
-    """Dual chunk attention (An et al., 2024) is plain attention up to the length that it extends."""
-    name = "dual_chunk_attention_config"
-    dual = entries.object(name)
-    if dual is None:
-        return None
-    most = dual.integer("original_max_position_embeddings", None)
-    logger.warning(
-        "config.json has %s, which jinfer does not implement: attention is plain, which is right up to %s",
-        name, "its original length, which it does not say" if most is None else f"{most} positions: the context ends "
-        "there",
-    )  # fmt: skip
-    return most
+        The largest class of the tables tells the others: each is None or at most the prompt's length, and changes only
+        at a length that is above every class before.
+        """
+        classes = [table.rope.rotation_class(prompt_length) for table in self.rope_tables]
+        return max((each for each in classes if each is not None), default=None)

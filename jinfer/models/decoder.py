@@ -1,4 +1,4 @@
-"""The pre-norm decoder that the families share: they differ in their attention and in the names of their weights."""
+"""The decoder that the families share: stacks of layers between an embedding and a last norm."""
 
 from dataclasses import dataclass, field
 
@@ -6,90 +6,137 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from jinfer.models.attention import Attention, LayerPlace
-from jinfer.models.config import ModelConfig
-from jinfer.models.layers import STATIC, Embedding, GatedMLP, RMSNorm
+from jinfer.models.attention import Attention
+from jinfer.models.config import LayerConfig, ModelConfig, RopeTable
+from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
+from jinfer.models.params import LayerStack, layer_stacks
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.models.token_batch import TokenBatch
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
+from pallas_kernels.paged_attention import KVPages
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Layers:
+    """The layers of a stack: x = x + attention(norm(x)); x = x + mlp(norm(x)). A post-norm, where there is one, is of
+    what is added."""
+
+    attention_norm: RMSNorm
+    attention: Attention
+    attention_post_norm: RMSNorm | None
+    mlp_norm: RMSNorm
+    mlp: GatedMLP
+    mlp_post_norm: RMSNorm | None
+
+    @classmethod
+    def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Layers":
+        """The layers of {"attention_norm": ..., "attention": ..., "mlp_norm": ..., "mlp": ...}."""
+        return cls(
+            attention_norm=RMSNorm(params["attention_norm"]["scale"], epsilon),
+            attention=Attention.of(params["attention"], epsilon, implementation),
+            attention_post_norm=RMSNorm.of(params.get("attention_post_norm"), epsilon),
+            mlp_norm=RMSNorm(params["mlp_norm"]["scale"], epsilon),
+            mlp=GatedMLP.of(params["mlp"], implementation),
+            mlp_post_norm=RMSNorm.of(params.get("mlp_post_norm"), epsilon),
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "tokens features"],
+        layer: LayerIndex,
+        *,
+        config: LayerConfig,
+        angles: Angles,
+        kv_pages: KVPages,
+        tokens: TokenBatch,
+    ) -> tuple[Float[Array, "tokens_or_rows features"], KVPages]:
+        """The hidden states after one layer (at `tokens.logits_indices`, where they are given), and its pages with keys
+        and values in them.
+
+        Norms and residuals are handed to the products around them, which take them in: a kernel less each.
+        """
+        x, kv_pages = self.attention(
+            x,
+            layer,
+            config=config.attention,
+            angles=angles,
+            kv_pages=kv_pages,
+            tokens=tokens,
+            norm=self.attention_norm,
+            post_norm=self.attention_post_norm,
+            residual=x if tokens.logits_indices is None else x[tokens.logits_indices],
+        )
+        return self.mlp(x, layer, norm=self.mlp_norm, post_norm=self.mlp_post_norm, residual=x), kv_pages
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """x = x + attention(norm(x)); x = x + mlp(norm(x)), for each layer, between an embedding and a last norm."""
+    """Layers of one or several kinds. `stacks` says which layers each of `layers` holds."""
 
     embedding: Embedding
-    attention_norm: RMSNorm
-    attention: Attention
-    mlp_norm: RMSNorm
-    mlp: GatedMLP
+    layers: tuple[Layers, ...]
     final_norm: RMSNorm
     head: Embedding | None
     config: ModelConfig = field(metadata=STATIC)
+    stacks: tuple[LayerStack, ...] = field(metadata=STATIC)
 
     @classmethod
     def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Decoder":
         """The decoder of params as `params.decoder_params` describes them. Without a head, it is the embedding."""
-        head = params.get("head")
+        head, epsilon, stacks = params.get("head"), config.rms_norm_eps, layer_stacks(config)
         return cls(
             embedding=Embedding(params["embedding"]["kernel"], implementation),
-            attention_norm=RMSNorm(params["attention_norm"]["scale"], config.rms_norm_eps),
-            attention=Attention.of(params["attention"], config, implementation),
-            mlp_norm=RMSNorm(params["mlp_norm"]["scale"], config.rms_norm_eps),
-            mlp=GatedMLP.of(params["mlp"], implementation),
-            final_norm=RMSNorm(params["final_norm"]["scale"], config.rms_norm_eps),
+            layers=tuple(Layers.of(stack.params(params), epsilon, implementation) for stack in stacks),
+            final_norm=RMSNorm(params["final_norm"]["scale"], epsilon),
             head=None if head is None else Embedding(head["kernel"], implementation),
             config=config,
+            stacks=stacks,
         )
 
     def __call__(
-        self, kv_cache: tuple[Array, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[Array, ...]]:
+        self, kv_cache: tuple[KVPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
         """The last hidden states, and the cache with the tokens' keys and values in it.
 
-        With `tokens.newest` they are those of these tokens. The last layer then computes keys and values of all tokens
-        and the rest for the newest: nobody reads what else it would make, 2.5% of the work of Qwen3-8B's prompts.
+        With `tokens.logits_indices` they are those of these tokens. The last layer then computes keys and values of all
+        tokens and the rest for these alone: nobody reads what else it would make, 2.5% of the work of Qwen3-8B's
+        prompts.
         """
-        rope = self.config.rope
-        frequencies = token_frequencies(rope, self.config.head_dim, tokens.positions, tokens.prompt_lengths)
-        angles = rope_angles(frequencies, tokens.positions, rope.attention_factor)
+        angles = {table: _angles(table, tokens) for table in self.config.rope_tables}
         x, new_cache = self.embedding(tokens.token_ids), []
-        last_layer = self.config.num_layers - 1
-        for layer, window in enumerate(self.config.sliding_windows):
-            of_layer = tokens if layer == last_layer else tokens._replace(newest=None)
-            x, kv_layer = _layer(self, window, x, angles, kv_cache[layer], of_layer, np.int32(layer))
-            new_cache.append(kv_layer)
+        for number, (layers, index) in enumerate(self._in_order()):
+            config = self.config.layers[number]
+            is_last = number == self.config.num_layers - 1
+            of_layer = tokens if is_last else tokens._replace(logits_indices=None)
+            turns = angles[config.attention.rope_table]
+            x, kv_pages = _layer(layers, config, np.int32(index), x, turns, kv_cache[number], of_layer)
+            new_cache.append(kv_pages)
         return x, tuple(new_cache)
 
-    def layer(
-        self, x: Float[Array, "tokens features"], angles: Angles, kv_layer: Array, tokens: TokenBatch, place: LayerPlace
-    ) -> tuple[Float[Array, "tokens_or_rows features"], Array]:
-        """The hidden states after one layer (of `tokens.newest`, where that is given), and its part of the cache with
-        keys and values in it.
-
-        Norms and residuals are handed to the products around them, which take them in: a kernel less each.
-        """
-        residual = x if tokens.newest is None else x[tokens.newest]
-        x, kv_layer = self.attention(
-            x,
-            angles=angles,
-            kv_layer=kv_layer,
-            tokens=tokens,
-            place=place,
-            norm=self.attention_norm,
-            residual=residual,
-        )
-        return self.mlp(x, place.layer, norm=self.mlp_norm, residual=x), kv_layer
+    def _in_order(self) -> list[tuple[Layers, int]]:
+        """Of each layer, the layers of its stack, and its index among them."""
+        by_number = {
+            number: (layers, index)
+            for layers, stack in zip(self.layers, self.stacks, strict=True)
+            for index, number in enumerate(stack.layers)
+        }
+        return [by_number[number] for number in range(self.config.num_layers)]
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the next token, of hidden states as `__call__` gives them."""
         return (self.head or self.embedding).logits(hidden, self.final_norm)
 
 
+def _angles(table: RopeTable, tokens: TokenBatch) -> Angles:
+    frequencies = token_frequencies(table.rope, table.head_dim, tokens.positions, tokens.prompt_lengths)
+    return rope_angles(frequencies, tokens.positions, table.rope.attention_factor)
+
+
 @jax.jit(static_argnums=1)
-def _layer(decoder: Decoder, window: int | None, x, angles, kv_layer, tokens, index: Int32[Array, ""]):
-    """Jitted, with the layer's number as an operand, so that layers share one trace: a step of 36 layers is traced and
-    lowered in a tenth of the time. XLA inlines the calls, and sees static slices of the weights."""
-    return decoder.layer(x, angles, kv_layer, tokens, LayerPlace(index, window))
+def _layer(layers: Layers, config: LayerConfig, index: Int32[Array, ""], x, angles, kv_pages, tokens):
+    """Jitted, with the layer's index as an operand, so that the layers of a kind share one trace: a step of 36 layers
+    is traced and lowered in a tenth of the time. XLA inlines the calls, and sees static slices of the weights."""
+    return layers(x, index, config=config, angles=angles, kv_pages=kv_pages, tokens=tokens)

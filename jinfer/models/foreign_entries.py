@@ -78,11 +78,14 @@ def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
 
 
 def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+    head_dims = {layer.attention.head_dim for layer in config.layers}
+    head_dim = next(iter(head_dims)) if len(head_dims) == 1 else None
+    scales = () if head_dim is None else (head_dim**-0.5,)
     neutral = {
         **NEUTRAL,
-        "query_pre_attn_scalar": (config.head_dim,),  # scores are divided by its square root
-        "attention_multiplier": (config.head_dim**-0.5,),
-        "attention_scale": (config.head_dim**-0.5,),
+        "query_pre_attn_scalar": (head_dim,),  # scores are divided by its square root
+        "attention_multiplier": scales,
+        "attention_scale": scales,
         "no_rope_layers": ([], [1] * config.num_layers),  # 1 is a layer with rotary embedding
     }
     found = {name: raw[name] for name in neutral if raw.get(name) is not None and raw[name] not in neutral[name]}

@@ -1,10 +1,11 @@
 """The parts that decoders are made of: frozen pytrees of the arrays of a nested dict.
 
-A module holds one kind of weight for all layers, stacked as [num_layers, ...], and is called with a layer's index, an
-int32 scalar that is constant once compiled: a step has few arguments that way, and XLA reads a static slice of the
-stack in place. `Model` makes the modules of the params when a step is traced.
+A module holds one kind of weight for the layers of a stack, as [num_layers, ...], and is called with a layer's index in
+it, an int32 scalar that is constant once compiled: a step has few arguments that way, and XLA reads a static slice of
+the stack in place. `Model` makes the modules of the params when a step is traced.
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import jax
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float, Int32
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
 from pallas_kernels.matmul import matmul
+from pallas_kernels.rms_norm import rms_norm
 
 LayerIndex = Int32[Array, ""] | int
 STATIC = {"static": True}  # of a field that is no array: it belongs to the structure of the pytree
@@ -30,10 +32,21 @@ class RMSNorm:
     scale: Float[Array, "layers features"]
     epsilon: float = field(metadata=STATIC)
 
+    @classmethod
+    def of(cls, params: Params | None, epsilon: float) -> "RMSNorm | None":
+        """The norm of {"scale": ...}; None where there is none."""
+        return None if params is None else cls(params["scale"], epsilon)
+
     @property
     def operands(self) -> tuple[Float[Array, "layers features"], float]:
         """As `matmul` takes them."""
         return self.scale, self.epsilon
+
+    def __call__(
+        self, x: Float[Array, "tokens features"], layer: LayerIndex, implementation: Implementation
+    ) -> Float[Array, "tokens features"]:
+        """norm(x), for what no product reads."""
+        return rms_norm(x, self.scale[layer], epsilon=self.epsilon, implementation=implementation)
 
 
 @jax.tree_util.register_dataclass
@@ -57,19 +70,25 @@ class Linear:
         *,
         norm: RMSNorm | None = None,
         gated: bool = False,
+        post_norm: RMSNorm | None = None,
         residual: Float[Array, "tokens out"] | None = None,
     ) -> Float[Array, "tokens out"]:
-        """residual + gate(norm(x) @ kernel[layer] + bias[layer]); a gate makes silu(y1) * y2 of the halves of y."""
-        return matmul(
+        """residual + post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes silu(y1) * y2 of the halves
+        of y."""
+        product = functools.partial(
+            matmul,
             x,
             self.kernel,
             layer=layer,
             norm=None if norm is None else norm.operands,
             bias=self.bias,
             gated=gated,
-            residual=residual,
             implementation=self.implementation,
         )
+        if post_norm is None:
+            return product(residual=residual)
+        normed = post_norm(product(), layer, self.implementation)
+        return normed if residual is None else residual + normed
 
 
 @jax.tree_util.register_dataclass
@@ -114,8 +133,9 @@ class GatedMLP:
         layer: LayerIndex,
         *,
         norm: RMSNorm,
+        post_norm: RMSNorm | None,
         residual: Float[Array, "tokens features"],
     ) -> Float[Array, "tokens features"]:
-        """residual + mlp(norm(x))."""
+        """residual + post_norm(mlp(norm(x)))."""
         hidden = self.gate_up(x, layer, norm=norm, gated=True)
-        return self.down(hidden, layer, residual=residual)
+        return self.down(hidden, layer, post_norm=post_norm, residual=residual)

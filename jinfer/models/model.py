@@ -13,6 +13,7 @@ from jinfer.weights.dummy_params import dummy_params
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
+from pallas_kernels.paged_attention import KVPages
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,9 +40,10 @@ class Model:
         return replace(self, config=config, param_specs=specs)
 
     def forward(
-        self, params: Params, kv_cache: tuple[Array, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[Array, ...]]:
-        """The last hidden states, of all tokens or of `tokens.newest`, and the cache with all keys and values in it."""
+        self, params: Params, kv_cache: tuple[KVPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
+        """The last hidden states, of all tokens or at `tokens.logits_indices`, and the cache with all keys and values
+        in it."""
         return self._module_of(params)(kv_cache, tokens)
 
     def logits(self, params: Params, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:

@@ -7,19 +7,29 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jinfer.models.config import ModelConfig
+from jinfer.models.config import AttentionConfig, LayerConfig, ModelConfig
 from jinfer.weights.param_spec import (
     JOINED,
     LAYERS,
     CheckpointTensor,
     IgnoredTensors,
+    Init,
     ParamSpec,
     ParamSpecs,
     TiedParam,
 )
+from jinfer.weights.params import Params
 
 EMBEDDING, HEAD = "embedding/kernel", "head/kernel"
 """Paths of the two parameters that are one in a tied model."""
+PRE_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
+SANDWICH_NORMS = {
+    "attention_norm": "input_layernorm",
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_norm": "pre_feedforward_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+"""The norms of a layer, and their tensors: the same name is another norm where there are four."""
 FOLLOW_FROM_CONFIG = re.compile(
     r"(^|\.)(rotary_emb\.((original_)?inv_freq|(cos|sin)(_cached)?)"
     r"|position_ids|masked_bias)$"  # 0, 1, 2, ...; and what masked scores are set to
@@ -36,7 +46,7 @@ class Axis(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Stack:
+class StackSpecs:
     """Parameters of the same layers, stacked as [num_layers, ...]; `prefix` begins the names of their tensors."""
 
     dtype: jnp.dtype
@@ -45,12 +55,16 @@ class Stack:
 
     def norm(self, name: str, features: Axis) -> ParamSpec:
         """The scale of a norm over `features`."""
-        tensor = CheckpointTensor(f"{self.prefix}{name}.weight", features.name, features.size)
+        return self.vector(f"{name}.weight", features, init="ones")
+
+    def vector(self, name: str, features: Axis, *, init: Init) -> ParamSpec:
+        """A vector of each layer, of one tensor."""
+        tensor = CheckpointTensor(f"{self.prefix}{name}", features.name, features.size)
         return ParamSpec(
             shape=(len(self.layers), features.size),
             dtype=self.dtype,
             axes=(LAYERS, features.name),
-            init="ones",
+            init=init,
             tensors=(tensor,),
             layers=self.layers,
         )
@@ -86,38 +100,80 @@ class Stack:
         )
 
 
-def decoder_params(config: ModelConfig, dtype: jnp.dtype, more: Mapping[str, ParamSpec] | None = None) -> ParamSpecs:
-    """The parameters of a pre-norm decoder, and `more` of a family's own."""
-    embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", config.intermediate_size)
-    heads = Axis("heads", config.num_heads * config.head_dim)
-    kv_heads = Axis("kv_heads", config.num_kv_heads * config.head_dim)
-    qkv = {"self_attn.q_proj": heads, "self_attn.k_proj": kv_heads, "self_attn.v_proj": kv_heads}
-    gate_up = {"mlp.gate_proj": mlp, "mlp.up_proj": mlp}
-    layers = layer_stack(config, dtype)
+@dataclass(frozen=True)
+class LayerStack:
+    """Layers whose parameters are alike, and lie under one path: `name`, or the root of the params where it is None."""
+
+    name: str | None
+    layers: tuple[int, ...]
+
+    def path(self, path: str) -> str:
+        """The path of a parameter of these layers."""
+        return path if self.name is None else f"{self.name}/{path}"
+
+    def params(self, params: Params) -> Params:
+        """The part of a model's params that is of these layers."""
+        return params if self.name is None else params[self.name]
+
+
+def layer_stacks(config: ModelConfig) -> tuple[LayerStack, ...]:
+    """The stacks of a decoder, in the order of their first layers: one at the root of the params, or several with a
+    name of their own (docs/decisions/0016)."""
+    alike = {
+        layer: _layer_params(config, layer, StackSpecs(jnp.dtype(jnp.float32), (0,))) for layer in set(config.layers)
+    }
+    kinds: list[dict[str, ParamSpec]] = []
+    layers_of: list[list[int]] = []
+    for number, layer in enumerate(config.layers):
+        if alike[layer] not in kinds:
+            kinds.append(alike[layer])
+            layers_of.append([])
+        layers_of[kinds.index(alike[layer])].append(number)
+    if len(kinds) == 1:
+        return (LayerStack(None, tuple(layers_of[0])),)
+    return tuple(LayerStack(f"layers_{index}", tuple(layers)) for index, layers in enumerate(layers_of))
+
+
+def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
+    """The parameters of a decoder."""
+    embed = Axis("embed", config.hidden_size)
     by_path = {
         **_vocabulary(config, dtype),
-        "attention_norm/scale": layers.norm("input_layernorm", embed),
-        "mlp_norm/scale": layers.norm("post_attention_layernorm", embed),
-        "final_norm/scale": Stack(dtype, layers=(0,), prefix="model.").norm("norm", embed),
-        **layers.projection("attention/qkv", embed, qkv, bias=config.qkv_bias),
-        **layers.projection("attention/output", heads, {"self_attn.o_proj": embed}, bias=config.output_bias),
-        **layers.projection("mlp/gate_up", embed, gate_up, bias=config.mlp_bias),
-        **layers.projection("mlp/down", mlp, {"mlp.down_proj": embed}, bias=config.mlp_bias),
-        **(more or {}),
+        "final_norm/scale": StackSpecs(dtype, layers=(0,), prefix="model.").norm("norm", embed),
     }
+    for stack in layer_stacks(config):
+        specs = _layer_params(config, config.layers[stack.layers[0]], StackSpecs(dtype, stack.layers))
+        by_path |= {stack.path(path): spec for path, spec in specs.items()}
     return ParamSpecs(by_path, IGNORED)
 
 
-def head_norms(config: ModelConfig, dtype: jnp.dtype) -> dict[str, ParamSpec]:
-    """The scales of the norms on queries and keys, each head by itself."""
-    layers = layer_stack(config, dtype)
-    head_dim = Axis("head_dim", config.head_dim)
-    return {f"attention/{name}/scale": layers.norm(f"self_attn.{name}", head_dim) for name in ("q_norm", "k_norm")}
+def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
+    """The parameters of layers of a kind."""
+    embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", layer.mlp.intermediate_size)
+    norms = SANDWICH_NORMS if layer.has_post_norms else PRE_NORMS
+    gate_up = {"mlp.gate_proj": mlp, "mlp.up_proj": mlp}
+    return {
+        **{f"{name}/scale": stack.norm(tensor, embed) for name, tensor in norms.items()},
+        **_attention_params(layer.attention, embed, stack),
+        **stack.projection("mlp/gate_up", embed, gate_up, bias=layer.mlp.bias),
+        **stack.projection("mlp/down", mlp, {"mlp.down_proj": embed}, bias=layer.mlp.bias),
+    }
 
 
-def layer_stack(config: ModelConfig, dtype: jnp.dtype) -> Stack:
-    """The stack of all layers of a decoder."""
-    return Stack(dtype, tuple(range(config.num_layers)))
+def _attention_params(attention: AttentionConfig, embed: Axis, stack: StackSpecs) -> dict[str, ParamSpec]:
+    heads = Axis("heads", attention.num_heads * attention.head_dim)
+    kv_heads = Axis("kv_heads", attention.num_kv_heads * attention.head_dim)
+    qkv = {"self_attn.q_proj": heads, "self_attn.k_proj": kv_heads, "self_attn.v_proj": kv_heads}
+    specs = {
+        **stack.projection("attention/qkv", embed, qkv, bias=attention.qkv_bias),
+        **stack.projection("attention/output", heads, {"self_attn.o_proj": embed}, bias=attention.output_bias),
+    }
+    if attention.has_head_norms:
+        head_dim = Axis("head_dim", attention.head_dim)
+        specs |= {f"attention/{name}/scale": stack.norm(f"self_attn.{name}", head_dim) for name in ("q_norm", "k_norm")}
+    if attention.has_sinks:
+        specs["attention/sinks"] = stack.vector("self_attn.sinks", Axis("heads", attention.num_heads), init="zeros")
+    return specs
 
 
 def _vocabulary(config: ModelConfig, dtype: jnp.dtype) -> dict[str, ParamSpec]:

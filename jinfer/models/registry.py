@@ -8,11 +8,12 @@ from typing import Any
 import jax.numpy as jnp
 
 from jinfer.errors import UnsupportedModelError
-from jinfer.models import llama, mistral, qwen2, qwen3
 from jinfer.models.config import ModelConfig
 from jinfer.models.entries import Entries, shown
+from jinfer.models.families import llama, mistral, qwen2, qwen3
 from jinfer.models.foreign_entries import check_foreign_entries
 from jinfer.models.model import Model
+from jinfer.models.params import decoder_params
 from pallas_kernels import Implementation
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,7 @@ def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
 
 def build_model(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
     """The model of a config, without weights."""
-    return _family_of(config.architecture).build(config, dtype, implementation)
+    return Model(config, implementation, decoder_params(config, dtype))
 
 
 def _family_of_entries(entries: Entries) -> ModuleType:

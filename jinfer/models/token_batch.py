@@ -9,11 +9,11 @@ class TokenBatch(NamedTuple):
     """Flattened tokens of several rows (sequences), and where their keys and values live.
 
     Each token writes its keys and values to (page_ids, page_offsets) before it attends. `page_table` and `lengths` give
-    the rows' positions, the new tokens included, and so the same place where a row has one token. `query_starts`
+    the rows' positions, the new tokens included: the same page and offset, where a row has one token. `query_starts`
     divides the tokens among the rows, of which the first `num_decode_rows` have one each; None means one token per row.
     `prompt_lengths`, of each token's request, are given where the model's rotary embedding depends on them.
-    `newest`, where it is given, is the last token of each row, and no other's last hidden state is asked for. Padding
-    tokens write to the null page, and padding rows have length 0.
+    `logits_indices`, where they are given, are the last token of each row, and no other's last hidden state is asked
+    for. Padding tokens write to the null page, and padding rows have length 0.
     """
 
     token_ids: Int32[Array, " tokens"]
@@ -25,4 +25,4 @@ class TokenBatch(NamedTuple):
     query_starts: Int32[Array, " rows_plus_1"] | None = None
     num_decode_rows: Int32[Array, ""] | None = None
     prompt_lengths: Int32[Array, " tokens"] | None = None
-    newest: Int32[Array, " rows"] | None = None
+    logits_indices: Int32[Array, " rows"] | None = None

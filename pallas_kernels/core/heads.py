@@ -7,17 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import UnsupportedError
 
-KEYS, VALUES = 0, 1  # the first axis of kv_pages
+KEYS, VALUES = 0, 1  # the first axis of KVPages.array
 
 
-def check_heads(heads: Array, kv_pages: Array, cos: Array, sin: Array) -> None:
+def check_heads(heads: Array, kv_pages: KVPages, cos: Array, sin: Array) -> None:
     """Raises where a projection's output does not fit the cache or the angles."""
     if heads.ndim != 3:
         raise ValueError(f"heads has shape {heads.shape}; give [tokens, heads, head_dim]")
     num_tokens, num_outputs, head_dim = heads.shape
-    num_kv_heads, cache_dim = kv_pages.shape[3:]
+    num_kv_heads, cache_dim = kv_pages.num_kv_heads, kv_pages.head_dim
     if head_dim != cache_dim:
         raise ValueError(f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal")
     if num_outputs <= 2 * num_kv_heads:

@@ -1,7 +1,7 @@
 """Attention over a paged KV cache: `decode` (one query token per row), `append_and_decode` (with all that
 its heads need before) and `extend` (many, ragged, causal).
 
-The cache is an array of pages, and a page table lists, in order, the pages of each row, so that rows of any length
+The cache is `KVPages`, and a page table lists, in order, the pages of each row, so that rows of any length
 share one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with PagedAttention",
 2023). Both functions compute, for a query q at position p of its row and with `window = sliding_window or infinity`,
 
@@ -19,9 +19,10 @@ Positions that no query of a row may see (the tail of its last page, pages of ot
 or read and discarded before they meet a value that counts: they may hold NaN.
 """
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.paged_attention.append_and_decode import append_and_decode
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions
 from pallas_kernels.paged_attention.decode import decode
 from pallas_kernels.paged_attention.extend import extend
 
-__all__ = ["PLAIN", "AttentionOptions", "append_and_decode", "decode", "extend"]
+__all__ = ["PLAIN", "AttentionOptions", "KVPages", "append_and_decode", "decode", "extend"]

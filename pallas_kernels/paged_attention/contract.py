@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import UnsupportedError
 
 
@@ -34,11 +35,11 @@ PLAIN = AttentionOptions()
 
 
 def check_shapes(
-    q: Array | jax.ShapeDtypeStruct, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None
+    q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None
 ) -> None:
     """Raises where they contradict each other, or where nobody can serve them."""
     num_heads, head_dim = q.shape[1:]
-    num_kv_heads, cache_dim = kv_pages.shape[3:]
+    num_kv_heads, cache_dim = kv_pages.num_kv_heads, kv_pages.head_dim
     if head_dim != cache_dim:
         raise ValueError(f"the queries have head_dim {head_dim} and the cache {cache_dim}; they must be equal")
     if num_heads % num_kv_heads:

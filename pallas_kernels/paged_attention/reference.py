@@ -8,19 +8,20 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.rope_cache_write import rope_cache_write
 
 TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole row of the cache
 
 
-def decode(q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None, options) -> Array:
+def decode(q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None, options) -> Array:
     """See `pallas_kernels.paged_attention.decode`."""
     return jax.vmap(functools.partial(_attend, kv_pages, sinks, options))(q, page_table, lengths)
 
 
 def append_and_decode(
     heads: Array,
-    kv_pages: Array,
+    kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
     angles: tuple[Array, Array],
@@ -28,9 +29,9 @@ def append_and_decode(
     layer: int | Array | None,
     sinks: Array | None,
     options,
-) -> tuple[Array, Array]:
+) -> tuple[Array, KVPages]:
     """See `pallas_kernels.paged_attention.append_and_decode`. A scatter drops what is outside the cache."""
-    num_pages, page_size = kv_pages.shape[1:3]
+    num_pages, page_size = kv_pages.num_pages, kv_pages.page_size
     position = jnp.maximum(lengths - 1, 0)
     page_ids = jnp.take_along_axis(page_table, (position // page_size)[:, None], axis=1)[:, 0]
     page_ids = jnp.where(lengths > 0, page_ids, num_pages)
@@ -43,7 +44,7 @@ def append_and_decode(
 
 
 def extend(
-    q: Array, kv_pages: Array, page_table: Array, query_starts: Array, lengths: Array, sinks: Array | None, options
+    q: Array, kv_pages: KVPages, page_table: Array, query_starts: Array, lengths: Array, sinks: Array | None, options
 ) -> Array:
     """See `pallas_kernels.paged_attention.extend`: a token sees its row as far as its own position."""
     token = jnp.arange(q.shape[0])
@@ -59,10 +60,10 @@ def extend(
     return jax.lax.map(one_token, (q, row, visible), batch_size=TOKENS_AT_ONCE)
 
 
-def _attend(kv_pages: Array, sinks: Array | None, options, q: Array, page_ids: Array, length: Array) -> Array:
+def _attend(kv_pages: KVPages, sinks: Array | None, options, q: Array, page_ids: Array, length: Array) -> Array:
     """q [num_heads, head_dim] against the first `length` positions of the pages, -> [num_heads, head_dim]."""
-    num_kv_heads, head_dim = kv_pages.shape[3:]
-    k, v = kv_pages[:, page_ids].reshape(2, -1, num_kv_heads, head_dim).astype(jnp.float32)
+    num_kv_heads, head_dim = kv_pages.num_kv_heads, kv_pages.head_dim
+    k, v = kv_pages.array[:, page_ids].reshape(2, -1, num_kv_heads, head_dim).astype(jnp.float32)
     position = jnp.arange(k.shape[0])
     seen = position < length
     if options.sliding_window is not None:

@@ -7,18 +7,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import MASKED_SCORE, KernelShape, raw_scores, softmax_step
 from pallas_kernels.core.triton_call import ceil_div, load_rows
 
 
-def kernel_shape(q: Array | jax.ShapeDtypeStruct, kv_pages: Array, options, interpret: bool) -> KernelShape:
-    """q [..., num_heads, head_dim], kv_pages [2, num_pages, page_size, num_kv_heads, head_dim]."""
+def kernel_shape(q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, options, interpret: bool) -> KernelShape:
+    """The shape of attention of queries [..., num_heads, head_dim] over these pages."""
     num_heads, head_dim = q.shape[-2:]
     return KernelShape(
         num_heads=num_heads,
-        num_kv_heads=kv_pages.shape[3],
+        num_kv_heads=kv_pages.num_kv_heads,
         head_dim=head_dim,
-        page_size=kv_pages.shape[2],
+        page_size=kv_pages.page_size,
         scale=head_dim**-0.5 if options.scale is None else options.scale,
         sliding_window=options.sliding_window,
         soft_cap=options.soft_cap,

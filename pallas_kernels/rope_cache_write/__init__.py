@@ -9,6 +9,7 @@ layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_atte
 from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.core.heads import check_heads, check_norm
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.rope_cache_write import reference, triton
 
@@ -17,7 +18,7 @@ __all__ = ["rope_cache_write"]
 
 def rope_cache_write(
     heads: Float[Array, "tokens num_heads_plus_2_num_kv_heads head_dim"],
-    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
+    kv_pages: KVPages,
     cos: Float32[Array, "tokens half"],
     sin: Float32[Array, "tokens half"],
     page_ids: Int32[Array, " tokens"],
@@ -29,7 +30,7 @@ def rope_cache_write(
     layer: int | Int32[Array, ""] | None = None,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
-) -> tuple[Float[Array, "tokens num_heads head_dim"], Float[Array, "2 num_pages page_size num_kv_heads head_dim"]]:
+) -> tuple[Float[Array, "tokens num_heads head_dim"], KVPages]:
     """The queries, ready for attention, and the cache with each token's key and value at its place.
 
     A token of `heads` is one row of the projection's output: its queries, then its keys, then its values. With
@@ -40,7 +41,8 @@ def rope_cache_write(
         r(x)[i]     = x[i]                                             for i >= 2 * half
 
     the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to
-    kv_pages[0 and 1, page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype.
+    kv_pages.array[0 and 1, page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's
+    dtype.
 
     Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
     integer, so that all layers share one kernel.

@@ -20,6 +20,7 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, section_heads
@@ -27,7 +28,7 @@ from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_bloc
 
 def rope_cache_write(
     heads: Array,
-    kv_pages: Array,
+    kv_pages: KVPages,
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
@@ -35,10 +36,10 @@ def rope_cache_write(
     *,
     blocks: Blocks | None = None,
     interpret: bool,
-) -> tuple[Array, Array]:
+) -> tuple[Array, KVPages]:
     """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
     if blocks is None:
-        (num_tokens, num_outputs, head_dim), num_kv_heads = heads.shape, kv_pages.shape[3]
+        (num_tokens, num_outputs, head_dim), num_kv_heads = heads.shape, kv_pages.num_kv_heads
         sizes = num_outputs - 2 * num_kv_heads, num_kv_heads, head_dim, 2 * angles[0].shape[1]
         blocks = rope_cache_write_blocks(num_tokens, *sizes, kv_pages.dtype.itemsize)
     *scales, epsilon = norm or (None,)
@@ -49,19 +50,19 @@ def rope_cache_write(
 
 @functools.partial(jax.jit, static_argnames=("epsilon", "blocks", "interpret"))
 def _run(
-    heads: Array, kv_pages: Array, *others: Array, epsilon: float | None, blocks: Blocks, interpret: bool
-) -> tuple[Array, Array]:
+    heads: Array, kv_pages: KVPages, *others: Array, epsilon: float | None, blocks: Blocks, interpret: bool
+) -> tuple[Array, KVPages]:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     num_tokens, num_outputs, head_dim = heads.shape
-    num_kv_heads = kv_pages.shape[3]
+    num_kv_heads = kv_pages.num_kv_heads
     num_heads = num_outputs - 2 * num_kv_heads
     sections, group_tokens = _divide(num_tokens, num_heads, num_kv_heads, blocks)
-    q, kv_pages = triton_call(
+    q, written = triton_call(
         functools.partial(_kernel, sections=sections, group_tokens=group_tokens, epsilon=epsilon),
-        *(heads, kv_pages, *others),
+        *(heads, kv_pages.array, *others),
         out_shape=[
             jax.ShapeDtypeStruct((num_tokens, num_heads, head_dim), kv_pages.dtype),
-            jax.ShapeDtypeStruct(kv_pages.shape, kv_pages.dtype),
+            jax.ShapeDtypeStruct(kv_pages.array.shape, kv_pages.dtype),
         ],
         grid=(sections[-1].programs.stop, ceil_div(num_tokens, group_tokens)),
         num_warps=blocks.num_warps,
@@ -70,7 +71,7 @@ def _run(
         name="rope_cache_write",
         input_output_aliases={1: 1},
     )
-    return q, kv_pages
+    return q, KVPages(written)
 
 
 @dataclass(frozen=True)

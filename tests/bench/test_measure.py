@@ -1,6 +1,7 @@
 """The arithmetic of every figure, on an engine whose steps take known times."""
 
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from jinfer.bench.workloads import Lengths, find_workload
 from jinfer.engine.stats import EngineStats
 from jinfer.requests.request import FinishReason
 from tests.bench.fakes import DECODE_S, MACHINE, PREFILL_S, WORK, FakeEngine, fake_bench
+from tests.models.configs import with_windows
 
 
 @pytest.fixture
@@ -138,7 +140,7 @@ def test_the_least_time_adds_linear_layers_attention_and_cache():
 
 
 def test_windows_hide_positions():
-    windowed = type(WORK)(type(WORK.config)(**{**vars(WORK.config), "sliding_windows": (None, 4)}), 1, 2)
+    windowed = replace(WORK, config=with_windows(WORK.config, (None, 4)))
     assert windowed.kv_bytes(1, 10) == 64 * (55 + (1 + 2 + 3 + 7 * 4))
     assert windowed.kv_bytes(7, 10) == 64 * (7 + 8 + 9 + 10 + 4 * 4)
 

@@ -38,9 +38,9 @@ def test_a_second_start_traces_and_compiles_no_step(tmp_path, events, monkeypatc
         with tiny_llm(**options) as llm:
             num_steps = len(llm.engine.executor.executables)
             outputs.append(llm.generate([[1, 2, 3]], temperature=0, max_tokens=5)[0].outputs[0].token_ids)
-            address = llm.engine.executor.state.kv_cache[0].unsafe_buffer_pointer()
+            address = llm.engine.executor.state.kv_cache[0].array.unsafe_buffer_pointer()
             llm.generate([[1, 2, 3]], temperature=0, max_tokens=5)
-            assert llm.engine.executor.state.kv_cache[0].unsafe_buffer_pointer() == address, "the cache is copied"
+            assert llm.engine.executor.state.kv_cache[0].array.unsafe_buffer_pointer() == address, "the cache is copied"
     assert events.count(HIT) >= num_steps
     assert MISS not in events
     assert outputs[0] == outputs[1]

@@ -306,7 +306,7 @@ class TestFaults:
         llm = AsyncLLM(directory, **TINY_ENGINE)
         run(llm.generate(TEXT, **GREEDY))
         (thread,) = set(threading.enumerate()) - before
-        layer = llm.parts.executor.state.kv_cache[0]
+        layer = llm.parts.executor.state.kv_cache[0].array
         del llm
         gc.collect()
         thread.join(SECONDS)

@@ -9,7 +9,7 @@ import pytest
 from jinfer.batching.buckets import Buckets
 from jinfer.config import Limits
 from jinfer.execution.compiled_steps import lower_step
-from jinfer.execution.device_state import kv_layer_shape, new_device_state
+from jinfer.execution.device_state import new_device_state
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights.hub import DEMO_MODEL, read_json
 
@@ -23,7 +23,7 @@ def test_no_step_copies_the_cache(shape, users_compiler_options):
     model = build_model(config, jnp.dtype("float32"), "auto")
     state = jax.eval_shape(lambda: new_device_state(config, LIMITS, jnp.dtype("float32")))
     compiled = lower_step(model, LIMITS, model.abstract_params, state, shape).compile(users_compiler_options)
-    layer = "f32[" + ",".join(map(str, kv_layer_shape(config, LIMITS))) + "]"
+    layer = "f32[" + ",".join(map(str, state.kv_cache[0].array.shape)) + "]"
     made = re.findall(rf"= {re.escape(layer)}\S* ([\w-]+)\(", compiled.as_text())
     assert made, "the cache is in the program"
     assert "copy" not in made

@@ -14,7 +14,7 @@ from jinfer.config import EngineConfig, Limits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution import device_memory
 from jinfer.execution.device_memory import GB, DeviceMemory
-from jinfer.execution.device_state import kv_layer_shape
+from jinfer.execution.device_state import new_device_state
 from jinfer.execution.memory import (
     RESERVE_BYTES,
     MemoryNeeds,
@@ -26,6 +26,7 @@ from jinfer.execution.memory import (
 )
 from jinfer.execution.memory_plan import MemoryPlan
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.weights.params import num_bytes
 from tests.checkpoints import CONFIG, CONTEXT, random_tensors
 
 FLOAT32, BFLOAT16 = jnp.dtype("float32"), jnp.dtype("bfloat16")
@@ -117,7 +118,9 @@ def test_pages_fill_what_weights_workspace_and_reserve_leave_of_the_share():
     most = int(left // page_bytes)
     assert most * 255 / 256 < given.limits.num_pages <= most
     assert given.cache_bytes == given.limits.num_pages * page_bytes
-    assert given.cache_bytes == model.num_layers * math.prod(kv_layer_shape(model, given.limits)) * 4
+    assert given.cache_bytes == num_bytes(
+        jax.eval_shape(lambda: new_device_state(model, given.limits, FLOAT32)).kv_cache
+    )
     assert given.unplanned_bytes == left - given.cache_bytes
 
 

@@ -102,7 +102,7 @@ def test_a_step_takes_over_the_state_that_it_is_given(llm):
     before = llm.engine.executor.state
     llm.generate(prompts(3), max_tokens=2)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
-    kv_cache = llm.engine.executor.state.kv_cache[0]
+    kv_cache = llm.engine.executor.state.kv_cache[0].array
     address = kv_cache.unsafe_buffer_pointer()
     llm.generate(prompts(3), max_tokens=2)
-    assert llm.engine.executor.state.kv_cache[0].unsafe_buffer_pointer() == address
+    assert llm.engine.executor.state.kv_cache[0].array.unsafe_buffer_pointer() == address

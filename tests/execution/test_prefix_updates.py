@@ -9,10 +9,12 @@ import pytest
 
 from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME
 from jinfer.config import EngineConfig, Limits
-from jinfer.execution.device_state import kv_layer_shape, new_device_state
-from jinfer.execution.prefix_updates import PrefixUpdates, copy_pages, lower, set_page_tables
+from jinfer.execution.device_state import new_device_state
+from jinfer.execution.kv_cache import copy_pages
+from jinfer.execution.prefix_updates import PrefixUpdates, lower, set_page_tables
 from jinfer.models.registry import read_model_config
 from jinfer.weights.hub import DEMO_MODEL, read_json
+from pallas_kernels.paged_attention import KVPages
 from tests.batching.plans import chunk, decode_rows, plan
 
 LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)
@@ -26,7 +28,9 @@ def filled_state():
     page = jnp.arange(LIMITS.num_pages, dtype=FLOAT32)[None, :, None, None, None]
     table = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32)[:, None] + 50, state.rows.page_table.shape)
     return state._replace(
-        kv_cache=tuple(jnp.broadcast_to(page, layer.shape) + i / 16 for i, layer in enumerate(state.kv_cache)),
+        kv_cache=tuple(
+            KVPages(jnp.broadcast_to(page, layer.array.shape) + i / 16) for i, layer in enumerate(state.kv_cache)
+        ),
         rows=state.rows._replace(page_table=table.at[3].set(0)),
     )
 
@@ -37,7 +41,7 @@ def test_pages_are_copied_in_every_layer_and_rows_are_set():
     joining = chunk(1, 9, [1, 2], new_pages=[6], shared_pages=[3, 2], copied_page=5)
     after = jax.tree.map(np.array, updates(filled_state(), plan(decode_rows((0, 3)), joining)))
 
-    for old, new in zip(before.kv_cache, after.kv_cache, strict=True):
+    for old, new in zip(jax.tree.leaves(before.kv_cache), jax.tree.leaves(after.kv_cache), strict=True):
         expected = old.copy()
         expected[:, 6] = old[:, 5]
         np.testing.assert_array_equal(new, expected)
@@ -59,7 +63,7 @@ def test_the_cache_is_not_copied(dtype, users_compiler_options):
     copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
     compiled = lower(copy_pages, state.kv_cache, copies).compile(users_compiler_options)
     assert_in_place(compiled, state.kv_cache)
-    layer = ",".join(map(str, kv_layer_shape(CONFIG, LIMITS)))
+    layer = ",".join(map(str, state.kv_cache[0].array.shape))
     made = re.findall(rf"= \w+\[{layer}\]\S* ([\w-]+)\(", compiled.as_text())
     assert made, "the cache is in the program"
     assert not {"copy", "dynamic-update-slice"} & set(made)

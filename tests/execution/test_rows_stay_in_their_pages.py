@@ -32,7 +32,7 @@ def state_of(lengths: list[int]) -> DeviceState:
     rows = state.rows._replace(
         lengths=jnp.array([*lengths, 0], jnp.int32), page_table=jnp.array([*TABLES, [0, 0, 0]], jnp.int32)
     )
-    return DeviceState(tuple(jnp.full_like(layer, -8) for layer in state.kv_cache), rows)
+    return DeviceState(jax.tree.map(lambda pages: jnp.full_like(pages, -8), state.kv_cache), rows)
 
 
 @pytest.mark.parametrize("implementation", ["xla", "pallas"])
@@ -46,7 +46,7 @@ def test_a_row_at_the_end_of_its_pages_stays_there(implementation):
         state, _ = step(params, state, packed)
 
     assert state.rows.lengths.tolist() == [CAPACITY, CAPACITY, 0]
-    for layer in map(np.asarray, state.kv_cache):
+    for layer in map(np.asarray, jax.tree.leaves(state.kv_cache)):
         assert (layer[:, CANARIES] == -8).all(), "a page of nobody was written"
         for table, first_new in zip(TABLES, (CAPACITY - 2, CAPACITY - 1), strict=True):
             kept = layer[:, table].reshape(2, CAPACITY, *layer.shape[3:])

@@ -65,7 +65,7 @@ def cache_bytes() -> int:
     state = jax.eval_shape(
         lambda: new_device_state(read_model_config(QWEN3_06B), LIMITS, jnp.dtype("bfloat16")).kv_cache
     )
-    return sum(math.prod(layer.shape) * layer.dtype.itemsize for layer in state)
+    return sum(math.prod(layer.shape) * layer.dtype.itemsize for layer in jax.tree.leaves(state))
 
 
 KERNELS = {"kCustomKernel", "kKernel", "kCopy", "kCublasLtMatmul", "kGemm", "kMemset32BitValue"}

@@ -20,6 +20,7 @@ from jinfer.execution.workspace import (
     step_workspace_bytes,
 )
 from jinfer.models.registry import build_model, read_model_config
+from tests.models.configs import windows_of, with_windows
 from tests.tiny_model import CONFIG
 
 LIMITS = Limits(page_size=4, num_pages=50, max_num_seqs=2, max_num_batched_tokens=4, max_model_len=32)
@@ -60,7 +61,7 @@ def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeyp
 
     def compile_step(model, limits, params, state, config, device, shape, **options):
         compiled.append(shape)
-        assert state.kv_cache[0].shape[1] == limits.num_pages
+        assert state.kv_cache[0].num_pages == limits.num_pages
         return fake_step(sizes[shape])
 
     monkeypatch.setattr(workspace, "compile_step", compile_step)
@@ -80,11 +81,11 @@ def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeyp
 )
 def test_a_layer_of_each_kind_is_compiled_before_the_last(monkeypatch, windows, probed):
     """That the others need no more on a GPU: test_steps_on_an_h200.py."""
-    config = replace(MODEL.config, num_layers=len(windows), sliding_windows=windows)
+    config = with_windows(MODEL.config, windows)
     compiled = []
 
     def compile_step(model, limits, params, state, config, device, shape, **options):
-        compiled.append(model.config.sliding_windows)
+        compiled.append(windows_of(model.config))
         num_layers = len(state.kv_cache)
         assert num_layers == params["attention_norm"]["scale"].shape[0] == model.config.num_layers
         return fake_step(1)

@@ -1,11 +1,12 @@
 """Small config.json files, and what reading one gives or says."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from jinfer.errors import UnsupportedModelError
-from jinfer.models.config import ModelConfig
+from jinfer.models.config import AttentionConfig, ModelConfig
 from jinfer.models.registry import read_model_config
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = FAMILIES = tuple(f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3"))
@@ -30,3 +31,21 @@ def refusal(architecture: str = LLAMA, **entries: Any) -> str:
     with pytest.raises(UnsupportedModelError) as caught:
         read(architecture, **entries)
     return str(caught.value)
+
+
+def windows_of(config: ModelConfig) -> tuple[int | None, ...]:
+    """The sliding window of each layer."""
+    return tuple(layer.attention.sliding_window for layer in config.layers)
+
+
+def with_windows(config: ModelConfig, windows: tuple[int | None, ...]) -> ModelConfig:
+    """The model with as many layers as there are windows, all like the first but for these."""
+    layer = config.layers[0]
+    attentions = [replace(layer.attention, sliding_window=window) for window in windows]
+    return replace(config, layers=tuple(replace(layer, attention=attention) for attention in attentions))
+
+
+def attention_of(config: ModelConfig) -> AttentionConfig:
+    """The attention of all layers, without its window."""
+    (attention,) = {replace(layer.attention, sliding_window=None) for layer in config.layers}
+    return attention

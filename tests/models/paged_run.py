@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jinfer.execution.kv_cache import KVCache, KVLayout
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
@@ -29,13 +30,18 @@ class Chunk:
 
 
 class PagedRun:
-    """A checkpoint with reference attention. Its cache begins as NaN: nothing may be read unwritten."""
+    """A model with reference attention. Its cache begins as NaN: nothing may be read unwritten."""
 
-    def __init__(self, directory: Path, *, dtype: jnp.dtype = FLOAT32) -> None:
+    def __init__(self, model: Model, params: Params, *, dtype: jnp.dtype = FLOAT32) -> None:
+        self._model, self._params, self._dtype = model, params, dtype
+        self._pages_per_row = -(-model.config.context_length // PAGE_SIZE)
+
+    @classmethod
+    def of_checkpoint(cls, directory: Path, *, dtype: jnp.dtype = FLOAT32) -> "PagedRun":
+        """The model of a directory."""
         config = read_model_config(read_json(directory / "config.json"))
-        self._model, self._dtype = build_model(config, dtype, "xla"), dtype
-        self._params = load_checkpoint(self._model.param_specs, directory, progress=False)
-        self._pages_per_row = -(-config.context_length // PAGE_SIZE)
+        model = build_model(config, dtype, "xla")
+        return cls(model, load_checkpoint(model.param_specs, directory, progress=False), dtype=dtype)
 
     def logits(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], chunk_size: int
@@ -59,12 +65,12 @@ class PagedRun:
                 logits[row].extend(piece)
         return [np.stack(rows) for rows in logits]
 
-    def newest_logits(
+    def last_logits(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, are_alone: bool
-    ) -> tuple[np.ndarray, tuple[jax.Array, ...]]:
+    ) -> tuple[np.ndarray, KVCache]:
         """[sequences, vocab] of the last token of each, computed in two chunks that divide at `starts`; and the cache.
 
-        Where the newest `are_alone`, no other's hidden states are asked for.
+        Where the last tokens `are_alone`, no other's hidden states are asked for.
         """
         page_table, cache = self._new_page_table(len(sequences)), self._new_cache(len(sequences))
         parts = zip(sequences, starts, strict=True)
@@ -72,14 +78,14 @@ class PagedRun:
         for chunks in (first, second):
             tokens = _extend_batch(list(chunks), page_table)
             tokens = self._with_prompt_lengths(tokens, list(chunks), [len(sequence) for sequence in sequences])
-            newest = tokens.query_starts[1:] - 1
-            tokens = tokens._replace(newest=newest) if are_alone else tokens
+            last = tokens.query_starts[1:] - 1
+            tokens = tokens._replace(logits_indices=last) if are_alone else tokens
             out, cache = _step(self._model, self._params, cache, tokens)
-        return np.asarray(out if are_alone else out[newest]), cache
+        return np.asarray(out if are_alone else out[last]), cache
 
     def _with_prompt_lengths(self, tokens: TokenBatch, plan: list[Chunk], prompt_lengths: Sequence[int]) -> TokenBatch:
         """Of each token, where the model asks for them."""
-        if not self._model.config.rope.depends_on_length:
+        if not self._model.config.depends_on_length:
             return tokens
         is_decode = tokens.query_starts is None
         of_tokens = np.repeat(prompt_lengths, 1 if is_decode else [len(chunk.token_ids) for chunk in plan])
@@ -91,14 +97,14 @@ class PagedRun:
         page_ids = 1 + np.random.default_rng(0).permutation(num_rows * self._pages_per_row)
         return page_ids.reshape(num_rows, -1).astype(np.int32)
 
-    def _new_cache(self, num_rows: int) -> tuple[jax.Array, ...]:
+    def _new_cache(self, num_rows: int) -> KVCache:
         config = self._model.config
-        shape = (2, 1 + num_rows * self._pages_per_row, PAGE_SIZE, config.num_kv_heads, config.head_dim)
-        return tuple(jnp.full(shape, jnp.nan, self._dtype) for _ in range(config.num_layers))
+        cache = KVLayout.of(config, PAGE_SIZE, self._dtype).empty(1 + num_rows * self._pages_per_row)
+        return jax.tree.map(lambda pages: jnp.full_like(pages, jnp.nan), cache)
 
 
 @jax.jit(static_argnums=0)
-def _step(model: Model, params: Params, cache: tuple[jax.Array, ...], tokens: TokenBatch):
+def _step(model: Model, params: Params, cache: KVCache, tokens: TokenBatch):
     hidden, cache = model.forward(params, cache, tokens)
     return model.logits(params, hidden), cache
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from jinfer.errors import UnsupportedModelError
-from jinfer.models.config import ModelConfig
+from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
 from jinfer.models.registry import known_architectures, read_model_config
 from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
-from tests.models.configs import LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, read, refusal
+from tests.models.configs import LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, attention_of, read, refusal, windows_of
 
 
 def test_sizes_are_read_and_the_rest_has_defaults() -> None:
@@ -18,19 +18,24 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         architecture=LLAMA,
         vocab_size=96,
         hidden_size=32,
-        intermediate_size=72,
-        num_layers=3,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=8,
+        layers=(
+            LayerConfig(
+                attention=AttentionConfig(
+                    num_heads=4,
+                    num_kv_heads=2,
+                    head_dim=8,
+                    rope=RopeConfig(10000.0),
+                    qkv_bias=False,
+                    output_bias=False,
+                    sliding_window=None,
+                ),
+                mlp=MLPConfig(intermediate_size=72, bias=False),
+            ),
+        )
+        * 3,
         rms_norm_eps=1e-6,
-        rope=RopeConfig(10000.0),
         max_position_embeddings=128,
         tie_word_embeddings=False,
-        qkv_bias=False,
-        output_bias=False,
-        mlp_bias=False,
-        sliding_windows=(None, None, None),
     )
 
 
@@ -47,7 +52,8 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
 )
 def test_biases_of_qkv_output_and_mlp(architecture: str, entries: dict, biases: tuple[bool, bool, bool]) -> None:
     config = read(architecture, **entries)
-    assert (config.qkv_bias, config.output_bias, config.mlp_bias) == biases
+    attention, mlp = attention_of(config), config.layers[0].mlp
+    assert (attention.qkv_bias, attention.output_bias, mlp.bias) == biases
 
 
 @pytest.mark.parametrize(
@@ -75,17 +81,19 @@ def test_biases_of_qkv_output_and_mlp(architecture: str, entries: dict, biases: 
     ],
 )
 def test_windows_of_the_layers(architecture: str, entries: dict, windows: tuple[int | None, ...]) -> None:
-    assert read(architecture, **entries).sliding_windows == windows
+    assert windows_of(read(architecture, **entries)) == windows
 
 
 def test_head_dim_is_the_family_s_where_it_is_not_given() -> None:
-    assert read(LLAMA).head_dim == read(QWEN2).head_dim == read(MISTRAL, head_dim=None).head_dim == 8
-    assert read(QWEN3).head_dim == 128
-    assert read(MISTRAL, head_dim=20).head_dim == read(QWEN3, head_dim=20).head_dim == 20
+    for config in (read(LLAMA), read(QWEN2), read(MISTRAL, head_dim=None)):
+        assert attention_of(config).head_dim == 8
+    assert attention_of(read(QWEN3)).head_dim == 128
+    for architecture in (MISTRAL, QWEN3):
+        assert attention_of(read(architecture, head_dim=20)).head_dim == 20
 
 
 def test_kv_heads_are_all_heads_where_they_are_not_given() -> None:
-    assert read(num_key_value_heads=None).num_kv_heads == 4
+    assert attention_of(read(num_key_value_heads=None)).num_kv_heads == 4
 
 
 @pytest.mark.parametrize(
@@ -150,10 +158,11 @@ def test_what_is_read_of_real_configs(shared_data: Path) -> None:
         return read_model_config(json.loads((shared_data / "configs" / name / "config.json").read_text()))
 
     llama, qwen = of("Meta-Llama-3.1-8B"), of("Qwen3-0.6B")
-    assert llama.rope == RopeConfig(500000.0, Llama3RopeScaling(8.0, 1.0, 4.0, 8192))
-    assert (llama.num_heads, llama.num_kv_heads, llama.head_dim) == (32, 8, 128)
-    assert (qwen.num_heads, qwen.head_dim, qwen.tie_word_embeddings) == (16, 128, True)
-    assert set(qwen.sliding_windows) == {None}
+    assert attention_of(llama).rope == RopeConfig(500000.0, Llama3RopeScaling(8.0, 1.0, 4.0, 8192))
+    heads = attention_of(llama)
+    assert (heads.num_heads, heads.num_kv_heads, heads.head_dim) == (32, 8, 128)
+    assert (attention_of(qwen).num_heads, attention_of(qwen).head_dim, qwen.tie_word_embeddings) == (16, 128, True)
+    assert set(windows_of(qwen)) == {None}
 
 
 def test_quantized_weights_are_refused_before_they_are_read() -> None:

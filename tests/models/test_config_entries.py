@@ -9,7 +9,7 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig
 from jinfer.models.registry import FAMILIES as MODULES
 from jinfer.models.registry import read_model_config
-from tests.models.configs import FAMILIES, LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, read, refusal
+from tests.models.configs import FAMILIES, LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, attention_of, read, refusal, windows_of
 
 NO_INTEGERS = ["96", 96.0, [96], {"n": 96}, True, 0, -4, float("nan"), 2**31, 10**400]
 NO_SWITCHES = ["false", "true", 0, 1, 1.0, [], {}]
@@ -60,7 +60,7 @@ def test_a_window_is_an_integer_from_1_where_it_holds() -> None:
         assert f"sliding_window {value!r}" in refusal(MISTRAL, sliding_window=value)
     for value in (0, -1):
         assert f"sliding_window {value}" in refusal(QWEN2, use_sliding_window=True, sliding_window=value)
-        assert read(QWEN2, sliding_window=value).sliding_windows == (None,) * 3
+        assert windows_of(read(QWEN2, sliding_window=value)) == (None,) * 3
 
 
 @pytest.mark.parametrize("value", [3, True, ["silu"], "gelu", "SiLU"])
@@ -112,7 +112,7 @@ def test_the_type_of_the_model_is_a_string(name: str) -> None:
 
 def test_heads_without_a_head_dim_divide_the_hidden_size_rounding_down() -> None:
     """As in transformers, whose projections are then narrower than the hidden states."""
-    assert read(MISTRAL, hidden_size=50).head_dim == 12
+    assert attention_of(read(MISTRAL, hidden_size=50)).head_dim == 12
     assert "hidden_size 3 and num_attention_heads 4" in refusal(hidden_size=3)
 
 
@@ -129,10 +129,6 @@ DEFAULTS = {
     QWEN2: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
     QWEN3: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
 }
-FIELDS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads", "num_kv_heads", "head_dim",
-    "max_position_embeddings",
-)  # fmt: skip
 
 
 def of_defaults(architecture: str) -> ModelConfig:
@@ -142,8 +138,11 @@ def of_defaults(architecture: str) -> ModelConfig:
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_what_is_absent_is_the_familys_default(architecture: str, caplog) -> None:
     config = of_defaults(architecture)
-    assert tuple(getattr(config, name) for name in FIELDS) == DEFAULTS[architecture]
-    assert (config.rms_norm_eps, config.rope.theta, config.tie_word_embeddings) == (1e-6, 10000.0, False)
+    attention, mlp = attention_of(config), config.layers[0].mlp
+    heads = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    sizes = config.vocab_size, config.hidden_size, mlp.intermediate_size, config.num_layers
+    assert (*sizes, *heads, config.max_position_embeddings) == DEFAULTS[architecture]
+    assert (config.rms_norm_eps, attention_of(config).rope.theta, config.tie_word_embeddings) == (1e-6, 10000.0, False)
     assert all(name in caplog.text for name in ("vocab_size", "intermediate_size", "num_hidden_layers", "heads"))
 
 
@@ -165,21 +164,25 @@ def test_defaults_are_those_of_transformers(module) -> None:
     transformers = pytest.importorskip("transformers")
     (architecture,) = module.ARCHITECTURES[:1]
     theirs, ours = getattr(transformers, architecture).config_class(), of_defaults(architecture)
-    names = {"num_hidden_layers": ours.num_layers, "num_attention_heads": ours.num_heads,
-             "num_key_value_heads": ours.num_kv_heads, "rope_parameters": {"rope_theta": ours.rope.theta,
-             "rope_type": "default"}}  # fmt: skip
-    same = ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings", "rms_norm_eps",
-            "tie_word_embeddings")  # fmt: skip
+    attention = attention_of(ours)
+    names = {
+        "num_hidden_layers": ours.num_layers,
+        "num_attention_heads": attention.num_heads,
+        "num_key_value_heads": attention.num_kv_heads,
+        "intermediate_size": ours.layers[0].mlp.intermediate_size,
+        "rope_parameters": {"rope_theta": attention.rope.theta, "rope_type": "default"},
+    }
+    same = ("vocab_size", "hidden_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
     assert theirs.model_type == module.MODEL_TYPE
     for name, value in {**names, **{name: getattr(ours, name) for name in same}}.items():
         assert getattr(theirs, name) == value, name
     head_dim = getattr(theirs, "head_dim", None) or theirs.hidden_size // theirs.num_attention_heads
-    assert head_dim == ours.head_dim
+    assert head_dim == attention_of(ours).head_dim
     windows = {"sliding_window": 8, "num_hidden_layers": 40}
     if module.MODEL_TYPE.startswith("qwen"):
         theirs = type(theirs)(use_sliding_window=True, **windows)
         ours = read(architecture, use_sliding_window=True, **windows)
-        assert [kind == "sliding_attention" for kind in theirs.layer_types] == [w == 8 for w in ours.sliding_windows]
+        assert [kind == "sliding_attention" for kind in theirs.layer_types] == [w == 8 for w in windows_of(ours)]
 
 
 # --- names of architectures
@@ -213,9 +216,9 @@ TYPES = ["full_attention", "sliding_attention", "full_attention"]
 
 
 def test_mistral_with_layer_types_is_by_layer_as_ministral_is() -> None:
-    assert read(MISTRAL, sliding_window=8, layer_types=TYPES).sliding_windows == (None, 8, None)
-    assert read(MISTRAL, layer_types=TYPES).sliding_windows == (None, 4096, None)
-    assert read(MISTRAL, layer_types=["attention"] * 3).sliding_windows == (None,) * 3
+    assert windows_of(read(MISTRAL, sliding_window=8, layer_types=TYPES)) == (None, 8, None)
+    assert windows_of(read(MISTRAL, layer_types=TYPES)) == (None, 4096, None)
+    assert windows_of(read(MISTRAL, layer_types=["attention"] * 3)) == (None,) * 3
 
 
 @pytest.mark.parametrize(
@@ -237,7 +240,7 @@ def test_layer_types_with_a_window_that_is_not_there_are_refused(architecture: s
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_layer_types_without_a_window_are_served(architecture: str) -> None:
     config = read(architecture, layer_types=["full_attention"] * 3, sliding_window=None)
-    assert config.sliding_windows == (None,) * 3
+    assert windows_of(config) == (None,) * 3
 
 
 def test_dual_chunk_attention_ends_the_context_where_plain_attention_is_another(caplog) -> None:
@@ -299,7 +302,7 @@ def test_a_window_in_a_family_without_one_is_said_where_it_would_show(caplog) ->
     ):
         read(LLAMA, **entries)
     assert caplog.text == ""
-    assert read(LLAMA, sliding_window=8).sliding_windows == (None,) * 3
+    assert windows_of(read(LLAMA, sliding_window=8)) == (None,) * 3
     assert "sliding_window 8" in caplog.text
 
 

@@ -1,5 +1,6 @@
 """Every family and option against logits and greedy tokens that transformers computed (tools/make_goldens.py)."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -14,7 +15,7 @@ PALLAS_NAMES = ("mistral_window", "qwen3_head_dim_80")  # a window, and a head_d
 
 @pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest) -> PagedRun:
-    return PagedRun(GOLDENS / request.param)
+    return PagedRun.of_checkpoint(GOLDENS / request.param)
 
 
 def test_every_variant_has_its_fixture() -> None:
@@ -33,13 +34,13 @@ def test_logits_are_those_of_transformers(run: PagedRun, name: str, chunk_size: 
 
 
 @pytest.mark.parametrize(("run", "name"), [(name, name) for name in NAMES], indirect=["run"], ids=NAMES)
-def test_the_newest_alone_are_what_they_are_among_all(run: PagedRun, name: str) -> None:
+def test_the_last_tokens_alone_are_what_they_are_among_all(run: PagedRun, name: str) -> None:
     sequences = [golden.prompt_ids + golden.greedy_ids[:3] for golden in read_goldens(name)]
     starts = [len(sequence) // 3 for sequence in sequences]
-    alone, cache = run.newest_logits(sequences, starts, are_alone=True)
-    among_all, cache_of_all = run.newest_logits(sequences, starts, are_alone=False)
+    alone, cache = run.last_logits(sequences, starts, are_alone=True)
+    among_all, cache_of_all = run.last_logits(sequences, starts, are_alone=False)
     np.testing.assert_allclose(alone, among_all, rtol=0, atol=MAX_LOGIT_ERROR)
-    for layer, layer_of_all in zip(cache, cache_of_all, strict=True):
+    for layer, layer_of_all in zip(jax.tree.leaves(cache), jax.tree.leaves(cache_of_all), strict=True):
         np.testing.assert_array_equal(layer[:, 1:], layer_of_all[:, 1:])
 
 

@@ -80,7 +80,7 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, first_see
     greedy_ids = [answer.greedy_ids.tolist() for answer in oracle.answers]
 
     sequences = [prompt + greedy[:-1] for prompt, greedy in zip(prompts, greedy_ids, strict=True)]
-    computed = PagedRun(tmp_path).logits(sequences, [len(prompt) for prompt in prompts], CHUNK_SIZE)
+    computed = PagedRun.of_checkpoint(tmp_path).logits(sequences, [len(prompt) for prompt in prompts], CHUNK_SIZE)
     for answer, logits in zip(oracle.answers, computed, strict=True):
         check_logits(oracle.model, answer, logits)
     greedy = [logits[len(prompt) - 1 :].argmax(-1).tolist() for prompt, logits in zip(prompts, computed, strict=True)]
@@ -136,6 +136,6 @@ def test_real_configs_compute_what_transformers_computes(shared_data: Path, firs
         model.save_pretrained(directory)
         (directory / "config.json").write_text(text, encoding="utf-8")
         sequence = [*right.prompt_ids.tolist(), *right.greedy_ids.tolist()[:-1]]
-        (logits,) = PagedRun(directory).logits([sequence], [len(right.prompt_ids)], CHUNK_SIZE)
+        (logits,) = PagedRun.of_checkpoint(directory).logits([sequence], [len(right.prompt_ids)], CHUNK_SIZE)
         check_logits(model, right, logits, name)
     assert len(different) > 10

@@ -13,7 +13,7 @@ from jinfer.models.rope_config import (
     RopeConfig,
     YarnRopeScaling,
 )
-from tests.models.configs import FAMILIES, LLAMA, QWEN2, QWEN3, read, refusal
+from tests.models.configs import FAMILIES, LLAMA, QWEN2, QWEN3, attention_of, read, refusal
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHORT, LONG = [1.0, 1.5, 2.0, 4.0], [2.0, 4.0, 8.0, 16.0]  # head_dim is 8
@@ -84,11 +84,11 @@ def test_every_type_is_read_in_every_family_and_spelling(name: str, architecture
     old = {("type" if key == "rope_type" else key): value for key, value in entry.items()}
     both = {**entry, "type": entry["rope_type"]}
     options = {"head_dim": 8}
-    assert read(architecture, **options, rope_parameters={**entry, "rope_theta": 5e5}).rope == expected
+    assert attention_of(read(architecture, **options, rope_parameters={**entry, "rope_theta": 5e5})).rope == expected
     for spelled in (entry, old, both):
-        assert read(architecture, **options, rope_theta=5e5, rope_scaling=spelled).rope == expected
-        assert read(architecture, **options, rope_theta=5e5, rope_parameters=spelled).rope == expected
-    assert read(architecture, **options, rope_scaling=entry).rope.theta == 10000.0
+        assert attention_of(read(architecture, **options, rope_theta=5e5, rope_scaling=spelled)).rope == expected
+        assert attention_of(read(architecture, **options, rope_theta=5e5, rope_parameters=spelled)).rope == expected
+    assert attention_of(read(architecture, **options, rope_scaling=entry)).rope.theta == 10000.0
 
 
 @pytest.mark.parametrize("name", ["yarn", "llama3", "longrope"])
@@ -96,8 +96,8 @@ def test_the_original_context_may_stand_beside_the_entry(name: str) -> None:
     entry, scaling = SCALINGS[name]
     original = entry["original_max_position_embeddings"]
     inside = {key: value for key, value in entry.items() if key != "original_max_position_embeddings"}
-    assert read(rope_scaling=inside, original_max_position_embeddings=original).rope.scaling == scaling
-    assert read(rope_scaling=entry, original_max_position_embeddings=original).rope.scaling == scaling
+    assert attention_of(read(rope_scaling=inside, original_max_position_embeddings=original)).rope.scaling == scaling
+    assert attention_of(read(rope_scaling=entry, original_max_position_embeddings=original)).rope.scaling == scaling
     message = refusal(rope_scaling=entry, original_max_position_embeddings=16)
     assert "original_max_position_embeddings 16" in message
     assert f"original_max_position_embeddings {original}" in message
@@ -132,7 +132,7 @@ THETA = {"rope_theta": 1e6}
     ],
 )
 def test_two_entries_that_agree_are_one(entries: dict, expected: RopeConfig) -> None:
-    assert read(QWEN2, **entries).rope == expected
+    assert attention_of(read(QWEN2, **entries)).rope == expected
 
 
 @pytest.mark.parametrize(
@@ -161,8 +161,8 @@ def test_two_entries_that_differ_are_refused_by_both_names(entries: dict, names:
 @pytest.mark.parametrize("architecture", [LLAMA, QWEN3])
 def test_entries_by_layer_type_hold_where_all_layers_are_of_one(architecture: str) -> None:
     by_type = {"full_attention": {**LINEAR, **THETA}, "sliding_attention": DEFAULT}
-    assert read(architecture, rope_parameters=by_type).rope == RopeConfig(1e6, LinearRopeScaling(4.0))
-    assert read(architecture, **THETA, rope_parameters={"full_attention": LINEAR}).rope.theta == 1e6
+    assert attention_of(read(architecture, rope_parameters=by_type)).rope == RopeConfig(1e6, LinearRopeScaling(4.0))
+    assert attention_of(read(architecture, **THETA, rope_parameters={"full_attention": LINEAR})).rope.theta == 1e6
 
 
 WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
@@ -170,7 +170,7 @@ WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers":
 
 def test_entries_of_layer_types_that_are_equal_are_one() -> None:
     by_type = {"full_attention": LINEAR, "sliding_attention": {**LINEAR, "rope_theta": 1e4}}
-    assert read(QWEN2, **WINDOWS, rope_parameters=by_type).rope == RopeConfig(1e4, LinearRopeScaling(4.0))
+    assert attention_of(read(QWEN2, **WINDOWS, rope_parameters=by_type)).rope == RopeConfig(1e4, LinearRopeScaling(4.0))
 
 
 @pytest.mark.parametrize(

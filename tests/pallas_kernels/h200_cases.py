@@ -16,7 +16,7 @@ from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.matmul import MAX_NORM_ROWS, matmul
 from pallas_kernels.matmul import shapes as matmul_shapes
-from pallas_kernels.paged_attention import AttentionOptions, append_and_decode, decode
+from pallas_kernels.paged_attention import AttentionOptions, KVPages, append_and_decode, decode
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.paged_attention.extend import triton as extend_triton
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
@@ -42,7 +42,7 @@ class Case:
     """
 
     function: Callable
-    arguments: tuple[jax.ShapeDtypeStruct, ...]
+    arguments: tuple[jax.ShapeDtypeStruct | KVPages, ...]
     kernel: str
     tensor_cores: Literal["wgmma", "mma"] | None = None
     named_arguments: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
@@ -108,7 +108,7 @@ def _attention_case(function, name, tokens, rows, positions, *, tensor_cores, pa
         pallas(decode, options=options) if is_decode else functools.partial(function, options=options),
         (
             array(tokens, shape.num_heads, shape.head_dim, dtype=dtype),
-            array(2, rows * max_pages + 1, page_size, shape.num_kv_heads, shape.head_dim, dtype=dtype),
+            KVPages(array(2, rows * max_pages + 1, page_size, shape.num_kv_heads, shape.head_dim, dtype=dtype)),
             indices(rows, max_pages),
             *([] if is_decode else [indices(rows + 1)]),
             indices(rows),
@@ -165,7 +165,7 @@ def _rope_cache_write_case(
         pallas(rope_cache_write, epsilon=1e-6 if norm else None),
         (
             array(*heads),
-            array(2, 8193, 16, shape.num_kv_heads, shape.head_dim),
+            KVPages(array(2, 8193, 16, shape.num_kv_heads, shape.head_dim)),
             *[array(tokens, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,
             *[indices(tokens)] * 2,
         ),
@@ -195,7 +195,7 @@ def _append_and_decode_case(shape: rope_shapes.RopeCacheShape, rows: int, *, dty
         pallas(append_and_decode, epsilon=1e-6 if shape.is_normalized else None, **options),
         (
             array(rows, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim, dtype=dtype),
-            array(2, 8193, 16, shape.num_kv_heads, shape.head_dim, dtype=dtype),
+            KVPages(array(2, 8193, 16, shape.num_kv_heads, shape.head_dim, dtype=dtype)),
             indices(rows, max_pages),
             indices(rows),
             *[array(rows, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.paged_attention import AttentionOptions
+from pallas_kernels.paged_attention import AttentionOptions, KVPages
 from pallas_kernels.paged_attention.shapes import AttentionShape
 
 
@@ -26,10 +26,10 @@ class PagedCase:
     def options(self) -> AttentionOptions:
         return AttentionOptions(sliding_window=self.shape.sliding_window, soft_cap=self.shape.soft_cap)
 
-    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray]:
+    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray | KVPages]:
         """What `decode`, or `extend` where there are query_starts, takes."""
         starts = [] if self.query_starts is None else [jnp.asarray(self.query_starts)]
-        q, kv_pages = jnp.asarray(self.q, dtype), jnp.asarray(self.kv_pages, dtype)
+        q, kv_pages = jnp.asarray(self.q, dtype), KVPages(jnp.asarray(self.kv_pages, dtype))
         return [q, kv_pages, jnp.asarray(self.page_table), *starts, jnp.asarray(self.lengths)]
 
     def keywords(self) -> dict[str, object]:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
@@ -41,9 +42,9 @@ class WriteCase:
     page_offsets: np.ndarray
     scales: np.ndarray  # of queries and of keys
 
-    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray]:
+    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray | KVPages]:
         """What `rope_cache_write` takes, in order."""
-        heads, kv_pages = jnp.asarray(self.heads, dtype), jnp.asarray(self.kv_pages, dtype)
+        heads, kv_pages = jnp.asarray(self.heads, dtype), KVPages(jnp.asarray(self.kv_pages, dtype))
         cos, sin = (jnp.asarray(turn(self.angles), jnp.float32) for turn in (np.cos, np.sin))
         return [heads, kv_pages, cos, sin, jnp.asarray(self.page_ids), jnp.asarray(self.page_offsets)]
 
@@ -80,10 +81,10 @@ def oracle(case: WriteCase, dtype: jnp.dtype) -> np.ndarray:
     return x
 
 
-def check(case: WriteCase, q: jnp.ndarray, kv_pages: jnp.ndarray, dtype: jnp.dtype, num_padding: int = 0) -> None:
+def check(case: WriteCase, q: jnp.ndarray, pages: KVPages, dtype: jnp.dtype, num_padding: int = 0) -> None:
     """Queries, keys and values are the definition's, and nothing else of the cache changed."""
     wanted = oracle(case, dtype)
-    q, kv_pages = np.asarray(q, np.float32), np.asarray(kv_pages, np.float32)
+    q, kv_pages = np.asarray(q, np.float32), np.asarray(pages.array, np.float32)
     written = kv_pages[:, case.page_ids, case.page_offsets]
     num_heads, num_kv_heads = case.shape.num_heads, case.shape.num_kv_heads
     wanted_kv = np.stack([wanted[:, num_heads : num_heads + num_kv_heads], wanted[:, num_heads + num_kv_heads :]])
@@ -97,7 +98,7 @@ def check(case: WriteCase, q: jnp.ndarray, kv_pages: jnp.ndarray, dtype: jnp.dty
     assert np.isfinite(written).all(), "a place was written in part"
 
 
-def run(case: WriteCase, implementation: str, dtype: jnp.dtype) -> tuple[jnp.ndarray, jnp.ndarray]:
+def run(case: WriteCase, implementation: str, dtype: jnp.dtype) -> tuple[jnp.ndarray, KVPages]:
     options = case.options(dtype) | {"implementation": implementation}
     return jax.jit(functools.partial(rope_cache_write, **options))(*case.arguments(dtype))
 
@@ -162,15 +163,14 @@ def test_other_bits_of_a_donated_cache_are_kept(rng, implementation):
     """In a buffer that the call takes over. Half of the random bits are those of many kinds of NaN."""
     case = make_case(rng, SMALL, num_tokens=6)
     heads, kv_pages, *rest = case.arguments(jnp.float32)
-    before = rng.integers(0, 2**32, kv_pages.shape, np.uint32) | rng.choice([0, 0x7F800000], kv_pages.shape).astype(
-        "u4"
-    )
+    size = kv_pages.array.shape
+    before = rng.integers(0, 2**32, size, np.uint32) | rng.choice([0, 0x7F800000], size).astype("u4")
     donated = jax.lax.bitcast_convert_type(jnp.asarray(before), jnp.float32)
     options = case.options(jnp.float32) | {"implementation": implementation}
     write = jax.jit(functools.partial(rope_cache_write, **options), donate_argnums=1)
-    _, kv_pages = write(heads, donated, *rest)
+    _, written = write(heads, KVPages(donated), *rest)
     assert donated.is_deleted()
-    after = np.array(jax.lax.bitcast_convert_type(kv_pages, jnp.uint32))
+    after = np.array(jax.lax.bitcast_convert_type(written.array, jnp.uint32))
     places = slice(None), case.page_ids, case.page_offsets
     assert (after[places] != before[places]).any()
     after[places] = before[places]

@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import topologies
 from jax.sharding import NamedSharding, PartitionSpec
 
-from pallas_kernels.paged_attention import PLAIN
+from pallas_kernels.paged_attention import PLAIN, KVPages
 from pallas_kernels.paged_attention.decode import jax_triton
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
 from tests.pallas_kernels import h200
@@ -107,10 +107,10 @@ def compile_chain_for_h200(call: str) -> str:
     mesh = topologies.make_mesh(topology, (1,), ("device",))
     sharding = NamedSharding(mesh, PartitionSpec())
     shapes = {(64, 32, 128): jnp.bfloat16, (2, 8193, 16, 8, 128): jnp.bfloat16, (64, 128): jnp.int32, (64,): jnp.int32}
-    arguments = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes.items()]
+    q, pages, *rows = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes.items()]
     chain = jax.jit(decode_chain, static_argnames=("call", "num_decodes"))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return thunk_sequence(chain.trace(*arguments, call=call).lower(lowering_platforms=("cuda",)))
+        return thunk_sequence(chain.trace(q, KVPages(pages), *rows, call=call).lower(lowering_platforms=("cuda",)))
 
 
 def thunk_sequence(lowered: jax.stages.Lowered) -> str:

@@ -11,7 +11,7 @@ from benchmarks.kernels.cases.paged import PagedRows
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs
 from pallas_kernels.core.selection import Implementation
-from pallas_kernels.paged_attention import append_and_decode, decode
+from pallas_kernels.paged_attention import KVPages, append_and_decode, decode
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 from pallas_kernels.rope_cache_write import rope_cache_write
 
@@ -47,7 +47,7 @@ def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
     """One cache, written in place, with pages for the rows of every set."""
     shape, rows = paged.shape, paged.rows
     num_pages = num_sets * rows * paged.pages_each + 1
-    pages = data.normal((2, num_pages, paged.page_size, shape.num_kv_heads, shape.head_dim))
+    pages = KVPages(data.normal((2, num_pages, paged.page_size, shape.num_kv_heads, shape.head_dim)))
     scales = tuple(data.normal((shape.head_dim,)) for _ in range(2))
     page_ids = np.random.default_rng(0).permutation(num_pages - 1).reshape(num_sets, rows, -1) + 1
     newest = paged.positions - 1

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from benchmarks.kernels.data import Data
-from pallas_kernels.paged_attention import AttentionOptions
+from pallas_kernels.paged_attention import AttentionOptions, KVPages
 from pallas_kernels.paged_attention.shapes import AttentionShape
 
 ITEMSIZE = 2  # bfloat16
@@ -74,7 +74,7 @@ class PagedRows:
         """The pages, the null page included, and the page table."""
         num_pages = self.rows * self.pages_each + 1
         shape = (2, num_pages, self.page_size, self.shape.num_kv_heads, self.shape.head_dim)
-        return data.normal(shape, scale=scale), data.page_table(self.rows, self.pages_each)
+        return KVPages(data.normal(shape, scale=scale)), data.page_table(self.rows, self.pages_each)
 
     def lengths_from(self, data: Data):
         return data.integers(np.full(self.rows, self.positions))
@@ -84,11 +84,11 @@ class PagedRows:
 
 
 def gathered_attention(
-    q: Array, kv_pages: Array, page_table: Array, lengths: Array, sinks: Array | None, paged: PagedRows
+    q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None, paged: PagedRows
 ) -> Array:
     """Gathers the pages, and leaves scores, softmax and sums to XLA, in bfloat16 with float32 scores."""
     shape, rows, queries = paged.shape, paged.rows, paged.queries
-    k, v = kv_pages[:, page_table].reshape(2, rows, -1, shape.num_kv_heads, shape.head_dim)
+    k, v = kv_pages.array[:, page_table].reshape(2, rows, -1, shape.num_kv_heads, shape.head_dim)
     grouped = q.reshape(rows, queries, shape.num_kv_heads, -1, shape.head_dim)
     scores = jnp.einsum("rqkgd,rpkd->rkgqp", grouped, k, preferred_element_type=jnp.float32)
     scores = scores / math.sqrt(shape.head_dim)

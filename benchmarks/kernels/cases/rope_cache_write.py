@@ -9,6 +9,7 @@ import numpy as np
 from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
@@ -68,7 +69,7 @@ def _make(tokens: int, shape: RopeCacheShape, is_decode: bool, data: Data, num_s
         places = (ids, token % PAGE_SIZE) if is_decode else (ids[token // PAGE_SIZE], token % PAGE_SIZE)
         heads = data.normal((tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim))
         sets.append((heads, tuple(map(data.integers, places))))
-    return Inputs((data.normal(pages), tuple(angles), scales), sets)
+    return Inputs((KVPages(data.normal(pages)), tuple(angles), scales), sets)
 
 
 def _call(implementation: Implementation, carry, arguments):

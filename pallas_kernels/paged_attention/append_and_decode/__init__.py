@@ -4,6 +4,7 @@ import jax
 from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.core.heads import check_heads, check_norm
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference
 from pallas_kernels.paged_attention.append_and_decode import triton
@@ -12,7 +13,7 @@ from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, che
 
 def append_and_decode(
     heads: Float[Array, "rows num_heads_plus_2_num_kv_heads head_dim"],
-    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
+    kv_pages: KVPages,
     page_table: Int32[Array, "rows max_pages"],
     lengths: Int32[Array, " rows"],
     cos: Float32[Array, "rows half"],
@@ -26,7 +27,7 @@ def append_and_decode(
     options: AttentionOptions = PLAIN,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
-) -> tuple[Float[Array, "rows num_heads head_dim"], Float[Array, "2 num_pages page_size num_kv_heads head_dim"]]:
+) -> tuple[Float[Array, "rows num_heads head_dim"], KVPages]:
     """`rope_cache_write` of one token per row, to the row's last position, `lengths[row] - 1`, and its `decode`.
 
     The token's place is the one that the page table gives for that position; what is there before is not read. A row of
@@ -44,7 +45,7 @@ def append_and_decode(
     """
     check_heads(heads, kv_pages, cos, sin)
     rows, num_outputs, head_dim = heads.shape
-    q = jax.ShapeDtypeStruct((rows, num_outputs - 2 * kv_pages.shape[3], head_dim), heads.dtype)
+    q = jax.ShapeDtypeStruct((rows, num_outputs - 2 * kv_pages.num_kv_heads, head_dim), heads.dtype)
     check_shapes(q, kv_pages, page_table, lengths, sinks)
     if lengths.shape != (rows,):
         raise ValueError(f"lengths has shape {lengths.shape}, but heads has one token of each of {rows} rows")

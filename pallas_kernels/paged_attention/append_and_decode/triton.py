@@ -14,6 +14,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import KernelShape, soft_capped, softmax_start, softmax_step_of_one
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.stacked import layer_index_operand
@@ -39,7 +40,7 @@ from pallas_kernels.paged_attention.tiles import kernel_shape
 
 def append_and_decode(
     heads: Array,
-    kv_pages: Array,
+    kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
     angles: tuple[Array, Array],
@@ -50,7 +51,7 @@ def append_and_decode(
     *,
     blocks: DecodeBlocks | None = None,
     interpret: bool,
-) -> tuple[Array, Array]:
+) -> tuple[Array, KVPages]:
     """One program per (block of KV heads, row, split), with decode's blocks. See the package for the contract."""
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(_queries_of(heads, kv_pages), kv_pages, page_table))
@@ -64,42 +65,42 @@ def append_and_decode(
     return _append(*operands, options=options, epsilon=epsilon, blocks=blocks, interpret=interpret)
 
 
-def _queries_of(heads: Array, kv_pages: Array) -> jax.ShapeDtypeStruct:
+def _queries_of(heads: Array, kv_pages: KVPages) -> jax.ShapeDtypeStruct:
     rows, num_outputs, head_dim = heads.shape
-    return jax.ShapeDtypeStruct((rows, num_outputs - 2 * kv_pages.shape[3], head_dim), heads.dtype)
+    return jax.ShapeDtypeStruct((rows, num_outputs - 2 * kv_pages.num_kv_heads, head_dim), heads.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("options", "epsilon", "blocks", "interpret"))
 def _append(
-    heads, kv_pages, page_table, lengths, new_token: dict[str, Any], sinks,
+    heads, kv_pages: KVPages, page_table, lengths, new_token: dict[str, Any], sinks,
     *, options, epsilon: float | None, blocks: DecodeBlocks, interpret: bool,
-) -> tuple[Array, Array]:  # fmt: skip
+) -> tuple[Array, KVPages]:  # fmt: skip
     """Jitted, so that all layers of a model share one trace of the kernel."""
     q = _queries_of(heads, kv_pages)
     rows, num_heads, head_dim = q.shape
     others, structure = jax.tree.flatten((new_token, sinks))
-    *results, kv_pages = triton_call(
+    *results, written = triton_call(
         functools.partial(
             _append_kernel, structure=structure, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks,
             epsilon=epsilon,
         ),
-        *(heads, kv_pages, page_table, lengths, *others),
+        *(heads, kv_pages.array, page_table, lengths, *others),
         out_shape=[
             *(partial_shapes(rows, num_heads, blocks.num_splits, head_dim) if blocks.num_splits > 1 else [q]),
-            jax.ShapeDtypeStruct(kv_pages.shape, kv_pages.dtype),
+            jax.ShapeDtypeStruct(kv_pages.array.shape, kv_pages.dtype),
         ],
         input_output_aliases={1: 3 if blocks.num_splits > 1 else 1},
-        grid=(ceil_div(kv_pages.shape[3], blocks.kv_heads), rows, blocks.num_splits),
+        grid=(ceil_div(kv_pages.num_kv_heads, blocks.kv_heads), rows, blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,
         name="append_and_decode",
     )  # fmt: skip
     if blocks.num_splits == 1:
-        return results[0], kv_pages
+        return results[0], KVPages(written)
     acc, top, total = results
     seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
-    return merge_splits(acc, top, total, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret), kv_pages
+    return merge_splits(acc, top, total, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret), KVPages(written)
 
 
 def _append_kernel(

@@ -2,6 +2,7 @@
 
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
@@ -12,7 +13,7 @@ __all__ = ["decode"]
 
 def decode(
     q: Float[Array, "rows num_heads head_dim"],
-    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
+    kv_pages: KVPages,
     page_table: Int32[Array, "rows max_pages"],
     lengths: Int32[Array, " rows"],
     *,
@@ -23,8 +24,8 @@ def decode(
 ) -> Float[Array, "rows num_heads head_dim"]:
     """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own included.
 
-    kv_pages[0] holds keys and kv_pages[1] values; page_table entries beyond a row's length are not followed. A row of
-    length 0 gives zeros. The result has q's dtype.
+    Entries of page_table beyond a row's length are not followed. A row of length 0 gives zeros. The result has q's
+    dtype.
 
     "jax-triton" is the same design in Triton proper (docs/decisions/0004); it is never chosen by "auto".
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.jax_triton_call import CallKind, jax_triton_call, require_jax_triton
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
 
@@ -20,7 +21,7 @@ MERGED_PER_THREAD = 32  # elements of the partial results; with many more they d
 
 def decode(
     q: Array,
-    kv_pages: Array,
+    kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
     sinks: Array | None,
@@ -32,13 +33,13 @@ def decode(
     """See `pallas_kernels.paged_attention.decode`. The blocks are those of the Pallas kernel: both are one design."""
     require_jax_triton()
     kernels = importlib.import_module("pallas_kernels.paged_attention.decode.jax_triton_kernels")
-    (rows, num_heads, _), num_kv_heads = q.shape, kv_pages.shape[3]
+    (rows, num_heads, _), num_kv_heads = q.shape, kv_pages.num_kv_heads
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(q, kv_pages, page_table))
     constants = _constants(q, kv_pages, page_table, sinks, options, blocks)
     results = jax_triton_call(
         kernels.decode_kernel,
-        *(q, kv_pages, page_table, lengths, q if sinks is None else sinks),
+        *(q, kv_pages.array, page_table, lengths, q if sinks is None else sinks),
         out_shape=_results(q, blocks.num_splits),
         grid=(ceil_div(num_kv_heads, blocks.kv_heads), rows, blocks.num_splits),
         num_warps=blocks.num_warps,
@@ -81,19 +82,18 @@ def _results(q: Array, num_splits: int) -> list[jax.ShapeDtypeStruct]:
 
 
 def _constants(
-    q: Array, kv_pages: Array, page_table: Array, sinks: Array | None, options, blocks: DecodeBlocks
+    q: Array, kv_pages: KVPages, page_table: Array, sinks: Array | None, options, blocks: DecodeBlocks
 ) -> dict[str, Any]:
     """The constants that `decode_kernel` is compiled for."""
     num_heads, head_dim = q.shape[1:]
-    num_pages, page_size, num_kv_heads = kv_pages.shape[1:4]
     scale = head_dim**-0.5 if options.scale is None else options.scale
-    num_queries = blocks.kv_heads * (num_heads // num_kv_heads)
+    num_queries = blocks.kv_heads * (num_heads // kv_pages.num_kv_heads)
     return {
         "NUM_HEADS": num_heads,
-        "NUM_KV_HEADS": num_kv_heads,
+        "NUM_KV_HEADS": kv_pages.num_kv_heads,
         "HEAD_DIM": head_dim,
-        "NUM_PAGES": num_pages,
-        "PAGE_SIZE": page_size,
+        "NUM_PAGES": kv_pages.num_pages,
+        "PAGE_SIZE": kv_pages.page_size,
         "MAX_PAGES": page_table.shape[1],
         "LOG2_SCALE": LOG2_E * (scale if options.soft_cap is None else options.soft_cap),
         "LOG2_CAP_SCALE": None if options.soft_cap is None else 2 * LOG2_E * scale / options.soft_cap,

@@ -8,6 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import ceil_div, load_rows, triton_call
@@ -18,7 +19,7 @@ from pallas_kernels.paged_attention.tiles import kernel_shape
 
 def decode(
     q: Array,
-    kv_pages: Array,
+    kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
     sinks: Array | None,
@@ -39,14 +40,17 @@ def decode(
 
 
 @functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
-def _decode(q, kv_pages, page_table, lengths, sinks, into, *, options, blocks: DecodeBlocks, interpret: bool) -> Array:
+def _decode(
+    q, kv_pages: KVPages, page_table, lengths, sinks, into, *, options, blocks: DecodeBlocks, interpret: bool
+) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     rows, (_, num_heads, head_dim) = lengths.shape[0], q.shape
     is_split = blocks.num_splits > 1
     partial = partial_shapes(rows, num_heads, blocks.num_splits, head_dim)
     whole = jax.ShapeDtypeStruct((rows, num_heads, head_dim), q.dtype) if into is None else into
     writes_into = into is not None and not is_split
-    operands = q, kv_pages, page_table, lengths, *([] if sinks is None else [sinks]), *([into] if writes_into else [])
+    others = [*([] if sinks is None else [sinks]), *([into] if writes_into else [])]
+    operands = q, kv_pages.array, page_table, lengths, *others
     shape = kernel_shape(q, kv_pages, options, interpret)
     results = triton_call(
         functools.partial(
@@ -55,7 +59,7 @@ def _decode(q, kv_pages, page_table, lengths, sinks, into, *, options, blocks: D
         *operands,
         out_shape=partial if is_split else [jax.ShapeDtypeStruct(whole.shape, whole.dtype)],
         input_output_aliases={len(operands) - 1: 0} if writes_into else None,
-        grid=(ceil_div(kv_pages.shape[3], blocks.kv_heads), rows, blocks.num_splits),
+        grid=(ceil_div(kv_pages.num_kv_heads, blocks.kv_heads), rows, blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,

@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
 
@@ -48,11 +49,18 @@ class DecodeCall(NamedTuple):
     itemsize: int
 
     @classmethod
-    def of(cls, q: Array | jax.ShapeDtypeStruct, kv_pages: Array, page_table: Array) -> "DecodeCall":
+    def of(cls, q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, page_table: Array) -> "DecodeCall":
         """The call with these arguments of `decode`."""
-        (rows, num_heads, head_dim), (page_size, num_kv_heads) = q.shape, kv_pages.shape[2:4]
-        max_positions = page_table.shape[1] * page_size
-        return cls(rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize)
+        rows, num_heads, head_dim = q.shape
+        return cls(
+            rows=rows,
+            num_heads=num_heads,
+            num_kv_heads=kv_pages.num_kv_heads,
+            head_dim=head_dim,
+            page_size=kv_pages.page_size,
+            max_positions=page_table.shape[1] * kv_pages.page_size,
+            itemsize=q.dtype.itemsize,
+        )
 
     @property
     def group(self) -> int:

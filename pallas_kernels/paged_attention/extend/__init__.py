@@ -2,6 +2,7 @@
 
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
@@ -13,7 +14,7 @@ __all__ = ["extend"]
 
 def extend(
     q: Float[Array, "tokens num_heads head_dim"],
-    kv_pages: Float[Array, "2 num_pages page_size num_kv_heads head_dim"],
+    kv_pages: KVPages,
     page_table: Int32[Array, "rows max_pages"],
     query_starts: Int32[Array, " rows_plus_1"],
     lengths: Int32[Array, " rows"],

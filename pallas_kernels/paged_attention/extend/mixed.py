@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.triton_call import ceil_div
 from pallas_kernels.paged_attention.decode.triton import decode
 from pallas_kernels.paged_attention.decode.tuning import DecodeCall, decode_blocks
@@ -15,7 +16,7 @@ ROWS_PER_DECODE_ROW = 8  # of a mixed batch, for the choice of blocks: programs 
 
 def extend_mixed(
     q: Array,
-    kv_pages: Array,
+    kv_pages: KVPages,
     page_table: Array,
     query_starts: Array,
     lengths: Array,

@@ -15,6 +15,7 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.epilogues import store_attention
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
@@ -25,7 +26,7 @@ from pallas_kernels.paged_attention.tiles import attend_tiles, kernel_shape, til
 
 def extend(
     q: Array,
-    kv_pages: Array,
+    kv_pages: KVPages,
     page_table: Array,
     query_starts: Array,
     lengths: Array,
@@ -45,7 +46,7 @@ def extend(
 
 @functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
 def _extend(
-    q, kv_pages, page_table, query_starts, lengths, sinks, *, options, blocks: ExtendBlocks, interpret: bool
+    q, kv_pages: KVPages, page_table, query_starts, lengths, sinks, *, options, blocks: ExtendBlocks, interpret: bool
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     tokens, num_heads, head_dim = q.shape
@@ -53,11 +54,11 @@ def _extend(
     is_split = blocks.num_splits > 1
     results = triton_call(
         functools.partial(_extend_kernel, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks),
-        *(q, kv_pages, page_table, *work, *([] if sinks is None else [sinks])),
+        *(q, kv_pages.array, page_table, *work, *([] if sinks is None else [sinks])),
         out_shape=partial_shapes(tokens, num_heads, blocks.num_splits, head_dim)
         if is_split
         else [jax.ShapeDtypeStruct(q.shape, q.dtype)],
-        grid=(kv_pages.shape[3], work.row.shape[0], blocks.num_splits),
+        grid=(kv_pages.num_kv_heads, work.row.shape[0], blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
         interpret=interpret,

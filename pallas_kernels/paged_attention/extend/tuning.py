@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.shared_memory import fitting_tile
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
@@ -41,11 +42,20 @@ class ExtendCall(NamedTuple):
     itemsize: int
 
     @classmethod
-    def of(cls, q: Array, kv_pages: Array, page_table: Array) -> "ExtendCall":
+    def of(cls, q: Array, kv_pages: KVPages, page_table: Array) -> "ExtendCall":
         """The call with these arguments of `extend`."""
-        (tokens, num_heads, head_dim), (page_size, num_kv_heads) = q.shape, kv_pages.shape[2:4]
-        rows, max_positions = page_table.shape[0], page_table.shape[1] * page_size
-        return cls(tokens, rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize)
+        tokens, num_heads, head_dim = q.shape
+        rows, pages_per_row = page_table.shape
+        return cls(
+            tokens=tokens,
+            rows=rows,
+            num_heads=num_heads,
+            num_kv_heads=kv_pages.num_kv_heads,
+            head_dim=head_dim,
+            page_size=kv_pages.page_size,
+            max_positions=pages_per_row * kv_pages.page_size,
+            itemsize=q.dtype.itemsize,
+        )
 
     @property
     def padded_group(self) -> int:

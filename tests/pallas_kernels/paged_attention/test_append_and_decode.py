@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.paged_attention import append_and_decode, decode
 from pallas_kernels.paged_attention.append_and_decode import triton
@@ -36,7 +37,7 @@ class AppendCase:
     angles: np.ndarray
     scales: np.ndarray | None  # of queries and of keys: [2, head_dim], or stacks whose other layers are NaN
 
-    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray]:
+    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray | KVPages]:
         """What `append_and_decode` takes, in order."""
         _, *cache_and_rows = self.paged.arguments(dtype)
         return [jnp.asarray(self.heads, dtype), *cache_and_rows, *self.turns]
@@ -91,13 +92,19 @@ def wanted(case: AppendCase, dtype: jnp.dtype) -> tuple[np.ndarray, np.ndarray]:
         heads, kv_pages, *turns, page_ids, offsets, **case.norm(dtype), implementation="reference"
     )
     attended = decode(q, written, page_table, lengths, **case.paged.keywords(), implementation="reference")
-    return np.asarray(attended, np.float32), np.asarray(written.at[:, 0].set(kv_pages[:, 0]), np.float32)
+    pages = written.array.at[:, 0].set(kv_pages.array[:, 0])
+    return np.asarray(attended, np.float32), np.asarray(pages, np.float32)
+
+
+def as_numpy(result: tuple[jnp.ndarray, KVPages]) -> tuple[np.ndarray, np.ndarray]:
+    attended, kv_pages = result
+    return np.array(attended, np.float32), np.array(kv_pages.array, np.float32)
 
 
 def run(case: AppendCase, implementation: str, dtype=jnp.float32) -> tuple[np.ndarray, np.ndarray]:
     append = functools.partial(append_and_decode, **case.norm(dtype), **case.paged.keywords())
     result = jax.jit(functools.partial(append, implementation=implementation))(*case.arguments(dtype))
-    return tuple(np.asarray(x, np.float32) for x in result)
+    return as_numpy(result)
 
 
 def run_blocks(case: AppendCase, blocks: DecodeBlocks) -> tuple[np.ndarray, np.ndarray]:
@@ -109,7 +116,7 @@ def run_blocks(case: AppendCase, blocks: DecodeBlocks) -> tuple[np.ndarray, np.n
         *arguments, (cos, sin), tuple(norm.values()) or None, layer, *reversed(case.paged.keywords().values()),
         blocks=blocks, interpret=should_interpret(None),
     )  # fmt: skip
-    return tuple(np.asarray(x, np.float32) for x in result)
+    return as_numpy(result)
 
 
 def check(case: AppendCase, got: tuple[np.ndarray, np.ndarray], dtype=jnp.float32) -> None:
@@ -208,8 +215,8 @@ def test_a_donated_cache_is_written_in_place(rng, implementation):
     case = make_case(rng)
     heads, kv_pages, *rest = case.arguments(jnp.float32)
     append = functools.partial(append_and_decode, **case.norm(jnp.float32), implementation=implementation)
-    check(case, tuple(np.array(x) for x in jax.jit(append, donate_argnums=1)(heads, kv_pages, *rest)))
-    assert kv_pages.is_deleted()
+    check(case, as_numpy(jax.jit(append, donate_argnums=1)(heads, kv_pages, *rest)))
+    assert kv_pages.array.is_deleted()
 
 
 def test_all_layers_share_a_kernel(rng):

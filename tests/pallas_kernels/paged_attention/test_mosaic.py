@@ -14,7 +14,7 @@ import pytest
 
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core.device import Device, target_device
-from pallas_kernels.paged_attention import AttentionOptions, extend
+from pallas_kernels.paged_attention import AttentionOptions, KVPages, extend
 from pallas_kernels.paged_attention.extend import mosaic
 from pallas_kernels.paged_attention.extend.mosaic import serves
 from pallas_kernels.paged_attention.extend.query_blocks import longest_rows_first, newest_positions_first
@@ -81,7 +81,7 @@ class TestOnHopper:
 def call(shape=LLAMA, page_size=16, dtype=jnp.bfloat16, tokens=serves.MIN_TOKENS) -> tuple:
     """q and cache as `why_not` sees them."""
     q = jax.ShapeDtypeStruct((tokens, shape.num_heads, shape.head_dim), dtype)
-    return q, jax.ShapeDtypeStruct((2, 100, page_size, shape.num_kv_heads, shape.head_dim), dtype)
+    return q, KVPages(jax.ShapeDtypeStruct((2, 100, page_size, shape.num_kv_heads, shape.head_dim), dtype))
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def mixed_batch(rows: int) -> tuple:
 
 def module_hash(rows: int) -> str:
     mesh = h200._mesh()
-    arguments = [h200._on_device(mesh, argument) for argument in mixed_batch(rows)]
+    arguments = jax.tree.map(functools.partial(h200._on_device, mesh), mixed_batch(rows))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         lowered = jax.jit(functools.partial(_layers, 1)).trace(*arguments).lower(lowering_platforms=("cuda",))
     return re.search(r'kernel_hash = "([^"]*)"', lowered.as_text())[1]

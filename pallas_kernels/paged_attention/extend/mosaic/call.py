@@ -9,6 +9,7 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.paged_attention.extend.mosaic.copies import TRANSFORMS
 from pallas_kernels.paged_attention.extend.mosaic.kernel import kernel
 from pallas_kernels.paged_attention.extend.mosaic.serves import TILE
@@ -29,7 +30,7 @@ MAX_HEADS = 4  # of a group in a piece of work; more would not share more, and l
 
 @functools.partial(jax.jit, static_argnames=("scale",))
 def call_extend(
-    q: Array, kv_pages: Array, page_table: Array, query_starts: Array, lengths: Array, *, scale: float
+    q: Array, kv_pages: KVPages, page_table: Array, query_starts: Array, lengths: Array, *, scale: float
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     shape = _shape(q, kv_pages, scale)
@@ -50,20 +51,19 @@ def call_extend(
         ),
         kernel_name="paged_attention_extend",
     )
-    rows_of_kv = kv_pages.reshape(-1, shape.num_kv_heads * shape.head_dim)
+    rows_of_kv = kv_pages.array.reshape(-1, shape.num_kv_heads * shape.head_dim)
     return call(q, rows_of_kv, page_table, work, num_blocks)
 
 
-def _shape(q: Array, kv_pages: Array, scale: float) -> Shape:
+def _shape(q: Array, kv_pages: KVPages, scale: float) -> Shape:
     _, num_heads, head_dim = q.shape
-    _, num_pages, page_size, num_kv_heads, _ = kv_pages.shape
     return Shape(
         num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
+        num_kv_heads=kv_pages.num_kv_heads,
         head_dim=head_dim,
-        page_size=page_size,
-        num_pages=num_pages,
-        heads=math.gcd(num_heads // num_kv_heads, MAX_HEADS),
+        page_size=kv_pages.page_size,
+        num_pages=kv_pages.num_pages,
+        heads=math.gcd(num_heads // kv_pages.num_kv_heads, MAX_HEADS),
         tile=TILE,
         scale=scale,
         num_programs=target_device().num_multiprocessors,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
+from pallas_kernels.core.kv_pages import KVPages
 
 TILE = 128  # positions
 HEAD_DIMS = (64, 128)
@@ -16,9 +17,9 @@ OLDEST_JAX = (0, 11)
 MIN_TOKENS = 4096
 
 
-def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | None:
+def why_not(q: Array, kv_pages: KVPages, sinks: Array | None, options) -> str | None:
     """The part of a call of `extend` that the kernel leaves out; None where it serves it."""
-    page_size, head_dim = kv_pages.shape[2], kv_pages.shape[4]
+    page_size, head_dim = kv_pages.page_size, kv_pages.head_dim
     if sinks is not None or options.sliding_window is not None or options.soft_cap is not None:
         return "attention sinks, sliding windows and soft caps are left out"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
@@ -29,7 +30,7 @@ def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | No
         return (
             f"pages have {page_size} positions, and must have {MIN_PAGE_SIZE} or more that divide {TILE}, or n * {TILE}"
         )
-    if 2 * kv_pages.shape[1] * page_size > jnp.iinfo(jnp.int32).max:
+    if 2 * kv_pages.num_pages * page_size > jnp.iinfo(jnp.int32).max:
         return "the cache has more positions than int32 can count"
     if not target_device().is_hopper:
         return f"it is for Hopper (H100, H200), and the device is {target_device().kind!r}"
@@ -38,6 +39,6 @@ def why_not(q: Array, kv_pages: Array, sinks: Array | None, options) -> str | No
     return None
 
 
-def is_best_for(q: Array, kv_pages: Array, sinks: Array | None, options) -> bool:
+def is_best_for(q: Array, kv_pages: KVPages, sinks: Array | None, options) -> bool:
     """True where "auto" and "pallas" take it."""
     return q.shape[0] >= MIN_TOKENS and why_not(q, kv_pages, sinks, options) is None

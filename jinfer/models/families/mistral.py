@@ -1,10 +1,8 @@
 """Mistral 7B (Jiang et al. 2023) and what is built like it: Llama without biases, but with a window."""
 
-import jax.numpy as jnp
-
-from jinfer.models.config import (
+from jinfer.models.config import ModelConfig
+from jinfer.models.config_entries import (
     FamilyDefaults,
-    ModelConfig,
     read_decoder_config,
     read_layer_types,
     read_num_layers,
@@ -12,9 +10,6 @@ from jinfer.models.config import (
     windows_by_type,
 )
 from jinfer.models.entries import Entries
-from jinfer.models.model import Model
-from jinfer.models.params import decoder_params
-from pallas_kernels import Implementation
 
 ARCHITECTURES = ("MistralForCausalLM",)
 MODEL_TYPE = "mistral"
@@ -29,8 +24,3 @@ def read_config(entries: Entries) -> ModelConfig:
     return read_decoder_config(
         entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=False, output_bias=False, sliding_windows=windows
     )
-
-
-def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
-    """The plain decoder."""
-    return Model(config, implementation, decoder_params(config, dtype))

@@ -1,19 +1,14 @@
 """Llama 2, 3 and 3.1 (Touvron et al. 2023; Dubey et al. 2024), and what is built like them."""
 
-import jax.numpy as jnp
-
-from jinfer.models.config import (
+from jinfer.models.config import ModelConfig
+from jinfer.models.config_entries import (
     FULL,
     FamilyDefaults,
-    ModelConfig,
     read_decoder_config,
     read_layer_types,
     read_num_layers,
 )
 from jinfer.models.entries import Entries
-from jinfer.models.model import Model
-from jinfer.models.params import decoder_params
-from pallas_kernels import Implementation
 
 ARCHITECTURES = ("LlamaForCausalLM",)
 MODEL_TYPE = "llama"
@@ -26,8 +21,3 @@ def read_config(entries: Entries) -> ModelConfig:
         entries.refuse("layer_types", f"all layers of this family are of {FULL}")
     bias, mlp_bias = entries.switch("attention_bias", False), entries.switch("mlp_bias", False)
     return read_decoder_config(entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias)
-
-
-def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
-    """The plain decoder."""
-    return Model(config, implementation, decoder_params(config, dtype))

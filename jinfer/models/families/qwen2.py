@@ -1,12 +1,8 @@
 """Qwen2 and Qwen2.5 (Yang et al., "Qwen2 Technical Report", 2024): Llama with a bias on queries, keys and values."""
 
-import jax.numpy as jnp
-
-from jinfer.models.config import FamilyDefaults, ModelConfig, read_decoder_config, read_layer_windows
+from jinfer.models.config import ModelConfig
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_layer_windows
 from jinfer.models.entries import Entries
-from jinfer.models.model import Model
-from jinfer.models.params import decoder_params
-from pallas_kernels import Implementation
 
 ARCHITECTURES = ("Qwen2ForCausalLM",)
 MODEL_TYPE = "qwen2"
@@ -19,8 +15,3 @@ def read_config(entries: Entries) -> ModelConfig:
     return read_decoder_config(
         entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=True, output_bias=False, sliding_windows=windows
     )
-
-
-def build(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:
-    """The plain decoder."""
-    return Model(config, implementation, decoder_params(config, dtype))
