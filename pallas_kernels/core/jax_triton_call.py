@@ -99,7 +99,7 @@ def _resolved(call: CallKind) -> Literal["ffi", "legacy"]:
 
 
 def _compute_capability() -> int:
-    """As Triton writes it: 90 for Hopper."""
+    """The number by which Triton names it: 90 for Hopper."""
     capability = getattr(jax.devices()[0], "compute_capability", None)
     if capability is None:
         return DEFAULT_COMPUTE_CAPABILITY

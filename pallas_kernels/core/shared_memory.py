@@ -1,4 +1,4 @@
-"""How large a tile fits."""
+"""The size of a tile that fits into shared memory."""
 
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE
 

@@ -32,10 +32,10 @@ def matmul(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> Float[Array, "rows out"]:
-    """residual + gate(norm(x) @ w + bias), each where it is given; with w[layer], or transposed w, in the place of w.
+    """residual + gate(norm(x) @ w + bias), each where it is given; with w[layer], or transposed w, instead of w.
 
     `transposed` says that w is [out, in], as a tied embedding is. `norm`, the scale and epsilon of an RMSNorm, puts
-    x / sqrt(mean(x ** 2) + epsilon) * scale in the place of x. Where `gated`, w has the columns of a gate and then as
+    x / sqrt(mean(x ** 2) + epsilon) * scale instead of x. Where `gated`, w has the columns of a gate and then as
     many others (2 * out in all), and the result is silu(x @ w_gate) * (x @ w_other) with silu(y) = y / (1 + exp(-y)).
     Scale and bias may be stacks as w is, of which layer `layer` is taken. `out_dtype` is x's own where None.
 

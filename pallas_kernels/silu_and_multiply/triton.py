@@ -16,12 +16,12 @@ from jaxtyping import Array
 from pallas_kernels.core import gating
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.triton_call import LOG2_E, ceil_div, exp2_scaled, triton_call
-from pallas_kernels.silu_and_multiply.tuning import Blocks, silu_and_multiply_blocks
+from pallas_kernels.silu_and_multiply.tuning import SiluBlocks, silu_and_multiply_blocks
 
 MAX_ELEMENTS = 2**31 - 2**20  # of the result: the kernel counts them in int32, and the last program counts beyond
 
 
-def silu_and_multiply(gate_up: Array, *, interpret: bool, blocks: Blocks | None = None) -> Array:
+def silu_and_multiply(gate_up: Array, *, interpret: bool, blocks: SiluBlocks | None = None) -> Array:
     """See `pallas_kernels.silu_and_multiply.silu_and_multiply`."""
     flat = gate_up.reshape(-1, gate_up.shape[-1])
     num_rows, hidden = flat.shape[0], flat.shape[1] // 2

@@ -7,12 +7,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.core.rowwise.columns import Columns
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProgramRows:
     """Rows `index` of matrices that are each read or written once. `inside` says which of them exist; None for all."""
 
     index: Array
@@ -20,7 +20,7 @@ class Rows:
     eviction_policy: str | None
 
     @classmethod
-    def of_program(cls, num_rows: int, blocks: Blocks) -> "Rows":
+    def of_program(cls, num_rows: int, blocks: RowBlocks) -> "ProgramRows":
         index = pl.program_id(0) * blocks.rows + jnp.arange(blocks.rows)
         inside = None if num_rows % blocks.rows == 0 else index < num_rows
         return cls(index, inside, "evict_first" if blocks.evict_first else None)
@@ -59,7 +59,7 @@ def is_inside(columns: Columns) -> Array | None:
 def load_vector(ref, columns: Columns, block_rows: int) -> Array:
     """ref[columns], and zero outside, as [block_rows, columns].
 
-    Loaded as one row, each element would reach one thread, and the others through shared memory behind a barrier. Like
+    Loaded as one row, each element would reach one thread, and the others through shared memory after a barrier. Like
     this every thread loads what it needs, and the compiler drops the loads that repeat each other.
     """
     shape, inside = (block_rows, columns.size), is_inside(columns)

@@ -12,8 +12,8 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.matmul.triton.program import (
-    KernelShape,
-    Refs,
+    MatmulKernelShape,
+    MatmulRefs,
     Sums,
     column_offsets,
     layer_index,
@@ -29,7 +29,7 @@ class _RowSums(NamedTuple):
     squares: Array | None
 
 
-def product_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
+def product_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     """One for each row of x."""
     column, layer, block_in = column_offsets(shape), layer_index(refs), shape.blocks.block_in
     begin = pl.program_id(1) * shape.part_inputs + jnp.arange(block_in)
@@ -52,12 +52,14 @@ def product_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
     return [Sums(b, row.matrices, squares[b]) for b, row in enumerate(rows)]
 
 
-def _zero_sums(shape: KernelShape) -> _RowSums:
+def _zero_sums(shape: MatmulKernelShape) -> _RowSums:
     sums = [jnp.zeros((shape.blocks.block_out,), jnp.float32) for _ in range(shape.call.num_matrices)]
     return _RowSums(sums, None if shape.epsilon is None else jnp.zeros((shape.blocks.block_in,), jnp.float32))
 
 
-def _add(refs: Refs, layer: tuple, column, rows: list[_RowSums], w: list[Array], shape: KernelShape) -> list[_RowSums]:
+def _add(
+    refs: MatmulRefs, layer: tuple, column, rows: list[_RowSums], w: list[Array], shape: MatmulKernelShape
+) -> list[_RowSums]:
     """`rows` with the products of x at inputs `column` [block_in] and their weights added."""
     in_axis = 1 if shape.call.is_transposed else 0
     inside = column < shape.call.num_in

@@ -34,7 +34,7 @@ class DecodeQueries(NamedTuple):
 
 
 def decode_queries(head_block, shape: KernelShape, blocks: DecodeBlocks) -> DecodeQueries:
-    """Those of the KV heads of a block."""
+    """The query heads of the KV heads of a block."""
     first_kv_head, num_queries = head_block * blocks.kv_heads, blocks.kv_heads * shape.group
     query = jnp.arange(max(MIN_DOT_SIZE, next_power_of_two(num_queries)))
     head = first_kv_head * shape.group + query

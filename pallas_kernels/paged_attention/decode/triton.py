@@ -31,7 +31,7 @@ def decode(
     """One program per (block of KV heads, row, split). See the package for the contract.
 
     With `into` [at least rows, num_heads, head_dim] the result is that array, in which the rows that have positions are
-    written, in place if nobody else uses it; q has as many tokens, of which the first are the rows'.
+    written, in place if it is used nowhere else; q has as many tokens, of which the first are the rows'.
     """
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(q, kv_pages, page_table)._replace(rows=lengths.shape[0]))

@@ -110,7 +110,7 @@ def _descending(key: Array, index: Array) -> Array:
 
 
 def positions_shared(query_starts: Array, lengths: Array, num_tokens: int, sliding_window: int | None) -> Array:
-    """How many positions the splits of each token's row share; 0 for padding tokens. [tokens]"""
+    """The positions that the splits of each token's row share; 0 for padding tokens. [tokens]"""
     num_queries = jnp.diff(query_starts)
     begin = 0 if sliding_window is None else jnp.maximum(0, lengths - num_queries - sliding_window + 1)
     shared = lengths - begin

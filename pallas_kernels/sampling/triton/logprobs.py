@@ -61,7 +61,7 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
         return plt.load(logits_ref.at[row, column], mask=column < vocab_size, other=-jnp.inf)
 
     def one_chunk(chunk, logits):
-        following = load(chunk + 1)  # in flight while this one is added; behind the last there is nothing to load
+        following = load(chunk + 1)  # in flight while this one is added; after the last there is nothing to load
         slices = chunk * blocks.slices_per_chunk + jnp.arange(blocks.slices_per_chunk)
         largest = logits.max(1)
         largest_ref[row, slices] = largest
@@ -71,16 +71,16 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
     jax.lax.fori_loop(0, ceil_div(total_slices, blocks.slices_per_chunk), one_chunk, load(0))
     if not interpret:
         plt.debug_barrier()
-    place = jnp.arange(next_power_of_two(total_slices))
-    inside = place < total_slices
+    index = jnp.arange(next_power_of_two(total_slices))
+    inside = index < total_slices
     return (
-        plt.load(largest_ref.at[row, place], mask=inside, other=-jnp.inf),
-        plt.load(sums_ref.at[row, place], mask=inside, other=0),
+        plt.load(largest_ref.at[row, index], mask=inside, other=-jnp.inf),
+        plt.load(sums_ref.at[row, index], mask=inside, other=0),
     )
 
 
 def _next_largest(row, logits_ref, blocks, last_value, last_id, largest):
-    """The largest logit behind (last_value, last_id), the first of several, and what is then left of the slices."""
+    """The largest logit after (last_value, last_id), the first of several, and what is then left of the slices."""
     vocab_size = logits_ref.shape[1]
     winner, value = jnp.argmax(largest, axis=0), largest.max(0)
     winner = jnp.minimum(winner, num_slices(vocab_size, blocks) - 1)  # of a row that holds NaN it may be anything

@@ -70,7 +70,7 @@ class Row:
         return self.is_random & (self.has_top_k | self.has_top_p | (self.min_p > 0))
 
     def logits(self, column: Array) -> Array:
-        """As they are, and -inf outside the vocabulary."""
+        """The logits as they are, and -inf outside the vocabulary."""
         return plt.load(self.logits_ref.at[self.index, column], mask=column < self.vocab_size, other=-jnp.inf)
 
     def without_blocked(self, logits: Array, column: Array) -> Array:

@@ -86,7 +86,7 @@ class _Part:
         return cls(row, split, features, num_chunks, tile, "evict_first" if blocks.evict_first else None)
 
     def columns(self, i) -> tuple[Array, Array]:
-        """Those of chunk i, and which of them exist."""
+        """The columns of chunk i, and which of them exist."""
         depth, threads, vector = self.tile
         chunk = depth * threads * vector
         column = (jnp.arange(depth) * threads * vector)[:, None, None] + jnp.arange(vector)[None, None, :]

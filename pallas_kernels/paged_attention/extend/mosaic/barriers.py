@@ -90,7 +90,7 @@ def arrive_per_warp(barriers, index) -> None:
 def keep_together() -> None:
     """The warps of the warpgroup go on together.
 
-    A warp that has nothing to do and that nobody waits for may else fall behind by a whole round of a ring. It then
+    A warp that has nothing to do and that nothing waits for may else lag by a whole round of a ring. It then
     waits for the wrong one of two phases, and when no more rounds come, for ever.
     """
 
@@ -112,7 +112,7 @@ def take_turn(mine) -> None:
 
 
 def give_turn(other) -> None:
-    """Does not wait."""
+    """Gives the turn to the other warpgroup, without waiting."""
 
     @plgpu.inline_mgpu(arg_types=(SCALAR,))
     def give(ctx, other):
@@ -126,7 +126,7 @@ def _emit_turn(warpgroup):
 
 
 def scalar(x):
-    """As the functions in `inline_mgpu` take it."""
+    """A scalar as the functions in `inline_mgpu` take it."""
     return jnp.asarray(x, jnp.int32)
 
 
