@@ -26,9 +26,12 @@ T = TypeVar("T")
 
 
 def generate(
-    prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, *, model: ModelSource = None,
+    prompts: Prompts,
+    params: SamplingParams | Sequence[SamplingParams] | None = None,
+    *,
+    model: ModelSource = None,
     **options: Any,
-) -> list[RequestOutput]:  # fmt: skip
+) -> list[RequestOutput]:
     """Completes prompts with a model that is loaded for this call: `jinfer.generate("Once upon a time")`.
 
     What is wrong with options, model, prompts or parameters is said before weights are read, as far as it can be known.
@@ -57,9 +60,13 @@ class LLM:
     """
 
     def __init__(
-        self, model: ModelSource = None, *, params: Params | None = None,
-        tokenizer: Tokenizer | str | Path | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        model: ModelSource = None,
+        *,
+        params: Params | None = None,
+        tokenizer: Tokenizer | str | Path | None = None,
+        **options: Any,
+    ) -> None:
         """Raises ConfigError for options, and ModelError for a model, that cannot be used."""
         self.config = EngineConfig.from_options(options)
         self.parts = start_engine(model, self.config, params=params, tokenizer=tokenizer)

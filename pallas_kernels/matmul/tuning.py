@@ -19,9 +19,14 @@ from pallas_kernels.matmul.contract import Fusion
 # Weights of a dot of few rows: rows of its left operand and inputs, per iteration; warps and stages. The first is the
 # heuristic's, wgmma of four warps.
 FEW_ROWS = (
-    (64, 128, 4, 4), (64, 128, 4, 3), (64, 128, 4, 6), (64, 256, 4, 3), (64, 64, 4, 6), (128, 64, 4, 6),
+    (64, 128, 4, 4),
+    (64, 128, 4, 3),
+    (64, 128, 4, 6),
+    (64, 256, 4, 3),
+    (64, 64, 4, 6),
+    (128, 64, 4, 6),
     (128, 128, 8, 3),
-)  # fmt: skip
+)
 MAX_FEW_ROWS = 16  # more of them fill the right side of a dot by themselves
 MAX_DOT_COLUMNS = 64  # parts times rows of x: more of them would fill shared memory with copies of x
 FEWEST_PROGRAMS = 1 / 3  # a multiprocessor: one can read faster than its share, and merging splits costs a kernel

@@ -46,9 +46,13 @@ def rope_cache_write_key(
 ) -> dict[str, int]:
     """The facts that the choice depends on; tokens as the power of two that holds them."""
     return {
-        "num_tokens": next_power_of_two(num_tokens), "num_heads": num_heads, "num_kv_heads": num_kv_heads,
-        "head_dim": head_dim, "rotary_dim": rotary_dim, "itemsize": itemsize,
-    }  # fmt: skip
+        "num_tokens": next_power_of_two(num_tokens),
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "rotary_dim": rotary_dim,
+        "itemsize": itemsize,
+    }
 
 
 def rope_cache_write_candidates(

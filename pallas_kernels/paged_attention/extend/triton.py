@@ -105,9 +105,14 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
         carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
         queries = _queries(load_block(), kv_head, shape, blocks)  # anew: kept so long, their registers would be spilled
         store_attention(
-            result_refs, carry, row=queries.token, head=queries.head, is_query=queries.is_query, split=split,
+            result_refs,
+            carry,
+            row=queries.token,
+            head=queries.head,
+            is_query=queries.is_query,
+            split=split,
             shape=shape,
-        )  # fmt: skip
+        )
 
 
 def _queries(block: QueryBlock, kv_head, shape: KernelShape, blocks: ExtendBlocks) -> _Queries:

@@ -15,9 +15,19 @@ from pallas_kernels.sampling.tuning import num_slices
 
 
 def logprobs_kernel(
-    logits_ref, token_ids_ref, wanted_ref, logprobs_ref, top_ids_ref, top_logprobs_ref, largest_ref, sums_ref, *,
-    blocks, count, interpret,
-):  # fmt: skip
+    logits_ref,
+    token_ids_ref,
+    wanted_ref,
+    logprobs_ref,
+    top_ids_ref,
+    top_logprobs_ref,
+    largest_ref,
+    sums_ref,
+    *,
+    blocks,
+    count,
+    interpret,
+):
     """One program a row; zeros for a row that wants nothing. The last two results are scratch: [rows, slices]."""
     row = pl.program_id(0)
     wanted = wanted_ref[row]
