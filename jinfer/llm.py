@@ -40,7 +40,8 @@ def generate(
     once.
     """
     engine_options, sampling_options = split_options(options)
-    tokenizer, config = engine_options.pop("tokenizer", None), EngineConfig.from_options(engine_options)
+    tokenizer = engine_options.pop("tokenizer", None)
+    config = EngineConfig.from_options(engine_options)
     prompt_list = as_prompts(prompts)
     params_list = as_params(params, sampling_options, len(prompt_list))
     found = find_model(model, None, tokenizer, config)
@@ -113,7 +114,8 @@ class LLM:
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
-        count, num_tokens = sum(len(request.sequences) for request in requests), 0
+        count = sum(len(request.sequences) for request in requests)
+        num_tokens = 0
         with (
             progress_bar("generating", total=count, enabled=self.config.progress) as bar,
             closing(self._run(requests, lambda update: update)) as updates,

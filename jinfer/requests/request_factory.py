@@ -28,8 +28,10 @@ class RequestFactory:
         """`vocab_size` is the model's, whose embedding may have more rows than the tokenizer has tokens.
         `sampling_defaults` stand for parameters that are None."""
         self.tokenizer = tokenizer
-        self._vocab_size, self._eos_token_ids = vocab_size, eos_token_ids
-        self._sampling_defaults, self._limits = sampling_defaults, limits
+        self._vocab_size = vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._sampling_defaults = sampling_defaults
+        self._limits = limits
         self._numbers = itertools.count(1)
 
     def create_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[Request]:

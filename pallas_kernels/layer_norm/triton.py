@@ -43,7 +43,8 @@ def layer_norm(
 def _kernel(x_ref, *refs, has_weight, has_bias, epsilon, blocks):
     *vector_refs, out_ref = refs
     num_rows, features = x_ref.shape
-    rows, pieces = ProgramRows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
+    rows = ProgramRows.of_program(num_rows, blocks)
+    pieces = cut_columns(features, blocks.pieces)
     vectors = [[load_vector(ref, columns, blocks.rows) for ref in vector_refs] for columns in pieces]
     loaded = [rows.load(x_ref, columns) for columns in pieces]
     wide = [x.astype(jnp.float32) for x in loaded]

@@ -48,9 +48,12 @@ def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: RowB
 
 
 def _kernel(*refs, num_inputs, epsilon, blocks):
-    input_refs, weight_ref, (out_ref, *sum_refs) = refs[:num_inputs], refs[num_inputs], refs[num_inputs + 1 :]
+    input_refs = refs[:num_inputs]
+    weight_ref = refs[num_inputs]
+    out_ref, *sum_refs = refs[num_inputs + 1 :]
     num_rows, features = out_ref.shape
-    rows, pieces = ProgramRows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
+    rows = ProgramRows.of_program(num_rows, blocks)
+    pieces = cut_columns(features, blocks.pieces)
     weights = [load_vector(weight_ref, columns, blocks.rows) for columns in pieces]
     loaded = [[rows.load(ref, columns) for ref in input_refs] for columns in pieces]
     rounded = [_rounded_sum(inputs) for inputs in loaded]

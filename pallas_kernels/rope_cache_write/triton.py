@@ -97,7 +97,8 @@ def _divide(
     for size, block, tokens in zip(sizes, block_heads, block_tokens, strict=True):
         programs = range(first_program, first_program + ceil_div(size, block) * (group_tokens // tokens))
         sections.append(_Section(first_head, size, block, tokens, programs))
-        first_head, first_program = first_head + size, programs.stop
+        first_head = first_head + size
+        first_program = programs.stop
     return sections, group_tokens
 
 
@@ -135,7 +136,8 @@ def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *ref
     *layer_refs, q_scale_ref, k_scale_ref = norm_refs or (None, None)
     layer = tuple(load_layer_index(ref) for ref in layer_refs)
     num_tokens, _, head_dim = heads_ref.shape[-3:]
-    program, first_token = pl.program_id(0), pl.program_id(1) * group_tokens
+    program = pl.program_id(0)
+    first_token = pl.program_id(1) * group_tokens
     queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
     parts = _rotary_parts(head_dim, half=cos_ref.shape[1])
     rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), layer, epsilon)

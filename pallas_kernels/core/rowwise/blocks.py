@@ -81,7 +81,8 @@ def candidate_blocks(known: RowBlocks, features: int) -> list[RowBlocks]:
     """`known` and those of its neighbours that registers hold: more rows, more and fewer threads, one piece and two."""
     found = [known]
     for more_rows, more_warps, evict_first in itertools.product((1, 2, 4), (0.5, 1, 2, 4), (False, True)):
-        rows, num_warps = known.rows * more_rows, max(1, min(int(known.num_warps * more_warps), MAX_WARPS))
+        rows = known.rows * more_rows
+        num_warps = max(1, min(int(known.num_warps * more_warps), MAX_WARPS))
         for pieces in (1, 2) if rows == 1 else (1,):
             cut = cut_columns(features, pieces)
             held = rows * sum(columns.size for columns in cut) // (num_warps * THREADS_PER_WARP)

@@ -33,7 +33,8 @@ class ProgramRows:
 
     def store(self, ref, columns: Columns, values: Array) -> None:
         """ref[rows, columns] = values, rounded to ref's dtype."""
-        rounded, mask = values.astype(ref.dtype), self._mask(columns)
+        rounded = values.astype(ref.dtype)
+        mask = self._mask(columns)
         plt.store(ref.at[self._block(columns)], rounded, mask=mask, eviction_policy=self.eviction_policy)
 
     def _block(self, columns: Columns) -> tuple[Array, Array]:
@@ -62,7 +63,8 @@ def load_vector(ref, columns: Columns, block_rows: int) -> Array:
     Loaded as one row, each element would reach one thread, and the others through shared memory after a barrier. Like
     this every thread loads what it needs, and the compiler drops the loads that repeat each other.
     """
-    shape, inside = (block_rows, columns.size), is_inside(columns)
+    shape = (block_rows, columns.size)
+    inside = is_inside(columns)
     column = jnp.broadcast_to(column_index(columns)[None, :], shape)
     mask = None if inside is None else jnp.broadcast_to(inside[None, :], shape)
     return plt.load(ref.at[column], mask=mask, other=None if mask is None else 0)

@@ -44,10 +44,12 @@ class _Operands(NamedTuple):
 
     @classmethod
     def of(cls, shape: MatmulKernelShape) -> "_Operands":
-        block_out, parts = shape.blocks.block_out, shape.program_parts
+        block_out = shape.blocks.block_out
+        parts = shape.program_parts
         left = jnp.arange(parts * block_out)
         right = jnp.arange(max(MIN_DOT_SIZE, parts * shape.padded_rows))
-        left_part, right_part = jax.lax.div(left, block_out), jax.lax.div(right, shape.padded_rows)
+        left_part = jax.lax.div(left, block_out)
+        right_part = jax.lax.div(right, shape.padded_rows)
         x_row = jax.lax.rem(right, shape.padded_rows)
         is_whole = right.size == parts * shape.call.rows
         is_row = None if is_whole else (x_row < shape.call.rows) & (right_part < parts)
@@ -57,7 +59,8 @@ class _Operands(NamedTuple):
 
 def dot_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     """All rows of x at once."""
-    layer, operands = layer_index(refs), _Operands.of(shape)
+    layer = layer_index(refs)
+    operands = _Operands.of(shape)
     begin = pl.program_id(1) * shape.program_parts * shape.part_inputs + jnp.arange(shape.blocks.block_in)
 
     def one_tile(i, carry):

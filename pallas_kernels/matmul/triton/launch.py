@@ -74,7 +74,8 @@ def _run(operands: dict[str, Array], *, shape: MatmulKernelShape, out_dtype: jnp
     """
     if shape.blocks.num_splits == 1:
         return _call(operands, shape, out_dtype, interpret)
-    sums, factor = _call(operands, shape, jnp.float32, interpret), None
+    sums = _call(operands, shape, jnp.float32, interpret)
+    factor = None
     if shape.epsilon is not None:
         mean_square = jnp.mean(operands["x"].astype(jnp.float32) ** 2, axis=-1, keepdims=True)
         factor = jax.lax.rsqrt(mean_square + shape.epsilon)

@@ -31,7 +31,9 @@ class _RowSums(NamedTuple):
 
 def product_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     """One for each row of x."""
-    column, layer, block_in = column_offsets(shape), layer_index(refs), shape.blocks.block_in
+    column = column_offsets(shape)
+    layer = layer_index(refs)
+    block_in = shape.blocks.block_in
     begin = pl.program_id(1) * shape.part_inputs + jnp.arange(block_in)
 
     def load(i):

@@ -64,7 +64,8 @@ def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Ang
     column, inside = _columns(head, shape)
     is_rotated = inside if 2 * half == shape.head_dim else column < 2 * half
     angle = jax.lax.rem(column, jnp.int32(half))
-    cos, sin = _load(refs.cos.at[row, angle], is_rotated, other=1), _load(refs.sin.at[row, angle], is_rotated)
+    cos = _load(refs.cos.at[row, angle], is_rotated, other=1)
+    sin = _load(refs.sin.at[row, angle], is_rotated)
     return Angles(cos, jnp.where(column < half, -sin, sin))
 
 

@@ -113,7 +113,8 @@ def _append_kernel(
     length = length_ref[row]
     newest = length - 1
     begin, last = split_range(shape.window_begin(newest), length, split, blocks.tile, blocks.num_splits)
-    end, has_new = jnp.minimum(last, newest), (begin < last) & (last == length)
+    end = jnp.minimum(last, newest)
+    has_new = (begin < last) & (last == length)
 
     @pl.when((begin < last) | (blocks.num_splits == 1))  # where nothing is merged, a row of length 0 is written here
     def _():

@@ -41,7 +41,8 @@ def decode(
 @functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
 def _decode(q, kv_pages, page_table, lengths, sinks, into, *, options, blocks: DecodeBlocks, interpret: bool) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
-    rows, (_, num_heads, head_dim) = lengths.shape[0], q.shape
+    rows = lengths.shape[0]
+    _, num_heads, head_dim = q.shape
     is_split = blocks.num_splits > 1
     partial = partial_shapes(rows, num_heads, blocks.num_splits, head_dim)
     whole = jax.ShapeDtypeStruct((rows, num_heads, head_dim), q.dtype) if into is None else into

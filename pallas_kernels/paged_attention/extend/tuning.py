@@ -44,7 +44,8 @@ class ExtendCall(NamedTuple):
     def of(cls, q: Array, kv_pages: Array, page_table: Array) -> "ExtendCall":
         """The call with these arguments of `extend`."""
         (tokens, num_heads, head_dim), (page_size, num_kv_heads) = q.shape, kv_pages.shape[2:4]
-        rows, max_positions = page_table.shape[0], page_table.shape[1] * page_size
+        rows = page_table.shape[0]
+        max_positions = page_table.shape[1] * page_size
         return cls(tokens, rows, num_heads, num_kv_heads, head_dim, page_size, max_positions, q.dtype.itemsize)
 
     @property

@@ -50,7 +50,8 @@ def logprobs_kernel(
 
         def one(n, carry):
             value, token_id, carry = _next_largest(row, logits_ref, blocks, *carry)
-            top_ids_ref[row, n], top_logprobs_ref[row, n] = token_id, value - row_largest - log_total
+            top_ids_ref[row, n] = token_id
+            top_logprobs_ref[row, n] = value - row_largest - log_total
             return value, token_id, carry
 
         jax.lax.fori_loop(0, count, one, (jnp.float32(jnp.inf), jnp.int32(-1), largest))
@@ -92,7 +93,8 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
 def _next_largest(row, logits_ref, blocks, last_value, last_id, largest):
     """The largest logit after (last_value, last_id), the first of several, and what is then left of the slices."""
     vocab_size = logits_ref.shape[1]
-    winner, value = jnp.argmax(largest, axis=0), largest.max(0)
+    winner = jnp.argmax(largest, axis=0)
+    value = largest.max(0)
     winner = jnp.minimum(winner, num_slices(vocab_size, blocks) - 1)  # of a row that holds NaN it may be anything
     column = winner * blocks.slice_size + jnp.arange(blocks.slice_size)
     logits = plt.load(logits_ref.at[row, column], mask=column < vocab_size, other=-jnp.inf)

@@ -30,7 +30,8 @@ def softmax(x: Array, blocks: RowBlocks, *, interpret: bool) -> Array:
 
 def _kernel(x_ref, out_ref, *, blocks, interpret):
     num_rows, features = x_ref.shape
-    rows, pieces = ProgramRows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
+    rows = ProgramRows.of_program(num_rows, blocks)
+    pieces = cut_columns(features, blocks.pieces)
     loaded = [rows.load(x_ref, columns, outside=-jnp.inf) for columns in pieces]
     wide = [x.astype(jnp.float32) for x in loaded]
     largest = functools.reduce(jnp.maximum, [x.max(1) for x in wide])[:, None]
