@@ -36,9 +36,9 @@ def mla(
     kv_pages: Array,
     page_table: Array,
     lengths: Array,
+    *,
     scale: float,
     soft_cap: float | None,
-    *,
     blocks: MlaBlocks | None = None,
     interpret: bool,
 ) -> Array:
