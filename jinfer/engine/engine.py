@@ -104,7 +104,7 @@ class Engine:
     def _fail(self, sequence: Sequence) -> SequenceOutput:
         sequence.error = "the model gave logits that are not finite (NaN or infinity)"
         self._end(sequence, FinishReason.ERROR)
-        return SequenceOutput(sequence, None, None, FinishReason.ERROR)
+        return SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ERROR)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason

@@ -236,7 +236,10 @@ class EngineLoop:
     def _end(self, request: Request, queue: OutputQueue) -> None:
         self._engine.abort(request)
         open_sequences = [sequence for sequence in request.sequences if queue.awaits(sequence)]
-        self._deliver(SequenceOutput(sequence, None, None, FinishReason.ABORT) for sequence in open_sequences)
+        self._deliver(
+            SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ABORT)
+            for sequence in open_sequences
+        )
 
     def _forget(self, queue: OutputQueue) -> None:
         self._deadlines.pop(queue, None)

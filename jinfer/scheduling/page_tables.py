@@ -103,9 +103,11 @@ class PageTables:
         salt = self._salt(sequence)
         token_ids = sequence.token_ids
         max_tokens = len(token_ids) - 1
-        match = self._cache.match(salt, token_ids, max_tokens, after=self._cache.root)
+        match = self._cache.match(salt=salt, token_ids=token_ids, max_tokens=max_tokens, after=self._cache.root)
         num_shared = len(match.page_ids) * self._limits.page_size
-        partial = self._cache.match_partial(match, salt, token_ids, max_tokens, before_step=self._step)
+        partial = self._cache.match_partial(
+            match, salt=salt, token_ids=token_ids, max_tokens=max_tokens, before_step=self._step
+        )
         if partial and partial.num_tokens >= self._min_copied:
             yield Prefix(match, partial, num_shared + partial.num_tokens)
         yield Prefix(match, None, num_shared)
@@ -161,7 +163,9 @@ class PageTables:
         """Replaces the sequence's own pages by the cache's pages of the same contents."""
         first, node = sequence.num_shared_pages, sequence.cache_node
         start = first * self._limits.page_size
-        match = self._cache.match(self._salt(sequence), sequence.token_ids, num_tokens, after=node, start=start)
+        match = self._cache.match(
+            salt=self._salt(sequence), token_ids=sequence.token_ids, max_tokens=num_tokens, after=node, start=start
+        )
         if not match.page_ids:
             return
         last = first + len(match.page_ids)
@@ -180,7 +184,9 @@ class PageTables:
         token_ids = sequence.token_ids[first * self._limits.page_size : num_tokens]
         page_ids = sequence.page_ids[first:last]
         salt = self._salt(sequence)
-        node = self._cache.extend(sequence.cache_node, salt, token_ids, page_ids, self._step)
+        node = self._cache.extend(
+            sequence.cache_node, salt=salt, token_ids=token_ids, page_ids=page_ids, step=self._step
+        )
         if node is not None:
             sequence.num_shared_pages = last
             sequence.cache_node = node
@@ -198,5 +204,7 @@ class PageTables:
             shared = sequence.page_ids[: sequence.num_shared_pages]
             own = sequence.page_ids[sequence.num_shared_pages :]
             assert all(num_holders[page_id] == 1 for page_id in own), "two sequences own the same page"
-            self._cache.check_path(sequence.cache_node, self._salt(sequence), sequence.token_ids, shared)
+            self._cache.check_path(
+                sequence.cache_node, salt=self._salt(sequence), token_ids=sequence.token_ids, page_ids=shared
+            )
         self._cache.check_locks(sequence.cache_node for sequence in running)

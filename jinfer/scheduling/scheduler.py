@@ -256,4 +256,7 @@ class _StepInProgress:
             for index, sequence in enumerate(self.decoding if self.new_pages else ())
             if sequence in self.new_pages
         ]
-        return StepPlan(DecodeRows(self.decoding, row_ids, positions, new_pages), tuple(self.chunks))
+        return StepPlan(
+            DecodeRows(sequences=self.decoding, row_ids=row_ids, positions=positions, new_pages=new_pages),
+            tuple(self.chunks),
+        )

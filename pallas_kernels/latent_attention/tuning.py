@@ -103,7 +103,9 @@ def mla_candidates(
         tried = [(MIN_DOT_SIZE, 16, 4, 3, False), (MIN_DOT_SIZE, 16, 8, 5, False), (MIN_DOT_SIZE, 32, 4, 3, False)]
     candidates = []
     for (heads, tile, num_warps, num_stages, early_loads), waves in itertools.product(tried, (1, 2, 4)):
-        blocks = MlaBlocks(heads, tile, 1, num_warps, num_stages, early_loads)
+        blocks = MlaBlocks(
+            heads=heads, tile=tile, num_splits=1, num_warps=num_warps, num_stages=num_stages, early_loads=early_loads
+        )
         if _fits(blocks, latent_dim + rope_dim, itemsize):
             sizes = rows, num_heads, latent_dim + rope_dim, max_positions, itemsize
             candidates.append(with_splits(blocks, waves, *sizes))

@@ -65,7 +65,7 @@ def matmul(
     them: the kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm or in float32, and no
     bias.
     """
-    fusion = Fusion(norm, bias, gated, residual)
+    fusion = Fusion(norm=norm, bias=bias, gated=gated, residual=residual)
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)
     chosen = select(implementation, ("pallas", "triton", "xla", "reference"))
     if chosen == "pallas":

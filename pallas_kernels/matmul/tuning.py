@@ -137,7 +137,9 @@ def _multiply(call: MatmulCall, block_out: int, num_splits: int, tile: int, num_
     widest = tile // (block_out * call.num_matrices)
     block_in = min(widest, next_power_of_two(ceil_div(call.num_in, num_splits)))
     num_splits = min(num_splits, ceil_div(call.num_in, block_in))
-    return MatmulBlocks(block_out, block_in, num_splits, None, num_warps, num_stages=1)
+    return MatmulBlocks(
+        block_out=block_out, block_in=block_in, num_splits=num_splits, dot_parts=None, num_warps=num_warps, num_stages=1
+    )
 
 
 def _few_rows_dot(
@@ -152,7 +154,14 @@ def _few_rows_dot(
     right = copies_of_x * max(MIN_DOT_SIZE, parts * next_power_of_two(call.rows))
     stage_bytes = (call.num_matrices * parts * block_out + right) * block_in * call.itemsize
     num_stages = max(2, min(num_stages, SHARED_MEMORY_BYTES // stage_bytes))
-    return MatmulBlocks(block_out, block_in, num_splits, parts, num_warps, num_stages)
+    return MatmulBlocks(
+        block_out=block_out,
+        block_in=block_in,
+        num_splits=num_splits,
+        dot_parts=parts,
+        num_warps=num_warps,
+        num_stages=num_stages,
+    )
 
 
 def _many_rows(call: MatmulCall, num_multiprocessors: int) -> MatmulBlocks:
@@ -206,4 +215,11 @@ def _many_rows_dot(call: MatmulCall, width: int, block_in: int, num_splits: int,
     stage_bytes = (width + next_power_of_two(call.rows)) * block_in * call.itemsize
     num_stages = max(2, min(MAX_STAGES, SHARED_MEMORY_BYTES // resident // stage_bytes))
     block_out = width // call.num_matrices
-    return MatmulBlocks(block_out, block_in, num_splits, 1, 4 if block_out <= 64 else 8, num_stages)
+    return MatmulBlocks(
+        block_out=block_out,
+        block_in=block_in,
+        num_splits=num_splits,
+        dot_parts=1,
+        num_warps=4 if block_out <= 64 else 8,
+        num_stages=num_stages,
+    )

@@ -64,7 +64,7 @@ def heuristic_blocks(
     warp_bytes = THREADS_PER_WARP * (thread_bytes if fair_share > 1 else THREAD_BYTES // 2)
     num_warps = max(1, min(rows * padded_bytes // warp_bytes, MAX_WARPS))
     evict_first = 2 * num_rows * features * itemsize * num_inputs > CACHE_BYTES
-    blocks = RowBlocks(rows, 1, evict_first, num_warps)
+    blocks = RowBlocks(rows=rows, pieces=1, evict_first=evict_first, num_warps=num_warps)
     return _in_two_pieces(blocks, features, itemsize) if rows == 1 and fair_share > 1 else blocks
 
 
@@ -87,5 +87,5 @@ def candidate_blocks(known: RowBlocks, features: int) -> list[RowBlocks]:
             cut = cut_columns(features, pieces)
             held = rows * sum(columns.size for columns in cut) // (num_warps * THREADS_PER_WARP)
             if len(cut) == pieces and held <= MAX_CANDIDATE_THREAD_FEATURES:
-                found.append(RowBlocks(rows, pieces, evict_first, num_warps))
+                found.append(RowBlocks(rows=rows, pieces=pieces, evict_first=evict_first, num_warps=num_warps))
     return list(dict.fromkeys(found))

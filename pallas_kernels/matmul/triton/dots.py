@@ -80,7 +80,7 @@ def dot_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     accs, squares = jax.lax.fori_loop(0, shape.part_tiles, one_tile, (zeros, squares))
     matrices = [_over_parts(acc, operands, shape) for acc in accs]
     row = jnp.arange(matrices[0].shape[0])
-    return [Sums(row, matrices, None if squares is None else _squares_over_parts(squares, shape))]
+    return [Sums(row=row, matrices=matrices, squares=None if squares is None else _squares_over_parts(squares, shape))]
 
 
 def _load_x(refs: MatmulRefs, layer: tuple, operands: _Operands, row, squares: Array | None, shape: MatmulKernelShape):

@@ -42,7 +42,7 @@ def matmul(
     operands = {"x": x, "w": w, "layer": None if layer is None else layer_index_operand(layer)}
     scale, epsilon = fusion.norm or (None, None)
     operands |= {"scale": scale, "residual": fusion.residual}
-    shape = MatmulKernelShape(call, blocks, epsilon)
+    shape = MatmulKernelShape(call=call, blocks=blocks, epsilon=epsilon)
     present = {name: array for name, array in operands.items() if array is not None}
     return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
 

@@ -51,7 +51,7 @@ def product_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     rows, w = jax.lax.fori_loop(0, last, one_tile, start) if last else start
     rows = _add(refs, layer, begin + last * block_in, rows, w, shape)
     squares = [None if row.squares is None else row.squares.sum() for row in rows]
-    return [Sums(b, row.matrices, squares[b]) for b, row in enumerate(rows)]
+    return [Sums(row=b, matrices=row.matrices, squares=squares[b]) for b, row in enumerate(rows)]
 
 
 def _zero_sums(shape: MatmulKernelShape) -> _RowSums:

@@ -70,7 +70,13 @@ def _filtered(row, largest, sums, scratch, blocks):
     bound = thresholds.bound(row, largest, sums, blocks.slice_size)
     slices = _slices_that_matter(row, bound.keeps(largest, weights), scratch, blocks)
     count = _collect(row, slices, row_largest, bound, scratch, blocks.max_candidates)
-    candidates = Candidates(row, scratch.logits_ref, scratch.columns_ref, count, blocks.candidate_chunk)
+    candidates = Candidates(
+        row=row,
+        logits_ref=scratch.logits_ref,
+        columns_ref=scratch.columns_ref,
+        count=count,
+        size=blocks.candidate_chunk,
+    )
 
     def token_of(elements):
         kept = thresholds.exact(row, elements, row_largest, bound, sums.sum(0))
@@ -88,7 +94,13 @@ def _slices_that_matter(row, matters, scratch, blocks):
     scratch.order_ref[row.index, jnp.where(matters, rank, matters.shape[0] + number)] = number
     _wait_for_stores(row)
     count = matters.astype(jnp.int32).sum(0)
-    return Slices(row, scratch.order_ref, count, blocks.slice_size, blocks.slices_per_chunk)
+    return Slices(
+        row=row,
+        order_ref=scratch.order_ref,
+        count=count,
+        slice_size=blocks.slice_size,
+        slices_per_chunk=blocks.slices_per_chunk,
+    )
 
 
 def _collect(row, slices, row_largest, bound, scratch, max_stored):
