@@ -1,6 +1,7 @@
 """Names and sentences of the two packages: one class of a name, and docstrings that begin with their subject."""
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ NO_SUBJECT = frozenset(
         *("To", "Under", "What", "Where", "Whether", "Which", "Who", "Whoever", "Why", "With", "Without"),
     )
 )
+BOUND = re.compile(r"\b_?(?:most|fewest|MOST|FEWEST)_\w+")
 SAME_NAME = {"Limits", "Output"}
 """Classes that are still to get names of their own."""
 WITHOUT_SUBJECT = (
@@ -34,6 +36,8 @@ WITHOUT_SUBJECT = (
     "jinfer/startup.py",
 )
 """Files, or folders of files, whose docstrings are still to be rewritten."""
+OTHER_BOUNDS = ("jinfer/cli/", "jinfer/execution/device_memory.py", "jinfer/execution/memory.py", "pallas_kernels/")
+"""Files, or folders of files, whose bounds are still called most and fewest."""
 FORMATTED_BY_HAND = (
     "jinfer/bench/",
     "jinfer/before_start.py",
@@ -85,6 +89,13 @@ def test_docstrings_begin_with_their_subject(path):
         pytest.skip("still to be rewritten")
     found = [(line, text) for line, text in docstrings(tree_of(path)) if first_word(text) in NO_SUBJECT]
     assert found == []
+
+
+def test_bounds_are_max_and_min():
+    """The glossary's rule: `num_` counts, `max_` bounds."""
+    for path in SOURCES:
+        if not relative(path).startswith(OTHER_BOUNDS):
+            assert BOUND.findall(path.read_text(encoding="utf-8")) == [], path
 
 
 def test_ruff_formats_every_line():

@@ -141,7 +141,7 @@ class EngineLoop:
                     self._refuse(str(error))
 
     def _refuse(self, reason: str) -> None:
-        """Fails the requests that still wait to be accepted by an engine that could not begin anew."""
+        """Fails the requests that wait to be accepted, after a reset that failed."""
         for _ in range(len(self._commands)):
             command, argument = self._commands.popleft()
             if command is EngineLoop._accept:

@@ -85,7 +85,7 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
 
 
 def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
-    """An upper estimate, for where compiling is too dear or XLA does not say."""
+    """An upper estimate, for where compiling takes too long or XLA does not say."""
     widest = 2 * model.intermediate_size + 2 * model.hidden_size + model.num_heads * model.head_dim
     logits = LOGITS_COPIES * limits.max_num_seqs * model.vocab_size * 4
     return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize

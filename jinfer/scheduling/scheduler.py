@@ -126,7 +126,7 @@ class Scheduler:
         return bool(step.chunks)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> bool:
-        """Preempts newer sequences until the pages for `num_tokens` more can be had.
+        """Preempts newer sequences until the pages for `num_tokens` more are available.
 
         The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for an older
         one to take them. So the oldest always gets what it needs.

@@ -1,9 +1,9 @@
 """Barriers of the kernel, and scalars and predicates for what goes below Pallas.
 
 Pallas' own barriers count every thread of a warpgroup, once per copy. A tile of keys arrives in as many copies as it
-has pages, so that would be a thousand arrivals; here one thread announces the bytes of all copies, and who has used
-them arrives once per warp. A phase is the parity of how often a barrier has completed, which callers know from what
-they count anyway.
+has pages, so that would be a thousand arrivals; here one thread announces the bytes of all copies, and each warp
+that has used them arrives once. A phase is the parity of how often a barrier has completed, which callers know from
+counts that they keep anyway.
 
 Functions named `emit_*` and those in `plgpu.inline_mgpu` run while the kernel is lowered, and emit instructions.
 """

@@ -82,7 +82,7 @@ class Barriers:
     k_free = v_tail + 1
     v_free = k_free + NUM_STAGES
     q_free = v_free + NUM_STAGES
-    # What completes each: who starts copies arrives once, and each warp that has used what they brought.
+    # The arrivals that complete each: one of the thread that starts copies, and one of each warp that used the copies.
     arrivals = (1,) * k_free + (ATTENDING * WARPS,) * (2 * NUM_STAGES + NUM_QUERY_TILES)
 
 
