@@ -10,9 +10,9 @@ from pallas_kernels.core.device import target_device
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
 
+SHARED_MEMORY_BYTES = 160 * 1024  # of the 227 KB a program may have, with room for Triton's own staging
 MIN_SPLIT_POSITIONS = 256
 MAX_SPLITS = 32
-SHARED_MEMORY_BYTES = 160 * 1024  # of the 227 KB a program may have, with room for Triton's own staging
 FEWEST_UNSPLIT_ROWS = 64  # query rows a program: fewer leave the tensor cores idle
 
 
@@ -73,7 +73,7 @@ def extend_blocks(call: ExtendCall) -> ExtendBlocks:
         if call.page_size < 16:  # a thread's positions are in more pages, and one register too many would be spilled
             most //= 2
         num_stages = 3 if call.head_dim <= 128 else 2
-        tile = _fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
+        tile = fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
     query_rows = _enough_programs(min(most, call.most_query_rows), call)
     block_tokens = max(1, query_rows // call.padded_group)
     num_warps = 4 if call.itemsize <= 2 and query_rows < 128 else 8
@@ -118,7 +118,7 @@ def extend_candidates(call: ExtendCall) -> list[ExtendBlocks]:
     return list(dict.fromkeys(candidates))
 
 
-def _fitting_tile(tile: int, head_dim: int, itemsize: int, *, num_stages: int) -> int:
+def fitting_tile(tile: int, head_dim: int, itemsize: int, *, num_stages: int) -> int:
     """Halves `tile` until the keys and values in flight fit into shared memory."""
     while tile > MIN_DOT_SIZE and 2 * num_stages * tile * head_dim * itemsize > SHARED_MEMORY_BYTES:
         tile //= 2
