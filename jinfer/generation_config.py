@@ -99,8 +99,12 @@ class GenerationConfig:
             except RequestError as error:
                 logger.warning(
                     "%s sets a sampling default that jinfer does not have: %s. It is left out, and %s is %s unless a "
-                    "request says otherwise", self.file, error, name, MODEL_DEFAULTS[name],
-                )  # fmt: skip
+                    "request says otherwise",
+                    self.file,
+                    error,
+                    name,
+                    MODEL_DEFAULTS[name],
+                )
             else:
                 defaults[name] = value
         if defaults:
@@ -141,8 +145,10 @@ class GenerationConfig:
             if not 0 <= token_id < vocab_size:
                 logger.warning(
                     "%s names eos_token_id %d, outside the vocabulary of %d: it is left out, as it cannot be sampled",
-                    source, token_id, vocab_size,
-                )  # fmt: skip
+                    source,
+                    token_id,
+                    vocab_size,
+                )
         return frozenset(token_id for token_id in ids if 0 <= token_id < vocab_size)
 
 

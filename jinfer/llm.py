@@ -26,9 +26,12 @@ T = TypeVar("T")
 
 
 def generate(
-    prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, *, model: ModelSource = None,
+    prompts: Prompts,
+    params: SamplingParams | Sequence[SamplingParams] | None = None,
+    *,
+    model: ModelSource = None,
     **options: Any,
-) -> list[RequestOutput]:  # fmt: skip
+) -> list[RequestOutput]:
     """Completes prompts with a model that is loaded for this call: `jinfer.generate("Once upon a time")`.
 
     What is wrong with options, model, prompts or parameters is said before weights are read, as far as it can be known.
@@ -37,7 +40,8 @@ def generate(
     once.
     """
     engine_options, sampling_options = split_options(options)
-    tokenizer, config = engine_options.pop("tokenizer", None), EngineConfig.from_options(engine_options)
+    tokenizer = engine_options.pop("tokenizer", None)
+    config = EngineConfig.from_options(engine_options)
     prompt_list = as_prompts(prompts)
     params_list = as_params(params, sampling_options, len(prompt_list))
     found = find_model(model, None, tokenizer, config)
@@ -57,9 +61,13 @@ class LLM:
     """
 
     def __init__(
-        self, model: ModelSource = None, *, params: Params | None = None,
-        tokenizer: Tokenizer | str | Path | None = None, **options: Any,
-    ) -> None:  # fmt: skip
+        self,
+        model: ModelSource = None,
+        *,
+        params: Params | None = None,
+        tokenizer: Tokenizer | str | Path | None = None,
+        **options: Any,
+    ) -> None:
         """Raises ConfigError for options, and ModelError for a model, that cannot be used."""
         self.config = EngineConfig.from_options(options)
         self.parts = start_engine(model, self.config, params=params, tokenizer=tokenizer)
@@ -106,7 +114,8 @@ class LLM:
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
-        count, num_tokens = sum(len(request.sequences) for request in requests), 0
+        count = sum(len(request.sequences) for request in requests)
+        num_tokens = 0
         with (
             progress_bar("generating", total=count, enabled=self.config.progress) as bar,
             closing(self._run(requests, lambda output: output)) as outputs,

@@ -29,7 +29,8 @@ def logged_time(logger: logging.Logger, what: str) -> Iterator[None]:
 def collected_times() -> Iterator[dict[str, float]]:
     """The seconds of each `logged_time` of jinfer that ends within the block, by what took them, as they come."""
     found: dict[str, float] = {}
-    root, handler = logging.getLogger("jinfer"), _Collector(found)
+    root = logging.getLogger("jinfer")
+    handler = _Collector(found)
     level = root.level
     root.addHandler(handler)
     root.setLevel(min(root.getEffectiveLevel(), logging.INFO))

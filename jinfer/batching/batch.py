@@ -26,7 +26,7 @@ from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import DecodeRows, StepPlan
 
 TOKEN_ON_DEVICE = -1  # in a batch's token_ids: the row's newest token, which the device holds
-NOTHING = StepPlan(DecodeRows([], [], [], []), ())
+NOTHING = StepPlan(DecodeRows(sequences=[], row_ids=[], positions=[], new_pages=[]), ())
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ def pack(layout: Layout, fields: Mapping[str, np.ndarray]) -> np.ndarray:
 
 def unpack(layout: Layout, packed: Int32[Array, " packed"]) -> dict[str, Array]:
     """The fields of a packed vector, by static slices: free once compiled."""
-    fields, begin = {}, 0
+    fields = {}
+    begin = 0
     for name, shape in layout.items():
         end = begin + math.prod(shape)
         fields[name] = packed[begin:end].reshape(shape)

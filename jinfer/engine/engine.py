@@ -105,7 +105,7 @@ class Engine:
     def _fail(self, sequence: Sequence) -> SequenceOutput:
         sequence.error = "the model gave logits that are not finite (NaN or infinity)"
         self._end(sequence, FinishReason.ERROR)
-        return SequenceOutput(sequence, None, None, FinishReason.ERROR)
+        return SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ERROR)
 
     def _end(self, sequence: Sequence, reason: FinishReason) -> None:
         sequence.finish_reason = reason
@@ -116,8 +116,8 @@ class Engine:
             sequence.request.finished_time = time.perf_counter()
 
     def reset(self, reason: str) -> None:
-        """Ends all requests with an error, and begins anew: after a fault within a step nothing on the device can be
-        trusted, nor what was planned. It may be interrupted, and done again."""
+        """Ends all requests with an error and starts from empty: after a fault within a step neither the device nor
+        the plans can be trusted. May be interrupted, and repeated."""
         for sequence in self._sequences:
             sequence.error = reason
             sequence.finish_reason = FinishReason.ERROR

@@ -141,7 +141,7 @@ class EngineLoop:
                     self._refuse(str(error))
 
     def _refuse(self, reason: str) -> None:
-        """Fails the requests that still wait to be accepted by an engine that could not begin anew."""
+        """Fails the requests that wait to be accepted, after a reset that failed."""
         for _ in range(len(self._commands)):
             command, argument = self._commands.popleft()
             if command is EngineLoop._accept:
@@ -236,7 +236,10 @@ class EngineLoop:
     def _end(self, request: Request, queue: OutputQueue) -> None:
         self._engine.abort(request)
         open_sequences = [sequence for sequence in request.sequences if queue.awaits(sequence)]
-        self._deliver(SequenceOutput(sequence, None, None, FinishReason.ABORT) for sequence in open_sequences)
+        self._deliver(
+            SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ABORT)
+            for sequence in open_sequences
+        )
 
     def _forget(self, queue: OutputQueue) -> None:
         self._deadlines.pop(queue, None)

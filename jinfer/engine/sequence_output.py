@@ -1,7 +1,7 @@
 """The effect of a step on one sequence: one more token, and perhaps its end.
 
-Text is made late, by the caller who takes it: it costs more than all else that the host does for a token, and is
-perhaps wanted at the end only. Where a stop string may end the output, every token becomes text at once.
+Text is made late, when the caller takes it: it costs more than everything else that the host does for a token, and is
+often wanted at the end only. Where a stop string may end the output, every token becomes text at once.
 """
 
 from dataclasses import dataclass

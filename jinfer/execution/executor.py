@@ -140,6 +140,10 @@ def _logprobs(result: StepResult, rows: Iterable[int]) -> dict[int, TokenLogprob
     arrays: Any = result.logprobs, result.top_token_ids, result.top_logprobs
     logprobs, top_token_ids, top_logprobs = map(np.asarray, arrays)
     return {
-        row: TokenLogprobs(float(logprobs[row]), top_token_ids[row].tolist(), top_logprobs[row].tolist())
+        row: TokenLogprobs(
+            logprob=float(logprobs[row]),
+            top_token_ids=top_token_ids[row].tolist(),
+            top_logprobs=top_logprobs[row].tolist(),
+        )
         for row in rows
     }

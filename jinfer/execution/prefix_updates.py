@@ -44,7 +44,8 @@ class PrefixUpdates:
         return self._run(state, copy_groups(plan), page_table_groups(plan, self._limits))
 
     def _run(self, state: DeviceState, copy_groups: Groups, page_table_groups: Groups) -> DeviceState:
-        kv_cache, page_table = state.kv_cache, state.rows.page_table
+        kv_cache = state.kv_cache
+        page_table = state.rows.page_table
         for copies in copy_groups:
             kv_cache = self._copy_pages(kv_cache, copies)
         for rows in page_table_groups:

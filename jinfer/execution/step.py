@@ -25,7 +25,7 @@ def run_step(
 
 
 def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]):
-    """One token of each row; everything but who runs, and on which new pages, is on the device already.
+    """One token of each row; all but the rows that run and their new pages is on the device already.
 
     Positions are clamped to the end of the page table, since kernels write wherever page tables and lengths say.
     """

@@ -84,7 +84,7 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
 
 
 def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
-    """An upper estimate, for where compiling is too dear or XLA does not say."""
+    """An upper estimate, for where compiling takes too long or XLA does not say."""
     widest = 2 * model.hidden_size + max(
         2 * layer.mlp.intermediate_size + layer.attention.num_heads * layer.attention.head_dim for layer in model.layers
     )

@@ -17,14 +17,21 @@ class RequestFactory:
     """Makes the requests of one model under one set of limits, and numbers them. Threads may share it."""
 
     def __init__(
-        self, *, tokenizer: Tokenizer | None, vocab_size: int, eos_token_ids: frozenset[int],
-        sampling_defaults: Mapping[str, Any], limits: Limits,
-    ) -> None:  # fmt: skip
+        self,
+        *,
+        tokenizer: Tokenizer | None,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        sampling_defaults: Mapping[str, Any],
+        limits: Limits,
+    ) -> None:
         """`vocab_size` is the model's, whose embedding may have more rows than the tokenizer has tokens.
         `sampling_defaults` stand for parameters that are None."""
         self.tokenizer = tokenizer
-        self._vocab_size, self._eos_token_ids = vocab_size, eos_token_ids
-        self._sampling_defaults, self._limits = sampling_defaults, limits
+        self._vocab_size = vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._sampling_defaults = sampling_defaults
+        self._limits = limits
         self._numbers = itertools.count(1)
 
     def create_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[Request]:
@@ -49,9 +56,14 @@ class RequestFactory:
             assert prompt.text is not None
             ids = tuple(self.need_tokenizer("a prompt of text").encode(prompt.text))
         request = Request.create(
-            f"request-{next(self._numbers)}", prompt.text, ids, params.with_defaults(self._sampling_defaults),
-            eos_token_ids=self._eos_token_ids, vocab_size=self._vocab_size, limits=self._limits,
-        )  # fmt: skip
+            request_id=f"request-{next(self._numbers)}",
+            prompt=prompt.text,
+            prompt_token_ids=ids,
+            params=params.with_defaults(self._sampling_defaults),
+            eos_token_ids=self._eos_token_ids,
+            vocab_size=self._vocab_size,
+            limits=self._limits,
+        )
         for sequence in request.sequences:
             sequence.detokenizer = self._detokenizer(request)
         return request

@@ -100,11 +100,14 @@ class PageTables:
 
         The last token is never part of one: the step must compute it to know the next.
         """
-        salt, token_ids = self._salt(sequence), sequence.token_ids
+        salt = self._salt(sequence)
+        token_ids = sequence.token_ids
         max_tokens = len(token_ids) - 1
-        match = self._cache.match(salt, token_ids, max_tokens, after=self._cache.root)
+        match = self._cache.match(salt=salt, token_ids=token_ids, max_tokens=max_tokens, after=self._cache.root)
         num_shared = len(match.page_ids) * self._limits.page_size
-        partial = self._cache.match_partial(match, salt, token_ids, max_tokens, before_step=self._step)
+        partial = self._cache.match_partial(
+            match, salt=salt, token_ids=token_ids, max_tokens=max_tokens, before_step=self._step
+        )
         if partial and partial.num_tokens >= self._min_copied:
             yield Prefix(match, partial, num_shared + partial.num_tokens)
         yield Prefix(match, None, num_shared)
@@ -135,7 +138,9 @@ class PageTables:
         self._cache.unlock(sequence.cache_node)
         if not keep:
             self._cache.discard(sequence.cache_node)
-        sequence.page_ids, sequence.num_shared_pages, sequence.cache_node = [], 0, None
+        sequence.page_ids = []
+        sequence.num_shared_pages = 0
+        sequence.cache_node = None
         sequence.num_computed_tokens = 0
 
     def _publish_all(self, sequence: Sequence) -> None:
@@ -158,7 +163,9 @@ class PageTables:
         """Replaces the sequence's own pages by the cache's pages of the same contents."""
         first, node = sequence.num_shared_pages, sequence.cache_node
         start = first * self._limits.page_size
-        match = self._cache.match(self._salt(sequence), sequence.token_ids, num_tokens, after=node, start=start)
+        match = self._cache.match(
+            salt=self._salt(sequence), token_ids=sequence.token_ids, max_tokens=num_tokens, after=node, start=start
+        )
         if not match.page_ids:
             return
         last = first + len(match.page_ids)
@@ -170,14 +177,19 @@ class PageTables:
 
     def _extend(self, sequence: Sequence, num_tokens: int) -> None:
         """Caches a sequence's own pages up to a number of tokens, unless the cache has the first of them already."""
-        first, last = sequence.num_shared_pages, self._limits.pages_for(num_tokens)
+        first = sequence.num_shared_pages
+        last = self._limits.pages_for(num_tokens)
         if first == last or not self._prefix_caching:
             return
         token_ids = sequence.token_ids[first * self._limits.page_size : num_tokens]
-        page_ids, salt = sequence.page_ids[first:last], self._salt(sequence)
-        node = self._cache.extend(sequence.cache_node, salt, token_ids, page_ids, self._step)
+        page_ids = sequence.page_ids[first:last]
+        salt = self._salt(sequence)
+        node = self._cache.extend(
+            sequence.cache_node, salt=salt, token_ids=token_ids, page_ids=page_ids, step=self._step
+        )
         if node is not None:
-            sequence.num_shared_pages, sequence.cache_node = last, node
+            sequence.num_shared_pages = last
+            sequence.cache_node = node
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raises AssertionError unless the used pages are those of the running sequences, each for its tokens, and a
@@ -189,7 +201,10 @@ class PageTables:
         assert len(set(held)) == self.pool.num_used, "a used page belongs to no sequence"
         num_holders = Counter(held)
         for sequence in running:
-            shared, own = sequence.page_ids[: sequence.num_shared_pages], sequence.page_ids[sequence.num_shared_pages :]
+            shared = sequence.page_ids[: sequence.num_shared_pages]
+            own = sequence.page_ids[sequence.num_shared_pages :]
             assert all(num_holders[page_id] == 1 for page_id in own), "two sequences own the same page"
-            self._cache.check_path(sequence.cache_node, self._salt(sequence), sequence.token_ids, shared)
+            self._cache.check_path(
+                sequence.cache_node, salt=self._salt(sequence), token_ids=sequence.token_ids, page_ids=shared
+            )
         self._cache.check_locks(sequence.cache_node for sequence in running)

@@ -91,15 +91,18 @@ class RadixCache:
 
         The path to `after` is known to hold the first `start` tokens; `page_ids` are those of the pages after it.
         """
-        node, size = after, self._page_size
+        node = after
+        size = self._page_size
         page_ids: list[int] = []
-        num_pages, num_unlocked = len(node.page_ids), 0
+        num_pages = len(node.page_ids)
+        num_unlocked = 0
         while num_pages == len(node.page_ids) and start + size <= max_tokens:
             child = node.children.get((salt, *token_ids[start : start + size]))
             if child is None:
                 break
             wanted = token_ids[start : min(max_tokens, start + len(child.token_ids))]
-            node, num_pages = child, _num_equal_pages(child.token_ids, wanted, size)
+            node = child
+            num_pages = _num_equal_pages(child.token_ids, wanted, size)
             page_ids += node.page_ids[:num_pages]
             num_unlocked += 0 if node.num_locks else num_pages
             start += num_pages * size
@@ -157,7 +160,8 @@ class RadixCache:
         key = (salt, *token_ids[: self._page_size])
         if key in node.children:
             return None
-        child = node.children[key] = Node(node, key, token_ids, page_ids, step)
+        child = Node(parent=node, key=key, token_ids=token_ids, page_ids=page_ids, step=step)
+        node.children[key] = child
         child.num_locks = 1
         return child
 
@@ -192,8 +196,10 @@ class RadixCache:
         upper = Node(node.parent, node.key, node.token_ids[:num_tokens], node.page_ids[:num_pages], node.step)
         upper.num_locks = node.num_locks
         node.parent.children[node.key] = upper
-        node.token_ids, node.page_ids = node.token_ids[num_tokens:], node.page_ids[num_pages:]
-        node.parent, node.key = upper, (node.key[0], *node.token_ids[: self._page_size])
+        node.token_ids = node.token_ids[num_tokens:]
+        node.page_ids = node.page_ids[num_pages:]
+        node.parent = upper
+        node.key = (node.key[0], *node.token_ids[: self._page_size])
         upper.children[node.key] = node
         return upper
 
@@ -231,7 +237,8 @@ class RadixCache:
             below += node.children.values()
 
     def _check(self, node: Node) -> None:
-        num_tokens, size = len(node.token_ids), self._page_size
+        num_tokens = len(node.token_ids)
+        size = self._page_size
         assert node.parent is not None
         assert node.page_ids, "a node without pages"
         assert node.parent.children[node.key] is node, "a node is not found where it is"

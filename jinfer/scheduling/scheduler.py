@@ -126,7 +126,7 @@ class Scheduler:
         return bool(step.chunks)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> bool:
-        """Preempts newer sequences until the pages for `num_tokens` more can be had.
+        """Preempts newer sequences until the pages for `num_tokens` more are available.
 
         The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for an older
         one to take them. So the oldest always gets what it needs.
@@ -256,4 +256,7 @@ class _StepInProgress:
             for index, sequence in enumerate(self.decoding if self.new_pages else ())
             if sequence in self.new_pages
         ]
-        return StepPlan(DecodeRows(self.decoding, row_ids, positions, new_pages), tuple(self.chunks))
+        return StepPlan(
+            DecodeRows(sequences=self.decoding, row_ids=row_ids, positions=positions, new_pages=new_pages),
+            tuple(self.chunks),
+        )

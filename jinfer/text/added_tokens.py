@@ -63,7 +63,7 @@ class SpecialTokens:
 def add_tokens(backend: Backend, declared: Mapping[int, AddedToken], special: SpecialTokens) -> None:
     """Gives a tokenizer the tokens that are declared with an id, and then the special ones that it lacks.
 
-    Every named token is special afterwards, whatever else is said of it.
+    Every named token is special afterwards, whatever its own entry says.
     """
     present = backend.get_added_tokens_decoder()
     tokens: list[Token] = [declared[token_id] for token_id in sorted(declared)]

@@ -86,8 +86,8 @@ class ChatTemplate:
             reads that. Other keys go to the template; a key whose value is None is as good as absent.
         add_generation_prompt: end with what opens the assistant's next message; None does so unless
             continue_final_message is given.
-        continue_final_message: end within the last message, so that the model goes on with it. A string names the
-            field to go on with instead of "content". Not together with add_generation_prompt.
+        continue_final_message: end within the last message, so that the model continues it. A string names the
+            field to continue instead of "content". Not together with add_generation_prompt.
         tools: JSON schemas of functions, for a template that knows tools.
         documents: mappings with "title" and "text", for a template that knows documents.
         variables: further variables of the template, such as enable_thinking; they win over the special tokens. An

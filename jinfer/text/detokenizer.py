@@ -145,7 +145,8 @@ class Detokenizer:
         return self._give_out(found.end if self._include_stop else found.start)
 
     def _give_out(self, num_characters: int) -> str:
-        piece, self._held = self._held[:num_characters], self._held[num_characters:]
+        piece = self._held[:num_characters]
+        self._held = self._held[num_characters:]
         for search in self._searches:
             search.drop(num_characters)
         if piece:

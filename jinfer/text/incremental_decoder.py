@@ -118,7 +118,8 @@ class PiecewiseDecoder:
         ids = iter(newest_first)
         newest = list(islice(ids, MAX_INCOMPLETE))[::-1]
         num_closed = len(newest) - self._num_incomplete(newest)
-        closed, incomplete = newest[:num_closed], newest[num_closed:]
+        closed = newest[:num_closed]
+        incomplete = newest[num_closed:]
         while not self._decode(closed) and (more := list(islice(ids, 1 + len(closed)))):
             closed = more[::-1] + closed
         for token_id in [*closed, *incomplete]:
@@ -129,7 +130,8 @@ class PiecewiseDecoder:
         num_closed = len(self._open_ids) - self._num_incomplete(self._open_ids)
         if not num_closed:
             return ""
-        closed, incomplete = self._open_ids[:num_closed], self._open_ids[num_closed:]
+        closed = self._open_ids[:num_closed]
+        incomplete = self._open_ids[num_closed:]
         text = self._decode(self._anchor_ids + closed)[len(self._anchor_text) :]
         self._open_ids = self._close(closed, text) + incomplete
         return text

@@ -83,7 +83,8 @@ class StopSearch:
     def _splice(self, text: str) -> str:
         if not self._inserted:
             return text
-        parts, at = [], 0
+        parts = []
+        at = 0
         for position, inserted in self._inserted:
             parts += [text[at:position], inserted]
             at = position

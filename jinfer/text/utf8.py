@@ -32,7 +32,7 @@ def num_incomplete_bytes(data: bytes) -> int:
 
 
 def split_characters(data: bytes) -> list[tuple[str, int]]:
-    """The characters of UTF-8, each with the number of its bytes; a byte that fits nowhere is a U+FFFD of its own.
+    """The characters of UTF-8, each with the number of its bytes; a byte in no character is one U+FFFD.
 
     In: E2 82 AC 82 41  Out: [("€", 3), ("�", 1), ("A", 1)]
 

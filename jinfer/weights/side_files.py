@@ -15,9 +15,14 @@ ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin", "adapters.s
 LORA_WEIGHTS = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")
 ADAPTER_FILES = (ADAPTER_CONFIG, *ADAPTER_WEIGHTS, *LORA_WEIGHTS)
 OTHER_FORMATS = (
-    "pytorch_model*.bin", "pytorch_model*.bin.index.json", "consolidated*.safetensors", "consolidated*.pth", "*.gguf",
-    "tf_model*.h5", "flax_model*.msgpack",
-)  # fmt: skip
+    "pytorch_model*.bin",
+    "pytorch_model*.bin.index.json",
+    "consolidated*.safetensors",
+    "consolidated*.pth",
+    "*.gguf",
+    "tf_model*.h5",
+    "flax_model*.msgpack",
+)
 SAFETENSORS = "*.safetensors"
 CUSTOM_GENERATE = "custom_generate"
 CAUSAL_LM = "AutoModelForCausalLM"
@@ -31,20 +36,22 @@ def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
         logger.warning(
             "the adapter in %s (%s) is not applied: the base model is served; merge it into the weights "
             "(merge_and_unload of peft) or remove it",
-            directory, ", ".join(adapter),
-        )  # fmt: skip
+            directory,
+            ", ".join(adapter),
+        )
     for name in _present(directory, QUANTIZATION_FILES):
         logger.warning(
             "%s says that the weights are quantized, and is not read: they are served as they are stored; use the "
             "unquantized model, or remove it",
             directory / name,
-        )  # fmt: skip
+        )
     auto_map = raw.get("auto_map")
     if isinstance(auto_map, Mapping) and CAUSAL_LM in auto_map:
         logger.warning(
             "config.json names code of the model's own (%s), which is not run: it is served as any %s",
-            auto_map[CAUSAL_LM], raw.get("architectures"),
-        )  # fmt: skip
+            auto_map[CAUSAL_LM],
+            raw.get("architectures"),
+        )
     if (directory / CUSTOM_GENERATE).is_dir():
         logger.warning("%s is a way of generating of the model's own, which is not used", directory / CUSTOM_GENERATE)
 

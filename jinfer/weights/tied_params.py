@@ -39,7 +39,7 @@ def _are_same(one: T, other: T, read: Callable[[T], np.ndarray]) -> bool:
 
 
 def untie(specs: ParamSpecs, path: str, *, stored_as: tuple[str, str]) -> ParamSpecs:
-    """The specs with a head of its own, which is said, since the configuration says otherwise. `stored_as` are the
+    """The specs with a head of its own, which is logged, since the configuration says otherwise. `stored_as` are the
     names of the head and of what it was tied to."""
     head, embedding = stored_as
     logger.warning(

@@ -1,4 +1,4 @@
-"""Heads as a projection leaves them: what a norm and a rotation ask of them, and what happens to them in registers."""
+"""Heads as a projection leaves them: the checks of a norm and a rotation, and both in registers."""
 
 from collections.abc import Sequence
 
@@ -62,9 +62,9 @@ def normalize_heads(
     return [part * inverse_root * scale.astype(jnp.float32) for part, scale in zip(parts, scales, strict=True)]
 
 
-def rotate(x: Array, partner: Array, cos: Array, sin: Array) -> Array:
-    """A half of a head after the rotation that takes it towards its partner, the other half.
+def rotate(x: Array, rotated_half: Array, cos: Array, sin: Array) -> Array:
+    """A half of a head after the rotation, from it and the half that it is rotated with.
 
-    The second half turns to the first; the first turns away from the second, with -sin.
+    The sine is negative for the first half, and positive for the second.
     """
-    return x * cos + partner * sin
+    return x * cos + rotated_half * sin

@@ -84,7 +84,7 @@ def has_ffi_target() -> bool:
 
 @functools.cache
 def _resolved(call: CallKind) -> Literal["ffi", "legacy"]:
-    """Cached, so that what is missing is said once."""
+    """The target of the call, cached so that a missing one is logged once."""
     if call not in get_args(CallKind):
         raise ValueError(f"call={call!r} is unknown; choose one of {', '.join(map(repr, get_args(CallKind)))}")
     if call != "auto":
@@ -99,7 +99,7 @@ def _resolved(call: CallKind) -> Literal["ffi", "legacy"]:
 
 
 def _compute_capability() -> int:
-    """As Triton writes it: 90 for Hopper."""
+    """The number by which Triton names it: 90 for Hopper."""
     capability = getattr(jax.devices()[0], "compute_capability", None)
     if capability is None:
         return DEFAULT_COMPUTE_CAPABILITY

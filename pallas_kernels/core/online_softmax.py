@@ -49,7 +49,7 @@ class KernelShape:
         return jax.lax.div(position, jnp.int32(self.page_size))
 
     def page_offset(self, position):
-        """Where in its page a position is."""
+        """The offset of a position in its page."""
         if self.page_size & (self.page_size - 1) == 0:
             return position & (self.page_size - 1)
         return jax.lax.rem(position, jnp.int32(self.page_size))

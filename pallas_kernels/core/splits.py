@@ -70,7 +70,8 @@ def _merge_kernel(acc_ref, top_ref, total_ref, num_positions_ref, *refs, tile, c
     out_ref = refs[-1]
     column_block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     _, _, num_splits, dim = acc_ref.shape
-    split, column = jnp.arange(next_power_of_two(num_splits)), column_block * columns + jnp.arange(columns)
+    split = jnp.arange(next_power_of_two(num_splits))
+    column = column_block * columns + jnp.arange(columns)
     num_positions = num_positions_ref[row]
     num_used = ceil_div(num_positions, jnp.maximum(tiles_per_split(num_positions, tile, num_splits) * tile, 1))
     used, inside = split < num_used, column < dim

@@ -46,7 +46,7 @@ def triton_call(
 
     The first grid dimension varies fastest: programs that differ in it alone run side by side.
     `input_output_aliases` maps an operand's number to the result that is written over it; without a copy where the
-    operand is donated or used by nobody else.
+    operand is donated or used nowhere else.
 
     CompilerParams is always given: without it jax 0.10 takes Mosaic GPU and later versions Triton.
     """

@@ -22,7 +22,7 @@ Blocks = TypeVar("Blocks")
 def tuned_blocks(
     op: str, function: str, key: Mapping[str, Any], blocks_type: type[Blocks], *, device: str | None = None
 ) -> Blocks | None:
-    """The fastest for exactly this key on a device, by default the one that is compiled for; None if nobody tuned it.
+    """The fastest for exactly this key on a device, by default the one that is compiled for; None if it is untuned.
 
     `device` is the name of a file, such as "nvidia-h200".
     """

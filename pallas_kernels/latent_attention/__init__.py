@@ -49,10 +49,18 @@ def mla(
     serve them.
     """
     _check(q_latent, q_rope, kv_pages, page_table, lengths, scale, soft_cap)
-    arguments = q_latent, q_rope, kv_pages, page_table, lengths, scale, soft_cap
     if select(implementation) == "reference":
-        return reference.mla(*arguments)
-    return triton.mla(*arguments, interpret=should_interpret(interpret))
+        return reference.mla(q_latent, q_rope, kv_pages, page_table, lengths, scale=scale, soft_cap=soft_cap)
+    return triton.mla(
+        q_latent,
+        q_rope,
+        kv_pages,
+        page_table,
+        lengths,
+        scale=scale,
+        soft_cap=soft_cap,
+        interpret=should_interpret(interpret),
+    )
 
 
 def _check(

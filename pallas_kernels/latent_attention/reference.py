@@ -14,6 +14,7 @@ def mla(
     kv_pages: Array,
     page_table: Array,
     lengths: Array,
+    *,
     scale: float,
     soft_cap: float | None,
 ) -> Array:

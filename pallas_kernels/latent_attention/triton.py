@@ -36,9 +36,9 @@ def mla(
     kv_pages: Array,
     page_table: Array,
     lengths: Array,
+    *,
     scale: float,
     soft_cap: float | None,
-    *,
     blocks: MlaBlocks | None = None,
     interpret: bool,
 ) -> Array:
@@ -124,7 +124,8 @@ def _kernel(q_latent_ref, q_rope_ref, kv_ref, table_ref, length_ref, *results, s
 
         @pl.when(length == 0)
         def _():
-            acc, total = jnp.zeros((blocks.heads, shape.head_dim), jnp.float32), jnp.zeros((blocks.heads,), jnp.float32)
+            acc = jnp.zeros((blocks.heads, shape.head_dim), jnp.float32)
+            total = jnp.zeros((blocks.heads,), jnp.float32)
             store((acc, total, total))
 
 
@@ -146,7 +147,8 @@ def _attend(q, row, begin, end, kv_ref, table_ref, shape: KernelShape, blocks: M
     def one_tile(i, carry):
         tile_begin = begin + i * blocks.tile
         position = jnp.minimum(tile_begin + jnp.arange(blocks.tile), end - 1)  # one that was written, and finite
-        page, offset = table_ref[row, shape.page_index(position)], shape.page_offset(position)
+        page = table_ref[row, shape.page_index(position)]
+        offset = shape.page_offset(position)
         latent = kv_ref[page, offset, pl.ds(0, latent_dim)]
         rope = kv_ref[page, offset, pl.ds(latent_dim, rope_dim)]
         scores = _scores(q_latent, latent, shape) + _scores(q_rope, rope, shape)

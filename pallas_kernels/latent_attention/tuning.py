@@ -17,12 +17,24 @@ MAX_RESIDENT_PROGRAMS = 4  # what registers leave of those that shared memory wo
 
 # (heads, tile, num_warps, num_stages, early_loads), for 16 bits; all without spills at 512 + 64 dimensions
 WGMMA_CANDIDATES = (
-    (64, 64, 8, 3, True), (64, 64, 8, 3, False), (64, 32, 8, 5, True), (64, 32, 8, 5, False), (64, 32, 8, 3, True),
-)  # fmt: skip
+    (64, 64, 8, 3, True),
+    (64, 64, 8, 3, False),
+    (64, 32, 8, 5, True),
+    (64, 32, 8, 5, False),
+    (64, 32, 8, 3, True),
+)
 MMA_CANDIDATES = (
-    (16, 64, 4, 3, False), (16, 64, 8, 3, False), (16, 64, 8, 5, False), (16, 32, 4, 3, False), (16, 32, 4, 5, False),
-    (16, 32, 4, 7, False), (16, 16, 4, 7, False), (32, 64, 8, 3, False), (32, 64, 8, 5, False), (32, 32, 8, 5, False),
-)  # fmt: skip
+    (16, 64, 4, 3, False),
+    (16, 64, 8, 3, False),
+    (16, 64, 8, 5, False),
+    (16, 32, 4, 3, False),
+    (16, 32, 4, 5, False),
+    (16, 32, 4, 7, False),
+    (16, 16, 4, 7, False),
+    (32, 64, 8, 3, False),
+    (32, 64, 8, 5, False),
+    (32, 32, 8, 5, False),
+)
 
 
 @dataclass(frozen=True)
@@ -69,9 +81,14 @@ def mla_key(
 ) -> dict[str, int]:
     """The facts that the choice depends on; rows and positions as the power of two that holds them."""
     return {
-        "rows": next_power_of_two(rows), "num_heads": num_heads, "latent_dim": latent_dim, "rope_dim": rope_dim,
-        "page_size": page_size, "max_positions": next_power_of_two(max_positions), "itemsize": itemsize,
-    }  # fmt: skip
+        "rows": next_power_of_two(rows),
+        "num_heads": num_heads,
+        "latent_dim": latent_dim,
+        "rope_dim": rope_dim,
+        "page_size": page_size,
+        "max_positions": next_power_of_two(max_positions),
+        "itemsize": itemsize,
+    }
 
 
 def mla_candidates(
@@ -86,7 +103,9 @@ def mla_candidates(
         tried = [(MIN_DOT_SIZE, 16, 4, 3, False), (MIN_DOT_SIZE, 16, 8, 5, False), (MIN_DOT_SIZE, 32, 4, 3, False)]
     candidates = []
     for (heads, tile, num_warps, num_stages, early_loads), waves in itertools.product(tried, (1, 2, 4)):
-        blocks = MlaBlocks(heads, tile, 1, num_warps, num_stages, early_loads)
+        blocks = MlaBlocks(
+            heads=heads, tile=tile, num_splits=1, num_warps=num_warps, num_stages=num_stages, early_loads=early_loads
+        )
         if _fits(blocks, latent_dim + rope_dim, itemsize):
             sizes = rows, num_heads, latent_dim + rope_dim, max_positions, itemsize
             candidates.append(with_splits(blocks, waves, *sizes))

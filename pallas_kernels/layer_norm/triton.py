@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.rowwise.blocks import Blocks, check_features
+from pallas_kernels.core.rowwise.blocks import RowBlocks, check_features
 from pallas_kernels.core.rowwise.columns import cut_columns
-from pallas_kernels.core.rowwise.rows import Rows, is_inside, load_vector
+from pallas_kernels.core.rowwise.rows import ProgramRows, is_inside, load_vector
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.layer_norm.tuning import layer_norm_blocks
 
@@ -20,7 +20,7 @@ def layer_norm(
     epsilon: float,
     *,
     interpret: bool,
-    blocks: Blocks | None = None,
+    blocks: RowBlocks | None = None,
 ) -> Array:
     """See `pallas_kernels.layer_norm.layer_norm`."""
     flat = x.reshape(-1, x.shape[-1])
@@ -43,7 +43,8 @@ def layer_norm(
 def _kernel(x_ref, *refs, has_weight, has_bias, epsilon, blocks):
     *vector_refs, out_ref = refs
     num_rows, features = x_ref.shape
-    rows, pieces = Rows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
+    rows = ProgramRows.of_program(num_rows, blocks)
+    pieces = cut_columns(features, blocks.pieces)
     vectors = [[load_vector(ref, columns, blocks.rows) for ref in vector_refs] for columns in pieces]
     loaded = [rows.load(x_ref, columns) for columns in pieces]
     wide = [x.astype(jnp.float32) for x in loaded]

@@ -32,10 +32,10 @@ def matmul(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> Float[Array, "rows out"]:
-    """residual + gate(norm(x) @ w + bias), each where it is given; with w[layer], or transposed w, in the place of w.
+    """residual + gate(norm(x) @ w + bias), each where it is given; with w[layer], or transposed w, instead of w.
 
     `transposed` says that w is [out, in], as a tied embedding is. `norm`, the scale and epsilon of an RMSNorm, puts
-    x / sqrt(mean(x ** 2) + epsilon) * scale in the place of x. Where `gated`, w has the columns of a gate and then as
+    x / sqrt(mean(x ** 2) + epsilon) * scale instead of x. Where `gated`, w has the columns of a gate and then as
     many others (2 * out in all), and the result is silu(x @ w_gate) * (x @ w_other) with silu(y) = y / (1 + exp(-y)).
     Scale and bias may be stacks as w is, of which layer `layer` is taken. `out_dtype` is x's own where None.
 
@@ -65,7 +65,7 @@ def matmul(
     them: the kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm or in float32, and no
     bias.
     """
-    fusion = Fusion(norm, bias, gated, residual)
+    fusion = Fusion(norm=norm, bias=bias, gated=gated, residual=residual)
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)
     chosen = select(implementation, ("pallas", "triton", "xla", "reference"))
     if chosen == "pallas":

@@ -1,4 +1,4 @@
-"""How many rows the kernel is given: measured numbers of a device, and those of an H200 where nobody measured."""
+"""The number of rows up to which the kernel serves a call: as measured on the device, else on an H200."""
 
 from dataclasses import dataclass
 

@@ -19,9 +19,14 @@ from pallas_kernels.matmul.contract import Fusion
 # Weights of a dot of few rows: rows of its left operand and inputs, per iteration; warps and stages. The first is the
 # heuristic's, wgmma of four warps.
 FEW_ROWS = (
-    (64, 128, 4, 4), (64, 128, 4, 3), (64, 128, 4, 6), (64, 256, 4, 3), (64, 64, 4, 6), (128, 64, 4, 6),
+    (64, 128, 4, 4),
+    (64, 128, 4, 3),
+    (64, 128, 4, 6),
+    (64, 256, 4, 3),
+    (64, 64, 4, 6),
+    (128, 64, 4, 6),
     (128, 128, 8, 3),
-)  # fmt: skip
+)
 MAX_FEW_ROWS = 16  # more of them fill the right side of a dot by themselves
 MAX_DOT_COLUMNS = 64  # parts times rows of x: more of them would fill shared memory with copies of x
 MIN_PROGRAMS = 1 / 3  # a multiprocessor: one can read faster than its share, and merging splits costs a kernel
@@ -35,7 +40,7 @@ PARTIAL_SHARE = 1 / 4  # of the bytes of the weights: what is written for splits
 
 
 @dataclass(frozen=True)
-class Blocks:
+class MatmulBlocks:
     """A program computes `block_out` outputs, reading `block_in` inputs' weights (of each part) per iteration.
 
     `num_splits` programs share the inputs of a block of outputs; XLA adds their sums up after the kernel, in a fusion
@@ -84,9 +89,9 @@ def matmul_key(call: MatmulCall) -> dict[str, int | bool]:
     return call._replace(rows=next_power_of_two(call.rows))._asdict()
 
 
-def matmul_blocks(call: MatmulCall) -> Blocks:
+def matmul_blocks(call: MatmulCall) -> MatmulBlocks:
     """Narrow blocks of outputs where wide ones would leave multiprocessors idle; splits where that is not enough."""
-    tuned = tuned_blocks("matmul", "matmul", matmul_key(call), Blocks)
+    tuned = tuned_blocks("matmul", "matmul", matmul_key(call), MatmulBlocks)
     if tuned is not None:
         return tuned
     num_multiprocessors = target_device().num_multiprocessors
@@ -104,7 +109,7 @@ def matmul_blocks(call: MatmulCall) -> Blocks:
     return _multiply(call, block_out, wanted, tile_bytes // call.itemsize, num_warps)
 
 
-def matmul_candidates(call: MatmulCall) -> list[Blocks]:
+def matmul_candidates(call: MatmulCall) -> list[MatmulBlocks]:
     """The candidates of a tuning sweep."""
     num_multiprocessors = target_device().num_multiprocessors
     if call.itemsize == 2 and call.rows > MAX_FEW_ROWS:
@@ -118,7 +123,7 @@ def matmul_candidates(call: MatmulCall) -> list[Blocks]:
     return list(dict.fromkeys(found))
 
 
-def _few_rows_candidates(call: MatmulCall, block_out: int, num_splits: int) -> Iterator[Blocks]:
+def _few_rows_candidates(call: MatmulCall, block_out: int, num_splits: int) -> Iterator[MatmulBlocks]:
     """Many for whole inputs, and few for splits."""
     is_whole = num_splits == 1
     if call.itemsize == 2:
@@ -129,16 +134,18 @@ def _few_rows_candidates(call: MatmulCall, block_out: int, num_splits: int) -> I
         yield _multiply(call, block_out, num_splits, kibibytes * 1024 // call.itemsize, num_warps)
 
 
-def _multiply(call: MatmulCall, block_out: int, num_splits: int, tile: int, num_warps: int) -> Blocks:
+def _multiply(call: MatmulCall, block_out: int, num_splits: int, tile: int, num_warps: int) -> MatmulBlocks:
     widest = tile // (block_out * call.num_matrices)
     block_in = min(widest, next_power_of_two(ceil_div(call.num_in, num_splits)))
     num_splits = min(num_splits, ceil_div(call.num_in, block_in))
-    return Blocks(block_out, block_in, num_splits, None, num_warps, num_stages=1)
+    return MatmulBlocks(
+        block_out=block_out, block_in=block_in, num_splits=num_splits, dot_parts=None, num_warps=num_warps, num_stages=1
+    )
 
 
 def _few_rows_dot(
     call: MatmulCall, block_out: int, num_splits: int, left: int, block_in: int, num_warps: int, num_stages: int
-) -> Blocks:
+) -> MatmulBlocks:
     """`left` rows of weights a dot, of one matrix; a gate and the others share the inputs of an iteration."""
     parts = max(1, min(left // block_out, MAX_DOT_COLUMNS // next_power_of_two(call.rows)))
     widest = block_in // call.num_matrices
@@ -148,10 +155,17 @@ def _few_rows_dot(
     right = copies_of_x * max(MIN_DOT_SIZE, parts * next_power_of_two(call.rows))
     stage_bytes = (call.num_matrices * parts * block_out + right) * block_in * call.itemsize
     num_stages = max(2, min(num_stages, SHARED_MEMORY_BYTES // stage_bytes))
-    return Blocks(block_out, block_in, num_splits, parts, num_warps, num_stages)
+    return MatmulBlocks(
+        block_out=block_out,
+        block_in=block_in,
+        num_splits=num_splits,
+        dot_parts=parts,
+        num_warps=num_warps,
+        num_stages=num_stages,
+    )
 
 
-def _many_rows(call: MatmulCall, num_multiprocessors: int) -> Blocks:
+def _many_rows(call: MatmulCall, num_multiprocessors: int) -> MatmulBlocks:
     """128 columns a program; 256 where one program on most multiprocessors is all there is to do, 64 of few columns.
 
     And splits until all of them work, or there is more to merge than that is worth.
@@ -166,7 +180,7 @@ def _many_rows(call: MatmulCall, num_multiprocessors: int) -> Blocks:
     return _many_rows_dot(call, width, MANY_ROWS_INPUTS[0], num_splits, _max_resident(call, width, num_splits))
 
 
-def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[Blocks]:
+def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[MatmulBlocks]:
     found = [matmul_blocks(call)]
     for width in MANY_ROWS_WIDTHS[call.num_matrices - 1 :]:
         programs = _num_programs(call, width)
@@ -181,7 +195,7 @@ def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[Bl
 
 
 def _num_programs(call: MatmulCall, width: int) -> int:
-    """Without splits."""
+    """The programs of a call without splits."""
     return ceil_div(call.num_matrices * call.num_out, width)
 
 
@@ -195,11 +209,18 @@ def _max_resident(call: MatmulCall, width: int, num_splits: int) -> int:
     return 1 if _num_programs(call, width) * num_splits <= target_device().num_multiprocessors else 2
 
 
-def _many_rows_dot(call: MatmulCall, width: int, block_in: int, num_splits: int, resident: int) -> Blocks:
-    """As many stages as leave room for `resident` programs on a multiprocessor."""
+def _many_rows_dot(call: MatmulCall, width: int, block_in: int, num_splits: int, resident: int) -> MatmulBlocks:
+    """Blocks with all stages that leave room for `resident` programs on a multiprocessor."""
     block_in = max(MIN_DOT_SIZE, min(block_in, next_power_of_two(ceil_div(call.num_in, num_splits))))
     num_splits = min(num_splits, ceil_div(call.num_in, block_in))
     stage_bytes = (width + next_power_of_two(call.rows)) * block_in * call.itemsize
     num_stages = max(2, min(MAX_STAGES, SHARED_MEMORY_BYTES // resident // stage_bytes))
     block_out = width // call.num_matrices
-    return Blocks(block_out, block_in, num_splits, 1, 4 if block_out <= 64 else 8, num_stages)
+    return MatmulBlocks(
+        block_out=block_out,
+        block_in=block_in,
+        num_splits=num_splits,
+        dot_parts=1,
+        num_warps=4 if block_out <= 64 else 8,
+        num_stages=num_stages,
+    )

@@ -1,7 +1,7 @@
 """The product by XLA, which fuses what is around it: cuBLAS multiplies on a GPU.
 
 The norm is XLA's too. With the Pallas kernel, whose result goes through memory, a decode step of Qwen3-0.6B on an H200
-took 4.29 ms in place of 3.98 (64 rows), and of 8B the same (benchmarks/results).
+took 4.29 ms instead of 3.98 (64 rows), and of 8B the same (benchmarks/results).
 """
 
 import jax

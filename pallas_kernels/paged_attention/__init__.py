@@ -15,7 +15,7 @@ programs as in "Flash-Decoding" (Dao et al., 2023). Grouped-query attention: que
 h // (num_heads // num_kv_heads). An attention sink is a learned score per query head that takes its share of the
 softmax and has no value ("gpt-oss" model card, OpenAI, 2025).
 
-Positions that no query of a row may see (the tail of its last page, pages of others, the null page) are read by nobody,
+Positions that no query of a row may see (the tail of its last page, pages of others, the null page) are never read,
 or read and discarded before they meet a value that counts: they may hold NaN.
 """
 

@@ -37,7 +37,7 @@ PLAIN = AttentionOptions()
 def check_shapes(
     q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None
 ) -> None:
-    """Raises where they contradict each other, or where nobody can serve them."""
+    """Raises where they contradict each other, or where no implementation serves them."""
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, cache_dim = kv_pages.num_kv_heads, kv_pages.head_dim
     if head_dim != cache_dim:

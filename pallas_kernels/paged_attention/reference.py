@@ -37,9 +37,17 @@ def append_and_decode(
     page_ids = jnp.where(lengths > 0, page_ids, num_pages)
     q_scale, k_scale, epsilon = norm or (None, None, None)
     q, kv_pages = rope_cache_write(
-        heads, kv_pages, *angles, page_ids, position % page_size, q_scale=q_scale, k_scale=k_scale, epsilon=epsilon,
-        layer=layer, implementation="reference",
-    )  # fmt: skip
+        heads,
+        kv_pages,
+        *angles,
+        page_ids,
+        position % page_size,
+        q_scale=q_scale,
+        k_scale=k_scale,
+        epsilon=epsilon,
+        layer=layer,
+        implementation="reference",
+    )
     return decode(q, kv_pages, page_table, lengths, sinks, options), kv_pages
 
 

@@ -38,7 +38,7 @@ class Tiles(NamedTuple):
 
     num_tiles: Array
     page_of: Callable  # tile -> [n] page ids
-    offset_of: Callable  # tile -> [n] places within the page
+    offset_of: Callable  # tile -> [n] offsets within the page
     first_page: Array  # page_of(0), looked up as early as possible: everything else waits for it
 
 
@@ -67,7 +67,7 @@ def attend_tiles(tiles: Tiles, carry, q: Array, mask_of: Callable, is_edge: Call
 
     One loop with a branch around the mask, and not a loop for each kind of tile: a second loop would wait for its first
     keys anew. The pages of a tile are looked up one tile ahead and carried: a load whose address is loaded in the same
-    iteration takes two stages of the pipeline in place of one.
+    iteration takes two stages of the pipeline instead of one.
     """
     sizes = {"size": shape.head_dim, "padded_size": shape.padded_dim}
 

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.rowwise.blocks import Blocks, check_features
+from pallas_kernels.core.rowwise.blocks import RowBlocks, check_features
 from pallas_kernels.core.rowwise.columns import cut_columns
-from pallas_kernels.core.rowwise.rows import Rows, load_vector
+from pallas_kernels.core.rowwise.rows import ProgramRows, load_vector
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.rms_norm.tuning import add_rms_norm_blocks, rms_norm_blocks
 
 
-def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: Blocks | None = None) -> Array:
+def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: RowBlocks | None = None) -> Array:
     """See `pallas_kernels.rms_norm.rms_norm`."""
     flat = x.reshape(-1, x.shape[-1])
     blocks = blocks or rms_norm_blocks(flat.shape[0], flat.shape[1], x.dtype.itemsize)
@@ -22,7 +22,7 @@ def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks
 
 
 def add_rms_norm(
-    x: Array, residual: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: Blocks | None = None
+    x: Array, residual: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: RowBlocks | None = None
 ) -> tuple[Array, Array]:
     """See `pallas_kernels.rms_norm.add_rms_norm`."""
     flat = x.reshape(-1, x.shape[-1])
@@ -32,8 +32,8 @@ def add_rms_norm(
     return normalized.reshape(x.shape), new_residual.reshape(x.shape)
 
 
-def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: Blocks, interpret: bool, name: str):
-    """As many results as inputs: their sum normalized and, where there are two, their sum."""
+def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: RowBlocks, interpret: bool, name: str):
+    """One result per input: their sum normalized and, where there are two, their sum."""
     check_features(inputs[0].shape[1])
     return triton_call(
         functools.partial(_kernel, num_inputs=len(inputs), epsilon=epsilon, blocks=blocks),
@@ -48,9 +48,12 @@ def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: Bloc
 
 
 def _kernel(*refs, num_inputs, epsilon, blocks):
-    input_refs, weight_ref, (out_ref, *sum_refs) = refs[:num_inputs], refs[num_inputs], refs[num_inputs + 1 :]
+    input_refs = refs[:num_inputs]
+    weight_ref = refs[num_inputs]
+    out_ref, *sum_refs = refs[num_inputs + 1 :]
     num_rows, features = out_ref.shape
-    rows, pieces = Rows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
+    rows = ProgramRows.of_program(num_rows, blocks)
+    pieces = cut_columns(features, blocks.pieces)
     weights = [load_vector(weight_ref, columns, blocks.rows) for columns in pieces]
     loaded = [[rows.load(ref, columns) for ref in input_refs] for columns in pieces]
     rounded = [_rounded_sum(inputs) for inputs in loaded]

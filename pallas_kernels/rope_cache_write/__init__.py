@@ -31,7 +31,7 @@ def rope_cache_write(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> tuple[Float[Array, "tokens num_heads head_dim"], KVPages]:
-    """The queries, ready for attention, and the cache with each token's key and value at its place.
+    """The queries, ready for attention, and the cache with each token's key and value in it.
 
     A token of `heads` is one row of the projection's output: its queries, then its keys, then its values. With
 
@@ -47,9 +47,9 @@ def rope_cache_write(
     Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
     integer, so that all layers share one kernel.
 
-    The cache is updated in place where it is donated to the `jax.jit` around the call, or used by nobody else; else XLA
-    copies it first. What no token writes keeps its bits. Tokens that share a place (padding on a null page) leave there
-    any one of theirs, or a mixture; places outside the cache are not allowed.
+    The cache is updated in place where it is donated to the `jax.jit` around the call, or used nowhere else; else XLA
+    copies it first. What no token writes keeps its bits. Tokens that share a position (padding on a null page) leave
+    there any one of theirs, or a mixture; positions outside the cache are not allowed.
 
     On an H200 in bfloat16, 8,192 tokens of 32 query and 8 KV heads of 128, with the norm, move at 93% of the copy
     bandwidth, 4.6 times as fast as XLA, which makes several passes; 64 tokens take 4.2 us, 2.8 times as fast.

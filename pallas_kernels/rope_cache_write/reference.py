@@ -44,5 +44,7 @@ def _normalized(x: Array, scale: Array, epsilon: float) -> Array:
 def _rotated(x: Array, cos: Array, sin: Array) -> Array:
     half = cos.shape[1]
     cos, sin = cos[:, None], sin[:, None]
-    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    first = x[..., :half]
+    second = x[..., half : 2 * half]
+    rest = x[..., 2 * half :]
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)

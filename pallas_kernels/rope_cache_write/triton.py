@@ -23,7 +23,7 @@ from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
-from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, section_heads
+from pallas_kernels.rope_cache_write.tuning import RopeCacheWriteBlocks, rope_cache_write_blocks, section_heads
 
 
 def rope_cache_write(
@@ -34,7 +34,7 @@ def rope_cache_write(
     norm: tuple[Array, Array, float] | None,
     layer: int | Array | None = None,
     *,
-    blocks: Blocks | None = None,
+    blocks: RopeCacheWriteBlocks | None = None,
     interpret: bool,
 ) -> tuple[Array, KVPages]:
     """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
@@ -50,7 +50,12 @@ def rope_cache_write(
 
 @functools.partial(jax.jit, static_argnames=("epsilon", "blocks", "interpret"))
 def _run(
-    heads: Array, kv_pages: KVPages, *others: Array, epsilon: float | None, blocks: Blocks, interpret: bool
+    heads: Array,
+    kv_pages: KVPages,
+    *others: Array,
+    epsilon: float | None,
+    blocks: RopeCacheWriteBlocks,
+    interpret: bool,
 ) -> tuple[Array, KVPages]:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     num_tokens, num_outputs, head_dim = heads.shape
@@ -85,7 +90,9 @@ class _Section:
     programs: range
 
 
-def _divide(num_tokens: int, num_heads: int, num_kv_heads: int, blocks: Blocks) -> tuple[list[_Section], int]:
+def _divide(
+    num_tokens: int, num_heads: int, num_kv_heads: int, blocks: RopeCacheWriteBlocks
+) -> tuple[list[_Section], int]:
     """The three sections, and the tokens of a group: the most that a program of any section serves."""
     sizes = num_heads, num_kv_heads, num_kv_heads
     block_heads = [section_heads(size, blocks) for size in sizes]
@@ -96,11 +103,12 @@ def _divide(num_tokens: int, num_heads: int, num_kv_heads: int, blocks: Blocks) 
     for size, block, tokens in zip(sizes, block_heads, block_tokens, strict=True):
         programs = range(first_program, first_program + ceil_div(size, block) * (group_tokens // tokens))
         sections.append(_Section(first_head, size, block, tokens, programs))
-        first_head, first_program = first_head + size, programs.stop
+        first_head = first_head + size
+        first_program = programs.stop
     return sections, group_tokens
 
 
-class _Rows(NamedTuple):
+class _ProgramRows(NamedTuple):
     """The share of a program: tokens [tokens] and heads [heads] within the section, and which of them there are."""
 
     section: _Section
@@ -134,7 +142,8 @@ def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *ref
     *layer_refs, q_scale_ref, k_scale_ref = norm_refs or (None, None)
     layer = tuple(load_layer_index(ref) for ref in layer_refs)
     num_tokens, _, head_dim = heads_ref.shape[-3:]
-    program, first_token = pl.program_id(0), pl.program_id(1) * group_tokens
+    program = pl.program_id(0)
+    first_token = pl.program_id(1) * group_tokens
     queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
     parts = _rotary_parts(head_dim, half=cos_ref.shape[1])
     rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), layer, epsilon)
@@ -166,12 +175,12 @@ def _where_it_serves(section: _Section, program: Array):
     return pl.when((program >= section.programs.start) & (program < section.programs.stop))
 
 
-def _program_rows(section: _Section, program: Array, first_token: Array, num_tokens: int) -> _Rows:
+def _program_rows(section: _Section, program: Array, first_token: Array, num_tokens: int) -> _ProgramRows:
     head_blocks = ceil_div(section.num_heads, section.block_heads)
     block = program - section.programs.start
     token = first_token + block // head_blocks * section.block_tokens + jnp.arange(section.block_tokens)
     head = block % head_blocks * section.block_heads + jnp.arange(section.block_heads)
-    return _Rows(section, token, token < num_tokens, head, head < section.num_heads)
+    return _ProgramRows(section, token, token < num_tokens, head, head < section.num_heads)
 
 
 def _rotary_parts(head_dim: int, half: int) -> list[tuple[int, int]]:
@@ -180,7 +189,7 @@ def _rotary_parts(head_dim: int, half: int) -> list[tuple[int, int]]:
     return halves if 2 * half == head_dim else [*halves, (2 * half, head_dim - 2 * half)]
 
 
-def _tile(rows: _Rows, first_column: int, num_columns: int) -> _Tile:
+def _tile(rows: _ProgramRows, first_column: int, num_columns: int) -> _Tile:
     column = jnp.arange(next_power_of_two(num_columns))
     inside = _spread(rows.token_inside, rows.head_inside, column < num_columns)
     token, head, column = _spread(rows.token, rows.head, first_column + column)
@@ -191,11 +200,11 @@ def _spread(token: Array, head: Array, column: Array) -> list[Array]:
     return jnp.broadcast_arrays(token[:, None, None], head[None, :, None], column[None, None, :])
 
 
-def _load_slots(slot_refs, rows: _Rows, *, num_pages: int) -> list[Array]:
+def _load_slots(slot_refs, rows: _ProgramRows, *, num_pages: int) -> list[Array]:
     """The page and the offset in it of each token, [tokens, 1, 1].
 
     Interpret mode stores old values where a mask forbids to store: a token that is not there gets a page that is not
-    there, lest it undo what another writes.
+    there, so that it does not undo what another writes.
     """
     slots = [plt.load(ref.at[rows.token], mask=rows.token_inside, other=num_pages) for ref in slot_refs]
     return [slot[:, None, None] for slot in slots]

@@ -15,7 +15,7 @@ THREADS_PER_WARP = 32
 
 
 @dataclass(frozen=True)
-class Blocks:
+class RopeCacheWriteBlocks:
     """A program serves `rows` (token, head) pairs: at most `heads` heads of as many tokens as that leaves room for.
 
     Both are powers of two, and heads <= rows.
@@ -28,17 +28,17 @@ class Blocks:
 
 def rope_cache_write_blocks(
     num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, rotary_dim: int, itemsize: int
-) -> Blocks:
+) -> RopeCacheWriteBlocks:
     """Tuned numbers where there are any; else `PROGRAM_BYTES` a program, less where that would leave the GPU idle, and
     many heads of one token rather than few of many, since they share angles."""
     key = rope_cache_write_key(num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, itemsize)
-    found = tuned_blocks("rope_cache_write", "rope_cache_write", key, Blocks)
+    found = tuned_blocks("rope_cache_write", "rope_cache_write", key, RopeCacheWriteBlocks)
     if found is not None:
         return found
     num_programs = target_device().num_multiprocessors * PROGRAMS_PER_MULTIPROCESSOR
     fair_share = next_power_of_two(ceil_div(num_tokens * (num_heads + 2 * num_kv_heads), num_programs))
     rows = min(_rows_of(PROGRAM_BYTES, head_dim, itemsize), fair_share)
-    return Blocks(rows, heads=rows, num_warps=_num_warps(rows, head_dim, itemsize))
+    return RopeCacheWriteBlocks(rows, heads=rows, num_warps=_num_warps(rows, head_dim, itemsize))
 
 
 def rope_cache_write_key(
@@ -46,14 +46,18 @@ def rope_cache_write_key(
 ) -> dict[str, int]:
     """The facts that the choice depends on; tokens as the power of two that holds them."""
     return {
-        "num_tokens": next_power_of_two(num_tokens), "num_heads": num_heads, "num_kv_heads": num_kv_heads,
-        "head_dim": head_dim, "rotary_dim": rotary_dim, "itemsize": itemsize,
-    }  # fmt: skip
+        "num_tokens": next_power_of_two(num_tokens),
+        "num_heads": num_heads,
+        "num_kv_heads": num_kv_heads,
+        "head_dim": head_dim,
+        "rotary_dim": rotary_dim,
+        "itemsize": itemsize,
+    }
 
 
 def rope_cache_write_candidates(
     num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, rotary_dim: int, itemsize: int
-) -> list[Blocks]:
+) -> list[RopeCacheWriteBlocks]:
     """The candidates of a sweep: 256 bytes to 16 KB a program, 16 to 64 bytes a thread, many heads or many tokens."""
     candidates = []
     for program_bytes in (256, 512, 1024, 2048, 4096, 8192, 16384):
@@ -61,11 +65,11 @@ def rope_cache_write_candidates(
         warps = _num_warps(rows, head_dim, itemsize)
         heads_tried = rows, max(1, rows // 4), min(rows, next_power_of_two(num_kv_heads))
         for heads, num_warps in itertools.product(heads_tried, (max(1, warps // 2), warps, 2 * warps)):
-            candidates.append(Blocks(rows, heads, num_warps))
+            candidates.append(RopeCacheWriteBlocks(rows, heads, num_warps))
     return list(dict.fromkeys(candidates))
 
 
-def section_heads(num_heads: int, blocks: Blocks) -> int:
+def section_heads(num_heads: int, blocks: RopeCacheWriteBlocks) -> int:
     """The heads of a program where there are `num_heads` of a kind: `blocks.heads`, halved until at most a quarter of
     what the programs serve is padding (71 heads are 5 blocks of 16, not 2 of 64)."""
     heads = min(blocks.heads, next_power_of_two(num_heads))

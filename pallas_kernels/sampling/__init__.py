@@ -44,7 +44,7 @@ def sample(
     jax.random.gumbel(key, (vocab,)). Without, a slice of `draw.draw_slice_size(vocab)` tokens is drawn first, by
     the sum of its weights: argmax(log(sums of exp(logits / temperature)) + h) with h =
     jax.random.gumbel(fold_in(key, vocab), (slices,)); and then one of its tokens, by the argmax above. Both draw
-    from the softmax (Gumbel-max); the second takes random numbers for the slices and for one of them, in place of
+    from the softmax (Gumbel-max); the second takes random numbers for the slices and for one of them, instead of
     the whole vocabulary, which cost a GPU more than reading the logits. Here key is fold_in(seed, position), of the
     Threefry key of the row's two seed words (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011).
     So a token depends on its row alone, and is the same in every implementation unless two are as good as equal.

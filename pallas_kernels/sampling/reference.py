@@ -32,7 +32,8 @@ def sample(
     greedy = jnp.argmax(allowed, axis=-1).astype(jnp.int32)
 
     def draw():
-        scaled, vocab_size = _scaled(allowed, temperature), logits.shape[-1]
+        scaled = _scaled(allowed, temperature)
+        vocab_size = logits.shape[-1]
         is_filtered = ((top_k > 0) & (top_k < vocab_size)) | (top_p < 1) | (min_p > 0)
         keys = _keys(seeds, positions)
         in_slice = _in_drawn_slice(scaled, keys, draw_slice_size(vocab_size))

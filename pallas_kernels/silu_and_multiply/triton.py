@@ -16,15 +16,16 @@ from jaxtyping import Array
 from pallas_kernels.core import gating
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.triton_call import LOG2_E, ceil_div, exp2_scaled, triton_call
-from pallas_kernels.silu_and_multiply.tuning import Blocks, silu_and_multiply_blocks
+from pallas_kernels.silu_and_multiply.tuning import SiluBlocks, silu_and_multiply_blocks
 
 MAX_ELEMENTS = 2**31 - 2**20  # of the result: the kernel counts them in int32, and the last program counts beyond
 
 
-def silu_and_multiply(gate_up: Array, *, interpret: bool, blocks: Blocks | None = None) -> Array:
+def silu_and_multiply(gate_up: Array, *, interpret: bool, blocks: SiluBlocks | None = None) -> Array:
     """See `pallas_kernels.silu_and_multiply.silu_and_multiply`."""
     flat = gate_up.reshape(-1, gate_up.shape[-1])
-    num_rows, hidden = flat.shape[0], flat.shape[1] // 2
+    num_rows = flat.shape[0]
+    hidden = flat.shape[1] // 2
     if num_rows * hidden > MAX_ELEMENTS:
         raise UnsupportedError(
             f"{num_rows} rows of {hidden} elements: the kernel counts to {MAX_ELEMENTS}; use implementation='reference'"
@@ -55,7 +56,8 @@ def _kernel(gate_up_ref, out_ref, *, blocks, interpret):
         loaded = plt.load(gate_up_ref.at[row, column], mask=mask, other=other, eviction_policy=eviction_policy)
         return loaded.astype(jnp.float32)
 
-    gate, up = load(column), load(hidden + column)
+    gate = load(column)
+    up = load(hidden + column)
     exponential = exp2_scaled(gate, -LOG2_E, jnp.zeros_like(gate), interpret=interpret)
     out = gating.silu_and_multiply(gate, up, exp_minus_gate=exponential)
     plt.store(out_ref.at[row, column], out.astype(out_ref.dtype), mask=mask, eviction_policy=eviction_policy)

@@ -13,7 +13,7 @@ CACHE_BYTES = 50 * 2**20  # streams longer than the L2 cache are best dropped fr
 
 
 @dataclass(frozen=True)
-class Blocks:
+class SiluBlocks:
     """A program computes `elements` elements. `evict_first` marks them as the first to leave the caches."""
 
     elements: int
@@ -26,10 +26,10 @@ def silu_and_multiply_key(num_rows: int, hidden: int, itemsize: int) -> dict[str
     return {"rows": next_power_of_two(num_rows), "hidden": hidden, "itemsize": itemsize}
 
 
-def silu_and_multiply_blocks(num_rows: int, hidden: int, itemsize: int) -> Blocks:
+def silu_and_multiply_blocks(num_rows: int, hidden: int, itemsize: int) -> SiluBlocks:
     """Two vectors of the result a thread, or one where that leaves multiprocessors idle."""
     key = silu_and_multiply_key(num_rows, hidden, itemsize)
-    tuned = tuned_blocks("silu_and_multiply", "silu_and_multiply", key, Blocks)
+    tuned = tuned_blocks("silu_and_multiply", "silu_and_multiply", key, SiluBlocks)
     if tuned is not None:
         return tuned
     evict_first = 3 * num_rows * hidden * itemsize > CACHE_BYTES
@@ -38,13 +38,13 @@ def silu_and_multiply_blocks(num_rows: int, hidden: int, itemsize: int) -> Block
     return blocks if is_enough else _blocks(1, 2, evict_first, itemsize)
 
 
-def silu_and_multiply_candidates(num_rows: int, hidden: int, itemsize: int) -> list[Blocks]:
+def silu_and_multiply_candidates(num_rows: int, hidden: int, itemsize: int) -> list[SiluBlocks]:
     """The candidates of a tuning sweep."""
     choices = itertools.product((1, 2, 4, 8), (1, 2, 4, 8, 16), (False, True))
     heuristic = silu_and_multiply_blocks(num_rows, hidden, itemsize)
     return list(dict.fromkeys([heuristic, *(_blocks(*choice, itemsize) for choice in choices)]))
 
 
-def _blocks(thread_vectors: int, num_warps: int, evict_first: bool, itemsize: int) -> Blocks:
+def _blocks(thread_vectors: int, num_warps: int, evict_first: bool, itemsize: int) -> SiluBlocks:
     elements = thread_vectors * (VECTOR_BYTES // itemsize) * num_warps * THREADS_PER_WARP
-    return Blocks(elements, evict_first, num_warps)
+    return SiluBlocks(elements, evict_first, num_warps)

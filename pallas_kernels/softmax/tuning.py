@@ -10,7 +10,7 @@ from pallas_kernels.core.rowwise.blocks import (
     THREAD_BYTES,
     THREADS_PER_WARP,
     VECTOR_BYTES,
-    Blocks,
+    RowBlocks,
     blocks_key,
     candidate_blocks,
     heuristic_blocks,
@@ -38,11 +38,11 @@ class LongBlocks:
     num_warps: int
 
 
-def softmax_blocks(num_rows: int, features: int, itemsize: int) -> Blocks | LongBlocks:
+def softmax_blocks(num_rows: int, features: int, itemsize: int) -> RowBlocks | LongBlocks:
     """Blocks for rows that a program can hold, and LongBlocks for others."""
     key = softmax_key(num_rows, features, itemsize)
     if features <= MAX_WHOLE_FEATURES:
-        return tuned_blocks("softmax", "softmax", key, Blocks) or heuristic_blocks(num_rows, features, itemsize)
+        return tuned_blocks("softmax", "softmax", key, RowBlocks) or heuristic_blocks(num_rows, features, itemsize)
     return tuned_blocks("softmax", "softmax", key, LongBlocks) or _long_blocks(num_rows, features, itemsize)
 
 
@@ -61,10 +61,10 @@ def _long_blocks(num_rows: int, features: int, itemsize: int) -> LongBlocks:
     return LongBlocks(chunk, min(splits, ceil_div(features, chunk)), evict_first, num_warps)
 
 
-def softmax_candidates(num_rows: int, features: int, itemsize: int) -> list[Blocks] | list[LongBlocks]:
+def softmax_candidates(num_rows: int, features: int, itemsize: int) -> list[RowBlocks] | list[LongBlocks]:
     """The candidates of a tuning sweep."""
     known = softmax_blocks(num_rows, features, itemsize)
-    if isinstance(known, Blocks):
+    if isinstance(known, RowBlocks):
         return candidate_blocks(known, features)
     found = [known]
     warps_tried = (8, 16, 32) if known.splits == 1 else (2, 4, 8)

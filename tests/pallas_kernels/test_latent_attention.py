@@ -94,7 +94,7 @@ def run(case: LatentCase, implementation: str, dtype, soft_cap: float | None = N
 def run_with(case: LatentCase, blocks: MlaBlocks, dtype, soft_cap: float | None = None) -> np.ndarray:
     interpret = jax.default_backend() != "gpu"
     attend = functools.partial(mla_on_triton, blocks=blocks, interpret=interpret)
-    return np.asarray(attend(*case.arguments(dtype), case.shape.scale, soft_cap), np.float32)
+    return np.asarray(attend(*case.arguments(dtype), scale=case.shape.scale, soft_cap=soft_cap), np.float32)
 
 
 @pytest.mark.parametrize("soft_cap", [None, 2.0])

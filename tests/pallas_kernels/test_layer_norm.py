@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.layer_norm import layer_norm, triton, tuning
 from pallas_kernels.layer_norm.shapes import SHAPES
 from tests.pallas_kernels.paged_cases import relative_error
@@ -65,9 +65,9 @@ def test_weight_and_bias_may_be_absent(rng, has_weight, has_bias, implementation
 @pytest.mark.parametrize(
     "blocks",
     [
-        Blocks(rows=1, pieces=1, evict_first=False, num_warps=1),
-        Blocks(rows=4, pieces=2, evict_first=True, num_warps=4),
-        Blocks(rows=1, pieces=2, evict_first=True, num_warps=2),
+        RowBlocks(rows=1, pieces=1, evict_first=False, num_warps=1),
+        RowBlocks(rows=4, pieces=2, evict_first=True, num_warps=4),
+        RowBlocks(rows=1, pieces=2, evict_first=True, num_warps=2),
     ],
 )
 def test_blocks_do_not_change_the_result(rng, features, blocks):

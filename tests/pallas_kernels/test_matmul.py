@@ -14,13 +14,13 @@ from pallas_kernels.core.triton_call import next_power_of_two
 from pallas_kernels.matmul import MAX_NORM_ROWS, MAX_ROWS, matmul, triton
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.shapes import SHAPES
-from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_blocks, matmul_candidates, matmul_key
+from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall, matmul_blocks, matmul_candidates, matmul_key
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
 NORM_BOUND = 5e-3  # in bfloat16: x * scale is rounded, and so is the result
 EPSILON = 0.1  # large enough to matter
-WHOLE = Blocks(block_out=32, block_in=64, num_splits=1, dot_parts=None, num_warps=4, num_stages=1)
+WHOLE = MatmulBlocks(block_out=32, block_in=64, num_splits=1, dot_parts=None, num_warps=4, num_stages=1)
 SPLIT = dataclasses.replace(WHOLE, num_splits=3)
 INTERPRET = jax.default_backend() != "gpu"
 WAYS = {
@@ -176,7 +176,7 @@ def test_every_way_to_compute_it_overhanging_and_with_all_ends(rng, way):
 def test_many_rows(rng, rows, gated, transposed, num_splits):
     x, w, _ = make(rng, rows, 200, 104, jnp.bfloat16, transposed, layers=3)
     fusion, wanted = make_fusion(rng, x, w, transposed, norm=False, gated=gated, residual=True)
-    blocks = Blocks(block_out=32, block_in=32, num_splits=num_splits, dot_parts=1, num_warps=4, num_stages=3)
+    blocks = MatmulBlocks(block_out=32, block_in=32, num_splits=num_splits, dot_parts=1, num_warps=4, num_stages=3)
     got = triton.matmul(
         x, w, layer=1, transposed=transposed, fusion=fusion, out_dtype=x.dtype, blocks=blocks, interpret=INTERPRET
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm, triton, tuning
 from pallas_kernels.rms_norm.shapes import SHAPES
 from tests.pallas_kernels.paged_cases import relative_error
@@ -24,9 +24,9 @@ FEATURES = [  # in interpret mode a few of them, of each kind: padded, in two pi
 
 # One row and several, in one piece and in two.
 BLOCKS = [
-    Blocks(rows=1, pieces=1, evict_first=False, num_warps=1),
-    Blocks(rows=4, pieces=2, evict_first=True, num_warps=4),
-    Blocks(rows=1, pieces=2, evict_first=True, num_warps=2),
+    RowBlocks(rows=1, pieces=1, evict_first=False, num_warps=1),
+    RowBlocks(rows=4, pieces=2, evict_first=True, num_warps=4),
+    RowBlocks(rows=1, pieces=2, evict_first=True, num_warps=2),
 ]
 
 implementations = pytest.mark.parametrize("implementation", ["reference", "pallas"])

@@ -13,7 +13,11 @@ from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
-from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_blocks, rope_cache_write_candidates
+from pallas_kernels.rope_cache_write.tuning import (
+    RopeCacheWriteBlocks,
+    rope_cache_write_blocks,
+    rope_cache_write_candidates,
+)
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}  # relative error in the Euclidean norm
@@ -114,11 +118,11 @@ def test_is_the_definition(rng, name, dtype, implementation):
 @pytest.mark.parametrize(
     ("shape", "num_tokens", "blocks"),
     [
-        (SMALL, 1, Blocks(8, 8, 2)),
-        (SMALL, 7, Blocks(1, 1, 1)),
-        (RopeCacheShape(3, 1, 12, 8, is_normalized=True), 9, Blocks(4, 2, 1)),
-        (RopeCacheShape(7, 3, 20, 20), 2, Blocks(16, 8, 2)),
-        (RopeCacheShape(5, 5, 24, 6), 30, Blocks(64, 1, 8)),
+        (SMALL, 1, RopeCacheWriteBlocks(8, 8, 2)),
+        (SMALL, 7, RopeCacheWriteBlocks(1, 1, 1)),
+        (RopeCacheShape(3, 1, 12, 8, is_normalized=True), 9, RopeCacheWriteBlocks(4, 2, 1)),
+        (RopeCacheShape(7, 3, 20, 20), 2, RopeCacheWriteBlocks(16, 8, 2)),
+        (RopeCacheShape(5, 5, 24, 6), 30, RopeCacheWriteBlocks(64, 1, 8)),
     ],
     ids=str,
 )

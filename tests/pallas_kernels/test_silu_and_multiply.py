@@ -8,7 +8,7 @@ import pytest
 from pallas_kernels import UnsupportedError
 from pallas_kernels.silu_and_multiply import silu_and_multiply, triton, tuning
 from pallas_kernels.silu_and_multiply.shapes import SHAPES
-from pallas_kernels.silu_and_multiply.tuning import Blocks
+from pallas_kernels.silu_and_multiply.tuning import SiluBlocks
 from tests.pallas_kernels.paged_cases import relative_error
 from tests.pallas_kernels.some import every_nth
 
@@ -49,7 +49,7 @@ def test_is_the_definition(rng, hidden, rows, dtype, implementation):
 @pytest.mark.parametrize("elements", [32, 256, 4096])
 def test_blocks_do_not_change_the_result(rng, hidden, elements):
     gate_up = random_gate_up(rng, (2, 11, 2 * hidden), jnp.float32)
-    blocks = Blocks(elements, evict_first=elements == 32, num_warps=1)
+    blocks = SiluBlocks(elements, evict_first=elements == 32, num_warps=1)
     got = triton.silu_and_multiply(gate_up, blocks=blocks, interpret=jax.default_backend() != "gpu")
     check(got, definition(gate_up), jnp.float32)
 

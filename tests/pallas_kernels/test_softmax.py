@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.softmax import softmax, triton, tuning
 from pallas_kernels.softmax.shapes import EXPERTS, VOCABULARIES
 from pallas_kernels.softmax.tuning import LongBlocks
@@ -22,9 +22,9 @@ FEATURES = [  # in interpret mode a few of them, of each kind
 
 # Rows in one piece and in two; and long rows by one program, by two, and by more than have a share.
 BLOCKS = [
-    Blocks(rows=4, pieces=1, evict_first=False, num_warps=1),
-    Blocks(rows=2, pieces=2, evict_first=True, num_warps=4),
-    Blocks(rows=1, pieces=2, evict_first=True, num_warps=2),
+    RowBlocks(rows=4, pieces=1, evict_first=False, num_warps=1),
+    RowBlocks(rows=2, pieces=2, evict_first=True, num_warps=4),
+    RowBlocks(rows=1, pieces=2, evict_first=True, num_warps=2),
     LongBlocks(chunk=128, splits=1, evict_first=False, num_warps=1),
     LongBlocks(chunk=256, splits=2, evict_first=True, num_warps=1),
     LongBlocks(chunk=256, splits=5, evict_first=False, num_warps=2),

@@ -108,7 +108,9 @@ def _pallas(scale: float, blocks: MlaBlocks | None) -> Step:
     def step(lengths, arguments):
         q_latent, q_rope, kv_pages, table = arguments
         interpret = should_interpret(None)
-        out = triton_mla(q_latent, q_rope, kv_pages, table, lengths, scale, None, blocks=blocks, interpret=interpret)
+        out = triton_mla(
+            q_latent, q_rope, kv_pages, table, lengths, scale=scale, soft_cap=None, blocks=blocks, interpret=interpret
+        )
         return lengths, out
 
     return step

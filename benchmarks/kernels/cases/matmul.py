@@ -14,7 +14,7 @@ from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.matmul import MAX_NORM_ROWS, matmul, triton
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.shapes import SHAPES, MatmulShape
-from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_candidates, matmul_key
+from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall, matmul_candidates, matmul_key
 
 EPSILON = 1e-6
 ITEMSIZE = 2
@@ -96,7 +96,7 @@ def _matmul(transposed: bool, fused: Fused, function: Callable, carry, w):
     return carry, function(x, w, transposed=transposed, norm=norm, gated=fused.gated, residual=residual)
 
 
-def _pallas(transposed: bool, fused: Fused, blocks: Blocks | None) -> Step:
+def _pallas(transposed: bool, fused: Fused, blocks: MatmulBlocks | None) -> Step:
     if blocks is None:
         return functools.partial(_matmul, transposed, fused, functools.partial(matmul, implementation="triton"))
 

@@ -13,7 +13,11 @@ from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
-from pallas_kernels.rope_cache_write.tuning import Blocks, rope_cache_write_candidates, rope_cache_write_key
+from pallas_kernels.rope_cache_write.tuning import (
+    RopeCacheWriteBlocks,
+    rope_cache_write_candidates,
+    rope_cache_write_key,
+)
 
 EPSILON = 1e-6
 ITEMSIZE = 2
@@ -82,7 +86,7 @@ def _call(implementation: Implementation, carry, arguments):
     return (kv_pages, angles, scales), q
 
 
-def _pallas(blocks: Blocks | None) -> Step:
+def _pallas(blocks: RopeCacheWriteBlocks | None) -> Step:
     if blocks is None:
         return functools.partial(_call, "pallas")
 

@@ -1,4 +1,4 @@
-"""How many rows a program holds, in how many arrays and warps: a heuristic, and what a tuning sweep tries.
+"""Rows, arrays and warps of a program: a heuristic, and the candidates of a tuning sweep.
 
 An operation's tuning.py asks its own tuned numbers first.
 """
@@ -24,7 +24,7 @@ CACHE_BYTES = 50 * 2**20  # streams longer than the L2 cache are best dropped fr
 
 
 @dataclass(frozen=True)
-class Blocks:
+class RowBlocks:
     """A program takes `rows` rows at once, each in at most `pieces` (1 or 2) arrays.
 
     `evict_first` marks what is read and written as the first to leave the caches.
@@ -52,8 +52,8 @@ def check_features(features: int) -> None:
 
 def heuristic_blocks(
     num_rows: int, features: int, itemsize: int, *, num_inputs: int = 1, thread_bytes: int = THREAD_BYTES
-) -> Blocks:
-    """For a kernel that reads and writes `num_inputs` matrices, and loads `thread_bytes` a thread.
+) -> RowBlocks:
+    """Blocks of a kernel that reads and writes `num_inputs` matrices, and loads `thread_bytes` a thread.
 
     Several short rows a program, but no more than leave every multiprocessor something to do, and half as much for a
     thread where there is little to do. Two pieces for a row that is a program's work by itself.
@@ -64,12 +64,12 @@ def heuristic_blocks(
     warp_bytes = THREADS_PER_WARP * (thread_bytes if fair_share > 1 else THREAD_BYTES // 2)
     num_warps = max(1, min(rows * padded_bytes // warp_bytes, MAX_WARPS))
     evict_first = 2 * num_rows * features * itemsize * num_inputs > CACHE_BYTES
-    blocks = Blocks(rows, 1, evict_first, num_warps)
+    blocks = RowBlocks(rows=rows, pieces=1, evict_first=evict_first, num_warps=num_warps)
     return _in_two_pieces(blocks, features, itemsize) if rows == 1 and fair_share > 1 else blocks
 
 
-def _in_two_pieces(blocks: Blocks, features: int, itemsize: int) -> Blocks:
-    """With as many threads as the shorter piece has vectors, where each of those can hold its share of the row."""
+def _in_two_pieces(blocks: RowBlocks, features: int, itemsize: int) -> RowBlocks:
+    """Two pieces, and as many threads as the shorter one has vectors, if each can hold its share of the row."""
     pieces = cut_columns(features, max_pieces=2)
     num_threads = min(pieces[-1].size * itemsize // VECTOR_BYTES, blocks.num_warps * THREADS_PER_WARP)
     if len(pieces) == 1 or sum(piece.size for piece in pieces) > MAX_THREAD_FEATURES * num_threads:
@@ -77,14 +77,15 @@ def _in_two_pieces(blocks: Blocks, features: int, itemsize: int) -> Blocks:
     return replace(blocks, pieces=2, num_warps=num_threads // THREADS_PER_WARP)
 
 
-def candidate_blocks(known: Blocks, features: int) -> list[Blocks]:
+def candidate_blocks(known: RowBlocks, features: int) -> list[RowBlocks]:
     """`known` and those of its neighbours that registers hold: more rows, more and fewer threads, one piece and two."""
     found = [known]
     for more_rows, more_warps, evict_first in itertools.product((1, 2, 4), (0.5, 1, 2, 4), (False, True)):
-        rows, num_warps = known.rows * more_rows, max(1, min(int(known.num_warps * more_warps), MAX_WARPS))
+        rows = known.rows * more_rows
+        num_warps = max(1, min(int(known.num_warps * more_warps), MAX_WARPS))
         for pieces in (1, 2) if rows == 1 else (1,):
             cut = cut_columns(features, pieces)
             held = rows * sum(columns.size for columns in cut) // (num_warps * THREADS_PER_WARP)
             if len(cut) == pieces and held <= MAX_CANDIDATE_THREAD_FEATURES:
-                found.append(Blocks(rows, pieces, evict_first, num_warps))
+                found.append(RowBlocks(rows=rows, pieces=pieces, evict_first=evict_first, num_warps=num_warps))
     return list(dict.fromkeys(found))

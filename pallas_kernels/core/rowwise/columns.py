@@ -17,7 +17,7 @@ class Columns:
 def cut_columns(features: int, max_pieces: int) -> tuple[Columns, ...]:
     """All columns in one piece, or in two where that pads less and max_pieces is 2.
 
-    5,120 features in two pieces are 4,096 + 1,024; in one they are 8,192, a third of which nobody needs.
+    5,120 features in two pieces are 4,096 + 1,024; in one they are 8,192, a third of which is padding.
     2,880 are 2,048 + 1,024, of which 192 are padding. 8,000 are one piece of 8,192 in any case.
     """
     padded = next_power_of_two(features)

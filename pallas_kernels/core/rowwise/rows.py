@@ -7,12 +7,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.core.rowwise.columns import Columns
 
 
 @dataclass(frozen=True)
-class Rows:
+class ProgramRows:
     """Rows `index` of matrices that are each read or written once. `inside` says which of them exist; None for all."""
 
     index: Array
@@ -20,7 +20,7 @@ class Rows:
     eviction_policy: str | None
 
     @classmethod
-    def of_program(cls, num_rows: int, blocks: Blocks) -> "Rows":
+    def of_program(cls, num_rows: int, blocks: RowBlocks) -> "ProgramRows":
         index = pl.program_id(0) * blocks.rows + jnp.arange(blocks.rows)
         inside = None if num_rows % blocks.rows == 0 else index < num_rows
         return cls(index, inside, "evict_first" if blocks.evict_first else None)
@@ -33,7 +33,8 @@ class Rows:
 
     def store(self, ref, columns: Columns, values: Array) -> None:
         """ref[rows, columns] = values, rounded to ref's dtype."""
-        rounded, mask = values.astype(ref.dtype), self._mask(columns)
+        rounded = values.astype(ref.dtype)
+        mask = self._mask(columns)
         plt.store(ref.at[self._block(columns)], rounded, mask=mask, eviction_policy=self.eviction_policy)
 
     def _block(self, columns: Columns) -> tuple[Array, Array]:
@@ -59,10 +60,11 @@ def is_inside(columns: Columns) -> Array | None:
 def load_vector(ref, columns: Columns, block_rows: int) -> Array:
     """ref[columns], and zero outside, as [block_rows, columns].
 
-    Loaded as one row, each element would reach one thread, and the others through shared memory behind a barrier. Like
+    Loaded as one row, each element would reach one thread, and the others through shared memory after a barrier. Like
     this every thread loads what it needs, and the compiler drops the loads that repeat each other.
     """
-    shape, inside = (block_rows, columns.size), is_inside(columns)
+    shape = (block_rows, columns.size)
+    inside = is_inside(columns)
     column = jnp.broadcast_to(column_index(columns)[None, :], shape)
     mask = None if inside is None else jnp.broadcast_to(inside[None, :], shape)
     return plt.load(ref.at[column], mask=mask, other=None if mask is None else 0)

@@ -24,8 +24,8 @@ from jaxtyping import Array
 
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE
 from pallas_kernels.matmul.triton.program import (
-    KernelShape,
-    Refs,
+    MatmulKernelShape,
+    MatmulRefs,
     Sums,
     layer_index,
     load_scale,
@@ -34,7 +34,7 @@ from pallas_kernels.matmul.triton.program import (
 
 
 class _Operands(NamedTuple):
-    """Where the rows of both operands come from: a part of the inputs, and an output or a row of x."""
+    """The origin of the rows of both operands: a part of the inputs, and an output or a row of x."""
 
     left_part: Array
     column: Array
@@ -43,11 +43,13 @@ class _Operands(NamedTuple):
     is_row: Array | None  # where some of x_row are not
 
     @classmethod
-    def of(cls, shape: KernelShape) -> "_Operands":
-        block_out, parts = shape.blocks.block_out, shape.program_parts
+    def of(cls, shape: MatmulKernelShape) -> "_Operands":
+        block_out = shape.blocks.block_out
+        parts = shape.program_parts
         left = jnp.arange(parts * block_out)
         right = jnp.arange(max(MIN_DOT_SIZE, parts * shape.padded_rows))
-        left_part, right_part = jax.lax.div(left, block_out), jax.lax.div(right, shape.padded_rows)
+        left_part = jax.lax.div(left, block_out)
+        right_part = jax.lax.div(right, shape.padded_rows)
         x_row = jax.lax.rem(right, shape.padded_rows)
         is_whole = right.size == parts * shape.call.rows
         is_row = None if is_whole else (x_row < shape.call.rows) & (right_part < parts)
@@ -55,9 +57,10 @@ class _Operands(NamedTuple):
         return cls(left_part, column, right_part, x_row, is_row)
 
 
-def dot_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
+def dot_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     """All rows of x at once."""
-    layer, operands = layer_index(refs), _Operands.of(shape)
+    layer = layer_index(refs)
+    operands = _Operands.of(shape)
     begin = pl.program_id(1) * shape.program_parts * shape.part_inputs + jnp.arange(shape.blocks.block_in)
 
     def one_tile(i, carry):
@@ -77,10 +80,10 @@ def dot_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
     accs, squares = jax.lax.fori_loop(0, shape.part_tiles, one_tile, (zeros, squares))
     matrices = [_over_parts(acc, operands, shape) for acc in accs]
     row = jnp.arange(matrices[0].shape[0])
-    return [Sums(row, matrices, None if squares is None else _squares_over_parts(squares, shape))]
+    return [Sums(row=row, matrices=matrices, squares=None if squares is None else _squares_over_parts(squares, shape))]
 
 
-def _load_x(refs: Refs, layer: tuple, operands: _Operands, row, squares: Array | None, shape: KernelShape):
+def _load_x(refs: MatmulRefs, layer: tuple, operands: _Operands, row, squares: Array | None, shape: MatmulKernelShape):
     """x [right, block_in], scaled where there is a norm, and the squares with those of x added."""
     column = row[None, :] + (operands.right_part * shape.part_inputs)[:, None]
     inside = None if operands.is_row is None else jnp.broadcast_to(operands.is_row[:, None], column.shape)
@@ -94,7 +97,7 @@ def _load_x(refs: Refs, layer: tuple, operands: _Operands, row, squares: Array |
     return (wide * load_scale(refs, layer, column, inside)).astype(x.dtype), squares + wide * wide
 
 
-def _over_parts(acc: Array, operands: _Operands, shape: KernelShape) -> Array:
+def _over_parts(acc: Array, operands: _Operands, shape: MatmulKernelShape) -> Array:
     """The sums of the blocks on the diagonal, [rows, block_out]."""
     if shape.program_parts == 1:
         return acc.T
@@ -103,7 +106,7 @@ def _over_parts(acc: Array, operands: _Operands, shape: KernelShape) -> Array:
     return acc.reshape(shape.blocks.block_out, -1, shape.padded_rows).sum(1).T
 
 
-def _squares_over_parts(squares: Array, shape: KernelShape) -> Array:
+def _squares_over_parts(squares: Array, shape: MatmulKernelShape) -> Array:
     """[rows, 1]. Without parts a right row is a row of x, if any."""
     by_row = squares.sum(1)
     if shape.program_parts > 1:

@@ -16,8 +16,8 @@ from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.triton.dots import dot_sums
 from pallas_kernels.matmul.triton.products import product_sums
-from pallas_kernels.matmul.triton.program import KernelShape, Refs, Sums, column_offsets
-from pallas_kernels.matmul.tuning import Blocks, MatmulCall, matmul_blocks
+from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, column_offsets
+from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall, matmul_blocks
 
 MAX_ROWS = 128
 MAX_NORM_ROWS = 16  # also of float32; beyond, every program would normalize more than it is worth
@@ -32,7 +32,7 @@ def matmul(
     fusion: Fusion,
     out_dtype: DTypeLike,
     interpret: bool,
-    blocks: Blocks | None = None,
+    blocks: MatmulBlocks | None = None,
 ) -> Array:
     """One program per (block of outputs, split of the inputs). See `pallas_kernels.matmul.matmul`."""
     call = MatmulCall.of(x, w, transposed, fusion)
@@ -42,7 +42,7 @@ def matmul(
     operands = {"x": x, "w": w, "layer": None if layer is None else layer_index_operand(layer)}
     scale, epsilon = fusion.norm or (None, None)
     operands |= {"scale": scale, "residual": fusion.residual}
-    shape = KernelShape(call, blocks, epsilon)
+    shape = MatmulKernelShape(call=call, blocks=blocks, epsilon=epsilon)
     present = {name: array for name, array in operands.items() if array is not None}
     return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
 
@@ -67,14 +67,15 @@ def _check(call: MatmulCall, fusion: Fusion, dtype: jnp.dtype) -> None:
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "out_dtype", "interpret"))
-def _run(operands: dict[str, Array], *, shape: KernelShape, out_dtype: jnp.dtype, interpret: bool) -> Array:
+def _run(operands: dict[str, Array], *, shape: MatmulKernelShape, out_dtype: jnp.dtype, interpret: bool) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel.
 
     The end of a program without splits is left to XLA where there are some: it fuses it with what reads the result.
     """
     if shape.blocks.num_splits == 1:
         return _call(operands, shape, out_dtype, interpret)
-    sums, factor = _call(operands, shape, jnp.float32, interpret), None
+    sums = _call(operands, shape, jnp.float32, interpret)
+    factor = None
     if shape.epsilon is not None:
         mean_square = jnp.mean(operands["x"].astype(jnp.float32) ** 2, axis=-1, keepdims=True)
         factor = jax.lax.rsqrt(mean_square + shape.epsilon)
@@ -83,7 +84,7 @@ def _run(operands: dict[str, Array], *, shape: KernelShape, out_dtype: jnp.dtype
     return _finish(list(total), factor, operands.get("residual")).astype(out_dtype)
 
 
-def _call(operands: dict[str, Array], shape: KernelShape, dtype: DTypeLike, interpret: bool) -> Array:
+def _call(operands: dict[str, Array], shape: MatmulKernelShape, dtype: DTypeLike, interpret: bool) -> Array:
     """The result, or where there are splits the sums of each, [splits, matrices, rows, out]."""
     call, blocks = shape.call, shape.blocks
     out = call.rows, call.num_out
@@ -102,15 +103,15 @@ def _call(operands: dict[str, Array], shape: KernelShape, dtype: DTypeLike, inte
     return result
 
 
-def _kernel(*all_refs, names: tuple[str, ...], shape: KernelShape):
+def _kernel(*all_refs, names: tuple[str, ...], shape: MatmulKernelShape):
     *operand_refs, out_ref = all_refs
-    refs = Refs(**dict(zip(names, operand_refs, strict=True)))
+    refs = MatmulRefs(**dict(zip(names, operand_refs, strict=True)))
     compute = product_sums if shape.blocks.dot_parts is None else dot_sums
     for sums in compute(refs, shape):
         _store(refs, out_ref, sums, shape)
 
 
-def _store(refs: Refs, out_ref, sums: Sums, shape: KernelShape):
+def _store(refs: MatmulRefs, out_ref, sums: Sums, shape: MatmulKernelShape):
     """Rows of partial sums, or of the result."""
     column = column_offsets(shape)
     row, column, inside = sums.indices(column, shape)

@@ -12,8 +12,8 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.matmul.triton.program import (
-    KernelShape,
-    Refs,
+    MatmulKernelShape,
+    MatmulRefs,
     Sums,
     column_offsets,
     layer_index,
@@ -29,9 +29,11 @@ class _RowSums(NamedTuple):
     squares: Array | None
 
 
-def product_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
+def product_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     """One for each row of x."""
-    column, layer, block_in = column_offsets(shape), layer_index(refs), shape.blocks.block_in
+    column = column_offsets(shape)
+    layer = layer_index(refs)
+    block_in = shape.blocks.block_in
     begin = pl.program_id(1) * shape.part_inputs + jnp.arange(block_in)
 
     def load(i):
@@ -49,15 +51,17 @@ def product_sums(refs: Refs, shape: KernelShape) -> list[Sums]:
     rows, w = jax.lax.fori_loop(0, last, one_tile, start) if last else start
     rows = _add(refs, layer, begin + last * block_in, rows, w, shape)
     squares = [None if row.squares is None else row.squares.sum() for row in rows]
-    return [Sums(b, row.matrices, squares[b]) for b, row in enumerate(rows)]
+    return [Sums(row=b, matrices=row.matrices, squares=squares[b]) for b, row in enumerate(rows)]
 
 
-def _zero_sums(shape: KernelShape) -> _RowSums:
+def _zero_sums(shape: MatmulKernelShape) -> _RowSums:
     sums = [jnp.zeros((shape.blocks.block_out,), jnp.float32) for _ in range(shape.call.num_matrices)]
     return _RowSums(sums, None if shape.epsilon is None else jnp.zeros((shape.blocks.block_in,), jnp.float32))
 
 
-def _add(refs: Refs, layer: tuple, column, rows: list[_RowSums], w: list[Array], shape: KernelShape) -> list[_RowSums]:
+def _add(
+    refs: MatmulRefs, layer: tuple, column, rows: list[_RowSums], w: list[Array], shape: MatmulKernelShape
+) -> list[_RowSums]:
     """`rows` with the products of x at inputs `column` [block_in] and their weights added."""
     in_axis = 1 if shape.call.is_transposed else 0
     inside = column < shape.call.num_in

@@ -10,10 +10,10 @@ from jaxtyping import Array
 
 from pallas_kernels.core.stacked import load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
-from pallas_kernels.matmul.tuning import Blocks, MatmulCall
+from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall
 
 
-class Refs(NamedTuple):
+class MatmulRefs(NamedTuple):
     """The operands, and None for what there is not."""
 
     x: Any
@@ -34,7 +34,7 @@ class Sums(NamedTuple):
     matrices: list[Array]
     squares: Array | None
 
-    def indices(self, column: Array, shape: "KernelShape") -> tuple[Any, Array, Array]:
+    def indices(self, column: Array, shape: "MatmulKernelShape") -> tuple[Any, Array, Array]:
         """Row, column and whether they are there, to index a result with."""
         inside = column < shape.call.num_out
         if isinstance(self.row, int):
@@ -43,11 +43,11 @@ class Sums(NamedTuple):
 
 
 @dataclass(frozen=True)
-class KernelShape:
+class MatmulKernelShape:
     """The facts of a call that a kernel is compiled for. `epsilon` is None without a norm."""
 
     call: MatmulCall
-    blocks: Blocks
+    blocks: MatmulBlocks
     epsilon: float | None
 
     @property
@@ -83,23 +83,25 @@ class KernelShape:
         return self.call.num_out % self.blocks.block_out != 0
 
 
-def column_offsets(shape: KernelShape) -> Array:
+def column_offsets(shape: MatmulKernelShape) -> Array:
     """The outputs of this program."""
     return pl.program_id(0) * shape.blocks.block_out + jnp.arange(shape.blocks.block_out)
 
 
-def layer_index(refs: Refs) -> tuple[Array, ...]:
+def layer_index(refs: MatmulRefs) -> tuple[Array, ...]:
     """The first index into a stack, () where there is none. Every load of weights waits for it."""
     return () if refs.layer is None else (load_layer_index(refs.layer),)
 
 
-def load_scale(refs: Refs, layer: tuple, column: Array, inside: Array | None) -> Array:
+def load_scale(refs: MatmulRefs, layer: tuple, column: Array, inside: Array | None) -> Array:
     """The norm's scale at inputs `column`, zero outside."""
     index = (*layer, column) if len(refs.scale.shape) == 2 else (column,)
     return plt.load(refs.scale.at[index], mask=inside, other=None if inside is None else 0).astype(jnp.float32)
 
 
-def load_weights(refs: Refs, layer: tuple, number: int, row: Array, column: Array, shape: KernelShape) -> Array:
+def load_weights(
+    refs: MatmulRefs, layer: tuple, number: int, row: Array, column: Array, shape: MatmulKernelShape
+) -> Array:
     """The weights of inputs `row` [n, 1 or m] and outputs `column` [1, m] in the gate (0) or in the others (1):
     [n, m], or [m, n] as they lie transposed."""
     inside = None

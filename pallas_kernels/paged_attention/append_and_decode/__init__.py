@@ -30,10 +30,10 @@ def append_and_decode(
 ) -> tuple[Float[Array, "rows num_heads head_dim"], KVPages]:
     """`rope_cache_write` of one token per row, to the row's last position, `lengths[row] - 1`, and its `decode`.
 
-    The token's place is the one that the page table gives for that position; what is there before is not read. A row of
+    The page table says where that position is in the cache; what was there before is not read. A row of
     length 0 gives zeros and writes nothing. Everything else is as in those two: a token of `heads` is its queries,
     keys and values; norm, rotation and rounding; which arguments make a norm; sinks and options; and a cache that is
-    updated in place where it is donated or used by nobody else.
+    updated in place where it is donated or used nowhere else.
 
     A page that holds a new position must be that row's alone.
 

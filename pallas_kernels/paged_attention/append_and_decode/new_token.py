@@ -1,8 +1,8 @@
 """A row's new token in decode's kernel: its heads, fresh from the projection, normed and rotated in registers.
 
-A tile of heads is [heads, padded_dim], as the dots want it, and the partners that a rotation needs are loaded as a
-second tile with the halves exchanged: from L1, and no value moves between threads. Angles and scales are loaded once
-per head for the same reason.
+A tile of heads is [heads, padded_dim], as the dots want it. A rotation needs the other half of each head as well, which
+is loaded as a second tile with the halves exchanged: from L1, and no value moves between threads. Angles and scales are
+loaded once per head for the same reason.
 """
 
 from typing import Any, NamedTuple
@@ -31,12 +31,12 @@ class RawHeads(NamedTuple):
     """Tiles [heads, padded_dim], loaded and not yet used, so that all loads are on their way at once."""
 
     x: Array
-    partner: Array
-    scales: list[Array]  # of x and of the partner; none without a norm
+    rotated_half: Array  # x with its halves exchanged
+    scales: list[Array]  # of both; none without a norm
 
 
 class Angles(NamedTuple):
-    """Tiles [heads, padded_dim]; the sine with the sign that the column's half turns with."""
+    """Tiles [heads, padded_dim]; the sine is negative in the first half."""
 
     cos: Array
     sin: Array
@@ -45,11 +45,11 @@ class Angles(NamedTuple):
 def load_raw_heads(refs: NewTokenRefs, row, head: Array, kind: int, shape: KernelShape) -> RawHeads:
     """Heads [heads] of the projection's output; kind 0 has the scale of queries and 1 that of keys."""
     column, inside = _columns(head, shape)
-    columns = column, _partner(column, refs.cos.shape[1], shape)
+    columns = column, _exchanged(column, refs.cos.shape[1], shape)
     layer = () if refs.layer is None else (load_layer_index(refs.layer),)
-    x, partner = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
+    x, rotated_half = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
     scales = [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
-    return RawHeads(x, partner, scales)
+    return RawHeads(x, rotated_half, scales)
 
 
 def load_values(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Array:
@@ -64,23 +64,25 @@ def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Ang
     column, inside = _columns(head, shape)
     is_rotated = inside if 2 * half == shape.head_dim else column < 2 * half
     angle = jax.lax.rem(column, jnp.int32(half))
-    cos, sin = _load(refs.cos.at[row, angle], is_rotated, other=1), _load(refs.sin.at[row, angle], is_rotated)
+    cos = _load(refs.cos.at[row, angle], is_rotated, other=1)
+    sin = _load(refs.sin.at[row, angle], is_rotated)
     return Angles(cos, jnp.where(column < half, -sin, sin))
 
 
 def rotated(heads: RawHeads, angles: Angles, epsilon: float, head_dim: int, dtype: jnp.dtype) -> Array:
     """The heads, normed where there are scales, rotated, and rounded once, as `rope_cache_write` does it."""
-    x, partner = heads.x.astype(jnp.float32), heads.partner.astype(jnp.float32)
+    x = heads.x.astype(jnp.float32)
+    rotated_half = heads.rotated_half.astype(jnp.float32)
     if heads.scales:
-        x, partner = normalize_heads((x, partner), heads.scales, (x * x).sum(1), head_dim, epsilon)
-    return rotate(x, partner, *angles).astype(dtype)
+        x, rotated_half = normalize_heads((x, rotated_half), heads.scales, (x * x).sum(1), head_dim, epsilon)
+    return rotate(x, rotated_half, *angles).astype(dtype)
 
 
 def store_new_token(kv_ref, table_ref, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape):
-    """Keys and values of the heads [heads] where `is_first`, once for each KV head, at the position's place.
+    """Keys and values of the heads [heads] where `is_first`, once for each KV head, at the position.
 
-    Interpret mode stores old values where a mask forbids to store: what is not stored gets a page that is not there,
-    lest it undo what is.
+    Interpret mode stores old values where a mask forbids to store. Masked values therefore get a page that does not
+    exist, so that they do not undo the others.
     """
     page = jnp.where(is_first, table_ref[row, shape.page_index(position)], kv_ref.shape[1])[:, None]
     column, inside = _columns(kv_head, shape)
@@ -102,7 +104,7 @@ def _columns(head: Array, shape: KernelShape) -> tuple[Array, Array | None]:
     return column, None if shape.head_dim == shape.padded_dim else column < shape.head_dim
 
 
-def _partner(column: Array, half: int, shape: KernelShape) -> Array:
+def _exchanged(column: Array, half: int, shape: KernelShape) -> Array:
     """The column that each is rotated with; itself where there is none."""
     exchanged = jax.lax.rem(column + half, jnp.int32(2 * half))
     return exchanged if 2 * half >= shape.head_dim else jnp.where(column < 2 * half, exchanged, column)

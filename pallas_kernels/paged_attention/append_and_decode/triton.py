@@ -1,8 +1,8 @@
 """Split-KV decode that takes in the new token: its norm and rotation, and the write of its key and value.
 
 The position of the new token is not read from the cache: the program whose split of the row it is in has its key and
-value in registers, attends it first, and stores them; nobody else reads that place. All programs of a row norm and turn
-their own queries.
+value in registers, attends it first, and stores them; no other program reads that position. All programs of a row norm
+and rotate their own queries.
 """
 
 import functools
@@ -114,9 +114,10 @@ def _append_kernel(
     length = length_ref[row]
     newest = length - 1
     begin, last = split_range(shape.window_begin(newest), length, split, blocks.tile, blocks.num_splits)
-    end, has_new = jnp.minimum(last, newest), (begin < last) & (last == length)
+    end = jnp.minimum(last, newest)
+    has_new = (begin < last) & (last == length)
 
-    @pl.when((begin < last) | (blocks.num_splits == 1))  # where nobody merges, a row of length 0 is written here
+    @pl.when((begin < last) | (blocks.num_splits == 1))  # where nothing is merged, a row of length 0 is written here
     def _():
         tiles = decode_tiles(begin, end, row, table_ref, shape, blocks)
         queries = decode_queries(head_block, shape, blocks)

@@ -24,7 +24,7 @@ def decode_kernel(
     lengths_ptr,  # [rows]
     sinks_ptr,  # [NUM_HEADS]; any pointer without sinks
     out_ptr,  # [rows, NUM_HEADS, HEAD_DIM], or float32 [rows, NUM_HEADS, NUM_SPLITS, HEAD_DIM] for `merge_kernel`
-    top_ptr,  # float32 [rows, NUM_HEADS, NUM_SPLITS]; None where nobody merges
+    top_ptr,  # float32 [rows, NUM_HEADS, NUM_SPLITS]; None where nothing is merged
     total_ptr,  # like top_ptr
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
@@ -51,7 +51,7 @@ def decode_kernel(
     share = tiles_per_split(begin, length, TILE, NUM_SPLITS)
     first_tile = begin // TILE + split * share
     last_tile = tl.minimum(first_tile + share, tl.cdiv(length, TILE))
-    if (first_tile >= last_tile) & (NUM_SPLITS > 1):  # where nobody merges, a row of length 0 is written here
+    if (first_tile >= last_tile) & (NUM_SPLITS > 1):  # where nothing is merged, a row of length 0 is written here
         return
 
     query, dim = tl.arange(0, NUM_QUERIES), tl.arange(0, PADDED_DIM)

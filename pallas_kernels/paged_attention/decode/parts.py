@@ -34,8 +34,9 @@ class DecodeQueries(NamedTuple):
 
 
 def decode_queries(head_block, shape: KernelShape, blocks: DecodeBlocks) -> DecodeQueries:
-    """Those of the KV heads of a block."""
-    first_kv_head, num_queries = head_block * blocks.kv_heads, blocks.kv_heads * shape.group
+    """The query heads of the KV heads of a block."""
+    first_kv_head = head_block * blocks.kv_heads
+    num_queries = blocks.kv_heads * shape.group
     query = jnp.arange(max(MIN_DOT_SIZE, next_power_of_two(num_queries)))
     head = first_kv_head * shape.group + query
     is_query = (query < num_queries) & (head < shape.num_heads)
@@ -50,7 +51,8 @@ def decode_tiles(begin, end, row, table_ref, shape: KernelShape, blocks: DecodeB
 
 def attend_row(tiles, carry, q, begin, end, first_kv_head, kv_ref, shape: KernelShape, blocks: DecodeBlocks):
     """The carry after the positions [begin, end), of which each query sees those of its own KV head."""
-    query, column = jnp.arange(q.shape[0]), jnp.arange(blocks.tile * blocks.kv_heads)
+    query = jnp.arange(q.shape[0])
+    column = jnp.arange(blocks.tile * blocks.kv_heads)
     column_head = column % blocks.kv_heads
     is_own = (query // shape.group)[:, None] == column_head[None, :]
     kv_head = jnp.minimum(first_kv_head + column_head, shape.num_kv_heads - 1)

@@ -32,7 +32,7 @@ def decode(
     """One program per (block of KV heads, row, split). See the package for the contract.
 
     With `into` [at least rows, num_heads, head_dim] the result is that array, in which the rows that have positions are
-    written, in place if nobody else uses it; q has as many tokens, of which the first are the rows'.
+    written, in place if it is used nowhere else; q has as many tokens, of which the first are the rows'.
     """
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(q, kv_pages, page_table)._replace(rows=lengths.shape[0]))
@@ -44,7 +44,8 @@ def _decode(
     q, kv_pages: KVPages, page_table, lengths, sinks, into, *, options, blocks: DecodeBlocks, interpret: bool
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
-    rows, (_, num_heads, head_dim) = lengths.shape[0], q.shape
+    rows = lengths.shape[0]
+    _, num_heads, head_dim = q.shape
     is_split = blocks.num_splits > 1
     partial = partial_shapes(rows, num_heads, blocks.num_splits, head_dim)
     whole = jax.ShapeDtypeStruct((rows, num_heads, head_dim), q.dtype) if into is None else into

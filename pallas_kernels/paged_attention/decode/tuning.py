@@ -15,7 +15,9 @@ from pallas_kernels.core.tuned import tuned_blocks
 
 PROGRAMS_PER_MULTIPROCESSOR = 2  # one can compute while the other waits; with more splits there is more to merge
 ENOUGH = 0.9  # of that many programs, and no row need be split for more
-IN_LINE_PER_MULTIPROCESSOR = 4.5  # so many more than are resident that rows of mixed lengths leave nobody idle
+IN_LINE_PER_MULTIPROCESSOR = (
+    4.5  # so many more than are resident that rows of mixed lengths leave no multiprocessor idle
+)
 LONG_LINE_PER_MULTIPROCESSOR = 7.0  # of so many, four are resident with tiles of two stages; else three, of three
 COLUMNS = 64  # (position, KV head) pairs a tile
 MAX_KV_HEADS = 4  # a program: pieces of 1 KiB are long enough to read, and more heads cost registers
@@ -134,7 +136,7 @@ def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
 
 
 def packed_kv_heads(call: DecodeCall, query_rows: int) -> int:
-    """How many KV heads, a power of two, bring their query heads to at most `query_rows` rows of a dot; at least 1."""
+    """The KV heads, a power of two and at least 1, whose query heads take at most `query_rows` rows of a dot."""
     kv_heads = 1
     while 2 * kv_heads * call.group <= query_rows and 2 * kv_heads <= next_power_of_two(call.num_kv_heads):
         kv_heads *= 2

@@ -48,7 +48,13 @@ def extend_mixed(
     decode_lengths = jnp.where(is_decode, lengths, 0)
     decode_rows = ceil_div(lengths.shape[0], ROWS_PER_DECODE_ROW)
     return decode(
-        q, kv_pages, page_table, decode_lengths, sinks, options, into=extended,
+        q,
+        kv_pages,
+        page_table,
+        decode_lengths,
+        sinks,
+        options,
+        into=extended,
         blocks=decode_blocks(DecodeCall.of(q, kv_pages, page_table)._replace(rows=decode_rows)),
         interpret=interpret,
-    )  # fmt: skip
+    )

@@ -51,7 +51,8 @@ def longest_rows_first(query_starts: Array, lengths: Array, num_tokens: int, blo
     In the example, the rows [0, 0, 2, 2, 2] and the positions [49, 45, 8, 4, 0].
     """
     rows = _Rows.of(query_starts, lengths, num_tokens, block_tokens)
-    num_rows, lengths = rows.lengths.shape[0], rows.lengths
+    num_rows = rows.lengths.shape[0]
+    lengths = rows.lengths
     row = jnp.arange(num_rows)
     starts_earlier = (lengths[:, None] > lengths[None, :]) | ((lengths[:, None] == lengths) & (row[:, None] < row))
     first_block = jnp.sum(jnp.where(starts_earlier, rows.num_blocks[:, None], 0), axis=0)
@@ -110,7 +111,7 @@ def _descending(key: Array, index: Array) -> Array:
 
 
 def positions_shared(query_starts: Array, lengths: Array, num_tokens: int, sliding_window: int | None) -> Array:
-    """How many positions the splits of each token's row share; 0 for padding tokens. [tokens]"""
+    """The positions that the splits of each token's row share; 0 for padding tokens. [tokens]"""
     num_queries = jnp.diff(query_starts)
     begin = 0 if sliding_window is None else jnp.maximum(0, lengths - num_queries - sliding_window + 1)
     shared = lengths - begin

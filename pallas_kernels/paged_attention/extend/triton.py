@@ -81,8 +81,10 @@ class _Queries(NamedTuple):
 
 
 def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: ExtendBlocks):
-    num_fields, num_results = len(QueryBlock._fields), 3 if blocks.num_splits > 1 else 1
-    field_refs, result_refs = refs[:num_fields], refs[-num_results:]
+    num_fields = len(QueryBlock._fields)
+    num_results = 3 if blocks.num_splits > 1 else 1
+    field_refs = refs[:num_fields]
+    result_refs = refs[-num_results:]
     sinks_ref = refs[num_fields] if len(refs) > num_fields + num_results else None
     kv_head, block_id, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
 
@@ -90,7 +92,8 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
         return QueryBlock(*(ref[block_id] for ref in field_refs))
 
     block = load_block()
-    begin, end = shape.window_begin(block.position), jnp.minimum(block.length, block.position + blocks.block_tokens)
+    begin = shape.window_begin(block.position)
+    end = jnp.minimum(block.length, block.position + blocks.block_tokens)
     if blocks.num_splits > 1:  # all blocks of a row share the same range, which `positions_shared` knows
         begin = shape.window_begin(block.row_begin)
         begin, end = split_range(begin, block.length, split, blocks.tile, blocks.num_splits)
@@ -106,16 +109,22 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
         carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
         queries = _queries(load_block(), kv_head, shape, blocks)  # anew: kept so long, their registers would be spilled
         store_attention(
-            result_refs, carry, row=queries.token, head=queries.head, is_query=queries.is_query, split=split,
+            result_refs,
+            carry,
+            row=queries.token,
+            head=queries.head,
+            is_query=queries.is_query,
+            split=split,
             shape=shape,
-        )  # fmt: skip
+        )
 
 
 def _queries(block: QueryBlock, kv_head, shape: KernelShape, blocks: ExtendBlocks) -> _Queries:
     """Token-major, so that a block's rows are close in memory."""
     padded_group = next_power_of_two(shape.group)
     index = jnp.arange(max(MIN_DOT_SIZE, blocks.block_tokens * padded_group))
-    query, group_head = index // padded_group, index % padded_group
+    query = index // padded_group
+    group_head = index % padded_group
     is_query = (query < jnp.minimum(block.num_queries, blocks.block_tokens)) & (group_head < shape.group)
     return _Queries(block.token + query, kv_head * shape.group + group_head, block.position + query, is_query)
 
@@ -133,7 +142,8 @@ def _attend(tiles, carry, q, query_position, begin, end, block: QueryBlock, kv_h
         return seen
 
     def is_edge(i):
-        first, last = begin + i * blocks.tile, begin + (i + 1) * blocks.tile - 1
+        first = begin + i * blocks.tile
+        last = begin + (i + 1) * blocks.tile - 1
         is_cut = (last > block.position) | (last >= end)
         if shape.sliding_window is None:
             return is_cut

@@ -8,10 +8,10 @@ from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
 from pallas_kernels.core.kv_pages import KVPages
-from pallas_kernels.core.shared_memory import fitting_tile
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
 
+SHARED_MEMORY_BYTES = 160 * 1024  # of the 227 KB a program may have, with room for Triton's own staging
 MIN_SPLIT_POSITIONS = 256
 MAX_SPLITS = 32
 MIN_UNSPLIT_ROWS = 64  # query rows a program: fewer leave the tensor cores idle
@@ -127,3 +127,10 @@ def extend_candidates(call: ExtendCall) -> list[ExtendBlocks]:
             splits = _num_splits(call, block_tokens)
             candidates.append(ExtendBlocks(block_tokens, tile, splits, num_warps, num_stages))
     return list(dict.fromkeys(candidates))
+
+
+def fitting_tile(tile: int, head_dim: int, itemsize: int, *, num_stages: int) -> int:
+    """Halves `tile` until the keys and values in flight fit into shared memory."""
+    while tile > MIN_DOT_SIZE and 2 * num_stages * tile * head_dim * itemsize > SHARED_MEMORY_BYTES:
+        tile //= 2
+    return tile

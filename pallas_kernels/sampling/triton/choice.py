@@ -4,7 +4,7 @@ Without filters a slice is drawn by its weight, and the token from the slice. Wi
 
     bound        a logit and a weight that the thresholds cannot be below, from the slices' statistics alone
     slices       those whose largest logit reaches the bound
-    candidates   their logits that do; if those are too many, all of these slices take their place
+    candidates   their logits that do; if those are too many, all of these slices replace them
     thresholds   of top_k, then of top_p, exactly
     token        the best score of what is kept
 """
@@ -37,10 +37,10 @@ def choice_kernel(*refs, blocks, interpret):
     """One program a row."""
     row = Row.load(pl.program_id(0), refs[:NUM_ROW_OPERANDS], interpret=interpret).with_key()
     largest_ref, weights_ref, fault_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
-    place = jnp.arange(next_power_of_two(num_slices(row.vocab_size, blocks)))
-    inside = place < num_slices(row.vocab_size, blocks)
+    index = jnp.arange(next_power_of_two(num_slices(row.vocab_size, blocks)))
+    inside = index < num_slices(row.vocab_size, blocks)
     largest, sums, fault = (
-        plt.load(ref.at[row.index, place], mask=inside, other=other)
+        plt.load(ref.at[row.index, index], mask=inside, other=other)
         for ref, other in ((largest_ref, -jnp.inf), (weights_ref, 0), (fault_ref, 0))
     )
     token = jax.lax.cond(
@@ -70,7 +70,13 @@ def _filtered(row, largest, sums, scratch, blocks):
     bound = thresholds.bound(row, largest, sums, blocks.slice_size)
     slices = _slices_that_matter(row, bound.keeps(largest, weights), scratch, blocks)
     count = _collect(row, slices, row_largest, bound, scratch, blocks.max_candidates)
-    candidates = Candidates(row, scratch.logits_ref, scratch.columns_ref, count, blocks.candidate_chunk)
+    candidates = Candidates(
+        row=row,
+        logits_ref=scratch.logits_ref,
+        columns_ref=scratch.columns_ref,
+        count=count,
+        size=blocks.candidate_chunk,
+    )
 
     def token_of(elements):
         kept = thresholds.exact(row, elements, row_largest, bound, sums.sum(0))
@@ -82,27 +88,33 @@ def _filtered(row, largest, sums, scratch, blocks):
 
 
 def _slices_that_matter(row, matters, scratch, blocks):
-    """Their numbers go to the front of the row's order, all others behind them."""
-    place = jnp.arange(matters.shape[0])
+    """The slices that matter: their numbers go to the front of the row's order, all others after them."""
+    number = jnp.arange(matters.shape[0])
     rank = jnp.cumsum(matters.astype(jnp.int32), axis=0) - 1
-    scratch.order_ref[row.index, jnp.where(matters, rank, matters.shape[0] + place)] = place
+    scratch.order_ref[row.index, jnp.where(matters, rank, matters.shape[0] + number)] = number
     _wait_for_stores(row)
     count = matters.astype(jnp.int32).sum(0)
-    return Slices(row, scratch.order_ref, count, blocks.slice_size, blocks.slices_per_chunk)
+    return Slices(
+        row=row,
+        order_ref=scratch.order_ref,
+        count=count,
+        slice_size=blocks.slice_size,
+        slices_per_chunk=blocks.slices_per_chunk,
+    )
 
 
-def _collect(row, slices, row_largest, bound, scratch, most):
-    """How many logits reach the bound, of which the first `most` are in the scratch."""
+def _collect(row, slices, row_largest, bound, scratch, max_stored):
+    """The number of logits that reach the bound, of which the first `max_stored` are in the scratch."""
     lane = jnp.arange(slices.size)
 
     def one_chunk(chunk, count):
         logits, column = slices.load(chunk)
         reaches = bound.keeps(logits, row.weight(logits, row_largest))
-        place = count + jnp.cumsum(reaches.astype(jnp.int32), axis=0) - 1
-        is_stored = reaches & (place < most)
-        place = jnp.where(is_stored, place, most + lane)  # distinct also where nothing is stored
-        plt.store(scratch.logits_ref.at[row.index, place], logits, mask=is_stored)
-        plt.store(scratch.columns_ref.at[row.index, place], column, mask=is_stored)
+        index = count + jnp.cumsum(reaches.astype(jnp.int32), axis=0) - 1
+        is_stored = reaches & (index < max_stored)
+        index = jnp.where(is_stored, index, max_stored + lane)  # distinct also where nothing is stored
+        plt.store(scratch.logits_ref.at[row.index, index], logits, mask=is_stored)
+        plt.store(scratch.columns_ref.at[row.index, index], column, mask=is_stored)
         return count + reaches.astype(jnp.int32).sum(0)
 
     count = jax.lax.fori_loop(0, slices.num_chunks, one_chunk, jnp.int32(0))

@@ -25,7 +25,7 @@ class Elements(Protocol):
 
 @dataclass(frozen=True)
 class Slices:
-    """Those whose numbers are the first `count` of order_ref[row]."""
+    """The slices whose numbers are the first `count` of order_ref[row]."""
 
     row: Row
     order_ref: Any
@@ -43,9 +43,9 @@ class Slices:
 
     def load(self, chunk: Array) -> tuple[Array, Array]:
         lane = jnp.arange(self.size)
-        place = chunk * self.slices_per_chunk + (lane >> (self.slice_size.bit_length() - 1))
-        inside = place < self.count
-        number = plt.load(self.order_ref.at[self.row.index, place], mask=inside, other=0)
+        index = chunk * self.slices_per_chunk + (lane >> (self.slice_size.bit_length() - 1))
+        inside = index < self.count
+        number = plt.load(self.order_ref.at[self.row.index, index], mask=inside, other=0)
         column = number * self.slice_size + (lane & (self.slice_size - 1))
         column = jnp.where(inside, column, self.row.vocab_size)
         return self.row.allowed(column), column
@@ -66,7 +66,7 @@ class Candidates:
         return ceil_div(self.count, self.size)
 
     def load(self, chunk: Array) -> tuple[Array, Array]:
-        place = chunk * self.size + jnp.arange(self.size)
-        inside = place < self.count
-        logits = plt.load(self.logits_ref.at[self.row.index, place], mask=inside, other=-jnp.inf)
-        return logits, plt.load(self.columns_ref.at[self.row.index, place], mask=inside, other=0)
+        index = chunk * self.size + jnp.arange(self.size)
+        inside = index < self.count
+        logits = plt.load(self.logits_ref.at[self.row.index, index], mask=inside, other=-jnp.inf)
+        return logits, plt.load(self.columns_ref.at[self.row.index, index], mask=inside, other=0)

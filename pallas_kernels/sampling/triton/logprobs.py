@@ -15,9 +15,19 @@ from pallas_kernels.sampling.tuning import num_slices
 
 
 def logprobs_kernel(
-    logits_ref, token_ids_ref, wanted_ref, logprobs_ref, top_ids_ref, top_logprobs_ref, largest_ref, sums_ref, *,
-    blocks, count, interpret,
-):  # fmt: skip
+    logits_ref,
+    token_ids_ref,
+    wanted_ref,
+    logprobs_ref,
+    top_ids_ref,
+    top_logprobs_ref,
+    largest_ref,
+    sums_ref,
+    *,
+    blocks,
+    count,
+    interpret,
+):
     """One program a row; zeros for a row that wants nothing. The last two results are scratch: [rows, slices]."""
     row = pl.program_id(0)
     wanted = wanted_ref[row]
@@ -40,7 +50,8 @@ def logprobs_kernel(
 
         def one(n, carry):
             value, token_id, carry = _next_largest(row, logits_ref, blocks, *carry)
-            top_ids_ref[row, n], top_logprobs_ref[row, n] = token_id, value - row_largest - log_total
+            top_ids_ref[row, n] = token_id
+            top_logprobs_ref[row, n] = value - row_largest - log_total
             return value, token_id, carry
 
         jax.lax.fori_loop(0, count, one, (jnp.float32(jnp.inf), jnp.int32(-1), largest))
@@ -61,7 +72,7 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
         return plt.load(logits_ref.at[row, column], mask=column < vocab_size, other=-jnp.inf)
 
     def one_chunk(chunk, logits):
-        following = load(chunk + 1)  # in flight while this one is added; behind the last there is nothing to load
+        following = load(chunk + 1)  # in flight while this one is added; after the last there is nothing to load
         slices = chunk * blocks.slices_per_chunk + jnp.arange(blocks.slices_per_chunk)
         largest = logits.max(1)
         largest_ref[row, slices] = largest
@@ -71,18 +82,19 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
     jax.lax.fori_loop(0, ceil_div(total_slices, blocks.slices_per_chunk), one_chunk, load(0))
     if not interpret:
         plt.debug_barrier()
-    place = jnp.arange(next_power_of_two(total_slices))
-    inside = place < total_slices
+    index = jnp.arange(next_power_of_two(total_slices))
+    inside = index < total_slices
     return (
-        plt.load(largest_ref.at[row, place], mask=inside, other=-jnp.inf),
-        plt.load(sums_ref.at[row, place], mask=inside, other=0),
+        plt.load(largest_ref.at[row, index], mask=inside, other=-jnp.inf),
+        plt.load(sums_ref.at[row, index], mask=inside, other=0),
     )
 
 
 def _next_largest(row, logits_ref, blocks, last_value, last_id, largest):
-    """The largest logit behind (last_value, last_id), the first of several, and what is then left of the slices."""
+    """The largest logit after (last_value, last_id), the first of several, and what is then left of the slices."""
     vocab_size = logits_ref.shape[1]
-    winner, value = jnp.argmax(largest, axis=0), largest.max(0)
+    winner = jnp.argmax(largest, axis=0)
+    value = largest.max(0)
     winner = jnp.minimum(winner, num_slices(vocab_size, blocks) - 1)  # of a row that holds NaN it may be anything
     column = winner * blocks.slice_size + jnp.arange(blocks.slice_size)
     logits = plt.load(logits_ref.at[row, column], mask=column < vocab_size, other=-jnp.inf)

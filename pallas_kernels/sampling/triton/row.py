@@ -39,10 +39,18 @@ class Row:
         logits, temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked = refs
         position = positions[index]
         return cls(
-            logits, blocked, index, temperature[index], jnp.maximum(top_p[index], SMALLEST_NORMAL), min_p[index],
-            top_k[index],
-            (seeds[index, 0], seeds[index, 1]), position, position < min_lengths[index], interpret,
-        )  # fmt: skip
+            logits_ref=logits,
+            blocked_ref=blocked,
+            index=index,
+            temperature=temperature[index],
+            top_p=jnp.maximum(top_p[index], SMALLEST_NORMAL),
+            min_p=min_p[index],
+            top_k=top_k[index],
+            seed=(seeds[index, 0], seeds[index, 1]),
+            position=position,
+            is_early=position < min_lengths[index],
+            interpret=interpret,
+        )
 
     def with_key(self) -> "Row":
         """The row, ready for `score`."""
@@ -70,7 +78,7 @@ class Row:
         return self.is_random & (self.has_top_k | self.has_top_p | (self.min_p > 0))
 
     def logits(self, column: Array) -> Array:
-        """As they are, and -inf outside the vocabulary."""
+        """The logits as they are, and -inf outside the vocabulary."""
         return plt.load(self.logits_ref.at[self.index, column], mask=column < self.vocab_size, other=-jnp.inf)
 
     def without_blocked(self, logits: Array, column: Array) -> Array:

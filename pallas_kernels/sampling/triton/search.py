@@ -29,7 +29,8 @@ def number_of(bits: Array) -> Array:
 
 def ordered_bits(x: Array) -> Array:
     """Bits of any numbers, in their order: the sign bit is flipped, and negative numbers are reversed."""
-    bits, sign = bits_of(x), jnp.uint32(1 << (FLOAT32_BITS - 1))
+    bits = bits_of(x)
+    sign = jnp.uint32(1 << (FLOAT32_BITS - 1))
     return jnp.where(bits >= sign, ~bits, bits | sign)
 
 

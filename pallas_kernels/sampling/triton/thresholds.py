@@ -58,7 +58,8 @@ def bound(row: Row, largest: Array, sums: Array, slice_size: int) -> Thresholds:
         def measure(tried):
             return [jnp.maximum(sums - slice_size * number_of(t), 0).sum(0) for t in tried]
 
-        zero, one = jnp.uint32(0), jnp.uint32(ONE_BITS)
+        zero = jnp.uint32(0)
+        one = jnp.uint32(ONE_BITS)
         enough = row.top_p * sums.sum(0)
         return number_of(largest_threshold(measure, enough, zero, one, last_bit=LAST_BIT_OF_WEIGHT))
 
@@ -91,7 +92,8 @@ def _kth_largest(row, elements, row_largest, bound):
 
     enough = row.top_k.astype(jnp.float32)
     measure = _measure_over(elements, keys_and_ones)
-    low, high = ordered_bits(bound.logit), ordered_bits(row_largest)
+    low = ordered_bits(bound.logit)
+    high = ordered_bits(row_largest)
     return number_of_ordered(largest_threshold(measure, enough, low, high, least=lambda t: jnp.float32(1)))
 
 

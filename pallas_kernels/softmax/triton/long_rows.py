@@ -23,7 +23,8 @@ from pallas_kernels.softmax.tuning import LongBlocks
 
 def softmax(x: Array, blocks: LongBlocks, *, interpret: bool) -> Array:
     """See `pallas_kernels.softmax.softmax`, for x [rows, features]."""
-    num_rows, out = x.shape[0], jax.ShapeDtypeStruct(x.shape, x.dtype)
+    num_rows = x.shape[0]
+    out = jax.ShapeDtypeStruct(x.shape, x.dtype)
 
     def call(kernel, *operands, out_shape, name):
         return triton_call(
@@ -78,15 +79,17 @@ class _Part:
 
     @classmethod
     def of_program(cls, x_ref, blocks: LongBlocks) -> "_Part":
-        features, itemsize = x_ref.shape[1], jnp.dtype(x_ref.dtype).itemsize
+        features = x_ref.shape[1]
+        itemsize = jnp.dtype(x_ref.dtype).itemsize
         row, split = (operation(pl.program_id(0), blocks.splits) for operation in (jax.lax.div, jax.lax.rem))
-        vector, threads = VECTOR_BYTES // itemsize, blocks.num_warps * THREADS_PER_WARP
+        vector = VECTOR_BYTES // itemsize
+        threads = blocks.num_warps * THREADS_PER_WARP
         tile = blocks.chunk // (threads * vector), threads, vector
         num_chunks = ceil_div(features, blocks.splits * blocks.chunk)
         return cls(row, split, features, num_chunks, tile, "evict_first" if blocks.evict_first else None)
 
     def columns(self, i) -> tuple[Array, Array]:
-        """Those of chunk i, and which of them exist."""
+        """The columns of chunk i, and which of them exist."""
         depth, threads, vector = self.tile
         chunk = depth * threads * vector
         column = (jnp.arange(depth) * threads * vector)[:, None, None] + jnp.arange(vector)[None, None, :]
@@ -131,7 +134,8 @@ def _finite_shift(largest):
 
 def _write(part, x_ref, out_ref, largest, total, exp):
     """The chunk that was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which is NaN."""
-    shift, scale = _finite_shift(largest), 1 / total
+    shift = _finite_shift(largest)
+    scale = 1 / total
 
     def one_chunk(step, x):
         i = part.num_chunks - 1 - step

@@ -6,14 +6,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.rowwise.blocks import Blocks
+from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.core.rowwise.columns import cut_columns
-from pallas_kernels.core.rowwise.rows import Rows
+from pallas_kernels.core.rowwise.rows import ProgramRows
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.softmax.triton.exponential import exp
 
 
-def softmax(x: Array, blocks: Blocks, *, interpret: bool) -> Array:
+def softmax(x: Array, blocks: RowBlocks, *, interpret: bool) -> Array:
     """See `pallas_kernels.softmax.softmax`, for x [rows, features]."""
     (out,) = triton_call(
         functools.partial(_kernel, blocks=blocks, interpret=interpret),
@@ -30,7 +30,8 @@ def softmax(x: Array, blocks: Blocks, *, interpret: bool) -> Array:
 
 def _kernel(x_ref, out_ref, *, blocks, interpret):
     num_rows, features = x_ref.shape
-    rows, pieces = Rows.of_program(num_rows, blocks), cut_columns(features, blocks.pieces)
+    rows = ProgramRows.of_program(num_rows, blocks)
+    pieces = cut_columns(features, blocks.pieces)
     loaded = [rows.load(x_ref, columns, outside=-jnp.inf) for columns in pieces]
     wide = [x.astype(jnp.float32) for x in loaded]
     largest = functools.reduce(jnp.maximum, [x.max(1) for x in wide])[:, None]

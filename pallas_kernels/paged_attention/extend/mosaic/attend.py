@@ -172,8 +172,8 @@ def _zeros(shape: Shape) -> jax.Array:
 
 
 def _store(refs: Refs, q_tile, result: jax.Array, work: Work, shape: Shape) -> None:
-    """Through the tile of the queries where all rows of the warpgroup are queries, else element by element: behind a
-    row's last query follow those of the next row."""
+    """Stores through the tile of the queries where all rows of the warpgroup are queries, else element by element:
+    after a row's last query follow those of the next row."""
     result = result.astype(refs.out.dtype)
     is_full = work.num_queries >= shape.tokens
 

@@ -1,9 +1,9 @@
 """Barriers of the kernel, and scalars and predicates for what goes below Pallas.
 
 Pallas' own barriers count every thread of a warpgroup, once per copy. A tile of keys arrives in as many copies as it
-has pages, so that would be a thousand arrivals; here one thread announces the bytes of all copies, and who has used
-them arrives once per warp. A phase is the parity of how often a barrier has completed, which callers know from what
-they count anyway.
+has pages, so that would be a thousand arrivals; here one thread announces the bytes of all copies, and each warp
+that has used them arrives once. A phase is the parity of how often a barrier has completed, which callers know from
+counts that they keep anyway.
 
 Functions named `emit_*` and those in `plgpu.inline_mgpu` run while the kernel is lowered, and emit instructions.
 """
@@ -90,7 +90,7 @@ def arrive_per_warp(barriers, index) -> None:
 def keep_together() -> None:
     """The warps of the warpgroup go on together.
 
-    A warp that has nothing to do and that nobody waits for may else fall behind by a whole round of a ring. It then
+    A warp that has nothing to do and that nothing waits for may else lag by a whole round of a ring. It then
     waits for the wrong one of two phases, and when no more rounds come, for ever.
     """
 
@@ -112,7 +112,7 @@ def take_turn(mine) -> None:
 
 
 def give_turn(other) -> None:
-    """Does not wait."""
+    """Gives the turn to the other warpgroup, without waiting."""
 
     @plgpu.inline_mgpu(arg_types=(SCALAR,))
     def give(ctx, other):
@@ -126,7 +126,7 @@ def _emit_turn(warpgroup):
 
 
 def scalar(x):
-    """As the functions in `inline_mgpu` take it."""
+    """A scalar as the functions in `inline_mgpu` take it."""
     return jnp.asarray(x, jnp.int32)
 
 

@@ -82,7 +82,7 @@ def _with_empty_rows(page_table: Array, query_starts: Array, lengths: Array) -> 
 
 
 def _shared_memory(shape: Shape, dtype) -> list:
-    """In the order of `Refs`."""
+    """The arrays in shared memory, in the order of `Refs`."""
 
     def tiles(*sizes: int):
         return plgpu.SMEM(sizes, dtype, transforms=TRANSFORMS)

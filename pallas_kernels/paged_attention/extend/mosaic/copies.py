@@ -69,7 +69,8 @@ def start_queries(q, tile, barriers, barrier, token, head, shape: tuple[int, int
 
     @plgpu.inline_mgpu(arg_types=(REF, TILE, REF, SCALAR, SCALAR, SCALAR))
     def copy(ctx, q, tile, barriers, barrier, token, head):
-        barrier_ref, leader = emit_barrier(barriers, barrier), emit_one_thread()
+        barrier_ref = emit_barrier(barriers, barrier)
+        leader = emit_one_thread()
         chunks = ir.MemRefType(tile.type).shape[0]
         barrier_ref.arrive_expect_tx(chunks * tokens * heads * SWIZZLE_BYTES, predicate=leader)
         for i in range(chunks):
@@ -135,7 +136,9 @@ def store_rows(values, out, token, head, num_tokens, heads: int) -> None:
 
         first = offset(emit_index(token), emit_index(head))
         limit = arith.muli(emit_index(num_tokens), heads_)
-        base, i32, i64 = utils.memref_ptr(out), ir.IntegerType.get_signless(32), ir.IntegerType.get_signless(64)
+        base = utils.memref_ptr(out)
+        i32 = ir.IntegerType.get_signless(32)
+        i64 = ir.IntegerType.get_signless(64)
         for (row, column), pair in zip(values.layout.thread_idxs(values.shape), values.registers.flat, strict=True):
             of_row = offset(arith.divui(row, heads_), arith.remui(row, heads_))
             element = arith.addi(arith.addi(first, of_row), column)

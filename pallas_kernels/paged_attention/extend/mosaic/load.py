@@ -54,9 +54,14 @@ def _load_queries(refs: Refs, n, work: Work, shape: Shape) -> None:
     wait(refs.barriers, Barriers.q_free + slot, 1 - phase)
     keep_together()  # pieces of padding alone have no tiles, at which the warps would meet
     copies.start_queries(
-        refs.q, refs.q_tiles.at[slot], refs.barriers, Barriers.q_full + slot,
-        work.token, work.head, (shape.block_tokens, shape.heads),
-    )  # fmt: skip
+        refs.q,
+        refs.q_tiles.at[slot],
+        refs.barriers,
+        Barriers.q_full + slot,
+        work.token,
+        work.head,
+        (shape.block_tokens, shape.heads),
+    )
 
 
 def _rows_of_tile(refs: Refs, work: Work, tile, shape: Shape) -> tuple:

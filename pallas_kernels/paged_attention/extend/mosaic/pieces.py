@@ -19,19 +19,19 @@ def for_each_piece(refs: Refs, shape: Shape, body, *counts):
 def _num_pieces(refs: Refs, shape: Shape):
     total = refs.num_blocks[0] * shape.head_blocks
     rounds, rest = div(total, shape.num_programs), rem(total, shape.num_programs)
-    return rounds + as_int(_place(rounds, shape) < rest)
+    return rounds + as_int(_index_in_round(rounds, shape) < rest)
 
 
-def _place(n, shape: Shape):
-    """Where in the n-th round of pieces this program takes its own. Pieces become shorter from round to round and
-    within each, and back and forth no program always has the longest of a round."""
+def _index_in_round(n, shape: Shape):
+    """The index of this program's piece in the n-th round. Pieces become shorter from round to round and within each;
+    the order alternates, so that no program always has the longest of a round."""
     program = lax.axis_index("program")
     return jnp.where(rem(n, 2) == 0, program, shape.num_programs - 1 - program)
 
 
 def _piece(refs: Refs, n, shape: Shape) -> Work:
-    """All heads of a block, then the next block. Behind the last piece it is one that nobody does."""
-    index = n * shape.num_programs + _place(n, shape)
+    """All heads of a block, then the next block. The piece after the last one is read, and not computed."""
+    index = n * shape.num_programs + _index_in_round(n, shape)
     block = jnp.minimum(div(index, shape.head_blocks), refs.work.shape[1] - 1)
     fields = [refs.work[field, block] for field in range(refs.work.shape[0])]
     return Work._make([*fields, rem(index, shape.head_blocks) * shape.heads])

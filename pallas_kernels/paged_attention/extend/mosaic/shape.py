@@ -73,7 +73,7 @@ class Refs(NamedTuple):
 
 
 class Barriers:
-    """The place of each group of barriers, one per stage or query tile."""
+    """The index of each group of barriers, one per stage or query tile."""
 
     k_full = 0
     v_full = k_full + NUM_STAGES
@@ -82,7 +82,7 @@ class Barriers:
     k_free = v_tail + 1
     v_free = k_free + NUM_STAGES
     q_free = v_free + NUM_STAGES
-    # What completes each: who starts copies arrives once, and each warp that has used what they brought.
+    # The arrivals that complete each: one of the thread that starts copies, and one of each warp that used the copies.
     arrivals = (1,) * k_free + (ATTENDING * WARPS,) * (2 * NUM_STAGES + NUM_QUERY_TILES)
 
 
@@ -120,7 +120,7 @@ def rem(a, b: int):
 
 
 def slot_and_phase(count, num_slots: int):
-    """Where in a ring the count-th thing is, and the parity of its round."""
+    """The slot in a ring of the count-th thing, and the parity of its round."""
     return rem(count, num_slots), rem(div(count, num_slots), 2)
 
 
