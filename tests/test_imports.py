@@ -108,6 +108,11 @@ def reached_from(paths: list[Path]) -> set[Path]:
     return reached
 
 
+def sources_of(name: str) -> list[Path]:
+    """The files of a folder of jinfer, or the one module."""
+    return [path for path in JINFER if path.relative_to(REPOSITORY / "jinfer").with_suffix("").parts[0] == name]
+
+
 @pytest.mark.parametrize("folder", ["requests", "text", "scheduling", "engine"])
 def test_the_host_runs_without_jax(folder):
     paths = sorted((REPOSITORY / "jinfer" / folder).rglob("*.py"))
@@ -118,9 +123,52 @@ def test_the_host_runs_without_jax(folder):
 
 
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])
-@pytest.mark.parametrize("folder", ["weights", "compilation"])
-def test_what_every_kind_of_model_shares_knows_none(folder, package):
-    assert importers(sorted((REPOSITORY / "jinfer" / folder).rglob("*.py")), package) == []
+@pytest.mark.parametrize("name", ["weights", "compilation", "placement"])
+def test_what_every_kind_of_model_shares_knows_none(name, package):
+    paths = sources_of(name)
+    assert paths
+    assert importers(paths, package) == []
+
+
+PLACING = {
+    "devices", "local_devices", "device_put", "default_device", "default_backend", "make_mesh", "Mesh",
+    "NamedSharding", "PartitionSpec", "PositionalSharding", "SingleDeviceSharding",
+}  # fmt: skip
+
+
+def placing_calls(source: str) -> list[str]:
+    """Where a source asks JAX for devices, makes a sharding or puts an array somewhere; an array's own `devices()` is
+    another method."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in PLACING:
+            name = ast.unparse(node)
+            found += [f"line {node.lineno}: {name}"] if name.split(".")[0] == "jax" else []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jax":
+            found += [f"line {node.lineno}: {alias.name}" for alias in node.names if alias.name in PLACING]
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "jax.devices()[0]",
+        "jax.local_devices()",
+        "jax.device_put(x, y)",
+        "jax.sharding.SingleDeviceSharding(x)",
+        "from jax.sharding import NamedSharding",
+        "from jax import make_mesh",
+    ],
+)
+def test_a_planted_placing_call_is_found(source):
+    assert len(placing_calls(source)) == 1
+    assert placing_calls("x.devices(); self.default_device") == []
+
+
+def test_placement_alone_asks_for_devices_and_makes_shardings():
+    placing = {path.relative_to(REPOSITORY): placing_calls(path.read_text(encoding="utf-8")) for path in JINFER}
+    assert placing.pop(Path("jinfer", "placement.py"))
+    assert {path: calls for path, calls in placing.items() if calls} == {}
 
 
 def is_foreign(name: str, operation: str) -> bool:

@@ -4,7 +4,6 @@ with what that left in it.
 `python -m jinfer.bench.start` is that process: it reads its options as JSON from stdin, starts an engine and says so.
 """
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -18,11 +17,9 @@ from typing import Any
 
 from jinfer.bench.opening import Source, work_of
 from jinfer.bench.results import Result
-from jinfer.config import EngineConfig
 from jinfer.errors import EngineError
 from jinfer.progress import collected_times
 
-CACHE_OPTION = "compilation_cache_dir"
 CACHE_ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
@@ -50,10 +47,9 @@ def start_once(source: Source, options: Mapping[str, Any], cache: Path) -> Start
     """Raises EngineError with the end of what the process said, where it did not get ready."""
     environment = {**os.environ, **CACHE_ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": str(cache / "xla")}
     environment["CUDA_CACHE_PATH"] = str(cache / "cuda")
-    if CACHE_OPTION in {field.name for field in dataclasses.fields(EngineConfig)}:
-        options = {**options, CACHE_OPTION: str(cache / "xla")}
+    options = {**options, "compilation_cache_dir": str(cache / "xla")}
     config = None if source.config is None else str(source.config)
-    request = {"source": {"model": source.model, "config": config}, "options": dict(options)}
+    request = {"source": {"model": source.model, "config": config}, "options": options}
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(

@@ -7,6 +7,7 @@ import numpy as np
 
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
+from jinfer.placement import Placement
 
 
 class Sent(NamedTuple):
@@ -25,8 +26,8 @@ class SentWords:
     which they are the same again.
     """
 
-    def __init__(self, device: jax.Device) -> None:
-        self._device = device
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
         self._kept: dict[StepShape, Sent] = {}
         self._newest: dict[StepShape, np.ndarray] = {}
 
@@ -41,7 +42,7 @@ class SentWords:
         self._newest[batch.shape] = batch.words
         if newest is None or not np.array_equal(newest, batch.words):
             return batch.words
-        on_device = jax.device_put(batch.words, self._device)
+        on_device = self._placement.put(batch.words)
         self._kept[batch.shape] = Sent(batch.words, on_device)
         return on_device
 

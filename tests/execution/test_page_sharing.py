@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jinfer.batching.page_sharing import COPIES_AT_A_TIME, ROWS_AT_A_TIME
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.device_state import kv_layer_shape, new_device_state
 from jinfer.execution.page_sharing import PageSharing, copy_pages, lower, set_page_tables
 from jinfer.models.registry import read_model_config
@@ -33,7 +33,7 @@ def filled_state():
 
 def test_pages_are_copied_in_every_layer_and_rows_are_set():
     before = jax.tree.map(np.array, filled_state())
-    sharing = PageSharing(LIMITS, filled_state(), EngineConfig())
+    sharing = PageSharing(LIMITS, filled_state(), CompilerOptions())
     joining = chunk(1, 9, [1, 2], new_pages=[6], shared_pages=[3, 2], copied_page=5)
     after = jax.tree.map(np.array, sharing(filled_state(), plan(decode_rows((0, 3)), joining)))
 
@@ -48,7 +48,7 @@ def test_pages_are_copied_in_every_layer_and_rows_are_set():
 
 def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
     before = jax.tree.map(np.array, filled_state())
-    sharing = PageSharing(LIMITS, filled_state(), EngineConfig())
+    sharing = PageSharing(LIMITS, filled_state(), CompilerOptions())
     after = sharing(sharing.warm_up(filled_state()), plan(decode_rows((0, 3))))
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, after), before)
 

@@ -6,12 +6,13 @@ import numpy as np
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
 from jinfer.execution.sent_words import SentWords
+from jinfer.placement import Placement
 
 DECODE, MIXED = StepShape(2), StepShape(2, 16)
 
 
 def sent_words() -> SentWords:
-    return SentWords(jax.devices("cpu")[0])
+    return SentWords(Placement(jax.devices("cpu")[0]))
 
 
 def test_words_are_kept_on_the_device_from_the_second_time_on():

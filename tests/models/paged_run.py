@@ -11,6 +11,7 @@ import numpy as np
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
+from jinfer.placement import default_placement
 from jinfer.weights.hub import read_json
 from jinfer.weights.params import Params
 from jinfer.weights.safetensors import load_checkpoint
@@ -34,7 +35,9 @@ class PagedRun:
     def __init__(self, directory: Path, *, dtype: jnp.dtype = FLOAT32) -> None:
         config = read_model_config(read_json(directory / "config.json"))
         self._model, self._dtype = build_model(config, dtype, "xla"), dtype
-        self._params = load_checkpoint(self._model.param_specs, directory, progress=False)
+        self._params = load_checkpoint(
+            self._model.param_specs, directory, placement=default_placement(), progress=False
+        )
         self._pages_per_row = -(-config.context_length // PAGE_SIZE)
 
     def logits(
