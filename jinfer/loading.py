@@ -54,6 +54,7 @@ class LoadedModel(FoundModel):
 
 def find_model(
     source: ModelSource,
+    *,
     params: Params | None,
     tokenizer: Tokenizer | str | Path | None,
     config: EngineConfig,
@@ -91,7 +92,7 @@ def find_model(
     )
 
 
-def load_model(found: FoundModel, params: Params | None, config: EngineConfig, placement: Placement) -> LoadedModel:
+def load_model(found: FoundModel, *, params: Params | None, config: EngineConfig, placement: Placement) -> LoadedModel:
     """Brings the weights to the devices. Raises CheckpointError, and InsufficientMemoryError before anything."""
     if params is None:
         check_weights_fit(found.model, config.cache.gpu_memory_utilization, placement.device)

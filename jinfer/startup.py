@@ -85,7 +85,7 @@ def find_checked(
     context needs.
     """
     placement = default_placement()
-    found = find_model(model, None, tokenizer, config, placement)
+    found = find_model(model, params=None, tokenizer=tokenizer, config=config, placement=placement)
     memory = DeviceMemory.of(placement.device)
     _chosen_limits(found, config, placement, memory, num_bytes(found.model.abstract_params))
     request_factory(found, longest_limits(found, config, placement)).create_all(prompts, params)
@@ -123,12 +123,12 @@ def start_engine(
     started = time.perf_counter()
     placement = default_placement()
     memory = DeviceMemory.of(placement.device)
-    found = find_model(model, params, tokenizer, config, placement)
+    found = find_model(model, params=params, tokenizer=tokenizer, config=config, placement=placement)
     weight_bytes = num_bytes(found.model.abstract_params) if params is None else 0
     chosen = _chosen_limits(found, config, placement, memory, weight_bytes)
     step_bytes = start_probing(found.model, chosen, found.dtype, placement, config.compiler)
     with logged_time(logger, "loading the weights"):
-        loaded = load_model(found, params, config, placement)
+        loaded = load_model(found, params=params, config=config, placement=placement)
     with ExitStack() as undo:
         undo.callback(delete_arrays, loaded.owned_params)
         with logged_time(logger, "waiting for what steps need"):

@@ -130,6 +130,52 @@ def test_what_every_kind_of_model_shares_knows_none(name, package):
     assert importers(paths, package) == []
 
 
+FRONT_DOOR = {"config", "engine", "errors", "llm", "options", "placement", "progress", "requests", "startup"}
+BEYOND_THE_FRONT_DOOR = {
+    "cli/command.py": {"bench.cli"},  # `jinfer bench` is one of the commands
+    "cli/convert.py": {"models.registry", "weights.choice", "weights.hub", "weights.orbax"},  # files only, no engine
+    "cli/echo.py": {"text.tokenizer"},  # the type of `LLM.tokenizer`
+    "bench/opening.py": {"weights.hub"},  # reads the config.json of --config
+    "bench/profile.py": {"scheduling.step_plan"},  # describes the plans that pass between an engine's stations
+    "bench/roofline.py": {"models.config"},  # counts what a step costs by the shape of the model
+    "bench/steady.py": {"execution.device_state", "scheduling.step_plan"},  # repeats a step of an engine's executor
+}
+
+
+@pytest.mark.parametrize("folder", ["cli", "bench"])
+def test_commands_use_the_front_door(folder):
+    """And what the list names beyond it, each with its reason."""
+    found = {}
+    for path in sources_of(folder):
+        modules = {name.removeprefix("jinfer.") for name in imported_modules(path) if path_of(name) is not None}
+        beyond = {name for name in modules if name.split(".")[0] not in FRONT_DOOR | {folder, "jinfer"}}
+        beyond -= {name for name in beyond if (REPOSITORY / "jinfer" / name.replace(".", "/")).is_dir()}
+        found |= {f"{folder}/{path.name}": beyond} if beyond else {}
+    assert found == {name: modules for name, modules in BEYOND_THE_FRONT_DOOR.items() if name.startswith(folder)}
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"),
+    [
+        (
+            "models",
+            ("batching", "cli", "bench", "engine", "execution", "llm", "loading", "requests", "scheduling", "startup"),
+        ),
+        ("execution", ("cli", "bench", "llm", "async_llm", "loading", "startup", "requests", "text")),
+    ],
+)
+def test_execution_uses_models_and_not_back(folder, others):
+    paths = sources_of(folder)
+    assert len(paths) > 5
+    for other in others:
+        assert importers(paths, f"jinfer.{other}") == []
+
+
+def test_models_and_execution_use_the_kernels():
+    assert importers(sources_of("models"), "pallas_kernels")
+    assert importers(sources_of("execution"), "jinfer.models")
+
+
 PLACING = {
     "devices", "local_devices", "device_put", "default_device", "default_backend", "make_mesh", "Mesh",
     "NamedSharding", "PartitionSpec", "PositionalSharding", "SingleDeviceSharding",

@@ -13,7 +13,7 @@ from jinfer.bench import workloads
 from jinfer.bench.arrivals import Arrival, poisson_arrivals, trace_arrivals
 from jinfer.bench.measure import check, measure
 from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
-from jinfer.bench.output import add_output_options, check_output_options, open_output
+from jinfer.bench.output import add_output_options, check_output, open_output
 from jinfer.bench.profile import profile
 from jinfer.bench.results import Result, model_prefix
 from jinfer.bench.start import measure_starts, start_results
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     arrivals = {workload.name: _arrivals(workload, options) for workload in chosen}
     if options.profile and any(workload.measure is Measure.ARRIVALS for workload in chosen):
         raise ConfigError("--profile shows steady steps, and arrivals have none; profile another workload")
-    check_output_options(options)
+    check_output()
     source, engine_options = Source(options.model, options.config), _engine_options(options)
     longest = source.longest_limits(engine_options)
     for workload in chosen:
@@ -136,7 +136,7 @@ def _measured(
 def _run_start(options: argparse.Namespace) -> int:
     """Starts two engines in processes of their own, and measures the machine when they are gone."""
     source, engine_options = Source(options.model, options.config), _engine_options(options)
-    check_output_options(options)
+    check_output()
     source.check(engine_options)
     with open_output(options, options.words) as output:
         starts = measure_starts(source, engine_options)

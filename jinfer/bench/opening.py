@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from jinfer.bench.limits import Limits, measure_limits
 from jinfer.bench.measure import Bench
 from jinfer.bench.monitor import Monitor
@@ -16,11 +18,9 @@ from jinfer.bench.session import Session
 from jinfer.config import EngineConfig
 from jinfer.config import Limits as EngineLimits
 from jinfer.errors import ConfigError, ModelNotFoundError
-from jinfer.loading import LoadedModel
 from jinfer.placement import default_placement
 from jinfer.startup import EngineParts, find_checked, longest_limits, start_engine
 from jinfer.weights.hub import read_json
-from jinfer.weights.params import num_bytes
 
 DEMO_NAME = "demo"
 
@@ -102,17 +102,15 @@ def open_bench(
         vocab_size = parts.loaded.model.config.vocab_size
         session = Session(parts.engine, parts.limits, vocab_size, seed=seed, after_step=monitor)
         prefix = model_prefix(source.name)
-        bench = Bench(
-            session, work_of(parts.loaded), machine, prefix, repeats, parts.config.scheduler.scheduling_policy
-        )
+        bench = Bench(session, work_of(parts), machine, prefix, repeats, parts.config.scheduler.scheduling_policy)
         yield OpenBench(bench, parts, monitor)
 
 
-def work_of(loaded: LoadedModel) -> ModelWork:
+def work_of(parts: EngineParts) -> ModelWork:
     """The cost of a step of the model: it reads all weights but an embedding that is not the head as well."""
-    config = loaded.model.config
+    loaded, config = parts.loaded, parts.loaded.model.config
     weight_bytes = sum(
-        num_bytes(part)
+        sum(array.nbytes for array in jax.tree.leaves(part))
         for name, part in loaded.params.items()
         if name != "embedding" or config.tie_word_embeddings
     )  # fmt: skip
