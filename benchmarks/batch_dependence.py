@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import jax
 
 from jinfer import LLM
+from jinfer.placement import default_placement
 
 STARTS = ("Once upon a time", "One day", "The little", "Tom and", "In the forest", "A big dog", "Lily was", "There was")
 SAMPLING = {"greedy": {"temperature": 0.0}, "seeded": {"temperature": 1.0}}
@@ -24,9 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=150)
     options = parser.parse_args(arguments)
-    print(
-        f"{jax.devices()[0].device_kind}, jax {jax.__version__}: {options.requests} requests of {options.tokens} tokens"
-    )
+    kind = default_placement().device.device_kind
+    print(f"{kind}, jax {jax.__version__}: {options.requests} requests of {options.tokens} tokens")
     for dtype in ("float32", "bfloat16"):
         with LLM(options.model, dtype=dtype, prefix_caching=False, progress=False) as llm:
             for name, sampling in SAMPLING.items():

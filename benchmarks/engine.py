@@ -1,21 +1,23 @@
-"""The table of the results: what was recorded of the engine, beside the machine's limit and vLLM.
+"""Results of the engine: recorded, and as a table beside the machine's limit and vLLM.
 
-    python -m benchmarks.engine table [--device nvidia-h200]
+    python -m benchmarks.engine record [--results DIR] latency b1 b64-1024 --config CONFIG_DIR
+    python -m benchmarks.engine table [--results DIR] [--device nvidia-h200]
 
-Reads the newest line of each id in results/<device>/engine.jsonl, which `jinfer bench ... --record` writes.
+`record` runs `jinfer bench` with the words after it, and appends a line for each result to
+results/<device>/engine.jsonl; the newest line of an id counts.
 """
 
 import argparse
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import RESULTS
-from jinfer.bench.output import FILE_NAME
-from jinfer.bench.record import newest_lines
+from benchmarks.processes import ProcessError, append, jinfer_bench
+from benchmarks.record import ENGINE_FILE, RESULTS, newest_lines
 
 OTHER = "vllm-0.20.2-h200.json"
 MODELS = {"8b": "Qwen3-8B", "06b": "Qwen3-0.6B"}
@@ -36,17 +38,45 @@ ORDER = ("b1", "b16-1024", "b64-1024", "b64-2048", "b256-512", "mixed256", "256x
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints the table as Markdown."""
+    """The exit status: 0 where all was recorded, or the table printed as Markdown."""
+    options = _options(arguments)
+    return options.run(options)
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["table"])
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
-    parser.add_argument("--device", default="nvidia-h200", help="the name of a directory of results")
-    options = parser.parse_args(arguments)
-    file = options.results / options.device / FILE_NAME
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("record", help="measure, and keep what was measured")
+    command.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    command.add_argument("words", nargs=argparse.REMAINDER, help="of `jinfer bench`")
+    command.set_defaults(run=_record)
+    command = commands.add_parser("table", help="what was recorded, as Markdown")
+    command.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
+    command.add_argument("--device", default="nvidia-h200", help="the name of a directory of results")
+    command.set_defaults(run=_table)
+    return parser.parse_args(arguments)
+
+
+def _record(options: argparse.Namespace) -> int:
+    """Keeps each result as soon as it is there, but none that is above its limit, which is an error."""
+    if not os.access(options.results, os.W_OK):
+        raise SystemExit(f"{options.results} is no directory that can be written; give --results DIR")
+    try:
+        for line in jinfer_bench(*options.words):
+            append(options.results, [line])
+            print(f"{line['id']:<30}{_amount(line):>20}  limit {_amount({**line, 'value': line['limit']})}", flush=True)
+    except (ProcessError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def _table(options: argparse.Namespace) -> int:
+    file = options.results / options.device / ENGINE_FILE
     if not file.is_file():
-        raise SystemExit(f"there is no {file}: run `jinfer bench ... --record` on that device")
+        raise SystemExit(f"there is no {file}: run `python -m benchmarks.engine record ...` on that device")
     other = json.loads((RESULTS / OTHER).read_text())
     print("\n".join(table(newest_lines(file), other)))
     return 0

@@ -26,6 +26,7 @@ import numpy as np
 
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import default_placement
 from jinfer.weights import staging
 from jinfer.weights.hub import read_json
 from jinfer.weights.params import Params, flatten, num_bytes
@@ -51,14 +52,14 @@ def main() -> None:
     config = read_model_config(read_json(options.config / "config.json"))
     if options.layers:
         config = dataclasses.replace(config, layers=config.layers[: options.layers])
-    model, device = build_model(config, jnp.dtype("bfloat16"), "xla"), jax.devices()[0]
+    model, device = build_model(config, jnp.dtype("bfloat16"), "xla"), default_placement().device
     size = num_bytes(model.abstract_params)
     _say(device=device.device_kind, jax=jax.__version__, cpus=os.cpu_count(), checkpoint_gb=round(size / GB, 2))
     with tempfile.TemporaryDirectory(prefix="jinfer-load-", dir=options.directory) as name:
         directory = Path(name)
         _timed("write the files", size, lambda: _write_checkpoint(model, directory))
         _timed("read the files alone", size, lambda: _read_alone(directory))
-        _measure_copies(device)
+        _measure_copies()
         for i in range(options.loads):
             params = _timed(f"load {i + 1}", size, lambda: jax.block_until_ready(_load(model, directory)))
             if i == 0:
@@ -79,15 +80,15 @@ def _timed(what: str, size: int, call: Callable[[], Any]) -> Any:
 
 
 def _load(model: Model, directory: Path) -> Params:
-    return load_checkpoint(model.param_specs, directory, progress=False)
+    return load_checkpoint(model.param_specs, directory, placement=default_placement(), progress=False)
 
 
-def _measure_copies(device: jax.Device) -> None:
+def _measure_copies() -> None:
     """Staging buffers to the device, as many in flight as while loading, with nothing read into them."""
     reads = [lambda buffer: None] * (COPIED_BYTES // BUFFER_BYTES)
 
     def copy() -> None:
-        for on_device in staging.stream(reads, BUFFER_BYTES, device):
+        for on_device in staging.stream(reads, BUFFER_BYTES, default_placement()):
             on_device.block_until_ready()
 
     for what in ("copy staging buffers, and make them", "copy staging buffers"):

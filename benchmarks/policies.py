@@ -15,8 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import RESULTS, Line, ProcessError, append, jinfer_bench, result_directory
-from jinfer.bench.record import rounded
+from benchmarks.processes import ProcessError, append, jinfer_bench, result_directory
+from benchmarks.record import RESULTS, Line
+from jinfer.bench.results import rounded
 
 POLICIES = ("mixed", "prefill_first", "decode_first")
 COLORS = {"mixed": "#2a6fbb", "prefill_first": "#c2571a", "decode_first": "#4d8a3a"}

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from jinfer.bench import record
-from jinfer.bench.output import FILE_NAME
+from benchmarks import record
+from benchmarks.record import ENGINE_FILE, Line
 from pallas_kernels.core.device import Device
 
-RESULTS = Path(__file__).resolve().parent / "results"
 JINFER = "import sys; from jinfer.cli import main; sys.exit(main())"
-Line = dict[str, Any]
 
 
 class ProcessError(Exception):
@@ -34,14 +32,14 @@ def json_lines(command: Sequence[str], request: Any = None) -> Iterator[Line]:
 
 
 def jinfer_bench(*words: str) -> Iterator[Line]:
-    """The results of `jinfer bench`, each as soon as it is there."""
-    return json_lines([sys.executable, "-c", JINFER, "bench", *words, "--json", "-"])
+    """The results of `jinfer bench`, each as soon as it is there, as they are kept but for their details."""
+    return map(record.kept_line, json_lines([sys.executable, "-c", JINFER, "bench", *words, "--json", "-"]))
 
 
 def append(results: Path, lines: Sequence[Line]) -> None:
     """Keeps lines with the results of the device that they name. Asks no device itself: a child may have it."""
     for line in lines:
-        file = results / Device(line["versions"]["device"], 0).file_name / FILE_NAME
+        file = results / Device(line["versions"]["device"], 0).file_name / ENGINE_FILE
         record.append(file, [{name: value for name, value in line.items() if name != "details"}])
 
 

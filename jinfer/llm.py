@@ -5,20 +5,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
-from jinfer.before_start import check_before_start
 from jinfer.config import EngineConfig
 from jinfer.engine.engine import Engine
 from jinfer.engine.loop import EngineLoop
 from jinfer.engine.output_queue import OutputQueue
 from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.engine.stats import EngineStats
-from jinfer.loading import ModelSource, find_model
+from jinfer.loading import ModelSource
 from jinfer.progress import progress_bar
 from jinfer.requests.outputs import RequestOutput, StreamPiece
 from jinfer.requests.prompts import Messages, Prompt, Prompts, as_params, as_prompts, split_options
 from jinfer.requests.request import Request
 from jinfer.requests.sampling_params import SamplingParams
-from jinfer.startup import start_engine
+from jinfer.startup import find_checked, start_engine
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.params import Params
 
@@ -44,8 +43,7 @@ def generate(
     config = EngineConfig.from_options(engine_options)
     prompt_list = as_prompts(prompts)
     params_list = as_params(params, sampling_options, len(prompt_list))
-    found = find_model(model, None, tokenizer, config)
-    check_before_start(found, config, prompt_list, params_list)
+    found = find_checked(model, config, prompts=prompt_list, params=params_list, tokenizer=tokenizer)
     with LLM(found, **engine_options) as llm:
         return llm.generate(prompts, params_list)
 

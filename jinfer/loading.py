@@ -16,6 +16,7 @@ from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import Placement
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.choice import choose_weights
 from jinfer.weights.fitted_weights import FittedWeights
@@ -52,27 +53,34 @@ class LoadedModel(FoundModel):
 
 
 def find_model(
-    source: ModelSource, params: Params | None, tokenizer: Tokenizer | str | Path | None, config: EngineConfig
+    source: ModelSource,
+    *,
+    params: Params | None,
+    tokenizer: Tokenizer | str | Path | None,
+    config: EngineConfig,
+    placement: Placement,
 ) -> FoundModel:
     """Reads all that is small, and of the weights what decides on the model: headers, and a head that is stored beside
     the embedding of a tied model. Raises ModelError, or ConfigError for arguments that contradict others."""
     if isinstance(source, FoundModel):
         assert tokenizer is None, "the tokenizer is found with the model"
         return source
-    needs_weights = params is None and not config.dummy_weights
+    needs_weights = params is None and not config.model.dummy_weights
     directory, raw, model_config = _find(source, needs_weights)
     if directory is None and needs_weights:
         raise ConfigError(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
         )
-    if params is not None and config.dummy_weights:
+    if params is not None and config.model.dummy_weights:
         raise ConfigError("params and dummy_weights=True are both given; they are two sources of the same weights")
-    choose_limits(config, model_config, jax.devices()[0])  # options are refused before weights are looked at
-    dtype = choose_dtype(config, jax.devices()[0])
+    choose_limits(
+        config.cache, config.scheduler, model_config, placement.device
+    )  # options are refused before weights are looked at
+    dtype = choose_dtype(config.model.dtype, placement.device)
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)
     generation.say_what_is_not_applied()
-    model = build_model(model_config, dtype, config.kernels)
+    model = build_model(model_config, dtype, config.model.kernels)
     weights = choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
     return FoundModel(
         model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params),
@@ -84,14 +92,14 @@ def find_model(
     )
 
 
-def load_model(found: FoundModel, params: Params | None, config: EngineConfig) -> LoadedModel:
-    """Brings the weights to the default device. Raises CheckpointError, and InsufficientMemoryError before anything."""
+def load_model(found: FoundModel, *, params: Params | None, config: EngineConfig, placement: Placement) -> LoadedModel:
+    """Brings the weights to the devices. Raises CheckpointError, and InsufficientMemoryError before anything."""
     if params is None:
-        check_weights_fit(found.model, config, jax.devices()[0])
-        loaded = _load_params(found, config)
+        check_weights_fit(found.model, config.cache.gpu_memory_utilization, placement.device)
+        loaded = _load_params(found, config, placement)
         owned = tuple(jax.tree.leaves(loaded))
     else:
-        loaded, owned = adopt(found.model.param_specs, params, progress=config.progress)
+        loaded, owned = adopt(found.model.param_specs, params, placement=placement, progress=config.progress)
     return LoadedModel(**vars(found), params=loaded, owned_params=owned)
 
 
@@ -115,10 +123,10 @@ def _fitted_to_given(model: Model, params: Params | None) -> Model:
     return model.fitted_to(fit_given(model.param_specs, params))
 
 
-def _load_params(found: FoundModel, config: EngineConfig) -> Params:
+def _load_params(found: FoundModel, config: EngineConfig, placement: Placement) -> Params:
     if found.weights is None:
-        return found.model.dummy_params(config.dummy_weights_seed)
-    return found.weights.load(progress=config.progress)
+        return found.model.dummy_params(config.model.dummy_weights_seed)
+    return found.weights.load(placement=placement, progress=config.progress)
 
 
 def _load_tokenizer(

@@ -108,6 +108,11 @@ def reached_from(paths: list[Path]) -> set[Path]:
     return reached
 
 
+def sources_of(name: str) -> list[Path]:
+    """The files of a folder of jinfer, or the one module."""
+    return [path for path in JINFER if path.relative_to(REPOSITORY / "jinfer").with_suffix("").parts[0] == name]
+
+
 @pytest.mark.parametrize("folder", ["requests", "text", "scheduling", "engine"])
 def test_the_host_runs_without_jax(folder):
     paths = sorted((REPOSITORY / "jinfer" / folder).rglob("*.py"))
@@ -118,9 +123,98 @@ def test_the_host_runs_without_jax(folder):
 
 
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])
-@pytest.mark.parametrize("folder", ["weights", "compilation"])
-def test_what_every_kind_of_model_shares_knows_none(folder, package):
-    assert importers(sorted((REPOSITORY / "jinfer" / folder).rglob("*.py")), package) == []
+@pytest.mark.parametrize("name", ["weights", "compilation", "placement"])
+def test_what_every_kind_of_model_shares_knows_none(name, package):
+    paths = sources_of(name)
+    assert paths
+    assert importers(paths, package) == []
+
+
+FRONT_DOOR = {"config", "engine", "errors", "llm", "options", "placement", "progress", "requests", "startup"}
+BEYOND_THE_FRONT_DOOR = {
+    "cli/command.py": {"bench.cli"},  # `jinfer bench` is one of the commands
+    "cli/convert.py": {"models.registry", "weights.choice", "weights.hub", "weights.orbax"},  # files only, no engine
+    "cli/echo.py": {"text.tokenizer"},  # the type of `LLM.tokenizer`
+    "bench/opening.py": {"weights.hub"},  # reads the config.json of --config
+    "bench/profile.py": {"scheduling.step_plan"},  # describes the plans that pass between an engine's stations
+    "bench/roofline.py": {"models.config"},  # counts what a step costs by the shape of the model
+    "bench/steady.py": {"execution.device_state", "scheduling.step_plan"},  # repeats a step of an engine's executor
+}
+
+
+@pytest.mark.parametrize("folder", ["cli", "bench"])
+def test_commands_use_the_front_door(folder):
+    """And what the list names beyond it, each with its reason."""
+    found = {}
+    for path in sources_of(folder):
+        modules = {name.removeprefix("jinfer.") for name in imported_modules(path) if path_of(name) is not None}
+        beyond = {name for name in modules if name.split(".")[0] not in FRONT_DOOR | {folder, "jinfer"}}
+        beyond -= {name for name in beyond if (REPOSITORY / "jinfer" / name.replace(".", "/")).is_dir()}
+        found |= {f"{folder}/{path.name}": beyond} if beyond else {}
+    assert found == {name: modules for name, modules in BEYOND_THE_FRONT_DOOR.items() if name.startswith(folder)}
+
+
+@pytest.mark.parametrize(
+    ("folder", "others"),
+    [
+        (
+            "models",
+            ("batching", "cli", "bench", "engine", "execution", "llm", "loading", "requests", "scheduling", "startup"),
+        ),
+        ("execution", ("cli", "bench", "llm", "async_llm", "loading", "startup", "requests", "text")),
+    ],
+)
+def test_execution_uses_models_and_not_back(folder, others):
+    paths = sources_of(folder)
+    assert len(paths) > 5
+    for other in others:
+        assert importers(paths, f"jinfer.{other}") == []
+
+
+def test_models_and_execution_use_the_kernels():
+    assert importers(sources_of("models"), "pallas_kernels")
+    assert importers(sources_of("execution"), "jinfer.models")
+
+
+PLACING = {
+    "devices", "local_devices", "device_put", "default_device", "default_backend", "make_mesh", "Mesh",
+    "NamedSharding", "PartitionSpec", "PositionalSharding", "SingleDeviceSharding",
+}  # fmt: skip
+
+
+def placing_calls(source: str) -> list[str]:
+    """Where a source asks JAX for devices, makes a sharding or puts an array somewhere; an array's own `devices()` is
+    another method."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and node.attr in PLACING:
+            name = ast.unparse(node)
+            found += [f"line {node.lineno}: {name}"] if name.split(".")[0] == "jax" else []
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "jax":
+            found += [f"line {node.lineno}: {alias.name}" for alias in node.names if alias.name in PLACING]
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "jax.devices()[0]",
+        "jax.local_devices()",
+        "jax.device_put(x, y)",
+        "jax.sharding.SingleDeviceSharding(x)",
+        "from jax.sharding import NamedSharding",
+        "from jax import make_mesh",
+    ],
+)
+def test_a_planted_placing_call_is_found(source):
+    assert len(placing_calls(source)) == 1
+    assert placing_calls("x.devices(); self.default_device") == []
+
+
+def test_placement_alone_asks_for_devices_and_makes_shardings():
+    placing = {path.relative_to(REPOSITORY): placing_calls(path.read_text(encoding="utf-8")) for path in JINFER}
+    assert placing.pop(Path("jinfer", "placement.py"))
+    assert {path: calls for path, calls in placing.items() if calls} == {}
 
 
 def is_foreign(name: str, operation: str) -> bool:

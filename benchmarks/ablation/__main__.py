@@ -9,7 +9,8 @@ from typing import Any
 
 import benchmarks.ablation as package
 from benchmarks.ablation.variants import VARIANTS, Variant, find_variants
-from benchmarks.processes import RESULTS, Line, ProcessError, append, json_lines
+from benchmarks.processes import ProcessError, append, json_lines
+from benchmarks.record import RESULTS, Line
 from jinfer.bench.opening import assigned_options
 from jinfer.errors import ConfigError
 

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+from benchmarks import record
 from benchmarks.ablation.decode_step import DecodeStep
 from benchmarks.ablation.variants import Variant, find_variants
 from benchmarks.compare.workloads import comparable_workload
-from jinfer.bench import record
 from jinfer.bench.limits import Limits
 from jinfer.bench.measure import measure
 from jinfer.bench.opening import Source, machine_limits, open_bench, work_of
@@ -51,7 +51,7 @@ def results(
 ) -> Iterator[tuple[str, Result | Exception]]:
     """A result for each workload of each variant, or for those of the request; or what was raised in place of it."""
     source = Source(config=Path(request["config"]))
-    prefix = f"ablation-{model_prefix(source.name)}"
+    prefix = f"ablation-{record.short_id(model_prefix(source.name))}"
     if all(variant.step for variant in variants):
         yield from _steps(variants, source, request, prefix, machine)
         return
@@ -72,7 +72,7 @@ def _steps(
     that fails does not end the others."""
     with source.start({**request["options"], **SMALL}) as parts, ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = parts.loaded
-        work, model, params = work_of(loaded), loaded.model, loaded.params
+        work, model, params = work_of(parts), loaded.model, loaded.params
         begun: list[tuple[Variant, Workload, DecodeStep | Exception, Future | None]] = []
         for variant, workload in ((each, name) for each in variants for name in _workloads(each, request)):
             assert variant.step is not None
@@ -92,7 +92,7 @@ def _steps(
                 yield variant.name, error
                 continue
             least_ms = decode_step_s(work, machine, workload.requests) * 1e3
-            yield variant.name, Result(f"{prefix}-{variant.name}-{workload.suffix}", milliseconds, "ms", least_ms)
+            yield variant.name, Result(f"{prefix}-{variant.name}-{workload.name}", milliseconds, "ms", least_ms)
 
 
 def _workloads(variant: Variant, request: dict[str, Any]) -> list[Workload]:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.decode_step import filled_state
+from benchmarks.ablation.filled_state import filled_state
 from benchmarks.kernels.cases.theirs import jax_kernel
 from jinfer.batching.batch import layout_of
 from jinfer.batching.buckets import StepShape

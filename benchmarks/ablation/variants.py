@@ -1,18 +1,18 @@
 """The variants, by name."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.ablation import patches
 from benchmarks.ablation.decode_step import StepChoices
-from jinfer.compilation.options import GPU_COMPILER_OPTIONS, NO_CUDA_GRAPHS
+from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError
 
 STEP_WORKLOADS = ("b1", "b64-1024")
 PLAN_WORKLOAD = "mixed256"
+NO_CUDA_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Variant:
 
     def check(self) -> None:
         """Raises ConfigError where EngineConfig has no such option."""
-        known = {each.name for each in dataclasses.fields(EngineConfig)}
-        missing = sorted(self.options.keys() - known)
+        known = EngineConfig.options()
+        missing = sorted(self.options.keys() - known.keys())
         if missing:
             raise ConfigError(f"EngineConfig has no option {', '.join(missing)}: this engine cannot do without it")
 

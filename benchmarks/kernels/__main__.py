@@ -13,8 +13,8 @@ from benchmarks.kernels.case import Case, Target
 from benchmarks.kernels.cases import all_cases, selected
 from benchmarks.kernels.cases.decode import COMPARED_WITH_JAX
 from benchmarks.kernels.run import Measured, Row, measure
+from benchmarks.record import append, circumstances, results_file
 from jinfer.bench.limits import measure_limits
-from jinfer.bench.record import append, circumstances, results_file
 
 VERSUS_JAX_TARGET = Target(1.7, "ratio")
 

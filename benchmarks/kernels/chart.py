@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.kernels.case import Target
 from benchmarks.kernels.cases import all_cases
 from benchmarks.kernels.record import FILE_NAME, RESULTS, VERSUS_JAX
-from jinfer.bench.record import newest_lines
+from benchmarks.record import newest_lines
 from pallas_kernels.core.device import target_device
 
 Line = dict[str, Any]

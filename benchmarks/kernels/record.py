@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.kernels.case import limit_us
 from benchmarks.kernels.run import Measured, Row
 from jinfer.bench.limits import Limits
-from jinfer.bench.record import rounded
+from jinfer.bench.results import rounded
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FILE_NAME = "kernels.jsonl"

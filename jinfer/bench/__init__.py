@@ -5,7 +5,7 @@ session     an engine that is being measured: runs requests and takes times
 measure     a workload on a session -> a Result: value, limit, percent of the limit
 limits      what the machine reaches, measured                device
 roofline    what a workload cannot avoid -> the least time    host, plain Python
-record      results as lines of JSON, and the file that keeps them
+output      where results go: a table, lines of JSON with their circumstances
 profile     a trace with named steps, stations and requests
 start       time from nothing to ready, with an empty and a warm compilation cache
 """

@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from jinfer.bench import workloads
 from jinfer.bench.arrivals import Arrival, poisson_arrivals, trace_arrivals
 from jinfer.bench.measure import check, measure
 from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
-from jinfer.bench.output import add_output_options, check_output_options, open_output
+from jinfer.bench.output import add_output_options, check_output, open_output
 from jinfer.bench.profile import profile
 from jinfer.bench.results import Result, model_prefix
 from jinfer.bench.start import measure_starts, start_results
@@ -58,7 +57,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--model", metavar="DIR_OR_HUB_ID", help="default: the small model that ships with jinfer")
     model.add_argument("--config", type=Path, metavar="DIR", help="a directory with a config.json; random weights")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="any field of EngineConfig; may be repeated"
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an option of the engine by its name, before what else says it; may be repeated",
     )
 
 
@@ -70,10 +73,6 @@ def _add_measuring(parser: argparse.ArgumentParser, kind: str) -> None:
         help="output tokens of bROWS-PROMPT (after the first) and REQUESTSxPROMPT; default 128",
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the random prompts")
-    parser.add_argument(
-        "--progress", action=argparse.BooleanOptionalAction, default=None,
-        help="a line of figures a second on stderr; default: in a terminal",
-    )  # fmt: skip
     parser.add_argument(
         "--device-time", action="store_true",
         help="also dispatch a decode step back to back: what TPOT takes longer, the device is idle",
@@ -98,9 +97,8 @@ def _run(options: argparse.Namespace) -> int:
     arrivals = {workload.name: _arrivals(workload, options) for workload in chosen}
     if options.profile and any(workload.measure is Measure.ARRIVALS for workload in chosen):
         raise ConfigError("--profile shows steady steps, and arrivals have none; profile another workload")
-    check_output_options(options)
+    check_output()
     source, engine_options = Source(options.model, options.config), _engine_options(options)
-    show_progress = sys.stderr.isatty() if options.progress is None else options.progress
     longest = source.longest_limits(engine_options)
     for workload in chosen:
         check(longest, workload, arrivals[workload.name])
@@ -108,7 +106,7 @@ def _run(options: argparse.Namespace) -> int:
         output = stack.enter_context(open_output(options, options.words))
         machine = machine_limits()
         opened = stack.enter_context(
-            open_bench(source, engine_options, machine, options.repeats, options.seed, show_progress)
+            open_bench(source, engine_options, machine, options.repeats, options.seed, options.progress)
         )
         for workload in chosen:
             check(opened.bench.session.limits, workload, arrivals[workload.name])
@@ -138,7 +136,7 @@ def _measured(
 def _run_start(options: argparse.Namespace) -> int:
     """Starts two engines in processes of their own, and measures the machine when they are gone."""
     source, engine_options = Source(options.model, options.config), _engine_options(options)
-    check_output_options(options)
+    check_output()
     source.check(engine_options)
     with open_output(options, options.words) as output:
         starts = measure_starts(source, engine_options)

@@ -80,7 +80,7 @@ def measure_tpot(bench: Bench, workload: Workload) -> Result:
     tpots = [(total - alone) / (full[0].output - 1) for alone, total in pairs]
     tpot = statistics.median(tpots)
     return Result(
-        bench.result_id(workload.suffix), tpot * 1e3, "ms", decode_step_s(bench.work, bench.machine, full) * 1e3,
+        bench.result_id(workload.name), tpot * 1e3, "ms", decode_step_s(bench.work, bench.machine, full) * 1e3,
         details={
             "each_ms": [round(each * 1e3, 3) for each in tpots],
             "output_tokens_per_s": round(len(full) / tpot, 1),
@@ -93,7 +93,7 @@ def measure_ttft(bench: Bench, workload: Workload) -> Result:
     """The time of one request for one token."""
     times = _repeat(bench, workload)
     return Result(
-        bench.result_id(workload.suffix), statistics.median(times) * 1e3, "ms", bench.least_s(workload.requests) * 1e3,
+        bench.result_id(workload.name), statistics.median(times) * 1e3, "ms", bench.least_s(workload.requests) * 1e3,
         details={"each_ms": [round(each * 1e3, 3) for each in times]},
     )  # fmt: skip
 
@@ -112,7 +112,7 @@ def _rate(bench: Bench, workload: Workload, num_tokens: int) -> Result:
     times = _repeat(bench, workload)
     seconds = statistics.median(times)
     return Result(
-        bench.result_id(workload.suffix), num_tokens / seconds, "tokens/s",
+        bench.result_id(workload.name), num_tokens / seconds, "tokens/s",
         num_tokens / bench.least_s(workload.requests), more_is_better=True,
         details={
             "each_s": [round(each, 3) for each in times],
@@ -134,7 +134,7 @@ def measure_sharing(bench: Bench, workload: Workload) -> Result:
         bench.work, bench.machine, workload.shared_tokens, own_tokens, len(workload.requests)
     )
     return Result(
-        bench.result_id(workload.suffix), alone_s / shared_s, "ratio", alone_s / least_s, more_is_better=True,
+        bench.result_id(workload.name), alone_s / shared_s, "ratio", alone_s / least_s, more_is_better=True,
         details={
             "last_alone_ms": round(alone_s * 1e3, 2), "last_shared_ms": round(shared_s * 1e3, 2),
             "mean_alone_ms": round(alone_mean_s * 1e3, 2), "mean_shared_ms": round(shared_mean_s * 1e3, 2),
@@ -167,7 +167,7 @@ def measure_arrivals(bench: Bench, workload: Workload, arrivals: Sequence[Arriva
     }
     policy = "" if bench.policy == DEFAULT_POLICY else f"-{bench.policy.replace('_', '-')}"
     return Result(
-        bench.result_id(f"{workload.suffix}-p99-tpot{policy}"), figures["p99_tpot_ms"], "ms",
+        bench.result_id(f"{workload.name}-p99-tpot{policy}"), figures["p99_tpot_ms"], "ms",
         weights_s(bench.work, bench.machine) * 1e3,
         details={
             **figures, "policy": bench.policy, "num_requests": len(times), "seconds": round(seconds, 2),

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 
-from jinfer.before_start import check_before_start, longest_limits
 from jinfer.bench.limits import Limits, measure_limits
 from jinfer.bench.measure import Bench
 from jinfer.bench.monitor import Monitor
@@ -20,10 +19,9 @@ from jinfer.config import EngineConfig
 from jinfer.config import Limits as EngineLimits
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.execution.kv_cache import KVLayout
-from jinfer.loading import LoadedModel, find_model
-from jinfer.startup import EngineParts, start_engine
+from jinfer.placement import default_placement
+from jinfer.startup import EngineParts, find_checked, longest_limits, start_engine
 from jinfer.weights.hub import read_json
-from jinfer.weights.params import num_bytes
 
 DEMO_NAME = "demo"
 
@@ -54,9 +52,7 @@ class Source:
     def longest_limits(self, options: Mapping[str, Any]) -> EngineLimits:
         """Of the engine, if memory holds its context. Raises ModelError or ConfigError, before it starts."""
         config = EngineConfig.from_options(self._options(options))
-        found = find_model(self._source(), None, None, config)
-        check_before_start(found, config, (), ())
-        return longest_limits(config, found.model.config, jax.devices()[0])
+        return longest_limits(find_checked(self._source(), config), config, default_placement())
 
     def _source(self) -> str | Mapping[str, Any] | None:
         if self.config is None:
@@ -85,7 +81,7 @@ def assigned_options(assignments: Sequence[str]) -> dict[str, Any]:
 
 def machine_limits() -> Limits:
     """Of this machine: to be measured before an engine takes the memory."""
-    return measure_limits(smoke=jax.default_backend() != "gpu")
+    return measure_limits(smoke=default_placement().device.platform != "gpu")
 
 
 @dataclass(frozen=True)
@@ -107,15 +103,15 @@ def open_bench(
         vocab_size = parts.loaded.model.config.vocab_size
         session = Session(parts.engine, parts.limits, vocab_size, seed=seed, after_step=monitor)
         prefix = model_prefix(source.name)
-        bench = Bench(session, work_of(parts.loaded), machine, prefix, repeats, parts.config.scheduling_policy)
+        bench = Bench(session, work_of(parts), machine, prefix, repeats, parts.config.scheduler.scheduling_policy)
         yield OpenBench(bench, parts, monitor)
 
 
-def work_of(loaded: LoadedModel) -> ModelWork:
+def work_of(parts: EngineParts) -> ModelWork:
     """The cost of a step of the model: it reads all weights but an embedding that is not the head as well."""
-    config = loaded.model.config
+    loaded, config = parts.loaded, parts.loaded.model.config
     weight_bytes = sum(
-        num_bytes(part)
+        sum(array.nbytes for array in jax.tree.leaves(part))
         for name, part in loaded.params.items()
         if name != "embedding" or config.tie_word_embeddings
     )  # fmt: skip

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jinfer.bench.limits import Limits
-from jinfer.bench.record import rounded
 
-QWEN3 = re.compile(r"Qwen3-(\d+(?:\.\d+)?)B")
 WIDTHS = (30, 12, 14, 12, 9)
 
 
@@ -40,11 +38,13 @@ class Result:
 
 
 def model_prefix(name: str) -> str:
-    """What the ids of a model's results begin with: Qwen3-8B -> 8b, Qwen3-0.6B -> 06b, My.Model -> my-model."""
-    found = QWEN3.fullmatch(name)
-    if found:
-        return found[1].replace(".", "") + "b"
+    """What the ids of a model's results begin with: My.Model-8B -> my-model-8b."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
+
+
+def rounded(value: float) -> float:
+    """Four significant digits: more than repeats."""
+    return float(f"{value:.4g}")
 
 
 def limits_text(limits: Limits) -> str:

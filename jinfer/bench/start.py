@@ -49,7 +49,7 @@ def start_once(source: Source, options: Mapping[str, Any], cache: Path) -> Start
     environment["CUDA_CACHE_PATH"] = str(cache / "cuda")
     options = {**options, "compilation_cache_dir": str(cache / "xla")}
     config = None if source.config is None else str(source.config)
-    request = {"source": {"model": source.model, "config": config}, "options": dict(options)}
+    request = {"source": {"model": source.model, "config": config}, "options": options}
     with tempfile.TemporaryFile("w+") as errors:
         began = time.perf_counter()
         process = subprocess.Popen(
@@ -89,7 +89,7 @@ def main() -> None:
     began = time.perf_counter()
     with collected_times() as times, source.start({**request["options"], "progress": False}) as parts:
         engine_s = time.perf_counter() - began
-        work = work_of(parts.loaded)
+        work = work_of(parts)
         cache_bytes = parts.limits.num_pages * parts.limits.page_size * work.kv_bytes(1, 1)
         start = {
             "engine_s": engine_s, "filled_bytes": work.weight_bytes + cache_bytes,

@@ -55,7 +55,7 @@ def device_step_ms(session: Session, engine: Any, requests: Sequence[Lengths]) -
     What the engine's own step takes longer than this, the device is idle; no profiler is needed, under which CUDA
     graphs are off.
     """
-    workload = Workload("", "", Measure.TPOT, tuple(requests))
+    workload = Workload("", Measure.TPOT, tuple(requests))
     executor = engine.executor
     plans: list[StepPlan] = []
 

@@ -52,10 +52,9 @@ class Lengths(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """`suffix` ends the id of the result. A workload of arrivals has no requests yet: see `arrivals`."""
+    """`name` ends the id of the result. A workload of arrivals has no requests yet: see `arrivals`."""
 
     name: str
-    suffix: str
     measure: Measure
     requests: tuple[Lengths, ...] = ()
     shared_tokens: int = 0
@@ -119,37 +118,36 @@ def shared_prompts(
 
 
 def _together(name: str, output_len: int, rows: str, prompt: str) -> Workload:
-    return Workload(name, name, Measure.TPOT, (Lengths(int(prompt), output_len + 1),) * int(rows))
+    return Workload(name, Measure.TPOT, (Lengths(int(prompt), output_len + 1),) * int(rows))
 
 
 def _first_token(name: str, _, prompt: str) -> Workload:
-    return Workload(name, name, Measure.TTFT, (Lengths(int(prompt), 1),))
+    return Workload(name, Measure.TTFT, (Lengths(int(prompt), 1),))
 
 
 def _mixed(name: str, _, count: str) -> Workload:
-    return Workload(name, name, Measure.OUTPUT_RATE, mixed_lengths(int(count)))
+    return Workload(name, Measure.OUTPUT_RATE, mixed_lengths(int(count)))
 
 
 def _equal(name: str, output_len: int, count: str, prompt: str) -> Workload:
-    return Workload(name, name, Measure.OUTPUT_RATE, (Lengths(int(prompt), output_len),) * int(count))
+    return Workload(name, Measure.OUTPUT_RATE, (Lengths(int(prompt), output_len),) * int(count))
 
 
 def _prefill(name: str, _, count: str, prompt: str) -> Workload:
-    suffix = "prefill" if name == "prefill-32x2048" else name
-    return Workload(name, suffix, Measure.INPUT_RATE, (Lengths(int(prompt), 1),) * int(count))
+    return Workload(name, Measure.INPUT_RATE, (Lengths(int(prompt), 1),) * int(count))
 
 
 def _sharing(name: str, _, count: str, shared: str, own: str) -> Workload:
     requests = (Lengths(int(shared) + int(own), 1),) * int(count)
-    return Workload(name, name, Measure.SHARING, requests, shared_tokens=int(shared))
+    return Workload(name, Measure.SHARING, requests, shared_tokens=int(shared))
 
 
 def _azure(name: str, _) -> Workload:
-    return Workload(name, name, Measure.ARRIVALS)
+    return Workload(name, Measure.ARRIVALS)
 
 
 def _poisson(name: str, _, rate: str) -> Workload:
-    return Workload(name, name, Measure.ARRIVALS, rate_per_s=float(rate))
+    return Workload(name, Measure.ARRIVALS, rate_per_s=float(rate))
 
 
 _COUNT, _RATE = r"([1-9]\d*)", r"(\d*\.?\d*[1-9]\d*)"

@@ -12,6 +12,7 @@ from jinfer.cli.output import EXIT_OK
 from jinfer.config import DType
 from jinfer.errors import ConfigError, JinferError
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import default_placement
 from jinfer.weights.choice import choose_weights
 from jinfer.weights.hub import read_json, resolve_model_directory
 from jinfer.weights.orbax import check_is_new, save_orbax
@@ -39,7 +40,9 @@ def _convert(options: argparse.Namespace) -> int:
     if dtype not in CONVERTED_DTYPES:
         raise ConfigError(f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}")
     model = build_model(read_model_config(raw), jnp.dtype(dtype), implementation="xla")
-    params = choose_weights(directory, raw, model.param_specs).load(progress=sys.stderr.isatty())
+    params = choose_weights(directory, raw, model.param_specs).load(
+        placement=default_placement(), progress=sys.stderr.isatty()
+    )
     try:
         save_orbax(params, directory, options.out)
     except JinferError:

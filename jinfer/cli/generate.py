@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator
 from typing import Any, cast
 
-from jinfer.before_start import check_before_start
 from jinfer.cli.echo import Echo
 from jinfer.cli.options import (
     add_engine_options,
@@ -21,11 +20,11 @@ from jinfer.cli.output import InOrder, check_stdout, json_line, report_errors
 from jinfer.config import EngineConfig
 from jinfer.errors import RequestError
 from jinfer.llm import LLM
-from jinfer.loading import find_model
 from jinfer.requests.outputs import StreamPiece
 from jinfer.requests.prompts import as_params, as_prompts
 from jinfer.requests.request import FinishReason
 from jinfer.requests.sampling_params import SamplingParams
+from jinfer.startup import find_checked
 
 
 def add_generate(commands: Any) -> None:
@@ -62,11 +61,11 @@ def _generate(options: argparse.Namespace) -> int:
     if options.logprobs is not None and not options.json:
         raise RequestError(f"--logprobs {options.logprobs} has no place in text; add --json, or leave it out")
     params = sampling_params(options)
-    chosen = {**engine_options(options), "progress": sys.stderr.isatty()}
+    chosen = engine_options(options)
     config = EngineConfig.from_options(chosen)
     check_stdout()
-    found = find_model(options.model, None, None, config)
-    check_before_start(found, config, as_prompts(prompts), as_params(params, {}, len(prompts)))
+    params_of_each = as_params(params, {}, len(prompts))
+    found = find_checked(options.model, config, prompts=as_prompts(prompts), params=params_of_each)
     with LLM(found, **chosen) as llm:
         return _print_json(llm, prompts, params) if options.json else _print_text(llm, prompts, params, options.echo)
 

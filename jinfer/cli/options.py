@@ -2,26 +2,20 @@
 
 import argparse
 import contextlib
+import functools
 import os
 import re
-from typing import Any, get_args
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, get_origin
 
-from jinfer.config import DType, EngineConfig, Kernels, SchedulingPolicy
+from jinfer.config import EngineConfig
+from jinfer.options import Option
 from jinfer.requests.sampling_params import SamplingParams
 
 MOST_DIGITS, MOST_SHOWN = 18, 60
+BOOLEANS = {"true": True, "false": False}
 TOKEN_ID = re.compile(rf"\s*[+-]?[0-9]{{1,{MOST_DIGITS}}}\s*")
-ENGINE_OPTIONS = (
-    "dtype",
-    "page_size",
-    "num_pages",
-    "max_num_seqs",
-    "max_num_batched_tokens",
-    "max_model_len",
-    "scheduling_policy",
-    "overlap",
-    "prefix_caching",
-)
 SAMPLING_OPTIONS = (
     "n",
     "max_tokens",
@@ -61,38 +55,23 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """The group of what EngineConfig has."""
+    """The group of all that EngineConfig has. Progress is shown in a terminal, where nothing else is said."""
     engine = parser.add_argument_group("engine")
-    engine.add_argument("--dtype", choices=get_args(DType), help="default: bfloat16 on a GPU, float32 on a CPU")
-    engine.add_argument(
-        "--kernels",
-        choices=get_args(Kernels),
-        default=EngineConfig.kernels,
-        help="default: pallas on a GPU, xla elsewhere",
-    )
-    engine.add_argument(
-        "--page-size", type=int, metavar="N", help=f"tokens in a page; default {EngineConfig.page_size}"
-    )
-    engine.add_argument("--num-pages", type=int, metavar="N", help="default: what the memory holds")
-    engine.add_argument("--max-num-seqs", type=int, metavar="N", help="default: 256 on a GPU, 8 on a CPU")
-    engine.add_argument("--max-num-batched-tokens", type=int, metavar="N", help="default: 4096 on a GPU, 256 on a CPU")
-    engine.add_argument(
-        "--max-model-len", type=_length_or_auto, metavar="N", help="default, and auto: the model's, if memory holds it"
-    )
-    engine.add_argument(
-        "--scheduling-policy", choices=get_args(SchedulingPolicy), default=EngineConfig.scheduling_policy,
-        help="which steps compute prompts, and which decode",
-    )  # fmt: skip
-    engine.add_argument(
-        "--no-overlap", action="store_false", dest="overlap", help="read each step before the next is planned"
-    )
-    engine.add_argument(
-        "--no-prefix-caching", action="store_false", dest="prefix_caching",
-        help="compute every prompt, whatever was computed before",
-    )  # fmt: skip
-    engine.add_argument(
-        "--dummy-weights", action="store_true", help="random weights; the model needs only a config.json"
-    )
+    for option in EngineConfig.options().values():
+        engine.add_argument(option.flag, dest=option.name, default=option.default, help=option.help, **_form(option))
+    parser.set_defaults(progress=sys.stderr.isatty())
+
+
+def _form(option: Option) -> dict[str, Any]:
+    """What argparse makes of an option of this type."""
+    if option.value_type is None:
+        return {"choices": option.words}
+    if option.value_type is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if get_origin(option.value_type) is Mapping:
+        return {"action": _Assign, "metavar": option.metavar}
+    parse = functools.partial(_number_or_word, option.words) if option.words else option.value_type
+    return {"type": parse, "metavar": option.metavar}
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
@@ -102,9 +81,8 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
-    """Those that were given, as keyword arguments of LLM."""
-    given = {name: getattr(options, name) for name in ENGINE_OPTIONS if getattr(options, name) is not None}
-    return {"kernels": options.kernels, "dummy_weights": options.dummy_weights, **given}
+    """All of them, as keyword arguments of LLM."""
+    return {name: getattr(options, name) for name in EngineConfig.options()}
 
 
 def argument_text(word: str) -> str:
@@ -130,10 +108,20 @@ def token_ids(text: str) -> list[int]:
     return [int(part) for part in parts]
 
 
-def _length_or_auto(text: str) -> int | str:
-    if text == "auto":
+class _Assign(argparse.Action):
+    """NAME=VALUE, which may be repeated, as a mapping of strings, and of booleans for true and false."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        name, equals, value = values.partition("=")
+        if not name or not equals:
+            raise argparse.ArgumentError(self, f"{values!r} is not NAME=VALUE")
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: BOOLEANS.get(value.lower(), value)})
+
+
+def _number_or_word(words: Sequence[str], text: str) -> int | str:
+    if text in words:
         return text
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor auto") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor {' nor '.join(words)}") from None

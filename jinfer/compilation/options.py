@@ -1,24 +1,36 @@
 """Options of XLA's compiler: they belong to an executable, and never to the process."""
 
+from collections.abc import Mapping
+
 import jax
 
+from jinfer.errors import ConfigError
+from jinfer.options import CompilerValue
+
 # Measured on an H200: faster from 64 rows on than what the defaults find by autotuning, and compiled in seconds.
-GPU_COMPILER_OPTIONS: dict[str, str | bool] = {
+GPU_COMPILER_OPTIONS: dict[str, CompilerValue] = {
     "xla_gpu_enable_triton_gemm": False,
     "xla_gpu_enable_cublaslt": True,
     "xla_gpu_enable_dynamic_slice_fusion": True,
 }
 # JAX's profiler would otherwise turn CUDA graphs off, and a trace would show gaps that an engine does not have.
-TRACED_AS_IT_RUNS = {"xla_enable_command_buffers_during_profiling": True}
-NO_CUDA_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
+TRACED_AS_IT_RUNS: dict[str, CompilerValue] = {"xla_enable_command_buffers_during_profiling": True}
+REFUSALS = ("No such compile option", "While setting option")  # of XLA, for an unknown name and a wrong value
 
 
-def compiler_options(device: jax.Device, *, cuda_graphs: bool, gemm_autotuning: bool) -> dict[str, str | bool] | None:
-    """The options for programs of a device; None leaves XLA's own."""
-    if device.platform != "gpu":
-        return None
-    return {
-        **TRACED_AS_IT_RUNS,
-        **({} if gemm_autotuning else GPU_COMPILER_OPTIONS),
-        **({} if cuda_graphs else NO_CUDA_GRAPHS),
-    }
+def compiler_options(device: jax.Device, chosen: Mapping[str, CompilerValue]) -> dict[str, CompilerValue] | None:
+    """The options for programs of a device, of which `chosen` replace jinfer's own; None leaves XLA's own."""
+    own = {**TRACED_AS_IT_RUNS, **GPU_COMPILER_OPTIONS} if device.platform == "gpu" else {}
+    return {**own, **chosen} or None
+
+
+def compiled(lowered: jax.stages.Lowered, options: dict[str, CompilerValue] | None) -> jax.stages.Compiled:
+    """The program compiled with these options. Raises ConfigError for an option that XLA refuses."""
+    try:
+        return lowered.compile(options)
+    except jax.errors.JaxRuntimeError as error:
+        if not any(refusal in str(error) for refusal in REFUSALS):
+            raise
+        raise ConfigError(
+            f"XLA refuses one of compiler_options={options}: {error}; correct it or leave it out"
+        ) from error

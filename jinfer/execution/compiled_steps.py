@@ -15,13 +15,15 @@ from jinfer.batching.batch import Batch, layout_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.packing import size_of
 from jinfer.compilation.cache import cache_directory, persistent_cache
-from jinfer.compilation.options import compiler_options
+from jinfer.compilation.options import compiled, compiler_options
 from jinfer.compilation.traced_programs import traced, with_tree
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.input_cache import InputCache
 from jinfer.execution.step import run_step
 from jinfer.models.model import Model
+from jinfer.options import CompilerValue
+from jinfer.placement import Placement
 from jinfer.progress import progress_bar
 from jinfer.sampling import StepResult
 from jinfer.weights.params import Params
@@ -32,26 +34,33 @@ class CompiledSteps:
     keeps are inputs that were sent."""
 
     def __init__(
-        self, model: Model, limits: Limits, buckets: Buckets, params: Params, state: DeviceState, config: EngineConfig
+        self,
+        model: Model,
+        limits: Limits,
+        buckets: Buckets,
+        params: Params,
+        state: DeviceState,
+        *,
+        placement: Placement,
+        compiler: CompilerOptions,
+        progress: bool,
     ) -> None:
         abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
-        device = next(iter(jax.tree.leaves(params)[0].sharding.device_set))
-        options = _options(config, device)
-        tracing = threading.Lock()
+        device = placement.device
+        options = compiler_options(device, compiler.compiler_options)
+        tracing = threading.Lock()  # Python's own lock is shared: one shape is traced while others compile
 
         def compile_one(shape: StepShape) -> jax.stages.Compiled:
-            with (
-                tracing
-            ):  # one at a time, since all share one lock of Python's: the first compiles while the next traces
-                lowered = _lower(model, limits, abstract_params, abstract_state, config, device, shape)
-            return lowered.compile(options)
+            with tracing:
+                lowered = _lower(model, limits, abstract_params, abstract_state, compiler, device, shape)
+            return compiled(lowered, options)
 
         self._executables: dict[StepShape, jax.stages.Compiled] = {}
-        self._input_cache = InputCache(device)
+        self._input_cache = InputCache(placement)
         with (
-            persistent_cache(steps_directory(config, device)),
+            persistent_cache(steps_directory(compiler, device)),
             ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-            progress_bar("compiling", total=len(buckets.all), enabled=config.progress) as bar,
+            progress_bar("compiling", total=len(buckets.all), enabled=progress) as bar,
         ):
             # Largest shapes first: the small ones finish the pool evenly.
             futures: dict[Future, StepShape] = {pool.submit(compile_one, shape): shape for shape in buckets.all[::-1]}
@@ -78,13 +87,18 @@ class CompiledSteps:
 
 
 def compile_step(
-    model: Model, limits: Limits, params: Any, state: Any, config: EngineConfig, device: jax.Device, shape: StepShape,
-    **more_options: str | bool,
-) -> jax.stages.Compiled:  # fmt: skip
+    model: Model,
+    limits: Limits,
+    params: Any,
+    state: Any,
+    compiler: CompilerOptions,
+    device: jax.Device,
+    shape: StepShape,
+    **more_options: CompilerValue,
+) -> jax.stages.Compiled:
     """Compiles the step of one shape for abstract arguments, traced now or at an earlier start."""
-    options = _options(config, device)
-    options = None if options is None else {**options, **more_options}
-    return _lower(model, limits, params, state, config, device, shape).compile(options)
+    options = compiler_options(device, {**compiler.compiler_options, **more_options})
+    return compiled(_lower(model, limits, params, state, compiler, device, shape), options)
 
 
 def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> jax.stages.Lowered:
@@ -94,10 +108,16 @@ def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: Ste
 
 
 def _lower(
-    model: Model, limits: Limits, params: Any, state: Any, config: EngineConfig, device: jax.Device, shape: StepShape
+    model: Model,
+    limits: Limits,
+    params: Any,
+    state: Any,
+    compiler: CompilerOptions,
+    device: jax.Device,
+    shape: StepShape,
 ) -> jax.stages.Lowered:
-    keeps_traces = device.platform == "gpu" or config.compilation_cache_dir is not None
-    directory = steps_directory(config, device) if keeps_traces else None
+    keeps_traces = device.platform == "gpu" or compiler.compilation_cache_dir is not None
+    directory = steps_directory(compiler, device) if keeps_traces else None
     if directory is None:
         return lower_step(model, limits, params, state, shape)
     return _lower_traced_step(model, limits, params, state, shape, directory, device)
@@ -123,13 +143,9 @@ def _abstract_packed(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
 
 
-def steps_directory(config: EngineConfig, device: jax.Device) -> Path | None:
+def steps_directory(compiler: CompilerOptions, device: jax.Device) -> Path | None:
     """The directory of compiled steps; None where they are not kept."""
-    return cache_directory(device, is_enabled=config.compilation_cache, chosen=config.compilation_cache_dir)
-
-
-def _options(config: EngineConfig, device: jax.Device) -> dict[str, str | bool] | None:
-    return compiler_options(device, cuda_graphs=config.cuda_graphs, gemm_autotuning=config.gemm_autotuning)
+    return cache_directory(device, is_enabled=compiler.compilation_cache, chosen=compiler.compilation_cache_dir)
 
 
 def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:

@@ -8,8 +8,6 @@ from typing import Any
 
 import jax
 
-from jinfer.config import EngineConfig
-
 GB = 10**9
 MB = 10**6
 MEMINFO = Path("/proc/meminfo")
@@ -33,15 +31,13 @@ class DeviceMemory:
             return cls(device.device_kind, _available_host_bytes(), 0, MOST_CACHE_BYTES_ON_CPU)
         return cls(device.device_kind, stats["bytes_limit"], stats["bytes_in_use"])
 
-    def available_bytes(self, config: EngineConfig) -> int:
+    def available_bytes(self, utilization: float | int) -> int:
         """The share that jinfer may use, less what is in use."""
-        return int(self.total_bytes * config.gpu_memory_utilization) - self.in_use_bytes
+        return int(self.total_bytes * utilization) - self.in_use_bytes
 
-    def share(self, config: EngineConfig) -> str:
+    def share(self, utilization: float | int) -> str:
         """What `available_bytes` is made of, for messages."""
-        share = (
-            f"gpu_memory_utilization={config.gpu_memory_utilization} of {self.kind} ({self.total_bytes / GB:.2f} GB)"
-        )
+        share = f"gpu_memory_utilization={utilization} of {self.kind} ({self.total_bytes / GB:.2f} GB)"
         in_use = f", of which {self.in_use_bytes / GB:.2f} GB were in use before by arrays of this process,"
         return share + in_use * self.is_shared
 

@@ -11,13 +11,14 @@ import numpy as np
 
 from jinfer.batching.batch import Batch, make_batch, padding_batch
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CompilerOptions, Limits
 from jinfer.engine.step_output import StepOutput, TokenLogprobs
 from jinfer.execution.compiled_steps import CompiledSteps
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.prefix_updates import PrefixUpdates
 from jinfer.models.model import Model
+from jinfer.placement import Placement
 from jinfer.progress import logged_time, progress_bar
 from jinfer.sampling import NOT_FINITE, StepResult
 from jinfer.scheduling.step_plan import StepPlan
@@ -115,22 +116,32 @@ class Executor:
 
 
 def start_executor(
-    model: Model, params: Params, limits: Limits, new_state: Callable[[], DeviceState], config: EngineConfig
+    *,
+    model: Model,
+    params: Params,
+    limits: Limits,
+    new_state: Callable[[], DeviceState],
+    placement: Placement,
+    compiler: CompilerOptions,
+    has_prefix_updates: bool,
+    progress: bool,
 ) -> Executor:
-    """Compiles every step and runs each once."""
+    """Compiles every step and runs each once. Only sequences that share pages need `has_prefix_updates`."""
     with ExitStack() as undo:
         state = new_state()
         undo.callback(delete_arrays, state)
         buckets = Buckets.for_limits(limits)
         with logged_time(logger, f"compiling {len(buckets.all)} steps"):
-            steps = CompiledSteps(model, limits, buckets, params, state, config)
-            prefix_updates = PrefixUpdates(limits, state, config) if config.prefix_caching else None
+            steps = CompiledSteps(
+                model, limits, buckets, params, state, placement=placement, compiler=compiler, progress=progress
+            )
+            prefix_updates = PrefixUpdates(limits, state, compiler) if has_prefix_updates else None
         executor = Executor(
             params=params, limits=limits, steps=steps, prefix_updates=prefix_updates, state=state, new_state=new_state
         )
         undo.callback(executor.close)
         with logged_time(logger, "warming up"):
-            executor.warm_up(progress=config.progress)
+            executor.warm_up(progress=progress)
         undo.pop_all()
         return executor
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
+from jinfer.placement import Placement
 
 
 class CachedInput(NamedTuple):
@@ -25,8 +26,8 @@ class InputCache:
     since the next is usually equal again.
     """
 
-    def __init__(self, device: jax.Device) -> None:
-        self._device = device
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
         self._cached: dict[StepShape, CachedInput] = {}
         self._newest: dict[StepShape, np.ndarray] = {}
 
@@ -41,7 +42,7 @@ class InputCache:
         self._newest[batch.shape] = batch.packed
         if newest is None or not np.array_equal(newest, batch.packed):
             return batch.packed
-        on_device = jax.device_put(batch.packed, self._device)
+        on_device = self._placement.put(batch.packed)
         self._cached[batch.shape] = CachedInput(batch.packed, on_device)
         return on_device
 

@@ -7,12 +7,13 @@ it is known what weights and steps take; `check_workspace` looks at the steps as
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 
 from jinfer.batching.buckets import StepShape
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CacheOptions, DType, Limits, SchedulerOptions
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution.device_memory import GB, DeviceMemory
 from jinfer.execution.kv_cache import KVLayout
@@ -65,75 +66,78 @@ def device_defaults(device: jax.Device) -> DeviceDefaults:
     return GPU_DEFAULTS if device.platform == "gpu" else CPU_DEFAULTS
 
 
-def choose_dtype(config: EngineConfig, device: jax.Device) -> jnp.dtype:
-    """The dtype of weights, activations and cache."""
-    return jnp.dtype(config.dtype or device_defaults(device).dtype)
+def choose_dtype(chosen: DType | None, device: jax.Device) -> jnp.dtype:
+    """The dtype of weights, activations and cache: the one that is chosen, or the device's default."""
+    return jnp.dtype(chosen or device_defaults(device).dtype)
 
 
-def check_weights_fit(model: Model, config: EngineConfig, device: jax.Device) -> None:
+def check_weights_fit(model: Model, utilization: float | int, device: jax.Device) -> None:
     """Raises InsufficientMemoryError before anything is loaded, if the weights alone are too much."""
     memory = DeviceMemory.of(device)
-    needed, available = num_bytes(model.abstract_params), memory.available_bytes(config)
+    needed = num_bytes(model.abstract_params)
+    available = memory.available_bytes(utilization)
+    share = memory.share(utilization)
     if needed > available:
         raise InsufficientMemoryError(
-            f"the weights need {needed / GB:.2f} GB and {memory.share(config)} leaves {max(0, available) / GB:.2f} GB; "
+            f"the weights need {needed / GB:.2f} GB and {share} leaves {max(0, available) / GB:.2f} GB; "
             f"use a smaller model, bfloat16, or a device with more memory{memory.remedy}"
         )
 
 
-def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) -> Limits:
-    """Every choice that `config` leaves open, as if memory held the whole context; `num_pages` is provisional.
+def choose_limits(cache: CacheOptions, scheduler: SchedulerOptions, model: ModelConfig, device: jax.Device) -> Limits:
+    """Every choice that the options leave open, as if memory held the whole context; `num_pages` is provisional.
 
     Raises ConfigError for options that contradict each other.
     """
     defaults = device_defaults(device)
-    max_num_batched_tokens = config.max_num_batched_tokens or defaults.max_num_batched_tokens
-    max_num_seqs = config.max_num_seqs or min(defaults.max_num_seqs, max_num_batched_tokens)
+    max_num_batched_tokens = scheduler.max_num_batched_tokens or defaults.max_num_batched_tokens
+    max_num_seqs = scheduler.max_num_seqs or min(defaults.max_num_seqs, max_num_batched_tokens)
     if max_num_seqs > max_num_batched_tokens:
         raise ConfigError(
             f"max_num_seqs={max_num_seqs} sequences may each have a token in a step, and max_num_batched_tokens="
             f"{max_num_batched_tokens} holds fewer; raise it or lower max_num_seqs"
         )
     return Limits(
-        page_size=config.page_size,
-        num_pages=config.num_pages or PROVISIONAL_PAGES,
+        page_size=cache.page_size,
+        num_pages=cache.num_pages or PROVISIONAL_PAGES,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
-        max_model_len=_context(config, model),
+        max_model_len=_context(cache.max_model_len, model),
     )
 
 
 def check_fits(
-    config: EngineConfig, chosen: Limits, model: ModelConfig, dtype: jnp.dtype, memory: DeviceMemory, weight_bytes: int
+    cache: CacheOptions, chosen: Limits, model: ModelConfig, dtype: jnp.dtype, memory: DeviceMemory, weight_bytes: int
 ) -> None:
     """Raises InsufficientMemoryError for what `plan_memory` will refuse, however little the steps need: this is known
     before weights are read. `weight_bytes` are those that will be."""
     needs = MemoryNeeds.of(model, chosen, dtype, weight_bytes=weight_bytes, step_bytes=0)
-    unspoken = replace(config, max_model_len=config.max_model_len or "auto")  # the context is told once, by the plan
+    unspoken = replace(cache, max_model_len=cache.max_model_len or "auto")  # the context is told once, by the plan
     plan_memory(unspoken, chosen, memory, needs)
 
 
-def plan_memory(config: EngineConfig, chosen: Limits, memory: DeviceMemory, needs: MemoryNeeds) -> MemoryPlan:
+def plan_memory(cache: CacheOptions, chosen: Limits, memory: DeviceMemory, needs: MemoryNeeds) -> MemoryPlan:
     """Gives the cache what weights and workspace leave. `chosen` is what `choose_limits` says.
 
     Raises InsufficientMemoryError for a cache that does not fit, or that holds less than the context asked for.
     """
-    left = memory.available_bytes(config) - needs.weight_bytes - needs.workspace_bytes
-    num_pages = config.num_pages or _most_pages(chosen, left, memory.most_cache_bytes, needs.page_bytes)
+    left = memory.available_bytes(cache.gpu_memory_utilization) - needs.weight_bytes - needs.workspace_bytes
+    num_pages = cache.num_pages or _most_pages(chosen, left, memory.most_cache_bytes, needs.page_bytes)
     if num_pages * needs.page_bytes > left:
+        share = memory.share(cache.gpu_memory_utilization)
         raise InsufficientMemoryError(
             f"a KV cache of {num_pages} pages of {chosen.page_size} tokens needs "
-            f"{num_pages * needs.page_bytes / GB:.2f} GB; {memory.share(config)} leaves {max(left, 0) / GB:.2f} GB for "
+            f"{num_pages * needs.page_bytes / GB:.2f} GB; {share} leaves {max(left, 0) / GB:.2f} GB for "
             f"it after {needs.weight_bytes / GB:.2f} GB of weights and {needs.workspace_bytes / GB:.2f} GB of "
             f"workspace, which is {max(left, 0) // needs.page_bytes} pages; lower num_pages, max_num_seqs or "
             f"max_num_batched_tokens, or raise gpu_memory_utilization{memory.remedy}"
         )
     max_model_len = min(chosen.max_model_len, (num_pages - 1) * chosen.page_size)
     limits = replace(chosen, num_pages=num_pages, max_model_len=max_model_len)
-    _check_context(config, chosen.max_model_len, limits)
+    _check_context(cache.max_model_len, chosen.max_model_len, limits)
     return MemoryPlan(
         device_bytes=memory.total_bytes,
-        utilization=float(config.gpu_memory_utilization),
+        utilization=float(cache.gpu_memory_utilization),
         in_use_bytes=memory.in_use_bytes,
         weight_bytes=needs.weight_bytes,
         workspace_bytes=needs.workspace_bytes,
@@ -164,26 +168,26 @@ def _most_pages(limits: Limits, left_bytes: int, most_bytes: int | None, page_by
     return max(MIN_PAGES, min(wanted, fits // step * step))
 
 
-def _check_context(config: EngineConfig, context: int, limits: Limits) -> None:
+def _check_context(wanted: int | str | None, context: int, limits: Limits) -> None:
     """Says so, or refuses if the user asked for more, when the pages hold less than the context."""
-    if limits.max_model_len == context or config.max_model_len == "auto":
+    if limits.max_model_len == context or wanted == "auto":
         return
     message = f"{limits.num_pages - 1} pages of {limits.page_size} hold {limits.max_model_len} tokens"
-    if config.max_model_len is not None:
+    if wanted is not None:
         raise InsufficientMemoryError(
-            f"{message}, fewer than max_model_len={config.max_model_len}; raise num_pages or lower "
+            f"{message}, fewer than max_model_len={wanted}; raise num_pages or lower "
             'max_model_len, which "auto" makes as long as the pages allow'
         )
     logger.info("%s: the context is that long, not the model's %d", message, context)
 
 
-def _context(config: EngineConfig, model: ModelConfig) -> int:
-    most = model.context_length
-    if config.max_model_len is None or config.max_model_len == "auto":
-        return most
-    if config.max_model_len > most:
+def _context(wanted: int | Literal["auto"] | None, model: ModelConfig) -> int:
+    longest = model.context_length
+    if wanted is None or wanted == "auto":
+        return longest
+    if wanted > longest:
         raise ConfigError(
-            f"max_model_len={config.max_model_len} exceeds the {most} positions that the model was made for; "
-            f"lower it to {most} or leave it out"
+            f"max_model_len={wanted} exceeds the {longest} positions that the model was made for; "
+            f"lower it to {longest} or leave it out"
         )
-    return config.max_model_len
+    return wanted

@@ -10,7 +10,7 @@ from jaxtyping import Array, Int32
 
 from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
 from jinfer.compilation.cache import persistent_cache
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.compiled_steps import steps_directory
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.kv_cache import copy_pages
@@ -23,12 +23,12 @@ Groups = Iterable[np.ndarray]
 class PrefixUpdates:
     """Two executables, compiled at construction. Keeps no arrays: a state goes in, and the next one comes out."""
 
-    def __init__(self, limits: Limits, state: DeviceState, config: EngineConfig) -> None:
+    def __init__(self, limits: Limits, state: DeviceState, compiler: CompilerOptions) -> None:
         self._limits = limits
         (device,) = state.rows.page_table.devices()
         copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
         rows = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + limits.pages_per_sequence), jnp.int32)
-        with persistent_cache(steps_directory(config, device)):
+        with persistent_cache(steps_directory(compiler, device)):
             self._copy_pages = lower(copy_pages, state.kv_cache, copies).compile()
             self._set_page_tables = lower(set_page_tables, state.rows.page_table, rows).compile()
 

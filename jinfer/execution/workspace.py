@@ -6,16 +6,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.cache import persistent_cache
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.compiled_steps import compile_step, steps_directory
 from jinfer.execution.device_state import new_device_state
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model
+from jinfer.placement import Placement
+from jinfer.weights.params import unflatten
 
 # Weights are on their way to the GPU meanwhile, and what is timed beside them would be kept for the steps that run.
 WITHOUT_TUNING: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
@@ -39,7 +40,7 @@ def largest_workspace_bytes(steps: Mapping[StepShape, jax.stages.Compiled]) -> i
 
 
 def start_probing(
-    model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, config: EngineConfig
+    model: Model, limits: Limits, dtype: jnp.dtype, placement: Placement, compiler: CompilerOptions
 ) -> Future[int | None]:
     """Compiles, in a thread, the largest step of each kind. The result is the workspace of the larger.
 
@@ -48,28 +49,30 @@ def start_probing(
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="jinfer-workspace")
     try:
-        return thread.submit(lambda: probe(model, limits, dtype, device, config) if device.platform == "gpu" else None)
+        return thread.submit(
+            lambda: probe(model, limits, dtype, placement, compiler) if placement.device.platform == "gpu" else None
+        )
     finally:
         thread.shutdown(wait=False)
 
 
-def probe(model: Model, limits: Limits, dtype: jnp.dtype, device: jax.Device, config: EngineConfig) -> int | None:
+def probe(
+    model: Model, limits: Limits, dtype: jnp.dtype, placement: Placement, compiler: CompilerOptions
+) -> int | None:
     """Workspace of the largest decode step and the largest mixed step; None where XLA does not say.
 
     They are those of a few layers, which all use the same memory one after the other: each adds some 1,300 bytes.
     """
     model = _of_few_layers(model, dtype)
-    buckets, sharding = Buckets.for_limits(limits), SingleDeviceSharding(device)
-    params, state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-        (model.abstract_params, jax.eval_shape(lambda: new_device_state(model.config, limits, dtype))),
-    )
+    buckets, device = Buckets.for_limits(limits), placement.device
+    params = unflatten(model.param_specs.placed(placement))
+    state = placement.placed(jax.eval_shape(lambda: new_device_state(model.config, limits, dtype)))
 
     def compile_one(shape: StepShape) -> jax.stages.Compiled:
-        return compile_step(model, limits, params, state, config, device, shape, **WITHOUT_TUNING)
+        return compile_step(model, limits, params, state, compiler, device, shape, **WITHOUT_TUNING)
 
     shapes = (buckets.decode[-1], buckets.mixed[-1])
-    with persistent_cache(steps_directory(config, device)), ThreadPoolExecutor(len(shapes)) as threads:
+    with persistent_cache(steps_directory(compiler, device)), ThreadPoolExecutor(len(shapes)) as threads:
         return largest_workspace_bytes(dict(zip(shapes, threads.map(compile_one, shapes), strict=True)))
 
 

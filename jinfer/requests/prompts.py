@@ -67,7 +67,7 @@ def as_params(params: SamplingParams | Sequence[SamplingParams] | None, options:
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Keyword arguments of `jinfer.generate` as (those of LLM, sampling options). Raises ConfigError for others."""
     of_sampling = [field.name for field in dataclasses.fields(SamplingParams)]
-    of_llm = ["tokenizer", *(field.name for field in dataclasses.fields(EngineConfig))]
+    of_llm = ["tokenizer", *EngineConfig.options()]
     assert not set(of_sampling) & set(of_llm)
     for name in options:
         if name not in of_sampling and name not in of_llm:

@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 
 from jinfer.errors import CheckpointError, ConfigError
+from jinfer.placement import Placement
 from jinfer.weights.harmless_tensors import without_harmless
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.param_tree import parameters_of
@@ -30,19 +31,24 @@ def fit_given(specs: ParamSpecs, params: Params) -> ParamSpecs:
     return specs
 
 
-def adopt(specs: ParamSpecs, params: Params, *, progress: bool) -> tuple[Params, tuple[jax.Array, ...]]:
+def adopt(
+    specs: ParamSpecs, params: Params, *, placement: Placement, progress: bool
+) -> tuple[Params, tuple[jax.Array, ...]]:
     """Params of which `fit_given` gave the specs, and those among them that are copies: of another dtype, or from the
     host. Those of numpy are copied on a CPU, too: the caller may write there."""
-    wanted = specs.flat
-    device = jax.devices()[0]
+    wanted = specs.placed(placement)
     given = _arrays(specs, params)
     for path, tied in specs.tied.items():
         given.setdefault(path, given.get(tied.path))
     given = {path: given[path] for path in wanted}
-    adopted = {path: jnp.asarray(x, wanted[path].dtype) for path, x in given.items() if _is_on(device, x)}
+    adopted = {
+        path: jnp.asarray(x, wanted[path].dtype)
+        for path, x in given.items()
+        if isinstance(x, jax.Array) and placement.has(x)
+    }
     missing = {path: x for path, x in wanted.items() if path not in adopted}
     slices = [each for path, x in missing.items() for each in host_slices(path, np.asarray(given[path]), x.dtype)]
-    adopted |= fill_params(missing, slices, device, progress=progress)
+    adopted |= fill_params(missing, slices, placement, progress=progress)
     return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
 
 
@@ -69,7 +75,3 @@ def _array(path: str, leaf: Any) -> jax.Array | np.ndarray:
         raise CheckpointError(
             f"params has a {type(value).__name__} at {path}, and must have an array ({error})"
         ) from error
-
-
-def _is_on(device: jax.Device, array: Any) -> bool:
-    return isinstance(array, jax.Array) and device in array.devices()

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
 from jinfer.errors import CheckpointError, ConfigError
+from jinfer.placement import Placement
 from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.harmless_tensors import without_harmless
 from jinfer.weights.model_files import CONFIG_FILES, TEXT_FILES
@@ -46,15 +46,15 @@ def save_orbax(params: Params, source: Path, out: Path) -> None:
         checkpointer.save((out / PARAMS_DIRECTORY).resolve(), params)
 
 
-def load_orbax(specs: ParamSpecs, directory: Path) -> Params:
-    """The params of `specs` from a directory, read to the default device. Raises CheckpointError where they do not fit;
+def load_orbax(specs: ParamSpecs, directory: Path, *, placement: Placement) -> Params:
+    """The params of `specs` from a directory, read to the devices. Raises CheckpointError where they do not fit;
     a head beside the embedding of a tied model does not, where its values are others."""
     params = directory / PARAMS_DIRECTORY
     path = next(iter(find_trees(params)), params)
     fitted = fit_orbax(specs, path)
     others = [path for path in fitted.specs.by_path if path not in specs.by_path]
     raise_faults([f"{path} has other values than what it is tied to; untie it" for path in others], str(directory))
-    return fitted.load(progress=False)
+    return fitted.load(placement=placement, progress=False)
 
 
 def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
@@ -75,7 +75,7 @@ def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
     wanted = specs.flat
     leaves = without_harmless(leaves, wanted, read)
     check_params({name: leaf.stored for name, leaf in leaves.items()}, wanted, str(path))
-    return FittedWeights(specs, functools.partial(_load, path, {name: leaves[name].keys for name in wanted}, wanted))
+    return FittedWeights(specs, functools.partial(_load, path, specs, {name: leaves[name].keys for name in wanted}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +94,11 @@ class _Leaf:
         return getattr(self.stored, "dtype", None)
 
 
-def _load(
-    path: Path, keys: Mapping[str, Keys], abstract: Mapping[str, jax.ShapeDtypeStruct], *, progress: bool
-) -> Params:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    how = {keys[name]: ocp.ArrayRestoreArgs(sharding=sharding, dtype=x.dtype) for name, x in abstract.items()}
+def _load(path: Path, specs: ParamSpecs, keys: Mapping[str, Keys], *, placement: Placement, progress: bool) -> Params:
+    placed = specs.placed(placement)
+    how = {keys[name]: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in placed.items()}
     restored = _restore(path, how)
-    return unflatten({name: restored[keys[name]] for name in abstract})
+    return unflatten({name: restored[keys[name]] for name in placed})
 
 
 def _restore(path: Path, how: Mapping[Keys, ocp.RestoreArgs]) -> dict[Keys, Any]:

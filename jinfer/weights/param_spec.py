@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from jinfer.placement import Placement
 from jinfer.weights.params import unflatten
 
 Init = Literal["normal", "zeros", "ones"]
@@ -109,6 +110,13 @@ class ParamSpecs:
     def flat(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of each parameter, in the order of the paths."""
         return {path: self.by_path[path].abstract for path in sorted(self.by_path, key=lambda path: path.split("/"))}
+
+    def placed(self, placement: Placement) -> dict[str, jax.ShapeDtypeStruct]:
+        """`flat` with a layout for each parameter, by its logical axes."""
+        return {
+            path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.sharding(self.by_path[path].axes))
+            for path, x in self.flat.items()
+        }
 
     @property
     def abstract(self) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import functools
 from pathlib import Path
 
-import jax
-
+from jinfer.placement import Placement
 from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params, raise_faults, unflatten
@@ -14,14 +13,14 @@ from jinfer.weights.streaming import TensorSlice, fill_params
 from jinfer.weights.tied_params import have_same_values, untie
 
 
-def load_checkpoint(specs: ParamSpecs, directory: Path, *, progress: bool) -> Params:
+def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement, progress: bool) -> Params:
     """The params of `specs` from the safetensors of a directory. Raises CheckpointError that names every tensor at
     fault; a head beside the embedding of a tied model is one, where its values are others (`fit_checkpoint` unties)."""
     files = TensorFiles(directory, find_tensors(directory))
     pairs = [_tied_names(specs, path) for path in _differing(specs, files)]
     faults = [f"{head} has other values than {embedding}, and the model is tied" for head, embedding in pairs]
     raise_faults(faults, str(directory))
-    return _load(specs, lay_out(specs, files), progress=progress)
+    return _load(specs, lay_out(specs, files), placement=placement, progress=progress)
 
 
 def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
@@ -37,10 +36,10 @@ def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
     return FittedWeights(specs, functools.partial(_load, specs, lay_out(specs, files)))
 
 
-def _load(specs: ParamSpecs, slices: list[TensorSlice], *, progress: bool) -> Params:
+def _load(specs: ParamSpecs, slices: list[TensorSlice], *, placement: Placement, progress: bool) -> Params:
     """Tensors are read by several threads, in the order of the files, while others are on their way to the device
     (`streaming.fill_params` says how much host memory that takes)."""
-    return unflatten(fill_params(specs.flat, slices, jax.devices()[0], progress=progress))
+    return unflatten(fill_params(specs.placed(placement), slices, placement, progress=progress))
 
 
 def _differing(specs: ParamSpecs, files: TensorFiles) -> list[str]:

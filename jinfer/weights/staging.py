@@ -20,7 +20,8 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from jax.sharding import SingleDeviceSharding
+
+from jinfer.placement import Placement
 
 logger = logging.getLogger(__name__)
 
@@ -39,61 +40,61 @@ class StagingBuffer:
     source: np.ndarray | jax.Array
 
     @classmethod
-    def pageable(cls, num_bytes: int, device: jax.Device) -> "StagingBuffer":
+    def pageable(cls, num_bytes: int, placement: Placement) -> "StagingBuffer":
         """Ordinary memory: all there is to have for a CPU, which reads it in place."""
         content = np.zeros(num_bytes, np.uint8)
         return cls(content, content)
 
     @classmethod
-    def pinned(cls, num_bytes: int, device: jax.Device) -> "StagingBuffer":
+    def pinned(cls, num_bytes: int, placement: Placement) -> "StagingBuffer":
         """Pinned memory of the device's host, as a JAX array whose bytes `content` shares."""
-        sharding = SingleDeviceSharding(device, memory_kind="pinned_host")
-        source = jax.device_put(np.zeros(num_bytes, np.uint8), sharding).block_until_ready()
+        source = placement.pinned(num_bytes)
         memory = (ctypes.c_uint8 * num_bytes).from_address(source.unsafe_buffer_pointer())
         return cls(np.ctypeslib.as_array(memory), source)
 
-    def copy_to(self, device: jax.Device) -> jax.Array:
+    def copy_to(self, placement: Placement) -> jax.Array:
         """Starts a copy. Until the result was used, `content` may not change: the copy may not have begun, and on a
         CPU there is none."""
-        return jax.device_put(self.source, SingleDeviceSharding(device, memory_kind=device.default_memory().kind))
+        return placement.put_staged(self.source)
 
 
-def stream(reads: Sequence[Read], buffer_bytes: int, device: jax.Device) -> Iterator[jax.Array]:
+def stream(reads: Sequence[Read], buffer_bytes: int, placement: Placement) -> Iterator[jax.Array]:
     """The buffer that each of `reads` filled, in order, as uint8 [buffer_bytes] on the device.
 
     Before taking the next buffer, wait for every computation that reads the last: its memory is reused. At most
     MAX_READERS + NUM_SPARE_BUFFERS buffers exist, and as many copies on the device. Raises what a read raises.
     """
     num_readers = min(MAX_READERS, os.cpu_count() or 1)
-    new_buffer = _new_buffer(device)
+    new_buffer = _new_buffer(placement)
     waiting = iter(reads)
     readers = ThreadPoolExecutor(num_readers, thread_name_prefix="jinfer-reader")
     try:
         in_flight: deque[Future[tuple[StagingBuffer, jax.Array]]] = deque(
-            readers.submit(lambda read: _send(new_buffer(buffer_bytes, device), read, device), read)
+            readers.submit(lambda read: _send(new_buffer(buffer_bytes, placement), read, placement), read)
             for read in itertools.islice(waiting, num_readers + NUM_SPARE_BUFFERS)
         )
         while in_flight:
             buffer, on_device = in_flight.popleft().result()
             yield on_device
             for read in itertools.islice(waiting, 1):
-                in_flight.append(readers.submit(_send, buffer, read, device))
+                in_flight.append(readers.submit(_send, buffer, read, placement))
     finally:
         readers.shutdown(cancel_futures=True)
 
 
-def _send(buffer: StagingBuffer, read: Read, device: jax.Device) -> tuple[StagingBuffer, jax.Array]:
+def _send(buffer: StagingBuffer, read: Read, placement: Placement) -> tuple[StagingBuffer, jax.Array]:
     read(buffer.content)
-    return buffer, buffer.copy_to(device)
+    return buffer, buffer.copy_to(placement)
 
 
-def _new_buffer(device: jax.Device) -> Callable[[int, jax.Device], StagingBuffer]:
+def _new_buffer(placement: Placement) -> Callable[[int, Placement], StagingBuffer]:
     """The kind of buffer that a device is best served from."""
-    if device.platform == "cpu":
+    if placement.device.platform == "cpu":
         return StagingBuffer.pageable
     try:
-        StagingBuffer.pinned(1, device)
+        StagingBuffer.pinned(1, placement)
     except (jax.errors.JaxRuntimeError, ValueError, NotImplementedError) as error:
-        logger.warning("%s gives no pinned memory (%s): loading weights takes longer", device.device_kind, error)
+        kind = placement.device.device_kind
+        logger.warning("%s gives no pinned memory (%s): loading weights takes longer", kind, error)
         return StagingBuffer.pageable
     return StagingBuffer.pinned

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import Array, UInt8
 
+from jinfer.placement import Placement
 from jinfer.progress import progress_bar
 from jinfer.weights.staging import stream
 from jinfer.weights.tensor_source import STREAMED_DTYPES, HostTensor, TensorSource
@@ -93,20 +93,25 @@ class Transfer:
 
 
 def fill_params(
-    abstract: Mapping[str, jax.ShapeDtypeStruct], slices: Sequence[TensorSlice], device: jax.Device, *, progress: bool
+    abstract: Mapping[str, jax.ShapeDtypeStruct],
+    slices: Sequence[TensorSlice],
+    placement: Placement,
+    *,
+    progress: bool,
 ) -> dict[str, Array]:
-    """Parameters by path, zero but for `slices`, which are converted to the parameter's dtype.
+    """Parameters by path, zero but for `slices`, which are converted to the parameter's dtype. `abstract` says how each
+    is laid out.
 
     Host memory in use: the buffers of `staging.stream`, 24 times 16 MiB at most (or 24 rows of the first axis, if a row
     is larger), and as much on the device until all is loaded. Raises what reading a tensor raises.
     """
-    params = _zeros(abstract, device)
+    params = _zeros(abstract)
     buffer_bytes = _buffer_bytes(slices)
     transfers = list(_pack((chunk for each in slices for chunk in _cut(each, buffer_bytes)), buffer_bytes))
     reads = [transfer.read_into for transfer in transfers]
     total = sum(transfer.num_bytes for transfer in transfers)
     with progress_bar("loading weights", total=total, unit="B", unit_scale=True, enabled=progress) as bar:
-        for transfer, staged in zip(transfers, stream(reads, buffer_bytes, device), strict=True):
+        for transfer, staged in zip(transfers, stream(reads, buffer_bytes, placement), strict=True):
             for chunk in transfer.chunks:
                 params[chunk.slice.path] = _write_chunk(params[chunk.slice.path], staged, chunk)
             paths = {chunk.slice.path for chunk in transfer.chunks}
@@ -115,12 +120,11 @@ def fill_params(
     return params
 
 
-def _zeros(abstract: Mapping[str, jax.ShapeDtypeStruct], device: jax.Device) -> dict[str, Array]:
+def _zeros(abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
     """All parameters in one program, for each has a shape of its own."""
     shapes = {path: (x.shape, x.dtype) for path, x in abstract.items()}
-    make = jax.jit(
-        lambda: {path: jnp.zeros(*shape) for path, shape in shapes.items()}, out_shardings=SingleDeviceSharding(device)
-    )
+    shardings = {path: x.sharding for path, x in abstract.items()}
+    make = jax.jit(lambda: {path: jnp.zeros(*shape) for path, shape in shapes.items()}, out_shardings=shardings)
     return dict(make())
 
 

@@ -1,4 +1,4 @@
-"""`jinfer bench` from end to end on a tiny model: what it prints, writes, records and refuses."""
+"""`jinfer bench` from end to end on a tiny model: what it prints, writes and refuses."""
 
 import errno
 import functools
@@ -13,16 +13,14 @@ import pytest
 
 from benchmarks import trace
 from jinfer import cli
-from jinfer.bench import opening, output, steady
+from jinfer.bench import opening, steady
 from jinfer.bench.limits import Limits
 from jinfer.bench.output import command_text
-from jinfer.bench.record import newest_lines
 from jinfer.bench.workloads import Lengths
-from pallas_kernels.core.device import target_device
 from tests.end_to_end.test_cli_streams import Failing, wrapped
 from tests.tiny_model import CONFIG
 
-LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]
+LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "date", "versions", "command"]
 ENGINE = ("--max-num-seqs", "4", "--max-num-batched-tokens", "16", "--page-size", "4", "--no-progress")
 ONE_ROW = ("--max-num-seqs", "1", "--max-num-batched-tokens", "16")  # two shapes to compile
 LATENCY = ("latency", "b2-8", "ttft-8", "--output-len", "6")
@@ -63,26 +61,19 @@ def test_the_table_has_a_row_for_each_workload(bench):
     assert "running" not in err
 
 
-def test_json_and_record_have_the_agreed_form(bench, tmp_path, monkeypatch):
-    monkeypatch.setenv("KERNELS_COMMIT", "abc1234")
+def test_json_has_the_agreed_form(bench):
     status, out, err = bench(
-        "throughput", "2x8", "prefill-2x8", "shared-2x16+4", "--output-len", 4, "--repeats", 1, "--json", "-",
-        "--record", "--results", tmp_path,
-    )  # fmt: skip
+        "throughput", "2x8", "prefill-2x8", "shared-2x16+4", "--output-len", 4, "--repeats", 1, "--json", "-"
+    )
     assert status == 0, err
     printed = [json.loads(line) for line in out.splitlines()]
-    file = tmp_path / target_device().file_name / "engine.jsonl"
-    recorded = list(newest_lines(file).values())
-    assert [line["id"] for line in recorded] == ["tiny-qwen3-2x8", "tiny-qwen3-prefill-2x8", "tiny-qwen3-shared-2x16+4"]
-    for line, kept in zip(printed, recorded, strict=True):
-        assert list(kept) == LINE_KEYS
-        assert line == {**kept, "details": line["details"]}
-        assert 0 <= kept["percent_of_limit"] <= 100
-        assert kept["commit"] == "abc1234"
-        assert kept["command"].startswith("jinfer bench throughput 2x8 prefill-2x8")
-        assert "--record" in kept["command"]
-        assert str(tmp_path) not in kept["command"]
-        assert kept["versions"]["jax"] == jax.__version__
+    assert [line["id"] for line in printed] == ["tiny-qwen3-2x8", "tiny-qwen3-prefill-2x8", "tiny-qwen3-shared-2x16+4"]
+    for line in printed:
+        assert list(line) == [*LINE_KEYS, "details"]
+        assert 0 <= line["percent_of_limit"] <= 100
+        assert line["command"].startswith("jinfer bench throughput 2x8 prefill-2x8")
+        assert "--json" not in line["command"]
+        assert line["versions"]["jax"] == jax.__version__
 
 
 def test_json_goes_to_a_file_beside_the_table(bench, tmp_path):
@@ -90,13 +81,6 @@ def test_json_goes_to_a_file_beside_the_table(bench, tmp_path):
     assert status == 0
     assert len(out.splitlines()) == 4
     assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 2
-
-
-def test_a_result_above_its_limit_is_not_recorded(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("jinfer.bench.cli.machine_limits", lambda: Limits(1e-9, 1e-9, 1e-9))
-    status, _, err = bench("latency", "ttft-8", "--repeats", 1, "--record", "--results", tmp_path)
-    assert status == 1
-    assert "not recorded, for nothing reaches more than 100% of a limit: tiny-qwen3-ttft-8" in err
 
 
 def test_a_trace_and_random_arrivals_are_replayed(bench, tmp_path):
@@ -171,7 +155,6 @@ def test_start_is_measured_in_processes_of_their_own(bench):
     (("latency", "b5-8", "--output-len", "2"), "'b5-8' runs 5 requests together, and max_num_seqs=4"),
     (("latency", "b1", "--set", "page_size"), "--set 'page_size' must be NAME=VALUE"),
     (("latency", "b1", "--set", "pagesize=4"), "unknown engine option 'pagesize'; the options are dtype"),
-    (("latency", "b1", "--record", "--results", "nowhere"), "--record keeps results in nowhere, which is no directory"),
     (("throughput", "poisson-4", "--profile", "trace"), "--profile shows steady steps, and arrivals have none"),
     (("latency", "ttft-8", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),
     (("latency", "ttft-8", "--json", "."), "--json . cannot be written: [Errno 21]"),
@@ -209,12 +192,11 @@ def test_a_trace_that_is_none_is_an_error(bench, tmp_path, content, reason):
     assert "Traceback" not in err
 
 
-def test_what_stdout_does_not_take_is_recorded_all_the_same(bench, tmp_path, monkeypatch):
+def test_a_full_disk_at_stdout_is_an_error(bench, monkeypatch):
     monkeypatch.setattr(sys, "stdout", wrapped(Failing(200, OSError(errno.ENOSPC, "No space left on device"))))
-    status, _, err = bench("latency", "ttft-8", "--repeats", 1, "--record", "--results", tmp_path)
+    status, _, err = bench("latency", "ttft-8", "--repeats", 1)
     assert status == 1
     assert "jinfer: error: stdout cannot be written: [Errno 28] No space left on device" in err
-    assert list(newest_lines(tmp_path / target_device().file_name / "engine.jsonl")) == ["tiny-qwen3-ttft-8"]
 
 
 def test_a_reader_that_goes_ends_it_quietly(bench, monkeypatch):
@@ -251,9 +233,9 @@ def test_malformed_options_are_refused(words, capsys):
 
 
 def test_commands_can_be_repeated_elsewhere():
-    words = ["jinfer", "bench", "latency", "b1", "--config", "/a/b/Qwen3-8B", "--json", "-", "--results=/x", "--record"]
-    assert command_text(words) == "jinfer bench latency b1 --config Qwen3-8B --record"
-    assert output.FILE_NAME == "engine.jsonl"
+    words = ["jinfer", "bench", "latency", "b1", "--config", "/a/b/Qwen3-8B", "--json", "-", "--device-time"]
+    assert command_text(words) == "jinfer bench latency b1 --config Qwen3-8B --device-time"
+    assert command_text(["jinfer", "bench", "--json=/x", "b1"]) == "jinfer bench b1"
 
 
 def test_the_package_runs_without_a_gpu_or_matplotlib():

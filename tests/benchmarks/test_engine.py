@@ -1,10 +1,11 @@
-"""The table of what was recorded, beside vLLM."""
+"""Results of the engine that are recorded, and their table beside vLLM."""
 
 import json
 
 import pytest
 
-from benchmarks import engine
+from benchmarks import engine, processes
+from benchmarks.record import newest_lines, short_id
 
 
 def line(name, value, unit, limit, percent):
@@ -53,5 +54,78 @@ def test_vllm_s_figures_are_of_workloads_in_the_table():
 
 
 def test_a_device_without_results_is_an_error(tmp_path):
-    with pytest.raises(SystemExit, match=r"there is no .*engine\.jsonl: run `jinfer bench"):
+    with pytest.raises(SystemExit, match=r"there is no .*engine\.jsonl: run `python -m benchmarks.engine record"):
         engine.main(["table", "--results", str(tmp_path)])
+
+
+def measured(name, percent):
+    """A line of `jinfer bench`."""
+    return {
+        **line(name, 2.0, "ms", 1.0, percent),
+        "date": "2026-11-29",
+        "versions": {"device": "NVIDIA H200"},
+        "command": "jinfer bench",
+        "details": {"each_ms": [2.0]},
+    }
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Gives the lines of `jinfer bench`, and what it was asked for."""
+    asked = []
+
+    def gives(*lines):
+        monkeypatch.setattr(processes, "json_lines", lambda command: asked.append(command) or iter(lines))
+        return asked
+
+    monkeypatch.setenv("KERNELS_COMMIT", "abc1234")
+    return gives
+
+
+def test_what_jinfer_bench_gives_is_recorded_with_the_commit(bench, tmp_path, capsys):
+    asked = bench(measured("qwen3-0-6b-b1", 50.0), measured("tiny-b2-8", 50.0))
+    assert engine.main(["record", "--results", str(tmp_path), "latency", "b1", "--config", "DIR"]) == 0
+    assert asked[0][-7:] == ["bench", "latency", "b1", "--config", "DIR", "--json", "-"]
+    recorded = newest_lines(tmp_path / "nvidia-h200" / "engine.jsonl")
+    assert list(recorded) == ["06b-b1", "tiny-b2-8"]
+    assert list(recorded["06b-b1"]) == [
+        "id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command",
+    ]  # fmt: skip
+    assert recorded["06b-b1"]["commit"] == "abc1234"
+    assert capsys.readouterr().out.splitlines()[0].split() == ["06b-b1", "2", "ms", "limit", "1", "ms"]
+
+
+def test_a_result_above_its_limit_is_not_recorded(bench, tmp_path, capsys):
+    bench(measured("tiny-ttft-8", 101.0))
+    assert engine.main(["record", "--results", str(tmp_path), "latency", "ttft-8"]) == 1
+    assert "not recorded, for nothing reaches more than 100% of a limit: tiny-ttft-8" in capsys.readouterr().err
+    assert newest_lines(tmp_path / "nvidia-h200" / "engine.jsonl") == {}
+
+
+def test_results_that_cannot_be_kept_are_not_measured(bench):
+    asked = bench()
+    with pytest.raises(SystemExit, match="nowhere is no directory that can be written; give --results DIR"):
+        engine.main(["record", "--results", "nowhere", "latency", "b1"])
+    assert asked == []
+
+
+def test_what_stdout_does_not_take_is_recorded_all_the_same(bench, tmp_path, monkeypatch):
+    bench(measured("tiny-ttft-8", 50.0))
+    monkeypatch.setattr(engine, "print", lambda *words, **options: (_ for _ in ()).throw(OSError(28)), raising=False)
+    with pytest.raises(OSError, match="28"):
+        engine.main(["record", "--results", str(tmp_path), "latency", "ttft-8"])
+    assert list(newest_lines(tmp_path / "nvidia-h200" / "engine.jsonl")) == ["tiny-ttft-8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "short"),
+    [
+        ("qwen3-8b-b64-1024", "8b-b64-1024"),
+        ("qwen3-0-6b-prefill-32x2048", "06b-prefill"),
+        ("qwen3-8b", "8b"),
+        ("qwen3-30b-a3b-b1", "qwen3-30b-a3b-b1"),
+        ("my-model-x-prefill-2x64", "my-model-x-prefill-2x64"),
+    ],
+)
+def test_ids_begin_with_the_model(name, short):
+    assert short_id(name) == short

@@ -18,8 +18,8 @@ from benchmarks.kernels.cases import all_cases, selected
 from benchmarks.kernels.data import RandomData, ShapesOnly
 from benchmarks.kernels.run import Measured, Row
 from benchmarks.kernels.timing import SMOKE, Inputs, compile_chain
+from benchmarks.record import append, newest_lines
 from jinfer.bench.limits import Limits
-from jinfer.bench.record import append, newest_lines
 from pallas_kernels.core.device import target_device
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]

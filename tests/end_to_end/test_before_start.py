@@ -5,10 +5,9 @@ from pathlib import Path
 import pytest
 
 from jinfer import LLM, ConfigError, InsufficientMemoryError, RequestError, SamplingParams
-from jinfer.before_start import check_before_start
 from jinfer.config import EngineConfig
-from jinfer.loading import find_model
 from jinfer.requests.prompts import as_prompts
+from jinfer.startup import find_checked
 from tests.checkpoints import CONFIG, CONTEXT, TINY_ENGINE, VOCAB_SIZE, write_checkpoint
 
 ROWS = VOCAB_SIZE + 20
@@ -30,9 +29,8 @@ def weights_are_not_read(monkeypatch):
 
 def check(directory: Path, prompts, params: SamplingParams | None = None, **options) -> None:
     config = EngineConfig.from_options({**TINY_ENGINE, **options})
-    found = find_model(directory, None, None, config)
     listed = as_prompts(prompts)
-    check_before_start(found, config, listed, [params or SamplingParams()] * len(listed))
+    find_checked(directory, config, prompts=listed, params=[params or SamplingParams()] * len(listed))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,7 @@ def test_what_was_found_is_not_read_again(tmp_path, monkeypatch):
     monkeypatch.undo()
     write_checkpoint(tmp_path)
     config = EngineConfig.from_options(TINY_ENGINE)
-    found = find_model(tmp_path, None, None, config)
+    found = find_checked(tmp_path, config)
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).unlink()
     with LLM(found, **TINY_ENGINE) as llm:

@@ -263,7 +263,7 @@ def test_tokens_depend_on_the_request_alone(engine):
     after_all = llm.engine.stats()
     assert (after_all.num_preemptions > before_all.num_preemptions) == has_few_pages, "few pages are there to run out"
     finds_prefixes = after_all.num_prefix_hit_tokens > before_all.num_prefix_hit_tokens
-    assert finds_prefixes == llm.config.prefix_caching, "what requests have in common is there to be found"
+    assert finds_prefixes == llm.config.cache.prefix_caching, "what requests have in common is there to be found"
 
 
 @pytest.fixture

@@ -6,12 +6,13 @@ import numpy as np
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
 from jinfer.execution.input_cache import InputCache
+from jinfer.placement import Placement
 
 DECODE, MIXED = StepShape(2), StepShape(2, 16)
 
 
 def input_cache() -> InputCache:
-    return InputCache(jax.devices("cpu")[0])
+    return InputCache(Placement(jax.devices("cpu")[0]))
 
 
 def test_an_input_is_kept_on_the_device_from_the_second_time_on():

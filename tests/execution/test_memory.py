@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer.batching.buckets import StepShape
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CacheOptions, EngineConfig, Limits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution import device_memory
 from jinfer.execution.device_memory import GB, DeviceMemory
@@ -71,10 +71,10 @@ def memory_plan(
     model=MODEL, device=None, dtype=FLOAT32, *, weight_bytes: int = 0, step_bytes: int | None = GB // 10, **options: Any
 ) -> MemoryPlan:
     """`options` are those of the engine. The largest step needs `step_bytes`, where that is known."""
-    config, device = EngineConfig(**options), device or gpu(10 * GB)
-    chosen = choose_limits(config, model, device)
+    config, device = EngineConfig.from_options(options), device or gpu(10 * GB)
+    chosen = choose_limits(config.cache, config.scheduler, model, device)
     needs = MemoryNeeds.of(model, chosen, dtype, weight_bytes=weight_bytes, step_bytes=step_bytes)
-    return plan_memory(config, chosen, DeviceMemory.of(device), needs)
+    return plan_memory(config.cache, chosen, DeviceMemory.of(device), needs)
 
 
 def plan(*args: Any, **options: Any) -> Limits:
@@ -82,10 +82,10 @@ def plan(*args: Any, **options: Any) -> Limits:
 
 
 def test_dtype_is_the_users_or_that_of_the_device():
-    assert choose_dtype(EngineConfig(), gpu(GB)) == BFLOAT16
-    assert choose_dtype(EngineConfig(), cpu()) == FLOAT32
-    assert choose_dtype(EngineConfig(dtype="float32"), gpu(GB)) == FLOAT32
-    assert choose_dtype(EngineConfig(dtype="bfloat16"), cpu()) == BFLOAT16
+    assert choose_dtype(None, gpu(GB)) == BFLOAT16
+    assert choose_dtype(None, cpu()) == FLOAT32
+    assert choose_dtype("float32", gpu(GB)) == FLOAT32
+    assert choose_dtype("bfloat16", cpu()) == BFLOAT16
 
 
 def test_a_gpu_runs_more_at_a_time_than_a_cpu(host_memory):
@@ -172,14 +172,14 @@ def test_num_pages_is_taken_as_given_also_beyond_that_gigabyte(host_memory):
 def test_cached_files_count_as_memory_that_is_there(host_memory):
     host_memory(2 * GB)
 
-    available = DeviceMemory.of(cpu()).available_bytes(EngineConfig(gpu_memory_utilization=0.5))
+    available = DeviceMemory.of(cpu()).available_bytes(0.5)
     assert available == pytest.approx(GB, rel=1e-5)
 
 
 def test_a_system_without_meminfo_counts_all_its_memory(monkeypatch, tmp_path):
     monkeypatch.setattr(device_memory, "MEMINFO", tmp_path / "none")
 
-    assert DeviceMemory.of(cpu()).available_bytes(EngineConfig()) > GB / 10
+    assert DeviceMemory.of(cpu()).available_bytes(CacheOptions().gpu_memory_utilization) > GB / 10
 
 
 def test_fewer_pages_than_the_context_shorten_it_and_say_so(caplog):
@@ -260,9 +260,9 @@ def test_a_device_without_room_for_a_page_is_refused_with_zero_not_less():
 def test_weights_that_do_not_fit_are_refused_before_they_are_loaded():
     model = build_model(MODEL, FLOAT32, "xla")
     needed = sum(math.prod(tensor.shape) * 4 for tensor in random_tensors().values())
-    check_weights_fit(model, EngineConfig(gpu_memory_utilization=1), gpu(needed))
+    check_weights_fit(model, 1, gpu(needed))
     with pytest.raises(InsufficientMemoryError) as caught:
-        check_weights_fit(model, EngineConfig(gpu_memory_utilization=1), gpu(needed - 1))
+        check_weights_fit(model, 1, gpu(needed - 1))
 
     check_message(caught, f"{needed / GB:.2f} GB", "gpu_memory_utilization=1 of a GPU", "use a smaller model, bfloat16")
 
@@ -270,7 +270,7 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded():
 def test_memory_in_use_counts_against_the_weights():
     model = build_model(MODEL, FLOAT32, "xla")
     with pytest.raises(InsufficientMemoryError):
-        check_weights_fit(model, EngineConfig(), gpu(10 * GB, used=9 * GB))
+        check_weights_fit(model, CacheOptions().gpu_memory_utilization, gpu(10 * GB, used=9 * GB))
 
 
 def test_the_plan_says_in_a_line_what_went_where():

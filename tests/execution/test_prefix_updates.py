@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.device_state import new_device_state
 from jinfer.execution.kv_cache import copy_pages
 from jinfer.execution.prefix_updates import PrefixUpdates, lower, set_page_tables
@@ -37,7 +37,7 @@ def filled_state():
 
 def test_pages_are_copied_in_every_layer_and_rows_are_set():
     before = jax.tree.map(np.array, filled_state())
-    updates = PrefixUpdates(LIMITS, filled_state(), EngineConfig())
+    updates = PrefixUpdates(LIMITS, filled_state(), CompilerOptions())
     joining = chunk(1, 9, [1, 2], new_pages=[6], shared_pages=[3, 2], copied_page=5)
     after = jax.tree.map(np.array, updates(filled_state(), plan(decode_rows((0, 3)), joining)))
 
@@ -52,7 +52,7 @@ def test_pages_are_copied_in_every_layer_and_rows_are_set():
 
 def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
     before = jax.tree.map(np.array, filled_state())
-    updates = PrefixUpdates(LIMITS, filled_state(), EngineConfig())
+    updates = PrefixUpdates(LIMITS, filled_state(), CompilerOptions())
     after = updates(updates.warm_up(filled_state()), plan(decode_rows((0, 3))))
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, after), before)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer.batching.buckets import StepShape
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import CompilerOptions, Limits
 from jinfer.execution import workspace
 from jinfer.execution.compiled_steps import lower_step
 from jinfer.execution.device_state import new_device_state
@@ -20,13 +20,14 @@ from jinfer.execution.workspace import (
     step_workspace_bytes,
 )
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import Placement
 from tests.models.configs import windows_of, with_windows
 from tests.tiny_model import CONFIG
 
 LIMITS = Limits(page_size=4, num_pages=50, max_num_seqs=2, max_num_batched_tokens=4, max_model_len=32)
 FLOAT32 = jnp.dtype("float32")
 MODEL = build_model(read_model_config(dict(CONFIG, num_hidden_layers=1)), FLOAT32, "xla")
-CPU = jax.devices("cpu")[0]
+CPU = Placement(jax.devices("cpu")[0])
 
 
 def test_temporaries_and_new_results_count_and_donated_arguments_do_not():
@@ -66,7 +67,7 @@ def test_the_largest_step_of_each_kind_is_compiled_and_the_larger_counts(monkeyp
 
     monkeypatch.setattr(workspace, "compile_step", compile_step)
 
-    assert probe(MODEL, limits, FLOAT32, CPU, EngineConfig()) == 700
+    assert probe(MODEL, limits, FLOAT32, CPU, CompilerOptions()) == 700
     assert set(compiled) == set(sizes)
 
 
@@ -91,7 +92,7 @@ def test_a_layer_of_each_kind_is_compiled_before_the_last(monkeypatch, windows, 
         return fake_step(1)
 
     monkeypatch.setattr(workspace, "compile_step", compile_step)
-    probe(build_model(config, FLOAT32, "xla"), LIMITS, FLOAT32, CPU, EngineConfig())
+    probe(build_model(config, FLOAT32, "xla"), LIMITS, FLOAT32, CPU, CompilerOptions())
     assert compiled == [probed] * 2
 
 
@@ -110,12 +111,12 @@ def test_the_workspace_of_a_step_does_not_depend_on_the_number_of_pages():
 def test_on_a_cpu_nothing_is_compiled_for_it(monkeypatch):
     monkeypatch.setattr(workspace, "probe", Mock(side_effect=AssertionError("it was")))
 
-    assert start_probing(MODEL, LIMITS, FLOAT32, CPU, EngineConfig()).result(timeout=60) is None
+    assert start_probing(MODEL, LIMITS, FLOAT32, CPU, CompilerOptions()).result(timeout=60) is None
 
 
 def test_what_compiling_raises_comes_with_the_result(monkeypatch):
-    device = Mock(spec=jax.Device, platform="gpu")
+    placement = Placement(Mock(spec=jax.Device, platform="gpu"))
     monkeypatch.setattr(workspace, "probe", Mock(side_effect=RuntimeError("the compiler is gone")))
 
     with pytest.raises(RuntimeError, match="the compiler is gone"):
-        start_probing(MODEL, LIMITS, FLOAT32, device, EngineConfig()).result(timeout=60)
+        start_probing(MODEL, LIMITS, FLOAT32, placement, CompilerOptions()).result(timeout=60)

@@ -12,6 +12,7 @@ from jinfer.execution.kv_cache import KVCache, KVLayout
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.token_batch import TokenBatch
+from jinfer.placement import default_placement
 from jinfer.weights.hub import read_json
 from jinfer.weights.params import Params
 from jinfer.weights.safetensors import load_checkpoint
@@ -41,7 +42,8 @@ class PagedRun:
         """The model of a directory."""
         config = read_model_config(read_json(directory / "config.json"))
         model = build_model(config, dtype, "xla")
-        return cls(model, load_checkpoint(model.param_specs, directory, progress=False), dtype=dtype)
+        params = load_checkpoint(model.param_specs, directory, placement=default_placement(), progress=False)
+        return cls(model, params, dtype=dtype)
 
     def logits(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], chunk_size: int

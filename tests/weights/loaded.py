@@ -10,6 +10,7 @@ import pytest
 from jinfer.config import EngineConfig
 from jinfer.errors import ModelError
 from jinfer.loading import find_model, load_model
+from jinfer.placement import default_placement
 from jinfer.weights.params import flatten
 
 LAYER_NAMES = {
@@ -25,8 +26,10 @@ LAYER_NAMES = {
 def loaded(source: Path | Mapping[str, Any], params: Any = None, **options: Any) -> dict[str, np.ndarray]:
     """Parameters by path, of a directory, or of a config and params."""
     config = EngineConfig.from_options({"dtype": "float32", "progress": False, **options})
-    found = find_model(source, params, None, config)
-    return {path: np.asarray(x) for path, x in flatten(load_model(found, params, config).params).items()}
+    placement = default_placement()
+    found = find_model(source, params=params, tokenizer=None, config=config, placement=placement)
+    loaded_model = load_model(found, params=params, config=config, placement=placement)
+    return {path: np.asarray(x) for path, x in flatten(loaded_model.params).items()}
 
 
 def raised(source: Path | Mapping[str, Any], params: Any = None) -> str:

@@ -16,6 +16,7 @@ import pytest
 from jinfer.errors import CheckpointError, ConfigError
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import default_placement
 from jinfer.weights.orbax import load_orbax, save_orbax
 from jinfer.weights.orbax_layout import find_trees
 from jinfer.weights.params import Params, flatten, unflatten
@@ -36,7 +37,7 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def params(source) -> Params:
-    return load_checkpoint(model_of().param_specs, source, progress=False)
+    return load_checkpoint(model_of().param_specs, source, placement=default_placement(), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def assert_same(given: Params, wanted: Params) -> None:
 
 
 def test_what_was_saved_is_loaded(saved, params):
-    loaded = load_orbax(model_of().param_specs, saved)
+    loaded = load_orbax(model_of().param_specs, saved, placement=default_placement())
 
     assert_same(loaded, params)
     assert {x.sharding for x in jax.tree.leaves(loaded)} == {x.sharding for x in jax.tree.leaves(params)}
@@ -79,7 +80,7 @@ def test_a_checkpoint_is_told_by_its_params(source, saved):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_are_converted_to_the_models_dtype(saved, params, dtype):
-    loaded = load_orbax(model_of(dtype).param_specs, saved)
+    loaded = load_orbax(model_of(dtype).param_specs, saved, placement=default_placement())
 
     assert_same(loaded, jax.tree.map(lambda x: x.astype(dtype), params))
 
@@ -99,12 +100,15 @@ def test_params_of_a_training_run_are_served_as_they_are(source, params, tmp_pat
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((tmp_path / "params").resolve(), trained)
 
-    assert_same(load_orbax(model_of().param_specs, tmp_path), jax.tree.map(lambda x: x.astype(jnp.float32), trained))
+    assert_same(
+        load_orbax(model_of().param_specs, tmp_path, placement=default_placement()),
+        jax.tree.map(lambda x: x.astype(jnp.float32), trained),
+    )
 
 
 def raised(directory: Path, model: Model | None = None) -> str:
     with pytest.raises(CheckpointError) as caught:
-        load_orbax((model or model_of()).param_specs, directory)
+        load_orbax((model or model_of()).param_specs, directory, placement=default_placement())
     return str(caught.value)
 
 
@@ -136,12 +140,14 @@ import json, sys
 from pathlib import Path
 import jax.numpy as jnp
 from jinfer.errors import CheckpointError
+from jinfer.placement import default_placement
 from jinfer.weights.orbax import load_orbax
 from jinfer.models.registry import build_model, read_model_config
 for directory in map(Path, sys.argv[1:]):
     config = json.loads((directory / "config.json").read_text())
     try:
-        load_orbax(build_model(read_model_config(config), jnp.dtype("float32"), "xla").param_specs, directory)
+        model = build_model(read_model_config(config), jnp.dtype("float32"), "xla")
+        load_orbax(model.param_specs, directory, placement=default_placement())
     except CheckpointError as error:
         print(json.dumps(str(error)))
 """

@@ -15,6 +15,7 @@ import pytest
 from jinfer.errors import CheckpointError
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import Placement, default_placement
 from jinfer.weights import streaming
 from jinfer.weights.params import MAX_NAMED, Params, flatten
 from jinfer.weights.safetensors import load_checkpoint
@@ -33,7 +34,9 @@ def model_of(config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> Mode
 
 
 def load(directory, config: Mapping[str, Any] = CONFIG, dtype: str = "float32") -> dict[str, np.ndarray]:
-    params: Params = load_checkpoint(model_of(config, dtype).param_specs, directory, progress=False)
+    params: Params = load_checkpoint(
+        model_of(config, dtype).param_specs, directory, placement=default_placement(), progress=False
+    )
     return {path: np.asarray(x) for path, x in flatten(params).items()}
 
 
@@ -284,17 +287,17 @@ def test_host_memory_is_bounded_however_large_the_checkpoint_is(tmp_path, monkey
     kind = "pageable" if jax.default_backend() == "cpu" else "pinned"
     make = getattr(StagingBuffer, kind)
 
-    def counted(num_bytes: int, device: jax.Device) -> StagingBuffer:
+    def counted(num_bytes: int, placement: Placement) -> StagingBuffer:
         if num_bytes > 1:  # not the byte that asks a device for pinned memory
             buffers.append(num_bytes)
-        return make(num_bytes, device)
+        return make(num_bytes, placement)
 
     monkeypatch.setattr(StagingBuffer, kind, counted)
     monkeypatch.setattr(streaming, "BUFFER_BYTES", 256 * 1024)
     gc.collect()
     before = sum(x.nbytes for x in jax.live_arrays())
     tracemalloc.start()  # which sees what numpy allocates
-    params = load_checkpoint(model_of(config).param_specs, tmp_path, progress=False)
+    params = load_checkpoint(model_of(config).param_specs, tmp_path, placement=default_placement(), progress=False)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -7,10 +7,12 @@ import jax
 import numpy as np
 import pytest
 
+from jinfer.placement import Placement, default_placement
 from jinfer.weights import staging
 from jinfer.weights.staging import MAX_READERS, NUM_SPARE_BUFFERS, StagingBuffer, stream
 
-DEVICE = jax.devices()[0]
+PLACEMENT = default_placement()
+DEVICE = PLACEMENT.device
 MANY = 3 * (MAX_READERS + NUM_SPARE_BUFFERS)
 HAS_PINNED_MEMORY = any(memory.kind == "pinned_host" for memory in DEVICE.addressable_memories())
 needs_pinned_memory = pytest.mark.skipif(not HAS_PINNED_MEMORY, reason="JAX offers no pinned memory on this device")
@@ -25,22 +27,22 @@ def made(request, monkeypatch) -> list[StagingBuffer]:
     """All buffers of `stream`, which are of one kind or the other."""
     buffers: list[StagingBuffer] = []
 
-    def make(num_bytes: int, device: jax.Device) -> StagingBuffer:
-        buffers.append(request.param(num_bytes, device))
+    def make(num_bytes: int, placement: Placement) -> StagingBuffer:
+        buffers.append(request.param(num_bytes, placement))
         return buffers[-1]
 
-    monkeypatch.setattr(staging, "_new_buffer", lambda device: make)
+    monkeypatch.setattr(staging, "_new_buffer", lambda placement: make)
     return buffers
 
 
 @pytest.mark.parametrize("make", KINDS)
 def test_what_is_written_is_what_the_device_gets_each_time(make):
     """Also of a size that no allocator rounds to, and after the memory was written before."""
-    buffer = make(100_003, DEVICE)
+    buffer = make(100_003, PLACEMENT)
     for seed in range(3):
         wanted = np.random.default_rng(seed).integers(0, 256, 100_003, np.uint8)
         buffer.content[:] = wanted
-        on_device = buffer.copy_to(DEVICE)
+        on_device = buffer.copy_to(PLACEMENT)
         np.testing.assert_array_equal(np.array(on_device), wanted)
         assert on_device.devices() == {DEVICE}
         assert on_device.sharding.memory_kind == DEVICE.default_memory().kind
@@ -53,7 +55,7 @@ def test_every_read_arrives_in_its_order_through_few_buffers(made):
 
         return write
 
-    received = [np.unique(x).tolist() for x in stream([read(i) for i in range(MANY)], 50, DEVICE)]
+    received = [np.unique(x).tolist() for x in stream([read(i) for i in range(MANY)], 50, PLACEMENT)]
 
     assert received == [[i] for i in range(MANY)]
     assert len(made) <= MAX_READERS + NUM_SPARE_BUFFERS
@@ -67,7 +69,7 @@ def test_a_buffer_is_not_written_before_the_next_is_asked_for(made):
         filled.append(None)
         content[:] = 1 + content[0]  # how often this buffer was filled
 
-    taken = stream([read] * MANY, 8, DEVICE)
+    taken = stream([read] * MANY, 8, PLACEMENT)
     first = next(taken)
     most = 0
     while len(filled) > most:  # until the readers have nothing left to fill
@@ -81,7 +83,7 @@ def test_a_buffer_is_not_written_before_the_next_is_asked_for(made):
 
 
 def test_nothing_to_stream_is_nothing(made):
-    assert list(stream([], 8, DEVICE)) == []
+    assert list(stream([], 8, PLACEMENT)) == []
     assert not made
 
 
@@ -91,13 +93,13 @@ def test_what_a_read_raises_ends_the_stream_and_its_readers(made):
 
     good = [lambda content: None] * 3
     with pytest.raises(OSError, match="the disk is gone"):
-        list(stream([*good, fail, *good * MANY], 8, DEVICE))
+        list(stream([*good, fail, *good * MANY], 8, PLACEMENT))
 
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("jinfer-reader")]
 
 
 def test_a_stream_that_is_closed_early_ends_its_readers(made):
-    taken = stream([lambda content: None] * MANY, 8, DEVICE)
+    taken = stream([lambda content: None] * MANY, 8, PLACEMENT)
     next(taken)
     taken.close()
 
@@ -105,16 +107,16 @@ def test_a_stream_that_is_closed_early_ends_its_readers(made):
 
 
 def test_a_device_without_pinned_memory_is_served_from_other_and_that_is_said(monkeypatch, caplog):
-    def refuse(num_bytes: int, device: jax.Device) -> StagingBuffer:
+    def refuse(num_bytes: int, placement: Placement) -> StagingBuffer:
         raise ValueError("no such memory kind")
 
     monkeypatch.setattr(StagingBuffer, "pinned", refuse)
     device = Mock(spec=jax.Device, platform="gpu", device_kind="a GPU")
 
-    assert staging._new_buffer(device) == StagingBuffer.pageable
+    assert staging._new_buffer(Placement(device)) == StagingBuffer.pageable
     assert "a GPU gives no pinned memory (no such memory kind)" in caplog.text
 
 
 @pytest.mark.gpu
 def test_a_gpu_is_served_from_pinned_memory():
-    assert staging._new_buffer(DEVICE) == StagingBuffer.pinned
+    assert staging._new_buffer(PLACEMENT) == StagingBuffer.pinned

@@ -3,13 +3,15 @@
 import ml_dtypes
 import numpy as np
 import pytest
-from jax import ShapeDtypeStruct, devices
+from jax import ShapeDtypeStruct
 
+from jinfer.placement import default_placement
 from jinfer.weights import staging, streaming
 from jinfer.weights.streaming import TensorSlice, fill_params, host_slices
 from jinfer.weights.tensor_source import HostTensor
 from tests.weights.test_staging import KINDS
 
+PLACEMENT = default_placement()
 BFLOAT16, FLOAT32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
 
 
@@ -18,8 +20,8 @@ def values(*shape: int, dtype: np.dtype = FLOAT32) -> np.ndarray:
 
 
 def filled(abstract: dict, slices: list[TensorSlice]) -> dict[str, np.ndarray]:
-    shapes = {path: ShapeDtypeStruct(*shape) for path, shape in abstract.items()}
-    return {path: np.asarray(x) for path, x in fill_params(shapes, slices, devices()[0], progress=False).items()}
+    shapes = {path: ShapeDtypeStruct(*shape, sharding=PLACEMENT.sharding()) for path, shape in abstract.items()}
+    return {path: np.asarray(x) for path, x in fill_params(shapes, slices, PLACEMENT, progress=False).items()}
 
 
 def stored(array: np.ndarray) -> HostTensor:
@@ -31,7 +33,7 @@ def stored(array: np.ndarray) -> HostTensor:
 def test_slices_are_filled_however_they_are_cut(monkeypatch, buffer, buffer_bytes):
     """A buffer for each row, up to one for all: two layers of two joined matrices each, a table, a vector."""
     monkeypatch.setattr(streaming, "BUFFER_BYTES", buffer_bytes)
-    monkeypatch.setattr(staging, "_new_buffer", lambda device: buffer)
+    monkeypatch.setattr(staging, "_new_buffer", lambda placement: buffer)
     left, right, table, vector = [values(13, 7) for _ in "12"], [values(6, 7) for _ in "12"], values(40, 5), values(9)
     slices = [
         *[TensorSlice(stored(x), "joined", (layer, 0, 0), True) for layer, x in enumerate(left)],
@@ -66,8 +68,8 @@ def test_what_no_slice_fills_is_zero():
 
 
 def test_parameters_of_one_shape_have_memory_of_their_own():
-    shapes = {path: ShapeDtypeStruct((300, 7), FLOAT32) for path in "xyz"}
-    params = fill_params(shapes, [], devices()[0], progress=False)
+    shapes = {path: ShapeDtypeStruct((300, 7), FLOAT32, sharding=PLACEMENT.sharding()) for path in "xyz"}
+    params = fill_params(shapes, [], PLACEMENT, progress=False)
 
     assert len({x.unsafe_buffer_pointer() for x in params.values()}) == 3
 

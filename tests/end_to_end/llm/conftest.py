@@ -9,6 +9,7 @@ import pytest
 
 from jinfer import LLM
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import default_placement
 from jinfer.weights.safetensors import load_checkpoint
 from tests.checkpoints import (
     CONFIG,
@@ -41,4 +42,4 @@ def llm(shared_llm) -> Iterator[LLM]:
 def params(directory) -> dict[str, Any]:
     """The weights of the shared LLM, as a caller's own."""
     model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "xla")
-    return load_checkpoint(model.param_specs, directory, progress=False)
+    return load_checkpoint(model.param_specs, directory, placement=default_placement(), progress=False)

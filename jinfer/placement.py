@@ -1,0 +1,53 @@
+"""Where arrays live: the devices of an engine, and how arrays are laid out over them.
+
+Nothing else in jinfer asks JAX for devices or makes a sharding, so that a mesh of several devices begins and ends here.
+Today there is one device, and every array is whole on it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding, SingleDeviceSharding
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The devices of one engine. `device` stands for each of them: what kind it is, and how much memory it has."""
+
+    device: jax.Device
+
+    def sharding(self, axes: Sequence[str] = ()) -> Sharding:
+        """The layout of an array with these logical axes, which are those of ParamSpec; without any, of a replicated
+        array. On one device both are the same."""
+        return SingleDeviceSharding(self.device)
+
+    def placed(self, abstract: Any) -> Any:
+        """The shapes of a pytree, each with the layout of a replicated array."""
+        sharding = self.sharding()
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+
+    def put(self, array: np.ndarray) -> jax.Array:
+        """Starts a copy of an array of the host, replicated."""
+        return jax.device_put(array, self.sharding())
+
+    def pinned(self, num_bytes: int) -> jax.Array:
+        """New memory of the host that the device copies by itself, as uint8 [num_bytes]."""
+        sharding = SingleDeviceSharding(self.device, memory_kind="pinned_host")
+        return jax.device_put(np.zeros(num_bytes, np.uint8), sharding).block_until_ready()
+
+    def put_staged(self, source: np.ndarray | jax.Array) -> jax.Array:
+        """Starts a copy of host memory, pinned or not, to the memory of the device."""
+        kind = self.device.default_memory().kind
+        return jax.device_put(source, SingleDeviceSharding(self.device, memory_kind=kind))
+
+    def has(self, array: jax.Array) -> bool:
+        """True if the array is where an engine can use it as it is."""
+        return self.device in array.devices()
+
+
+def default_placement() -> Placement:
+    """The first device that JAX sees."""
+    return Placement(jax.devices()[0])
