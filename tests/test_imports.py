@@ -135,9 +135,9 @@ BEYOND_THE_FRONT_DOOR = {
     "cli/command.py": {"bench.cli"},  # `jinfer bench` is one of the commands
     "cli/convert.py": {"models.registry", "weights.choice", "weights.hub", "weights.orbax"},  # files only, no engine
     "cli/echo.py": {"text.tokenizer"},  # the type of `LLM.tokenizer`
-    "bench/opening.py": {"weights.hub"},  # reads the config.json of --config
+    "bench/opening.py": {"execution.kv_cache", "weights.hub"},  # the layout of --config's cache, and its config.json
     "bench/profile.py": {"scheduling.step_plan"},  # describes the plans that pass between an engine's stations
-    "bench/roofline.py": {"models.config"},  # counts what a step costs by the shape of the model
+    "bench/roofline.py": {"execution.kv_cache", "models.config"},  # counts a step's bytes by the model's shape
     "bench/steady.py": {"execution.device_state", "scheduling.step_plan"},  # repeats a step of an engine's executor
 }
 
