@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import jax
 
 HOPPER = {"H100", "H200", "H800", "H20", "GH200"}
+THREADS_PER_WARP = 32
+VECTOR_BYTES = 16  # that one instruction of a thread loads
+CACHE_BYTES = 50 * 2**20  # streams longer than the L2 cache are best dropped from it early
 DEFAULT_NUM_MULTIPROCESSORS = 132  # of an H100 or H200, where no GPU can be asked
 
 

@@ -3,7 +3,7 @@
 import itertools
 from dataclasses import dataclass
 
-from pallas_kernels.core.device import target_device
+from pallas_kernels.core.device import THREADS_PER_WARP, target_device
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
 
@@ -11,7 +11,6 @@ PROGRAM_BYTES = 8192  # what a program reads where there is much to do
 PROGRAMS_PER_MULTIPROCESSOR = 4  # at least, where there is little
 BYTES_PER_THREAD = 32  # a load of 16 of either half, and few enough registers for 1,500 threads on a multiprocessor
 MAX_WARPS = 8
-THREADS_PER_WARP = 32
 
 
 @dataclass(frozen=True)

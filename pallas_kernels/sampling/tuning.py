@@ -3,14 +3,13 @@
 import itertools
 from dataclasses import dataclass, replace
 
-from pallas_kernels.core.device import target_device
+from pallas_kernels.core.device import THREADS_PER_WARP, target_device
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
 from pallas_kernels.sampling.draw import draw_slice_size
 
 MAX_SLICES_PER_PROGRAM = 8
 PROGRAMS_PER_MULTIPROCESSOR = 8  # that have something to do before any has more slices than it needs
-THREADS_PER_WARP = 32
 MAX_THREAD_LOGITS = 32  # that a thread holds at once
 MAX_CHOICE_LOGITS = 8  # the same where tokens are chosen: more of them cost registers, and much code to compile
 CHUNK = 2048  # that programs load at once which choose a token

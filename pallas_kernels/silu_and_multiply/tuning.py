@@ -3,13 +3,9 @@
 import itertools
 from dataclasses import dataclass
 
-from pallas_kernels.core.device import target_device
+from pallas_kernels.core.device import CACHE_BYTES, THREADS_PER_WARP, VECTOR_BYTES, target_device
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
-
-VECTOR_BYTES = 16  # that one instruction of a thread loads
-THREADS_PER_WARP = 32
-CACHE_BYTES = 50 * 2**20  # streams longer than the L2 cache are best dropped from it early
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,10 @@
 import itertools
 from dataclasses import dataclass
 
-from pallas_kernels.core.device import target_device
+from pallas_kernels.core.device import CACHE_BYTES, THREADS_PER_WARP, VECTOR_BYTES, target_device
 from pallas_kernels.core.rowwise.blocks import (
-    CACHE_BYTES,
     MAX_WARPS,
     THREAD_BYTES,
-    THREADS_PER_WARP,
-    VECTOR_BYTES,
     RowBlocks,
     blocks_key,
     candidate_blocks,

@@ -6,21 +6,18 @@ An operation's tuning.py asks its own tuned numbers first.
 import itertools
 from dataclasses import dataclass, replace
 
-from pallas_kernels.core.device import target_device
+from pallas_kernels.core.device import CACHE_BYTES, THREADS_PER_WARP, VECTOR_BYTES, target_device
 from pallas_kernels.core.rowwise.columns import cut_columns
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 
 MAX_FEATURES = 16384  # that a program of MAX_WARPS holds in registers
 MAX_WARPS = 32
-THREADS_PER_WARP = 32
-VECTOR_BYTES = 16  # that one instruction of a thread loads
 THREAD_BYTES = 4 * VECTOR_BYTES  # that a thread loads at once; more costs registers, and with them threads
 PROGRAM_BYTES = 8192  # that a program loads at once, where it can hold several rows
 MAX_THREAD_FEATURES = 40  # that leave room for weights and enough threads
 MAX_CANDIDATE_THREAD_FEATURES = 80
 PROGRAMS_PER_MULTIPROCESSOR = 4  # that have something to do before any has more rows than one
-CACHE_BYTES = 50 * 2**20  # streams longer than the L2 cache are best dropped from it early
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 
-from pallas_kernels.core.triton_call import LOG2_E, ceil_div, exp2_scaled, next_power_of_two
-from pallas_kernels.sampling.triton.row import finite_or_zero
+from pallas_kernels.core.exponential import exp, finite_or_zero
+from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.sampling.tuning import num_slices
 
 
@@ -45,7 +45,7 @@ def logprobs_kernel(
     def _():
         largest, sums = _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
         row_largest = largest.max(0)
-        log_total = jnp.log((sums * _exp(largest - row_largest, interpret)).sum(0))
+        log_total = jnp.log((sums * exp(largest - row_largest, interpret=interpret)).sum(0))
         logprobs_ref[row] = logits_ref[row, token_ids_ref[row]] - row_largest - log_total
 
         def one(n, carry):
@@ -55,10 +55,6 @@ def logprobs_kernel(
             return value, token_id, carry
 
         jax.lax.fori_loop(0, count, one, (jnp.float32(jnp.inf), jnp.int32(-1), largest))
-
-
-def _exp(x, interpret):
-    return exp2_scaled(x, LOG2_E, jnp.zeros_like(x), interpret=interpret)
 
 
 def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret):
@@ -76,7 +72,7 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
         slices = chunk * blocks.slices_per_chunk + jnp.arange(blocks.slices_per_chunk)
         largest = logits.max(1)
         largest_ref[row, slices] = largest
-        sums_ref[row, slices] = _exp(logits - finite_or_zero(largest)[:, None], interpret).sum(1)
+        sums_ref[row, slices] = exp(logits - finite_or_zero(largest)[:, None], interpret=interpret).sum(1)
         return following
 
     jax.lax.fori_loop(0, ceil_div(total_slices, blocks.slices_per_chunk), one_chunk, load(0))

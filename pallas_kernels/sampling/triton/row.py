@@ -116,8 +116,3 @@ class Row:
             fold_in(self.key, jnp.int32(self.vocab_size)), jnp.arange(largest.size), interpret=self.interpret
         )
         return self.scaled(largest - row_largest) + log(sums, interpret=self.interpret) + noise
-
-
-def finite_or_zero(largest: Array) -> Array:
-    """A maximum that can be subtracted where all is -inf, too."""
-    return jnp.where(largest == -jnp.inf, 0, largest)

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
-from pallas_kernels.sampling.triton.row import NUM_ROW_OPERANDS, Row, finite_or_zero
+from pallas_kernels.core.exponential import finite_or_zero
+from pallas_kernels.sampling.triton.row import NUM_ROW_OPERANDS, Row
 
 
 def slices_kernel(*refs, blocks, interpret):

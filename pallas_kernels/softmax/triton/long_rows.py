@@ -15,9 +15,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.rowwise.blocks import THREADS_PER_WARP, VECTOR_BYTES
+from pallas_kernels.core.device import THREADS_PER_WARP, VECTOR_BYTES
+from pallas_kernels.core.exponential import exp, finite_or_zero
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
-from pallas_kernels.softmax.triton.exponential import exp
 from pallas_kernels.softmax.tuning import LongBlocks
 
 
@@ -111,7 +111,7 @@ def _statistics(part, x_ref, exp):
         following = part.load(x_ref, i + 1, None)  # in flight while this chunk is added
         wide = x.astype(jnp.float32)
         new_largest = jnp.maximum(largest, wide.max(2).max(0))
-        shift = _finite_shift(new_largest)
+        shift = finite_or_zero(new_largest)
         added = exp(wide - shift[None, :, None]).sum(2).sum(0)
         return new_largest, total * exp(largest - shift) + added, following
 
@@ -124,17 +124,12 @@ def _statistics(part, x_ref, exp):
 def _merge(largest, total, exp):
     """The largest of all, and the sum of exponentials relative to that."""
     row_largest = largest.max(0)
-    return row_largest, (total * exp(largest - _finite_shift(row_largest))).sum(0)
-
-
-def _finite_shift(largest):
-    """0 where nothing was seen but -inf: -inf - -inf would be NaN, and what is to come may be finite."""
-    return jnp.where(largest == -jnp.inf, 0, largest)
+    return row_largest, (total * exp(largest - finite_or_zero(row_largest))).sum(0)
 
 
 def _write(part, x_ref, out_ref, largest, total, exp):
     """The chunk that was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which is NaN."""
-    shift = _finite_shift(largest)
+    shift = finite_or_zero(largest)
     scale = 1 / total
 
     def one_chunk(step, x):

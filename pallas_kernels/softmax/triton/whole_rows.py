@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.exponential import exp
 from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.core.rowwise.columns import cut_columns
 from pallas_kernels.core.rowwise.rows import ProgramRows
 from pallas_kernels.core.triton_call import ceil_div, triton_call
-from pallas_kernels.softmax.triton.exponential import exp
 
 
 def softmax(x: Array, blocks: RowBlocks, *, interpret: bool) -> Array:
