@@ -68,7 +68,8 @@ def _not_on_tensor_cores(program: CompiledProgram, case: Case) -> list[str]:
 
 
 def _copies(program: CompiledProgram, case: Case) -> list[str]:
-    donated = sum(math.prod(x.shape) * x.dtype.itemsize for x in (case.arguments[i] for i in case.donate))
+    arrays = jax.tree.leaves([case.arguments[i] for i in case.donate])
+    donated = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
     if donated > program.aliased_bytes:
         return [f"{donated} bytes are donated, and {program.aliased_bytes} are written in place"]
     if donated and program.temporary_bytes >= donated:
