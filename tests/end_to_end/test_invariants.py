@@ -269,7 +269,7 @@ def test_tokens_depend_on_the_request_alone(engine):
 @pytest.fixture
 def small_llm() -> LLM:
     """With few pages, and idle: for the examples below."""
-    return poisoned_llm("few pages of 4, norms in weights")
+    return poisoned_llm("few pages of 4")
 
 
 def expected_tokens(job: Job) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from jinfer import LLM, RequestOutput, StreamPiece
+from jinfer.execution.executor import Executor
 from jinfer.scheduling.step_plan import StepPlan
 
 TEXT = "the cat sat"
@@ -45,14 +46,16 @@ def joined(pieces: list[StreamPiece], prompt_index: int = 0, output_index: int =
 
 def fail_once(monkeypatch: pytest.MonkeyPatch, llm: LLM, error: BaseException, *, at_step: int = 3) -> None:
     """The device fails in the step `at_step` from now, and never again."""
-    dispatch, steps = llm.engine.executor.dispatch, iter(range(1, 10**9))
+    executor, steps = llm.engine.executor, iter(range(1, 10**9))
+    dispatch = type(executor).dispatch
 
-    def failing(plan: StepPlan):
-        if next(steps) == at_step:
+    def failing(self: Executor, plan: StepPlan):
+        if self is executor and next(steps) == at_step:
             raise error
-        return dispatch(plan)
+        return dispatch(self, plan)
 
-    monkeypatch.setattr(llm.engine.executor, "dispatch", failing)
+    # Of the class: put back on the object, its own method would keep it alive.
+    monkeypatch.setattr(type(executor), "dispatch", failing)
 
 
 def aligned_copy(array: jax.Array) -> np.ndarray:
