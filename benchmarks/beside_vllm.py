@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.processes import RESULTS
+from benchmarks.record import RESULTS
 
 FILE_NAME, PICTURE_NAME = "beside_vllm.json", "beside_vllm.png"
 OURS, THEIRS, INK = "#2a6fbb", "#b0b7c0", "#1f2933"

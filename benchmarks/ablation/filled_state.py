@@ -7,6 +7,7 @@ import numpy as np
 from jinfer.config import Limits
 from jinfer.execution.device_state import DeviceState, new_device_state
 from jinfer.models.model import Model
+from pallas_kernels.paged_attention import KVPages
 
 
 def filled_state(
@@ -19,7 +20,7 @@ def filled_state(
     """
     state = new_device_state(model.config, limits, dtype)
     if not has_zero_cache:
-        state = state._replace(kv_cache=tuple(_normal_like(layer, i) for i, layer in enumerate(state.kv_cache)))
+        state = state._replace(kv_cache=tuple(_normal_like(pages, i) for i, pages in enumerate(state.kv_cache)))
     pages = np.random.default_rng(0).permutation(limits.num_pages - 1) + 1
     table = np.zeros(state.rows.page_table.shape, np.int32)
     table[:-1] = pages.reshape(limits.max_num_seqs, limits.pages_per_sequence)
@@ -28,5 +29,5 @@ def filled_state(
 
 
 @jax.jit(donate_argnums=0)
-def _normal_like(layer: jax.Array, seed: int) -> jax.Array:
-    return jax.random.normal(jax.random.key(seed), layer.shape, layer.dtype)
+def _normal_like(pages: KVPages, seed: int) -> KVPages:
+    return jax.tree.map(lambda x: jax.random.normal(jax.random.key(seed), x.shape, x.dtype), pages)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import beside_vllm
-from benchmarks.processes import RESULTS
+from benchmarks.record import RESULTS
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

@@ -136,7 +136,10 @@ def test_a_case_that_fails_is_a_row_and_not_the_end():
 def test_shapes_are_those_of_the_arrays():
     for case in all_cases(smoke=True):
         arrays, shapes = case.make(RandomData(0), 2), case.make(ShapesOnly(), 2)
-        assert jax.tree.map(lambda x: (x.shape, x.dtype), arrays) == jax.tree.map(lambda x: (x.shape, x.dtype), shapes)
+        assert jax.tree.structure(arrays) == jax.tree.structure(shapes)
+        assert [(x.shape, x.dtype) for x in jax.tree.leaves(arrays)] == [
+            (x.shape, x.dtype) for x in jax.tree.leaves(shapes)
+        ]
 
 
 def test_page_tables_are_permutations_without_the_null_page():
