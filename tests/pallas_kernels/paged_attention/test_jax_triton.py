@@ -176,5 +176,5 @@ def test_a_chain_runs_as_one_graph_on_a_gpu(rng, call, graphs):
     for _ in range(6):
         wanted = decode_reference(wanted * 0.5, *cache, None, case.options)
     for _ in range(3):
-        q, cache = jnp.copy(q), [jnp.copy(x) for x in cache]
+        q, cache = jax.tree.map(jnp.copy, (q, cache))
         assert relative_error(chain(q, *cache, call=call), wanted) < 2 * BOUNDS[jnp.bfloat16]
