@@ -1,1 +1,2 @@
-"""Measurements. Every figure is printed by a command here, with its machine and shapes, and kept under results/."""
+"""Measurements. Every figure is printed by a command here, with its machine and shapes, and kept under
+results/."""

@@ -1,9 +1,10 @@
-"""How often a text depends on the batch that it was made in: `python -m benchmarks.batch_dependence [--model DIR]`.
+"""How often a text depends on the batch that it was made in: `python -m benchmarks.batch_dependence [--model
+DIR]`.
 
-A request's tokens depend on the request and the weights alone, but for rounding: XLA and the kernels add in another
-order for another number of rows, and where two tokens are as good as equal, another may come out. The same requests
-run alone, and then together. For each dtype, greedy and with seeds, this prints how many texts are the same to their
-end, and where those that are not differ first.
+A request's tokens depend on the request and the weights alone, but for rounding: XLA and the kernels add in
+another order for another number of rows, and where two tokens are as good as equal, another may come out. The
+same requests run alone, and then together. For each dtype, greedy and with seeds, this prints how many texts
+are the same to their end, and where those that are not differ first.
 """
 
 import argparse
@@ -15,7 +16,16 @@ import jax
 from jinfer import LLM
 from jinfer.placement import default_placement
 
-STARTS = ("Once upon a time", "One day", "The little", "Tom and", "In the forest", "A big dog", "Lily was", "There was")
+STARTS = (
+    "Once upon a time",
+    "One day",
+    "The little",
+    "Tom and",
+    "In the forest",
+    "A big dog",
+    "Lily was",
+    "There was",
+)
 SAMPLING = {"greedy": {"temperature": 0.0}, "seeded": {"temperature": 1.0}}
 
 
@@ -30,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for dtype in ("float32", "bfloat16"):
         with LLM(options.model, dtype=dtype, prefix_caching=False, progress=False) as llm:
             for name, sampling in SAMPLING.items():
-                print(f"{dtype}, {name}: {compare(llm, options.requests, options.tokens, sampling)}", flush=True)
+                print(
+                    f"{dtype}, {name}: {compare(llm, options.requests, options.tokens, sampling)}", flush=True
+                )
 
 
 def compare(llm: LLM, num_requests: int, num_tokens: int, sampling: dict[str, float]) -> str:
@@ -47,7 +59,8 @@ def compare(llm: LLM, num_requests: int, num_tokens: int, sampling: dict[str, fl
     same = f"{num_requests - len(first)} of {num_requests} are the same alone and together"
     if not first:
         return same
-    return f"{same}, the others differ first at token {min(first)} to {max(first)}, median {statistics.median(first):g}"
+    median = statistics.median(first)
+    return f"{same}, the others differ first at token {min(first)} to {max(first)}, median {median:g}"
 
 
 if __name__ == "__main__":

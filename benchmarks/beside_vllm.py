@@ -2,8 +2,9 @@
 
     python -m benchmarks.beside_vllm [--device nvidia-h200]
 
-Reads results/<device>/beside_vllm.json, which names the command that measures, prints it as Markdown, and draws
-beside_vllm.png next to it: how near each engine comes to what the bytes and operations of a workload take on that GPU.
+Reads results/<device>/beside_vllm.json, which names the command that measures, prints it as Markdown, and
+draws beside_vllm.png next to it: how near each engine comes to what the bytes and operations of a workload
+take on that GPU.
 """
 
 import argparse
@@ -25,7 +26,9 @@ Row = Mapping[str, Any]
 def main(arguments: Sequence[str]) -> int:
     """Prints the table and writes the picture."""
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.beside_vllm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.beside_vllm",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     parser.add_argument("--device", default="nvidia-h200", help="the name of a directory of results")

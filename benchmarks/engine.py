@@ -32,9 +32,25 @@ WORKLOADS = (
     (r"shared-prefix", "16 requests that share 4,096 tokens: TTFT, sooner by"),
     (r"azure-p99-tpot", "Azure trace at twice its rate: p99 TPOT"),
 )
-ORDER = ("b1", "b16-1024", "b64-1024", "b64-2048", "b256-512", "mixed256", "256x1024", "1000x1024", "prefill",
-         "ttft-512", "ttft-2048", "ttft-8192", "ttft-15000", "start-cold", "start-warm", "shared-prefix",
-         "azure-p99-tpot")  # fmt: skip
+ORDER = (
+    "b1",
+    "b16-1024",
+    "b64-1024",
+    "b64-2048",
+    "b256-512",
+    "mixed256",
+    "256x1024",
+    "1000x1024",
+    "prefill",
+    "ttft-512",
+    "ttft-2048",
+    "ttft-8192",
+    "ttft-15000",
+    "start-cold",
+    "start-warm",
+    "shared-prefix",
+    "azure-p99-tpot",
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -45,7 +61,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.engine", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     command = commands.add_parser("record", help="measure, and keep what was measured")
@@ -66,7 +84,10 @@ def _record(options: argparse.Namespace) -> int:
     try:
         for line in jinfer_bench(*options.words):
             append(options.results, [line])
-            print(f"{line['id']:<30}{_amount(line):>20}  limit {_amount({**line, 'value': line['limit']})}", flush=True)
+            print(
+                f"{line['id']:<30}{_amount(line):>20}  limit {_amount({**line, 'value': line['limit']})}",
+                flush=True,
+            )
     except (ProcessError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -83,8 +104,10 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def table(lines: Mapping[str, Mapping[str, Any]], other: Mapping[str, Any]) -> Iterator[str]:
-    """A row for each workload that was recorded, model after model. The last column is how many times as fast."""
-    yield f"| model | workload | {other['engine']} | jinfer | limit | of limit | beside {other['engine'].split()[0]} |"
+    """A row for each workload that was recorded, model after model. The last column is how many times as
+    fast."""
+    engine = other["engine"]
+    yield f"| model | workload | {engine} | jinfer | limit | of limit | beside {engine.split()[0]} |"
     yield "|---|---|---|---|---|---|---|"
     for prefix, model in MODELS.items():
         for suffix in ORDER:

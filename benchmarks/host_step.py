@@ -2,9 +2,9 @@
 
     python -m benchmarks.host_step --rows 256
 
-Prints a line of JSON: medians of planning (`schedule`), padding (`batch`), reading and accepting the tokens (`read`),
-the whole of `Engine.step`, and `deliver`: handing the updates to the queue of their caller, and taking them out again.
-No model, no GPU, no tokenizer. The device's own dispatch is not in it.
+Prints a line of JSON: medians of planning (`schedule`), padding (`batch`), reading and accepting the tokens
+(`read`), the whole of `Engine.step`, and `deliver`: handing the updates to the queue of their caller, and
+taking them out again. No model, no GPU, no tokenizer. The device's own dispatch is not in it.
 """
 
 import argparse
@@ -75,7 +75,9 @@ class Stopwatch:
 
 def main() -> None:
     """Measures one number of rows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=256)
     options = parser.parse_args()
     print(json.dumps({"rows": options.rows, "unit": "us", **measure(options.rows)}))
@@ -126,7 +128,9 @@ def _requests(rows: int, limits: Limits) -> list[Request]:
     params = SamplingParams(max_tokens=WARM_UP_STEPS + 2 * TIMED_STEPS, ignore_eos=True).with_defaults({})
     prompts = [[i] * (PROMPT_LENGTH + i % PAGE_SIZE) for i in range(rows)]
     return [
-        Request.create(f"{i}", None, prompt, params, eos_token_ids=frozenset(), vocab_size=rows, limits=limits)
+        Request.create(
+            f"{i}", None, prompt, params, eos_token_ids=frozenset(), vocab_size=rows, limits=limits
+        )
         for i, prompt in enumerate(prompts)
     ]
 

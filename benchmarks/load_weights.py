@@ -2,9 +2,9 @@
 
     python -m benchmarks.load_weights CONFIG_DIRECTORY [--layers N] [--directory DIRECTORY] [--loads 2]
 
-Writes a checkpoint of random bfloat16 weights with the shapes of a config.json, loads it several times (the first load
-compiles, too), compares what came with the files, and prints lines of JSON in GB/s (10^9 bytes): reading the files
-alone, copying staging buffers alone, and each load. The files are deleted at the end.
+Writes a checkpoint of random bfloat16 weights with the shapes of a config.json, loads it several times (the
+first load compiles, too), compares what came with the files, and prints lines of JSON in GB/s (10^9 bytes):
+reading the files alone, copying staging buffers alone, and each load. The files are deleted at the end.
 """
 
 import argparse
@@ -37,16 +37,21 @@ from jinfer.weights.streaming import BUFFER_BYTES
 
 GB = 10**9
 SHARD_BYTES = 5 * GB
-BLOCK_ELEMENTS = 31_999_999  # of the random block that fills the files; a prime, so that no two tensors are the same
+# Of the random block that fills the files; a prime, so that no two tensors are the same.
+BLOCK_ELEMENTS = 31_999_999
 COPIED_BYTES = 4 * GB
 
 
 def main() -> None:
     """Writes, measures and deletes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path, help="a directory with a config.json")
     parser.add_argument("--layers", type=int, help="fewer layers than the config says")
-    parser.add_argument("--directory", type=Path, help="where the files are written for a while; default: the system's")
+    parser.add_argument(
+        "--directory", type=Path, help="where the files are written for a while; default: the system's"
+    )
     parser.add_argument("--loads", type=int, default=2)
     options = parser.parse_args()
     config = read_model_config(read_json(options.config / "config.json"))
@@ -54,7 +59,9 @@ def main() -> None:
         config = dataclasses.replace(config, layers=config.layers[: options.layers])
     model, device = build_model(config, jnp.dtype("bfloat16"), "xla"), default_placement().device
     size = num_bytes(model.abstract_params)
-    _say(device=device.device_kind, jax=jax.__version__, cpus=os.cpu_count(), checkpoint_gb=round(size / GB, 2))
+    _say(
+        device=device.device_kind, jax=jax.__version__, cpus=os.cpu_count(), checkpoint_gb=round(size / GB, 2)
+    )
     with tempfile.TemporaryDirectory(prefix="jinfer-load-", dir=options.directory) as name:
         directory = Path(name)
         _timed("write the files", size, lambda: _write_checkpoint(model, directory))
@@ -127,7 +134,12 @@ def _check(model: Model, params: Params, directory: Path) -> None:
 
 def _write_checkpoint(model: Model, directory: Path) -> None:
     """Shards of SHARD_BYTES, all written at the same time, and their index."""
-    block = np.random.default_rng(0).standard_normal(BLOCK_ELEMENTS, np.float32).astype(jnp.bfloat16).view(np.uint8)
+    block = (
+        np.random.default_rng(0)
+        .standard_normal(BLOCK_ELEMENTS, np.float32)
+        .astype(jnp.bfloat16)
+        .view(np.uint8)
+    )
     shards: list[dict[str, tuple[int, ...]]] = [{}]
     used = 0
     for name, shape in _tensor_shapes(model):

@@ -2,10 +2,10 @@
 
     python -m benchmarks.policies CONFIG_DIR [--rates 2,4,8,16] [--trace FILE.csv] [--duration 60] [--record]
 
-Each policy is one engine, in a process of its own, which sees the same arrivals. Prints the 50th and 99th percentiles
-over requests, and with --record keeps them (`policy-<model>-<policy>-<load>-p99-ttft` and so on, and
-`<model>-azure-p99-tpot` of `jinfer bench`) and draws policies.png beside them. Limits: a token cannot come sooner than
-the weights are read.
+Each policy is one engine, in a process of its own, which sees the same arrivals. Prints the 50th and 99th
+percentiles over requests, and with --record keeps them (`policy-<model>-<policy>-<load>-p99-ttft` and so on,
+and `<model>-azure-p99-tpot` of `jinfer bench`) and draws policies.png beside them. Limits: a token cannot
+come sooner than the weights are read.
 """
 
 import argparse
@@ -49,10 +49,14 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.policies", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.policies",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("config", metavar="CONFIG_DIR")
-    parser.add_argument("--rates", default="2,4,8,16", help="requests a second, of 100 to 1,024 tokens in and out")
+    parser.add_argument(
+        "--rates", default="2,4,8,16", help="requests a second, of 100 to 1,024 tokens in and out"
+    )
     parser.add_argument("--trace", help="the CSV that is replayed as well, at twice its rate")
     parser.add_argument("--speed", default="2")
     parser.add_argument("--duration", default="60", metavar="S", help="seconds of arrivals, or of the trace")
@@ -74,7 +78,9 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 def _words(policy: str, options: argparse.Namespace) -> list[str]:
     trace = ["--trace", options.trace, "--speed", options.speed] if options.trace else []
     words = ["throughput", *options.loads, "--config", options.config, "--duration", options.duration, *trace]
-    return words + [word for text in [*options.set, f"scheduling_policy={policy}"] for word in ("--set", text)]
+    return words + [
+        word for text in [*options.set, f"scheduling_policy={policy}"] for word in ("--set", text)
+    ]
 
 
 def load_of(line: Line) -> str:
@@ -92,7 +98,8 @@ def row_text(policy: str, line: Line) -> str:
 
 
 def kept_lines(policy: str, line: Line) -> Iterator[Line]:
-    """A line for each percentile. The limit of all is the step that reads the weights, as in the line itself."""
+    """A line for each percentile. The limit of all is the step that reads the weights, as in the line
+    itself."""
     load = load_of(line)
     model = line["id"].split(f"-{load}-")[0]
     shared = {name: line[name] for name in ("commit", "date", "versions", "command")}
@@ -100,9 +107,13 @@ def kept_lines(policy: str, line: Line) -> Iterator[Line]:
         percent, what, _ = figure.split("_")
         value = line["details"][figure]
         yield {
-            "id": f"policy-{model}-{policy.replace('_', '-')}-{load}-{percent}-{what}", "value": rounded(value),
-            "unit": "ms", "limit": line["limit"], "percent_of_limit": round(100 * line["limit"] / value, 1), **shared,
-        }  # fmt: skip
+            "id": f"policy-{model}-{policy.replace('_', '-')}-{load}-{percent}-{what}",
+            "value": rounded(value),
+            "unit": "ms",
+            "limit": line["limit"],
+            "percent_of_limit": round(100 * line["limit"] / value, 1),
+            **shared,
+        }
 
 
 def draw(lines: dict[str, list[Line]], picture: Path) -> None:
@@ -121,13 +132,17 @@ def draw(lines: dict[str, list[Line]], picture: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].legend(frameon=False)
     device = next(iter(lines.values()))[0]["versions"]["device"]
-    figure.suptitle(f"Policies under load on one {device}: median, and dashed the 99th percentile", x=0.01, ha="left")
+    figure.suptitle(
+        f"Policies under load on one {device}: median, and dashed the 99th percentile", x=0.01, ha="left"
+    )
     figure.savefig(picture, dpi=150)
     pyplot.close(figure)
 
 
 def _curves(axes: Any, policy: str, found: list[Line], what: str) -> None:
-    loads = [load_of(line).removeprefix("poisson-") + ("" if load_of(line) == "azure" else "/s") for line in found]
+    loads = [
+        load_of(line).removeprefix("poisson-") + ("" if load_of(line) == "azure" else "/s") for line in found
+    ]
     for percent, style in ((50, "-"), (99, "--")):
         values = [line["details"][f"p{percent}_{what}_ms"] for line in found]
         label = policy if percent == 50 else None

@@ -3,13 +3,14 @@
     python -m benchmarks.power CONFIG_DIRECTORY [WORKLOAD ...] [--repeats 5]
     python -m benchmarks.power CONFIG_DIRECTORY [WORKLOAD ...] --engine [--set NAME=VALUE ...]
 
-Runs the decode step of a workload (b64-1024, b256-512) again and again, with random weights and a random cache as
-engines have them, then with zeros in the cache, then with zeros everywhere: the same instructions and bytes, but fewer
-bits that change on their way. With `--engine` it is the workload (mixed256 as well) that runs, as `jinfer bench` runs
-it, on random weights and then, in the same engine, on zeros, with which keys and values are zeros too.
+Runs the decode step of a workload (b64-1024, b256-512) again and again, with random weights and a random
+cache as engines have them, then with zeros in the cache, then with zeros everywhere: the same instructions
+and bytes, but fewer bits that change on their way. With `--engine` it is the workload (mixed256 as well) that
+runs, as `jinfer bench` runs it, on random weights and then, in the same engine, on zeros, with which keys and
+values are zeros too.
 
-Prints a line of JSON for each: what was measured, and the clock and the power that `nvidia-smi` shows meanwhile. Where
-zeros are faster at a higher clock, power is the limit, and not the kernels or the host.
+Prints a line of JSON for each: what was measured, and the clock and the power that `nvidia-smi` shows
+meanwhile. Where zeros are faster at a higher clock, power is the limit, and not the kernels or the host.
 """
 
 import argparse
@@ -45,7 +46,8 @@ FIGURES = "clocks.sm", "power.draw.instant"
 
 
 def main() -> int:
-    """Measures each workload with each kind of data. The exit status; an error of ours is said without a traceback."""
+    """Measures each workload with each kind of data. The exit status; an error of ours is said without a
+    traceback."""
     options = _parsed()
     try:
         for line in (_engine_lines if options.engine else _step_lines)(options):
@@ -57,12 +59,20 @@ def main() -> int:
 
 
 def _parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("config", type=Path, help="a directory with a config.json")
     parser.add_argument("workloads", nargs="*", default=["b64-1024", "b256-512"])
-    parser.add_argument("--repeats", type=int, default=5, help="of 56 steps each, of which the first warms up")
-    parser.add_argument("--engine", action="store_true", help="run the workloads, and not only their decode steps")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="options of the engine")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of 56 steps each, of which the first warms up"
+    )
+    parser.add_argument(
+        "--engine", action="store_true", help="run the workloads, and not only their decode steps"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="options of the engine"
+    )
     options = parser.parse_args()
     if options.set and not options.engine:
         parser.error("--set is for an engine, and steps alone have none; add --engine")
@@ -92,8 +102,9 @@ def _engine_lines(options: argparse.Namespace) -> Iterator[dict[str, float | str
 
 
 def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
-    """A line for each workload on the weights that the engine has, and then on zeros, which it keeps: value, unit and
-    limit as `jinfer bench` has them, and medians of power in watts and of the clock in MHz, if nvidia-smi tells."""
+    """A line for each workload on the weights that the engine has, and then on zeros, which it keeps: value,
+    unit and limit as `jinfer bench` has them, and medians of power in watts and of the clock in MHz, if
+    nvidia-smi tells."""
     for data in ("random", "zeros"):
         if data == "zeros":
             executor = opened.parts.executor
@@ -112,7 +123,9 @@ def _into_zeros(params: Params) -> Params:
     return jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
 
 
-def measure(model: Model, params: Params, workload: Workload, repeats: int) -> Iterator[dict[str, float | str]]:
+def measure(
+    model: Model, params: Params, workload: Workload, repeats: int
+) -> Iterator[dict[str, float | str]]:
     """A line for each kind of data, all of one executable."""
     step = DecodeStep(model, params, workload, StepChoices())
     compiled = step.compile()
@@ -127,7 +140,8 @@ def measure(model: Model, params: Params, workload: Workload, repeats: int) -> I
 
 @contextlib.contextmanager
 def watched(shown: dict[str, list[float]]) -> Iterator[None]:
-    """Appends what nvidia-smi shows of the first GPU to `shown`, by figure; nothing where there is no nvidia-smi."""
+    """Appends what nvidia-smi shows of the first GPU to `shown`, by figure; nothing where there is no
+    nvidia-smi."""
     command = "nvidia-smi", "-i", "0", f"--query-gpu={','.join(FIGURES)}", "--format=csv,noheader,nounits"
     try:
         process = subprocess.Popen([*command, f"--loop-ms={INTERVAL_MS}"], stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,5 @@
-"""Engines in processes of their own: each finds the device's memory free, and one that fails ends nothing else."""
+"""Engines in processes of their own: each finds the device's memory free, and one that fails ends nothing
+else."""
 
 import json
 import subprocess
@@ -19,8 +20,8 @@ class ProcessError(Exception):
 
 
 def json_lines(command: Sequence[str], request: Any = None) -> Iterator[Line]:
-    """The lines of JSON that a process prints, as they come; `request` goes to its stdin. What it says on stderr is
-    shown. Raises ProcessError where it ends with an error."""
+    """The lines of JSON that a process prints, as they come; `request` goes to its stdin. What it says on
+    stderr is shown. Raises ProcessError where it ends with an error."""
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -37,7 +38,8 @@ def jinfer_bench(*words: str) -> Iterator[Line]:
 
 
 def append(results: Path, lines: Sequence[Line]) -> None:
-    """Keeps lines with the results of the device that they name. Asks no device itself: a child may have it."""
+    """Keeps lines with the results of the device that they name. Asks no device itself: a child may have
+    it."""
     for line in lines:
         file = results / Device(line["versions"]["device"], 0).file_name / ENGINE_FILE
         record.append(file, [{name: value for name, value in line.items() if name != "details"}])

@@ -1,4 +1,5 @@
-"""Results that are kept: lines of JSON with the commit that they were measured at, and the files that have them.
+"""Results that are kept: lines of JSON with the commit that they were measured at, and the files that have
+them.
 
 An id begins with a short name of the model: 8b is Qwen3-8B, 06b is Qwen3-0.6B.
 """
@@ -41,12 +42,17 @@ def kept_line(line: Line) -> Line:
     """A line of `jinfer bench` with its short id and the commit, which stands before the date."""
     first = ("id", "value", "unit", "limit", "percent_of_limit")
     others = {name: value for name, value in line.items() if name not in first}
-    return {"id": short_id(line["id"]), **{name: line[name] for name in first[1:]}, "commit": commit(), **others}
+    return {
+        "id": short_id(line["id"]),
+        **{name: line[name] for name in first[1:]},
+        "commit": commit(),
+        **others,
+    }
 
 
 def append(file: Path, lines: list[Line]) -> None:
-    """Raises ValueError for lines that claim more than the limit, which something else than speed explains; the others
-    are kept."""
+    """Raises ValueError for lines that claim more than the limit, which something else than speed explains;
+    the others are kept."""
     possible = [line for line in lines if 0 <= line["percent_of_limit"] <= 100]
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
@@ -69,4 +75,6 @@ def commit() -> str | None:
     if COMMIT_VARIABLE in os.environ:
         return os.environ[COMMIT_VARIABLE]
     head = output_of("git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD")
-    return head and head + ("+dirty" if output_of("git", "-C", str(REPOSITORY), "status", "--porcelain") else "")
+    return head and head + (
+        "+dirty" if output_of("git", "-C", str(REPOSITORY), "status", "--porcelain") else ""
+    )

@@ -2,9 +2,9 @@
 
     python -m benchmarks.trace DIR [--top 20]
 
-Prints how long the device was busy and idle between the first and the last kernel, what the host spent in each station
-of a step, and the kernels that took longest. The profiler holds up the steps in which it begins, and so the first five
-are left out of what is said of the device.
+Prints how long the device was busy and idle between the first and the last kernel, what the host spent in
+each station of a step, and the kernels that took longest. The profiler holds up the steps in which it begins,
+and so the first five are left out of what is said of the device.
 """
 
 import argparse
@@ -50,9 +50,14 @@ class Trace:
         return sum(event.name == STEP for event in self.host)
 
     def steady(self, events: Sequence[Event]) -> list[Event]:
-        """Those that begin after the first STEPS_LEFT_OUT steps of the host; all of them if there are no more steps."""
+        """Those that begin after the first STEPS_LEFT_OUT steps of the host; all of them if there are no more
+        steps."""
         begins = sorted(event.start_us for event in self.host if event.name == STEP)
-        return [event for event in events if len(begins) <= STEPS_LEFT_OUT or event.start_us >= begins[STEPS_LEFT_OUT]]
+        return [
+            event
+            for event in events
+            if len(begins) <= STEPS_LEFT_OUT or event.start_us >= begins[STEPS_LEFT_OUT]
+        ]
 
     @property
     def stations_us(self) -> dict[str, float]:
@@ -80,7 +85,9 @@ class Occupation:
 def main(arguments: Sequence[str]) -> int:
     """Prints what is in the newest trace under a directory."""
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.trace", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.trace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--top", type=int, default=20, metavar="N", help="kernels to list; default 20")
@@ -101,7 +108,9 @@ def read_trace(directory: Path) -> Trace:
     """The newest trace under a directory. Raises FileNotFoundError where there is none."""
     files = sorted(directory.rglob("*.trace.json.gz"), key=lambda file: file.stat().st_mtime)
     if not files:
-        raise FileNotFoundError(f"there is no *.trace.json.gz under {directory}: is it what --profile was given?")
+        raise FileNotFoundError(
+            f"there is no *.trace.json.gz under {directory}: is it what --profile was given?"
+        )
     with gzip.open(files[-1], "rt", encoding="utf-8") as stream:
         return sort_events(json.load(stream)["traceEvents"])
 
@@ -140,12 +149,16 @@ def occupation(kernels: Sequence[Event]) -> Occupation:
 
 
 def print_host(trace: Trace) -> None:
-    """Time of a step, and of each station in it. Stations lie within one another: make_batch is a part of dispatch."""
+    """Time of a step, and of each station in it. Stations lie within one another: make_batch is a part of
+    dispatch."""
     steps = [event for event in trace.host if event.name == STEP]
     if not steps:
         print("there are no engine steps in this trace")
         return
-    print(f"{len(steps)} engine steps of {sum(step.duration_us for step in steps) / len(steps):.0f} us on the host")
+    print(
+        f"{len(steps)} engine steps of {sum(step.duration_us for step in steps) / len(steps):.0f} us on the "
+        "host"
+    )
     for name, total in sorted(trace.stations_us.items(), key=lambda item: -item[1]):
         print(f"  {name:<12} {total / len(steps):10.1f} us a step")
 
@@ -157,9 +170,13 @@ def print_device(device: str, trace: Trace, top: int) -> None:
     found, num_steps = occupation(kernels), max(1, trace.num_steps - left_out)
     long = [gap for gap in found.gaps_us if gap >= LONG_GAP_US]
     print(f"{device}: {len(kernels)} kernels and {len(copies)} copies in {found.window_us / 1e3:.2f} ms")
-    print(f"  busy {100 - found.idle_percent:.1f}%, idle {found.idle_percent:.1f}%: {sum(found.gaps_us) / 1e3:.2f} ms,")
     print(
-        f"  of which {len(long)} gaps of {LONG_GAP_US:.0f} us or more take {100 * sum(long) / found.window_us:.1f}%; "
+        f"  busy {100 - found.idle_percent:.1f}%, idle {found.idle_percent:.1f}%: "
+        f"{sum(found.gaps_us) / 1e3:.2f} ms,"
+    )
+    print(
+        f"  of which {len(long)} gaps of {LONG_GAP_US:.0f} us or more take "
+        f"{100 * sum(long) / found.window_us:.1f}%; "
         f"the longest takes {max(found.gaps_us, default=0):.0f} us"
     )
     totals: Counter[str] = Counter()
@@ -171,7 +188,8 @@ def print_device(device: str, trace: Trace, top: int) -> None:
     for name, total in totals.most_common(top):
         share = 100 * total / found.busy_us
         print(
-            f"  {total / num_steps:10.1f} {counts[name] / num_steps:7.1f} {total / counts[name]:9.2f} {share:5.1f}%  "
+            f"  {total / num_steps:10.1f} {counts[name] / num_steps:7.1f} {total / counts[name]:9.2f} "
+            f"{share:5.1f}%  "
             f"{name[:NAME_WIDTH]}"
         )
 

@@ -1,4 +1,5 @@
-"""The front door for asyncio: `AsyncLLM` with generate, chat, stream and abort, its engine in a thread of its own."""
+"""The front door for asyncio: `AsyncLLM` with generate, chat, stream and abort, its engine in a thread of its
+own."""
 
 import asyncio
 import atexit
@@ -32,8 +33,8 @@ class AsyncLLM:
     Arguments are those of `LLM`. The start takes as long as LLM's: do it before the event loop runs, or in
     `asyncio.to_thread`. `close`, or an async with block, gives the memory back.
 
-    A task that is cancelled, and a stream that is closed or dropped, leave the engine at once. With `timeout_s`, what
-    has not ended by then ends with the tokens that it has and finish_reason `abort`.
+    A task that is cancelled, and a stream that is closed or dropped, leave the engine at once. With
+    `timeout_s`, what has not ended by then ends with the tokens that it has and finish_reason `abort`.
     """
 
     def __init__(
@@ -75,7 +76,8 @@ class AsyncLLM:
         timeout_s: float | None = None,
         **options: Any,
     ) -> list[RequestOutput]:
-        """Answers a conversation, or a list of them, through the model's chat template, as `LLM.chat` does."""
+        """Answers a conversation, or a list of them, through the model's chat template, as `LLM.chat`
+        does."""
         prompts = self.parts.requests.render(messages)
         return await self._complete(prompts, as_params(params, options, len(prompts)), timeout_s)
 
@@ -87,17 +89,20 @@ class AsyncLLM:
         timeout_s: float | None = None,
         **options: Any,
     ) -> "AsyncStream":
-        """Starts requests whose text comes as it becomes final, over all prompts. To be called in an event loop."""
+        """Starts requests whose text comes as it becomes final, over all prompts. To be called in an event
+        loop."""
         prompt_list = as_prompts(prompts)
         queue = self._submit(prompt_list, as_params(params, options, len(prompt_list)), timeout_s)
         return AsyncStream(self._loop, queue)
 
     def abort(self, request_id: str) -> None:
-        """Ends a request with finish_reason `abort`, unless it has ended: from any thread, before the next step."""
+        """Ends a request with finish_reason `abort`, unless it has ended: from any thread, before the next
+        step."""
         self._loop.abort(request_id)
 
     def stats(self) -> EngineStats:
-        """The present state of the engine, perhaps in the middle of a step, and its counters since the start."""
+        """The present state of the engine, perhaps in the middle of a step, and its counters since the
+        start."""
         return self.parts.engine.stats()
 
     async def check_integrity(self) -> None:
@@ -105,7 +110,8 @@ class AsyncLLM:
         await asyncio.to_thread(self._loop.between_steps, self.parts.engine.check_integrity)
 
     async def close(self) -> None:
-        """Gives back the device's memory. Params that the caller brought stay. Requests still running fail."""
+        """Gives back the device's memory. Params that the caller brought stay. Requests still running
+        fail."""
         await asyncio.to_thread(self._loop.close)
         atexit.unregister(self._loop.close)
 
@@ -126,7 +132,9 @@ class AsyncLLM:
             self._loop.abandon(queue)
         return [RequestOutput.of(request) for request in queue.requests]
 
-    def _submit(self, prompts: list[Prompt], params: list[SamplingParams], timeout_s: float | None) -> AsyncOutputQueue:
+    def _submit(
+        self, prompts: list[Prompt], params: list[SamplingParams], timeout_s: float | None
+    ) -> AsyncOutputQueue:
         self._loop.check_open()
         deadline = _deadline(timeout_s)
         event_loop = asyncio.get_running_loop()
@@ -139,7 +147,8 @@ class AsyncLLM:
 
 
 class AsyncStream(AsyncIterator[StreamPiece]):
-    """The pieces of some requests, for one task. A task that is cancelled while it waits for a piece closes it."""
+    """The pieces of some requests, for one task. A task that is cancelled while it waits for a piece closes
+    it."""
 
     def __init__(self, loop: EngineLoop, queue: AsyncOutputQueue) -> None:
         self._loop = loop

@@ -11,7 +11,8 @@ from jinfer.requests.request import Request
 
 
 class Waker:
-    """Sets events of an event loop from another thread, all that are waiting to be set with one call into the loop."""
+    """Sets events of an event loop from another thread, all that are waiting to be set with one call into the
+    loop."""
 
     def __init__(self, event_loop: asyncio.AbstractEventLoop) -> None:
         self.event_loop = event_loop
@@ -27,7 +28,8 @@ class Waker:
                 self.event_loop.call_soon_threadsafe(self._set_all)
 
     def _set_all(self) -> None:
-        self._is_scheduled = False  # first: an event that comes while the others are set is set, too, or scheduled
+        # first: an event that comes while the others are set is set, too, or scheduled.
+        self._is_scheduled = False
         while self._waiting:
             self._waiting.popleft().set()
 

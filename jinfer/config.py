@@ -14,14 +14,16 @@ SchedulingPolicy = Literal["mixed", "prefill_first", "decode_first"]
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """How a model computes, and whether its weights are read. Raises ConfigError for a malformed option."""
+    """The computation of a model, and the source of its weights. Raises ConfigError for a malformed
+    option."""
 
     dtype: DType | None = option(None, help="default: bfloat16 on a GPU, float32 on a CPU")
-    """Of weights, activations and the KV cache. Default: bfloat16 on a GPU, float32 on a CPU."""
+    """Type of weights, activations and the KV cache. Default: bfloat16 on a GPU, float32 on a CPU."""
     kernels: Kernels = option("auto", help="default: pallas on a GPU, xla elsewhere")
-    """Implementation of all operations. "pallas" is the fastest for each call on a GPU: a kernel of pallas_kernels in
-    Triton or Mosaic, or XLA where that is faster, as it is for products of many rows. "xla" is XLA alone. "auto" is
-    "pallas" on a GPU and "xla" elsewhere; a CPU interprets "pallas", which is slow and meant for tests."""
+    """Implementation of all operations. "pallas" is the fastest for each call on a GPU: a kernel of
+    pallas_kernels in Triton or Mosaic, or XLA where that is faster, as it is for products of many rows. "xla"
+    is XLA alone. "auto" is "pallas" on a GPU and "xla" elsewhere; a CPU interprets "pallas", which is slow
+    and meant for tests."""
     dummy_weights: bool = option(False, help="random weights; the model needs only a config.json")
     """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
     dummy_weights_seed: int = option(0, minimum=0, help="seed of the random weights", metavar="N")
@@ -37,21 +39,25 @@ class CacheOptions:
     page_size: int = option(16, help="tokens in a page; default 16", metavar="N")
     """Positions in a page of the KV cache."""
     num_pages: int | None = option(None, help="default: what the memory holds", metavar="N")
-    """Pages in the KV cache, the null page included. Default: what fits into `gpu_memory_utilization` of the device."""
+    """Pages in the KV cache, the null page included. Default: what fits into `gpu_memory_utilization` of the
+    device."""
     max_model_len: int | Literal["auto"] | None = option(
         None, help="default, and auto: the model's, if memory holds it", metavar="N"
     )
-    """Longest prompt plus output, in tokens. "auto": the model's context, or what the pages hold if that is less.
-    Default: the same, and it is said aloud if it is less."""
+    """Longest prompt plus output, in tokens. "auto": the model's context, or what the pages hold if that is
+    less. Default: the same, and it is said aloud if it is less."""
     gpu_memory_utilization: float = option(
         0.9, help="share of the device's memory that is in use after the start; default 0.9", metavar="SHARE"
     )
-    """Share of the memory that is in use when the engine has started: its weights, workspace and pages, and what this
-    process used before, such as another engine. So a second engine needs a larger share than the first, and 0.9 for
-    each is too much for two. The share is of what JAX may use of the GPU, which is 75% of it unless
-    XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; on a CPU, of the host's available memory."""
-    prefix_caching: bool = option(True, help="keep what was computed for prompts that begin the same; default: yes")
-    """Keep the keys and values of what was computed as long as there is room, for requests that begin the same."""
+    """Share of the memory that is in use when the engine has started: its weights, workspace and pages, and
+    what this process used before, such as another engine. So a second engine needs a larger share than the
+    first, and 0.9 for each is too much for two. The share is of what JAX may use of the GPU, which is 75% of
+    it unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; on a CPU, of the host's available memory."""
+    prefix_caching: bool = option(
+        True, help="keep what was computed for prompts that begin the same; default: yes"
+    )
+    """Keep the keys and values of what was computed as long as there is room, for requests that begin the
+    same."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -61,7 +67,9 @@ class CacheOptions:
             )
         share = self.gpu_memory_utilization
         if not isinstance(share, int | float) or isinstance(share, bool) or not 0 < share <= 1:
-            raise ConfigError(f"gpu_memory_utilization={shown(share)} must be a share of the device's memory in (0, 1]")
+            raise ConfigError(
+                f"gpu_memory_utilization={shown(share)} must be a share of the device's memory in (0, 1]"
+            )
 
 
 @dataclass(frozen=True)
@@ -70,14 +78,18 @@ class SchedulerOptions:
 
     max_num_seqs: int | None = option(None, help="default: 256 on a GPU, 8 on a CPU", metavar="N")
     """Sequences that run at the same time. Default: 256 on a GPU, 8 on a CPU."""
-    max_num_batched_tokens: int | None = option(None, help="default: 4096 on a GPU, 256 on a CPU", metavar="N")
+    max_num_batched_tokens: int | None = option(
+        None, help="default: 4096 on a GPU, 256 on a CPU", metavar="N"
+    )
     """Tokens in one step, and so the longest chunk of a prompt. Default: 4096 on a GPU, 256 on a CPU."""
-    scheduling_policy: SchedulingPolicy = option("mixed", help="which steps compute prompts, and which decode")
-    """In which steps prompts are computed, and in which tokens are decoded: jinfer/scheduling/policies.py says what
-    each is good for, and who waits for whom."""
+    scheduling_policy: SchedulingPolicy = option(
+        "mixed", help="which steps compute prompts, and which decode"
+    )
+    """The steps in which prompts are computed, and those in which tokens are decoded:
+    jinfer/scheduling/policies.py says what each is good for, and who waits for whom."""
     overlap: bool = option(True, help="plan each step before the one before it is read; default: yes")
-    """Plan and dispatch a step before the one before it is read, so that the device does not wait for the host. Without
-    it tokens are the same, and later: for debugging, and to see what overlap is worth."""
+    """Plan and dispatch a step before the one before it is read, so that the device does not wait for the
+    host. Without it tokens are the same, and later: for debugging, and to see what overlap is worth."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -90,17 +102,25 @@ def _is_compiler_option(item: tuple[Any, Any]) -> bool:
 
 @dataclass(frozen=True)
 class CompilerOptions:
-    """How steps are compiled, and where they are kept. Raises ConfigError for a malformed option."""
+    """The compilation of steps, and the place where they are kept. Raises ConfigError for a malformed
+    option."""
 
     compiler_options: Mapping[str, CompilerValue] = option(
-        {}, flag="--compiler-option", help="an option of XLA; may be given several times", metavar="NAME=VALUE"
+        {},
+        flag="--compiler-option",
+        help="an option of XLA; may be given several times",
+        metavar="NAME=VALUE",
     )
     """Options of XLA for the steps of this engine, in place of jinfer's own of the same name.
-    {"xla_gpu_enable_command_buffer": ""} launches each kernel by itself, without CUDA graphs: for debugging."""
+    {"xla_gpu_enable_command_buffer": ""} launches each kernel by itself, without CUDA graphs: for
+    debugging."""
     compilation_cache: bool = option(True, help="keep compiled steps on disk; default: yes")
     """Keep compiled steps on disk, for the next start."""
-    compilation_cache_dir: str | None = option(None, help="default: JAX's, or ~/.cache/jinfer/compiled", metavar="DIR")
-    """Where. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a GPU, ~/.cache/jinfer/compiled."""
+    compilation_cache_dir: str | None = option(
+        None, help="default: JAX's, or ~/.cache/jinfer/compiled", metavar="DIR"
+    )
+    """Directory of compiled steps. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a
+    GPU, ~/.cache/jinfer/compiled."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -111,16 +131,18 @@ class CompilerOptions:
         options = self.compiler_options
         if not isinstance(options, Mapping) or not all(map(_is_compiler_option, options.items())):
             raise ConfigError(
-                f"compiler_options={shown(options)} must map the names of XLA's options to strings or booleans"
+                f"compiler_options={shown(options)} must map the names of XLA's options to strings or "
+                "booleans"
             )
 
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """The options of an engine in parts, each for the modules that read it. `from_options` takes them all by name.
+    """The options of an engine in parts, each for the modules that read it. `from_options` takes them all by
+    name.
 
-    `None` leaves a choice to the engine, which decides by the model and the device. Raises ConfigError for a malformed
-    option.
+    `None` leaves a choice to the engine, which decides by the model and the device. Raises ConfigError for a
+    malformed option.
     """
 
     model: ModelOptions = ModelOptions()

@@ -11,15 +11,16 @@
     ├── RequestError                a request is invalid; no other request is affected
     └── EngineError                 the engine failed or is closed
 
-A message gives the value, the rule that it breaks and the remedy. The classes that report a caller's bad value are
-also ValueErrors, so that code written against the standard library's habits catches them.
+A message gives the value, the rule that it breaks and the remedy. The classes that report a caller's bad
+value are also ValueErrors, so that code written against the standard library's habits catches them.
 """
 
 MAX_CHARACTERS_SHOWN = 200
 
 
 def shown(value: object) -> str:
-    """`repr` of a value for a message: short, whatever the value is. Python refuses to print very long integers."""
+    """`repr` of a value for a message: short, whatever the value is. Python refuses to print very long
+    integers."""
     try:
         text = repr(value)
     except Exception as error:

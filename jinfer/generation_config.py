@@ -45,8 +45,8 @@ CHANGES_GREEDY_TOKENS: Mapping[str, tuple[Any, ...]] = {
     "dola_layers": EMPTY,
     "num_beams": ONE,
 }
-"""Entries that change which tokens transformers' `generate` chooses, and the values at which they do not; null never
-does."""
+"""Entries that change which tokens transformers' `generate` chooses, and the values at which they do not;
+null never does."""
 CHANGES_OTHERS: Mapping[str, tuple[Any, ...]] = {
     "typical_p": ONE,
     "epsilon_cutoff": OFF,
@@ -79,7 +79,8 @@ class GenerationConfig:
 
     @classmethod
     def of(cls, directory: Path | None, raw: Mapping[str, Any]) -> "GenerationConfig":
-        """The entries of generation_config.json, else those of config.json, `raw`. Raises UnsupportedModelError."""
+        """The entries of generation_config.json, else those of config.json, `raw`. Raises
+        UnsupportedModelError."""
         path = None if directory is None else directory / FILE
         is_there = path is not None and path.is_file()
         return cls(read_json(path), FILE) if path is not None and is_there else cls(raw, "config.json")
@@ -87,7 +88,8 @@ class GenerationConfig:
     def sampling_defaults(self) -> dict[str, Any]:
         """The values of `MODEL_DEFAULTS` that the model sets, logged since they surprise users.
 
-        They hold whatever `do_sample` says. A value that no request could ask for is left out, which is logged as well.
+        They hold whatever `do_sample` says. A value that no request could ask for is left out, which is
+        logged as well.
         """
         defaults = {}
         for name in MODEL_DEFAULTS:
@@ -98,7 +100,8 @@ class GenerationConfig:
                 SamplingParams(**{name: value})
             except RequestError as error:
                 logger.warning(
-                    "%s sets a sampling default that jinfer does not have: %s. It is left out, and %s is %s unless a "
+                    "%s sets a sampling default that jinfer does not have: %s. It is left out, and %s is %s "
+                    "unless a "
                     "request says otherwise",
                     self.file,
                     error,
@@ -115,36 +118,50 @@ class GenerationConfig:
         return defaults
 
     def say_what_is_not_applied(self) -> None:
-        """Logs entries that jinfer does not apply although they change what transformers' `generate` gives."""
+        """Logs entries that jinfer does not apply although they change what transformers' `generate`
+        gives."""
         has_beams = "num_beams" in self._found(CHANGES_GREEDY_TOKENS)
         greedy = {**self._found(CHANGES_GREEDY_TOKENS), **(self._found(OF_BEAMS) if has_beams else {})}
         for found, level, what in (
             (greedy, logging.WARNING, "greedy tokens differ from those of transformers' generate"),
-            (self._found(CHANGES_OTHERS), logging.INFO, "sampled tokens, or where they end, differ from transformers'"),
+            (
+                self._found(CHANGES_OTHERS),
+                logging.INFO,
+                "sampled tokens, or where they end, differ from transformers'",
+            ),
         ):
             if found:
                 names = ", ".join(f"{name}={shown(value)}" for name, value in found.items())
-                logger.log(level, "%s has entries that jinfer does not apply, so that %s: %s", self.file, what, names)
+                logger.log(
+                    level, "%s has entries that jinfer does not apply, so that %s: %s", self.file, what, names
+                )
 
     def _found(self, neutral: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
         """Entries that are there with a value that changes something."""
         values = {name: self.entries.get(name) for name in neutral}
-        return {name: value for name, value in values.items() if value is not None and value not in neutral[name]}
+        return {
+            name: value for name, value in values.items() if value is not None and value not in neutral[name]
+        }
 
-    def eos_token_ids(self, raw: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int) -> frozenset[int]:
+    def eos_token_ids(
+        self, raw: Mapping[str, Any], tokenizer: Tokenizer | None, vocab_size: int
+    ) -> frozenset[int]:
         """The ids of generation_config.json, else those of config.json, `raw`; and the tokenizer's own.
 
         An id outside the vocabulary cannot be sampled: it is left out, which is logged.
         """
         name = "eos_token_id"
-        named, file = (self.entries[name], self.file) if name in self.entries else (raw.get(name), "config.json")
+        named, file = (
+            (self.entries[name], self.file) if name in self.entries else (raw.get(name), "config.json")
+        )
         ids = dict.fromkeys(_token_ids(named, file), file)
         if tokenizer is not None and tokenizer.eos_token_id is not None:
             ids.setdefault(tokenizer.eos_token_id, "the tokenizer")
         for token_id, source in ids.items():
             if not 0 <= token_id < vocab_size:
                 logger.warning(
-                    "%s names eos_token_id %d, outside the vocabulary of %d: it is left out, as it cannot be sampled",
+                    "%s names eos_token_id %d, outside the vocabulary of %d: it is left out, as it cannot "
+                    "be sampled",
                     source,
                     token_id,
                     vocab_size,
@@ -158,6 +175,7 @@ def _token_ids(value: Any, file: str) -> list[int]:
     for token_id in ids:
         if not isinstance(token_id, int) or isinstance(token_id, bool):
             raise UnsupportedModelError(
-                f"{file} has eos_token_id {shown(value)}; it must be an integer or a list of integers: correct it"
+                f"{file} has eos_token_id {shown(value)}; it must be an integer or a list of integers: "
+                "correct it"
             )
     return ids

@@ -33,10 +33,11 @@ def generate(
 ) -> list[RequestOutput]:
     """Completes prompts with a model that is loaded for this call: `jinfer.generate("Once upon a time")`.
 
-    What is wrong with options, model, prompts or parameters is said before weights are read, as far as it can be known.
+    What is wrong with options, model, prompts or parameters is said before weights are read, as far as it can
+    be known.
 
-    `options` are those of EngineConfig and, without `params`, of SamplingParams. Keep an `LLM` to call it more than
-    once.
+    `options` are those of EngineConfig and, without `params`, of SamplingParams. Keep an `LLM` to call it
+    more than once.
     """
     engine_options, sampling_options = split_options(options)
     tokenizer = engine_options.pop("tokenizer", None)
@@ -49,11 +50,12 @@ def generate(
 
 
 class LLM:
-    """A model on a device, ready to generate. Several live in one process; `close`, or a with block, gives memory back.
+    """A model on a device, ready to generate. Several live in one process; `close`, or a with block, gives
+    memory back.
 
-    `model` is a directory, a Hugging Face hub id, None for the small model that ships with jinfer, or a configuration
-    (`ModelConfig`, or the mapping of a config.json) together with `params`, a nested dict of arrays that is served as
-    it is. `options` are the fields of EngineConfig. Threads may share one LLM.
+    `model` is a directory, a Hugging Face hub id, None for the small model that ships with jinfer, or a
+    configuration (`ModelConfig`, or the mapping of a config.json) together with `params`, a nested dict of
+    arrays that is served as it is. `options` are the fields of EngineConfig. Threads may share one LLM.
 
     `limits` are the sizes that followed from the options, and `memory` (a MemoryPlan) says what went where.
     """
@@ -84,31 +86,43 @@ class LLM:
         return self.parts.loaded.tokenizer
 
     def generate(
-        self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
+        self,
+        prompts: Prompts,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **options: Any,
     ) -> list[RequestOutput]:
         """Completes a string, token ids, or a list of either; one RequestOutput per prompt, in order.
 
-        Sampling parameters are one SamplingParams, one for each prompt, or keyword arguments. Everything is validated
-        before anything runs. Raises RequestError; EngineError if the engine fails on the way.
+        Sampling parameters are one SamplingParams, one for each prompt, or keyword arguments. Everything is
+        validated before anything runs. Raises RequestError; EngineError if the engine fails on the way.
         """
         prompt_list = as_prompts(prompts)
         return self._complete(prompt_list, as_params(params, options, len(prompt_list)))
 
     def chat(
-        self, messages: Messages, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
+        self,
+        messages: Messages,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **options: Any,
     ) -> list[RequestOutput]:
         """Answers a conversation, or a list of them, through the model's chat template; see `generate`."""
         prompts = self.parts.requests.render(messages)
         return self._complete(prompts, as_params(params, options, len(prompts)))
 
     def stream(
-        self, prompts: Prompts, params: SamplingParams | Sequence[SamplingParams] | None = None, **options: Any
+        self,
+        prompts: Prompts,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **options: Any,
     ) -> Iterator[StreamPiece]:
-        """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what runs."""
+        """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what
+        runs."""
         prompt_list = as_prompts(prompts)
         requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
         prompt_index = {request: index for index, request in enumerate(requests)}
-        return self._run(requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output))
+        return self._run(
+            requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output)
+        )
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
@@ -126,8 +140,8 @@ class LLM:
         return [RequestOutput.of(request) for request in requests]
 
     def _run(self, requests: list[Request], form: Callable[[SequenceOutput], T]) -> Generator[T, None, None]:
-        """Steps the engine until the requests have ended, and gives each output in a form. Whatever stops it early
-        aborts them."""
+        """Steps the engine until the requests have ended, and gives each output in a form. Whatever stops it
+        early aborts them."""
         queue = OutputQueue(requests)
         try:
             try:
@@ -157,7 +171,8 @@ class LLM:
         self.engine.check_integrity()
 
     def close(self) -> None:
-        """Gives back the device's memory. Params that the caller brought stay. Requests still running fail."""
+        """Gives back the device's memory. Params that the caller brought stay. Requests still running
+        fail."""
         self._loop.close()
 
     def __enter__(self) -> "LLM":

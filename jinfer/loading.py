@@ -1,4 +1,5 @@
-"""What an engine needs of a model: its configuration, weights, tokenizer and defaults, from wherever they come."""
+"""The parts of a model that an engine needs: its configuration, weights, tokenizer and defaults, from
+wherever they come."""
 
 import logging
 from collections.abc import Mapping
@@ -40,8 +41,8 @@ class FoundModel:
 
 
 ModelSource = str | Path | ModelConfig | Mapping[str, Any] | FoundModel | None
-"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), what find_model found for the
-same options, or None: the demo model."""
+"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), what find_model
+found for the same options, or None: the demo model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,9 @@ def find_model(
     config: EngineConfig,
     placement: Placement,
 ) -> FoundModel:
-    """Reads all that is small, and of the weights what decides on the model: headers, and a head that is stored beside
-    the embedding of a tied model. Raises ModelError, or ConfigError for arguments that contradict others."""
+    """Reads all that is small, and of the weights what decides on the model: headers, and a head that is
+    stored beside the embedding of a tied model. Raises ModelError, or ConfigError for arguments that
+    contradict others."""
     if isinstance(source, FoundModel):
         assert tokenizer is None, "the tokenizer is found with the model"
         return source
@@ -72,16 +74,19 @@ def find_model(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
         )
     if params is not None and config.model.dummy_weights:
-        raise ConfigError("params and dummy_weights=True are both given; they are two sources of the same weights")
-    choose_limits(
-        config.cache, config.scheduler, model_config, placement.device
-    )  # options are refused before weights are looked at
+        raise ConfigError(
+            "params and dummy_weights=True are both given; they are two sources of the same weights"
+        )
+    # Options are refused before weights are looked at.
+    choose_limits(config.cache, config.scheduler, model_config, placement.device)
     dtype = choose_dtype(config.model.dtype, placement.device)
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)
     generation.say_what_is_not_applied()
     model = build_model(model_config, dtype, config.model.kernels)
-    weights = choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
+    weights = (
+        choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
+    )
     return FoundModel(
         model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params),
         dtype=dtype,
@@ -92,8 +97,11 @@ def find_model(
     )
 
 
-def load_model(found: FoundModel, *, params: Params | None, config: EngineConfig, placement: Placement) -> LoadedModel:
-    """Brings the weights to the devices. Raises CheckpointError, and InsufficientMemoryError before anything."""
+def load_model(
+    found: FoundModel, *, params: Params | None, config: EngineConfig, placement: Placement
+) -> LoadedModel:
+    """Brings the weights to the devices. Raises CheckpointError, and InsufficientMemoryError before
+    anything."""
     if params is None:
         check_weights_fit(found.model, config.cache.gpu_memory_utilization, placement.device)
         loaded = _load_params(found, config, placement)

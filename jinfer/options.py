@@ -1,4 +1,5 @@
-"""Options as fields of frozen dataclasses: what a front door shows of each, and the checks that their types ask for."""
+"""Options as fields of frozen dataclasses: what a front door shows of each, and the checks that their types
+ask for."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -9,12 +10,15 @@ from typing import Any, Literal, Union, get_args, get_origin
 from jinfer.errors import ConfigError, shown
 
 CompilerValue = str | bool
-"""What an option of XLA's compiler may be; a number is given as a string."""
+"""The value of an option of XLA's compiler; a number is given as a string."""
 LARGEST_INTEGER = 2**31 - 1  # of what the device counts in int32: pages, positions, rows
 
 
-def option(default: Any, *, help: str, minimum: int = 1, flag: str | None = None, metavar: str | None = None) -> Any:
-    """A field that is an option. `help` is its line on the command line, and `minimum` the least of an integer.
+def option(
+    default: Any, *, help: str, minimum: int = 1, flag: str | None = None, metavar: str | None = None
+) -> Any:
+    """A field that is an option. `help` is its line on the command line, and `minimum` the least of an
+    integer.
 
     `flag` names it on the command line, where that is not its own name with dashes.
     """
@@ -28,8 +32,8 @@ def option(default: Any, *, help: str, minimum: int = 1, flag: str | None = None
 class Option:
     """An option by its name: what a command line needs to know of it, and its check.
 
-    `words` are the values that are named one by one, as in Literal["auto"], and `value_type` is the type of the others:
-    None where there are none. `is_optional` allows None, which leaves the choice to the engine.
+    `words` are the values that are named one by one, as in Literal["auto"], and `value_type` is the type of
+    the others: None where there are none. `is_optional` allows None, which leaves the choice to the engine.
     """
 
     name: str
@@ -49,7 +53,9 @@ class Option:
         others = [each for each in types if each is not NoneType and get_origin(each) is not Literal]
         return cls(
             name=field.name,
-            default=field.default if field.default_factory is dataclasses.MISSING else field.default_factory(),
+            default=field.default
+            if field.default_factory is dataclasses.MISSING
+            else field.default_factory(),
             help=field.metadata["help"],
             flag=field.metadata["flag"] or f"--{field.name.replace('_', '-')}",
             metavar=field.metadata["metavar"],
@@ -60,8 +66,8 @@ class Option:
         )
 
     def check(self, value: Any) -> None:
-        """Raises ConfigError for a value that is none of the choices, or no integer in the range. Other types are the
-        business of the class that has the field."""
+        """Raises ConfigError for a value that is none of the choices, or no integer in the range. Other types
+        are the business of the class that has the field."""
         if self.value_type is int:
             self._check_integer(value)
         elif self.value_type is bool:
@@ -72,7 +78,11 @@ class Option:
     def _check_integer(self, value: Any) -> None:
         if (value is None and self.is_optional) or (isinstance(value, str) and value in self.words):
             return
-        if not isinstance(value, int) or isinstance(value, bool) or not self.minimum <= value <= LARGEST_INTEGER:
+        if (
+            not isinstance(value, int)
+            or isinstance(value, bool)
+            or not self.minimum <= value <= LARGEST_INTEGER
+        ):
             words = "".join(f" or {word!r}" for word in self.words)
             rule = f"must be an integer from {self.minimum} to {LARGEST_INTEGER}{words}"
             raise ConfigError(f"{self.name}={shown(value)} {rule}")

@@ -1,7 +1,7 @@
-"""Where arrays live: the devices of an engine, and how arrays are laid out over them.
+"""The places of arrays: the devices of an engine, and how arrays are laid out over them.
 
-Nothing else in jinfer asks JAX for devices or makes a sharding, so that a mesh of several devices begins and ends here.
-Today there is one device, and every array is whole on it.
+Nothing else in jinfer asks JAX for devices or makes a sharding, so that a mesh of several devices begins and
+ends here. Today there is one device, and every array is whole on it.
 """
 
 from collections.abc import Sequence
@@ -15,13 +15,14 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of one engine. `device` stands for each of them: what kind it is, and how much memory it has."""
+    """The devices of one engine. `device` stands for each of them: what kind it is, and how much memory it
+    has."""
 
     device: jax.Device
 
     def sharding(self, axes: Sequence[str] = ()) -> Sharding:
-        """The layout of an array with these logical axes, which are those of ParamSpec; without any, of a replicated
-        array. On one device both are the same."""
+        """The layout of an array with these logical axes, which are those of ParamSpec; without any, of a
+        replicated array. On one device both are the same."""
         return SingleDeviceSharding(self.device)
 
     def placed(self, abstract: Any) -> Any:

@@ -1,4 +1,5 @@
-"""Progress for people who wait: bars, on stderr in a terminal or as a widget in a notebook, and times in the log."""
+"""Progress for people who wait: bars, on stderr in a terminal or as a widget in a notebook, and times in the
+log."""
 
 import contextlib
 import logging
@@ -27,7 +28,8 @@ def logged_time(logger: logging.Logger, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected_times() -> Iterator[dict[str, float]]:
-    """The seconds of each `logged_time` of jinfer that ends within the block, by what took them, as they come."""
+    """The seconds of each `logged_time` of jinfer that ends within the block, by what took them, as they
+    come."""
     found: dict[str, float] = {}
     root = logging.getLogger("jinfer")
     handler = _Collector(found)

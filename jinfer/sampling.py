@@ -15,9 +15,10 @@ NOT_FINITE = -1  # in a StepResult on the device: no token, for the logits of th
 class StepResult(NamedTuple):
     """The results of a step for the host, one entry per row of its batch.
 
-    A token is NOT_FINITE where logits hold NaN or infinity: a second array to say so would take as long to come to the
-    host as the tokens. `top_*` are the MAX_LOGPROBS most likely tokens. Log probabilities are of the model's own
-    distribution, before temperature and filters; they are zeros in rows that do not want them.
+    A token is NOT_FINITE where logits hold NaN or infinity: a second array to say so would take as long to
+    come to the host as the tokens. `top_*` are the MAX_LOGPROBS most likely tokens. Log probabilities are of
+    the model's own distribution, before temperature and filters; they are zeros in rows that do not want
+    them.
     """
 
     token_ids: Int32[Array, " rows"]

@@ -1,4 +1,4 @@
-"""From options to a running engine: find the model, load it, size the memory, compile, warm up."""
+"""Starts an engine from options: find the model, load it, size the memory, compile, warm up."""
 
 import dataclasses
 import functools
@@ -38,7 +38,8 @@ logger = logging.getLogger(__name__)
 class EngineParts:
     """A running engine and all that it was made from. `close`, or a with block, gives its memory back.
 
-    `requests` makes what the engine accepts. `executor` is the engine's own, with the device state and the params.
+    `requests` makes what the engine accepts. `executor` is the engine's own, with the device state and the
+    params.
     """
 
     config: EngineConfig
@@ -80,9 +81,9 @@ def find_checked(
     """Finds a model, and refuses what can be refused before weights are read and steps are compiled: all that
     config.json, the tokenizer, the options and the device tell of requests that are known beforehand.
 
-    Raises ModelError for a model, ConfigError for options, and RequestError for a prompt or its parameters, that the
-    engine would refuse. An engine may still refuse a prompt that passes here: memory may hold fewer pages than the
-    context needs.
+    Raises ModelError for a model, ConfigError for options, and RequestError for a prompt or its parameters,
+    that the engine would refuse. An engine may still refuse a prompt that passes here: memory may hold fewer
+    pages than the context needs.
     """
     placement = default_placement()
     found = find_model(model, params=None, tokenizer=tokenizer, config=config, placement=placement)
@@ -118,8 +119,8 @@ def start_engine(
     params: Params | None = None,
     tokenizer: Tokenizer | str | Path | None = None,
 ) -> EngineParts:
-    """Starts an engine that is ready for requests. Raises ConfigError for options, and ModelError for a model, that
-    cannot be used."""
+    """Starts an engine that is ready for requests. Raises ConfigError for options, and ModelError for a
+    model, that cannot be used."""
     started = time.perf_counter()
     placement = default_placement()
     memory = DeviceMemory.of(placement.device)
@@ -155,7 +156,9 @@ def _chosen_limits(
     return chosen
 
 
-def _parts(loaded: LoadedModel, memory: MemoryPlan, config: EngineConfig, placement: Placement) -> EngineParts:
+def _parts(
+    loaded: LoadedModel, memory: MemoryPlan, config: EngineConfig, placement: Placement
+) -> EngineParts:
     logger.info("%s", memory)
     executor = _executor(loaded, memory, config, placement)
     scheduler = Scheduler(
@@ -175,7 +178,9 @@ def _parts(loaded: LoadedModel, memory: MemoryPlan, config: EngineConfig, placem
     )
 
 
-def _executor(loaded: LoadedModel, memory: MemoryPlan, config: EngineConfig, placement: Placement) -> Executor:
+def _executor(
+    loaded: LoadedModel, memory: MemoryPlan, config: EngineConfig, placement: Placement
+) -> Executor:
     """Compiles and warms up. Raises InsufficientMemoryError if the device runs out of memory on the way."""
     model, limits = loaded.model, memory.limits
     new_state = functools.partial(new_device_state, model.config, limits, loaded.dtype)

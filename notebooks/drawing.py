@@ -1,4 +1,5 @@
-"""Pictures of the engine's inside for 02_follow_one_request.ipynb. They read private attributes and change nothing."""
+"""Pictures of the engine's inside for 02_follow_one_request.ipynb. They read private attributes and change
+nothing."""
 
 from collections import defaultdict
 
@@ -32,7 +33,8 @@ def box(axes, x, y, width, colour, text="", *, line=0.6, height=0.9, size=8):
 
 
 def draw_pages(engine):
-    """Above: every page, in the colours of those that use it. Below: the page table, a row for each sequence."""
+    """Above: every page, in the colours of those that use it. Below: the page table, a row for each
+    sequence."""
     _, (pool, table) = plt.subplots(2, figsize=(12, 3.6), height_ratios=(1, 2.4), layout="constrained")
     running = sorted(engine.scheduler._running, key=lambda sequence: sequence.row)
     _draw_pool(pool, engine, running)
@@ -41,13 +43,17 @@ def draw_pages(engine):
         for entry, page_id in enumerate(sequence.page_ids):
             line = 2.6 if entry < sequence.num_shared_pages else 0.6
             box(table, entry, sequence.row, 0.92, colour_of(sequence), page_id, line=line, height=0.82)
-    table.set(xlim=(-0.1, num_entries), ylim=(num_rows, -0.15), xlabel="entry of the page table (8 positions each)")
+    table.set(
+        xlim=(-0.1, num_entries), ylim=(num_rows, -0.15), xlabel="entry of the page table (8 positions each)"
+    )
     table.set_xticks([entry + 0.46 for entry in range(num_entries)], range(num_entries))
     names = {sequence.row: f"{name_of(sequence)}: " for sequence in running}
     table.set_yticks(
         [row + 0.4 for row in range(num_rows)], [names.get(row, "") + f"row {row}" for row in range(num_rows)]
     )
-    table.set_title("page table (thick frame: the prefix cache knows the page, and others may use it too)", fontsize=10)
+    table.set_title(
+        "page table (thick frame: the prefix cache knows the page, and others may use it too)", fontsize=10
+    )
 
 
 def _draw_pool(axes, engine, running):
@@ -63,16 +69,23 @@ def _draw_pool(axes, engine, running):
             box(axes, page_id + place * width, 0, width, colour)
         colour = "white" if DARK.issuperset(colours) else "black"
         weight = "bold" if len(colours) > 1 else "normal"
-        axes.text(page_id + 0.46, 0.45, page_id, ha="center", va="center", fontsize=8, color=colour, weight=weight)
+        axes.text(
+            page_id + 0.46, 0.45, page_id, ha="center", va="center", fontsize=8, color=colour, weight=weight
+        )
     axes.set(xlim=(-0.1, num_pages), ylim=(-0.05, 1), yticks=[], xticks=[])
-    axes.set_title(f"pages: {pool.num_used} used, {pool.num_cached} cached, {pool.num_free} free", fontsize=10)
+    axes.set_title(
+        f"pages: {pool.num_used} used, {pool.num_cached} cached, {pool.num_free} free", fontsize=10
+    )
     kinds = {"null page": NULL, "cached": CACHED, "free": FREE} | {name_of(s): colour_of(s) for s in running}
     handles = [Patch(facecolor=colour, edgecolor="black", label=name) for name, colour in kinds.items()]
-    axes.legend(handles=handles, ncols=len(kinds), loc="upper center", bbox_to_anchor=(0.5, -0.05), frameon=False)
+    axes.legend(
+        handles=handles, ncols=len(kinds), loc="upper center", bbox_to_anchor=(0.5, -0.05), frameon=False
+    )
 
 
 def draw_batch(fields, sequences, tokenizer):
-    """The flattened tokens of a mixed step in the order of the batch, each in the colour of its row, then padding."""
+    """The flattened tokens of a mixed step in the order of the batch, each in the colour of its row, then
+    padding."""
     starts, size = fields["query_starts"], len(fields["token_ids"])
     _, axes = plt.subplots(figsize=(12, 2.3), layout="constrained")
     for row, sequence in enumerate(sequences):
@@ -119,7 +132,15 @@ def draw_spans(spans):
     for lane, number, begin, end in spans:
         is_wide = end - begin > 0.012 * (last - origin)
         x, width = 1e3 * (begin - origin), 1e3 * (end - begin)
-        box(axes, x, lanes.index(lane) - 0.35, width, COLOURS[number % 4], number if is_wide else "", height=0.7)
+        box(
+            axes,
+            x,
+            lanes.index(lane) - 0.35,
+            width,
+            COLOURS[number % 4],
+            number if is_wide else "",
+            height=0.7,
+        )
     axes.set_yticks(range(len(lanes)), lanes)
     axes.set(xlim=(0, 1.01e3 * (last - origin)), ylim=(len(lanes) - 0.5, -0.5), xlabel="milliseconds")
 
@@ -169,7 +190,8 @@ def _turn(node, cache):
 
 
 def draw_run(plans, arrivals, budget):
-    """Above: what each sequence does in each step. Below: the tokens of each step, and the most that it may have.
+    """Above: what each sequence does in each step. Below: the tokens of each step, and the most that it may
+    have.
 
     `arrivals` has, for each sequence, the number of steps before it came.
     """
@@ -200,7 +222,9 @@ def _label_run(lines, sums, sequences, num_steps, budget):
     names = [f"{name_of(s)}: {len(s.request.prompt_token_ids)} + {s.num_output_tokens}" for s in sequences]
     lines.set_yticks(range(len(sequences)), names)
     lines.set(ylabel="prompt + output tokens", ylim=(len(sequences) - 0.5, -0.8))
-    chunk = Patch(facecolor=COLOURS[0], edgecolor="black", label="chunk of the prompt (width and number: its tokens)")
+    chunk = Patch(
+        facecolor=COLOURS[0], edgecolor="black", label="chunk of the prompt (width and number: its tokens)"
+    )
     (token,) = lines.plot([], [], **DECODE, label="decodes a token")
     handles = [Patch(**WAITING, label="waits"), chunk, token]
     lines.legend(handles=handles, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False)

@@ -1,4 +1,5 @@
-"""Tiny checkpoints that are real in every file: weights, config.json, and a tokenizer trained on a few sentences."""
+"""Tiny checkpoints that are real in every file: weights, config.json, and a tokenizer trained on a few
+sentences."""
 
 import json
 from collections.abc import Mapping

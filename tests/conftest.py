@@ -5,16 +5,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is imported: no test may reach the network
+# Before huggingface_hub is imported: no test may reach the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))):  # where JAX looks for a GPU
-    os.environ.setdefault("JAX_PLATFORMS", "cpu")  # else its CUDA plugin, there to compile for an H200, complains
+    # Else its CUDA plugin, there to compile for an H200, complains.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import jaxtyping
 import pytest
 
-# Shapes and dtypes in signatures are checked while the tests run, and free in production. The kernels are not in the
-# list: their public functions check their arguments themselves, and the tests want to see those errors.
+# Shapes and dtypes in signatures are checked while the tests run, and free in production. The kernels are not
+# in the list: their public functions check their arguments themselves, and the tests want to see those
+# errors.
 CHECKED = (
     "jinfer.models",
     "jinfer.weights",
@@ -26,17 +29,17 @@ CHECKED = (
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import jinfer  # noqa: F401
 
-# Engines of the same shapes are compiled once, and not in every test: most of the time that tests take is XLA's. Each
-# process has a cache of its own, for JAX does not lock what it writes there.
+# Engines of the same shapes are compiled once, and not in every test: most of the time that tests take is
+# XLA's. Each process has a cache of its own, for JAX does not lock what it writes there.
 CACHE = tempfile.TemporaryDirectory(prefix="jinfer-tests-xla-")
 jax.config.update("jax_compilation_cache_dir", CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
-# Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a few times. And XLA's
-# older emitters make code in a third of the time; jaxlib 0.11 has them no more, nor the flag, and ends the process for
-# a flag that it does not know. Both only in this process, and in those that look for what it has compiled: notebooks
-# and what compiles for an H200 do as users' programs do.
+# Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a few times.
+# And XLA's older emitters make code in a third of the time; jaxlib 0.11 has them no more, nor the flag, and
+# ends the process for a flag that it does not know. Both only in this process, and in those that look for
+# what it has compiled: notebooks and what compiles for an H200 do as users' programs do.
 NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
 COMPILES_FAST: dict[str, str] = {}
 if jax.config.jax_platforms == "cpu":
@@ -48,8 +51,9 @@ if jax.config.jax_platforms == "cpu":
             environment.setenv("XLA_FLAGS", COMPILES_FAST["XLA_FLAGS"])
             jax.devices()  # XLA reads its flags once
 
-# Linux gives a process 65,530 mappings (vm.max_map_count), and each function that XLA compiles for a CPU takes three of
-# them. All tests compile more than that: XLA then fails to load its code, and dies of the exception that would say so.
+# Linux gives a process 65,530 mappings (vm.max_map_count), and each function that XLA compiles for a CPU
+# takes three of them. All tests compile more than that: XLA then fails to load its code, and dies of the
+# exception that would say so.
 MANY_MAPPINGS = 20_000
 MAPPINGS = Path("/proc/self/maps")
 

@@ -18,11 +18,12 @@ from jinfer.scheduling.step_plan import StepPlan
 
 
 class PoisonedExecutor:
-    """Stands before an engine's executor. All pages hold NaN at the start; a page gets NaN again when it becomes free
-    (not while the prefix cache keeps it), and the null page, to which padding writes, before every step.
+    """Stands before an engine's executor. All pages hold NaN at the start; a page gets NaN again when it
+    becomes free (not while the prefix cache keeps it), and the null page, to which padding writes, before
+    every step.
 
-    A page that was freed and is given out again in this step has nothing in it that its new owner may read. Copies are
-    made into pages that may have been freed a moment ago: first the poison, then the copies."""
+    A page that was freed and is given out again in this step has nothing in it that its new owner may read.
+    Copies are made into pages that may have been freed a moment ago: first the poison, then the copies."""
 
     def __init__(self, engine: Engine) -> None:
         self._executor: Executor = engine.executor
@@ -69,7 +70,9 @@ class PoisonedExecutor:
 
 @jax.jit(donate_argnums=0)
 def _filled_with_nan(kv_cache: KVCache, is_poisoned: jax.Array) -> KVCache:
-    return jax.tree.map(lambda pages: jnp.where(is_poisoned[None, :, None, None, None], jnp.nan, pages), kv_cache)
+    return jax.tree.map(
+        lambda pages: jnp.where(is_poisoned[None, :, None, None, None], jnp.nan, pages), kv_cache
+    )
 
 
 def poisoned(llm: LLM) -> LLM:

@@ -9,7 +9,9 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMITS = REPOSITORY / "docs" / "limits.md"
 FOLDERS = REPOSITORY / "docs", REPOSITORY / "benchmarks"
-DOCUMENTS = sorted(REPOSITORY.glob("*.md")) + sorted(page for folder in FOLDERS for page in folder.rglob("*.md"))
+DOCUMENTS = sorted(REPOSITORY.glob("*.md")) + sorted(
+    page for folder in FOLDERS for page in folder.rglob("*.md")
+)
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)((?:::\w+)+)`")
 LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 NO_TEST = "no test: "  # and why
@@ -42,7 +44,9 @@ def test_every_line_of_the_limits_names_a_test_or_says_why_there_is_none():
     assert [row for row in rows() if not NAMED_TEST.search(row) and NO_TEST not in row] == []
 
 
-@pytest.mark.parametrize(("path", "names"), named_tests(), ids=lambda part: part if isinstance(part, str) else part[-1])
+@pytest.mark.parametrize(
+    ("path", "names"), named_tests(), ids=lambda part: part if isinstance(part, str) else part[-1]
+)
 def test_a_test_that_the_limits_name_exists(path, names):
     file = REPOSITORY / path
     assert file.is_file()

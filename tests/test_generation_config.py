@@ -44,7 +44,12 @@ def test_without_the_file_its_entries_are_those_of_config_json(tmp_path: Path) -
 def test_transformers_reads_config_json_where_the_file_is_missing_too(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     sizes = {"vocab_size": 32, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
-    entries = {"repetition_penalty": 1.3, "temperature": 0.5, "num_attention_heads": 1, "num_key_value_heads": 1}
+    entries = {
+        "repetition_penalty": 1.3,
+        "temperature": 0.5,
+        "num_attention_heads": 1,
+        "num_key_value_heads": 1,
+    }
     transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, **entries)).save_pretrained(tmp_path)
     write_json(tmp_path / "config.json", {"model_type": "llama", **sizes, **entries})
     (tmp_path / "generation_config.json").unlink()
@@ -162,12 +167,29 @@ def test_what_is_for_beams_is_said_beside_them_alone(caplog) -> None:
 
 def test_neutral_entries_are_not_said(caplog) -> None:
     neutral = {
-        "repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "num_beams": 1, "bad_words_ids": None, "min_length": 0,
-        "suppress_tokens": [], "guidance_scale": 1, "typical_p": 1.0, "epsilon_cutoff": 0.0, "do_sample": True,
-        "use_cache": True, "pad_token_id": 0, "bos_token_id": 1, "transformers_version": "5.24.0",
-        "length_penalty": 1.0, "num_return_sequences": 1, "cache_implementation": "static", "penalty_alpha": None,
-        "_from_model_config": True, "renormalize_logits": True, "output_scores": False, "stop_strings": None,
-    }  # fmt: skip
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "num_beams": 1,
+        "bad_words_ids": None,
+        "min_length": 0,
+        "suppress_tokens": [],
+        "guidance_scale": 1,
+        "typical_p": 1.0,
+        "epsilon_cutoff": 0.0,
+        "do_sample": True,
+        "use_cache": True,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "transformers_version": "5.24.0",
+        "length_penalty": 1.0,
+        "num_return_sequences": 1,
+        "cache_implementation": "static",
+        "penalty_alpha": None,
+        "_from_model_config": True,
+        "renormalize_logits": True,
+        "output_scores": False,
+        "stop_strings": None,
+    }
     assert said(caplog, **neutral) == ""
 
 
@@ -195,7 +217,9 @@ def tokenizer(tmp_path: Path) -> Tokenizer:
         ({"eos_token_id": list(range(20))}, {}, set(range(20))),
     ],
 )
-def test_ids_are_of_generation_config_and_else_of_config(generation: dict, raw: dict, expected: set[int]) -> None:
+def test_ids_are_of_generation_config_and_else_of_config(
+    generation: dict, raw: dict, expected: set[int]
+) -> None:
     assert config(**generation).eos_token_ids(raw, None, VOCAB_SIZE) == expected
 
 

@@ -15,7 +15,9 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 JINFER = sorted((REPOSITORY / "jinfer").rglob("*.py"))
 PALLAS_KERNELS = REPOSITORY / "pallas_kernels"
 KERNELS = sorted(PALLAS_KERNELS.rglob("*.py"))
-OPERATIONS = sorted(path.parent.name for path in PALLAS_KERNELS.glob("*/__init__.py") if path.parent.name != "core")
+OPERATIONS = sorted(
+    path.parent.name for path in PALLAS_KERNELS.glob("*/__init__.py") if path.parent.name != "core"
+)
 HEAVY = ("torch", "transformers", "matplotlib", "tensorflow")
 
 IMPORT_AND_TELL = """
@@ -38,7 +40,9 @@ def fresh_import() -> dict:
     """What a new process says after it imported jinfer and its command line."""
     command = [sys.executable, "-W", "error", "-c", IMPORT_AND_TELL]
     environment = {"PATH": os.environ["PATH"]}  # what this process has was perhaps set by jinfer
-    process = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    process = subprocess.run(
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     return json.loads(process.stdout)
@@ -97,8 +101,8 @@ def path_of(module: str) -> Path | None:
 
 
 def reached_from(paths: list[Path]) -> set[Path]:
-    """The sources that importing `paths` runs, all packages' own `__init__` but jinfer's included: that one, the front
-    door, imports everything."""
+    """The sources that importing `paths` runs, all packages' own `__init__` but jinfer's included: that one,
+    the front door, imports everything."""
     reached, new = set(paths), list(paths)
     while new:
         modules = [module for module in imported_modules(new.pop()) if module.startswith("jinfer.")]
@@ -110,7 +114,9 @@ def reached_from(paths: list[Path]) -> set[Path]:
 
 def sources_of(name: str) -> list[Path]:
     """The files of a folder of jinfer, or the one module."""
-    return [path for path in JINFER if path.relative_to(REPOSITORY / "jinfer").with_suffix("").parts[0] == name]
+    return [
+        path for path in JINFER if path.relative_to(REPOSITORY / "jinfer").with_suffix("").parts[0] == name
+    ]
 
 
 @pytest.mark.parametrize("folder", ["requests", "text", "scheduling", "engine"])
@@ -119,7 +125,9 @@ def test_the_host_runs_without_jax(folder):
     assert len(paths) > 3
     assert importers(paths, "pallas_kernels") == importers(paths, "flax") == []
     assert importers(sorted(reached_from(paths)), "jax") == []
-    assert not [path for path in paths if "jinfer" in {name for name in imported_modules(path) if "." not in name}]
+    assert not [
+        path for path in paths if "jinfer" in {name for name in imported_modules(path) if "." not in name}
+    ]
 
 
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])
@@ -133,12 +141,28 @@ def test_what_every_kind_of_model_shares_knows_none(name, package):
 FRONT_DOOR = {"config", "engine", "errors", "llm", "options", "placement", "progress", "requests", "startup"}
 BEYOND_THE_FRONT_DOOR = {
     "cli/command.py": {"bench.cli"},  # `jinfer bench` is one of the commands
-    "cli/convert.py": {"models.registry", "weights.choice", "weights.hub", "weights.orbax"},  # files only, no engine
+    "cli/convert.py": {
+        "models.registry",
+        "weights.choice",
+        "weights.hub",
+        "weights.orbax",
+    },  # files only, no engine
     "cli/echo.py": {"text.tokenizer"},  # the type of `LLM.tokenizer`
-    "bench/opening.py": {"execution.kv_cache", "weights.hub"},  # the layout of --config's cache, and its config.json
-    "bench/profile.py": {"scheduling.step_plan"},  # describes the plans that pass between an engine's stations
-    "bench/roofline.py": {"execution.kv_cache", "models.config"},  # counts a step's bytes by the model's shape
-    "bench/steady.py": {"execution.device_state", "scheduling.step_plan"},  # repeats a step of an engine's executor
+    "bench/opening.py": {
+        "execution.kv_cache",
+        "weights.hub",
+    },  # the layout of --config's cache, and its config.json
+    "bench/profile.py": {
+        "scheduling.step_plan"
+    },  # describes the plans that pass between an engine's stations
+    "bench/roofline.py": {
+        "execution.kv_cache",
+        "models.config",
+    },  # counts a step's bytes by the model's shape
+    "bench/steady.py": {
+        "execution.device_state",
+        "scheduling.step_plan",
+    },  # repeats a step of an engine's executor
 }
 
 
@@ -147,11 +171,15 @@ def test_commands_use_the_front_door(folder):
     """And what the list names beyond it, each with its reason."""
     found = {}
     for path in sources_of(folder):
-        modules = {name.removeprefix("jinfer.") for name in imported_modules(path) if path_of(name) is not None}
+        modules = {
+            name.removeprefix("jinfer.") for name in imported_modules(path) if path_of(name) is not None
+        }
         beyond = {name for name in modules if name.split(".")[0] not in FRONT_DOOR | {folder, "jinfer"}}
         beyond -= {name for name in beyond if (REPOSITORY / "jinfer" / name.replace(".", "/")).is_dir()}
         found |= {f"{folder}/{path.name}": beyond} if beyond else {}
-    assert found == {name: modules for name, modules in BEYOND_THE_FRONT_DOOR.items() if name.startswith(folder)}
+    assert found == {
+        name: modules for name, modules in BEYOND_THE_FRONT_DOOR.items() if name.startswith(folder)
+    }
 
 
 @pytest.mark.parametrize(
@@ -159,7 +187,18 @@ def test_commands_use_the_front_door(folder):
     [
         (
             "models",
-            ("batching", "cli", "bench", "engine", "execution", "llm", "loading", "requests", "scheduling", "startup"),
+            (
+                "batching",
+                "cli",
+                "bench",
+                "engine",
+                "execution",
+                "llm",
+                "loading",
+                "requests",
+                "scheduling",
+                "startup",
+            ),
         ),
         ("execution", ("cli", "bench", "llm", "async_llm", "loading", "startup", "requests", "text")),
     ],
@@ -177,14 +216,23 @@ def test_models_and_execution_use_the_kernels():
 
 
 PLACING = {
-    "devices", "local_devices", "device_put", "default_device", "default_backend", "make_mesh", "Mesh",
-    "NamedSharding", "PartitionSpec", "PositionalSharding", "SingleDeviceSharding",
-}  # fmt: skip
+    "devices",
+    "local_devices",
+    "device_put",
+    "default_device",
+    "default_backend",
+    "make_mesh",
+    "Mesh",
+    "NamedSharding",
+    "PartitionSpec",
+    "PositionalSharding",
+    "SingleDeviceSharding",
+}
 
 
 def placing_calls(source: str) -> list[str]:
-    """Where a source asks JAX for devices, makes a sharding or puts an array somewhere; an array's own `devices()` is
-    another method."""
+    """Where a source asks JAX for devices, makes a sharding or puts an array somewhere; an array's own
+    `devices()` is another method."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and node.attr in PLACING:
@@ -212,13 +260,16 @@ def test_a_planted_placing_call_is_found(source):
 
 
 def test_placement_alone_asks_for_devices_and_makes_shardings():
-    placing = {path.relative_to(REPOSITORY): placing_calls(path.read_text(encoding="utf-8")) for path in JINFER}
+    placing = {
+        path.relative_to(REPOSITORY): placing_calls(path.read_text(encoding="utf-8")) for path in JINFER
+    }
     assert placing.pop(Path("jinfer", "placement.py"))
     assert {path: calls for path, calls in placing.items() if calls} == {}
 
 
 def is_foreign(name: str, operation: str) -> bool:
-    """True for what a file of an operation may not import: more of another operation than its public functions."""
+    """True for what a file of an operation may not import: more of another operation than its public
+    functions."""
     first, *rest = name.removeprefix("pallas_kernels.").split(".")
     if not name.startswith("pallas_kernels.") or first not in OPERATIONS or first == operation:
         return False
@@ -260,10 +311,14 @@ def test_no_model_asks_for_a_reference():
     """A reference is for tests, and may be slow."""
     for path in JINFER:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            assert not isinstance(node, ast.Constant) or node.value != "reference", f"{path}, line {node.lineno}"
+            assert not isinstance(node, ast.Constant) or node.value != "reference", (
+                f"{path}, line {node.lineno}"
+            )
 
 
-@pytest.mark.parametrize("package", ["pickle", "dill", "cloudpickle", "marshal", "shelve", "torch", "transformers"])
+@pytest.mark.parametrize(
+    "package", ["pickle", "dill", "cloudpickle", "marshal", "shelve", "torch", "transformers"]
+)
 def test_nothing_imports_what_runs_code_from_data(package):
     assert importers(JINFER + KERNELS, package) == []
 

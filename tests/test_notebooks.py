@@ -11,7 +11,8 @@ nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 MOST_SECONDS = 120
-CORES = 2  # of the machine that the time is promised for: beside other tests the clock says more, and the CPU does not
+# Of the machine that the time is promised for: beside other tests the clock says more, and the CPU does not.
+CORES = 2
 
 
 def children_cpu_seconds() -> float:
@@ -28,13 +29,17 @@ def count_pictures(notebook) -> int:
 @pytest.mark.filterwarnings("default")  # of the kernel that runs it, which are not ours
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook(path, tmp_path, monkeypatch):
-    """It runs from top to bottom, with a cache of compiled steps of its own: its engines have the same shapes."""
+    """It runs from top to bottom, with a cache of compiled steps of its own: its engines have the same
+    shapes."""
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = nbformat.read(path, as_version=4)
     began, began_cpu = time.perf_counter(), children_cpu_seconds()
     nbclient.NotebookClient(
-        notebook, timeout=MOST_SECONDS * CORES, kernel_name="python3", resources={"metadata": {"path": path.parent}}
+        notebook,
+        timeout=MOST_SECONDS * CORES,
+        kernel_name="python3",
+        resources={"metadata": {"path": path.parent}},
     ).execute()
     seconds, cpu_seconds = time.perf_counter() - began, children_cpu_seconds() - began_cpu
     assert seconds < MOST_SECONDS or cpu_seconds < MOST_SECONDS * CORES

@@ -25,7 +25,9 @@ def test_every_public_name_exists_and_has_a_docstring(name):
 
 
 def test_all_is_sorted_and_complete():
-    imported = {name for name, value in vars(jinfer).items() if inspect.isclass(value) or inspect.isfunction(value)}
+    imported = {
+        name for name, value in vars(jinfer).items() if inspect.isclass(value) or inspect.isfunction(value)
+    }
 
     assert sorted(jinfer.__all__) == sorted(imported)
     assert len(set(jinfer.__all__)) == len(jinfer.__all__)
@@ -49,7 +51,9 @@ def drawn_tree(docstring: str) -> dict[str, str | None]:
 def defined_tree() -> dict[str, str | None]:
     classes = [value for value in vars(errors).values() if inspect.isclass(value)]
     return {
-        cls.__name__: next((base.__name__ for base in cls.__bases__ if issubclass(base, errors.JinferError)), None)
+        cls.__name__: next(
+            (base.__name__ for base in cls.__bases__ if issubclass(base, errors.JinferError)), None
+        )
         for cls in classes
     }
 

@@ -1,4 +1,5 @@
-"""Tokens of a batch of rows, in both implementations: each depends on its logits, parameters, seed and position alone.
+"""Tokens of a batch of rows, in both implementations: each depends on its logits, parameters, seed and
+position alone.
 
 What the filters keep is tested in tests/pallas_kernels/test_sampling.py.
 """
@@ -20,9 +21,8 @@ from jinfer.sampling import NOT_FINITE, StepResult, sample
 
 ROWS, VOCAB = 4, 24
 ROUNDING = 1e-5  # of a sum of float32 probabilities, with room
-UNLIKELY = (
-    1e-6  # a test of a distribution fails with this probability if all is right, once and for all: seeds are fixed
-)
+# A test of a distribution fails with this probability if all is right, once and for all: seeds are fixed.
+UNLIKELY = 1e-6
 
 compiled_sample = jax.jit(sample, static_argnums=3)
 modest = settings(max_examples=150, deadline=None, print_blob=True)
@@ -41,7 +41,9 @@ def rows_of(count: int = 1, *, blocked_ids=(), seed=0, **changes) -> SamplingRow
         **changes,
     }
     dtypes = {name: np.float32 if name in ("temperature", "top_p", "min_p") else np.int32 for name in fields}
-    spread = {name: jnp.asarray(np.broadcast_to(np.array(x, dtypes[name]), (count,))) for name, x in fields.items()}
+    spread = {
+        name: jnp.asarray(np.broadcast_to(np.array(x, dtypes[name]), (count,))) for name, x in fields.items()
+    }
     blocked = np.full((count, 4), NO_BLOCKED_ID, np.int32)
     blocked[:, : len(blocked_ids)] = blocked_ids
     words = np.stack([seeds & 0xFFFFFFFF, seeds >> 32], axis=1).astype(np.uint32)
@@ -50,7 +52,8 @@ def rows_of(count: int = 1, *, blocked_ids=(), seed=0, **changes) -> SamplingRow
 
 @dataclass(frozen=True)
 class Run:
-    """`sample` in one implementation, of which interpret mode is slow: a few rows at a time, and fewer draws."""
+    """`sample` in one implementation, of which interpret mode is slow: a few rows at a time, and fewer
+    draws."""
 
     implementation: str
     max_rows: int
@@ -58,11 +61,15 @@ class Run:
 
     def __call__(self, logits, rows: SamplingRows, positions=None) -> StepResult:
         logits = jnp.asarray(np.atleast_2d(logits), jnp.float32)
-        positions = np.zeros(logits.shape[0], np.int32) if positions is None else np.asarray(positions, np.int32)
+        positions = (
+            np.zeros(logits.shape[0], np.int32) if positions is None else np.asarray(positions, np.int32)
+        )
         arguments = logits, rows, jnp.asarray(positions)
         parts = [slice(first, first + self.max_rows) for first in range(0, logits.shape[0], self.max_rows)]
         results = [
-            compiled_sample(*(jax.tree.map(operator.itemgetter(part), x) for x in arguments), self.implementation)
+            compiled_sample(
+                *(jax.tree.map(operator.itemgetter(part), x) for x in arguments), self.implementation
+            )
             for part in parts
         ]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
@@ -100,7 +107,8 @@ def test_greedy_and_random_rows_share_a_batch(run):
 @pytest.mark.parametrize("temperature", [1e-2, 1e-6, 1e-20, 1e-30, 1e-37, 3e-38])
 @pytest.mark.parametrize("filters", [{}, {"top_k": 5}, {"top_p": 0.9}, {"min_p": 0.1}])
 def test_a_temperature_near_zero_is_nearly_greedy(run, temperature, filters):
-    """However small: nothing overflows. The two largest logits are 0.5 apart, which divided by 0.01 is e^50 to 1."""
+    """However small: nothing overflows. The two largest logits are 0.5 apart, which divided by 0.01 is e^50
+    to 1."""
     logits = np.sort(10 * some_logits(), axis=-1)
     logits[:, -1] = logits[:, -2] + 0.5
     seeds = np.arange(ROWS)
@@ -110,7 +118,9 @@ def test_a_temperature_near_zero_is_nearly_greedy(run, temperature, filters):
 
 coarse = st.integers(-12, 12).map(lambda quarters: quarters / 4)  # so that some are equal
 fine = st.floats(-20, 20, width=32, allow_subnormal=False)  # which a CPU may take for zero
-rows_of_logits = st.lists(coarse, min_size=VOCAB, max_size=VOCAB) | st.lists(fine, min_size=VOCAB, max_size=VOCAB)
+rows_of_logits = st.lists(coarse, min_size=VOCAB, max_size=VOCAB) | st.lists(
+    fine, min_size=VOCAB, max_size=VOCAB
+)
 shares = st.floats(2**-10, 1, width=32) | st.sampled_from([0.25, 0.5, 0.75, 1.0])
 
 
@@ -123,7 +133,8 @@ def softmax(x: np.ndarray) -> np.ndarray:
 
 
 def kept_by_sorting(logits: np.ndarray, top_k: int, top_p: float, min_p: float, tie: float = 0) -> np.ndarray:
-    """Which tokens pass every filter, in float64. Probabilities that differ by a share of `tie` count as equal."""
+    """Which tokens pass every filter, in float64. Probabilities that differ by a share of `tie` count as
+    equal."""
     logits = logits.astype(np.float64)
     descending = np.sort(logits)[::-1]
     k = min(top_k, len(logits)) if top_k > 0 else len(logits)
@@ -147,7 +158,12 @@ def test_filters_see_the_distribution_at_the_temperature(run):
 
 
 @modest
-@given(logits=rows_of_logits, seed=st.integers(0, 2**64 - 1), temperature=st.floats(0.125, 2, width=32), top_p=shares)
+@given(
+    logits=rows_of_logits,
+    seed=st.integers(0, 2**64 - 1),
+    temperature=st.floats(0.125, 2, width=32),
+    top_p=shares,
+)
 def test_only_what_is_kept_is_drawn(run, logits, seed, temperature, top_p):
     logits = np.array(logits, np.float32)
     kept = kept_by_sorting(logits / np.float32(temperature), 5, min(top_p + ROUNDING, 1.0), 0.0, tie=ROUNDING)
@@ -169,7 +185,11 @@ def test_a_seed_and_a_position_give_a_token_whatever_the_row_and_its_neighbours(
     top_p = [0.9 if i == row else 1.0 for i in range(ROWS)]
     temperature = [1.0 if i == row else 0.5 * i for i in range(ROWS)]
     rows = rows_of(
-        ROWS, temperature=temperature, top_p=top_p, top_k=[0 if i == row else 2 for i in range(ROWS)], seed=seeds
+        ROWS,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=[0 if i == row else 2 for i in range(ROWS)],
+        seed=seeds,
     )
     assert run(batch, rows, positions).token_ids[row] == alone
 
@@ -217,7 +237,11 @@ def test_tokens_are_drawn_with_their_probabilities(run, params, kept, over):
 @pytest.mark.parametrize("over", ["positions", "seeds"])
 def test_neighbouring_draws_are_independent(run, over):
     numbers = np.arange(run.num_draws)
-    tokens = draw_uniform(run, 3, numbers, vocab=5) if over == "positions" else draw_uniform(run, numbers, 3, vocab=5)
+    tokens = (
+        draw_uniform(run, 3, numbers, vocab=5)
+        if over == "positions"
+        else draw_uniform(run, numbers, 3, vocab=5)
+    )
     pairs = np.bincount(5 * tokens[:-1] + tokens[1:], minlength=25)
     assert scipy.stats.chisquare(pairs).pvalue > UNLIKELY
 
@@ -259,10 +283,13 @@ def test_a_row_that_is_not_finite_is_flagged_and_alone(run, fault, temperature):
 
 
 def test_log_probabilities_are_the_models_own(run):
-    """Of the unblocked distribution at temperature 1, whatever was done to draw from it; and zeros for others."""
+    """Of the unblocked distribution at temperature 1, whatever was done to draw from it; and zeros for
+    others."""
     logits, wanted = some_logits(), np.array([1, 1, 0, 1])
     favourite = int(logits[0].argmax())
-    rows = rows_of(ROWS, temperature=0.5, top_k=2, wants_logprobs=wanted, min_length=1, blocked_ids=[favourite], seed=1)
+    rows = rows_of(
+        ROWS, temperature=0.5, top_k=2, wants_logprobs=wanted, min_length=1, blocked_ids=[favourite], seed=1
+    )
     result = run(logits, rows)
     expected = logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
     order = np.argsort(-logits, axis=-1)[:, :MAX_LOGPROBS]

@@ -24,15 +24,23 @@ CONFIG: Mapping[str, Any] = {
 }
 VOCAB_SIZE: int = CONFIG["vocab_size"]
 CONTEXT: int = CONFIG["max_position_embeddings"]
-STANDARD_DEVIATION = 0.5  # of the weights: logits that are far apart, so that rounding does not decide which is largest
-FEW_SHAPES = {"max_num_seqs": 4, "max_num_batched_tokens": 16}  # decode steps of 1, 2 and 4 rows, and one mixed step
+# Of the weights: logits that are far apart, so that rounding does not decide which is largest.
+STANDARD_DEVIATION = 0.5
+# Decode steps of 1, 2 and 4 rows, and one mixed step.
+FEW_SHAPES = {
+    "max_num_seqs": 4,
+    "max_num_batched_tokens": 16,
+}
 
 
 def random_params(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> Params:
     """Weights by path: normal matrices, and scales around one."""
     rng = np.random.default_rng(seed)
     abstract = flatten(build_model(read_model_config(config), jnp.dtype("float32"), "xla").abstract_params)
-    draw = {path: rng.normal(0, STANDARD_DEVIATION, leaf.shape).astype(np.float32) for path, leaf in abstract.items()}
+    draw = {
+        path: rng.normal(0, STANDARD_DEVIATION, leaf.shape).astype(np.float32)
+        for path, leaf in abstract.items()
+    }
     return unflatten({path: 1 + x / 4 if path.endswith("scale") else x for path, x in draw.items()})
 
 
@@ -44,5 +52,6 @@ def tiny_llm(config: Mapping[str, Any] = CONFIG, *, params: Params | None = None
 
 @functools.cache
 def shared_llm(**options: Any) -> LLM:
-    """`tiny_llm` once per set of options and test process, for compiling is what takes time. Leave it idle."""
+    """`tiny_llm` once per set of options and test process, for compiling is what takes time. Leave it
+    idle."""
     return tiny_llm(**options)

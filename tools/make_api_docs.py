@@ -3,9 +3,9 @@
     python -m tools.make_api_docs            writes the page
     python -m tools.make_api_docs --check    fails if the page is not what would be written
 
-The names are those of `jinfer.__all__`, and of the `__all__` of each folder of `pallas_kernels` but `core`. Signatures
-are taken from the sources and not from the objects, so that the page has neither addresses nor paths, and is the same
-on every machine.
+The names are those of `jinfer.__all__`, and of the `__all__` of each folder of `pallas_kernels` but `core`.
+Signatures are taken from the sources and not from the objects, so that the page has neither addresses nor
+paths, and is the same on every machine.
 """
 
 import argparse
@@ -27,7 +27,8 @@ MAX_SIGNATURE_WIDTH = 100  # a longer one has a line for each parameter
 SHARED_FOLDERS = ("core",)  # of pallas_kernels, which are no operations
 INTRODUCTION = """# API
 
-Written from the docstrings by `make docs`. What is not here is private to its package, and may change at any time."""
+Written from the docstrings by `make docs`. What is not here is private to its package, and may change at any
+time."""
 CODE_OR_SPECIAL = re.compile(r"`[^`]*`|[*<]")
 SINGLE_QUOTED = re.compile(r"'([^'\"\\\\]*)'")  # as ast.unparse writes strings
 
@@ -37,7 +38,9 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 def main(arguments: Sequence[str]) -> int:
     """Writes or checks the page; the exit status is 1 where a check fails."""
     parser = argparse.ArgumentParser(
-        "python -m tools.make_api_docs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m tools.make_api_docs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--check", action="store_true", help="write nothing; fail if the page is another")
     options = parser.parse_args(arguments)
@@ -47,7 +50,9 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     is_same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text
     if not is_same:
-        print(f"{PAGE.relative_to(REPOSITORY)} is not what the docstrings say: run `make docs`", file=sys.stderr)
+        print(
+            f"{PAGE.relative_to(REPOSITORY)} is not what the docstrings say: run `make docs`", file=sys.stderr
+        )
     return int(not is_same)
 
 
@@ -86,7 +91,12 @@ def entry(module: ModuleType, name: str) -> list[str]:
     if isinstance(node, ast.ClassDef):
         return [heading, source_link(public), *class_paragraphs(node)]
     assert isinstance(node, Function), ast.dump(node)
-    return [heading, source_link(public), code(signature(node)), *docstring_paragraphs(ast.get_docstring(node))]
+    return [
+        heading,
+        source_link(public),
+        code(signature(node)),
+        *docstring_paragraphs(ast.get_docstring(node)),
+    ]
 
 
 def class_paragraphs(node: ast.ClassDef) -> list[str]:
@@ -99,7 +109,9 @@ def class_paragraphs(node: ast.ClassDef) -> list[str]:
     paragraphs = [code("\n".join(lines)), *docstring_paragraphs(ast.get_docstring(node))]
     documented = [(line.split(":")[0].split(" ")[0], text) for line, text in fields(node) if text]
     if documented:
-        paragraphs.append("\n".join(f"- `{name}`: {escaped(' '.join(text.split()))}" for name, text in documented))
+        paragraphs.append(
+            "\n".join(f"- `{name}`: {escaped(' '.join(text.split()))}" for name, text in documented)
+        )
     for name, method in methods.items():
         if name == "__init__" or not name.startswith("_"):
             paragraphs += method_paragraphs(node.name, method)
@@ -149,7 +161,9 @@ def parameter_texts(arguments: ast.arguments) -> Iterator[str]:
     """Each parameter as it is written, with the marks `/` and `*`."""
     positional = [*arguments.posonlyargs, *arguments.args]
     missing = len(positional) - len(arguments.defaults)
-    for index, (argument, default) in enumerate(zip(positional, [None] * missing + arguments.defaults, strict=True)):
+    for index, (argument, default) in enumerate(
+        zip(positional, [None] * missing + arguments.defaults, strict=True)
+    ):
         yield parameter_text(argument, default)
         if index + 1 == len(arguments.posonlyargs):
             yield "/"

@@ -3,12 +3,13 @@
     python -m tools.make_goldens                    all of them, to tests/fixtures/goldens
     python -m tools.make_goldens --only qwen3_biases
 
-Needs the extra `oracle` (torch and transformers). For each variant of tools/goldens/models.py it writes a directory
-with config.json, safetensors and golden.npz, which holds the seed and, for each prompt i,
+Needs the extra `oracle` (torch and transformers). For each variant of tools/goldens/models.py it writes a
+directory with config.json, safetensors and golden.npz, which holds the seed and, for each prompt i,
 
     prompt_ids_i  greedy_ids_i (64)
-    positions_i, logits_i       logits after a few positions of prompt and continuation: inside and at the end of the
-                                prompt, where they come from prefill, and after it, where they come from decode steps
+    positions_i, logits_i       logits after a few positions of prompt and continuation: inside and at the end
+                                of the prompt, where they come from prefill, and after it, where they come
+                                from decode steps
 """
 
 import argparse
@@ -30,10 +31,14 @@ DECODE_STEPS = (0, 1, 20, 62)  # of 0 to 62: the first token comes from prefill,
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Writes tiny checkpoints and what transformers computes from them.")
+    parser = argparse.ArgumentParser(
+        description="Writes tiny checkpoints and what transformers computes from them."
+    )
     parser.add_argument("--out", type=Path, default=GOLDENS, help="default: tests/fixtures/goldens")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=VARIANTS, help="default: all variants")
-    parser.add_argument("--qwen3-chat", action="store_true", help="also ids of Qwen3's chat template (tools.goldens)")
+    parser.add_argument(
+        "--qwen3-chat", action="store_true", help="also ids of Qwen3's chat template (tools.goldens)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the models are tiny, and sums do not depend on the machine's cores
     for name in arguments.only:

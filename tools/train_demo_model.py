@@ -31,27 +31,37 @@ MAX_DIRECTORY_BYTES = 16 * 2**20
 
 
 def parse_arguments(arguments: list[str] | None = None) -> tuple[argparse.Namespace, Settings]:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=REPOSITORY.parent / "shared/data/text")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "jinfer/demo_model")
     parser.add_argument("--preset", choices=PRESETS, default=next(iter(PRESETS)))
     for field in fields(Settings):
-        parser.add_argument(f"--{field.name.replace('_', '-')}", type=field.type, help=f"default {field.default}")
+        parser.add_argument(
+            f"--{field.name.replace('_', '-')}", type=field.type, help=f"default {field.default}"
+        )
     options = parser.parse_args(arguments)
     given = {field.name: getattr(options, field.name) for field in fields(Settings)}
-    settings = replace(PRESETS[options.preset], **{name: value for name, value in given.items() if value is not None})
+    settings = replace(
+        PRESETS[options.preset], **{name: value for name, value in given.items() if value is not None}
+    )
     return options, settings
 
 
 def write_samples(folder: Path, tokenizer: Tokenizer, settings: Settings) -> dict[str, str]:
-    """Prints stories of the stored weights; returns the greedy one and the first sampled one, for the card."""
+    """Prints stories of the stored weights; returns the greedy one and the first sampled one, for the
+    card."""
     params = read_params(folder, settings)
     greedy = sample_stories(params, tokenizer, settings, [""], temperature=None)[0]
     sampled = sample_stories(params, tokenizer, settings, PROMPTS, STORIES_TEMPERATURE)
     print(f"--- greedy, empty prompt\n{greedy}\n")
     for prompt, story in zip(PROMPTS, sampled, strict=True):
         print(f"--- temperature {STORIES_TEMPERATURE}, prompt {prompt!r}\n{story}\n")
-    return {"Greedy from the empty prompt": greedy, f"Temperature {STORIES_TEMPERATURE}, empty prompt": sampled[0]}
+    return {
+        "Greedy from the empty prompt": greedy,
+        f"Temperature {STORIES_TEMPERATURE}, empty prompt": sampled[0],
+    }
 
 
 def describe(folder: Path, corpus: Corpus, tokenizer: Tokenizer, settings: Settings) -> Facts:
@@ -82,7 +92,9 @@ def check_size(folder: Path) -> None:
 
 def run_training(corpus: Corpus, tokenizer: Tokenizer, settings: Settings) -> Result:
     batches = in_background(training_batches(corpus, tokenizer, settings))
-    return train(settings, batches, validation_rows(tokenizer, corpus.validation_stories, settings.max_positions))
+    return train(
+        settings, batches, validation_rows(tokenizer, corpus.validation_stories, settings.max_positions)
+    )
 
 
 def main() -> None:

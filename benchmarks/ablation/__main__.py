@@ -41,7 +41,9 @@ class Table:
         self._known = {variant.name: variant for variant in VARIANTS}
         self.machine: Any = None
         self.has_failed = False
-        print(f"{'variant':<26}{'workload':<12}{'value':>12} {'unit':<9}{'of limit':>9}{'worth':>8}  what it is")
+        print(
+            f"{'variant':<26}{'workload':<12}{'value':>12} {'unit':<9}{'of limit':>9}{'worth':>8}  what it is"
+        )
 
     def add(self, line: Line) -> None:
         """A child's line: a result, or the error of one variant among several."""
@@ -70,15 +72,22 @@ def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
 
 def _options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[Variant]]:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.ablation", description=package.__doc__,
+        "python -m benchmarks.ablation",
+        description=package.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("config", type=Path, metavar="CONFIG_DIR")
     names = ", ".join(variant.name for variant in VARIANTS)
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help=f"may be repeated: {names}")
-    parser.add_argument("--workload", action="append", default=[], metavar="NAME", help="in place of a variant's own")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="NAME", help=f"may be repeated: {names}"
+    )
+    parser.add_argument(
+        "--workload", action="append", default=[], metavar="NAME", help="in place of a variant's own"
+    )
     parser.add_argument("--repeats", type=int, default=3, metavar="N")
-    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="of every variant's engine")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="of every variant's engine"
+    )
     parser.add_argument("--record", action="store_true")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR")
     options = parser.parse_args(arguments)
@@ -96,10 +105,14 @@ def _request(group: Sequence[Variant], options: argparse.Namespace, machine: Any
     words += [word for name in options.workload for word in ("--workload", name)]
     words += [word for text in options.set for word in ("--set", text)]
     return {
-        "variants": names, "config": str(options.config), "workloads": options.workload,
-        "repeats": options.repeats, "options": options.engine_options, "machine": machine,
+        "variants": names,
+        "config": str(options.config),
+        "workloads": options.workload,
+        "repeats": options.repeats,
+        "options": options.engine_options,
+        "machine": machine,
         "command": shlex.join([*words, "--repeats", str(options.repeats), "--record"]),
-    }  # fmt: skip
+    }
 
 
 def _row(variant: Variant, workload: str, line: Line, base: Line | None) -> str:
@@ -109,7 +122,8 @@ def _row(variant: Variant, workload: str, line: Line, base: Line | None) -> str:
         is_rate = line["unit"].endswith("/s")
         worth = f"{base['value'] / line['value'] if is_rate else line['value'] / base['value']:.3f}x"
     return (
-        f"{variant.name:<26}{workload:<12}{line['value']:>12,.4g} {line['unit']:<9}{line['percent_of_limit']:>8}%"
+        f"{variant.name:<26}{workload:<12}{line['value']:>12,.4g} "
+        f"{line['unit']:<9}{line['percent_of_limit']:>8}%"
         f"{worth:>8}  {variant.about}"
     )
 

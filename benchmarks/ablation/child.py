@@ -1,4 +1,5 @@
-"""Some variants in a process of its own: reads what to measure as JSON from stdin, and prints a line for each result.
+"""Some variants in a process of its own: reads what to measure as JSON from stdin, and prints a line for each
+result.
 
 Steps share the process and the weights, since each is measured in a second; an engine has its own.
 """
@@ -26,7 +27,13 @@ from jinfer.errors import JinferError
 
 OUTPUT_LEN = 128
 # What a model needs to be loaded: pages of an engine would leave no room for the steps' caches.
-SMALL = {"num_pages": 2, "max_model_len": 16, "max_num_seqs": 1, "max_num_batched_tokens": 16, "progress": False}
+SMALL = {
+    "num_pages": 2,
+    "max_model_len": 16,
+    "max_num_seqs": 1,
+    "max_num_batched_tokens": 16,
+    "progress": False,
+}
 
 
 def main(request: dict[str, Any]) -> int:
@@ -38,7 +45,9 @@ def main(request: dict[str, Any]) -> int:
         machine = machine_limits() if request["machine"] is None else Limits(**request["machine"])
         circumstances = record.circumstances(request["command"])
         for name, found in results(variants, request, machine):
-            line = {"error": str(found)} if isinstance(found, Exception) else {**found.line(), **circumstances}
+            line = (
+                {"error": str(found)} if isinstance(found, Exception) else {**found.line(), **circumstances}
+            )
             print(json.dumps({**line, "variant": name, "machine": dataclasses.asdict(machine)}), flush=True)
     except JinferError as error:
         print(f"{', '.join(request['variants'])}: {error}", file=sys.stderr)
@@ -49,7 +58,8 @@ def main(request: dict[str, Any]) -> int:
 def results(
     variants: Sequence[Variant], request: dict[str, Any], machine: Limits
 ) -> Iterator[tuple[str, Result | Exception]]:
-    """A result for each workload of each variant, or for those of the request; or what was raised in place of it."""
+    """A result for each workload of each variant, or for those of the request; or what was raised in place of
+    it."""
     source = Source(config=Path(request["config"]))
     prefix = f"ablation-{record.short_id(model_prefix(source.name))}"
     if all(variant.step for variant in variants):
@@ -68,8 +78,8 @@ def results(
 def _steps(
     variants: Sequence[Variant], source: Source, request: dict[str, Any], prefix: str, machine: Limits
 ) -> Iterator[tuple[str, Result | Exception]]:
-    """Of a model without its engine. All are traced, then compiled in threads, then timed one after the other; a step
-    that fails does not end the others."""
+    """Of a model without its engine. All are traced, then compiled in threads, then timed one after the
+    other; a step that fails does not end the others."""
     with source.start({**request["options"], **SMALL}) as parts, ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = parts.loaded
         work, model, params = work_of(parts), loaded.model, loaded.params
@@ -92,7 +102,10 @@ def _steps(
                 yield variant.name, error
                 continue
             least_ms = decode_step_s(work, machine, workload.requests) * 1e3
-            yield variant.name, Result(f"{prefix}-{variant.name}-{workload.name}", milliseconds, "ms", least_ms)
+            yield (
+                variant.name,
+                Result(f"{prefix}-{variant.name}-{workload.name}", milliseconds, "ms", least_ms),
+            )
 
 
 def _workloads(variant: Variant, request: dict[str, Any]) -> list[Workload]:

@@ -46,13 +46,17 @@ class StepChoices:
 
 
 class DecodeStep:
-    """A step of all rows of the workload, half of whose outputs are there: traced when made, then compiled, then timed.
+    """A step of all rows of the workload, half of whose outputs are there: traced when made, then compiled,
+    then timed.
 
     Raises RuntimeError for jax's attention where this jax has none, or the model does not call ours.
     """
 
     def __init__(self, model: Model, params: Params, workload: Workload, choices: StepChoices) -> None:
-        rows, self._context = len(workload.requests), workload.requests[0].prompt + workload.requests[0].output // 2
+        rows, self._context = (
+            len(workload.requests),
+            workload.requests[0].prompt + workload.requests[0].output // 2,
+        )
         positions = self._context + WARM_UP_STEPS + TIMED_STEPS + 1
         pages_each, num_splits = _pages_and_splits(model, rows, positions, choices.page_size)
         self._limits = Limits(
@@ -66,7 +70,9 @@ class DecodeStep:
 
         def step(params, state, foreign, packed):
             is_jax = choices.has_jax_attention
-            attention = _jax_attention(foreign, num_splits, choices.page_size) if is_jax else contextlib.nullcontext()
+            attention = (
+                _jax_attention(foreign, num_splits, choices.page_size) if is_jax else contextlib.nullcontext()
+            )
             with attention:
                 for _ in range(choices.steps_per_call):
                     state, result = run_step(model, StepShape(rows), self._limits, params, state, packed)
@@ -80,7 +86,9 @@ class DecodeStep:
         """May run in a thread beside others."""
         return self._lowered.compile(_compiler_options(self._choices))
 
-    def time_ms(self, compiled: jax.stages.Compiled, params: Params, *, has_zero_cache: bool = False) -> float:
+    def time_ms(
+        self, compiled: jax.stages.Compiled, params: Params, *, has_zero_cache: bool = False
+    ) -> float:
         """Milliseconds of a step, dispatched again and again without reading it."""
         sizes = self._model, self._limits, self._context, self._dtype
         state, foreign = filled_state(*sizes, has_zero_cache=has_zero_cache), self._foreign_cache()
@@ -96,8 +104,8 @@ class DecodeStep:
             delete_arrays((state, foreign))
 
     def _foreign_cache(self) -> tuple[tuple[jax.Array, jax.Array], ...]:
-        """Keys and values of each layer as jax's kernel wants them, (kv_heads, pages, page_size, head_dim), if it is
-        used."""
+        """Keys and values of each layer as jax's kernel wants them, (kv_heads, pages, page_size, head_dim),
+        if it is used."""
         layout = KVLayout.of(self._model.config, self._limits.page_size, self._dtype)
         layers = layout.layers if self._choices.has_jax_attention else ()
 
@@ -105,7 +113,9 @@ class DecodeStep:
             shape = heads.num_kv_heads, self._limits.num_pages, self._limits.page_size, heads.head_dim
             return jax.random.normal(jax.random.key(seed), shape, self._dtype)
 
-        return tuple((pages(heads, 2 * layer), pages(heads, 2 * layer + 1)) for layer, heads in enumerate(layers))
+        return tuple(
+            (pages(heads, 2 * layer), pages(heads, 2 * layer + 1)) for layer, heads in enumerate(layers)
+        )
 
 
 def _compiler_options(choices: StepChoices) -> Mapping[str, str | bool] | None:
@@ -115,18 +125,20 @@ def _compiler_options(choices: StepChoices) -> Mapping[str, str | bool] | None:
 
 
 def _pages_and_splits(model: Model, rows: int, positions: int, page_size: int) -> tuple[int, int]:
-    """Entries of a row of the page table, and splits of it in jax's kernel: enough to fill the machine, each of whole
-    blocks of pages."""
+    """Entries of a row of the page table, and splits of it in jax's kernel: enough to fill the machine, each
+    of whole blocks of pages."""
     pages = -(-positions // page_size)
-    splits = max(1, min(PROGRAMS // (rows * model.config.layers[0].attention.num_kv_heads), pages // PAGES_PER_BLOCK))
+    splits = max(
+        1, min(PROGRAMS // (rows * model.config.layers[0].attention.num_kv_heads), pages // PAGES_PER_BLOCK)
+    )
     block = PAGES_PER_BLOCK * splits
     return -(-pages // block) * block, splits
 
 
 @contextlib.contextmanager
 def _jax_attention(foreign: Any, num_splits: int, page_size: int) -> Iterator[None]:
-    """While a step is traced, each call of `append_and_decode` reads the next layer of the foreign cache. What it does
-    before attention is then done by `rope_cache_write`, into ours."""
+    """While a step is traced, each call of `append_and_decode` reads the next layer of the foreign cache.
+    What it does before attention is then done by `rope_cache_write`, into ours."""
     kernel = jax_kernel("paged_attention")
     if kernel is None:
         raise RuntimeError("this version of jax has no paged attention of its own")
@@ -142,9 +154,16 @@ def _jax_attention(foreign: Any, num_splits: int, page_size: int) -> Iterator[No
         q, kv_pages = rope_cache_write(heads, kv_pages, cos, sin, page_ids, position % page_size, **others)
         k_pages, v_pages = next(layers)
         attended = kernel(
-            q, k_pages, v_pages, page_table, lengths, k_splits=num_splits,
-            pages_per_compute_block=PAGES_PER_BLOCK, num_warps=NUM_WARPS, interpret=should_interpret(None),
-        )  # fmt: skip
+            q,
+            k_pages,
+            v_pages,
+            page_table,
+            lengths,
+            k_splits=num_splits,
+            pages_per_compute_block=PAGES_PER_BLOCK,
+            num_warps=NUM_WARPS,
+            interpret=should_interpret(None),
+        )
         return attended.astype(q.dtype), kv_pages
 
     paged_attention.append_and_decode = append_and_decode
@@ -154,12 +173,15 @@ def _jax_attention(foreign: Any, num_splits: int, page_size: int) -> Iterator[No
     finally:
         paged_attention.append_and_decode = ours
     if num_calls != len(foreign):
-        raise RuntimeError(f"{num_calls} calls of append_and_decode in {len(foreign)} layers: not all was replaced")
+        raise RuntimeError(
+            f"{num_calls} calls of append_and_decode in {len(foreign)} layers: not all was replaced"
+        )
 
 
 @contextlib.contextmanager
 def _traced_anew() -> Iterator[None]:
-    """Layers share one trace where the decoder jits them, and would share a foreign one: each has its own jit here."""
+    """Layers share one trace where the decoder jits them, and would share a foreign one: each has its own jit
+    here."""
     layer = vars(decoder).get("_layer")
     if layer is None:
         yield

@@ -15,17 +15,21 @@ def filled_state(
 ) -> DeviceState:
     """Every row at `context` tokens, on pages in random order.
 
-    Keys and values are normally distributed, as an engine's are: zeros draw less power, and a GPU at its limit of power
-    is faster on them.
+    Keys and values are normally distributed, as an engine's are: zeros draw less power, and a GPU at its
+    limit of power is faster on them.
     """
     state = new_device_state(model.config, limits, dtype)
     if not has_zero_cache:
-        state = state._replace(kv_cache=tuple(_normal_like(pages, i) for i, pages in enumerate(state.kv_cache)))
+        state = state._replace(
+            kv_cache=tuple(_normal_like(pages, i) for i, pages in enumerate(state.kv_cache))
+        )
     pages = np.random.default_rng(0).permutation(limits.num_pages - 1) + 1
     table = np.zeros(state.rows.page_table.shape, np.int32)
     table[:-1] = pages.reshape(limits.max_num_seqs, limits.pages_per_sequence)
     lengths = np.full(state.rows.lengths.shape, context, np.int32)
-    return state._replace(rows=state.rows._replace(page_table=jnp.asarray(table), lengths=jnp.asarray(lengths)))
+    return state._replace(
+        rows=state.rows._replace(page_table=jnp.asarray(table), lengths=jnp.asarray(lengths))
+    )
 
 
 @jax.jit(donate_argnums=0)

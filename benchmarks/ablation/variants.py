@@ -17,7 +17,8 @@ NO_CUDA_GRAPHS = {"xla_gpu_enable_command_buffer": ""}
 
 @dataclass(frozen=True)
 class Variant:
-    """An engine whose options, or whose code (`patch`), differ from the default; or, with `step`, a decode step."""
+    """An engine whose options, or whose code (`patch`), differ from the default; or, with `step`, a decode
+    step."""
 
     name: str
     about: str
@@ -31,10 +32,14 @@ class Variant:
         known = EngineConfig.options()
         missing = sorted(self.options.keys() - known.keys())
         if missing:
-            raise ConfigError(f"EngineConfig has no option {', '.join(missing)}: this engine cannot do without it")
+            raise ConfigError(
+                f"EngineConfig has no option {', '.join(missing)}: this engine cannot do without it"
+            )
 
 
-def _engine(name: str, about: str, *workloads: str, patch: Callable[[], None] | None = None, **options) -> Variant:
+def _engine(
+    name: str, about: str, *workloads: str, patch: Callable[[], None] | None = None, **options
+) -> Variant:
     return Variant(name, about, workloads or (PLAN_WORKLOAD,), options, patch)
 
 
@@ -44,13 +49,25 @@ def _step(name: str, about: str, **choices) -> Variant:
 
 VARIANTS = (
     _engine("baseline", "everything on", *STEP_WORKLOADS, PLAN_WORKLOAD),
-    _engine("overlap-off", "a step is read before the next is planned", *STEP_WORKLOADS, PLAN_WORKLOAD, overlap=False),
+    _engine(
+        "overlap-off",
+        "a step is read before the next is planned",
+        *STEP_WORKLOADS,
+        PLAN_WORKLOAD,
+        overlap=False,
+    ),
     _engine("mixed-off", "prompts and outputs in steps of their own", scheduling_policy="prefill_first"),
-    _engine("order-of-arrival", "decode rows as they came, not the longest first", patch=patches.order_of_arrival),
+    _engine(
+        "order-of-arrival", "decode rows as they came, not the longest first", patch=patches.order_of_arrival
+    ),
     _engine("buckets-sparse", "row counts double", patch=patches.sparse_buckets),
     _engine("buckets-dense", "six row counts an octave", patch=patches.dense_buckets),
     _step("decode-step", "a decode step alone, as it is"),
-    _step("cuda-graphs-off", "every kernel launched by itself", compiler_options=GPU_COMPILER_OPTIONS | NO_CUDA_GRAPHS),
+    _step(
+        "cuda-graphs-off",
+        "every kernel launched by itself",
+        compiler_options=GPU_COMPILER_OPTIONS | NO_CUDA_GRAPHS,
+    ),
     _step("default-compiler-options", "XLA as it comes", compiler_options={}),
     _step("page-1", "pages of 1", page_size=1),
     _step("page-16", "pages of 16, as they are", page_size=16),
@@ -61,7 +78,8 @@ VARIANTS = (
 
 
 def find_variants(names: list[str]) -> list[Variant]:
-    """In the order of the table, all of them where no name is given. Raises ConfigError for an unknown name."""
+    """In the order of the table, all of them where no name is given. Raises ConfigError for an unknown
+    name."""
     known = {variant.name: variant for variant in VARIANTS}
     unknown = [name for name in names if name not in known]
     if unknown:

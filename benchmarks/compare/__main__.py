@@ -29,9 +29,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.compare", description=package.__doc__,
+        "python -m benchmarks.compare",
+        description=package.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("config", type=Path, metavar="CONFIG_DIR")
     parser.add_argument("workloads", nargs="+", metavar="WORKLOAD")
     parser.add_argument("--engines", default=",".join(ENGINES), metavar="NAMES")
@@ -40,14 +41,20 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     for name in ENGINES:
         parser.add_argument(
-            f"--{name}", action="append", default=[], metavar="NAME=VALUE", help=f"an option of {name}'s engine"
+            f"--{name}",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help=f"an option of {name}'s engine",
         )
     parser.add_argument("--json", action="store_true", help="JSON in place of the table")
     options = parser.parse_args(arguments)
     options.engines = options.engines.split(",")
     unknown = set(options.engines) - ENGINES.keys()
     if unknown:
-        parser.error(f"--engines: no engine is called {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}")
+        parser.error(
+            f"--engines: no engine is called {', '.join(sorted(unknown))}; there are {', '.join(ENGINES)}"
+        )
     if not (options.config / "config.json").is_file():
         parser.error(f"{options.config}: there is no config.json in it")
     try:
@@ -64,10 +71,14 @@ def run_engine(name: str, options: argparse.Namespace) -> dict[str, Cell]:
     if importlib.util.find_spec(ENGINES[name].package) is None:
         return dict.fromkeys(options.workloads, NOT_INSTALLED)
     request = {
-        "engine": name, "config": str(options.config), "workloads": options.workloads, "seed": options.seed,
-        "output_len": options.output_len, "repeats": options.repeats,
+        "engine": name,
+        "config": str(options.config),
+        "workloads": options.workloads,
+        "seed": options.seed,
+        "output_len": options.output_len,
+        "repeats": options.repeats,
         "options": options.engine_options[name],
-    }  # fmt: skip
+    }
     found: dict[str, Cell] = dict.fromkeys(options.workloads, FAILED)
     try:
         for line in json_lines([sys.executable, "-m", "benchmarks.compare.child"], request):
@@ -78,7 +89,8 @@ def run_engine(name: str, options: argparse.Namespace) -> dict[str, Cell]:
 
 
 def table(workloads: Sequence[str], cells: dict[str, dict[str, Cell]]) -> str:
-    """A line for each workload. The last column says how many times as fast jinfer is as the fastest other."""
+    """A line for each workload. The last column says how many times as fast jinfer is as the fastest
+    other."""
     lines = [f"{'workload':<20}" + "".join(f"{name:>24}" for name in cells) + f"{'jinfer':>10}"]
     for workload in workloads:
         row = {name: found[workload] for name, found in cells.items()}

@@ -1,4 +1,5 @@
-"""One engine in a process of its own: reads what to measure as JSON from stdin, and prints a line for each workload."""
+"""One engine in a process of its own: reads what to measure as JSON from stdin, and prints a line for each
+workload."""
 
 import json
 import sys

@@ -1,4 +1,5 @@
-"""Each engine as a function from prompts to seconds. What an engine needs is imported when it is asked for."""
+"""Each engine as a function from prompts to seconds. What an engine needs is imported when it is asked
+for."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -38,13 +39,20 @@ def open_jinfer(config: Path, max_model_len: int, options: Mapping[str, Any]) ->
 
 
 def open_vllm(config: Path, max_model_len: int, options: Mapping[str, Any]) -> Generate:
-    """The offline engine with its defaults, but for the prefix cache and the tokenizer, which it goes without."""
+    """The offline engine with its defaults, but for the prefix cache and the tokenizer, which it goes
+    without."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(
-        model=str(config), load_format="dummy", dtype="bfloat16", skip_tokenizer_init=True, max_num_seqs=MAX_NUM_SEQS,
-        max_model_len=max_model_len, enable_prefix_caching=False, **options,
-    )  # fmt: skip
+        model=str(config),
+        load_format="dummy",
+        dtype="bfloat16",
+        skip_tokenizer_init=True,
+        max_num_seqs=MAX_NUM_SEQS,
+        max_model_len=max_model_len,
+        enable_prefix_caching=False,
+        **options,
+    )
 
     def generate(prompts, outputs):
         params = [
@@ -52,7 +60,9 @@ def open_vllm(config: Path, max_model_len: int, options: Mapping[str, Any]) -> G
             for count in outputs
         ]
         began = time.perf_counter()
-        done = llm.generate([{"prompt_token_ids": list(prompt)} for prompt in prompts], params, use_tqdm=False)
+        done = llm.generate(
+            [{"prompt_token_ids": list(prompt)} for prompt in prompts], params, use_tqdm=False
+        )
         seconds = time.perf_counter() - began
         check_counts(outputs, [len(each.outputs[0].token_ids) for each in done])
         return seconds
@@ -61,8 +71,8 @@ def open_vllm(config: Path, max_model_len: int, options: Mapping[str, Any]) -> G
 
 
 def open_transformers(config: Path, max_model_len: int, options: Mapping[str, Any]) -> Generate:
-    """`generate` on static batches, padded on the left to the longest prompt and run to the longest output. Only the
-    tokens that a request asked for count."""
+    """`generate` on static batches, padded on the left to the longest prompt and run to the longest output.
+    Only the tokens that a request asked for count."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -21,7 +21,8 @@ class Figure(NamedTuple):
 
 
 def comparable_workload(name: str, output_len: int) -> Workload:
-    """Raises ConfigError for a name that nobody knows, and for a workload that another engine cannot be given."""
+    """Raises ConfigError for a name that nobody knows, and for a workload that another engine cannot be
+    given."""
     try:
         workload = find_workload("latency", name, output_len)
     except ConfigError:
@@ -47,14 +48,18 @@ def measure(generate: Generate, workload: Workload, *, vocab_size: int, repeats:
     time = statistics.median(seconds(full) for _ in range(repeats))
     if workload.measure is Measure.TTFT:
         return Figure(time * 1e3, "ms")
-    count = workload.num_output_tokens if workload.measure is Measure.OUTPUT_RATE else workload.num_prompt_tokens
+    count = (
+        workload.num_output_tokens if workload.measure is Measure.OUTPUT_RATE else workload.num_prompt_tokens
+    )
     return Figure(count / time, "tokens/s")
 
 
 def check_counts(wanted: Sequence[int], got: Sequence[int]) -> None:
     """Raises RuntimeError where an engine gave fewer or more tokens than were asked for."""
     if list(wanted) != list(got):
-        raise RuntimeError(f"asked for {sum(wanted)} output tokens and got {sum(got)}: the time means nothing")
+        raise RuntimeError(
+            f"asked for {sum(wanted)} output tokens and got {sum(got)}: the time means nothing"
+        )
 
 
 def described(figure: Figure) -> dict[str, Any]:

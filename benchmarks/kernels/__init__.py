@@ -4,6 +4,7 @@
     python -m benchmarks.kernels tune OP [--seconds 240]
     python -m benchmarks.kernels chart
 
-OP is an op's folder ("rms_norm") or one of its functions ("paged_attention.decode"); none means all. The limits (read
-and copy bandwidth, matmul rate) are measured first, in the same run. `cases` has a file per op; a new op adds one.
+OP is an op's folder ("rms_norm") or one of its functions ("paged_attention.decode"); none means all. The
+limits (read and copy bandwidth, matmul rate) are measured first, in the same run. `cases` has a file per op;
+a new op adds one.
 """

@@ -37,7 +37,9 @@ def main(arguments: list[str]) -> int:
     compared = tuple(case.id for case in cases if case.jax is not None and case.id in COMPARED_WITH_JAX)
     versus_jax = record.versus_jax_line(rows, compared if options.smoke else COMPARED_WITH_JAX, limits)
     if versus_jax is not None:
-        print(json.dumps(versus_jax) if options.json else table.versus_jax_text(versus_jax, VERSUS_JAX_TARGET))
+        print(
+            json.dumps(versus_jax) if options.json else table.versus_jax_text(versus_jax, VERSUS_JAX_TARGET)
+        )
     if options.record:
         _record(rows, versus_jax, options)
     return 1 if any(isinstance(row.measured, Exception) for row in rows) else 0
@@ -45,11 +47,14 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.kernels", description=package.__doc__,
+        "python -m benchmarks.kernels",
+        description=package.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    )
     parser.add_argument("ops", nargs="*", metavar="OP")
-    parser.add_argument("--case", action="append", default=[], metavar="ID", help="this case alone; may be repeated")
+    parser.add_argument(
+        "--case", action="append", default=[], metavar="ID", help="this case alone; may be repeated"
+    )
     parser.add_argument("--json", action="store_true", help="a line of JSON for each row")
     parser.add_argument("--record", action="store_true", help="append to the results of this device")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, to see that everything runs")
@@ -57,7 +62,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.smoke and options.record and options.results == record.RESULTS:
         parser.error(
-            "the figures of a smoke test mean nothing: give --results a directory of their own, or no --record"
+            "the figures of a smoke test mean nothing: give --results a directory of their own, or no "
+            "--record"
         )
     return options
 
@@ -82,8 +88,13 @@ def _json_text(row: Row) -> str:
 
 
 def _record(rows: list[Row], versus_jax: dict[str, Any] | None, options: argparse.Namespace) -> None:
-    """Appends what was measured, with the command that measures it again, wherever that is to keep its results."""
-    flags = [*(["--smoke"] if options.smoke else []), *(f"--case={name}" for name in options.case), "--record"]
+    """Appends what was measured, with the command that measures it again, wherever that is to keep its
+    results."""
+    flags = [
+        *(["--smoke"] if options.smoke else []),
+        *(f"--case={name}" for name in options.case),
+        "--record",
+    ]
     shared = circumstances(shlex.join(["python", "-m", package.__name__, *options.ops, *flags]))
     lines = [record.measured_line(row) for row in rows if isinstance(row.measured, Measured)]
     lines += [] if versus_jax is None else [versus_jax]

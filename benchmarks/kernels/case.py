@@ -1,4 +1,5 @@
-"""What a case is: work of a known size, the implementations that do it, and the limit that they are held against."""
+"""What a case is: work of a known size, the implementations that do it, and the limit that they are held
+against."""
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
@@ -42,7 +43,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A foreign implementation, with inputs in its own layout and a few settings of which the fastest counts."""
+    """A foreign implementation, with inputs in its own layout and a few settings of which the fastest
+    counts."""
 
     make: Make
     steps: Mapping[str, Step]
@@ -50,7 +52,8 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Where the best blocks of a case go: `pallas_kernels/<folder>/tuned/<device>.json`, under `function` and `key`."""
+    """Where the best blocks of a case go: `pallas_kernels/<folder>/tuned/<device>.json`, under `function` and
+    `key`."""
 
     folder: str
     function: str
@@ -111,7 +114,9 @@ def figure(case: Case, microseconds: float, limits: Limits) -> Figure:
     if case.is_latency:
         return Figure(microseconds, "us", least_us, percent)
     rate = {
-        Limit.READ: limits.read_tb_per_s, Limit.COPY: limits.copy_tb_per_s, Limit.MATMUL: limits.matmul_tflop_per_s
-    }[limit]  # fmt: skip
+        Limit.READ: limits.read_tb_per_s,
+        Limit.COPY: limits.copy_tb_per_s,
+        Limit.MATMUL: limits.matmul_tflop_per_s,
+    }[limit]
     unit = "TFLOP/s" if limit is Limit.MATMUL else "TB/s"
     return Figure(rate * least_us / microseconds, unit, rate, percent)

@@ -21,7 +21,9 @@ OURS, THEIRS, INK = "#2a6fbb", "#b0b7c0", "#1f2933"
 def main(arguments: list[str]) -> int:
     """Writes the picture and says where."""
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.kernels chart", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.kernels chart",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIRECTORY")
     parser.add_argument("--device", help="the name of a directory of results; this machine's without it")
@@ -66,7 +68,8 @@ def draw(lines: dict[str, Line], picture: Path) -> None:
 def _bar(axes: Any, y: int, line: Line, target: Target | None) -> None:
     """The figure itself is written inside a long bar, behind a short one and its target."""
     is_versus_jax = line["id"] == VERSUS_JAX
-    percent = 100 / line["limit"] if is_versus_jax else line["percent_of_limit"]  # jax's own share of the limit
+    # jax's own share of the limit.
+    percent = 100 / line["limit"] if is_versus_jax else line["percent_of_limit"]
     axes.barh(y, percent, height=0.72, color=THEIRS if is_versus_jax else OURS)
     wanted = 0.0 if target is None else target_percent(line, target)
     if target is not None:

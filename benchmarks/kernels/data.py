@@ -1,5 +1,5 @@
-"""Inputs: random numbers made on the device, or their shapes alone. What a kernel computes with decides how much power
-it draws, and so how fast it runs: zeros are fast.
+"""Inputs: random numbers made on the device, or their shapes alone. What a kernel computes with decides how
+much power it draws, and so how fast it runs: zeros are fast.
 """
 
 import functools
@@ -31,7 +31,9 @@ class RandomData:
     def __init__(self, seed: int) -> None:
         self._host = np.random.default_rng(seed)
 
-    def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> jax.Array:
+    def normal(
+        self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0
+    ) -> jax.Array:
         seed = self._host.integers(1 << 32, size=4, dtype=np.uint32)
         return generator(shape, jnp.dtype(dtype))(seed, np.float32(scale))
 

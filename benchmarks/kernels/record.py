@@ -10,8 +10,8 @@ from jinfer.bench.results import rounded
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FILE_NAME = "kernels.jsonl"
-# The worst ratio of the cases that `decode-vs-jax` stands for. Its limit is the ratio of a kernel that reads at the
-# machine's bandwidth, in that case.
+# The worst ratio of the cases that `decode-vs-jax` stands for. Its limit is the ratio of a kernel that reads
+# at the machine's bandwidth, in that case.
 VERSUS_JAX = "decode-vs-jax"
 
 
@@ -28,8 +28,13 @@ def measured_line(row: Row) -> dict[str, Any]:
 
 
 def versus_jax_line(rows: list[Row], compared: tuple[str, ...], limits: Limits) -> dict[str, Any] | None:
-    """The worst ratio to jax's own kernel; None unless all `compared` cases were measured against it in this run."""
-    found = [row for row in rows if row.case.id in compared and row.jax_us is not None and row.jax_ratio is not None]
+    """The worst ratio to jax's own kernel; None unless all `compared` cases were measured against it in this
+    run."""
+    found = [
+        row
+        for row in rows
+        if row.case.id in compared and row.jax_us is not None and row.jax_ratio is not None
+    ]
     if not found or {row.case.id for row in found} != set(compared):
         return None
     worst = min(found, key=lambda row: row.jax_ratio or 0)
@@ -52,11 +57,16 @@ def further_facts(row: Row) -> dict[str, Any]:
         return {"id": row.case.id, "op": row.case.op, "shape": row.case.shape, "error": first_line(measured)}
     assert isinstance(measured, Measured)
     return {
-        "op": row.case.op, "shape": row.case.shape, "microseconds": round(measured.microseconds, 3),
-        "is_host_bound": measured.is_host_bound, "xla_microseconds": _rounded(row.xla_us),
-        "xla_ratio": _rounded(row.xla_ratio), "jax_microseconds": _rounded(row.jax_us),
-        "jax_ratio": _rounded(row.jax_ratio), "jax_setting": row.jax_setting,
-    }  # fmt: skip
+        "op": row.case.op,
+        "shape": row.case.shape,
+        "microseconds": round(measured.microseconds, 3),
+        "is_host_bound": measured.is_host_bound,
+        "xla_microseconds": _rounded(row.xla_us),
+        "xla_ratio": _rounded(row.xla_ratio),
+        "jax_microseconds": _rounded(row.jax_us),
+        "jax_ratio": _rounded(row.jax_ratio),
+        "jax_setting": row.jax_setting,
+    }
 
 
 def first_line(error: Exception) -> str:

@@ -1,4 +1,5 @@
-"""Measures cases: compiles everything first, in parallel, and then times one thing after another on an idle machine."""
+"""Measures cases: compiles everything first, in parallel, and then times one thing after another on an idle
+machine."""
 
 import math
 import os
@@ -58,7 +59,9 @@ class Row:
         return microseconds / self.measured.microseconds
 
 
-def measure(cases: list[Case], limits: Limits, *, smoke: bool, progress: Callable[[str], None]) -> Iterator[Row]:
+def measure(
+    cases: list[Case], limits: Limits, *, smoke: bool, progress: Callable[[str], None]
+) -> Iterator[Row]:
     """A row for each case, as soon as it is there."""
     progress(f"compiling {len(cases)} cases")
     compiled = compile_cases(cases, limits, smoke=smoke)
@@ -69,7 +72,8 @@ def measure(cases: list[Case], limits: Limits, *, smoke: bool, progress: Callabl
 def compile_cases(
     cases: list[Case], limits: Limits, *, smoke: bool
 ) -> dict[str, dict[str, dict[str, Chain | Exception]]]:
-    """By the case's id, then "pallas", "xla" or "jax", then the setting, which is "" where there is but one."""
+    """By the case's id, then "pallas", "xla" or "jax", then the setting, which is "" where there is but
+    one."""
     jobs: dict[tuple[str, str, str], Job] = {}
     for case in cases:
         calls = num_calls(case, limits, smoke=smoke)

@@ -9,8 +9,15 @@ from benchmarks.kernels.run import Measured, Row
 from jinfer.bench.limits import Limits
 
 COLUMNS: tuple[tuple[str, int], ...] = (
-    ("case", 34), ("us", 10), ("value", 14), ("of limit", 9), ("x XLA", 7), ("x jax", 7), ("target", 22), ("shape", 0)
-)  # fmt: skip
+    ("case", 34),
+    ("us", 10),
+    ("value", 14),
+    ("of limit", 9),
+    ("x XLA", 7),
+    ("x jax", 7),
+    ("target", 22),
+    ("shape", 0),
+)
 
 
 def limits_text(limits: Limits) -> str:
@@ -32,18 +39,27 @@ def row_text(row: Row) -> str:
         error = row.measured if isinstance(row.measured, Exception) else RuntimeError("no figure")
         return f"{row.case.id:<{COLUMNS[0][1]}} failed: {first_line(error)}"
     note = "  (host-bound: the device was waiting)" if row.measured.is_host_bound else ""
-    return _cells([
-        row.case.id, f"{row.measured.microseconds:.2f}", f"{row.figure.value:.3f} {row.figure.unit}",
-        f"{row.figure.percent_of_limit:.1f}%", _ratio(row.xla_ratio), _ratio(row.jax_ratio),
-        target_text(row.case.target, row.figure), row.case.shape + note,
-    ])  # fmt: skip
+    return _cells(
+        [
+            row.case.id,
+            f"{row.measured.microseconds:.2f}",
+            f"{row.figure.value:.3f} {row.figure.unit}",
+            f"{row.figure.percent_of_limit:.1f}%",
+            _ratio(row.xla_ratio),
+            _ratio(row.jax_ratio),
+            target_text(row.case.target, row.figure),
+            row.case.shape + note,
+        ]
+    )
 
 
 def versus_jax_text(line: dict[str, Any], target: Target) -> str:
     """The row of the worst ratio to jax's own kernel."""
     verdict = "met" if line["value"] >= target.amount else "missed"
     values = [line["id"], "", f"{line['value']:.3f} ratio", "", "", _ratio(line["value"])]
-    return _cells([*values, f">= {target.amount:g} {verdict}", "the worst of the cases beside jax's own kernel"])
+    return _cells(
+        [*values, f">= {target.amount:g} {verdict}", "the worst of the cases beside jax's own kernel"]
+    )
 
 
 def target_text(target: Target | None, figure: Figure) -> str:

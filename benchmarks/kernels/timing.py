@@ -1,8 +1,8 @@
 """The time of one call, from a chain of calls in one executable.
 
-XLA captures the chain in a CUDA graph, as it does with an engine's step, so a launch costs here what it costs there.
-Calls take their arguments from several sets in turn, together larger than the L2 cache, and each waits for the one
-before it:
+XLA captures the chain in a CUDA graph, as it does with an engine's step, so a launch costs here what it costs
+there. Calls take their arguments from several sets in turn, together larger than the L2 cache, and each waits
+for the one before it:
 
     set      0    1    2    0    1    2   ...
     call     0 -> 1 -> 2 -> 3 -> 4 -> 5   ...
@@ -24,7 +24,8 @@ WARM_UP_RUNS = 3  # the first captures the graph
 class Inputs(NamedTuple):
     """What a chain runs on, or its shapes."""
 
-    carry: Any  # what a call hands on to the next: a query, a cache that is written in place, a weight that all share
+    # What a call hands on to the next: a query, a cache that is written in place, a weight that all share.
+    carry: Any
     sets: list[Any]
 
 
@@ -51,8 +52,8 @@ class Timing(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain:
-    """A compiled chain of `num_calls` calls. Its results stay in buffers that the next run writes again, so that no
-    address in the graph changes from run to run."""
+    """A compiled chain of `num_calls` calls. Its results stay in buffers that the next run writes again, so
+    that no address in the graph changes from run to run."""
 
     run: Callable[[Any, list[Any]], Any]
     num_calls: int
@@ -96,8 +97,8 @@ def compile_chain(
 def chain_of(step: Step, num_calls: int) -> Callable[[Any, list[Any]], Any]:
     """(state, sets) -> state, where a state is a carry and the results of all calls.
 
-    The barrier makes every call depend on the one before it and its arguments new to XLA, which otherwise would drop,
-    merge or hoist what it has seen before; it is gone before code is generated.
+    The barrier makes every call depend on the one before it and its arguments new to XLA, which otherwise
+    would drop, merge or hoist what it has seen before; it is gone before code is generated.
     """
     call = jax.jit(step)  # traced once, for all calls of the chain
 

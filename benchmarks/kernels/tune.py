@@ -2,9 +2,9 @@
 
     python -m benchmarks.kernels tune OP [--case ID] [--seconds 240]
 
-For each shape the candidates are compiled in parallel and timed one after another; the fastest few are timed again, at
-length, beside the choice that is in force. What wins is checked against the reference before it is kept in
-`pallas_kernels/<op>/tuned/<device>.json`.
+For each shape the candidates are compiled in parallel and timed one after another; the fastest few are timed
+again, at length, beside the choice that is in force. What wins is checked against the reference before it is
+kept in `pallas_kernels/<op>/tuned/<device>.json`.
 """
 
 import argparse
@@ -34,7 +34,8 @@ from pallas_kernels.core.device import target_device
 Entry = dict[str, Any]  # see pallas_kernels/core/tuned.py
 COMPILE_SHARE = 0.6  # of the time for a shape
 NUM_FINALISTS = 4
-TIE = 1.01  # data that is as good as the choice in force, within what repeats, is kept: it says that somebody looked
+# Data that is as good as the choice in force, within what repeats, is kept: it says that somebody looked.
+TIE = 1.01
 MAX_ERROR = 5e-3  # relative, in the Euclidean norm: what the tests ask of bfloat16
 
 
@@ -59,13 +60,17 @@ def main(arguments: list[str]) -> int:
 
 def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        "python -m benchmarks.kernels tune", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        "python -m benchmarks.kernels tune",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("op", metavar="OP")
     parser.add_argument("--case", action="append", default=[], metavar="ID", help="this case's shape alone")
     parser.add_argument("--seconds", type=float, default=240, help="for all shapes together, about")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes, to see that everything runs")
-    parser.add_argument("--output", type=Path, default=Path(pallas_kernels.__file__).parent, metavar="DIRECTORY")
+    parser.add_argument(
+        "--output", type=Path, default=Path(pallas_kernels.__file__).parent, metavar="DIRECTORY"
+    )
     return parser.parse_args(arguments)
 
 
@@ -85,7 +90,8 @@ def _cases_by_key(options: argparse.Namespace) -> list[Case]:
 
 
 def sweep(case: Case, limits: Limits, seconds: float, *, smoke: bool) -> Entry | None:
-    """The winner's entry, {} where the choice in force is better than every candidate, None where nothing ran."""
+    """The winner's entry, {} where the choice in force is better than every candidate, None where nothing
+    ran."""
     began = time.monotonic()
     chains = _compiled(case, limits, COMPILE_SHARE * seconds, smoke)
     quick, thorough = (SMOKE, SMOKE) if smoke else (QUICK, THOROUGH)
@@ -101,7 +107,9 @@ def sweep(case: Case, limits: Limits, seconds: float, *, smoke: bool) -> Entry |
             break
     finalists = sorted(times, key=lambda blocks: times[blocks].microseconds)[:NUM_FINALISTS]
     again = {blocks: chains[blocks] for blocks in dict.fromkeys([None, *finalists]) if blocks in chains}
-    times = {blocks: result for blocks, result in time_chains(again, thorough) if isinstance(result, Measured)}
+    times = {
+        blocks: result for blocks, result in time_chains(again, thorough) if isinstance(result, Measured)
+    }
     return _winner(case, times)
 
 
@@ -130,7 +138,10 @@ def _winner(case: Case, times: dict[Any, Measured]) -> Entry | None:
     for blocks in sorted(times, key=lambda blocks: times[blocks].microseconds):
         microseconds = times[blocks].microseconds
         if current is not None and microseconds > TIE * current.microseconds:
-            print(f"  the choice in force stays: the best candidate takes {microseconds:.2f} us{beside}", flush=True)
+            print(
+                f"  the choice in force stays: the best candidate takes {microseconds:.2f} us{beside}",
+                flush=True,
+            )
             return {}
         error = relative_error(case, blocks)
         if error < MAX_ERROR:
@@ -142,12 +153,15 @@ def _winner(case: Case, times: dict[Any, Measured]) -> Entry | None:
 
 
 def relative_error(case: Case, blocks: Any) -> float:
-    """|got - wanted| / |wanted| of the worst array that a call returns; NaN where there is one in what it returns."""
+    """|got - wanted| / |wanted| of the worst array that a call returns; NaN where it returns one."""
     inputs = case.make(RandomData(1), 1)
-    got, wanted = (jax.jit(step)(inputs.carry, inputs.sets[0]) for step in (case.build(blocks), case.reference))
+    got, wanted = (
+        jax.jit(step)(inputs.carry, inputs.sets[0]) for step in (case.build(blocks), case.reference)
+    )
     pairs = list(zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True))
     floating = [(a, b) for a, b in pairs if jnp.issubdtype(a.dtype, jnp.floating)]
-    errors = [float(_distance(a, b)) for a, b in floating or pairs]  # a sampled token is all that its call returns
+    # A sampled token is all that its call returns.
+    errors = [float(_distance(a, b)) for a, b in floating or pairs]
     return max(errors, key=lambda error: float("inf") if error != error else error)
 
 
@@ -170,7 +184,9 @@ def tuned_text(functions: Mapping[str, list[Entry]]) -> str:
     """An entry a line, functions by name and entries by key, so that a change of one is a line of a diff."""
     parts = []
     for function in sorted(functions):
-        entries = sorted(functions[function], key=lambda entry: [(k, str(type(v)), v) for k, v in entry["key"].items()])
+        entries = sorted(
+            functions[function], key=lambda entry: [(k, str(type(v)), v) for k, v in entry["key"].items()]
+        )
         lines = ",\n".join(f"    {json.dumps(entry)}" for entry in entries)
         parts.append(f"  {json.dumps(function)}: [\n{lines}\n  ]")
     return "{\n" + ",\n".join(parts) + "\n}\n"

@@ -1,15 +1,15 @@
 """A StepPlan as padded arrays: what the host writes and a step on the device reads.
 
-Rows are named by their index in DeviceState; the one after the last (`max_num_seqs`, the null row) takes what padding
-writes. A decode step needs only the rows that run and the pages that they begin:
+Rows are named by their index in DeviceState; the one after the last (`max_num_seqs`, the null row) takes what
+padding writes. A decode step needs only the rows that run and the pages that they begin:
 
     row_ids      [0, 2, 5, 8]      (three rows of eight, padded to four)
     new_page_ids [0, 17, 0, 0]     (row 2 begins a new page; 0, the null page, is none)
 
-A mixed step brings tokens, positions and the sampling parameters of its rows as well. Its first `num_decode_rows` rows
-are decode rows, with one token each; the others are chunks:
+A mixed step brings tokens, positions and the sampling parameters of its rows as well. Its first
+`num_decode_rows` rows are decode rows, with one token each; the others are chunks:
 
-    token_ids       [-1, 45, 12, 9, 0, 0]    (one token that is on the device, three of a prompt, two of padding)
+    token_ids       [-1, 45, 12, 9, 0, 0]    (one token on the device, three of a prompt, two of padding)
     query_starts    [0, 1, 4, 4, 4, 4, 4]    (row 0 of the batch has one token, row 1 three, the others none)
     num_decode_rows [1]
 """
@@ -38,11 +38,12 @@ class Batch:
 
 
 def layout_of(shape: StepShape, limits: Limits) -> Layout:
-    """The fields of a batch of this shape. All are int32; sampling parameters are bits (see `packed_sampling`)."""
+    """The fields of a batch of this shape. All are int32; sampling parameters are bits (see
+    `packed_sampling`)."""
     if shape.tokens is None:
         return {"row_ids": (shape.rows,), "new_page_ids": (shape.rows,)}
-    # A row that joins with a copied page may fill its first and its last new page in part: n tokens after up to
-    # page_size - 1 copied ones fill less than n / page_size + 2 pages.
+    # A row that joins with a copied page may fill its first and its last new page in part: n tokens after up
+    # to page_size - 1 copied ones fill less than n / page_size + 2 pages.
     max_new_pages = limits.pages_for(shape.tokens) + 2 * shape.rows
     return {
         "row_ids": (shape.rows,),
@@ -77,7 +78,10 @@ def _decode_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str
     new_page_ids = np.full(shape.rows, NULL_PAGE, np.int32)
     for index, page_id in plan.decode.new_pages:
         new_page_ids[index] = page_id
-    return {"row_ids": _padded(plan.decode.row_ids, shape.rows, limits.max_num_seqs), "new_page_ids": new_page_ids}
+    return {
+        "row_ids": _padded(plan.decode.row_ids, shape.rows, limits.max_num_seqs),
+        "new_page_ids": new_page_ids,
+    }
 
 
 def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str, np.ndarray]:
@@ -93,7 +97,9 @@ def _mixed_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str,
         "token_ids": _padded(token_ids, shape.tokens, 0),
         "query_starts": _padded(np.cumsum([0, *query_lengths]), shape.rows + 1, len(token_ids)),
         "start_positions": _padded(decode.positions + [chunk.start for chunk in chunks], shape.rows, 0),
-        "is_sampled": _padded([1] * len(decode) + [int(chunk.is_last_chunk) for chunk in chunks], shape.rows, 0),
+        "is_sampled": _padded(
+            [1] * len(decode) + [int(chunk.is_last_chunk) for chunk in chunks], shape.rows, 0
+        ),
         "sampling": _sampling(plan, shape),
         **_new_pages(plan, shape, limits),
     }
@@ -111,11 +117,13 @@ def _new_pages(plan: StepPlan, shape: StepShape, limits: Limits) -> dict[str, np
     """The row of each new page, its entry in the row's page table, and its id."""
     decode = plan.decode
     new_pages = [
-        (decode.row_ids[i], decode.positions[i] // limits.page_size, page_id) for i, page_id in decode.new_pages
+        (decode.row_ids[i], decode.positions[i] // limits.page_size, page_id)
+        for i, page_id in decode.new_pages
     ]
     for chunk in plan.chunks:
         new_pages += [
-            (chunk.row, entry, page_id) for entry, page_id in enumerate(chunk.new_page_ids, chunk.first_new_page)
+            (chunk.row, entry, page_id)
+            for entry, page_id in enumerate(chunk.new_page_ids, chunk.first_new_page)
         ]
     page_rows, page_entries, page_ids = zip(*new_pages, strict=True) if new_pages else ((), (), ())
     length = layout_of(shape, limits)["page_ids"][0]

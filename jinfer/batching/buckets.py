@@ -5,16 +5,20 @@ from dataclasses import dataclass
 from jinfer.config import Limits
 from jinfer.scheduling.step_plan import StepPlan
 
-FEW_TOKENS = (16, 64)  # a step of so few is bound by reading the weights, and padding costs it next to nothing
-MANY_TOKENS = 256  # from here on a step's time grows with its tokens, and less than a third of them may be padding
-FEW_ROWS = 16  # of a large mixed step: most have a few chunks, and logits of all rows that may run take 0.9 ms of 8B's
+# A step of so few is bound by reading the weights, and padding costs it next to nothing.
+FEW_TOKENS = (16, 64)
+# From here on a step's time grows with its tokens, and less than a third of them may be padding.
+MANY_TOKENS = 256
+# Of a large mixed step: most have a few chunks, and logits of all rows that may run take 0.9 ms of 8B's.
+FEW_ROWS = 16
 LARGE = 1024  # tokens
 STEPS_PER_OCTAVE = (1.25, 1.625, 2.0)  # of row buckets above 8: at most 19% of the rows are padding
 
 
 @dataclass(frozen=True, order=True)
 class StepShape:
-    """A compiled shape: a decode step of `rows` rows, or a mixed step of `tokens` tokens that belong to `rows` rows."""
+    """A compiled shape: a decode step of `rows` rows, or a mixed step of `tokens` tokens that belong to
+    `rows` rows."""
 
     rows: int
     tokens: int | None = None
@@ -54,7 +58,9 @@ class Buckets:
         if plan.is_decode:
             return next(shape for shape in self.decode if shape.rows >= len(plan.decode))
         num_tokens, num_rows = plan.num_tokens, plan.num_rows
-        return next(s for s in self.mixed if s.tokens is not None and s.tokens >= num_tokens and s.rows >= num_rows)
+        return next(
+            s for s in self.mixed if s.tokens is not None and s.tokens >= num_tokens and s.rows >= num_rows
+        )
 
 
 def _row_counts(max_rows: int) -> list[int]:
@@ -68,7 +74,8 @@ def _row_counts(max_rows: int) -> list[int]:
 
 
 def _rows_of_mixed(tokens: int, max_rows: int) -> list[int]:
-    """The row counts of a mixed step: as many as there may be, and a few besides where the tokens are many."""
+    """The row counts of a mixed step: as many as there may be, and a few besides where the tokens are
+    many."""
     rows = min(tokens, max_rows)
     return [FEW_ROWS, rows] if tokens >= LARGE and rows > FEW_ROWS else [rows]
 

@@ -1,9 +1,10 @@
-"""The prefixes that sequences of a plan join with, as padded arrays: copies of pages, and rows of the page table.
+"""The prefixes that sequences of a plan join with, as padded arrays: copies of pages, and rows of the page
+table.
 
 A plan may have any number of either. They go in groups of a fixed size, each a call of one executable:
 
     copies       [[5, 9], [0, 0], ...]           (page 5 into page 9; the null page into itself is padding)
-    page tables  [[2, 7, 8, 12, 0, ...], ...]    (row 2 begins with pages 7, 8 and 12; the null row is padding)
+    page tables  [[2, 7, 8, 12, 0, ...], ...]    (row 2 begins with pages 7, 8, 12; the null row is padding)
 """
 
 from collections.abc import Iterator

@@ -1,11 +1,13 @@
 """A row's sampling parameters, packed: written by the host, read by the device, laid out here only.
 
-    index 0            1      2      3      4         5          6           7         8 ... 23     24
-          temperature  top_p  min_p  top_k  seed low  seed high  min_length  logprobs  blocked ids  prompt length
+    index 0            1      2      3      4         5
+          temperature  top_p  min_p  top_k  seed low  seed high
+    index 6           7         8 ... 23     24
+          min_length  logprobs  blocked ids  prompt length
 
-All are int32; reals are float32 bits. `min_length` is the length that the sequence must have before a blocked id may be
-chosen; unused entries of blocked ids hold NO_BLOCKED_ID. Models whose rotary embedding depends on the prompt's length
-read it here. A row of zeros samples greedily, and so does padding.
+All are int32; reals are float32 bits. `min_length` is the length that the sequence must have before a blocked
+id may be chosen; unused entries of blocked ids hold NO_BLOCKED_ID. Models whose rotary embedding depends on
+the prompt's length read it here. A row of zeros samples greedily, and so does padding.
 """
 
 from typing import NamedTuple

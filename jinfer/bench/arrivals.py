@@ -22,13 +22,16 @@ class Arrival:
 
 
 def trace_arrivals(file: Path | None, *, duration_s: float, speed: float) -> tuple[Arrival, ...]:
-    """The requests of the first `duration_s` seconds of a trace, which come `speed` times as fast as they did.
+    """The requests of the first `duration_s` seconds of a trace, which come `speed` times as fast as they
+    did.
 
-    The file is a CSV with the columns TIMESTAMP, ContextTokens and GeneratedTokens (Azure's public traces of 2023).
-    Raises ConfigError where it is missing or is something else.
+    The file is a CSV with the columns TIMESTAMP, ContextTokens and GeneratedTokens (Azure's public traces of
+    2023). Raises ConfigError where it is missing or is something else.
     """
     if file is None:
-        raise ConfigError("the workload azure replays a trace: give --trace FILE.csv (AzureLLMInferenceTrace_conv.csv)")
+        raise ConfigError(
+            "the workload azure replays a trace: give --trace FILE.csv (AzureLLMInferenceTrace_conv.csv)"
+        )
     if not file.is_file():
         raise ConfigError(f"--trace {file}: there is no such file")
     arrivals = []
@@ -38,7 +41,9 @@ def trace_arrivals(file: Path | None, *, duration_s: float, speed: float) -> tup
                 break
             arrivals.append(Arrival(arrival.time_s / speed, arrival.lengths))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ConfigError(f"--trace {file} cannot be read as CSV in UTF-8: {error}; give another file") from error
+        raise ConfigError(
+            f"--trace {file} cannot be read as CSV in UTF-8: {error}; give another file"
+        ) from error
     return tuple(arrivals)
 
 
@@ -54,12 +59,14 @@ def _rows(file: Path) -> Iterator[Arrival]:
                 yield Arrival((moment - first).total_seconds(), lengths)
             except (KeyError, ValueError, TypeError) as error:
                 raise ConfigError(
-                    f"{file}, line {number}: a line of a trace has {', '.join(COLUMNS)}, and this one has {row}"
+                    f"{file}, line {number}: a line of a trace has {', '.join(COLUMNS)}, and this one has "
+                    f"{row}"
                 ) from error
 
 
 def poisson_arrivals(rate_per_s: float, *, duration_s: float, seed: int) -> tuple[Arrival, ...]:
-    """Independent arrivals at a mean rate, with prompts and outputs of 100 to 1,024 tokens. The first comes at 0."""
+    """Independent arrivals at a mean rate, with prompts and outputs of 100 to 1,024 tokens. The first comes
+    at 0."""
     rng, arrivals, time_s = random.Random(seed), [], 0.0
     while time_s < duration_s:
         arrivals.append(Arrival(time_s, Lengths(rng.randint(*MIXED_LENGTHS), rng.randint(*MIXED_LENGTHS))))

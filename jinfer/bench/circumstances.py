@@ -25,7 +25,7 @@ def circumstances(command: str) -> dict[str, Any]:
 
 
 def output_of(*command: str) -> str | None:
-    """What a command prints; None where it cannot be run or fails."""
+    """The output of a command; None where it cannot be run or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
     except (OSError, subprocess.SubprocessError):

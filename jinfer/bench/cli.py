@@ -31,17 +31,21 @@ KINDS = {
 
 
 def add_bench(
-    parser: argparse.ArgumentParser, add_engine_options: Callable[[argparse.ArgumentParser], None],
+    parser: argparse.ArgumentParser,
+    add_engine_options: Callable[[argparse.ArgumentParser], None],
     engine_options: Callable[[argparse.Namespace], dict[str, Any]],
-) -> None:  # fmt: skip
-    """Adds the commands. The engine's own options are added, and read from what was parsed, by the functions given."""
+) -> None:
+    """Adds the commands. The engine's own options are added, and read from what was parsed, by the functions
+    given."""
     commands = parser.add_subparsers(required=True, metavar="KIND")
     for kind, about in KINDS.items():
         is_start = kind == "start"
         command = commands.add_parser(
-            kind, help=about, formatter_class=argparse.RawDescriptionHelpFormatter,
+            kind,
+            help=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
             description=about if is_start else workloads.__doc__,
-        )  # fmt: skip
+        )
         if not is_start:
             _add_measuring(command, kind)
         if kind == "throughput":
@@ -54,8 +58,12 @@ def add_bench(
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     model = parser.add_mutually_exclusive_group()
-    model.add_argument("--model", metavar="DIR_OR_HUB_ID", help="default: the small model that ships with jinfer")
-    model.add_argument("--config", type=Path, metavar="DIR", help="a directory with a config.json; random weights")
+    model.add_argument(
+        "--model", metavar="DIR_OR_HUB_ID", help="default: the small model that ships with jinfer"
+    )
+    model.add_argument(
+        "--config", type=Path, metavar="DIR", help="a directory with a config.json; random weights"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -67,28 +75,42 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_measuring(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("workloads", nargs="+", metavar="WORKLOAD", help=workloads.FORMS[kind])
-    parser.add_argument("--repeats", type=_positive(int), default=3, metavar="N", help="the median counts; default 3")
     parser.add_argument(
-        "--output-len", type=_positive(int), default=128, metavar="N",
+        "--repeats", type=_positive(int), default=3, metavar="N", help="the median counts; default 3"
+    )
+    parser.add_argument(
+        "--output-len",
+        type=_positive(int),
+        default=128,
+        metavar="N",
         help="output tokens of bROWS-PROMPT (after the first) and REQUESTSxPROMPT; default 128",
-    )  # fmt: skip
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the random prompts")
     parser.add_argument(
-        "--device-time", action="store_true",
+        "--device-time",
+        action="store_true",
         help="also dispatch a decode step back to back: what TPOT takes longer, the device is idle",
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--profile", type=Path, metavar="DIR", help="then write a trace of some steps; see `python -m benchmarks.trace`"
+        "--profile",
+        type=Path,
+        metavar="DIR",
+        help="then write a trace of some steps; see `python -m benchmarks.trace`",
     )
 
 
 def _add_arrivals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, metavar="FILE", help="the CSV that azure replays")
-    parser.add_argument("--speed", type=_positive(float), default=2.0, metavar="X", help="of azure; default 2")
     parser.add_argument(
-        "--duration", type=_positive(float), default=120.0, metavar="S",
+        "--speed", type=_positive(float), default=2.0, metavar="X", help="of azure; default 2"
+    )
+    parser.add_argument(
+        "--duration",
+        type=_positive(float),
+        default=120.0,
+        metavar="S",
         help="seconds of the trace, or of poisson's arrivals; default 120",
-    )  # fmt: skip
+    )
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""What this machine reaches at most, measured: the figures that everything else is held against."""
+"""The most that this machine reaches, measured: the figures that everything else is held against."""
 
 import statistics
 import time
@@ -15,8 +15,8 @@ NUM_BATCHES = 5
 
 @dataclass(frozen=True)
 class Limits:
-    """`read`: the sum of 4 GiB. `copy`: 4 GiB read and as much written, by XLA's copy or negation, the faster of the
-    two. `matmul`: bfloat16, 8192 x 8192 x 8192, through XLA."""
+    """`read`: the sum of 4 GiB. `copy`: 4 GiB read and as much written, by XLA's copy or negation, the faster
+    of the two. `matmul`: bfloat16, 8192 x 8192 x 8192, through XLA."""
 
     read_tb_per_s: float
     copy_tb_per_s: float
@@ -40,14 +40,16 @@ def measure_limits(*, smoke: bool = False) -> Limits:
 
 
 def _normal(shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:
-    """Random numbers made on the device. Zeros would be fast: what is computed decides how much power it draws."""
-    key = jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg")  # Philox: gigabytes in milliseconds
+    """Random numbers made on the device. Zeros would be fast: what is computed decides how much power it
+    draws."""
+    # Philox: gigabytes in milliseconds.
+    key = jax.random.wrap_key_data(jnp.arange(4, dtype=jnp.uint32), impl="rbg")
     return jax.random.normal(key, shape, dtype)
 
 
 def _seconds(function: Callable[..., Any], *arguments: jax.Array, num_calls: int) -> float:
-    """Of one call: the median over batches of calls that are dispatched without waiting. Each takes about a
-    millisecond, so that the device hides the dispatch of the next."""
+    """Seconds of one call: the median over batches of calls that are dispatched without waiting. Each takes
+    about a millisecond, so that the device hides the dispatch of the next."""
     compiled = jax.jit(function).lower(*arguments).compile()
     compiled(*arguments).block_until_ready()
     times = []

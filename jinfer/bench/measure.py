@@ -1,4 +1,5 @@
-"""A workload on a session becomes a result. Times are medians over repeats; every measurement warms up first."""
+"""A workload on a session becomes a result. Times are medians over repeats; every measurement warms up
+first."""
 
 import math
 import statistics
@@ -26,7 +27,7 @@ DEFAULT_POLICY = "mixed"
 
 @dataclass(frozen=True)
 class Bench:
-    """What a measurement needs: the engine, what its model costs, and what the machine reaches."""
+    """The needs of a measurement: the engine, what its model costs, and what the machine reaches."""
 
     session: Session
     work: ModelWork
@@ -44,7 +45,8 @@ class Bench:
 
 
 def measure(bench: Bench, workload: Workload, arrivals: Sequence[Arrival] = ()) -> Result:
-    """Runs a workload. `arrivals` are those of a workload that has some. Raises RequestError where it does not fit."""
+    """Runs a workload. `arrivals` are those of a workload that has some. Raises RequestError where it does
+    not fit."""
     check(bench.session.limits, workload, arrivals)
     if workload.measure is Measure.ARRIVALS:
         return measure_arrivals(bench, workload, arrivals)
@@ -52,14 +54,15 @@ def measure(bench: Bench, workload: Workload, arrivals: Sequence[Arrival] = ()) 
 
 
 def check(limits: EngineLimits, workload: Workload, arrivals: Sequence[Arrival] = ()) -> None:
-    """Raises before anything runs: RequestError for a request that is too long, ConfigError for rows that are few and
-    for arrivals that have no time between tokens."""
+    """Raises before anything runs: RequestError for a request that is too long, ConfigError for rows that are
+    few and for arrivals that have no time between tokens."""
     requests = workload.requests or [arrival.lengths for arrival in arrivals]
     longest = max(requests, key=sum, default=Lengths(0, 0))
     capacity = min(limits.max_model_len, (limits.num_pages - 1) * limits.page_size)
     if sum(longest) > capacity:
         raise RequestError(
-            f"workload {workload.name!r} has a request of {longest.prompt} tokens in and {longest.output} out, and the "
+            f"workload {workload.name!r} has a request of {longest.prompt} tokens in and {longest.output} "
+            "out, and the "
             f"context holds {capacity}; choose another workload, or raise max_model_len or num_pages"
         )
     rows, most = len(workload.requests), limits.max_num_seqs
@@ -80,22 +83,28 @@ def measure_tpot(bench: Bench, workload: Workload) -> Result:
     tpots = [(total - alone) / (full[0].output - 1) for alone, total in pairs]
     tpot = statistics.median(tpots)
     return Result(
-        bench.result_id(workload.name), tpot * 1e3, "ms", decode_step_s(bench.work, bench.machine, full) * 1e3,
+        bench.result_id(workload.name),
+        tpot * 1e3,
+        "ms",
+        decode_step_s(bench.work, bench.machine, full) * 1e3,
         details={
             "each_ms": [round(each * 1e3, 3) for each in tpots],
             "output_tokens_per_s": round(len(full) / tpot, 1),
             "first_tokens_s": round(statistics.median(alone for alone, _ in pairs), 4),
         },
-    )  # fmt: skip
+    )
 
 
 def measure_ttft(bench: Bench, workload: Workload) -> Result:
     """The time of one request for one token."""
     times = _repeat(bench, workload)
     return Result(
-        bench.result_id(workload.name), statistics.median(times) * 1e3, "ms", bench.least_s(workload.requests) * 1e3,
+        bench.result_id(workload.name),
+        statistics.median(times) * 1e3,
+        "ms",
+        bench.least_s(workload.requests) * 1e3,
         details={"each_ms": [round(each * 1e3, 3) for each in times]},
-    )  # fmt: skip
+    )
 
 
 def measure_output_rate(bench: Bench, workload: Workload) -> Result:
@@ -112,17 +121,22 @@ def _rate(bench: Bench, workload: Workload, num_tokens: int) -> Result:
     times = _repeat(bench, workload)
     seconds = statistics.median(times)
     return Result(
-        bench.result_id(workload.name), num_tokens / seconds, "tokens/s",
-        num_tokens / bench.least_s(workload.requests), more_is_better=True,
+        bench.result_id(workload.name),
+        num_tokens / seconds,
+        "tokens/s",
+        num_tokens / bench.least_s(workload.requests),
+        more_is_better=True,
         details={
             "each_s": [round(each, 3) for each in times],
-            "num_prompt_tokens": workload.num_prompt_tokens, "num_output_tokens": workload.num_output_tokens,
+            "num_prompt_tokens": workload.num_prompt_tokens,
+            "num_output_tokens": workload.num_output_tokens,
         },
-    )  # fmt: skip
+    )
 
 
 def measure_sharing(bench: Bench, workload: Workload) -> Result:
-    """How many times sooner the last of the first tokens comes: prompts that share nothing over prompts that share.
+    """The factor by which the last of the first tokens comes sooner: prompts that share nothing over prompts
+    that share.
 
     The limit is the ratio of a machine that computes the prefix once at its matmul rate.
     """
@@ -134,17 +148,24 @@ def measure_sharing(bench: Bench, workload: Workload) -> Result:
         bench.work, bench.machine, workload.shared_tokens, own_tokens, len(workload.requests)
     )
     return Result(
-        bench.result_id(workload.name), alone_s / shared_s, "ratio", alone_s / least_s, more_is_better=True,
+        bench.result_id(workload.name),
+        alone_s / shared_s,
+        "ratio",
+        alone_s / least_s,
+        more_is_better=True,
         details={
-            "last_alone_ms": round(alone_s * 1e3, 2), "last_shared_ms": round(shared_s * 1e3, 2),
-            "mean_alone_ms": round(alone_mean_s * 1e3, 2), "mean_shared_ms": round(shared_mean_s * 1e3, 2),
+            "last_alone_ms": round(alone_s * 1e3, 2),
+            "last_shared_ms": round(shared_s * 1e3, 2),
+            "mean_alone_ms": round(alone_mean_s * 1e3, 2),
+            "mean_shared_ms": round(shared_mean_s * 1e3, 2),
             "mean_ratio": round(alone_mean_s / shared_mean_s, 2),
         },
-    )  # fmt: skip
+    )
 
 
 def _sharing_times(bench: Bench, workload: Workload, *, is_shared: bool) -> tuple[float, float]:
-    """Seconds to the last first token and to the first token on average. Every repeat has a prefix of its own."""
+    """Seconds to the last first token and to the first token on average. Every repeat has a prefix of its
+    own."""
     session, last, mean = bench.session, [], []
     for _ in range(bench.repeats):
         prompts = shared_prompts(workload, session.vocab_size, session.rng, is_shared=is_shared)
@@ -167,13 +188,18 @@ def measure_arrivals(bench: Bench, workload: Workload, arrivals: Sequence[Arriva
     }
     policy = "" if bench.policy == DEFAULT_POLICY else f"-{bench.policy.replace('_', '-')}"
     return Result(
-        bench.result_id(f"{workload.name}-p99-tpot{policy}"), figures["p99_tpot_ms"], "ms",
+        bench.result_id(f"{workload.name}-p99-tpot{policy}"),
+        figures["p99_tpot_ms"],
+        "ms",
         weights_s(bench.work, bench.machine) * 1e3,
         details={
-            **figures, "policy": bench.policy, "num_requests": len(times), "seconds": round(seconds, 2),
+            **figures,
+            "policy": bench.policy,
+            "num_requests": len(times),
+            "seconds": round(seconds, 2),
             "output_tokens_per_s": round(sum(each.num_output_tokens for each in times) / seconds, 1),
         },
-    )  # fmt: skip
+    )
 
 
 def percentiles(name: str, times_s: Sequence[float]) -> dict[str, float]:
@@ -193,8 +219,11 @@ def _repeat(bench: Bench, workload: Workload) -> list[float]:
 
 
 def _warm_up(session: Session, requests: Sequence[Lengths]) -> None:
-    """The first requests, and a few tokens of each: shapes are compiled and run already, memory and caches are not."""
-    session.run([Lengths(each.prompt, min(each.output, WARM_UP_TOKENS)) for each in requests[:WARM_UP_REQUESTS]])
+    """The first requests, and a few tokens of each: shapes are compiled and run already, memory and caches
+    are not."""
+    session.run(
+        [Lengths(each.prompt, min(each.output, WARM_UP_TOKENS)) for each in requests[:WARM_UP_REQUESTS]]
+    )
 
 
 MEASURES: dict[Measure, Callable[[Bench, Workload], Any]] = {

@@ -1,4 +1,4 @@
-"""From options to an engine that can be measured."""
+"""Opens an engine that can be measured, from options."""
 
 import contextlib
 import json
@@ -28,14 +28,15 @@ DEMO_NAME = "demo"
 
 @dataclass(frozen=True)
 class Source:
-    """The model: a directory or hub id (None: the demo model), or a directory of which only config.json is used."""
+    """The model: a directory or hub id (None: the demo model), or a directory of which only config.json is
+    used."""
 
     model: str | None = None
     config: Path | None = None
 
     @property
     def name(self) -> str:
-        """What results are named after."""
+        """The name that results begin with."""
         if self.config is not None:
             return self.config.resolve().name
         return DEMO_NAME if self.model is None else Path(self.model).name
@@ -50,7 +51,8 @@ class Source:
         self._source()
 
     def longest_limits(self, options: Mapping[str, Any]) -> EngineLimits:
-        """Of the engine, if memory holds its context. Raises ModelError or ConfigError, before it starts."""
+        """The limits of the engine, if memory holds its context. Raises ModelError or ConfigError, before it
+        starts."""
         config = EngineConfig.from_options(self._options(options))
         return longest_limits(find_checked(self._source(), config), config, default_placement())
 
@@ -80,13 +82,14 @@ def assigned_options(assignments: Sequence[str]) -> dict[str, Any]:
 
 
 def machine_limits() -> Limits:
-    """Of this machine: to be measured before an engine takes the memory."""
+    """The limits of this machine, measured before an engine takes the memory."""
     return measure_limits(smoke=default_placement().device.platform != "gpu")
 
 
 @dataclass(frozen=True)
 class OpenBench:
-    """A measurement that can begin, the engine it is about, and who tells how it goes, if somebody listens."""
+    """A measurement that can begin, the engine it is about, and who tells how it goes, if somebody
+    listens."""
 
     bench: Bench
     parts: EngineParts
@@ -103,7 +106,9 @@ def open_bench(
         vocab_size = parts.loaded.model.config.vocab_size
         session = Session(parts.engine, parts.limits, vocab_size, seed=seed, after_step=monitor)
         prefix = model_prefix(source.name)
-        bench = Bench(session, work_of(parts), machine, prefix, repeats, parts.config.scheduler.scheduling_policy)
+        bench = Bench(
+            session, work_of(parts), machine, prefix, repeats, parts.config.scheduler.scheduling_policy
+        )
         yield OpenBench(bench, parts, monitor)
 
 
@@ -114,5 +119,5 @@ def work_of(parts: EngineParts) -> ModelWork:
         sum(array.nbytes for array in jax.tree.leaves(part))
         for name, part in loaded.params.items()
         if name != "embedding" or config.tie_word_embeddings
-    )  # fmt: skip
+    )
     return ModelWork(config, weight_bytes, KVLayout.of(config, page_size=1, dtype=loaded.dtype))

@@ -1,4 +1,4 @@
-"""Where results go as soon as they are there: a table, and lines of JSON with their circumstances."""
+"""The output of results as soon as they are there: a table, and lines of JSON with their circumstances."""
 
 import argparse
 import contextlib
@@ -21,7 +21,9 @@ NOT_REPEATED = ("--json",)  # of a command: where somebody's results went
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """--json."""
-    parser.add_argument("--json", metavar="FILE", help="a line of JSON for each result; - is stdout, without the table")
+    parser.add_argument(
+        "--json", metavar="FILE", help="a line of JSON for each result; - is stdout, without the table"
+    )
 
 
 def check_output() -> None:
@@ -36,7 +38,7 @@ class Output:
         self._options, self._command, self._json_file = options, command, json_file
 
     def begin(self, machine: Limits) -> None:
-        """What the machine reaches, and the head of the table."""
+        """Prints the limits of the machine, and the head of the table."""
         self._circumstances = circumstances(self._command)
         self._text(results.limits_text(machine))
         self._text(results.header())
@@ -82,7 +84,8 @@ def _file_errors(what: str) -> Iterator[None]:
 
 
 def command_text(words: Sequence[str]) -> str:
-    """A command as it can be repeated on another machine: without the places of results, and no absolute path."""
+    """A command as it can be repeated on another machine: without the places of results, and no absolute
+    path."""
     kept: list[str] = []
     is_value = False
     for word in words:

@@ -1,7 +1,8 @@
 """A trace of some steps, in which steps, stations and requests have names.
 
-The names are put around an engine's stations for as long as the trace is taken: an engine that is not profiled does
-not know of them. A decode step is one CUDA graph in a trace, too, and its kernels are told apart.
+The names are put around an engine's stations for as long as the trace is taken: an engine that is not
+profiled does not know of them. A decode step is one CUDA graph in a trace, too, and its kernels are told
+apart.
 """
 
 import contextlib
@@ -27,13 +28,22 @@ PROFILED_STEPS = 40
 def stations_of(engine: Any) -> dict[str, tuple[Any, str]]:
     """Each of STATIONS, as the object and the attribute that `Engine.step` calls it by."""
     executor = engine.executor
-    owners = (engine.scheduler, "schedule"), (executor, "dispatch"), (executor, "make_batch"), (engine, "read")
+    owners = (
+        (engine.scheduler, "schedule"),
+        (executor, "dispatch"),
+        (executor, "make_batch"),
+        (engine, "read"),
+    )
     return dict(zip(STATIONS, owners, strict=True))
 
 
 def profile(session: Session, engine: Engine, workload: Workload, directory: Path) -> None:
     """Writes a trace of up to 40 steps to `directory`, from where the workload is steady."""
-    with steady(session, engine, workload), named_stations(engine), jax.profiler.trace(str(directory), **_quiet()):
+    with (
+        steady(session, engine, workload),
+        named_stations(engine),
+        jax.profiler.trace(str(directory), **_quiet()),
+    ):
         for number in range(PROFILED_STEPS):
             if not engine.has_work:
                 break
@@ -67,7 +77,7 @@ def _named(name: str, station: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _described(arguments: tuple[Any, ...]) -> dict[str, Any]:
-    """Of a station that is given a plan: the kind of step, its size, and its requests."""
+    """Describes the plan that a station is given: the kind of step, its size, and its requests."""
     plan = next((each for each in arguments if isinstance(each, StepPlan)), None)
     if plan is None:
         return {}

@@ -1,4 +1,4 @@
-"""What a workload gave, beside what the machine allows, as lines of JSON and as a table for people."""
+"""Results of workloads beside the limits of the machine, as lines of JSON and as a table for people."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -38,7 +38,7 @@ class Result:
 
 
 def model_prefix(name: str) -> str:
-    """What the ids of a model's results begin with: My.Model-8B -> my-model-8b."""
+    """The beginning of the ids of a model's results: My.Model-8B -> my-model-8b."""
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
 
 
@@ -48,7 +48,7 @@ def rounded(value: float) -> float:
 
 
 def limits_text(limits: Limits) -> str:
-    """What the machine was measured to reach."""
+    """The limits that were measured of the machine."""
     return (
         f"measured limits: read {limits.read_tb_per_s:.3f} TB/s, copy {limits.copy_tb_per_s:.3f} TB/s, "
         f"bfloat16 matmul {limits.matmul_tflop_per_s:.1f} TFLOP/s"
@@ -70,8 +70,11 @@ def result_text(result: Result) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    name, value, unit, limit, percent = (f"{cell:>{width}}" for cell, width in zip(cells[:5], WIDTHS, strict=True))
-    return f"{name.strip():<{WIDTHS[0]}} {value} {unit.strip():<{WIDTHS[2]}} {limit} {percent}  {cells[5]}".rstrip()
+    name, value, unit, limit, percent = (
+        f"{cell:>{width}}" for cell, width in zip(cells[:5], WIDTHS, strict=True)
+    )
+    name, unit = f"{name.strip():<{WIDTHS[0]}}", f"{unit.strip():<{WIDTHS[2]}}"
+    return f"{name} {value} {unit} {limit} {percent}  {cells[5]}".rstrip()
 
 
 def _short(value: Any) -> str:

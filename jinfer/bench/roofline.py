@@ -1,9 +1,11 @@
-"""The least time that a workload takes on a machine: its bytes over the bandwidth, its operations over the matmul rate.
+"""The least time that a workload takes on a machine: its bytes over the bandwidth, its operations over the
+matmul rate.
 
-Symbols: F the matmul rate, BW the read bandwidth, W the bytes of the weights that a step reads (all but an embedding
-that is not the head as well), KV(n) the bytes of keys and values of the n positions that a token sees (fewer in layers
-with a window), P the parameters that multiply every token, L those of the last layer that make no keys and values, H
-those of the head. Of a prompt, the last layer owes keys and values of every token, and all else of the newest alone.
+Symbols: F the matmul rate, BW the read bandwidth, W the bytes of the weights that a step reads (all but an
+embedding that is not the head as well), KV(n) the bytes of keys and values of the n positions that a token
+sees (fewer in layers with a window), P the parameters that multiply every token, L those of the last layer
+that make no keys and values, H those of the head. Of a prompt, the last layer owes keys and values of every
+token, and all else of the newest alone.
 """
 
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from jinfer.models.config import LayerConfig, ModelConfig
 
 @dataclass(frozen=True)
 class ModelWork:
-    """What a model's tokens cost."""
+    """The costs of a model's tokens."""
 
     config: ModelConfig
     weight_bytes: int
@@ -43,7 +45,8 @@ class ModelWork:
         return self.config.hidden_size * (attention + 3 * layer.mlp.intermediate_size)
 
     def prompt_flops(self, first: int, last: int) -> int:
-        """Operations of linear layers, but for the head, on the tokens at places `first` to `last` of a prompt."""
+        """Operations of linear layers, but for the head, on the tokens at places `first` to `last` of a
+        prompt."""
         num_tokens = last - first + 1
         return 2 * (self.linear_params * num_tokens - self.newest_only_params * (num_tokens - 1))
 
@@ -53,18 +56,20 @@ class ModelWork:
         return self.config.vocab_size * self.config.hidden_size
 
     def kv_bytes(self, first: int, last: int) -> int:
-        """Bytes of keys and values that the tokens at places `first` to `last` (from 1) of a sequence read, each by
-        itself: the sum of KV(n)."""
+        """Bytes of keys and values that the tokens at places `first` to `last` (from 1) of a sequence read,
+        each by itself: the sum of KV(n)."""
         return sum(
             position_bytes * _visible(first, last, layer.attention.sliding_window)
             for layer, position_bytes in zip(self.config.layers, self.kv_layout.position_bytes(), strict=True)
         )
 
     def attention_flops(self, first: int, last: int) -> int:
-        """Operations of the two products of attention, over the pairs of tokens that see each other, of the tokens at
-        places `first` to `last` of a prompt."""
+        """Operations of the two products of attention, over the pairs of tokens that see each other, of the
+        tokens at places `first` to `last` of a prompt."""
         *layers, last_layer = self.config.layers
-        return sum(_attention_flops(layer, first, last) for layer in layers) + _attention_flops(last_layer, last, last)
+        return sum(_attention_flops(layer, first, last) for layer in layers) + _attention_flops(
+            last_layer, last, last
+        )
 
 
 def _attention_flops(layer: LayerConfig, first: int, last: int) -> int:
@@ -73,7 +78,8 @@ def _attention_flops(layer: LayerConfig, first: int, last: int) -> int:
 
 
 def _visible(first: int, last: int, window: int | None) -> int:
-    """Positions that the tokens at places `first` to `last` see, themselves included, in a layer of this window."""
+    """Positions that the tokens at places `first` to `last` see, themselves included, in a layer of this
+    window."""
     return _triangle(last, window) - _triangle(first - 1, window)
 
 
@@ -96,18 +102,21 @@ def decode_step_s(work: ModelWork, limits: Limits, requests: Sequence[Lengths]) 
 def least_seconds(work: ModelWork, limits: Limits, requests: Sequence[Lengths], max_num_seqs: int) -> float:
     """Seconds from an empty engine to the last token of all requests, at least:
 
-        max(linear operations / F, steps * W / BW)  +  operations of prefill's attention / F  +  sum of KV(n) / BW
-                                                                                            (n: of each decode step)
+        max(linear operations / F, steps * W / BW)
+        + operations of prefill's attention / F
+        + sum of KV(n) / BW, for the n of each decode step
 
-    where linear operations are 2 P a token, less 2 L a token of a prompt that is not its newest, and 2 H an output
-    token; and steps the fewest that can make the outputs: as many as the longest has, or all outputs over
-    `max_num_seqs`. It grants that linear layers of prefill and decode
-    share every reading of the weights and hide it behind their operations; attention and linear layers run one after
-    another, because each needs the other's result. Random prompts share nothing.
+    where linear operations are 2 P a token, less 2 L a token of a prompt that is not its newest, and 2 H an
+    output token; and steps the fewest that can make the outputs: as many as the longest has, or all outputs
+    over `max_num_seqs`. It grants that linear layers of prefill and decode share every reading of the weights
+    and hide it behind their operations; attention and linear layers run one after another, because each needs
+    the other's result. Random prompts share nothing.
     """
     flop_per_s, byte_per_s = limits.matmul_tflop_per_s * 1e12, limits.read_tb_per_s * 1e12
     outputs = [each.output for each in requests]
-    decode_params = work.linear_params * sum(each.output - 1 for each in requests) + work.head_params * sum(outputs)
+    decode_params = work.linear_params * sum(each.output - 1 for each in requests) + work.head_params * sum(
+        outputs
+    )
     linear_flops = sum(work.prompt_flops(1, each.prompt) for each in requests) + 2 * decode_params
     num_steps = max(*outputs, -(-sum(outputs) // max_num_seqs))
     linear_s = max(linear_flops / flop_per_s, num_steps * work.weight_bytes / byte_per_s)
@@ -117,8 +126,9 @@ def least_seconds(work: ModelWork, limits: Limits, requests: Sequence[Lengths], 
 
 
 def shared_prefix_seconds(work: ModelWork, limits: Limits, prefix: int, own: int, count: int) -> float:
-    """Seconds until `count` requests have their first token, at least, when `prefix` tokens are computed once and the
-    `own` tokens of each after them: max(linear operations / F, W / BW) + operations of attention / F."""
+    """Seconds until `count` requests have their first token, at least, when `prefix` tokens are computed once
+    and the `own` tokens of each after them: max(linear operations / F, W / BW) + operations of attention /
+    F."""
     flop_per_s = limits.matmul_tflop_per_s * 1e12
     own_linear = work.prompt_flops(prefix + 1, prefix + own) + 2 * work.head_params
     linear = work.prompt_flops(1, prefix) + count * own_linear

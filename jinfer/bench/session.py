@@ -31,7 +31,7 @@ class EngineUnderTest(Protocol):
 
 @dataclass(frozen=True)
 class RequestTimes:
-    """Of one request, in seconds from its arrival."""
+    """The times of one request, in seconds from its arrival."""
 
     first_token_s: float
     last_token_s: float
@@ -102,9 +102,14 @@ class Session:
         seed = self.seed + self._num_requests
         params = SamplingParams(temperature=TEMPERATURE, max_tokens=max_tokens, ignore_eos=True, seed=seed)
         return Request.create(
-            f"bench-{self._num_requests}", None, prompt, params.with_defaults({}),
-            eos_token_ids=frozenset(), vocab_size=self.vocab_size, limits=self.limits,
-        )  # fmt: skip
+            f"bench-{self._num_requests}",
+            None,
+            prompt,
+            params.with_defaults({}),
+            eos_token_ids=frozenset(),
+            vocab_size=self.vocab_size,
+            limits=self.limits,
+        )
 
     def _step(self) -> None:
         outputs = self.engine.step()
@@ -118,7 +123,8 @@ def _times(request: Request, arrival: float) -> RequestTimes:
     wanted, got = request.params.max_tokens, sequence.num_output_tokens
     if got != wanted or request.first_token_time is None or request.finished_time is None:
         raise EngineError(
-            f"{request.request_id} ended with {got} of {wanted} tokens ({sequence.finish_reason}: {sequence.error}); "
+            f"{request.request_id} ended with {got} of {wanted} tokens ({sequence.finish_reason}: "
+            f"{sequence.error}); "
             "its time means nothing"
         )
     return RequestTimes(request.first_token_time - arrival, request.finished_time - arrival, got)

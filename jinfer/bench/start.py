@@ -1,7 +1,8 @@
-"""How long an engine takes from nothing to ready: a new process each time, with an empty compilation cache and again
-with what that left in it.
+"""The time that an engine takes from nothing to ready: a new process each time, with an empty compilation
+cache and again with what that left in it.
 
-`python -m jinfer.bench.start` is that process: it reads its options as JSON from stdin, starts an engine and says so.
+`python -m jinfer.bench.start` is that process: it reads its options as JSON from stdin, starts an engine and
+says so.
 """
 
 import json
@@ -29,7 +30,8 @@ READY = "ready "  # begins the line that says so
 
 @dataclass(frozen=True)
 class Start:
-    """Seconds from the start of the process until its engine was ready, and the part of start_engine in them."""
+    """Seconds from the start of the process until its engine was ready, and the part of start_engine in
+    them."""
 
     seconds: float
     engine_s: float
@@ -54,8 +56,12 @@ def start_once(source: Source, options: Mapping[str, Any], cache: Path) -> Start
         began = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, "-m", "jinfer.bench.start"],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment,
-        )  # fmt: skip
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+        )
         assert process.stdin is not None
         assert process.stdout is not None
         with process, process.stdin as stdin:
@@ -71,14 +77,21 @@ def start_once(source: Source, options: Mapping[str, Any], cache: Path) -> Start
 
 
 def start_results(starts: tuple[Start, Start], prefix: str, read_tb_per_s: float) -> list[Result]:
-    """`start-cold` and `start-warm`, beside the time in which the machine could write weights and cache once."""
+    """`start-cold` and `start-warm`, beside the time in which the machine could write weights and cache
+    once."""
     return [
         Result(
-            f"{prefix}-start-{name}", start.seconds, "s", start.filled_bytes / (read_tb_per_s * 1e12),
-            details={"engine_s": round(start.engine_s, 2), **{f"{name}_s": s for name, s in start.stages_s.items()}},
+            f"{prefix}-start-{name}",
+            start.seconds,
+            "s",
+            start.filled_bytes / (read_tb_per_s * 1e12),
+            details={
+                "engine_s": round(start.engine_s, 2),
+                **{f"{name}_s": s for name, s in start.stages_s.items()},
+            },
         )
         for name, start in zip(("cold", "warm"), starts, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def main() -> None:
@@ -92,9 +105,10 @@ def main() -> None:
         work = work_of(parts)
         cache_bytes = parts.limits.num_pages * parts.limits.page_size * work.kv_bytes(1, 1)
         start = {
-            "engine_s": engine_s, "filled_bytes": work.weight_bytes + cache_bytes,
+            "engine_s": engine_s,
+            "filled_bytes": work.weight_bytes + cache_bytes,
             "stages_s": {name.replace(" ", "_"): round(seconds, 2) for name, seconds in times.items()},
-        }  # fmt: skip
+        }
         print(READY + json.dumps(start), flush=True)
 
 

@@ -23,10 +23,12 @@ REPLAYED_STEPS = 50
 
 @contextlib.contextmanager
 def steady(session: Session, engine: Engine, workload: Workload) -> Iterator[None]:
-    """The requests of a workload run: all decode (TPOT), some have ended (output rate), or none has begun (prefill).
-    What still runs at the end is aborted, and the engine left idle."""
+    """The requests of a workload run: all decode (TPOT), some have ended (output rate), or none has begun
+    (prefill). What still runs at the end is aborted, and the engine left idle."""
     prompts = random_prompts(workload.requests, session.vocab_size, session.rng)
-    requests = [session.request(prompt, each.output) for prompt, each in zip(prompts, workload.requests, strict=True)]
+    requests = [
+        session.request(prompt, each.output) for prompt, each in zip(prompts, workload.requests, strict=True)
+    ]
     for request in requests:
         engine.add(request)
     sequences = [sequence for request in requests for sequence in request.sequences]
@@ -46,14 +48,15 @@ def steady(session: Session, engine: Engine, workload: Workload) -> Iterator[Non
 
 
 def device_step_ms(session: Session, engine: Any, requests: Sequence[Lengths]) -> float:
-    """Milliseconds of a decode step of the device alone: the last step of a running batch, dispatched again and again
-    without reading it. Its requests get tokens that nobody asked for, and are aborted.
+    """Milliseconds of a decode step of the device alone: the last step of a running batch, dispatched again
+    and again without reading it. Its requests get tokens that nobody asked for, and are aborted.
 
-    Before each dispatch the rows go back by a position, to the one that the last step wrote. Else they would leave the
-    pages that they have, and write into others'. That is a kernel of its own, of some two microseconds.
+    Before each dispatch the rows go back by a position, to the one that the last step wrote. Else they would
+    leave the pages that they have, and write into others'. That is a kernel of its own, of some two
+    microseconds.
 
-    What the engine's own step takes longer than this, the device is idle; no profiler is needed, under which CUDA
-    graphs are off.
+    What the engine's own step takes longer than this, the device is idle; no profiler is needed, under which
+    CUDA graphs are off.
     """
     workload = Workload("", Measure.TPOT, tuple(requests))
     executor = engine.executor

@@ -1,4 +1,4 @@
-"""What is measured: lengths of prompts and outputs, by name. Plain Python.
+"""The workloads that are measured: lengths of prompts and outputs, by name. Plain Python.
 
     latency      b1                 TPOT of one request of 128 tokens
                  bB-N               TPOT of B requests of N tokens that run together
@@ -6,7 +6,8 @@
     throughput   mixedB             output tokens/s of B requests of 100 to 1,024 tokens in, and as many out
                  BxN                output tokens/s of B requests of N tokens
                  prefill-BxN        input tokens/s of B requests of N tokens with one output token
-                 shared-prefix      how much sooner 16 requests have their first token when they share 4,096 tokens
+                 shared-prefix      how much sooner 16 requests have their first token when they share 4,096
+                                    tokens
                  shared-BxN+M       the same of B requests that share N tokens and have M of their own
                  azure              TPOT and TTFT while a trace is replayed
                  poisson-R          TPOT and TTFT at R requests a second that arrive at random
@@ -27,13 +28,14 @@ MIXED_LENGTHS = (100, 1024)
 SHARED_PREFIX = ("16", "4096", "32")  # requests, shared tokens, tokens of their own
 FORMS = {
     "latency": "b1, bROWS-PROMPT (b64-1024) or ttft-PROMPT (ttft-8192)",
-    "throughput": "mixedREQUESTS (mixed256), REQUESTSxPROMPT (256x1024), prefill-REQUESTSxPROMPT (prefill-32x2048), "
+    "throughput": "mixedREQUESTS (mixed256), REQUESTSxPROMPT (256x1024), prefill-REQUESTSxPROMPT "
+    "(prefill-32x2048), "
     "shared-prefix (or shared-REQUESTSxPREFIX+OWN), azure or poisson-RATE (poisson-4)",
 }
 
 
 class Measure(enum.Enum):
-    """What is asked of a workload."""
+    """The figure that is asked of a workload."""
 
     TPOT = "milliseconds per output token"
     TTFT = "time to the first token"

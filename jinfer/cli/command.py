@@ -16,9 +16,9 @@ from jinfer.errors import JinferError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 when interrupted, and 141,
-    as a shell says it of SIGPIPE, when nobody reads stdout any more. Raises SystemExit for --help and for words that
-    are no command, as argparse does."""
+    """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 when interrupted,
+    and 141, as a shell says it of SIGPIPE, when nobody reads stdout any more. Raises SystemExit for --help
+    and for words that are no command, as argparse does."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with command_streams():
         return _run_reporting_errors(words)
@@ -29,7 +29,10 @@ def _run_reporting_errors(words: Sequence[str]) -> int:
         options = _parser().parse_args(words, argparse.Namespace(words=words))
         with _messages_on_stderr():
             return options.run(options)
-    except (JinferError, OSError) as error:  # of the system's errors, those that nobody expected: they name the file
+    except (
+        JinferError,
+        OSError,
+    ) as error:  # of the system's errors, those that nobody expected: they name the file
         print(f"jinfer: error: {error}", file=sys.stderr)
         return EXIT_ERROR
     except ReaderGoneError:
@@ -41,7 +44,8 @@ def _run_reporting_errors(words: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _messages_on_stderr() -> Iterator[None]:
-    """Shows what jinfer says while it starts, and leaves logging as it was: main() may be called by a program."""
+    """Shows what jinfer says while it starts, and leaves logging as it was: main() may be called by a
+    program."""
     logger, handler = logging.getLogger("jinfer"), logging.StreamHandler(sys.stderr)
     before = logger.level, logger.propagate
     logger.addHandler(handler)
@@ -55,7 +59,9 @@ def _messages_on_stderr() -> Iterator[None]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="jinfer", description="Large language models in JAX on NVIDIA GPUs.")
+    parser = argparse.ArgumentParser(
+        prog="jinfer", description="Large language models in JAX on NVIDIA GPUs."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_generate(commands)
     bench = commands.add_parser("bench", help="measure an engine beside the machine's limits")

@@ -38,7 +38,9 @@ def _convert(options: argparse.Namespace) -> int:
     raw = read_json(directory / "config.json")
     dtype = options.dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
     if dtype not in CONVERTED_DTYPES:
-        raise ConfigError(f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}")
+        raise ConfigError(
+            f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}"
+        )
     model = build_model(read_model_config(raw), jnp.dtype(dtype), implementation="xla")
     params = choose_weights(directory, raw, model.param_specs).load(
         placement=default_placement(), progress=sys.stderr.isatty()
@@ -47,9 +49,13 @@ def _convert(options: argparse.Namespace) -> int:
         save_orbax(params, directory, options.out)
     except JinferError:
         raise
-    except (OSError, ValueError) as error:  # a ValueError is what TensorStore, which Orbax writes with, makes of one
+    except (
+        OSError,
+        ValueError,
+    ) as error:  # a ValueError is what TensorStore, which Orbax writes with, makes of one
         raise ConfigError(
-            f"{options.out} cannot be written: {error}; remove what is there of it, and name a directory with room"
+            f"{options.out} cannot be written: {error}; remove what is there of it, and name a directory "
+            "with room"
         ) from error
     print(f"wrote {options.out} in {dtype}; use it with --model {options.out}", file=sys.stderr)
     return EXIT_OK
@@ -59,4 +65,6 @@ def _check_can_be_made(out: Path) -> None:
     """Raises ConfigError, before weights are read, where no directory of this name can be made."""
     parent = next(each for each in out.absolute().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise ConfigError(f"{out} cannot be made: {parent} is no directory that can be written; name another place")
+        raise ConfigError(
+            f"{out} cannot be made: {parent} is no directory that can be written; name another place"
+        )

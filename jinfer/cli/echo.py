@@ -9,15 +9,16 @@ REPLACEMENT_CHARACTER = "\ufffd"  # what decoding gives for bytes that are no ch
 
 
 class Echo:
-    """A prompt of text is echoed as it was given. Ids are echoed as they decode, so that echo and completion together
-    are the text of all ids; special tokens, and ids that have no token, are nothing, as in a completion.
+    """A prompt of text is echoed as it was given. Ids are echoed as they decode, so that echo and completion
+    together are the text of all ids; special tokens, and ids that have no token, are nothing, as in a
+    completion.
 
-    Ids may end within a character, whose bytes then are the output's if it goes on with them: `text` is what is certain
-    before there is any output, and `end_before` the rest.
+    Ids may end within a character, whose bytes then are the output's if it goes on with them: `text` is what
+    is certain before there is any output, and `end_before` the rest.
     """
 
     def __init__(self, prompt: str | Sequence[int], tokenizer: Tokenizer | None) -> None:
-        """Without a tokenizer ids have no text."""
+        """The ids have no text without a tokenizer."""
         self._tokenizer = tokenizer
         self._ids = [] if isinstance(prompt, str) else self._with_text(prompt)
         self._decoded = tokenizer.decode(self._ids) if tokenizer is not None and self._ids else ""
@@ -26,7 +27,7 @@ class Echo:
         self._is_given = isinstance(prompt, str) or self.text == self._decoded
 
     def end_before(self, piece: StreamPiece) -> str:
-        """What else of the prompt's text stands before a piece of the output; '' once there was text."""
+        """The prompt's text that still has to stand before a piece of the output; '' once there was text."""
         if self._is_given or self._tokenizer is None:
             return ""
         self._output_ids += self._with_text(piece.token_ids)

@@ -30,7 +30,9 @@ from jinfer.startup import find_checked
 def add_generate(commands: Any) -> None:
     """Adds the command."""
     parser = commands.add_parser("generate", help="complete prompts", description=_generate.__doc__)
-    parser.add_argument("--model", metavar="DIR_OR_HUB_ID", help="default: the small model that ships with jinfer")
+    parser.add_argument(
+        "--model", metavar="DIR_OR_HUB_ID", help="default: the small model that ships with jinfer"
+    )
     prompt: dict[str, Any] = {"action": "append", "dest": "prompts", "default": []}
     parser.add_argument(
         "--prompt",
@@ -40,13 +42,17 @@ def add_generate(commands: Any) -> None:
         **prompt,
     )
     parser.add_argument(
-        "--prompt-token-ids", type=token_ids, metavar="1,2,3", help="token ids instead of text; may be mixed with it",
+        "--prompt-token-ids",
+        type=token_ids,
+        metavar="1,2,3",
+        help="token ids instead of text; may be mixed with it",
         **prompt,
-    )  # fmt: skip
+    )
     parser.add_argument(
-        "--echo", action="store_true",
+        "--echo",
+        action="store_true",
         help="print each prompt before its completion, text as it was given; with --json it is there anyway",
-    )  # fmt: skip
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object per prompt")
     add_sampling_options(parser)
     add_engine_options(parser)
@@ -57,7 +63,9 @@ def _generate(options: argparse.Namespace) -> int:
     """`jinfer generate`: text as it becomes final, prompt after prompt, or a line of JSON for each."""
     prompts = options.prompts
     if not prompts:
-        raise RequestError("nothing to complete; give --prompt TEXT (several times for several) or --prompt-token-ids")
+        raise RequestError(
+            "nothing to complete; give --prompt TEXT (several times for several) or --prompt-token-ids"
+        )
     if options.logprobs is not None and not options.json:
         raise RequestError(f"--logprobs {options.logprobs} has no place in text; add --json, or leave it out")
     params = sampling_params(options)
@@ -67,7 +75,11 @@ def _generate(options: argparse.Namespace) -> int:
     params_of_each = as_params(params, {}, len(prompts))
     found = find_checked(options.model, config, prompts=as_prompts(prompts), params=params_of_each)
     with LLM(found, **chosen) as llm:
-        return _print_json(llm, prompts, params) if options.json else _print_text(llm, prompts, params, options.echo)
+        return (
+            _print_json(llm, prompts, params)
+            if options.json
+            else _print_text(llm, prompts, params, options.echo)
+        )
 
 
 def _print_json(llm: LLM, prompts: list[Any], params: SamplingParams) -> int:
@@ -79,7 +91,8 @@ def _print_json(llm: LLM, prompts: list[Any], params: SamplingParams) -> int:
 
 def _print_text(llm: LLM, prompts: list[Any], params: SamplingParams, echo: bool) -> int:
     """Streams the completions in the order of the prompts, a line feed between two of them."""
-    pieces = cast(Generator[StreamPiece, None, None], llm.stream(prompts, params))  # checks all, and prints nothing
+    # Checks all, and prints nothing.
+    pieces = cast(Generator[StreamPiece, None, None], llm.stream(prompts, params))
     echoes = [Echo(prompt if echo else "", llm.tokenizer) for prompt in prompts for _ in range(params.n)]
     started, num_tokens, first_token, errors = time.perf_counter(), 0, None, []
     with contextlib.closing(pieces):  # what still runs is aborted, also where the text cannot be written

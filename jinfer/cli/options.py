@@ -32,7 +32,9 @@ SAMPLING_OPTIONS = (
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     """The group of what SamplingParams has."""
-    sampling = parser.add_argument_group("sampling (default: the model's generation_config.json, else 1, 1, 0, 0)")
+    sampling = parser.add_argument_group(
+        "sampling (default: the model's generation_config.json, else 1, 1, 0, 0)"
+    )
     sampling.add_argument("--n", type=int, help="completions of each prompt")
     sampling.add_argument("--max-tokens", type=int, metavar="N", help="default: the rest of the context")
     sampling.add_argument("--min-tokens", type=int, metavar="N")
@@ -58,12 +60,14 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """The group of all that EngineConfig has. Progress is shown in a terminal, where nothing else is said."""
     engine = parser.add_argument_group("engine")
     for option in EngineConfig.options().values():
-        engine.add_argument(option.flag, dest=option.name, default=option.default, help=option.help, **_form(option))
+        engine.add_argument(
+            option.flag, dest=option.name, default=option.default, help=option.help, **_form(option)
+        )
     parser.set_defaults(progress=sys.stderr.isatty())
 
 
 def _form(option: Option) -> dict[str, Any]:
-    """What argparse makes of an option of this type."""
+    """Keywords of argparse for an option of this type."""
     if option.value_type is None:
         return {"choices": option.words}
     if option.value_type is bool:
@@ -75,7 +79,7 @@ def _form(option: Option) -> dict[str, Any]:
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
-    """Of those that were given. Raises RequestError."""
+    """The sampling parameters that were given. Raises RequestError."""
     given = {name: getattr(options, name) for name in SAMPLING_OPTIONS if getattr(options, name) is not None}
     return SamplingParams(ignore_eos=options.ignore_eos, **given)
 
@@ -86,7 +90,8 @@ def engine_options(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def argument_text(word: str) -> str:
-    """The text of a word of the command line: UTF-8, also where the locale says another encoding, such as C's.
+    """The text of a word of the command line: UTF-8, also where the locale says another encoding, such as
+    C's.
 
     Bytes that are no UTF-8 stay surrogates, which a prompt refuses."""
     try:
@@ -103,7 +108,8 @@ def token_ids(text: str) -> list[int]:
     if not all(TOKEN_ID.fullmatch(part) for part in parts):
         shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
         raise argparse.ArgumentTypeError(
-            f"{shown!r} is not a list of token ids such as 1,2,3; an id is a number of at most {MOST_DIGITS} digits"
+            f"{shown!r} is not a list of token ids such as 1,2,3; an id is a number of at most "
+            f"{MOST_DIGITS} digits"
         )
     return [int(part) for part in parts]
 
@@ -111,11 +117,15 @@ def token_ids(text: str) -> list[int]:
 class _Assign(argparse.Action):
     """NAME=VALUE, which may be repeated, as a mapping of strings, and of booleans for true and false."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any
+    ) -> None:
         name, equals, value = values.partition("=")
         if not name or not equals:
             raise argparse.ArgumentError(self, f"{values!r} is not NAME=VALUE")
-        setattr(namespace, self.dest, {**getattr(namespace, self.dest), name: BOOLEANS.get(value.lower(), value)})
+        setattr(
+            namespace, self.dest, {**getattr(namespace, self.dest), name: BOOLEANS.get(value.lower(), value)}
+        )
 
 
 def _number_or_word(words: Sequence[str], text: str) -> int | str:
@@ -124,4 +134,6 @@ def _number_or_word(words: Sequence[str], text: str) -> int | str:
     try:
         return int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor {' nor '.join(words)}") from None
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither a number of tokens nor {' nor '.join(words)}"
+        ) from None

@@ -1,4 +1,4 @@
-"""What goes to stdout, and how a command ends."""
+"""The output of a command on stdout, and its end."""
 
 import dataclasses
 import json
@@ -47,7 +47,8 @@ def check_stdout() -> None:
 
 
 def json_line(output: RequestOutput, encoding: str) -> str:
-    """An object on one line. Characters that the encoding lacks are escaped, and numbers that JSON lacks are null."""
+    """An object on one line. Characters that the encoding lacks are escaped, and numbers that JSON lacks are
+    null."""
     fields = _finite(_fields(output))
     line = json.dumps(fields, ensure_ascii=False, allow_nan=False).translate(LINE_ENDS)
     try:
@@ -61,7 +62,11 @@ def _fields(output: RequestOutput) -> dict[str, Any]:
     """The first completion at the top, and all of them under `outputs` where there are several."""
     metrics = dataclasses.asdict(output.metrics) | {"output_tokens_per_s": output.metrics.output_tokens_per_s}
     completions = [dataclasses.asdict(completion) for completion in output.outputs]
-    common = {"request_id": output.request_id, "prompt": output.prompt, "prompt_token_ids": output.prompt_token_ids}
+    common = {
+        "request_id": output.request_id,
+        "prompt": output.prompt,
+        "prompt_token_ids": output.prompt_token_ids,
+    }
     several = {"outputs": completions} if len(completions) > 1 else {}
     return {**common, **completions[0], **several, "timings": metrics}
 

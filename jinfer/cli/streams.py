@@ -1,5 +1,5 @@
-"""stdout and stderr while a command runs: whatever cannot be written there ends the command in an orderly way, or not
-at all."""
+"""stdout and stderr while a command runs: whatever cannot be written there ends the command in an orderly
+way, or not at all."""
 
 import codecs
 import contextlib
@@ -17,16 +17,18 @@ LONGEST_STALL_S = 10.0  # of a reader whose pipe does not block, and that takes 
 
 
 class WriteError(JinferError):
-    """What a command gives cannot be written; the message has what the system says of it."""
+    """The output of a command cannot be written; the message has what the system says of it."""
 
 
 class ReaderGoneError(Exception):
-    """Nobody reads stdout any more, as in `jinfer generate | head -c 100`: the command ends, and nothing is wrong."""
+    """The reader of stdout has gone, as in `jinfer generate | head -c 100`: the command ends, and nothing is
+    wrong."""
 
 
 @contextlib.contextmanager
 def command_streams() -> Iterator[None]:
-    """`sys.stdout` is an Output and `sys.stderr` a Messages within the block, for print, argparse, logging and bars."""
+    """`sys.stdout` is an Output and `sys.stderr` a Messages within the block, for print, argparse, logging
+    and bars."""
     _occupy_closed_descriptors()
     output, messages = cast(TextIO, Output(sys.stdout)), cast(TextIO, Messages(sys.stderr))
     with contextlib.redirect_stdout(output), contextlib.redirect_stderr(messages):
@@ -36,8 +38,8 @@ def command_streams() -> Iterator[None]:
 class Writer:
     """A text stream that writes at once, around another.
 
-    Characters that the encoding lacks become escapes, such as \\xe9 or \\U0001f600. Bytes go past the buffers of the
-    stream to its file: what failed once is not tried again, with a traceback, when Python ends.
+    Characters that the encoding lacks become escapes, such as \\xe9 or \\U0001f600. Bytes go past the buffers
+    of the stream to its file: what failed once is not tried again, with a traceback, when Python ends.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -53,8 +55,8 @@ class Writer:
         return getattr(self._stream, "encoding", None) or "utf-8"
 
     def write(self, text: str) -> int:
-        """Writes all of it. '' writes nothing, and finds out whether the file can be written. Raises OSError, and
-        ValueError for a closed stream."""
+        """Writes all of it. '' writes nothing, and finds out whether the file can be written. Raises OSError,
+        and ValueError for a closed stream."""
         if self._stream is None:
             raise ValueError("it is closed")
         fitting = self._fitting(text)
@@ -69,7 +71,7 @@ class Writer:
         """Nothing is left to do."""
 
     def isatty(self) -> bool:
-        """Whether a person reads it as it comes."""
+        """True if a person reads it as it comes."""
         try:
             return self._stream is not None and self._stream.isatty()
         except ValueError:  # it is closed
@@ -127,7 +129,8 @@ class Messages(Writer):
 
 
 def _raw_file(stream: TextIO | None) -> io.RawIOBase | None:
-    """The file below the buffers of a stream; None for streams in memory and those that are made otherwise."""
+    """The file below the buffers of a stream; None for streams in memory and those that are made
+    otherwise."""
     buffer = getattr(stream, "buffer", None)
     raw = getattr(buffer, "raw", buffer)  # `python -u` has no buffer between them
     return raw if isinstance(raw, io.RawIOBase) else None
@@ -146,7 +149,7 @@ def _write_all(raw: io.RawIOBase, content: bytes) -> None:
 
 
 def _wait_for_reader(raw: io.RawIOBase) -> None:
-    """For a pipe that is full and does not block. Raises BlockingIOError where it stays full."""
+    """Waits for a pipe that is full and does not block. Raises BlockingIOError where it stays full."""
     writable = select.poll()
     writable.register(raw.fileno(), select.POLLOUT)
     if not writable.poll(LONGEST_STALL_S * 1e3):
@@ -154,8 +157,8 @@ def _wait_for_reader(raw: io.RawIOBase) -> None:
 
 
 def _occupy_closed_descriptors() -> None:
-    """Opens /dev/null in place of what is closed of stdin, stdout and stderr. A file that is opened later would get
-    the number, and with it what XLA and CUDA print there."""
+    """Opens /dev/null in place of what is closed of stdin, stdout and stderr. A file that is opened later
+    would get the number, and with it what XLA and CUDA print there."""
     for descriptor in STANDARD_DESCRIPTORS:
         try:
             os.fstat(descriptor)

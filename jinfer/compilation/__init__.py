@@ -1,1 +1,2 @@
-"""Programs compiled ahead of time: the persistent cache, traced programs on disk, and the options of the compiler."""
+"""Programs compiled ahead of time: the persistent cache, traced programs on disk, and the options of the
+compiler."""

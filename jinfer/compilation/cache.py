@@ -1,8 +1,9 @@
-"""JAX's persistent compilation cache, for the time in which an engine compiles, and left as it was afterwards.
+"""JAX's persistent compilation cache, for the time in which an engine compiles, and left as it was
+afterwards.
 
-An executable is found again by its program, its options, the device and the versions of JAX and XLA, so that a second
-start of the same model compiles nothing. JAX has one cache in a process; jinfer may live in a user's notebook, so it
-is switched on for the engine's own compilations only.
+An executable is found again by its program, its options, the device and the versions of JAX and XLA, so that
+a second start of the same model compiles nothing. JAX has one cache in a process; jinfer may live in a user's
+notebook, so it is switched on for the engine's own compilations only.
 """
 
 import contextlib
@@ -26,8 +27,8 @@ _OPTIONS: dict[str, Any] = {
 
 
 def cache_directory(device: jax.Device, *, is_enabled: bool, chosen: str | None) -> Path | None:
-    """The directory of compiled programs: the `chosen` one, JAX's own, or the user's cache. None keeps nothing: the
-    cache is off, or the device is a CPU and no directory is named.
+    """The directory of compiled programs: the `chosen` one, JAX's own, or the user's cache. None keeps
+    nothing: the cache is off, or the device is a CPU and no directory is named.
 
     On a CPU an executable is bound to the machine's instruction set, and compiling takes seconds.
     """
@@ -45,8 +46,9 @@ def cache_directory(device: jax.Device, *, is_enabled: bool, chosen: str | None)
 
 @contextlib.contextmanager
 def persistent_cache(directory: Path | None) -> Iterator[None]:
-    """Compilations in this block, in any thread, are looked for and kept in `directory`. Raises ConfigError if it
-    cannot be made. The directory's files are run as code: it is made readable and writable by its owner alone."""
+    """Compilations in this block, in any thread, are looked for and kept in `directory`. Raises ConfigError
+    if it cannot be made. The directory's files are run as code: it is made readable and writable by its owner
+    alone."""
     if directory is None:
         yield
         return

@@ -1,9 +1,9 @@
 """Steps that were traced before, kept on disk beside what they were compiled to.
 
-To find a step in JAX's compilation cache one must have its program, and to trace and lower that takes Python a second,
-with its lock held: for the shapes of an engine most of a start. So the program itself is kept, as StableHLO in the form
-of `jax.export`, under a key of all that it follows from: the sources of jinfer and of the kernels, the versions of JAX,
-the device, the model's configuration, the engine's limits, and the shape.
+To find a step in JAX's compilation cache one must have its program, and to trace and lower that takes Python
+a second, with its lock held: for the shapes of an engine most of a start. So the program itself is kept, as
+StableHLO in the form of `jax.export`, under a key of all that it follows from: the sources of jinfer and of
+the kernels, the versions of JAX, the device, the model's configuration, the engine's limits, and the shape.
 """
 
 import functools
@@ -28,11 +28,15 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = jinfer, pallas_kernels
 # JAX promises no stable meaning of these across versions; the version is part of the key.
-KERNEL_CALLS = [export.DisabledSafetyCheck.custom_call(name) for name in ("__gpu$xla.gpu.triton", "mosaic_gpu_v2")]
+KERNEL_CALLS = [
+    export.DisabledSafetyCheck.custom_call(name) for name in ("__gpu$xla.gpu.triton", "mosaic_gpu_v2")
+]
 OPTIONS_OF_JAX = ("jax_enable_x64", "jax_default_matmul_precision", "jax_threefry_partitionable")
 
 
-def traced(step: Callable[..., Any], arguments: Sequence[Any], what: Any, directory: Path, device: jax.Device):
+def traced(
+    step: Callable[..., Any], arguments: Sequence[Any], what: Any, directory: Path, device: jax.Device
+):
     """`step` of flat `arguments` as a `jax.export.Exported`, from `directory` or traced and kept there.
 
     `what` has a repr that tells the step from all others of these sources on this device.
@@ -63,7 +67,15 @@ def with_tree(exported: export.Exported, structure: jax.tree_util.PyTreeDef) -> 
 
 def _key(what: Any, device: jax.Device) -> str:
     options = [getattr(jax.config, name) for name in OPTIONS_OF_JAX]
-    facts = _sources(), jax.__version__, jaxlib.__version__, device.platform, device.device_kind, options, what
+    facts = (
+        _sources(),
+        jax.__version__,
+        jaxlib.__version__,
+        device.platform,
+        device.device_kind,
+        options,
+        what,
+    )
     return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 

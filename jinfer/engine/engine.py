@@ -1,4 +1,5 @@
-"""The engine: requests go in, and each step brings their sequences forward. `Engine.step` is the order of work."""
+"""The engine: requests go in, and each step brings their sequences forward. `Engine.step` is the order of
+work."""
 
 import dataclasses
 import time
@@ -13,7 +14,8 @@ from jinfer.scheduling.scheduler import Scheduler
 
 
 class Engine:
-    """Runs requests by continuous batching. Not safe for use by several threads at a time; `EngineLoop` is."""
+    """Runs requests by continuous batching. Not safe for use by several threads at a time; `EngineLoop`
+    is."""
 
     def __init__(self, scheduler: Scheduler, executor: StepExecutor, *, overlap: bool = True) -> None:
         """`overlap` plans and dispatches a step before the last one is read."""
@@ -62,7 +64,8 @@ class Engine:
     def step(self) -> list[SequenceOutput]:
         """Plans and dispatches one step, then reads the step before it while the device computes.
 
-        `in_flight` says which steps are due. After any exception here, an interrupt too, the engine needs a `reset`.
+        `in_flight` says which steps are due. After any exception here, an interrupt too, the engine needs a
+        `reset`.
         """
         plan = self.scheduler.schedule()
         if plan is not None:
@@ -73,7 +76,8 @@ class Engine:
         return outputs
 
     def read(self, step: StepInFlight) -> list[SequenceOutput]:
-        """Waits for a step and gives each sampled token to its sequence, unless that ended in the meantime."""
+        """Waits for a step and gives each sampled token to its sequence, unless that ended in the
+        meantime."""
         sequences = step.plan.sampling_sequences
         logprob_rows = self._logprob_rows(sequences) if self._logprob_sequences else ()
         output = self.executor.read(step.handle, logprob_rows)
@@ -86,7 +90,9 @@ class Engine:
                 continue
             sequence.num_pending_tokens -= 1
             if sequence.finish_reason is None:
-                outputs.append(self._fail(sequence) if token_id is None else self._advance(sequence, token_id))
+                outputs.append(
+                    self._fail(sequence) if token_id is None else self._advance(sequence, token_id)
+                )
         return outputs
 
     def _logprob_rows(self, sequences: list[Sequence | None]) -> list[int]:
@@ -116,8 +122,8 @@ class Engine:
             sequence.request.finished_time = time.perf_counter()
 
     def reset(self, reason: str) -> None:
-        """Ends all requests with an error and starts from empty: after a fault within a step neither the device nor
-        the plans can be trusted. May be interrupted, and repeated."""
+        """Ends all requests with an error and starts from empty: after a fault within a step neither the
+        device nor the plans can be trusted. May be interrupted, and repeated."""
         for sequence in self._sequences:
             sequence.error = reason
             sequence.finish_reason = FinishReason.ERROR
@@ -129,7 +135,8 @@ class Engine:
         self._sequences.clear()
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless pages and rows each have exactly one owner, and an idle engine holds none."""
+        """Raises AssertionError unless pages and rows each have exactly one owner, and an idle engine holds
+        none."""
         self.scheduler.check_integrity()
         if not self.has_work:
             assert self.scheduler.page_pool.num_used == 0, "pages are used though nothing runs"
@@ -145,7 +152,8 @@ class Engine:
 
 
 def _record_logprobs(sequences: list[Sequence | None], output: StepOutput) -> None:
-    """Keeps the log probability of each sampled token, and those of the `params.logprobs` most likely tokens."""
+    """Keeps the log probability of each sampled token, and those of the `params.logprobs` most likely
+    tokens."""
     for row, found in output.logprobs.items():
         sequence = sequences[row]
         token_id = output.token_ids[row]

@@ -1,16 +1,19 @@
 """The loop around an engine: it steps the engine, and queues all that arrives in the meantime.
 
-A caller that waits for tokens steps the engine, for all callers, and finds what concerns it in its queue (`run_once`);
-or a thread of the loop's own does it for all of them (`start`). Between them stand one lock and one queue of commands:
+A caller that waits for tokens steps the engine, for all callers, and finds what concerns it in its queue
+(`run_once`); or a thread of the loop's own does it for all of them (`start`). Between them stand one lock and
+one queue of commands:
 
-    submit, abandon, abort, close   ->   commands   ->   applied by the holder of the lock, before and after a step
+    submit, abandon, abort, close  ->  commands  ->  applied by the lock's holder, before and after a step
 
-Giving a command takes no lock and changes nothing but the queue of commands. So it may be done at any moment: by
-another thread, and by the garbage collector or a signal handler in the very thread that is in the middle of a step.
+Giving a command takes no lock and changes nothing but the queue of commands. So it may be done at any moment:
+by another thread, and by the garbage collector or a signal handler in the very thread that is in the middle
+of a step.
 
-An interrupt may fall on every line, too. The holder of the lock therefore marks the engine as in use, and unmarks it
-when all is done. One that was stopped between the two has left the engine in an unknown state, even if it was
-stopped while it cleaned up: the next holder finds the mark, ends what was running, and begins with an empty engine.
+An interrupt may fall on every line, too. The holder of the lock therefore marks the engine as in use, and
+unmarks it when all is done. One that was stopped between the two has left the engine in an unknown state,
+even if it was stopped while it cleaned up: the next holder finds the mark, ends what was running, and begins
+with an empty engine.
 """
 
 import contextlib
@@ -34,7 +37,8 @@ T = TypeVar("T")
 CLOSED = "this LLM is closed; create another"
 INTERRUPTED = "another call was interrupted within a step, which ended every request; send this one again"
 INSIDE_A_STEP = (
-    "this thread is in the middle of a step of this engine, which a finalizer or a signal handler cannot wait for; "
+    "this thread is in the middle of a step of this engine, which a finalizer or a signal handler cannot "
+    "wait for; "
     "let the handler set a flag, and use the LLM after the call that it interrupted"
 )
 
@@ -43,18 +47,22 @@ class EngineLoop:
     """Steps an engine for any number of callers, in any number of threads."""
 
     def __init__(self, engine: Engine, give_back: Callable[[], None]) -> None:
-        """`give_back` is called when the engine was closed, perhaps more than once. It must not refer to the loop."""
+        """`give_back` is called when the engine was closed, perhaps more than once. It must not refer to the
+        loop."""
         self._engine = engine
         self._give_back = give_back
         self._lock = threading.RLock()  # not to enter twice: it knows whether this thread has it
         self._threads_inside: set[int] = set()  # that have the lock, or wait for it
         self._commands: deque[tuple[Command, Any]] = deque()
-        self._queues: dict[Request, OutputQueue] = {}  # of requests that were accepted, until their queue is over
+        self._queues: dict[
+            Request, OutputQueue
+        ] = {}  # of requests that were accepted, until their queue is over
         self._deadlines: dict[OutputQueue, float] = {}  # of those of them that have one
         self._is_in_use = False
         self._is_closed = False
         self._thread: threading.Thread | None = None
-        self._wake: SimpleQueue[None] | None = None  # of the thread; to put something there takes no lock of Python's
+        # Of the thread; to put something there takes no lock of Python's.
+        self._wake: SimpleQueue[None] | None = None
 
     @property
     def is_closed(self) -> bool:
@@ -72,12 +80,14 @@ class EngineLoop:
             queue.fail(CLOSED)  # the command may have come too late for a thread to apply it
 
     def abandon(self, queue: OutputQueue) -> None:
-        """Aborts the unfinished requests of a queue without a taker, before the next step. May be repeated."""
+        """Aborts the unfinished requests of a queue without a taker, before the next step. May be
+        repeated."""
         if not queue.is_over:
             self._give(EngineLoop._abandon, queue)
 
     def abort(self, request_id: str) -> None:
-        """Ends a request before the next step, unless it has ended; its queue gets the ends of its sequences."""
+        """Ends a request before the next step, unless it has ended; its queue gets the ends of its
+        sequences."""
         self._give(EngineLoop._abort, request_id)
 
     def close_soon(self) -> None:
@@ -86,7 +96,8 @@ class EngineLoop:
         self._give(EngineLoop._shut, None)
 
     def close(self) -> None:
-        """Fails unfinished requests and frees the engine's memory: now, or at the end of the step around this call."""
+        """Fails unfinished requests and frees the engine's memory: now, or at the end of the step around this
+        call."""
         self.close_soon()
         if threading.get_ident() not in self._threads_inside:
             self._hold(_nothing)
@@ -99,7 +110,8 @@ class EngineLoop:
             self._wake.put(None)
 
     def settle(self) -> None:
-        """Applies the commands that were given, unless a thread is in the middle of a step, whose end does it."""
+        """Applies the commands that were given, unless a thread is in the middle of a step, whose end does
+        it."""
         if not self._threads_inside:
             self._hold(_nothing)
 
@@ -115,7 +127,9 @@ class EngineLoop:
     def start(self) -> None:
         """Steps the engine in a thread from now on, while a request runs, until `close`."""
         self._wake = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, args=[self._wake], name="jinfer-engine", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=[self._wake], name="jinfer-engine", daemon=True
+        )
         self._thread.start()
 
     def between_steps(self, look: Callable[[], T]) -> T:
@@ -162,7 +176,8 @@ class EngineLoop:
             self._leave()  # an interrupt may have kept the first from it
 
     def _leave(self) -> None:
-        """Gives the lock back, if this thread has it: an interrupt may have come before it was taken, or after."""
+        """Gives the lock back, if this thread has it: an interrupt may have come before it was taken, or
+        after."""
         with contextlib.suppress(RuntimeError):
             while True:
                 self._lock.release()
@@ -205,7 +220,8 @@ class EngineLoop:
                 self._end(request, queue)
 
     def _apply_commands(self) -> None:
-        """Applies commands in order. Each is removed after it was applied: an interrupted one is applied again."""
+        """Applies commands in order. Each is removed after it was applied: an interrupted one is applied
+        again."""
         while self._commands:
             command, argument = self._commands[0]
             command(self, argument)

@@ -19,7 +19,8 @@ class OutputQueue:
         self.deadline = deadline
         self.requests = tuple(requests)
         self._outputs: deque[SequenceOutput] = deque()
-        self._open = {sequence for request in self.requests for sequence in request.sequences}  # without their end here
+        # Without their end here.
+        self._open = {sequence for request in self.requests for sequence in request.sequences}
         self._failure: str | None = None
 
     @property

@@ -1,7 +1,8 @@
 """The effect of a step on one sequence: one more token, and perhaps its end.
 
-Text is made late, when the caller takes it: it costs more than everything else that the host does for a token, and is
-often wanted at the end only. Where a stop string may end the output, every token becomes text at once.
+Text is made late, when the caller takes it: it costs more than everything else that the host does for a
+token, and is often wanted at the end only. Where a stop string may end the output, every token becomes text
+at once.
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from jinfer.requests.request import FinishReason, Sequence
 class SequenceOutput:
     """A token that was read, None at an end without one. `text` is None where it is not made yet.
 
-    Made once and not changed. It is neither frozen nor a named tuple, for there is one of them for each row of each
-    step, and either takes four times as long to make.
+    Made once and not changed. It is neither frozen nor a named tuple, for there is one of them for each row
+    of each step, and either takes four times as long to make.
     """
 
     sequence: Sequence
@@ -23,7 +24,8 @@ class SequenceOutput:
     finish_reason: FinishReason | None
 
     def detokenize(self) -> str:
-        """The text that has become final with this output. Outputs of a sequence are taken in order, each once."""
+        """The text that has become final with this output. Outputs of a sequence are taken in order, each
+        once."""
         if self.text is not None:
             return self.text
         detokenizer = self.sequence.detokenizer

@@ -15,11 +15,13 @@ class Counters:
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A moment of an engine. The first five fields are its present state, the others are counted from the start.
+    """A moment of an engine. The first five fields are its present state, the others are counted from the
+    start.
 
     A page is used while a sequence holds it, cached while only the prefix cache knows it, and free otherwise.
-    `num_prompt_tokens` are those of the sequences that have begun (n of them for a request with n completions), and
-    `num_prefix_hit_tokens` those of them whose keys and values were found in the prefix cache.
+    `num_prompt_tokens` are those of the sequences that have begun (n of them for a request with n
+    completions), and `num_prefix_hit_tokens` those of them whose keys and values were found in the prefix
+    cache.
     """
 
     num_running: int

@@ -19,8 +19,8 @@ class TokenLogprobs(NamedTuple):
 class StepOutput:
     """The results of one step on the host, row by row of its plan. Made once and not changed.
 
-    A token is None where the logits were not finite. `token_ids` may be longer than the plan: padding comes last.
-    `logprobs` has the rows that were asked for. `wait_s` is how long the host waited for the device.
+    A token is None where the logits were not finite. `token_ids` may be longer than the plan: padding comes
+    last. `logprobs` has the rows that were asked for. `wait_s` is how long the host waited for the device.
     """
 
     token_ids: list[int | None]
@@ -29,7 +29,8 @@ class StepOutput:
 
 
 class StepExecutor(Protocol):
-    """The device as the engine sees it. Steps are read in the order in which they are dispatched, each once."""
+    """The device as the engine sees it. Steps are read in the order in which they are dispatched, each
+    once."""
 
     def dispatch(self, plan: StepPlan) -> Any:
         """Starts a step and returns at once, with a handle of the step."""

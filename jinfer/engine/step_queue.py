@@ -1,8 +1,9 @@
 """The steps between dispatch and read, and the rule for how many there may be.
 
-With one step in flight, the host plans a step while the device computes the one before. A host that waits for the
-device for less than SHORT_WAIT_S is the bottleneck itself: one late dispatch, and the device is idle. Two steps in
-flight make up for it. Otherwise one is better: with two, a request that joins waits for one step more.
+With one step in flight, the host plans a step while the device computes the one before. A host that waits for
+the device for less than SHORT_WAIT_S is the bottleneck itself: one late dispatch, and the device is idle. Two
+steps in flight make up for it. Otherwise one is better: with two, a request that joins waits for one step
+more.
 """
 
 import math
@@ -16,7 +17,8 @@ from jinfer.scheduling.step_plan import StepPlan
 SHORT_WAIT_S = 0.25e-3
 
 DepthRule = Callable[[float], int]
-"""Steps that stay in flight while the next is planned, by how long the host last waited for the device, in seconds."""
+"""Steps that stay in flight while the next is planned, by how long the host last waited for the device, in
+seconds."""
 
 
 def overlapped(last_wait_s: float) -> int:
@@ -58,8 +60,8 @@ class StepQueue:
         self._steps.append(StepInFlight(plan, handle))
 
     def take_due(self, *, has_new_step: bool) -> list[StepInFlight]:
-        """Takes out the steps to be read now, oldest first: those beyond the depth, and one at a time when nothing new
-        could be planned."""
+        """Takes out the steps to be read now, oldest first: those beyond the depth, and one at a time when
+        nothing new could be planned."""
         num_steps = len(self._steps)
         num_left = self.depth(self.last_wait_s) if has_new_step else max(0, num_steps - 1)
         return [self._steps.popleft() for _ in range(num_steps - num_left)]

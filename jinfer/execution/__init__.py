@@ -1,1 +1,1 @@
-"""What runs on the device: its state, the step functions, and their compiled shapes."""
+"""The device side: its state, the step functions, and their compiled shapes."""

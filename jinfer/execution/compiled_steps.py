@@ -30,8 +30,8 @@ from jinfer.weights.params import Params
 
 
 class CompiledSteps:
-    """Calls the executable of a batch's shape. Params and state go in, the next state comes out; the only arrays it
-    keeps are inputs that were sent."""
+    """Calls the executable of a batch's shape. Params and state go in, the next state comes out; the only
+    arrays it keeps are inputs that were sent."""
 
     def __init__(
         self,
@@ -63,7 +63,9 @@ class CompiledSteps:
             progress_bar("compiling", total=len(buckets.all), enabled=progress) as bar,
         ):
             # Largest shapes first: the small ones finish the pool evenly.
-            futures: dict[Future, StepShape] = {pool.submit(compile_one, shape): shape for shape in buckets.all[::-1]}
+            futures: dict[Future, StepShape] = {
+                pool.submit(compile_one, shape): shape for shape in buckets.all[::-1]
+            }
             try:
                 for future in as_completed(futures):
                     self._executables[futures[future]] = future.result()
@@ -124,7 +126,13 @@ def _lower(
 
 
 def _lower_traced_step(
-    model: Model, limits: Limits, params: Any, state: Any, shape: StepShape, directory: Path, device: jax.Device
+    model: Model,
+    limits: Limits,
+    params: Any,
+    state: Any,
+    shape: StepShape,
+    directory: Path,
+    device: jax.Device,
 ) -> jax.stages.Lowered:
     leaves, structure = jax.tree.flatten((params, state, _abstract_packed(shape, limits)))
 
@@ -145,7 +153,9 @@ def _abstract_packed(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
 
 def steps_directory(compiler: CompilerOptions, device: jax.Device) -> Path | None:
     """The directory of compiled steps; None where they are not kept."""
-    return cache_directory(device, is_enabled=compiler.compilation_cache, chosen=compiler.compilation_cache_dir)
+    return cache_directory(
+        device, is_enabled=compiler.compilation_cache, chosen=compiler.compilation_cache_dir
+    )
 
 
 def _abstract(array: jax.Array) -> jax.ShapeDtypeStruct:

@@ -16,7 +16,7 @@ MOST_CACHE_BYTES_ON_CPU = 1 * GB  # a laptop's memory belongs to others as well;
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What there is, what of it is in use, and how much a KV cache takes if nobody says how much."""
+    """The memory of a device, the part in use, and the default share of a KV cache."""
 
     kind: str
     total_bytes: int
@@ -25,7 +25,7 @@ class DeviceMemory:
 
     @classmethod
     def of(cls, device: jax.Device) -> "DeviceMemory":
-        """Of a GPU, what JAX may use; of a CPU, what the host has available, so that nothing of it is in use."""
+        """The memory that JAX may use of a GPU; of a CPU, the host's available memory, none of it in use."""
         stats = device.memory_stats()
         if stats is None:
             return cls(device.device_kind, _available_host_bytes(), 0, MOST_CACHE_BYTES_ON_CPU)
@@ -36,22 +36,23 @@ class DeviceMemory:
         return int(self.total_bytes * utilization) - self.in_use_bytes
 
     def share(self, utilization: float | int) -> str:
-        """What `available_bytes` is made of, for messages."""
+        """The parts of `available_bytes`, for messages."""
         share = f"gpu_memory_utilization={utilization} of {self.kind} ({self.total_bytes / GB:.2f} GB)"
         in_use = f", of which {self.in_use_bytes / GB:.2f} GB were in use before by arrays of this process,"
         return share + in_use * self.is_shared
 
     @property
     def remedy(self) -> str:
-        """What else can be done where memory is in use, to be put behind other remedies; nothing where none is."""
+        """A further remedy where memory is in use, to follow others; empty where none is."""
         return (
-            "; what other engines and arrays of this process use counts too: LLM.close() gives an engine's memory "
+            "; what other engines and arrays of this process use counts too: LLM.close() gives an engine's "
+            "memory "
             "back, and a higher gpu_memory_utilization leaves room for both"
         ) * self.is_shared
 
     @property
     def is_shared(self) -> bool:
-        """Whether others use a part worth saying."""
+        """True if others use a part worth saying."""
         return self.in_use_bytes > MB
 
 
@@ -63,7 +64,8 @@ def delete_arrays(tree: Any) -> None:
 
 
 def _available_host_bytes() -> int:
-    """The host's memory that programs can have. Cached files count as free: the kernel drops them when it must."""
+    """The host's memory that programs can have. Cached files count as free: the kernel drops them when it
+    must."""
     if MEMINFO.is_file():
         found = re.search(r"^MemAvailable:\s+(\d+) kB$", MEMINFO.read_text(), re.MULTILINE)
         if found:

@@ -14,7 +14,8 @@ from jinfer.models.config import ModelConfig
 class Rows(NamedTuple):
     """One row per running sequence, and the null row behind them, which padding uses.
 
-    The null row's length, pages and sampling parameters stay zero; its newest token is whatever padding sampled."""
+    The null row's length, pages and sampling parameters stay zero; its newest token is whatever padding
+    sampled."""
 
     newest_token: Int32[Array, " rows"]
     """Sampled last; its keys and values are not in the cache yet."""

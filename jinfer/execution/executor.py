@@ -31,7 +31,9 @@ logger = getLogger(__name__)
 class Steps(Protocol):
     """The executable of every shape; see CompiledSteps."""
 
-    def __call__(self, params: Params, state: DeviceState, batch: Batch) -> tuple[DeviceState, StepResult]: ...
+    def __call__(
+        self, params: Params, state: DeviceState, batch: Batch
+    ) -> tuple[DeviceState, StepResult]: ...
 
     @property
     def executables(self) -> Mapping[StepShape, jax.stages.Compiled]: ...
@@ -96,7 +98,8 @@ class Executor:
         return StepOutput(token_ids, _logprobs(handle, logprob_rows) if logprob_rows else {}, wait_s)
 
     def warm_up(self, *, progress: bool) -> None:
-        """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request should wait."""
+        """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request
+        should wait."""
         with progress_bar("warming up", total=len(self.buckets.all), enabled=progress) as bar:
             for shape in self.buckets.all:
                 self.run(padding_batch(shape, self._limits)).token_ids.block_until_ready()
@@ -110,7 +113,8 @@ class Executor:
         self.state = self._new_state()
 
     def close(self) -> None:
-        """Gives back the memory of the state, not that of the params. The executor cannot be used afterwards."""
+        """Gives back the memory of the state, not that of the params. The executor cannot be used
+        afterwards."""
         delete_arrays(self.state)
         self._steps.close()
 
@@ -133,11 +137,23 @@ def start_executor(
         buckets = Buckets.for_limits(limits)
         with logged_time(logger, f"compiling {len(buckets.all)} steps"):
             steps = CompiledSteps(
-                model, limits, buckets, params, state, placement=placement, compiler=compiler, progress=progress
+                model,
+                limits,
+                buckets,
+                params,
+                state,
+                placement=placement,
+                compiler=compiler,
+                progress=progress,
             )
             prefix_updates = PrefixUpdates(limits, state, compiler) if has_prefix_updates else None
         executor = Executor(
-            params=params, limits=limits, steps=steps, prefix_updates=prefix_updates, state=state, new_state=new_state
+            params=params,
+            limits=limits,
+            steps=steps,
+            prefix_updates=prefix_updates,
+            state=state,
+            new_state=new_state,
         )
         undo.callback(executor.close)
         with logged_time(logger, "warming up"):

@@ -20,10 +20,10 @@ class CachedInput(NamedTuple):
 class InputCache:
     """Gives a step its packed batch, as an array on the device where that is there already.
 
-    While no row joins, leaves or begins a page, the batches of decode steps are equal. One that is sent once and kept
-    needs no transfer, and XLA finds it where its CUDA graph of the step expects it, so that no node of the graph has to
-    be updated. One array per shape is kept. A batch that differs once, as when a row gets a page, does not replace it,
-    since the next is usually equal again.
+    While no row joins, leaves or begins a page, the batches of decode steps are equal. One that is sent once
+    and kept needs no transfer, and XLA finds it where its CUDA graph of the step expects it, so that no node
+    of the graph has to be updated. One array per shape is kept. A batch that differs once, as when a row gets
+    a page, does not replace it, since the next is usually equal again.
     """
 
     def __init__(self, placement: Placement) -> None:

@@ -35,7 +35,9 @@ class KVLayout:
     @classmethod
     def of(cls, model: ModelConfig, page_size: int, dtype: jnp.dtype) -> "KVLayout":
         """The layout of a model's cache."""
-        layers = tuple(KVHeads(layer.attention.num_kv_heads, layer.attention.head_dim) for layer in model.layers)
+        layers = tuple(
+            KVHeads(layer.attention.num_kv_heads, layer.attention.head_dim) for layer in model.layers
+        )
         return cls(layers, page_size, dtype)
 
     @property

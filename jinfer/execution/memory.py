@@ -1,7 +1,8 @@
-"""How much fits on the device: the sizes of an engine from its options, its model and the memory there is.
+"""The sizes that fit on the device: those of an engine from its options, its model and the memory there is.
 
-`choose_limits` makes the choices that need no memory, before anything is loaded; `plan_memory` counts the pages, when
-it is known what weights and steps take; `check_workspace` looks at the steps as they were compiled in the end.
+`choose_limits` makes the choices that need no memory, before anything is loaded; `plan_memory` counts the
+pages, when it is known what weights and steps take; `check_workspace` looks at the steps as they were
+compiled in the end.
 """
 
 import logging
@@ -27,12 +28,13 @@ logger = logging.getLogger(__name__)
 
 MIN_PAGES = 2  # the null page and one to use
 PROVISIONAL_PAGES = 1024  # of the limits that steps are compiled for to learn of their workspace
-RESERVE_BYTES = 512 * 10**6  # beside what steps say they need: cuBLAS, CUDA graphs, results, gaps between arrays
+# Beside what steps say they need: cuBLAS, CUDA graphs, results, gaps between arrays.
+RESERVE_BYTES = 512 * 10**6
 
 
 @dataclass(frozen=True)
 class DeviceDefaults:
-    """What an option that is None means on a kind of device."""
+    """The meaning of an option that is None, by kind of device."""
 
     dtype: str
     max_num_seqs: int
@@ -45,7 +47,8 @@ CPU_DEFAULTS = DeviceDefaults("float32", 8, 256)
 
 @dataclass(frozen=True)
 class MemoryNeeds:
-    """What an engine takes of a device: weights that it loads, a page of the cache, and what steps need beside them."""
+    """The memory that an engine takes of a device: weights that it loads, a page of the cache, and what steps
+    need beside them."""
 
     weight_bytes: int
     page_bytes: int
@@ -53,12 +56,20 @@ class MemoryNeeds:
 
     @classmethod
     def of(
-        cls, model: ModelConfig, limits: Limits, dtype: jnp.dtype, *, weight_bytes: int, step_bytes: int | None
+        cls,
+        model: ModelConfig,
+        limits: Limits,
+        dtype: jnp.dtype,
+        *,
+        weight_bytes: int,
+        step_bytes: int | None,
     ) -> "MemoryNeeds":
         """`step_bytes` is the largest step's workspace, and None where nobody knows: it is estimated then."""
         if step_bytes is None:
             step_bytes = estimated_workspace_bytes(model, limits, dtype)
-        return cls(weight_bytes, KVLayout.of(model, limits.page_size, dtype).page_bytes, step_bytes + RESERVE_BYTES)
+        return cls(
+            weight_bytes, KVLayout.of(model, limits.page_size, dtype).page_bytes, step_bytes + RESERVE_BYTES
+        )
 
 
 def device_defaults(device: jax.Device) -> DeviceDefaults:
@@ -84,8 +95,11 @@ def check_weights_fit(model: Model, utilization: float | int, device: jax.Device
         )
 
 
-def choose_limits(cache: CacheOptions, scheduler: SchedulerOptions, model: ModelConfig, device: jax.Device) -> Limits:
-    """Every choice that the options leave open, as if memory held the whole context; `num_pages` is provisional.
+def choose_limits(
+    cache: CacheOptions, scheduler: SchedulerOptions, model: ModelConfig, device: jax.Device
+) -> Limits:
+    """Every choice that the options leave open, as if memory held the whole context; `num_pages` is
+    provisional.
 
     Raises ConfigError for options that contradict each other.
     """
@@ -94,7 +108,8 @@ def choose_limits(cache: CacheOptions, scheduler: SchedulerOptions, model: Model
     max_num_seqs = scheduler.max_num_seqs or min(defaults.max_num_seqs, max_num_batched_tokens)
     if max_num_seqs > max_num_batched_tokens:
         raise ConfigError(
-            f"max_num_seqs={max_num_seqs} sequences may each have a token in a step, and max_num_batched_tokens="
+            f"max_num_seqs={max_num_seqs} sequences may each have a token in a step, and "
+            "max_num_batched_tokens="
             f"{max_num_batched_tokens} holds fewer; raise it or lower max_num_seqs"
         )
     return Limits(
@@ -107,19 +122,26 @@ def choose_limits(cache: CacheOptions, scheduler: SchedulerOptions, model: Model
 
 
 def check_fits(
-    cache: CacheOptions, chosen: Limits, model: ModelConfig, dtype: jnp.dtype, memory: DeviceMemory, weight_bytes: int
+    cache: CacheOptions,
+    chosen: Limits,
+    model: ModelConfig,
+    dtype: jnp.dtype,
+    memory: DeviceMemory,
+    weight_bytes: int,
 ) -> None:
-    """Raises InsufficientMemoryError for what `plan_memory` will refuse, however little the steps need: this is known
-    before weights are read. `weight_bytes` are those that will be."""
+    """Raises InsufficientMemoryError for what `plan_memory` will refuse, however little the steps need: this
+    is known before weights are read. `weight_bytes` are those that will be."""
     needs = MemoryNeeds.of(model, chosen, dtype, weight_bytes=weight_bytes, step_bytes=0)
-    unspoken = replace(cache, max_model_len=cache.max_model_len or "auto")  # the context is told once, by the plan
+    # The context is told once, by the plan.
+    unspoken = replace(cache, max_model_len=cache.max_model_len or "auto")
     plan_memory(unspoken, chosen, memory, needs)
 
 
 def plan_memory(cache: CacheOptions, chosen: Limits, memory: DeviceMemory, needs: MemoryNeeds) -> MemoryPlan:
     """Gives the cache what weights and workspace leave. `chosen` is what `choose_limits` says.
 
-    Raises InsufficientMemoryError for a cache that does not fit, or that holds less than the context asked for.
+    Raises InsufficientMemoryError for a cache that does not fit, or that holds less than the context asked
+    for.
     """
     left = memory.available_bytes(cache.gpu_memory_utilization) - needs.weight_bytes - needs.workspace_bytes
     num_pages = cache.num_pages or _most_pages(chosen, left, memory.most_cache_bytes, needs.page_bytes)
@@ -128,7 +150,8 @@ def plan_memory(cache: CacheOptions, chosen: Limits, memory: DeviceMemory, needs
         raise InsufficientMemoryError(
             f"a KV cache of {num_pages} pages of {chosen.page_size} tokens needs "
             f"{num_pages * needs.page_bytes / GB:.2f} GB; {share} leaves {max(left, 0) / GB:.2f} GB for "
-            f"it after {needs.weight_bytes / GB:.2f} GB of weights and {needs.workspace_bytes / GB:.2f} GB of "
+            f"it after {needs.weight_bytes / GB:.2f} GB of weights and {needs.workspace_bytes / GB:.2f} GB "
+            "of "
             f"workspace, which is {max(left, 0) // needs.page_bytes} pages; lower num_pages, max_num_seqs or "
             f"max_num_batched_tokens, or raise gpu_memory_utilization{memory.remedy}"
         )
@@ -147,20 +170,23 @@ def plan_memory(cache: CacheOptions, chosen: Limits, memory: DeviceMemory, needs
 
 
 def check_workspace(plan: MemoryPlan, steps: Mapping[StepShape, jax.stages.Compiled]) -> None:
-    """Warns if a step, as it was compiled in the end, needs more than was planned for any, the reserve included."""
+    """Warns if a step, as it was compiled in the end, needs more than was planned for any, the reserve
+    included."""
     needed = largest_workspace_bytes(steps)
     if needed is not None and needed > plan.workspace_bytes:
         logger.warning(
-            "a step needs %.2f GB of workspace, and %.2f GB were planned: what gpu_memory_utilization leaves has to do",
-            needed / GB, plan.workspace_bytes / GB,
-        )  # fmt: skip
+            "a step needs %.2f GB of workspace, and %.2f GB were planned: what gpu_memory_utilization "
+            "leaves has to do",
+            needed / GB,
+            plan.workspace_bytes / GB,
+        )
 
 
 def _most_pages(limits: Limits, left_bytes: int, most_bytes: int | None, page_bytes: int) -> int:
-    """What all rows can use, or what there is memory for.
+    """The pages that all rows can use, or those that there is memory for.
 
-    The number is a shape, and steps are found again on disk by their shapes: it is rounded down, by less than a 256th,
-    so that a few bytes more or less in use do not make it another.
+    The number is a shape, and steps are found again on disk by their shapes: it is rounded down, by less than
+    a 256th, so that a few bytes more or less in use do not make it another.
     """
     wanted = limits.max_num_seqs * limits.pages_per_sequence + 1
     fits = (left_bytes if most_bytes is None else min(left_bytes, most_bytes)) // page_bytes

@@ -1,4 +1,4 @@
-"""What goes where on the device."""
+"""The use of the device's memory."""
 
 from dataclasses import dataclass
 
@@ -10,28 +10,29 @@ NOT_WORTH_SAYING_BYTES = 10**5
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """What goes where on the device. `str` says it in a line."""
+    """The use of the device's memory. `str` says it in a line."""
 
     device_bytes: int
-    """What JAX may use of the device."""
+    """Bytes of the device that JAX may use."""
     utilization: float
     """The share of it that the engine keeps to."""
     in_use_bytes: int
-    """By others, and by params that the caller had there already."""
+    """Bytes in use on the device before this engine started: others', and params that the caller had
+    there."""
     weight_bytes: int
     workspace_bytes: int
-    """What a step needs beside weights and cache, and a reserve."""
+    """Bytes that a step needs beside weights and cache, and a reserve."""
     cache_bytes: int
     limits: Limits
 
     @property
     def num_cached_tokens(self) -> int:
-        """That the cache holds, of all sequences together."""
+        """Tokens that the cache holds, of all sequences together."""
         return (self.limits.num_pages - 1) * self.limits.page_size
 
     @property
     def unplanned_bytes(self) -> int:
-        """What is left where the cache does not need it all."""
+        """Bytes that are left where the cache does not need them all."""
         used = self.in_use_bytes + self.weight_bytes + self.workspace_bytes + self.cache_bytes
         return int(self.device_bytes * self.utilization) - used
 
@@ -43,10 +44,13 @@ class MemoryPlan:
             "left over": self.unplanned_bytes,
             "KV cache": self.cache_bytes,
         }
-        named = ", ".join(f"{name} {_readable(size)}" for name, size in parts.items() if size > NOT_WORTH_SAYING_BYTES)
+        named = ", ".join(
+            f"{name} {_readable(size)}" for name, size in parts.items() if size > NOT_WORTH_SAYING_BYTES
+        )
         limits = self.limits
         return (
-            f"memory: {_readable(self.device_bytes)} x {self.utilization:g}: {named} = {self.num_cached_tokens:,} "
+            f"memory: {_readable(self.device_bytes)} x {self.utilization:g}: {named} = "
+            f"{self.num_cached_tokens:,} "
             f"tokens in {limits.num_pages:,} pages of {limits.page_size}; context {limits.max_model_len:,}"
         )
 

@@ -1,4 +1,5 @@
-"""Updates of the device state before a step whose rows join with a cached prefix: page copies and page table rows."""
+"""Updates of the device state before a step whose rows join with a cached prefix: page copies and page table
+rows."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -21,7 +22,8 @@ Groups = Iterable[np.ndarray]
 
 
 class PrefixUpdates:
-    """Two executables, compiled at construction. Keeps no arrays: a state goes in, and the next one comes out."""
+    """Two executables, compiled at construction. Keeps no arrays: a state goes in, and the next one comes
+    out."""
 
     def __init__(self, limits: Limits, state: DeviceState, compiler: CompilerOptions) -> None:
         self._limits = limits

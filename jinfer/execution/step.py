@@ -17,7 +17,12 @@ from jinfer.weights.params import Params
 
 
 def run_step(
-    model: Model, shape: StepShape, limits: Limits, params: Params, state: DeviceState, packed: Int32[Array, " packed"]
+    model: Model,
+    shape: StepShape,
+    limits: Limits,
+    params: Params,
+    state: DeviceState,
+    packed: Int32[Array, " packed"],
 ) -> tuple[DeviceState, StepResult]:
     """Computes one batch of `shape`: compiled once per shape, with `state` donated."""
     step = _decode_step if shape.is_decode else _mixed_step
@@ -27,14 +32,17 @@ def run_step(
 def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]):
     """One token of each row; all but the rows that run and their new pages is on the device already.
 
-    Positions are clamped to the end of the page table, since kernels write wherever page tables and lengths say.
+    Positions are clamped to the end of the page table, since kernels write wherever page tables and lengths
+    say.
     """
     row_ids = batch["row_ids"]
     is_row = row_ids < limits.max_num_seqs
     last_position = limits.pages_per_sequence * limits.page_size - 1
     positions = jnp.where(is_row, jnp.minimum(state.rows.lengths[row_ids], last_position), 0)
     entries = positions // limits.page_size
-    rows = state.rows._replace(page_table=_with_new_pages(state.rows, row_ids, entries, batch["new_page_ids"]))
+    rows = state.rows._replace(
+        page_table=_with_new_pages(state.rows, row_ids, entries, batch["new_page_ids"])
+    )
     page_table = rows.page_table[row_ids]
     tokens = TokenBatch(
         token_ids=rows.newest_token[row_ids],
@@ -56,10 +64,13 @@ def _decode_step(model: Model, limits: Limits, params: Params, state: DeviceStat
 
 
 def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]):
-    """Chunks of prompts and decode rows in one flattened batch; rows that join bring their sampling parameters."""
+    """Chunks of prompts and decode rows in one flattened batch; rows that join bring their sampling
+    parameters."""
     row_ids, query_starts = batch["row_ids"], batch["query_starts"]
     page_table = _with_new_pages(state.rows, batch["page_rows"], batch["page_entries"], batch["page_ids"])
-    rows = state.rows._replace(page_table=page_table, sampling=state.rows.sampling.at[row_ids].set(batch["sampling"]))
+    rows = state.rows._replace(
+        page_table=page_table, sampling=state.rows.sampling.at[row_ids].set(batch["sampling"])
+    )
     lengths = batch["start_positions"] + jnp.diff(query_starts)
     tokens = _flattened_tokens(model, rows, batch, lengths, limits)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
@@ -74,7 +85,8 @@ def _mixed_step(model: Model, limits: Limits, params: Params, state: DeviceState
 
 
 def _any_token(result: StepResult) -> Array:
-    """Token ids that can be looked up: a row whose logits are not finite may run once more before the host knows."""
+    """Token ids that can be looked up: a row whose logits are not finite may run once more before the host
+    knows."""
     return jnp.maximum(result.token_ids, 0)
 
 
@@ -83,8 +95,11 @@ def _prompt_lengths(model: Model, rows: Rows, row_ids: Array) -> Array | None:
     return rows.sampling[row_ids, PROMPT_LENGTH] if model.config.depends_on_length else None
 
 
-def _flattened_tokens(model: Model, rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits) -> TokenBatch:
-    """Each token of a mixed batch with its row, its position, and the page and offset of its keys and values."""
+def _flattened_tokens(
+    model: Model, rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits
+) -> TokenBatch:
+    """Each token of a mixed batch with its row, its position, and the page and offset of its keys and
+    values."""
     row_ids, query_starts = batch["row_ids"], batch["query_starts"]
     token = jnp.arange(batch["token_ids"].shape[0], dtype=jnp.int32)
     is_token = token < query_starts[-1]

@@ -18,15 +18,18 @@ from jinfer.models.registry import build_model
 from jinfer.placement import Placement
 from jinfer.weights.params import unflatten
 
-# Weights are on their way to the GPU meanwhile, and what is timed beside them would be kept for the steps that run.
+# Weights are on their way to the GPU meanwhile, and what is timed beside them would be kept for the steps
+# that run.
 WITHOUT_TUNING: dict[str, str | bool] = {"xla_gpu_autotune_level": "0"}
-LOGITS_COPIES = 6  # float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits
+# float32 [rows, vocab] arrays that sampling may hold at a time: logits, noise, probabilities, bits.
+LOGITS_COPIES = 6
 ACTIVATION_COPIES = 4  # of the widest activations of a step, between two layers
 MIN_LAYERS = 3  # two ordinary ones, since they share buffers, and the last, which is smaller
 
 
 def step_workspace_bytes(step: jax.stages.Compiled) -> int | None:
-    """XLA's temporary arrays, and results that take over no argument's memory. None where XLA does not say."""
+    """XLA's temporary arrays, and results that take over no argument's memory. None where XLA does not
+    say."""
     analysis = step.memory_analysis()
     if analysis is None:
         return None
@@ -44,13 +47,17 @@ def start_probing(
 ) -> Future[int | None]:
     """Compiles, in a thread, the largest step of each kind. The result is the workspace of the larger.
 
-    Nothing has to be on the device yet. `limits.num_pages` may be any number, for no step makes an array that long. On
-    a CPU, where compiling takes longer than loading a model, the result is None.
+    Nothing has to be on the device yet. `limits.num_pages` may be any number, for no step makes an array that
+    long. On a CPU, where compiling takes longer than loading a model, the result is None.
     """
     thread = ThreadPoolExecutor(1, thread_name_prefix="jinfer-workspace")
     try:
         return thread.submit(
-            lambda: probe(model, limits, dtype, placement, compiler) if placement.device.platform == "gpu" else None
+            lambda: (
+                probe(model, limits, dtype, placement, compiler)
+                if placement.device.platform == "gpu"
+                else None
+            )
         )
     finally:
         thread.shutdown(wait=False)
@@ -61,7 +68,8 @@ def probe(
 ) -> int | None:
     """Workspace of the largest decode step and the largest mixed step; None where XLA does not say.
 
-    They are those of a few layers, which all use the same memory one after the other: each adds some 1,300 bytes.
+    They are those of a few layers, which all use the same memory one after the other: each adds some 1,300
+    bytes.
     """
     model = _of_few_layers(model, dtype)
     buckets, device = Buckets.for_limits(limits), placement.device
@@ -77,8 +85,8 @@ def probe(
 
 
 def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
-    """The model with a layer of each kind that it has before the last: kernels for a window are not those for all
-    positions."""
+    """The model with a layer of each kind that it has before the last: kernels for a window are not those for
+    all positions."""
     layers = list(dict.fromkeys(model.config.layers))
     layers += layers[:1] * max(1, MIN_LAYERS - len(layers))
     if len(layers) >= model.config.num_layers:
@@ -89,7 +97,8 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
 def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
     """An upper estimate, for where compiling takes too long or XLA does not say."""
     widest = 2 * model.hidden_size + max(
-        2 * layer.mlp.intermediate_size + layer.attention.num_heads * layer.attention.head_dim for layer in model.layers
+        2 * layer.mlp.intermediate_size + layer.attention.num_heads * layer.attention.head_dim
+        for layer in model.layers
     )
     logits = LOGITS_COPIES * limits.max_num_seqs * model.vocab_size * 4
     return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize

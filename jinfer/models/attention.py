@@ -33,7 +33,8 @@ class Attention:
 
     @classmethod
     def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Attention":
-        """Attention of {"qkv": ..., "output": ...}, with or without {"q_norm": ..., "k_norm": ...} and "sinks"."""
+        """Attention of {"qkv": ..., "output": ...}, with or without {"q_norm": ..., "k_norm": ...} and
+        "sinks"."""
         return cls(
             qkv=Linear.of(params["qkv"], implementation),
             output=Linear.of(params["output"], implementation),
@@ -56,8 +57,8 @@ class Attention:
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens_or_rows features"],
     ) -> tuple[Float[Array, "tokens_or_rows features"], KVPages]:
-        """residual + post_norm(attention(norm(x))), at `tokens.logits_indices` where they are given; and the layer's
-        pages with the keys and values of all tokens in them."""
+        """residual + post_norm(attention(norm(x))), at `tokens.logits_indices` where they are given; and the
+        layer's pages with the keys and values of all tokens in them."""
         heads = self.qkv(x, layer, norm=norm).reshape(x.shape[0], -1, config.head_dim)
         attend = self._decode if tokens.query_starts is None else self._extend
         attended, kv_pages = attend(heads, layer, config, angles, kv_pages, tokens)
@@ -126,7 +127,9 @@ class Attention:
 
     def _options(self, layer: LayerIndex, config: AttentionConfig) -> dict[str, Any]:
         return {
-            "options": paged_attention.AttentionOptions(sliding_window=config.sliding_window, soft_cap=config.soft_cap),
+            "options": paged_attention.AttentionOptions(
+                sliding_window=config.sliding_window, soft_cap=config.soft_cap
+            ),
             "sinks": None if self.sinks is None else self.sinks[layer],
             "implementation": self.implementation,
         }

@@ -17,8 +17,8 @@ class RopeTable(NamedTuple):
 class AttentionConfig:
     """Grouped-query attention. None, or False, is what the layer does without.
 
-    `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of each query
-    head in its softmax.
+    `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of
+    each query head in its softmax.
     """
 
     num_heads: int
@@ -48,8 +48,8 @@ class MLPConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """One kind of layer: layers of a kind share one trace. With `has_post_norms`, what attention and MLP give is
-    normalized before it is added."""
+    """One kind of layer: layers of a kind share one trace. With `has_post_norms`, what attention and MLP give
+    is normalized before it is added."""
 
     attention: AttentionConfig
     mlp: MLPConfig
@@ -68,7 +68,8 @@ class ModelConfig:
     max_position_embeddings: int
     tie_word_embeddings: bool
     max_context: int | None = None
-    """Positions up to which plain attention is what the model was made with, where that is fewer than its context."""
+    """Positions up to which plain attention is what the model was made with, where that is fewer than its
+    context."""
 
     @property
     def num_layers(self) -> int:
@@ -81,20 +82,22 @@ class ModelConfig:
 
     @property
     def context_length(self) -> int:
-        """Positions that the model can be used for: `max_position_embeddings`, extended as its rope scaling does."""
+        """Positions that the model can be used for: `max_position_embeddings`, extended as its rope scaling
+        does."""
         extended = min(table.rope.context(self.max_position_embeddings) for table in self.rope_tables)
         return extended if self.max_context is None else min(extended, self.max_context)
 
     @property
     def depends_on_length(self) -> bool:
-        """True where some layer turns a token by more than its position; see `RopeConfig.depends_on_length`."""
+        """True where some layer turns a token by more than its position; see
+        `RopeConfig.depends_on_length`."""
         return any(table.rope.depends_on_length for table in self.rope_tables)
 
     def rotation_class(self, prompt_length: int) -> int | None:
         """Equal for prompts whose keys all layers turn alike; see `RopeConfig.rotation_class`.
 
-        The largest class of the tables tells the others: each is None or at most the prompt's length, and changes only
-        at a length that is above every class before.
+        The largest class of the tables tells the others: each is None or at most the prompt's length, and
+        changes only at a length that is above every class before.
         """
         classes = [table.rope.rotation_class(prompt_length) for table in self.rope_tables]
         return max((each for each in classes if each is not None), default=None)

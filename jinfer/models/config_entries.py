@@ -22,7 +22,8 @@ REMEDY = "use a model that keeps to it, or add what is missing (docs/adding_a_mo
 
 @dataclass(frozen=True)
 class FamilyDefaults:
-    """What an entry means that config.json lacks: the defaults of the family's configuration class in transformers 5.
+    """Values of entries that config.json lacks: the defaults of the family's configuration class in
+    transformers 5.
 
     None: as many KV heads as heads, and a head_dim of hidden_size / heads.
     """
@@ -52,11 +53,16 @@ def read_decoder_config(
     """
     activation = entries.text("hidden_act", SILU_NAMES[0])
     if activation not in SILU_NAMES:
-        raise UnsupportedModelError(f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}")
+        raise UnsupportedModelError(
+            f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}"
+        )
     num_layers = _size(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
     windows = sliding_windows or (None,) * num_layers
-    hidden_size = entries.required_integer("hidden_size")  # every shape follows from it: no file leaves it to a default
-    max_position_embeddings = _with_default(entries, "max_position_embeddings", defaults.max_position_embeddings)
+    # Every shape follows from it: no file leaves it to a default.
+    hidden_size = entries.required_integer("hidden_size")
+    max_position_embeddings = _with_default(
+        entries, "max_position_embeddings", defaults.max_position_embeddings
+    )
     attention = replace(
         _read_attention(entries, defaults, hidden_size, max_position_embeddings, windows),
         qkv_bias=qkv_bias,
@@ -97,7 +103,7 @@ def _read_attention(
 
 
 def read_num_layers(entries: Entries) -> int:
-    """How many layers there are, for families that say something of each."""
+    """The number of layers, for families that say something of each."""
     return _with_default(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
 
 
@@ -108,7 +114,8 @@ def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | Non
         return None
     if len(types) != num_layers or not set(types) <= set(LAYER_TYPES):
         raise UnsupportedModelError(
-            f"config.json has layer_types {list(types)!r}; jinfer implements {FULL} and {SLIDING}, one for each of "
+            f"config.json has layer_types {list(types)!r}; jinfer implements {FULL} and {SLIDING}, one for "
+            "each of "
             f"the {num_layers} layers: {REMEDY}"
         )
     return tuple(LAYER_TYPES[kind] for kind in types)
@@ -118,18 +125,22 @@ def windows_by_type(types: Sequence[str], window: int | None, reason: str) -> tu
     """The window of each layer. Refuses types that ask for a window where there is none, for a `reason`."""
     if window is None and SLIDING in types:
         raise UnsupportedModelError(
-            f"config.json has layer_types with {SLIDING}, but {reason}: correct one of them, for the window is unknown"
+            f"config.json has layer_types with {SLIDING}, but {reason}: correct one of them, for the window "
+            "is unknown"
         )
     return tuple(window if kind == SLIDING else None for kind in types)
 
 
 def read_window(entries: Entries) -> int | None:
     """`sliding_window`: null is none, and a file that does not mention it means 4096."""
-    return entries.integer("sliding_window", None if "sliding_window" in entries.raw else DEFAULT_SLIDING_WINDOW)
+    return entries.integer(
+        "sliding_window", None if "sliding_window" in entries.raw else DEFAULT_SLIDING_WINDOW
+    )
 
 
 def read_layer_windows(entries: Entries) -> tuple[int | None, ...]:
-    """The sliding window of each layer, as Qwen writes it: `layer_types`, or all layers from `max_window_layers` on.
+    """The sliding window of each layer, as Qwen writes it: `layer_types`, or all layers from
+    `max_window_layers` on.
 
     Both hold where `use_sliding_window` says so. Elsewhere any integer may stand there.
     """
@@ -146,7 +157,9 @@ def read_layer_windows(entries: Entries) -> tuple[int | None, ...]:
 def _size(entries: Entries, name: str, default: int) -> int:
     """A size of the weights: nearly every file has it, so that its absence is said."""
     if name not in entries.raw:
-        logger.warning("config.json has no %r: %d is taken, the family's default in transformers", name, default)
+        logger.warning(
+            "config.json has no %r: %d is taken, the family's default in transformers", name, default
+        )
     return _with_default(entries, name, default)
 
 
@@ -164,7 +177,8 @@ def _num_kv_heads(entries: Entries, num_heads: int, defaults: FamilyDefaults) ->
     num_kv_heads = entries.integer(name, default)
     if num_heads % num_kv_heads:
         raise UnsupportedModelError(
-            f"config.json has {num_heads} attention heads over {num_kv_heads} KV heads ({name}, or the family's "
+            f"config.json has {num_heads} attention heads over {num_kv_heads} KV heads ({name}, or the "
+            "family's "
             "default where it is absent); it must be a whole multiple"
         )
     return num_kv_heads
@@ -174,13 +188,15 @@ def _head_dim(entries: Entries, hidden_size: int, num_heads: int, defaults: Fami
     head_dim = entries.integer("head_dim", defaults.head_dim)
     if head_dim is None and hidden_size < num_heads:
         raise UnsupportedModelError(
-            f"config.json has hidden_size {hidden_size} and num_attention_heads {num_heads}, which leaves heads no "
+            f"config.json has hidden_size {hidden_size} and num_attention_heads {num_heads}, which leaves "
+            "heads no "
             "dimension; correct one of them, or add head_dim"
         )
     head_dim = hidden_size // num_heads if head_dim is None else head_dim
     if head_dim % 2:
         raise UnsupportedModelError(
-            f"config.json has head_dim {head_dim} (hidden_size / num_attention_heads where it is absent); rotary "
+            f"config.json has head_dim {head_dim} (hidden_size / num_attention_heads where it is absent); "
+            "rotary "
             "embedding turns dimensions in pairs, so it must be even"
         )
     return head_dim
@@ -195,7 +211,9 @@ def _max_context(entries: Entries) -> int | None:
     most = dual.integer("original_max_position_embeddings", None)
     logger.warning(
         "config.json has %s, which jinfer does not implement: attention is plain, which is right up to %s",
-        name, "its original length, which it does not say" if most is None else f"{most} positions: the context ends "
-        "there",
-    )  # fmt: skip
+        name,
+        "its original length, which it does not say"
+        if most is None
+        else f"{most} positions: the context ends there",
+    )
     return most

@@ -20,8 +20,8 @@ from pallas_kernels.paged_attention import KVPages
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """The layers of a stack: x = x + attention(norm(x)); x = x + mlp(norm(x)). A post-norm, where there is one, is of
-    what is added."""
+    """The layers of a stack: x = x + attention(norm(x)); x = x + mlp(norm(x)). A post-norm, where there is
+    one, is of what is added."""
 
     attention_norm: RMSNorm
     attention: Attention
@@ -52,8 +52,8 @@ class Layers:
         kv_pages: KVPages,
         tokens: TokenBatch,
     ) -> tuple[Float[Array, "tokens_or_rows features"], KVPages]:
-        """The hidden states after one layer (at `tokens.logits_indices`, where they are given), and its pages with keys
-        and values in them.
+        """The hidden states after one layer (at `tokens.logits_indices`, where they are given), and its pages
+        with keys and values in them.
 
         Norms and residuals are handed to the products around them, which take them in: a kernel less each.
         """
@@ -85,7 +85,8 @@ class Decoder:
 
     @classmethod
     def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Decoder":
-        """The decoder of params as `params.decoder_params` describes them. Without a head, it is the embedding."""
+        """The decoder of params as `params.decoder_params` describes them. Without a head, it is the
+        embedding."""
         head, epsilon, stacks = params.get("head"), config.rms_norm_eps, layer_stacks(config)
         return cls(
             embedding=Embedding(params["embedding"]["kernel"], implementation),
@@ -101,9 +102,9 @@ class Decoder:
     ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
         """The last hidden states, and the cache with the tokens' keys and values in it.
 
-        With `tokens.logits_indices` they are those of these tokens. The last layer then computes keys and values of all
-        tokens and the rest for these alone: nobody reads what else it would make, 2.5% of the work of Qwen3-8B's
-        prompts.
+        With `tokens.logits_indices` they are those of these tokens. The last layer then computes keys and
+        values of all tokens and the rest for these alone: nobody reads what else it would make, 2.5% of the
+        work of Qwen3-8B's prompts.
         """
         angles = {table: _angles(table, tokens) for table in self.config.rope_tables}
         x, new_cache = self.embedding(tokens.token_ids), []
@@ -117,7 +118,7 @@ class Decoder:
         return x, tuple(new_cache)
 
     def _in_order(self) -> list[tuple[Layers, int]]:
-        """Of each layer, the layers of its stack, and its index among them."""
+        """The stack of each layer, and its index in it."""
         by_number = {
             number: (layers, index)
             for layers, stack in zip(self.layers, self.stacks, strict=True)
@@ -137,6 +138,7 @@ def _angles(table: RopeTable, tokens: TokenBatch) -> Angles:
 
 @jax.jit(static_argnums=1)
 def _layer(layers: Layers, config: LayerConfig, index: Int32[Array, ""], x, angles, kv_pages, tokens):
-    """Jitted, with the layer's index as an operand, so that the layers of a kind share one trace: a step of 36 layers
-    is traced and lowered in a tenth of the time. XLA inlines the calls, and sees static slices of the weights."""
+    """Jitted, with the layer's index as an operand, so that the layers of a kind share one trace: a step of
+    36 layers is traced and lowered in a tenth of the time. XLA inlines the calls, and sees static slices of
+    the weights."""
     return layers(x, index, config=config, angles=angles, kv_pages=kv_pages, tokens=tokens)

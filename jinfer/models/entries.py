@@ -1,4 +1,5 @@
-"""Entries of a model's JSON files, read by name and type: what is malformed is refused before weights are read."""
+"""Entries of a model's JSON files, read by name and type: what is malformed is refused before weights are
+read."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ NEEDED = "which the architecture needs; add it or fetch the file again"
 class Entries:
     """A JSON object. Each method reads one entry and checks it.
 
-    An entry that is absent, or null, means `default`. All raise UnsupportedModelError, which names the entry, its value
-    and the rule. Booleans are no numbers, and numbers that are written as reals (96.0) are no integers, as in
-    transformers 5.
+    An entry that is absent, or null, means `default`. All raise UnsupportedModelError, which names the entry,
+    its value and the rule. Booleans are no numbers, and numbers that are written as reals (96.0) are no
+    integers, as in transformers 5.
     """
 
     def __init__(self, raw: Mapping[str, Any], place: str = "config.json") -> None:
@@ -26,7 +27,7 @@ class Entries:
         self._names: set[str] = set()
 
     def has(self, name: str) -> bool:
-        """Whether an entry is there and not null."""
+        """True if an entry is there and not null."""
         return self._value(name) is not None
 
     def unread(self) -> list[str]:
@@ -34,7 +35,7 @@ class Entries:
         return [name for name, value in self.raw.items() if name not in self._names and value is not None]
 
     def integer(self, name: str, default: Default, *, at_least: int = 1) -> int | Default:
-        """From `at_least` to MAX_INTEGER."""
+        """An integer from `at_least` to MAX_INTEGER."""
         value = self._value(name)
         if value is None:
             return default
@@ -48,7 +49,12 @@ class Entries:
         return self.integer(name, at_least, at_least=at_least)
 
     def number(
-        self, name: str, default: Default, *, at_least: int | float | None = None, above: int | float | None = None
+        self,
+        name: str,
+        default: Default,
+        *,
+        at_least: int | float | None = None,
+        above: int | float | None = None,
     ) -> float | Default:
         """A finite number."""
         value = self._value(name)
@@ -57,7 +63,13 @@ class Entries:
         number = _as_float(value)
         is_within = number is not None and (at_least is None or number >= at_least)
         if number is None or not is_within or (above is not None and number <= above):
-            bound = f" from {at_least}" if at_least is not None else f" above {above}" if above is not None else ""
+            bound = (
+                f" from {at_least}"
+                if at_least is not None
+                else f" above {above}"
+                if above is not None
+                else ""
+            )
             self.refuse(name, f"it must be a finite number{bound}")
         return number
 

@@ -1,7 +1,7 @@
 """Entries of config.json that change what other families compute, and that none of jinfer's reads.
 
-The modules of these families in transformers do not read them either: a file that has one was written for code that it
-does not name, so that the tokens are perhaps not those that its author has seen.
+The modules of these families in transformers do not read them either: a file that has one was written for
+code that it does not name, so that the tokens are perhaps not those that its author has seen.
 """
 
 import logging
@@ -61,20 +61,24 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that change nothing, by the name of the entry; null never does."""
 WITHOUT_WINDOWS = ("LlamaForCausalLM",)
 REFUSED = ("per_layer_config",)
-"""What transformers does read, in every family, and jinfer does not."""
+"""Entries that transformers reads, in every family, and jinfer does not."""
 
 
 def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
-    """Warns of each that is there and not neutral. Raises UnsupportedModelError for what transformers would apply."""
+    """Warns of each that is there and not neutral. Raises UnsupportedModelError for what transformers would
+    apply."""
     for name in REFUSED:
         if entries.object(name) is not None:
             entries.refuse(name, "jinfer implements layers of one shape")
     for name, value in _foreign(entries.raw, config).items():
         logger.warning(
-            "config.json has %s %s, which is no entry of %s and is not applied: if the model was made with it, its "
+            "config.json has %s %s, which is no entry of %s and is not applied: if the model was made with "
+            "it, its "
             "tokens are others",
-            name, shown(value), config.architecture,
-        )  # fmt: skip
+            name,
+            shown(value),
+            config.architecture,
+        )
 
 
 def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
@@ -88,16 +92,19 @@ def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
         "attention_scale": scales,
         "no_rope_layers": ([], [1] * config.num_layers),  # 1 is a layer with rotary embedding
     }
-    found = {name: raw[name] for name in neutral if raw.get(name) is not None and raw[name] not in neutral[name]}
+    found = {
+        name: raw[name] for name in neutral if raw.get(name) is not None and raw[name] not in neutral[name]
+    }
     if _has_unused_window(raw, config):
         found["sliding_window"] = raw["sliding_window"]
     return found
 
 
 def _has_unused_window(raw: Mapping[str, Any], config: ModelConfig) -> bool:
-    """Whether a family without windows has one in its file that would show within the context.
+    """True if a family without windows has one in its file that would show within the context.
 
-    Attention is full then, as in transformers' module; its cache (5.24) yet forgets keys before the window in decoding.
+    Attention is full then, as in transformers' module; its cache (5.24) yet forgets keys before the window in
+    decoding.
     """
     window = raw.get("sliding_window")
     is_shorter = not isinstance(window, int) or window < config.context_length

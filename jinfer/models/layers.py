@@ -1,8 +1,8 @@
 """The parts that decoders are made of: frozen pytrees of the arrays of a nested dict.
 
-A module holds one kind of weight for the layers of a stack, as [num_layers, ...], and is called with a layer's index in
-it, an int32 scalar that is constant once compiled: a step has few arguments that way, and XLA reads a static slice of
-the stack in place. `Model` makes the modules of the params when a step is traced.
+A module holds one kind of weight for the layers of a stack, as [num_layers, ...], and is called with a
+layer's index in it, an int32 scalar that is constant once compiled: a step has few arguments that way, and
+XLA reads a static slice of the stack in place. `Model` makes the modules of the params when a step is traced.
 """
 
 import functools
@@ -39,7 +39,7 @@ class RMSNorm:
 
     @property
     def operands(self) -> tuple[Float[Array, "layers features"], float]:
-        """As `matmul` takes them."""
+        """The norm as `matmul` takes it."""
         return self.scale, self.epsilon
 
     def __call__(
@@ -73,8 +73,8 @@ class Linear:
         post_norm: RMSNorm | None = None,
         residual: Float[Array, "tokens out"] | None = None,
     ) -> Float[Array, "tokens out"]:
-        """residual + post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes silu(y1) * y2 of the halves
-        of y."""
+        """residual + post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes silu(y1) * y2 of
+        the halves of y."""
         product = functools.partial(
             matmul,
             x,

@@ -1,4 +1,5 @@
-"""A model without its weights: what its parameters are, and the pure functions of them that the engine compiles."""
+"""A model without its weights: what its parameters are, and the pure functions of them that the engine
+compiles."""
 
 import functools
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from pallas_kernels.paged_attention import KVPages
 class Model:
     """`forward` and `logits` are functions of (params, ...) and nothing else.
 
-    `implementation` is that of its attention, and of what chooses a token from its logits. `module` makes of config,
-    implementation and params what computes.
+    `implementation` is that of its attention, and of what chooses a token from its logits. `module` makes of
+    config, implementation and params what computes.
     """
 
     config: ModelConfig
@@ -35,15 +36,16 @@ class Model:
         return self.param_specs.abstract
 
     def fitted_to(self, specs: ParamSpecs) -> "Model":
-        """The model with the parameters that its weights have: with a head of its own, where one is stored."""
+        """The model with the parameters that its weights have: with a head of its own, where one is
+        stored."""
         config = replace(self.config, tie_word_embeddings=HEAD not in specs.by_path)
         return replace(self, config=config, param_specs=specs)
 
     def forward(
         self, params: Params, kv_cache: tuple[KVPages, ...], tokens: TokenBatch
     ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
-        """The last hidden states, of all tokens or at `tokens.logits_indices`, and the cache with all keys and values
-        in it."""
+        """The last hidden states, of all tokens or at `tokens.logits_indices`, and the cache with all keys
+        and values in it."""
         return self._module_of(params)(kv_cache, tokens)
 
     def logits(self, params: Params, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:

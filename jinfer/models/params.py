@@ -1,4 +1,5 @@
-"""The parameters of a decoder: the shape, the logical axes, the first value and the tensors of each, in one place."""
+"""The parameters of a decoder: the shape, the logical axes, the first value and the tensors of each, in one
+place."""
 
 import re
 from collections.abc import Mapping
@@ -47,7 +48,8 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class StackSpecs:
-    """Parameters of the same layers, stacked as [num_layers, ...]; `prefix` begins the names of their tensors."""
+    """Parameters of the same layers, stacked as [num_layers, ...]; `prefix` begins the names of their
+    tensors."""
 
     dtype: jnp.dtype
     layers: tuple[int, ...]
@@ -69,8 +71,11 @@ class StackSpecs:
             layers=self.layers,
         )
 
-    def projection(self, path: str, inputs: Axis, outputs: Mapping[str, Axis], *, bias: bool) -> dict[str, ParamSpec]:
-        """A kernel [in, out], and a bias, of which checkpoints have one [out, in] tensor for each of `outputs`."""
+    def projection(
+        self, path: str, inputs: Axis, outputs: Mapping[str, Axis], *, bias: bool
+    ) -> dict[str, ParamSpec]:
+        """A kernel [in, out], and a bias, of which checkpoints have one [out, in] tensor for each of
+        `outputs`."""
         num_outputs = sum(axis.size for axis in outputs.values())
         (out, *others) = [axis.name for axis in outputs.values()]
         kernel = ParamSpec(
@@ -96,13 +101,15 @@ class StackSpecs:
 
     def _tensors(self, outputs: Mapping[str, Axis], kind: str) -> tuple[CheckpointTensor, ...]:
         return tuple(
-            CheckpointTensor(f"{self.prefix}{name}.{kind}", axis.name, axis.size) for name, axis in outputs.items()
+            CheckpointTensor(f"{self.prefix}{name}.{kind}", axis.name, axis.size)
+            for name, axis in outputs.items()
         )
 
 
 @dataclass(frozen=True)
 class LayerStack:
-    """Layers whose parameters are alike, and lie under one path: `name`, or the root of the params where it is None."""
+    """Layers whose parameters are alike, and lie under one path: `name`, or the root of the params where it
+    is None."""
 
     name: str | None
     layers: tuple[int, ...]
@@ -117,10 +124,11 @@ class LayerStack:
 
 
 def layer_stacks(config: ModelConfig) -> tuple[LayerStack, ...]:
-    """The stacks of a decoder, in the order of their first layers: one at the root of the params, or several with a
-    name of their own (docs/decisions/0016)."""
+    """The stacks of a decoder, in the order of their first layers: one at the root of the params, or several
+    with a name of their own (docs/decisions/0016)."""
     alike = {
-        layer: _layer_params(config, layer, StackSpecs(jnp.dtype(jnp.float32), (0,))) for layer in set(config.layers)
+        layer: _layer_params(config, layer, StackSpecs(jnp.dtype(jnp.float32), (0,)))
+        for layer in set(config.layers)
     }
     kinds: list[dict[str, ParamSpec]] = []
     layers_of: list[list[int]] = []
@@ -166,13 +174,20 @@ def _attention_params(attention: AttentionConfig, embed: Axis, stack: StackSpecs
     qkv = {"self_attn.q_proj": heads, "self_attn.k_proj": kv_heads, "self_attn.v_proj": kv_heads}
     specs = {
         **stack.projection("attention/qkv", embed, qkv, bias=attention.qkv_bias),
-        **stack.projection("attention/output", heads, {"self_attn.o_proj": embed}, bias=attention.output_bias),
+        **stack.projection(
+            "attention/output", heads, {"self_attn.o_proj": embed}, bias=attention.output_bias
+        ),
     }
     if attention.has_head_norms:
         head_dim = Axis("head_dim", attention.head_dim)
-        specs |= {f"attention/{name}/scale": stack.norm(f"self_attn.{name}", head_dim) for name in ("q_norm", "k_norm")}
+        specs |= {
+            f"attention/{name}/scale": stack.norm(f"self_attn.{name}", head_dim)
+            for name in ("q_norm", "k_norm")
+        }
     if attention.has_sinks:
-        specs["attention/sinks"] = stack.vector("self_attn.sinks", Axis("heads", attention.num_heads), init="zeros")
+        specs["attention/sinks"] = stack.vector(
+            "self_attn.sinks", Axis("heads", attention.num_heads), init="zeros"
+        )
     return specs
 
 

@@ -1,4 +1,4 @@
-"""From the `architectures` of a config.json to the family that implements it."""
+"""The family that implements the `architectures` of a config.json."""
 
 import logging
 from collections.abc import Mapping
@@ -28,7 +28,8 @@ def known_architectures() -> dict[str, ModuleType]:
 
 
 def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """Checks and reads a config.json. Raises UnsupportedModelError, with what is known, for what jinfer cannot run."""
+    """Checks and reads a config.json. Raises UnsupportedModelError, with what is known, for what jinfer
+    cannot run."""
     entries = Entries(raw)
     family = _family_of_entries(entries)
     _check_not_quantized(entries)
@@ -43,7 +44,8 @@ def build_model(config: ModelConfig, dtype: jnp.dtype, implementation: Implement
 
 
 def _family_of_entries(entries: Entries) -> ModuleType:
-    """By the first of `architectures`, or by `model_type` where there are none: transformers goes by the latter."""
+    """The family of the first of `architectures`, or of `model_type` where there are none: transformers goes
+    by the latter."""
     names, model_type = entries.raw.get("architectures"), entries.text("model_type", None)
     by_type = {family.MODEL_TYPE: family for family in FAMILIES}.get(model_type)
     if names in (None, [], ()) and by_type is not None:
@@ -51,15 +53,18 @@ def _family_of_entries(entries: Entries) -> ModuleType:
     if not names or not isinstance(names, list | tuple) or not isinstance(names[0], str):
         found = f"{shown(names)} for" if names else "no"
         raise UnsupportedModelError(
-            f"config.json has {found} 'architectures', which says how to run the model; it is a list with one of "
-            + ", ".join(known_architectures())
+            f"config.json has {found} 'architectures', which says how to run the model; it is a list with "
+            "one of " + ", ".join(known_architectures())
         )
     family = _family_of(names[0])
     if by_type not in (None, family):
         logger.warning(
-            "config.json has architectures %s and model_type %r, which is another family's: the model is run as the "
-            "former, and by transformers as the latter; correct the one that does not hold", list(names), model_type,
-        )  # fmt: skip
+            "config.json has architectures %s and model_type %r, which is another family's: the model is "
+            "run as the "
+            "former, and by transformers as the latter; correct the one that does not hold",
+            list(names),
+            model_type,
+        )
     return family
 
 
@@ -80,6 +85,7 @@ def _check_not_quantized(entries: Entries) -> None:
         if quantization is not None:
             method = quantization.text("quant_method", "an unnamed method")
             raise UnsupportedModelError(
-                f"config.json has {name}: the weights are quantized with {method}, which jinfer cannot read yet; "
+                f"config.json has {name}: the weights are quantized with {method}, which jinfer cannot read "
+                "yet; "
                 "use the model's unquantized checkpoint"
             )

@@ -1,4 +1,5 @@
-"""Rotary position embedding (Su et al., "RoFormer", 2021), in the half-split layout of Hugging Face checkpoints."""
+"""Rotary position embedding (Su et al., "RoFormer", 2021), in the half-split layout of Hugging Face
+checkpoints."""
 
 import math
 
@@ -45,8 +46,9 @@ def token_frequencies(
     positions: Int32[Array, " tokens"],
     prompt_lengths: Int32[Array, " tokens"] | None,
 ) -> Frequencies:
-    """Those of each token, where they depend on more than the model: on the sequence's length when the token was
-    computed, which is its prompt's length, or position + 1 behind the prompt. `prompt_lengths` are needed there only.
+    """The frequencies of each token, where they depend on more than the model: on the sequence's length when
+    the token was computed, which is its prompt's length, or position + 1 behind the prompt. `prompt_lengths`
+    are needed there only.
     """
     frequencies = rope_frequencies(config, head_dim)
     if not config.depends_on_length:
@@ -62,24 +64,27 @@ def token_frequencies(
     raise AssertionError("unreachable")
 
 
-def rope_angles(frequencies: Frequencies, positions: Int32[Array, " tokens"], attention_factor: float = 1.0) -> Angles:
-    """Dimensions i and i + head_dim / 2 of a head at `positions` are turned together, by frequencies[i] a position,
-    and made longer by `attention_factor`."""
+def rope_angles(
+    frequencies: Frequencies, positions: Int32[Array, " tokens"], attention_factor: float = 1.0
+) -> Angles:
+    """Dimensions i and i + head_dim / 2 of a head at `positions` are turned together, by frequencies[i] a
+    position, and made longer by `attention_factor`."""
     angles = positions[:, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     return (cos, sin) if attention_factor == 1.0 else (cos * attention_factor, sin * attention_factor)
 
 
 def _unscaled(theta: float, head_dim: int) -> np.ndarray:
-    """In float64: theta ** (-2i / head_dim)."""
+    """The frequencies in float64: theta ** (-2i / head_dim)."""
     return theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
 
 
 def _dynamic_slowdown(
     scaling: DynamicRopeScaling, head_dim: int, lengths: Int32[Array, "tokens 1"]
 ) -> Float32[Array, "tokens half"]:
-    """What frequencies are multiplied by in sequences of `lengths`, as theta grows by (factor * length / original -
-    (factor - 1)) ** (head_dim / (head_dim - 2)): 1 within the original context, and for the highest frequency."""
+    """The factor of frequencies in sequences of `lengths`, as theta grows by (factor * length /
+    original - (factor - 1)) ** (head_dim / (head_dim - 2)): 1 within the original context, and for the
+    highest frequency."""
     original = scaling.original_max_position_embeddings
     excess = jnp.maximum(lengths - original, 0).astype(jnp.float32) / original
     exponents = (np.arange(0, head_dim, 2) / (head_dim - 2)).astype(np.float32)
@@ -87,8 +92,9 @@ def _dynamic_slowdown(
 
 
 def _yarn(frequencies: np.ndarray, theta: float, scaling: YarnRopeScaling) -> np.ndarray:
-    """Pairs up to that which turns `beta_fast` times in the original context are kept, those from that which turns
-    `beta_slow` times on are divided by the factor; between them the two are blended linearly in the pair's number."""
+    """Pairs up to that which turns `beta_fast` times in the original context are kept, those from that which
+    turns `beta_slow` times on are divided by the factor; between them the two are blended linearly in the
+    pair's number."""
     head_dim = 2 * len(frequencies)
 
     def pair_that_turns(times: float) -> float:
@@ -105,11 +111,13 @@ def _yarn(frequencies: np.ndarray, theta: float, scaling: YarnRopeScaling) -> np
 
 
 def _llama3(frequencies: np.ndarray, scaling: Llama3RopeScaling) -> np.ndarray:
-    """Wavelengths over original context / low_freq_factor are stretched, those under context / high_freq_factor kept.
+    """Wavelengths over original context / low_freq_factor are stretched, those under context /
+    high_freq_factor kept.
 
     Between them the two are blended linearly in (context / wavelength).
     """
-    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)  # within the original context
+    # Within the original context.
+    turns = scaling.original_max_position_embeddings * frequencies / (2 * math.pi)
     blend = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     kept = np.clip(blend, 0, 1)
     return kept * frequencies + (1 - kept) * frequencies / scaling.factor

@@ -1,4 +1,4 @@
-"""What config.json says about rotary embedding, wherever and in whichever spelling it says it.
+"""The entries of config.json about rotary embedding, in all their places and spellings.
 
 Defaults, and the places where an entry may stand, are those of transformers 5 (`modeling_rope_utils.py`).
 """
@@ -33,7 +33,7 @@ Number = TypeVar("Number", int, float)
 
 @dataclass(frozen=True)
 class RopeFacts:
-    """What a scaling follows from besides its own entry."""
+    """The values that a scaling depends on besides its own entry."""
 
     theta: float
     head_dim: int
@@ -56,8 +56,10 @@ def read_rope(
             said[name] = _read_entry(entry, entries, head_dim, max_position_embeddings, layer_types)
     if len(set(said.values())) > 1:
         raise UnsupportedModelError(
-            f"config.json has {' and '.join(f'{name} {shown(entries.raw[name])}' for name in said)}, which do not say "
-            "the same of rotary embedding: remove the one that does not hold, or make them equal, rope_theta included"
+            f"config.json has {' and '.join(f'{name} {shown(entries.raw[name])}' for name in said)}, which "
+            "do not say "
+            "the same of rotary embedding: remove the one that does not hold, or make them equal, "
+            "rope_theta included"
         )
     return next(iter(said.values()), RopeConfig(entries.number("rope_theta", DEFAULT_THETA, above=0)))
 
@@ -76,7 +78,8 @@ def _read_entry(
         found.add(_read_flat(of_type, entries, head_dim, max_position_embeddings))
     if len(found) > 1:
         raise UnsupportedModelError(
-            f"{entry.place} is {shown(entry.raw)}, which differs between types of layers; jinfer turns all layers "
+            f"{entry.place} is {shown(entry.raw)}, which differs between types of layers; jinfer turns all "
+            "layers "
             "alike: use a model that does"
         )
     return found.pop()
@@ -85,31 +88,38 @@ def _read_entry(
 def _read_flat(entry: Entries, entries: Entries, head_dim: int, max_position_embeddings: int) -> RopeConfig:
     _check_rotated_share(entry)
     theta, kind = _theta(entry, entries), _rope_type(entry)
-    original = _original(entry, entries, max_position_embeddings) if kind in EXTENDED else max_position_embeddings
+    original = (
+        _original(entry, entries, max_position_embeddings) if kind in EXTENDED else max_position_embeddings
+    )
     facts = RopeFacts(theta, head_dim, max_position_embeddings, original)
     scaling = None if kind == "default" else READERS[kind](entry, facts)
     unread = entry.unread()
     if unread:
         logger.warning(
             "%s has %s, which rotary embedding of type %s does not read, in transformers either",
-            entry.place, ", ".join(f"{name} {shown(entry.raw[name])}" for name in unread), kind,
-        )  # fmt: skip
+            entry.place,
+            ", ".join(f"{name} {shown(entry.raw[name])}" for name in unread),
+            kind,
+        )
     return RopeConfig(theta, scaling)
 
 
 def _rope_type(entry: Entries) -> str:
-    """Under either name; and those who write both must mean the same."""
+    """The entry under either name; both must mean the same."""
     names = {name: entry.text(name, None) for name in ("rope_type", "type")}
     kinds = {OLD_NAMES.get(kind, kind) for kind in names.values() if kind is not None}
     if len(kinds) > 1:
         raise UnsupportedModelError(
-            f"{entry.place} has rope_type {names['rope_type']!r} and type {names['type']!r}; they are two names of one "
+            f"{entry.place} has rope_type {names['rope_type']!r} and type {names['type']!r}; they are two "
+            "names of one "
             "entry: remove the one that does not hold"
         )
     kind = kinds.pop() if kinds else "default"
     if kind != "default" and kind not in READERS:
         name = "rope_type" if names["rope_type"] is not None else "type"
-        entry.refuse(name, f"jinfer implements the types default, {', '.join(READERS)} (and su, which is longrope)")
+        entry.refuse(
+            name, f"jinfer implements the types default, {', '.join(READERS)} (and su, which is longrope)"
+        )
     return kind
 
 
@@ -125,10 +135,11 @@ def _original(entry: Entries, entries: Entries, max_position_embeddings: int) ->
 
 
 def _one_of(name: str, entry: Entries, inside: Number | None, outside: Number | None) -> Number | None:
-    """Of a number that may stand in a rope entry, or beside it."""
+    """The value of a number that may stand in a rope entry, or beside it."""
     if inside is not None and outside is not None and inside != outside:
         raise UnsupportedModelError(
-            f"config.json has {name} {outside}, and {entry.place} has {name} {inside}; they are two places of one "
+            f"config.json has {name} {outside}, and {entry.place} has {name} {inside}; they are two places "
+            "of one "
             "entry: remove the one that does not hold"
         )
     return outside if inside is None else inside
@@ -150,14 +161,21 @@ def _dynamic(entry: Entries, facts: RopeFacts) -> DynamicRopeScaling:
 
 
 def _yarn(entry: Entries, facts: RopeFacts) -> YarnRopeScaling:
-    if "factor" not in entry.raw:  # null is the ratio of the two lengths, and absence a mistake, as in transformers
+    # Null is the ratio of the two lengths, and absence a mistake, as in transformers.
+    if "factor" not in entry.raw:
         entry.require("factor")
     if facts.theta == 1:
-        entry.refuse("rope_type", "with rope_theta 1 all frequencies are equal, and none can be told from another")
-    factor = entry.number("factor", facts.max_position_embeddings / facts.original_max_position_embeddings, above=0)
+        entry.refuse(
+            "rope_type", "with rope_theta 1 all frequencies are equal, and none can be told from another"
+        )
+    factor = entry.number(
+        "factor", facts.max_position_embeddings / facts.original_max_position_embeddings, above=0
+    )
     mscale, of_all = (entry.number(name, None, at_least=0) for name in ("mscale", "mscale_all_dim"))
     implied = (
-        _yarn_scale(factor, mscale) / _yarn_scale(factor, of_all) if mscale and of_all else _yarn_scale(factor, 1.0)
+        _yarn_scale(factor, mscale) / _yarn_scale(factor, of_all)
+        if mscale and of_all
+        else _yarn_scale(factor, 1.0)
     )
     if "truncate" in entry.raw and not entry.has("truncate"):
         entry.refuse("truncate", "it must be true or false")
@@ -183,7 +201,8 @@ def _longrope(entry: Entries, facts: RopeFacts) -> LongRopeScaling:
         entry.refuse(ORIGINAL, "it must be above 1, or attention_factor be given")
     implied = 1.0 if factor <= 1 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     short, long = (
-        entry.required_numbers(name, length=facts.head_dim // 2, above=0) for name in ("short_factor", "long_factor")
+        entry.required_numbers(name, length=facts.head_dim // 2, above=0)
+        for name in ("short_factor", "long_factor")
     )
     return LongRopeScaling(factor, original, implied if given is None else given, short, long)
 

@@ -24,10 +24,11 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class CompletionOutput:
-    """One completion. `stop_reason` is the stop string or stop token id that ended it; None for end of sequence.
+    """One completion. `stop_reason` is the stop string or stop token id that ended it; None for end of
+    sequence.
 
-    `logprobs` has, per token, the log probability of the sampled token and of the most likely ones, by id. `error` says
-    why finish_reason is `error`.
+    `logprobs` has, per token, the log probability of the sampled token and of the most likely ones, by id.
+    `error` says why finish_reason is `error`.
     """
 
     index: int
@@ -44,7 +45,8 @@ class CompletionOutput:
 class RequestOutput:
     """The completions of one prompt, in order of their index.
 
-    `num_cached_tokens` of the prompt were found in the prefix cache when the request began; None if it has not begun.
+    `num_cached_tokens` of the prompt were found in the prefix cache when the request began; None if it has
+    not begun.
     """
 
     request_id: str

@@ -26,13 +26,16 @@ class Prompt:
 
 
 def as_prompts(prompts: Prompts) -> list[Prompt]:
-    """A list of prompts from whatever form they were given in. Raises RequestError for an empty or a mixed-up list."""
+    """A list of prompts from whatever form they were given in. Raises RequestError for an empty or a mixed-up
+    list."""
     plain = _as_plain(prompts)
     if isinstance(plain, str):
         return [Prompt(text=plain)]
     items = _as_list(prompts, "prompts", "a string, a list of token ids, or a list of either")
     if not items:
-        raise RequestError("the list of prompts is empty; give at least one prompt, '' for the BOS token alone")
+        raise RequestError(
+            "the list of prompts is empty; give at least one prompt, '' for the BOS token alone"
+        )
     if all(_is_integer(item) for item in items):
         return [Prompt(token_ids=tuple(operator.index(item) for item in items))]
     return [_one_prompt(item, index) for index, item in enumerate(items)]
@@ -46,7 +49,9 @@ def as_conversations(messages: Messages) -> list[Sequence[Mapping[str, Any]]]:
     return [items] if isinstance(items[0], Mapping) else items
 
 
-def as_params(params: SamplingParams | Sequence[SamplingParams] | None, options: Mapping[str, Any], count: int):
+def as_params(
+    params: SamplingParams | Sequence[SamplingParams] | None, options: Mapping[str, Any], count: int
+):
     """One SamplingParams per prompt, from one for all, a list of as many, or keyword arguments."""
     if params is not None and options:
         raise RequestError(
@@ -65,14 +70,16 @@ def as_params(params: SamplingParams | Sequence[SamplingParams] | None, options:
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Keyword arguments of `jinfer.generate` as (those of LLM, sampling options). Raises ConfigError for others."""
+    """Keyword arguments of `jinfer.generate` as (those of LLM, sampling options). Raises ConfigError for
+    others."""
     of_sampling = [field.name for field in dataclasses.fields(SamplingParams)]
     of_llm = ["tokenizer", *EngineConfig.options()]
     assert not set(of_sampling) & set(of_llm)
     for name in options:
         if name not in of_sampling and name not in of_llm:
             raise ConfigError(
-                f"unknown option {name!r}; those of the engine are {', '.join(of_llm)}, and those of sampling "
+                f"unknown option {name!r}; those of the engine are {', '.join(of_llm)}, and those of "
+                "sampling "
                 f"{', '.join(of_sampling)}"
             )
     sampling = {name: value for name, value in options.items() if name in of_sampling}

@@ -17,7 +17,8 @@ SEED_MODULUS = 2**64
 
 
 class FinishReason(enum.StrEnum):
-    """The reason for an end: a stop string, stop id or end of sequence; a length bound; the caller; a fault."""
+    """The reason for an end: a stop string, stop id or end of sequence; a length bound; the caller; a
+    fault."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -27,7 +28,8 @@ class FinishReason(enum.StrEnum):
 
 @dataclass(eq=False, slots=True)
 class Sequence:
-    """One completion of a request as it runs. The scheduler owns the second group of fields, the engine the third."""
+    """One completion of a request as it runs. The scheduler owns the second group of fields, the engine the
+    third."""
 
     request: "Request"
     index: int
@@ -44,9 +46,11 @@ class Sequence:
     cache_node: Any = None  # where they end in the prefix cache
     num_computed_tokens: int = 0  # whose keys and values are written, or will be by a step already planned
     num_pending_tokens: int = 0  # sampled by a step that the host has not read yet: 0 or 1
-    has_token_on_device: bool = False  # its row holds its newest token, so that decoding needs nothing from the host
+    # Its row holds its newest token, so that decoding needs nothing from the host.
+    has_token_on_device: bool = False
 
-    packed_sampling: Any = None  # the parameters as the device reads them, once they were needed; see batching
+    # The parameters as the device reads them, once they were needed; see batching.
+    packed_sampling: Any = None
     detokenizer: Detokenizer | None = None
     has_stop_strings: bool = False  # so that every token has to become text at once
     finish_reason: FinishReason | None = None
@@ -87,7 +91,8 @@ class Request:
     params: SamplingParams
     arrival_time: float
     sequences: list[Sequence] = field(default_factory=list)
-    num_cached_tokens: int | None = None  # of the prompt, found in the prefix cache when the first sequence began
+    # Of the prompt, found in the prefix cache when the first sequence began.
+    num_cached_tokens: int | None = None
     first_token_time: float | None = None
     finished_time: float | None = None
 
@@ -103,9 +108,12 @@ class Request:
         vocab_size: int,
         limits: Limits,
     ) -> "Request":
-        """Checks everything that can be known before the request runs. Raises RequestError with the numbers."""
+        """Checks everything that can be known before the request runs. Raises RequestError with the
+        numbers."""
         _check_prompt(prompt_token_ids, vocab_size, limits)
-        stop_token_ids = frozenset(params.stop_token_ids or ()) | (frozenset() if params.ignore_eos else eos_token_ids)
+        stop_token_ids = frozenset(params.stop_token_ids or ()) | (
+            frozenset() if params.ignore_eos else eos_token_ids
+        )
         _check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
         _check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
         request = cls(request_id, prompt, tuple(prompt_token_ids), params, time.perf_counter())
@@ -142,12 +150,15 @@ def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Li
     usable_pages = limits.num_pages - 1
     if limits.pages_for(length + 1) > usable_pages:
         raise RequestError(
-            f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages of "
-            f"{limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or raise num_pages"
+            f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages "
+            "of "
+            f"{limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or "
+            "raise num_pages"
         )
     if length >= limits.max_model_len:
         raise RequestError(
-            f"the prompt has {length} tokens and the context holds {limits.max_model_len}, of which one must be left "
+            f"the prompt has {length} tokens and the context holds {limits.max_model_len}, of which one "
+            "must be left "
             "for the output; shorten the prompt or raise max_model_len if the model allows"
         )
 
@@ -158,7 +169,8 @@ def _check_stop_token_ids(
     """A model may name more ends of sequence than the device can block, which only `min_tokens` asks for."""
     if len(stop_token_ids) > MAX_STOP_TOKEN_IDS and (min_tokens or len(eos_token_ids) <= MAX_STOP_TOKEN_IDS):
         raise RequestError(
-            f"{len(stop_token_ids)} stop token ids, the end-of-sequence ids included; at most {MAX_STOP_TOKEN_IDS}"
+            f"{len(stop_token_ids)} stop token ids, the end-of-sequence ids included; at most "
+            f"{MAX_STOP_TOKEN_IDS}"
             + (", which min_tokens can block: leave it out, or give ignore_eos=True" if min_tokens else "")
         )
     for token_id in stop_token_ids:
@@ -170,7 +182,9 @@ def _check_min_tokens(
     min_tokens: int, prompt_length: int, stop_token_ids: frozenset[int], vocab_size: int, limits: Limits
 ) -> None:
     if min_tokens and len(stop_token_ids) >= vocab_size:
-        raise RequestError("every token of the vocabulary is a stop token, so min_tokens can choose none; allow one")
+        raise RequestError(
+            "every token of the vocabulary is a stop token, so min_tokens can choose none; allow one"
+        )
     if prompt_length + min_tokens > limits.max_model_len:
         raise RequestError(
             f"min_tokens={min_tokens} after a prompt of {prompt_length} tokens exceed the context of "

@@ -1,4 +1,5 @@
-"""Stations 1 and 2: a prompt and its parameters become a validated Request. Needs neither weights nor an engine."""
+"""Stations 1 and 2: a prompt and its parameters become a validated Request. Needs neither weights nor an
+engine."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -35,7 +36,8 @@ class RequestFactory:
         self._numbers = itertools.count(1)
 
     def create_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[Request]:
-        """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are several."""
+        """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are
+        several."""
         requests = []
         for index, pair in enumerate(zip(prompts, params, strict=True)):
             try:
@@ -47,8 +49,8 @@ class RequestFactory:
         return requests
 
     def create(self, prompt: Prompt, params: SamplingParams) -> Request:
-        """A request that could run alone, with the numbers in the RequestError if it could not. Nothing is accepted
-        yet."""
+        """A request that could run alone, with the numbers in the RequestError if it could not. Nothing is
+        accepted yet."""
         if params.stop_strings:
             self.need_tokenizer("stop strings")
         ids = prompt.token_ids
@@ -69,8 +71,8 @@ class RequestFactory:
         return request
 
     def render(self, messages: Messages) -> list[Prompt]:
-        """The prompt of each conversation, by the model's chat template. An error among several names the one at
-        fault."""
+        """The prompt of each conversation, by the model's chat template. An error among several names the one
+        at fault."""
         tokenizer = self.need_tokenizer("chat")
         conversations = as_conversations(messages)
         prompts = []

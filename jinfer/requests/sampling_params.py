@@ -12,7 +12,8 @@ MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 1024
 MAX_CACHE_SALT_LENGTH = 256
-MAX_STOP_TOKEN_IDS = 16  # per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens
+# Per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens.
+MAX_STOP_TOKEN_IDS = 16
 
 BYTES = bytes | bytearray | memoryview  # collections of integers that are no token ids
 
@@ -21,11 +22,12 @@ MODEL_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Names, defaults and rules of vLLM's and OpenAI's parameters. Raises RequestError for a value outside its rule.
+    """Names, defaults and rules of vLLM's and OpenAI's parameters. Raises RequestError for a value outside
+    its rule.
 
-    The kept tokens are those that pass every filter: top_k of the distribution at `temperature`, then top_p of what
-    top_k left, and min_p. `None` in temperature, top_p, top_k and min_p means the model's generation_config.json, or
-    1, 1, 0 and 0 where that says nothing.
+    The kept tokens are those that pass every filter: top_k of the distribution at `temperature`, then top_p
+    of what top_k left, and min_p. `None` in temperature, top_p, top_k and min_p means the model's
+    generation_config.json, or 1, 1, 0 and 0 where that says nothing.
     """
 
     n: int = 1
@@ -39,18 +41,20 @@ class SamplingParams:
     min_p: float | None = None
     """Keep tokens at least this likely, relative to the most likely; in [0, 1]."""
     seed: int | None = None
-    """0 to 2**64 - 1; None draws a new one. In float32 the same seed gives the same tokens, whatever else runs. In
-    bfloat16 a step of more rows rounds its logits otherwise, and where two tokens are as good as equal another may be
-    chosen, after which the text differs; `python -m benchmarks.batch_dependence` measures how often."""
+    """0 to 2**64 - 1; None draws a new one. In float32 the same seed gives the same tokens, whatever else
+    runs. In bfloat16 a step of more rows rounds its logits otherwise, and where two tokens are as good as
+    equal another may be chosen, after which the text differs; `python -m benchmarks.batch_dependence`
+    measures how often."""
     max_tokens: int | None = None
     """Output tokens at most; None is the rest of the context."""
     min_tokens: int = 0
-    """End-of-sequence and stop ids are not chosen, and stop strings not looked for, in this many output tokens."""
+    """End-of-sequence and stop ids are not chosen, and stop strings not looked for, in this many output
+    tokens."""
     stop: str | Sequence[str] | None = None
     """A string, or up to 16, that end the output."""
     stop_token_ids: Sequence[int] | None = None
-    """Token ids that end the output, besides the model's end of sequence. The last token is in `token_ids`, and in the
-    text unless it is a special token."""
+    """Token ids that end the output, besides the model's end of sequence. The last token is in `token_ids`,
+    and in the text unless it is a special token."""
     include_stop_str_in_output: bool = False
     ignore_eos: bool = False
     """Go on after the model's end of sequence."""
@@ -59,8 +63,8 @@ class SamplingParams:
     logprobs: int | None = None
     """Log probabilities of the sampled token and of the k most likely, 0 to 20; None gives none."""
     cache_salt: str | None = None
-    """Separates tenants in the prefix cache, so that timing reveals no other tenant's prompts: only requests of equal
-    salts share the keys and values of a common prefix. 1 to 256 characters."""
+    """Separates tenants in the prefix cache, so that timing reveals no other tenant's prompts: only requests
+    of equal salts share the keys and values of a common prefix. 1 to 256 characters."""
 
     def __post_init__(self) -> None:
         _check_integers(self)
@@ -86,11 +90,14 @@ class SamplingParams:
         known = [field.name for field in dataclasses.fields(cls)]
         for name in options:
             if name not in known:
-                raise RequestError(f"unknown sampling parameter {name!r}; the parameters are {', '.join(known)}")
+                raise RequestError(
+                    f"unknown sampling parameter {name!r}; the parameters are {', '.join(known)}"
+                )
         return cls(**options)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "SamplingParams":
-        """A copy in which no parameter that a model may set is None. `defaults` come before `MODEL_DEFAULTS`."""
+        """A copy in which no parameter that a model may set is None. `defaults` come before
+        `MODEL_DEFAULTS`."""
         merged = {**MODEL_DEFAULTS, **defaults}
         return dataclasses.replace(
             self, **{name: value for name, value in merged.items() if getattr(self, name) is None}
@@ -137,7 +144,9 @@ def _check_stops(params: SamplingParams) -> None:
         raise RequestError(f"{len(params.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
     for text in params.stop_strings:
         if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_STRING_LENGTH:
-            raise RequestError(f"stop={shown(text)} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters")
+            raise RequestError(
+                f"stop={shown(text)} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters"
+            )
     for token_id in params.stop_token_ids or ():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
             raise RequestError(f"stop_token_ids holds {shown(token_id)}; token ids are integers from 0")
@@ -157,6 +166,7 @@ def _check_switches(params: SamplingParams) -> None:
 def _check_cache_salt(salt: Any) -> None:
     if salt is not None and not (isinstance(salt, str) and 0 < len(salt) <= MAX_CACHE_SALT_LENGTH):
         raise RequestError(
-            f"cache_salt={shown(salt)} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None to share "
+            f"cache_salt={shown(salt)} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None "
+            "to share "
             "with all that have none"
         )

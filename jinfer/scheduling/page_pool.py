@@ -13,8 +13,9 @@ class PagePool:
                            used --keep--> cached --reuse--> used
                                           cached --evict--> free
 
-    A used page has at least one owner, a cached one has none and holds something that may be wanted again. Pages come
-    back in the order they were freed in, so that a page rests as long as possible before it is used again.
+    A used page has at least one owner, a cached one has none and holds something that may be wanted again.
+    Pages come back in the order they were freed in, so that a page rests as long as possible before it is
+    used again.
     """
 
     def __init__(self, num_pages: int) -> None:
@@ -68,7 +69,9 @@ class PagePool:
         """Raises AssertionError unless free, used and cached pages are all pages, each once."""
         page_ids = [*self._free, *self._used, *self._cached]
         assert len(page_ids) == len(set(page_ids)), "a page has two places"
-        assert set(page_ids) == set(range(NULL_PAGE + 1, self._num_pages)), "a page is neither free nor used nor cached"
+        assert set(page_ids) == set(range(NULL_PAGE + 1, self._num_pages)), (
+            "a page is neither free nor used nor cached"
+        )
 
 
 def _move(page_ids: Collection[int], source: set[int], state: str) -> None:

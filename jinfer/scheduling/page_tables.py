@@ -3,12 +3,12 @@
     page_ids of a sequence    7 8 12 | 31 4        num_shared_pages = 3
                               shared | own
 
-A prompt's pages are shared as soon as they are planned: steps run in order on the device, and within a step all keys
-and values of a layer are written before they are read. The pages of the output follow when the sequence ends or is
-preempted, so that decoding has nothing to do with the tree.
+A prompt's pages are shared as soon as they are planned: steps run in order on the device, and within a step
+all keys and values of a layer are written before they are read. The pages of the output follow when the
+sequence ends or is preempted, so that decoding has nothing to do with the tree.
 
-Nothing is ever written to a shared page. Where only the first tokens of a cached page match, a sequence gets a copy of
-it (copy on write) and continues from there, if that saves at least half a page of tokens.
+Nothing is ever written to a shared page. Where only the first tokens of a cached page match, a sequence gets
+a copy of it (copy on write) and continues from there, if that saves at least half a page of tokens.
 """
 
 from collections import Counter
@@ -21,17 +21,20 @@ from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.radix_cache import Match, Node, PartialMatch, RadixCache, Salt
 
 RotationClass = Callable[[int], int | None]
-"""Maps a prompt's length to a class: prompts of one class have the same keys for the same tokens at the same positions.
-Others must not share pages, since rotary embedding may depend on the length (`RopeConfig.rotation_class`)."""
+"""Maps a prompt's length to a class: prompts of one class have the same keys for the same tokens at the same
+positions. Others must not share pages, since rotary embedding may depend on the length
+(`RopeConfig.rotation_class`)."""
 
 MIN_COPIED_SHARE = 1 / 2
-"""Share of a page that must match for a copy to pay. A copy is a call of its own, some 0.15 ms on an H200: seven tokens
-of a model of 8B, and many more of a smaller one. Copies of pages of 16 tokens hardly pay, those of larger ones do."""
+"""Share of a page that must match for a copy to pay. A copy is a call of its own, some 0.15 ms on an H200:
+seven tokens of a model of 8B, and many more of a smaller one. Copies of pages of 16 tokens hardly pay, those
+of larger ones do."""
 
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """The beginning of a sequence that need not be computed: whole pages to share, and perhaps a page to copy."""
+    """The beginning of a sequence that need not be computed: whole pages to share, and perhaps a page to
+    copy."""
 
     match: Match
     partial: PartialMatch | None
@@ -96,14 +99,17 @@ class PageTables:
         return page_ids
 
     def prefixes(self, sequence: Sequence) -> Iterator[Prefix]:
-        """Cached prefixes of a waiting sequence, best first: with a page to copy, if there is one, and without.
+        """Cached prefixes of a waiting sequence, best first: with a page to copy, if there is one, and
+        without.
 
         The last token is never part of one: the step must compute it to know the next.
         """
         salt = self._salt(sequence)
         token_ids = sequence.token_ids
         max_tokens = len(token_ids) - 1
-        match = self._cache.match(salt=salt, token_ids=token_ids, max_tokens=max_tokens, after=self._cache.root)
+        match = self._cache.match(
+            salt=salt, token_ids=token_ids, max_tokens=max_tokens, after=self._cache.root
+        )
         num_shared = len(match.page_ids) * self._limits.page_size
         partial = self._cache.match_partial(
             match, salt=salt, token_ids=token_ids, max_tokens=max_tokens, before_step=self._step
@@ -113,7 +119,8 @@ class PageTables:
         yield Prefix(match, None, num_shared)
 
     def attach_prefix(self, sequence: Sequence, prefix: Prefix) -> int | None:
-        """Begins a sequence with a prefix. Returns the page to copy into the next page that it gets, if any."""
+        """Begins a sequence with a prefix. Returns the page to copy into the next page that it gets, if
+        any."""
         match, partial = prefix.match, prefix.partial
         sequence.cache_node = self._cache.lock(match.node, match.num_pages)
         sequence.page_ids = list(match.page_ids)
@@ -126,12 +133,14 @@ class PageTables:
         return source.page_ids[0]
 
     def publish(self, sequence: Sequence) -> None:
-        """Caches the full pages that a running sequence has computed, or will have with the step that is planned."""
+        """Caches the full pages that a running sequence has computed, or will have with the step that is
+        planned."""
         num_tokens = min(sequence.num_computed_tokens, len(sequence.token_ids))
         self._extend(sequence, num_tokens - num_tokens % self._limits.page_size)
 
     def release(self, sequence: Sequence, *, keep: bool) -> None:
-        """Takes all pages back. `keep=True` caches the computed pages, `keep=False` also evicts an unshared prefix."""
+        """Takes all pages back. `keep=True` caches the computed pages, `keep=False` also evicts an unshared
+        prefix."""
         if keep and self._prefix_caching:
             self._publish_all(sequence)
         self.pool.free(sequence.page_ids[sequence.num_shared_pages :])
@@ -164,7 +173,11 @@ class PageTables:
         first, node = sequence.num_shared_pages, sequence.cache_node
         start = first * self._limits.page_size
         match = self._cache.match(
-            salt=self._salt(sequence), token_ids=sequence.token_ids, max_tokens=num_tokens, after=node, start=start
+            salt=self._salt(sequence),
+            token_ids=sequence.token_ids,
+            max_tokens=num_tokens,
+            after=node,
+            start=start,
         )
         if not match.page_ids:
             return
@@ -176,7 +189,8 @@ class PageTables:
         sequence.num_shared_pages = last
 
     def _extend(self, sequence: Sequence, num_tokens: int) -> None:
-        """Caches a sequence's own pages up to a number of tokens, unless the cache has the first of them already."""
+        """Caches a sequence's own pages up to a number of tokens, unless the cache has the first of them
+        already."""
         first = sequence.num_shared_pages
         last = self._limits.pages_for(num_tokens)
         if first == last or not self._prefix_caching:
@@ -192,8 +206,8 @@ class PageTables:
             sequence.cache_node = node
 
     def check_integrity(self, running: Iterable[Sequence]) -> None:
-        """Raises AssertionError unless the used pages are those of the running sequences, each for its tokens, and a
-        sequence's own pages belong to it alone."""
+        """Raises AssertionError unless the used pages are those of the running sequences, each for its
+        tokens, and a sequence's own pages belong to it alone."""
         self.pool.check_integrity()
         self._cache.check_integrity()
         running = list(running)

@@ -1,14 +1,16 @@
 """Scheduling policies: in which steps prompts are computed, and in which tokens are decoded.
 
-    mixed           both in every step: decode rows first, then chunks of prompts with the rest of the token budget. A
-                    running sequence gets a token in every step, which takes longer while prompts are computed; a prompt
-                    gets what decoding leaves of the budget (Agrawal et al., "Sarathi-Serve", 2024).
-    prefill_first   prompts alone, as long as one waits and has a row and pages, then tokens alone: the shortest time to
-                    the first token. Running sequences stand still while prompts come, until every row is taken, and so
-                    for at most `max_num_seqs` prompts in a row. vLLM did so at first.
-    decode_first    tokens alone, except in every DECODE_STEPS-th step, which is a mixed one, and while no sequence
-                    decodes: the smoothest stream of tokens. A prompt waits for DECODE_STEPS - 1 steps before each of
-                    its chunks.
+    mixed           both in every step: decode rows first, then chunks of prompts with the rest of the token
+                    budget. A running sequence gets a token in every step, which takes longer while prompts
+                    are computed; a prompt gets what decoding leaves of the budget (Agrawal et al.,
+                    "Sarathi-Serve", 2024).
+    prefill_first   prompts alone, as long as one waits and has a row and pages, then tokens alone: the
+                    shortest time to the first token. Running sequences stand still while prompts come, until
+                    every row is taken, and so for at most `max_num_seqs` prompts in a row. vLLM did so at
+                    first.
+    decode_first    tokens alone, except in every DECODE_STEPS-th step, which is a mixed one, and while no
+                    sequence decodes: the smoothest stream of tokens. A prompt waits for DECODE_STEPS - 1
+                    steps before each of its chunks.
 
 Whatever the policy, prompts are taken in order of arrival, and no request overtakes another.
 """
@@ -25,7 +27,8 @@ Phase = Callable[[], bool]
 
 
 class Policy(Protocol):
-    """Calls the phases of one step, in the order in which they may take from the token budget and the pages."""
+    """Calls the phases of one step, in the order in which they may take from the token budget and the
+    pages."""
 
     def __call__(self, decode: Phase, prompts: Phase) -> None: ...
 

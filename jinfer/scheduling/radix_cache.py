@@ -1,15 +1,16 @@
 """The tokens in the pages of the KV cache: a radix tree over whole pages, for prefixes that requests share.
 
-A node holds a run of pages and the tokens in them; the path from the root spells a prefix. A key is the first page of a
-child, with a salt before it, so that requests of different salts share nothing:
+A node holds a run of pages and the tokens in them; the path from the root spells a prefix. A key is the first
+page of a child, with a salt before it, so that requests of different salts share nothing:
 
     root ── (None, 1, 2, 3, 4) ── pages 7 8 ─┬─ (None, 9, 9, 9, 9) ── page 12
-                                             └─ (None, 5, 6) ── page 3, partly filled: a leaf, to be copied from
+                                             └─ (None, 5, 6) ── page 3, partly filled: a leaf, to be copied
+                                             from
          └─ ("a", 1, 2, 3, 4) ── page 5
 
-Sequences lock the path that they use. Pages without a lock are cached: they are found again, or evicted when pages run
-out, from the end of the least recently used path (Zheng et al., "SGLang: Efficient Execution of Structured Language
-Model Programs", 2024).
+Sequences lock the path that they use. Pages without a lock are cached: they are found again, or evicted when
+pages run out, from the end of the least recently used path (Zheng et al., "SGLang: Efficient Execution of
+Structured Language Model Programs", 2024).
 """
 
 from collections import Counter
@@ -26,11 +27,14 @@ Key = tuple[Salt, ...]
 
 
 class Node:
-    """A run of pages, the last part of a prefix. Only a node of one page may have fewer tokens than the page holds."""
+    """A run of pages, the last part of a prefix. Only a node of one page may have fewer tokens than the page
+    holds."""
 
     __slots__ = ("children", "key", "num_locks", "page_ids", "parent", "step", "token_ids")
 
-    def __init__(self, parent: "Node | None", key: Key, token_ids: list[int], page_ids: list[int], step: int) -> None:
+    def __init__(
+        self, parent: "Node | None", key: Key, token_ids: list[int], page_ids: list[int], step: int
+    ) -> None:
         self.parent = parent
         self.key = key
         self.token_ids = token_ids
@@ -53,8 +57,8 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """The longest cached prefix: it ends with the first `num_pages` of `node`. Its tokens are on `page_ids`, of which
-    `num_unlocked` are cached and not used."""
+    """The longest cached prefix: it ends with the first `num_pages` of `node`. Its tokens are on `page_ids`,
+    of which `num_unlocked` are cached and not used."""
 
     node: Node
     num_pages: int
@@ -64,8 +68,8 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class PartialMatch:
-    """The page after a match, whose first `num_tokens` continue it. It is the first page of `node` once the match is
-    locked."""
+    """The page after a match, whose first `num_tokens` continue it. It is the first page of `node` once the
+    match is locked."""
 
     node: Node
     num_tokens: int
@@ -78,18 +82,21 @@ class RadixCache:
         self._pool = pool
         self._page_size = page_size
         self._root = Node(None, (), [], [], 0)
-        # In the order in which they lost their last lock. A lock holds the whole path, and unlocking goes up the path,
-        # so a node comes before its parent: the first one of all is a leaf.
+        # In the order in which they lost their last lock. A lock holds the whole path, and unlocking goes up
+        # the path, so a node comes before its parent: the first one of all is a leaf.
         self._unlocked: dict[Node, None] = {}
 
     @property
     def root(self) -> Node:
         return self._root
 
-    def match(self, salt: Salt, token_ids: Sequence[int], max_tokens: int, *, after: Node, start: int = 0) -> Match:
+    def match(
+        self, salt: Salt, token_ids: Sequence[int], max_tokens: int, *, after: Node, start: int = 0
+    ) -> Match:
         """The longest cached prefix of `token_ids[:max_tokens]`, in whole pages. Changes nothing.
 
-        The path to `after` is known to hold the first `start` tokens; `page_ids` are those of the pages after it.
+        The path to `after` is known to hold the first `start` tokens; `page_ids` are those of the pages after
+        it.
         """
         node = after
         size = self._page_size
@@ -134,7 +141,8 @@ class RadixCache:
                 yield child, 0
 
     def lock(self, node: Node, num_pages: int) -> Node:
-        """Locks the path that ends with the first pages of a node; returns the node that ends there, split off."""
+        """Locks the path that ends with the first pages of a node; returns the node that ends there, split
+        off."""
         if num_pages < len(node.page_ids):
             node = self._split(node, num_pages)
         for locked in node.path():
@@ -152,10 +160,14 @@ class RadixCache:
                 self._unlocked[locked] = None
                 self._pool.keep(locked.page_ids)
 
-    def extend(self, node: Node, salt: Salt, token_ids: list[int], page_ids: list[int], step: int) -> Node | None:
-        """Adds used pages after a node. The caller's lock on the node moves to the new one, which is returned.
+    def extend(
+        self, node: Node, salt: Salt, token_ids: list[int], page_ids: list[int], step: int
+    ) -> Node | None:
+        """Adds used pages after a node. The caller's lock on the node moves to the new one, which is
+        returned.
 
-        None, and no change, if the first page is there already: the caller's is another with the same contents.
+        None, and no change, if the first page is there already: the caller's is another with the same
+        contents.
         """
         key = (salt, *token_ids[: self._page_size])
         if key in node.children:
@@ -166,7 +178,8 @@ class RadixCache:
         return child
 
     def evict(self, count: int) -> None:
-        """Frees `count` cached pages, which there must be, least recently used first and from the end of a path."""
+        """Frees `count` cached pages, which there must be, least recently used first and from the end of a
+        path."""
         while count > 0:
             node = next(iter(self._unlocked))
             num_kept = max(0, len(node.page_ids) - count)
@@ -190,7 +203,8 @@ class RadixCache:
         del self._unlocked[leaf], leaf.parent.children[leaf.key]
 
     def _split(self, node: Node, num_pages: int) -> Node:
-        """A new node for the first pages. The old one keeps the rest: it may be where the path of a sequence ends."""
+        """A new node for the first pages. The old one keeps the rest: it may be where the path of a sequence
+        ends."""
         assert node.parent is not None
         num_tokens = num_pages * self._page_size
         upper = Node(node.parent, node.key, node.token_ids[:num_tokens], node.page_ids[:num_pages], node.step)
@@ -204,15 +218,22 @@ class RadixCache:
         return upper
 
     def check_integrity(self) -> None:
-        """Raises AssertionError unless the tree is sound, and its pages have the states that its locks give them."""
+        """Raises AssertionError unless the tree is sound, and its pages have the states that its locks give
+        them."""
         nodes = list(self._nodes())
         for node in nodes:
             self._check(node)
         unlocked = [node for node in nodes if not node.num_locks]
-        assert set(unlocked) == set(self._unlocked), "a node is unlocked and cannot be evicted, or the reverse"
+        assert set(unlocked) == set(self._unlocked), (
+            "a node is unlocked and cannot be evicted, or the reverse"
+        )
         order: dict[Node | None, int] = {node: index for index, node in enumerate(self._unlocked)}
-        assert all(order[node] < order.get(node.parent, len(order)) for node in unlocked), "a parent is evicted first"
-        assert sum(len(node.page_ids) for node in unlocked) == self._pool.num_cached, "a cached page is in no node"
+        assert all(order[node] < order.get(node.parent, len(order)) for node in unlocked), (
+            "a parent is evicted first"
+        )
+        assert sum(len(node.page_ids) for node in unlocked) == self._pool.num_cached, (
+            "a cached page is in no node"
+        )
         page_ids = [page_id for node in nodes for page_id in node.page_ids]
         assert len(page_ids) == len(set(page_ids)), "a page is in two nodes"
 
@@ -245,9 +266,13 @@ class RadixCache:
         assert node.key[1:] == tuple(node.token_ids[:size]), "a key is not the first page"
         assert node.parent.is_root or node.key[0] == node.parent.key[0], "a path of two salts"
         is_partial = num_tokens < size
-        assert num_tokens == size * len(node.page_ids) or (is_partial and num_tokens and len(node.page_ids) == 1)
+        assert num_tokens == size * len(node.page_ids) or (
+            is_partial and num_tokens and len(node.page_ids) == 1
+        )
         assert not (is_partial and node.children), "something follows a page that is not full"
-        assert node.num_locks >= sum(child.num_locks for child in node.children.values()), "a lock without its path"
+        assert node.num_locks >= sum(child.num_locks for child in node.children.values()), (
+            "a lock without its path"
+        )
 
 
 def _num_equal(some: Sequence[int], others: Sequence[int]) -> int:

@@ -1,18 +1,19 @@
 """Continuous batching: which sequences run in the next step, how many tokens of each, and on which pages.
 
-A policy decides which steps decode and which compute prompts (policies.py). Prompts are computed in chunks, in order
-of arrival, within a budget of tokens for each step. Pages are given out as they are needed. When they run out, the
-newest sequence is preempted: it loses its pages and waits, first in line, to be computed again, from what the prefix
-cache still holds by then.
+A policy decides which steps decode and which compute prompts (policies.py). Prompts are computed in chunks,
+in order of arrival, within a budget of tokens for each step. Pages are given out as they are needed. When
+they run out, the newest sequence is preempted: it loses its pages and waits, first in line, to be computed
+again, from what the prefix cache still holds by then.
 
-The scheduler plans ahead of what the host has read: a planned step counts as computed, and the token that it samples
-as pending, so that the next step can be planned before the token is read. Reusing the pages of a finished sequence at
-once is safe although a step on the device may still write to them: steps run in the order in which they are planned.
+The scheduler plans ahead of what the host has read: a planned step counts as computed, and the token that it
+samples as pending, so that the next step can be planned before the token is read. Reusing the pages of a
+finished sequence at once is safe although a step on the device may still write to them: steps run in the
+order in which they are planned.
 
-A chunk takes as much of the token budget as it can. So at most one sequence is in the middle of its prompt when a step
-is planned, and it is the newest that runs. So no two sequences compute the same prefix at a time: when one is admitted,
-the prompts of all before it are planned to their ends and in the prefix cache, which has the pages of a prompt as soon
-as these are planned. It waits no longer than it would for its turn anyway.
+A chunk takes as much of the token budget as it can. So at most one sequence is in the middle of its prompt
+when a step is planned, and it is the newest that runs. So no two sequences compute the same prefix at a time:
+when one is admitted, the prompts of all before it are planned to their ends and in the prefix cache, which
+has the pages of a prompt as soon as these are planned. It waits no longer than it would for its turn anyway.
 """
 
 import heapq
@@ -53,7 +54,9 @@ class Scheduler:
     def reset(self) -> None:
         """Drops every sequence and page: all is free, and nothing is cached. The counters go on."""
         self._policy = new_policy(self._policy_name)
-        self._pages = PageTables(self.limits, prefix_caching=self._prefix_caching, rotation_class=self._rotation_class)
+        self._pages = PageTables(
+            self.limits, prefix_caching=self._prefix_caching, rotation_class=self._rotation_class
+        )
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}  # in order of arrival
         self._free_rows = list(range(self.limits.max_num_seqs))  # a heap: low rows first
@@ -82,15 +85,16 @@ class Scheduler:
         self._waiting.append(sequence)
 
     def remove(self, sequence: Sequence) -> None:
-        """Removes a sequence that ended and takes back its row and pages. These stay in the prefix cache, unless the
-        sequence failed: they may be what is wrong."""
+        """Removes a sequence that ended and takes back its row and pages. These stay in the prefix cache,
+        unless the sequence failed: they may be what is wrong."""
         if sequence in self._running:
             self._release(sequence, keep=sequence.finish_reason is not FinishReason.ERROR)
         elif sequence in self._waiting:
             self._waiting.remove(sequence)
 
     def schedule(self) -> StepPlan | None:
-        """The next step, or None when nothing can run: all is done, or waits for a token that is still to be read."""
+        """The next step, or None when nothing can run: all is done, or waits for a token that is still to be
+        read."""
         step = _StepInProgress(self.limits.max_num_batched_tokens)
         self._pages.begin_step()
         self._policy(lambda: self._plan_decode(step), lambda: self._plan_prompts(step))
@@ -103,7 +107,9 @@ class Scheduler:
         for sequence in tuple(self._running):
             position = sequence.num_computed_tokens
             if not sequence.has_token_on_device or position + 1 >= sequence.max_total_tokens:
-                continue  # or it was preempted a moment ago; or its last token is sampled and has no use for a position
+                # Or it was preempted a moment ago; or its last token is sampled and has no use for a
+                # position.
+                continue
             if position % page_size == 0:
                 if not self._make_room(sequence, 1, step):
                     continue
@@ -115,7 +121,8 @@ class Scheduler:
         return bool(step.decoding)
 
     def _plan_prompts(self, step: "_StepInProgress") -> bool:
-        """A chunk of the sequence that is in the middle of its prompt, if there is one, and of those that may begin."""
+        """A chunk of the sequence that is in the middle of its prompt, if there is one, and of those that may
+        begin."""
         newest = next(reversed(self._running), None)
         if newest is not None and not newest.has_token_on_device:
             num_tokens = min(newest.num_tokens - newest.num_computed_tokens, step.tokens_left)
@@ -128,8 +135,8 @@ class Scheduler:
     def _make_room(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> bool:
         """Preempts newer sequences until the pages for `num_tokens` more are available.
 
-        The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for an older
-        one to take them. So the oldest always gets what it needs.
+        The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for
+        an older one to take them. So the oldest always gets what it needs.
         """
         while self._pages.num_missing(sequence, num_tokens) > self._pages.num_available:
             step.is_short_of_pages = True
@@ -213,7 +220,8 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence, keep=True)
-        self._waiting.appendleft(sequence)  # it came before all that wait, for admission is in order of arrival
+        # It came before all that wait, for admission is in order of arrival.
+        self._waiting.appendleft(sequence)
         self.counters.num_preemptions += 1
 
     def _release(self, sequence: Sequence, *, keep: bool) -> None:
@@ -231,7 +239,9 @@ class Scheduler:
         assert rows == list(range(self.limits.max_num_seqs)), "a row is lost, or has two owners"
         arrivals = [s.arrival for s in (*self._running, *self._waiting) if s.arrival is not None]
         assert arrivals == sorted(arrivals), "a sequence runs or waits out of its turn"
-        assert all(s.has_token_on_device for s in list(self._running)[:-1]), "two are in the middle of their prompts"
+        assert all(s.has_token_on_device for s in list(self._running)[:-1]), (
+            "two are in the middle of their prompts"
+        )
 
 
 class _StepInProgress:

@@ -7,16 +7,16 @@ from jinfer.requests.request import Sequence
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DecodeRows:
-    """One token of each of `sequences`, the longest first: the newest one, which is on the device and may not be known
-    to the host yet.
+    """One token of each of `sequences`, the longest first: the newest one, which is on the device and may not
+    be known to the host yet.
 
-    Attention gives each row a program or a few, more than run at a time. In this order the last ones to start have the
-    least to do, and no long one is left to run alone (the longest processing time first: Graham, "Bounds on
-    Multiprocessing Timing Anomalies", 1969).
+    Attention gives each row a program or a few, more than run at a time. In this order the last ones to start
+    have the least to do, and no long one is left to run alone (the longest processing time first: Graham,
+    "Bounds on Multiprocessing Timing Anomalies", 1969).
 
-    Lists side by side, and not an object per row: there may be hundreds of rows in every step. `row_ids` are the
-    rows on the device, `positions` those of the tokens; `new_pages` has (index in the lists, page id) of the few rows
-    whose token begins a page.
+    Lists side by side, and not an object per row: there may be hundreds of rows in every step. `row_ids` are
+    the rows on the device, `positions` those of the tokens; `new_pages` has (index in the lists, page id) of
+    the few rows whose token begins a page.
     """
 
     sequences: list[Sequence]
@@ -32,11 +32,11 @@ class DecodeRows:
 class ChunkPlan:
     """Tokens of a prompt (or, after a preemption, of prompt and output) from position `start` on.
 
-    `new_page_ids` are appended to the row's page table from entry `first_new_page` on. `is_last_chunk` says that
-    the chunk reaches the sequence's newest token, so that its last hidden state gives the next one.
+    `new_page_ids` are appended to the row's page table from entry `first_new_page` on. `is_last_chunk` says
+    that the chunk reaches the sequence's newest token, so that its last hidden state gives the next one.
 
-    A sequence that joins may find the pages before `first_new_page` in the prefix cache: `shared_page_ids`, from entry
-    0 on. `copied_page_id` is a page whose contents its first new page begins with.
+    A sequence that joins may find the pages before `first_new_page` in the prefix cache: `shared_page_ids`,
+    from entry 0 on. `copied_page_id` is a page whose contents its first new page begins with.
     """
 
     sequence: Sequence
@@ -81,7 +81,11 @@ class StepPlan:
 
     @property
     def sampling_sequences(self) -> list[Sequence | None]:
-        """The sequence of each row, whose next token the step samples; None for a chunk that is not the last."""
+        """The sequence of each row, whose next token the step samples; None for a chunk that is not the
+        last."""
         if not self.chunks:
             return list(self.decode.sequences)
-        return [*self.decode.sequences, *(chunk.sequence if chunk.is_last_chunk else None for chunk in self.chunks)]
+        return [
+            *self.decode.sequences,
+            *(chunk.sequence if chunk.is_last_chunk else None for chunk in self.chunks),
+        ]

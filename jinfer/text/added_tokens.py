@@ -1,7 +1,7 @@
 """The tokens that a model's configuration adds to those of tokenizer.json, and the ids that they get.
 
-A token that tokenizer.json has keeps its id. The others get the next ids, in the order in which transformers 5 adds
-them, whatever ids the files name:
+A token that tokenizer.json has keeps its id. The others get the next ids, in the order in which transformers
+5 adds them, whatever ids the files name:
 
     1. added_tokens_decoder, or without it added_tokens.json, by rising id
     2. bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token
@@ -34,8 +34,8 @@ class SpecialTokens:
 
     @classmethod
     def of(cls, config: Mapping[str, Any], special_tokens_map: Mapping[str, Any]) -> "SpecialTokens":
-        """An entry of special_tokens_map wins over one of config, except that lists of extra tokens are joined, and
-        that a string in config wins for names other than the standard ones."""
+        """An entry of special_tokens_map wins over one of config, except that lists of extra tokens are
+        joined, and that a string in config wins for names other than the standard ones."""
         older = {name: _token(entry, special=True) or entry for name, entry in special_tokens_map.items()}
         entries = {**config, **older}
         extra = config.get("extra_special_tokens") or config.get("additional_special_tokens")
@@ -69,11 +69,16 @@ def add_tokens(backend: Backend, declared: Mapping[int, AddedToken], special: Sp
     tokens: list[Token] = [declared[token_id] for token_id in sorted(declared)]
     contents = {token.content for token in present.values()} | set(map(_text, tokens))
     tokens += [
-        token for token in dict.fromkeys((*special.named.values(), *special.extra)) if _text(token) not in contents
+        token
+        for token in dict.fromkeys((*special.named.values(), *special.extra))
+        if _text(token) not in contents
     ]
     named = set(special.texts.values())
     backend.add_tokens(
-        [_as_special(token) if isinstance(token, str) or token.content in named else token for token in tokens]
+        [
+            _as_special(token) if isinstance(token, str) or token.content in named else token
+            for token in tokens
+        ]
     )
 
 
@@ -83,7 +88,9 @@ def tokens_of_decoder(entries: Mapping[str, Any]) -> dict[int, AddedToken]:
     for key, entry in entries.items():
         token = _token(entry) if isinstance(entry, dict) else None
         if not isinstance(token, AddedToken):
-            raise TokenizerError(f"added_tokens_decoder maps {key} to {entry!r}; it must have a 'content'; correct it")
+            raise TokenizerError(
+                f"added_tokens_decoder maps {key} to {entry!r}; it must have a 'content'; correct it"
+            )
         tokens[_as_id(key)] = token
     return tokens
 
@@ -92,7 +99,9 @@ def tokens_of_added_file(ids: Mapping[str, Any], special_contents: Collection[st
     """added_tokens.json, which gives ids by text. Raises TokenizerError for what is no id."""
     for text, token_id in ids.items():
         if not isinstance(token_id, int) or isinstance(token_id, bool):
-            raise TokenizerError(f"added_tokens.json maps {text!r} to {token_id!r}; it must be a token id; correct it")
+            raise TokenizerError(
+                f"added_tokens.json maps {text!r} to {token_id!r}; it must be a token id; correct it"
+            )
     is_special = {text: text in special_contents for text in ids}
     return {
         token_id: AddedToken(text, special=is_special[text], normalized=not is_special[text])
@@ -102,7 +111,11 @@ def tokens_of_added_file(ids: Mapping[str, Any], special_contents: Collection[st
 
 def _others(entries: Mapping[str, Any]) -> dict[str, Any]:
     """The named tokens that only some models have, such as image_token."""
-    return {name: entry for name, entry in entries.items() if name.endswith("_token") and name not in STANDARD_NAMES}
+    return {
+        name: entry
+        for name, entry in entries.items()
+        if name.endswith("_token") and name not in STANDARD_NAMES
+    }
 
 
 def _list(value: Any) -> list[Any]:
@@ -128,7 +141,9 @@ def _token(entry: Any, *, special: bool = False) -> Token | None:
 
 def _as_id(text: str) -> int:
     if not text.isdecimal():
-        raise TokenizerError(f"added_tokens_decoder has the key {text!r}, and its keys are token ids; correct it")
+        raise TokenizerError(
+            f"added_tokens_decoder has the key {text!r}, and its keys are token ids; correct it"
+        )
     return int(text)
 
 

@@ -1,9 +1,9 @@
 """Messages to prompt text, with the Jinja template that a model brings.
 
-The template language is that of Hugging Face's chat templates: Jinja with trim_blocks and lstrip_blocks, loop controls,
-the functions raise_exception and strftime_now, a tojson filter that does not escape for HTML, and the tag
-{% generation %}, whose body is rendered and which has no effect. Templates come from the internet, so they run in
-Jinja's immutable sandbox and see plain data only. The sandbox does not bound time or memory.
+The template language is that of Hugging Face's chat templates: Jinja with trim_blocks and lstrip_blocks, loop
+controls, the functions raise_exception and strftime_now, a tojson filter that does not escape for HTML, and
+the tag {% generation %}, whose body is rendered and which has no effect. Templates come from the internet, so
+they run in Jinja's immutable sandbox and see plain data only. The sandbox does not bound time or memory.
 """
 
 import json
@@ -25,10 +25,11 @@ from jinfer.text.plain_data import plain
 
 Message = Mapping[str, Any]
 
-CONTINUE_HERE = "CONTINUE_FINAL_MESSAGE_TAG "  # transformers' mark; the space shows whether the template strips
+# transformers' mark; the space shows whether the template strips.
+CONTINUE_HERE = "CONTINUE_FINAL_MESSAGE_TAG "
 
-# Options of transformers' function of the same name that are no variables of the template: the value that asks for what
-# happens here anyway, and what to do where another one is given.
+# Options of transformers' function of the same name that are no variables of the template: the value that
+# asks for what happens here anyway, and what to do where another one is given.
 TRANSFORMERS_OPTIONS = {
     "tokenize": (True, "decode the ids with skip_special_tokens=False for the text"),
     "return_dict": (False, "the ids are returned"),
@@ -50,7 +51,8 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         """Compile a template.
 
-        special_tokens: what the template sees as the variables bos_token, eos_token and so on. A token that the model
+        special_tokens: what the template sees as the variables bos_token, eos_token and so on. A token that
+        the model
             does not have must not be in it: templates test whether the variable is defined.
 
         Raises TokenizerError where the source is not valid Jinja.
@@ -63,7 +65,8 @@ class ChatTemplate:
             self._content_use = content_use(environment.parse(source))
         except jinja2.TemplateSyntaxError as error:
             raise TokenizerError(
-                f"line {error.lineno} of the chat template is not valid Jinja: {error.message}; correct it, or pass a "
+                f"line {error.lineno} of the chat template is not valid Jinja: {error.message}; correct it, "
+                "or pass a "
                 f"prompt instead of messages"
             ) from error
 
@@ -80,25 +83,30 @@ class ChatTemplate:
     ) -> str:
         """The prompt text of a conversation.
 
-        messages: mappings with "role" and "content", dataclasses or objects with model_dump. The content is a string, a
-            list of {"type": "text", "text": ...} parts, or None or absent where there are "tool_calls". The template
-            gets strings or parts, whichever it reads (see content_format), and content of another form only where it
-            reads that. Other keys go to the template; a key whose value is None is as good as absent.
+        messages: mappings with "role" and "content", dataclasses or objects with model_dump. The content is a
+        string, a
+            list of {"type": "text", "text": ...} parts, or None or absent where there are "tool_calls". The
+            template gets strings or parts, whichever it reads (see content_format), and content of another
+            form only where it reads that. Other keys go to the template; a key whose value is None is as good
+            as absent.
         add_generation_prompt: end with what opens the assistant's next message; None does so unless
             continue_final_message is given.
-        continue_final_message: end within the last message, so that the model continues it. A string names the
+        continue_final_message: end within the last message, so that the model continues it. A string names
+        the
             field to continue instead of "content". Not together with add_generation_prompt.
-        tools: JSON schemas of functions, for a template that knows tools.
-        documents: mappings with "title" and "text", for a template that knows documents.
-        variables: further variables of the template, such as enable_thinking; they win over the special tokens. An
-            option that transformers' apply_chat_template has is none: it is refused, unless it asks for what happens
-            here anyway.
+        tools: JSON schemas of functions, for a template that knows tools. documents: mappings with "title"
+        and "text", for a template that knows documents. variables: further variables of the template, such as
+        enable_thinking; they win over the special tokens. An
+            option that transformers' apply_chat_template has is none: it is refused, unless it asks for what
+            happens here anyway.
 
         Raises RequestError where a message is malformed, or the template refuses it or fails on it.
         """
         _refuse_options(variables)
         if add_generation_prompt and continue_final_message:
-            raise RequestError("add_generation_prompt and continue_final_message are both given; leave one out")
+            raise RequestError(
+                "add_generation_prompt and continue_final_message are both given; leave one out"
+            )
         chat = _plain_messages(messages)
         values = {**self._special_tokens, **{name: plain(value, name) for name, value in variables.items()}}
         values["tools"] = _mappings(tools, "tools")
@@ -115,14 +123,17 @@ class ChatTemplate:
         return _cut_at_mark(self._render(chat, values), final_text, field)
 
     def _render(self, chat: list[PlainMessage], values: Mapping[str, Any]) -> str:
-        chat = fit_content(chat, self._content_use, lambda probe: self._template.render(values, messages=probe))
+        chat = fit_content(
+            chat, self._content_use, lambda probe: self._template.render(values, messages=probe)
+        )
         try:
             return self._template.render(values, messages=chat)
         except _TemplateRefusalError as error:
             raise RequestError(f"the chat template refuses these messages: {error.message}") from error
         except Exception as error:  # a template can raise anything that Python's operators raise
             raise RequestError(
-                f"the chat template failed{_template_line(error)}: {type(error).__name__}: {error}; check that it "
+                f"the chat template failed{_template_line(error)}: {type(error).__name__}: {error}; check "
+                "that it "
                 f"supports the roles and fields of these messages"
             ) from error
 
@@ -132,7 +143,8 @@ class _TemplateRefusalError(jinja2.TemplateError):
 
 
 class _GenerationTag(Extension):
-    """{% generation %} ... {% endgeneration %} marks the assistant's words for training; here it is only a scope."""
+    """{% generation %} ... {% endgeneration %} marks the assistant's words for training; here it is only a
+    scope."""
 
     tags = {"generation"}  # noqa: RUF012  Jinja's interface
 
@@ -158,7 +170,9 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> NoReturn:
@@ -176,7 +190,9 @@ def _refuse_options(variables: dict[str, Any]) -> None:
             raise RequestError(f"{name!r} cannot be given as a template variable; choose another name")
     for name, (usual, remedy) in TRANSFORMERS_OPTIONS.items():
         if name in variables and (value := variables.pop(name)) != usual and (value or usual):
-            raise RequestError(f"{name}={value!r} is an option of transformers that jinfer does not have; {remedy}")
+            raise RequestError(
+                f"{name}={value!r} is an option of transformers that jinfer does not have; {remedy}"
+            )
 
 
 def _mappings(items: Any, name: str) -> list[Any] | None:
@@ -202,7 +218,8 @@ def _marked(message: PlainMessage, field: str) -> tuple[PlainMessage, str]:
             parts[index] = {**parts[index], "text": text + CONTINUE_HERE}
             return {**message, field: parts}, text
     raise RequestError(
-        f"continue_final_message is given and the last message has no text in {field!r} to continue; give it some, or "
+        f"continue_final_message is given and the last message has no text in {field!r} to continue; give "
+        "it some, or "
         f"name the field that has"
     )
 
@@ -211,7 +228,8 @@ def _cut_at_mark(text: str, final_text: str, field: str) -> str:
     mark = CONTINUE_HERE.strip()
     if mark not in text or final_text.strip() not in text:
         raise RequestError(
-            f"continue_final_message is given and the chat template does not write the last message's {field!r} as it "
+            "continue_final_message is given and the chat template does not write the last message's "
+            f"{field!r} as it "
             f"is, so that it cannot end there; leave continue_final_message out, or name another field"
         )
     end = text.rindex(mark)
@@ -229,7 +247,9 @@ def _plain_messages(messages: Sequence[Message]) -> list[PlainMessage]:
 def _plain_message(message: Message, where: str) -> PlainMessage:
     copy = plain(message, where)
     if not isinstance(copy, dict):
-        raise RequestError(f"{where} is a {type(message).__name__}; it must be a mapping with 'role' and 'content'")
+        raise RequestError(
+            f"{where} is a {type(message).__name__}; it must be a mapping with 'role' and 'content'"
+        )
     if not isinstance(copy.get("role"), str):
         raise RequestError(f"{where} has the role {copy.get('role')!r}; it must be a string such as 'user'")
     # None is dropped because templates test for absence and would print the word None.
@@ -242,6 +262,8 @@ def _plain_message(message: Message, where: str) -> PlainMessage:
 def _template_line(error: Exception) -> str:
     """The line of the template in which an error arose, if its traceback tells: " at line 3", or nothing."""
     lines = [
-        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == TEMPLATE_FILE_NAME
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == TEMPLATE_FILE_NAME
     ]
     return f" at line {lines[-1]}" if lines else ""

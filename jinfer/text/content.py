@@ -17,9 +17,10 @@ MARK = "jinfermark"
 def fit_content(messages: list[PlainMessage], use: ContentUse, render: Render) -> list[PlainMessage]:
     """Messages whose content has the form that the template reads. `render` renders the template.
 
-    A string is one part of type text for a template that reads parts, and text parts are joined for one that reads
-    strings. A template that reads both gets what the caller gave. Which of them it reads may depend on the message;
-    where the template does not test it, a word is rendered in either form to see which one comes out.
+    A string is one part of type text for a template that reads parts, and text parts are joined for one that
+    reads strings. A template that reads both gets what the caller gave. Which of them it reads may depend on
+    the message; where the template does not test it, a word is rendered in either form to see which one comes
+    out.
 
     Raises RequestError for content that is no text and that the template does not read.
     """
@@ -59,7 +60,9 @@ def _form(messages: list[PlainMessage], index: int, use: ContentUse, render: Ren
 
 
 def _is_text(content: Any) -> bool:
-    return isinstance(content, str) or (isinstance(content, list | tuple) and all(map(_is_text_part, content)))
+    return isinstance(content, str) or (
+        isinstance(content, list | tuple) and all(map(_is_text_part, content))
+    )
 
 
 def _is_text_part(part: Any) -> bool:
@@ -77,7 +80,9 @@ def _as_parts(content: str | Sequence[dict[str, Any]]) -> Sequence[dict[str, Any
 def _data(content: Any, use: ContentUse, where: str) -> Any:
     """Content that is no text, for a template that reads such content, as it is."""
     if not isinstance(content, list | tuple | dict):
-        raise RequestError(f"{where} is a {type(content).__name__}; it must be a string or a list of text parts")
+        raise RequestError(
+            f"{where} is a {type(content).__name__}; it must be a string or a list of text parts"
+        )
     parts = [content] if isinstance(content, dict) else content
     is_read = use.takes_data or (use.reads_parts and not isinstance(content, dict))
     for index, part in enumerate(parts):
@@ -99,7 +104,8 @@ def _refuse_part(part: Any, where: str) -> None:
     part_type = part.get("type") if isinstance(part, dict) else None
     if part_type != "text":
         raise RequestError(
-            f"{where} has the type {part_type!r}; only parts of type 'text' are supported, unless the chat template "
+            f"{where} has the type {part_type!r}; only parts of type 'text' are supported, unless the chat "
+            "template "
             f"reads others; give its text as a part of type 'text'"
         )
     raise RequestError(f"{where} has the text {part.get('text')!r}; it must be a string")

@@ -1,12 +1,13 @@
 """The use that a chat template makes of the content of messages, seen in its source.
 
-    reads parts     {% for part in message.content %}    {{ message['content'][0].text }}    content | selectattr(...)
+    reads parts     {% for part in message.content %}    {{ message['content'][0].text }}
+                    content | selectattr(...)
     prints text     {{ message.content }}    'x' + content    content.strip()    content | trim
     tests           {% if message.content is string %}
     takes data      content | tojson    content is mapping    content.field
 
-Names are followed through `for`, `set`, `with`, namespaces, arguments of macros, slices and filters of `messages`. Each
-name stands for all that is ever assigned to it, so branches are not told apart.
+Names are followed through `for`, `set`, `with`, namespaces, arguments of macros, slices and filters of
+`messages`. Each name stands for all that is ever assigned to it, so branches are not told apart.
 """
 
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,18 @@ class _Kind(Enum):
 _ITEM_OF = {_Kind.MESSAGES: _Kind.MESSAGE, _Kind.CONTENTS: _Kind.CONTENT, _Kind.CONTENT: _Kind.PART}
 _ITEM_FILTERS = {"first", "last", "random", "min", "max"}
 _PART_FILTERS = {"selectattr", "rejectattr", "map", "groupby", "sum"}
-_SAME_FILTERS = {"list", "reverse", "sort", "unique", "select", "reject", "selectattr", "rejectattr", "default", "d"}
+_SAME_FILTERS = {
+    "list",
+    "reverse",
+    "sort",
+    "unique",
+    "select",
+    "reject",
+    "selectattr",
+    "rejectattr",
+    "default",
+    "d",
+}
 _TEXT_FILTERS = {
     *("capitalize", "center", "e", "escape", "forceescape", "format", "indent", "join", "lower", "replace"),
     *("safe", "string", "striptags", "title", "trim", "truncate", "upper", "urlize", "wordwrap"),
@@ -51,7 +63,9 @@ _NONE: _Kinds = frozenset()
 def content_use(template: nodes.Template) -> ContentUse:
     """The use that a parsed template makes of the content of messages."""
     analysis = _Analysis(template)
-    return ContentUse(**{name: True for node in template.find_all(nodes.Node) for name in analysis.uses(node)})
+    return ContentUse(
+        **{name: True for node in template.find_all(nodes.Node) for name in analysis.uses(node)}
+    )
 
 
 class _Analysis:
@@ -77,7 +91,11 @@ class _Analysis:
         elif isinstance(node, nodes.With):
             for target, value in zip(node.targets, node.values, strict=True):
                 yield from self._assigned(target, value)
-        elif isinstance(node, nodes.Call) and isinstance(node.node, nodes.Name) and node.node.name in self._macros:
+        elif (
+            isinstance(node, nodes.Call)
+            and isinstance(node.node, nodes.Name)
+            and node.node.name in self._macros
+        ):
             parameters = [argument.name for argument in self._macros[node.node.name].args]
             yield from zip(parameters, map(self.kinds, node.args), strict=False)
             yield from ((keyword.key, self.kinds(keyword.value)) for keyword in node.kwargs)
@@ -88,7 +106,9 @@ class _Analysis:
                 yield from self._assigned(one, its_value)
         yield from _named(target, self.kinds(value))
         if isinstance(target, nodes.Name) and isinstance(value, nodes.Call):  # set ns = namespace(x=...)
-            yield from ((f"{target.name}.{keyword.key}", self.kinds(keyword.value)) for keyword in value.kwargs)
+            yield from (
+                (f"{target.name}.{keyword.key}", self.kinds(keyword.value)) for keyword in value.kwargs
+            )
 
     def kinds(self, node: nodes.Node) -> _Kinds:
         """The kinds of things that an expression may stand for."""
@@ -110,7 +130,9 @@ class _Analysis:
             return _NONE
         if isinstance(node, nodes.List | nodes.Tuple):
             inside = self._any(*node.items)
-            return frozenset(many for many, one in _ITEM_OF.items() if one in inside and one is not _Kind.PART)
+            return frozenset(
+                many for many, one in _ITEM_OF.items() if one in inside and one is not _Kind.PART
+            )
         return _NONE
 
     def _any(self, *expressions: nodes.Node | None) -> _Kinds:
@@ -122,7 +144,9 @@ class _Analysis:
                 return frozenset({_Kind.MESSAGE})
             if f"{node.name}.{name}" in self._names:
                 return self._names[f"{node.name}.{name}"]
-        return frozenset({_Kind.CONTENT}) if name == "content" and _Kind.MESSAGE in self.kinds(node) else _NONE
+        return (
+            frozenset({_Kind.CONTENT}) if name == "content" and _Kind.MESSAGE in self.kinds(node) else _NONE
+        )
 
     def _item(self, node: nodes.Getitem) -> _Kinds:
         if isinstance(node.arg, nodes.Slice):
@@ -152,7 +176,9 @@ class _Analysis:
         """The fields of ContentUse that a node makes true."""
         if isinstance(node, nodes.For) and _Kind.CONTENT in self.kinds(node.iter):
             yield "reads_parts"
-        elif isinstance(node, nodes.Output | nodes.Concat | nodes.Add) and self._has_content(node.iter_child_nodes()):
+        elif isinstance(node, nodes.Output | nodes.Concat | nodes.Add) and self._has_content(
+            node.iter_child_nodes()
+        ):
             yield "prints_text"
         elif isinstance(node, nodes.Test) and self._has_content([node.node]):
             yield from {"string": ["tests_string"], "mapping": ["takes_data"]}.get(node.name, [])

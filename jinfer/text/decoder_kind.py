@@ -15,12 +15,15 @@ class DecoderKind(Enum):
     """The kind of a tokenizer's decoder; incremental_decoder.py has a decoder for each."""
 
     BYTES = "the tokens' bytes are concatenated and then decoded as UTF-8"
-    PIECES = "the tokens' texts are concatenated; byte fallback tokens join to characters, the first token differs"
+    PIECES = (
+        "the tokens' texts are concatenated; byte fallback tokens join to characters, the first token differs"
+    )
     UNKNOWN = "a later token may change all text before it"
 
 
 def decoder_kind(backend: Backend) -> DecoderKind:
-    """The kind of a tokenizer's decoder. A tokenizer without one joins its tokens with spaces, which is piecewise."""
+    """The kind of a tokenizer's decoder. A tokenizer without one joins its tokens with spaces, which is
+    piecewise."""
     if backend.decoder is None:
         return DecoderKind.PIECES
     decoders = list(_flatten(json.loads(backend.decoder.__getstate__())))
@@ -65,5 +68,6 @@ def _keeps_the_end(decoder: Mapping[str, Any]) -> bool:
 
 
 def _takes_characters(decoder: Mapping[str, Any]) -> bool:
-    """True if a decoder that sees a run of bytes as one text (after ByteFallback) treats each character by itself."""
+    """True if a decoder that sees a run of bytes as one text (after ByteFallback) treats each character by
+    itself."""
     return decoder["type"] == "Replace" and len(decoder["pattern"].get("String", "")) == 1

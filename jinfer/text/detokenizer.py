@@ -13,23 +13,26 @@ class Detokenizer:
     """The text of one generated sequence, token by token.
 
     Without a stop string in it, everything that `add` returned, joined, plus `finish()`, is what
-    `tokenizer.decode(context + ids, skip_special_tokens)` adds to `tokenizer.decode(context, skip_special_tokens)`,
-    where ids that have no token add nothing. What it adds begins where the two texts part: a character whose bytes
-    begin in the context and end in the output is the output's, though the context's text has U+FFFD for them.
+    `tokenizer.decode(context + ids, skip_special_tokens)` adds to `tokenizer.decode(context,
+    skip_special_tokens)`, where ids that have no token add nothing. What it adds begins where the two texts
+    part: a character whose bytes begin in the context and end in the output is the output's, though the
+    context's text has U+FFFD for them.
 
-    What `add` returns is final: no later token changes it or makes it part of a stop string. A character is given out
-    with its last byte. If the kind of the decoder is unknown (DecoderKind lists the kinds), nothing is final before
-    `finish`.
+    What `add` returns is final: no later token changes it or makes it part of a stop string. A character is
+    given out with its last byte. If the kind of the decoder is unknown (DecoderKind lists the kinds), nothing
+    is final before `finish`.
 
-    A stop string is found with the first token after which the decoded text contains one, text that is still held back
-    included. Of those contained, the one that begins first counts, and of those the shortest. The text is cut before
-    it, or after it with include_stop_str_in_output. It counts only if it ends after the text of the first min_tokens
-    tokens (without U+FFFD at that text's end, which may stand for a character that is not yet complete).
+    A stop string is found with the first token after which the decoded text contains one, text that is still
+    held back included. Of those contained, the one that begins first counts, and of those the shortest. The
+    text is cut before it, or after it with include_stop_str_in_output. It counts only if it ends after the
+    text of the first min_tokens tokens (without U+FFFD at that text's end, which may stand for a character
+    that is not yet complete).
 
-    A stop string that contains the text of a special token is looked for in the text with special tokens as well,
-    where skip_special_tokens leaves them out; the text that is given out stays without them.
+    A stop string that contains the text of a special token is looked for in the text with special tokens as
+    well, where skip_special_tokens leaves them out; the text that is given out stays without them.
 
-    A token costs the decoding of the few ids whose text is not final yet, and a search in the text that is held back.
+    A token costs the decoding of the few ids whose text is not final yet, and a search in the text that is
+    held back.
     """
 
     def __init__(
@@ -42,11 +45,12 @@ class Detokenizer:
         min_tokens: int = 0,
         context: Sequence[int] = (),
     ) -> None:
-        """`context` is what the new tokens follow: the whole prompt, of which no more is looked at than needed. Its own
-        text is not given out, and no stop string is looked for in it, but it decides how the first token reads:
-        decoders of the Llama kind drop the space before a first word.
+        """`context` is what the new tokens follow: the whole prompt, of which no more is looked at than
+        needed. Its own text is not given out, and no stop string is looked for in it, but it decides how the
+        first token reads: decoders of the Llama kind drop the space before a first word.
 
-        Raises RequestError for a stop string that is empty, or has a character that no text of the tokenizer has."""
+        Raises RequestError for a stop string that is empty, or has a character that no text of the tokenizer
+        has."""
         _check_stop(stop, tokenizer)
         self._tokenizer = tokenizer
         self._include_stop = include_stop_str_in_output
@@ -97,9 +101,11 @@ class Detokenizer:
         return self._give_out(len(self._held) - max(search.num_open(self._held) for search in self._searches))
 
     def finish(self, token_ids: Sequence[int] = ()) -> str:
-        """The text that is still held back, for a sequence that ended without a stop string; nothing after one.
+        """The text that is still held back, for a sequence that ended without a stop string; nothing after
+        one.
 
-        `token_ids` are added first. That costs less than to add each, but no stop string is looked for in their text.
+        `token_ids` are added first. That costs less than to add each, but no stop string is looked for in
+        their text.
         """
         if self._ended:
             assert not token_ids, "finish() with tokens after the end"
@@ -160,7 +166,8 @@ def _check_stop(stop: tuple[str, ...], tokenizer: Tokenizer) -> None:
     for word in stop:
         if (character := tokenizer.unwritable_character(word)) is not None:
             raise RequestError(
-                f"the stop string {word!r} has the character {character!r}, which no text of this tokenizer has: it "
+                f"the stop string {word!r} has the character {character!r}, which no text of this tokenizer "
+                "has: it "
                 f"would never stop anything; remove it, or give the ids to stop at as stop_token_ids"
             )
 

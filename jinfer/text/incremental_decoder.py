@@ -1,21 +1,23 @@
 """Text of a growing list of token ids: the part that is final, and the part that may still change.
 
-Decoding is not concatenation. Three things may change text that was decoded from fewer ids, or depend on the ids
-before it, and which of them occur depends on the tokenizer's decoder:
+Decoding is not concatenation. Three things may change text that was decoded from fewer ids, or depend on the
+ids before it, and which of them occur depends on the tokenizer's decoder:
 
     ByteLevel (GPT-2, Llama 3, Qwen)    Tokens are bytes. A character is final with its last byte.
-    ByteFallback (Llama 2, Gemma)       Tokens <0xNN> are bytes, others are text. A character is final with its last
-                                        byte, a byte that fits nowhere with the next token: E2 82 | 41 -> "��A".
-    Strip, Metaspace, WordPiece         The first token is treated differently (its leading space goes), the rest alike.
+    ByteFallback (Llama 2, Gemma)       Tokens <0xNN> are bytes, others are text. A character is final with
+                                        its last byte, a byte that fits nowhere with the next token: E2 82 |
+                                        41 -> "��A".
+    Strip, Metaspace, WordPiece         The first token is treated differently (its leading space goes), the
+                                        rest alike.
 
-With ByteLevel the bytes of each token are decoded as they come. With the others a short window of ids is decoded
-instead of all: an anchor, whose text is final and not empty, and the open ids after it. What the window's text adds to
-the anchor's is the text of the open ids. For the decoders above this equals decoding everything, at a cost that depends
-on the open ids alone, of which at most three are bytes. A decoder that is none of these is decoded whole, every time,
-and its text is final only at the end.
+With ByteLevel the bytes of each token are decoded as they come. With the others a short window of ids is
+decoded instead of all: an anchor, whose text is final and not empty, and the open ids after it. What the
+window's text adds to the anchor's is the text of the open ids. For the decoders above this equals decoding
+everything, at a cost that depends on the open ids alone, of which at most three are bytes. A decoder that is
+none of these is decoded whole, every time, and its text is final only at the end.
 
-The idea of a window of ids after a final prefix is that of text-generation-inference's and vLLM's detokenizers; the
-rules of what is final are derived from the decoders of the tokenizers library.
+The idea of a window of ids after a final prefix is that of text-generation-inference's and vLLM's
+detokenizers; the rules of what is final are derived from the decoders of the tokenizers library.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -48,8 +50,8 @@ class IncrementalDecoder(Protocol):
     """
 
     def begin(self, newest_first: Iterable[int]) -> None:
-        """Continues after these ids, given from the last one back, as if they had been pushed. Takes no more of them
-        than it needs. Comes before any push."""
+        """Continues after these ids, given from the last one back, as if they had been pushed. Takes no more
+        of them than it needs. Comes before any push."""
 
     def push(self, token_id: int) -> str:
         """Text that has become final with this token."""
@@ -58,8 +60,8 @@ class IncrementalDecoder(Protocol):
         """Text after the final text, as it would be if no token followed."""
 
     def flush(self, token_ids: list[int]) -> str:
-        """Text after the final text if these tokens follow and no other: the same as to push each, for one decoding
-        instead of one per token."""
+        """Text after the final text if these tokens follow and no other: the same as to push each, for one
+        decoding instead of one per token."""
 
 
 def incremental_decoder(tokenizer: Decodes) -> IncrementalDecoder:
@@ -114,7 +116,8 @@ class PiecewiseDecoder:
         self._open_ids: list[int] = []
 
     def begin(self, newest_first: Iterable[int]) -> None:
-        """Takes the last ids that have text together, and the bytes after them that are not a character yet."""
+        """Takes the last ids that have text together, and the bytes after them that are not a character
+        yet."""
         ids = iter(newest_first)
         newest = list(islice(ids, MAX_INCOMPLETE))[::-1]
         num_closed = len(newest) - self._num_incomplete(newest)
@@ -144,12 +147,13 @@ class PiecewiseDecoder:
         return self._decode(self._anchor_ids + new_ids)[len(self._anchor_text) :] if new_ids else ""
 
     def _close(self, ids: list[int], text: str) -> list[int]:
-        """The text of these ids is final: moves the anchor, and returns those of them that must stay open without one.
+        """The text of these ids is final: moves the anchor, and returns those of them that must stay open
+        without one.
 
-        Any closed ids may be dropped once an anchor stands for "not the first token". The anchor's text must not be
-        empty, or the Strip decoder might strip it together with the text that follows, and a byte that begins a
-        character is one for as long only as the byte that broke it off follows. The last id is the shortest possible
-        anchor; a token that decodes to nothing by itself, such as a space, is none.
+        Any closed ids may be dropped once an anchor stands for "not the first token". The anchor's text must
+        not be empty, or the Strip decoder might strip it together with the text that follows, and a byte that
+        begins a character is one for as long only as the byte that broke it off follows. The last id is the
+        shortest possible anchor; a token that decodes to nothing by itself, such as a space, is none.
         """
         if self._is_anchored:
             return []

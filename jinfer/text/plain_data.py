@@ -10,12 +10,13 @@ from jinfer.errors import RequestError
 
 
 def plain(value: Any, where: str) -> Any:
-    """A copy made of None, str, int, float, bool, dict, list and tuple: any other object's methods would be the
-    template's to call.
+    """A copy made of None, str, int, float, bool, dict, list and tuple: any other object's methods would be
+    the template's to call.
 
-    Subclasses (enums of strings, named tuples, ordered dictionaries) become what they are subclasses of, as json.dumps
-    writes them; scalars of NumPy, dataclasses and objects with model_dump (pydantic's) become their values, as
-    transformers 5 renders them. Raises RequestError for anything else; `where` names the value in the message.
+    Subclasses (enums of strings, named tuples, ordered dictionaries) become what they are subclasses of, as
+    json.dumps writes them; scalars of NumPy, dataclasses and objects with model_dump (pydantic's) become
+    their values, as transformers 5 renders them. Raises RequestError for anything else; `where` names the
+    value in the message.
     """
     if isinstance(value, Mapping):
         return {_plain_key(key, where): plain(item, f"{where}.{key}") for key, item in value.items()}
@@ -50,6 +51,7 @@ def _plain_scalar(value: Any, where: str) -> Any:
         if type(item) in (str, int, float, bool):
             return item
     raise RequestError(
-        f"{where} is a {type(value).__name__}, and a chat template takes only what JSON can hold; convert it to a "
+        f"{where} is a {type(value).__name__}, and a chat template takes only what JSON can hold; convert "
+        "it to a "
         f"string, number, list or dict"
     )

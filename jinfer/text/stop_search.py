@@ -14,7 +14,8 @@ class Found(NamedTuple):
 
 
 class StopSearch:
-    """Stop strings in the text that is held back, with the text of special tokens in it where they were inserted.
+    """Stop strings in the text that is held back, with the text of special tokens in it where they were
+    inserted.
 
     Positions are those in the held text, to which an inserted token adds nothing:
 
@@ -26,10 +27,12 @@ class StopSearch:
         self._longest = len(self._stop[-1])
         self._first_characters = frozenset(word[0] for word in self._stop)
         self._inserted: list[tuple[int, str]] = []  # by rising position
-        self._num_searched = 0  # characters, inserted ones included, in which none may end that is found from now on
+        # characters, inserted ones included, in which none may end that is found from now on.
+        self._num_searched = 0
 
     def insert(self, position: int, text: str) -> None:
-        """Inserts a special token after `position` characters of the held text. Each comes after those before."""
+        """Inserts a special token after `position` characters of the held text. Each comes after those
+        before."""
         self._inserted.append((position, text))
 
     def find(self, text: str) -> Found | None:
@@ -43,20 +46,25 @@ class StopSearch:
         return min(found) if found else None
 
     def mark_searched(self, num_characters: int) -> None:
-        """Stop strings that end in the first `num_characters`, or in a token inserted there, count no more."""
+        """Stop strings that end in the first `num_characters`, or in a token inserted there, count no
+        more."""
         if self._inserted:
-            num_characters += sum(len(text) for position, text in self._inserted if position <= num_characters)
+            num_characters += sum(
+                len(text) for position, text in self._inserted if position <= num_characters
+            )
         self._num_searched = max(self._num_searched, num_characters)
         while self._inserted and self._is_out_of_reach(*self._inserted[0]):
             self._num_searched -= len(self._inserted.pop(0)[1])
 
     def move_back(self, position: int) -> None:
-        """Moves tokens that were inserted after `position` to it, since the text after it may still change."""
+        """Moves tokens that were inserted after `position` to it, since the text after it may still
+        change."""
         if self._inserted and self._inserted[-1][0] > position:
             self._inserted = [(min(at, position), text) for at, text in self._inserted]
 
     def num_open(self, text: str) -> int:
-        """The length of the longest end of the held text that, with its special tokens, may begin a stop string.
+        """The length of the longest end of the held text that, with its special tokens, may begin a stop
+        string.
 
         In: text "a\\n", stop string "\\n\\n"  Out: 1
         """
@@ -73,7 +81,9 @@ class StopSearch:
         num_dropped = num_characters
         if self._inserted:
             num_dropped += sum(len(text) for position, text in self._inserted if position < num_characters)
-            self._inserted = [(at - num_characters, text) for at, text in self._inserted if at >= num_characters]
+            self._inserted = [
+                (at - num_characters, text) for at, text in self._inserted if at >= num_characters
+            ]
         self._num_searched = max(0, self._num_searched - num_dropped)
 
     def _is_out_of_reach(self, position: int, text: str) -> bool:
@@ -91,7 +101,8 @@ class StopSearch:
         return "".join([*parts, text[at:]])
 
     def _position(self, index: int) -> int:
-        """The position in the held text of an index into the spliced text; within a token, that of the token."""
+        """The position in the held text of an index into the spliced text; within a token, that of the
+        token."""
         for position, text in self._inserted:
             if index <= position:
                 return index

@@ -16,22 +16,22 @@ from jinfer.text.decoder_kind import DecoderKind, decoder_kind, decoder_texts, h
 from jinfer.text.tokenizer_files import read_tokenizer_files
 from jinfer.text.utf8 import REPLACEMENT_CHARACTER, byte_level_bytes, split_characters
 
-# What the tokenizers library parses as a byte: "<0x", an unsigned hexadecimal number of two characters, ">". Its parser
-# takes a plus sign for the first of the two.
+# What the tokenizers library parses as a byte: "<0x", an unsigned hexadecimal number of two characters, ">".
+# Its parser takes a plus sign for the first of the two.
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f+][0-9A-Fa-f]>")
 
-# A piece that every known decoder leaves as it is. Put before a token, it makes that token not the first one, whose
-# leading space some decoders remove.
+# A piece that every known decoder leaves as it is. Put before a token, it makes that token not the first one,
+# whose leading space some decoders remove.
 NEUTRAL_PIECE = "x"
 
 
 class Tokenizer:
     """A model's tokenizer; immutable, and safe to share between requests.
 
-    Gives the ids that transformers' fast tokenizer gives for the same directory, with one exception: for the class
-    LlamaTokenizer they are those of transformers 4 and of sentencepiece, since transformers 5 joins a leading space to
-    one that the text begins with (transformers#47700). Text is decoded without clean-up of spaces. Errors:
-    TokenizerError where the directory is at fault, RequestError where an argument is.
+    Gives the ids that transformers' fast tokenizer gives for the same directory, with one exception: for the
+    class LlamaTokenizer they are those of transformers 4 and of sentencepiece, since transformers 5 joins a
+    leading space to one that the text begins with (transformers#47700). Text is decoded without clean-up of
+    spaces. Errors: TokenizerError where the directory is at fault, RequestError where an argument is.
     """
 
     def __init__(
@@ -44,16 +44,18 @@ class Tokenizer:
     ) -> None:
         """Wrap a tokenizer of the tokenizers library, which must not change from here on.
 
-        special_tokens: texts by name, such as {"bos_token": "<s>"}; chat templates see them under these names.
-        chat_template: the source of the chat template, or of several by name.
-        default_bos_token_id: the BOS token where special_tokens has no bos_token.
+        special_tokens: texts by name, such as {"bos_token": "<s>"}; chat templates see them under these
+        names. chat_template: the source of the chat template, or of several by name. default_bos_token_id:
+        the BOS token where special_tokens has no bos_token.
         """
         self._backend = backend
         self._special_tokens = dict(special_tokens or {})
         self._chat_templates = (
             {"default": chat_template} if isinstance(chat_template, str) else dict(chat_template or {})
         )
-        self._compiled_templates: dict[str, ChatTemplate] = {}  # by source, of the model's own as they are needed
+        self._compiled_templates: dict[
+            str, ChatTemplate
+        ] = {}  # by source, of the model's own as they are needed
         self._bos_token_id = self._id_of("bos_token")
         if self._bos_token_id is None:
             self._bos_token_id = default_bos_token_id
@@ -64,13 +66,16 @@ class Tokenizer:
         self._vocab_size = 1 + max(ids, default=-1)
         self._gap_ids = frozenset(range(self._vocab_size)) - ids
         added_tokens = backend.get_added_tokens_decoder()
-        self._special_token_ids = frozenset(token_id for token_id, token in added_tokens.items() if token.special)
+        self._special_token_ids = frozenset(
+            token_id for token_id, token in added_tokens.items() if token.special
+        )
         self._special_texts = tuple(token.content for token in added_tokens.values() if token.special)
         self._bytes_of_token: dict[int, bytes | None] = {}  # filled as tokens are met
 
     @classmethod
     def from_directory(cls, path: Path) -> "Tokenizer":
-        """The tokenizer of a Hugging Face model directory; see tokenizer_files for what is read, and from where.
+        """The tokenizer of a Hugging Face model directory; see tokenizer_files for what is read, and from
+        where.
 
         Raises TokenizerError where tokenizer.json is missing, or a file is corrupt.
         """
@@ -84,7 +89,8 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The largest id, added tokens included, plus one. The model's embedding may have more rows, as padding."""
+        """The largest id, added tokens included, plus one. The model's embedding may have more rows, as
+        padding."""
         return self._vocab_size
 
     @property
@@ -94,12 +100,14 @@ class Tokenizer:
 
     @property
     def eos_token_id(self) -> int | None:
-        """The tokenizer's own end token. generation_config.json may name more, which are not the tokenizer's matter."""
+        """The tokenizer's own end token. generation_config.json may name more, which are not the tokenizer's
+        matter."""
         return self._eos_token_id
 
     @property
     def chat_template(self) -> str | None:
-        """The source of the chat template that is used without tools: the one named default, or the only one."""
+        """The source of the chat template that is used without tools: the one named default, or the only
+        one."""
         if len(self._chat_templates) == 1:
             return next(iter(self._chat_templates.values()))
         return self._chat_templates.get("default")
@@ -122,8 +130,10 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text.
 
-        add_special_tokens: let tokenizer.json's post-processor add what it adds, often a BOS token. A text without
-            tokens, such as the empty one, then gives the BOS token alone. Without it, an empty text gives no ids.
+        add_special_tokens: let tokenizer.json's post-processor add what it adds, often a BOS token. A text
+        without
+            tokens, such as the empty one, then gives the BOS token alone. Without it, an empty text gives no
+            ids.
 
         Raises RequestError where the text is not valid Unicode, or is empty and the model has no BOS token.
         """
@@ -136,16 +146,17 @@ class Tokenizer:
         if ids:
             return ids  # no BOS token, but the post-processor adds others
         raise RequestError(
-            f"the text {text!r} has no tokens and the model has no BOS token to start from; give at least one character"
+            f"the text {text!r} has no tokens and the model has no BOS token to start from; give at least "
+            "one character"
         )
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids. Raises RequestError for an unknown id.
 
-        Bytes that are in no character of UTF-8 become U+FFFD, and whole characters beside them stay: one for each byte
-        where tokens such as <0x0A> stand for bytes, as sentencepiece decodes (the tokenizers library, and with it
-        transformers, makes U+FFFD of all bytes beside one that fits nowhere); with ByteLevel decoders one for each
-        longest part of a character.
+        Bytes that are in no character of UTF-8 become U+FFFD, and whole characters beside them stay: one for
+        each byte where tokens such as <0x0A> stand for bytes, as sentencepiece decodes (the tokenizers
+        library, and with it transformers, makes U+FFFD of all bytes beside one that fits nowhere); with
+        ByteLevel decoders one for each longest part of a character.
         """
         for token_id in token_ids:
             self._check_id(token_id)
@@ -163,7 +174,8 @@ class Tokenizer:
         return self._backend.decoder.decode(pieces)
 
     def token_text(self, token_id: int) -> str:
-        """The text of one token, as to show it in a list of tokens: with its leading space, special tokens as written.
+        """The text of one token, as to show it in a list of tokens: with its leading space, special tokens as
+        written.
 
         A token that holds a part of a character shows as U+FFFD. Raises RequestError for an unknown id.
         """
@@ -177,8 +189,9 @@ class Tokenizer:
         return decoder.decode([NEUTRAL_PIECE, piece]).removeprefix(NEUTRAL_PIECE)
 
     def token_bytes(self, token_id: int) -> bytes | None:
-        """The bytes that a token of the vocabulary stands for, where bytes of several tokens make up a character: those
-        of any token with ByteLevel, the one of a token such as <0x0A> with ByteFallback. None for other tokens."""
+        """The bytes that a token of the vocabulary stands for, where bytes of several tokens make up a
+        character: those of any token with ByteLevel, the one of a token such as <0x0A> with ByteFallback.
+        None for other tokens."""
         try:
             return self._bytes_of_token[token_id]
         except KeyError:
@@ -196,8 +209,8 @@ class Tokenizer:
         return piece
 
     def unwritable_character(self, text: str) -> str | None:
-        """The first character of a text that no decoded text has, or None. It is None for all of Unicode where tokens
-        stand for bytes."""
+        """The first character of a text that no decoded text has, or None. It is None for all of Unicode
+        where tokens stand for bytes."""
         if surrogate := next((character for character in text if "\ud800" <= character <= "\udfff"), None):
             return surrogate
         if self._decoder_kind is not DecoderKind.PIECES or self._has_byte_fallback:
@@ -212,8 +225,9 @@ class Tokenizer:
     def has_text(self, token_id: int, skip_special_tokens: bool) -> bool:
         """True if decoding sees the token at all.
 
-        False for special tokens that are skipped, and for ids without a token: gaps, and the padding rows of a model's
-        embedding, which a model with random weights does pick. Raises RequestError for a negative id.
+        False for special tokens that are skipped, and for ids without a token: gaps, and the padding rows of
+        a model's embedding, which a model with random weights does pick. Raises RequestError for a negative
+        id.
         """
         if token_id < 0:
             raise RequestError(f"token id {token_id} is negative; ids are 0 to {self._vocab_size - 1}")
@@ -232,12 +246,14 @@ class Tokenizer:
     ) -> list[int]:
         """The token ids of a conversation.
 
-        chat_template: the name of one of the model's templates, or the source of another. None takes the one named
+        chat_template: the name of one of the model's templates, or the source of another. None takes the one
+        named
             tool_use where tools are given and there is one, else the one named default.
         tools, options: those of ChatTemplate.render.
 
-        The template writes every special token itself, so none is added. Raises TokenizerError where the model has no
-        chat template or a malformed one, and RequestError where the template refuses the messages.
+        The template writes every special token itself, so none is added. Raises TokenizerError where the
+        model has no chat template or a malformed one, and RequestError where the template refuses the
+        messages.
         """
         template = self._template(chat_template, has_tools=tools is not None)
         return self.encode(template.render(messages, tools=tools, **options), add_special_tokens=False)
@@ -254,7 +270,8 @@ class Tokenizer:
         if not isinstance(text, str) or not ("{{" in text or "{%" in text):
             names = ", ".join(map(repr, self._chat_templates)) or "none"
             raise RequestError(
-                f"chat_template={text!r} is neither the source of a template, which would have {{{{ or {{% in it, nor "
+                f"chat_template={text!r} is neither the source of a template, which would have "
+                f"{{{{ or {{% in it, nor "
                 f"the name of one of the model's ({names}); give one of these, or a source"
             )
         return text
@@ -266,7 +283,8 @@ class Tokenizer:
             return self.chat_template
         if self._chat_templates:
             raise TokenizerError(
-                f"the model has the chat templates {', '.join(map(repr, self._chat_templates))} and none is named "
+                f"the model has the chat templates {', '.join(map(repr, self._chat_templates))} and none is "
+                "named "
                 f"'default'; name one with chat_template="
             )
         raise TokenizerError(
@@ -309,6 +327,7 @@ def _check_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise RequestError(
-            f"the text has the lone surrogate {text[error.start]!r} at character {error.start}, which is not valid "
+            f"the text has the lone surrogate {text[error.start]!r} at character {error.start}, which is "
+            "not valid "
             f"Unicode; remove it, or decode the text with errors='replace'"
         ) from error

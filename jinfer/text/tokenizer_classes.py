@@ -1,9 +1,9 @@
 """The meaning of tokenizer_class in tokenizer_config.json, beside tokenizer.json.
 
-Only what a class of the models that jinfer serves adds: names of special tokens, and whether a text begins with a
-space. The rest is what tokenizer.json says. For LlamaTokenizer, transformers 5 puts it aside and builds a tokenizer of
-its own, which gives other ids where spaces follow an added token or each other; those of tokenizer.json are the ids of
-transformers 4 and of sentencepiece, with which the models were trained.
+Only what a class of the models that jinfer serves adds: names of special tokens, and whether a text begins
+with a space. The rest is what tokenizer.json says. For LlamaTokenizer, transformers 5 puts it aside and
+builds a tokenizer of its own, which gives other ids where spaces follow an added token or each other; those
+of tokenizer.json are the ids of transformers 4 and of sentencepiece, with which the models were trained.
 """
 
 import json
@@ -31,7 +31,8 @@ def with_default_names(config: Mapping[str, Any], backend: Backend) -> dict[str,
 
 
 def check_prefix_space(config: Mapping[str, Any], backend: Backend) -> None:
-    """Raises TokenizerError where add_prefix_space says otherwise than tokenizer.json, for a class that reads it."""
+    """Raises TokenizerError where add_prefix_space says otherwise than tokenizer.json, for a class that reads
+    it."""
     wanted = config.get("add_prefix_space")
     if wanted is None or _class_of(config) not in DEFAULT_NAMES:
         return

@@ -3,19 +3,19 @@
     tokenizer.json              the tokenizer itself; the one file that must exist
     tokenizer_config.json       names of the special tokens, flags of the added tokens, the chat template
     special_tokens_map.json     older home of those names, and
-    added_tokens.json           of tokens that tokenizer.json lacks; both are read only where tokenizer_config.json has
-                                no added_tokens_decoder
+    added_tokens.json           of tokens that tokenizer.json lacks; both are read only where
+                                tokenizer_config.json has no added_tokens_decoder
     chat_template.jinja         the chat template, and
     additional_chat_templates/  named ones, *.jinja; these files win over
     chat_template.json          the same as one JSON value; wins over tokenizer_config.json
     generation_config.json      bos_token_id for a tokenizer that names no BOS token; then
     config.json                 the same
 
-The rules are those that transformers 5 was seen to follow (the tests compare with it). Two of them surprise people:
-`add_bos_token` in tokenizer_config.json is ignored, because the post-processor in tokenizer.json decides about BOS;
-and every token that the configuration names is special, whatever tokenizer.json says. With `split_special_tokens`, the
-text of a special token is no token. `tokenizer_class` names tokens (see tokenizer_classes). Nothing here runs code from
-the directory: `auto_map` is not read.
+The rules are those that transformers 5 was seen to follow (the tests compare with it). Two of them surprise
+people: `add_bos_token` in tokenizer_config.json is ignored, because the post-processor in tokenizer.json
+decides about BOS; and every token that the configuration names is special, whatever tokenizer.json says. With
+`split_special_tokens`, the text of a special token is no token. `tokenizer_class` names tokens (see
+tokenizer_classes). Nothing here runs code from the directory: `auto_map` is not read.
 """
 
 import json
@@ -66,14 +66,17 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
 def _read_backend(path: Path) -> Backend:
     if not path.is_file():
         raise TokenizerError(
-            f"there is no {path.name} in {path.parent}; pass token ids instead of text, or make the file from a slow "
-            f"tokenizer with transformers: AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
+            f"there is no {path.name} in {path.parent}; pass token ids instead of text, or make the file "
+            "from a slow "
+            "tokenizer with transformers: "
+            "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
         )
     try:
         backend = Backend.from_file(str(path))
     except Exception as error:  # the tokenizers library raises Exception itself, with no narrower type
         raise TokenizerError(
-            f"{path} is corrupt or newer than the installed tokenizers library: {error}; download it again or upgrade"
+            f"{path} is corrupt or newer than the installed tokenizers library: {error}; download it again "
+            "or upgrade"
         ) from error
     # A prompt must never be cut or padded without the caller knowing; some published files ask for both.
     backend.no_truncation()
@@ -90,7 +93,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise TokenizerError(f"{path} is not valid JSON: {error}; download it again") from error
     if not isinstance(value, dict):
-        raise TokenizerError(f"{path} holds a JSON {type(value).__name__}, and must hold an object; download it again")
+        raise TokenizerError(
+            f"{path} holds a JSON {type(value).__name__}, and must hold an object; download it again"
+        )
     return value
 
 
@@ -124,8 +129,12 @@ def _templates_by_name(value: Any) -> dict[str, str]:
                 "chat_template is a list, whose entries must have a 'name' and a 'template'; correct it"
             )
         value = {entry["name"]: entry["template"] for entry in value}
-    if not isinstance(value, dict) or not all(isinstance(text, str) for pair in value.items() for text in pair):
-        raise TokenizerError(f"chat_template is {value!r}; it must be a string, or strings by name; correct it")
+    if not isinstance(value, dict) or not all(
+        isinstance(text, str) for pair in value.items() for text in pair
+    ):
+        raise TokenizerError(
+            f"chat_template is {value!r}; it must be a string, or strings by name; correct it"
+        )
     return value
 
 

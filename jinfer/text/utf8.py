@@ -4,17 +4,20 @@ import codecs
 
 REPLACEMENT_CHARACTER = "\ufffd"
 
-# As GPT-2's byte-level BPE writes bytes: those of printable characters of Latin-1 as that character, the others, in
-# order, as the characters from U+0100 on.
+# As GPT-2's byte-level BPE writes bytes: those of printable characters of Latin-1 as that character, the
+# others, in order, as the characters from U+0100 on.
 _PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
 _OTHERS = [byte for byte in range(256) if byte not in _PRINTABLE]
-BYTE_OF_CHARACTER = {chr(byte): byte for byte in _PRINTABLE} | {chr(256 + n): byte for n, byte in enumerate(_OTHERS)}
+BYTE_OF_CHARACTER = {chr(byte): byte for byte in _PRINTABLE} | {
+    chr(256 + n): byte for n, byte in enumerate(_OTHERS)
+}
 
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def byte_level_bytes(piece: str) -> bytes:
-    """The bytes of a token under the ByteLevel decoder: a character for each, or else the token's text as it is."""
+    """The bytes of a token under the ByteLevel decoder: a character for each, or else the token's text as it
+    is."""
     try:
         return bytes([BYTE_OF_CHARACTER[character] for character in piece])
     except KeyError:
@@ -41,17 +44,21 @@ def split_characters(data: bytes) -> list[tuple[str, int]]:
     # The error handler makes one lone surrogate of each byte that is in no character.
     characters = data.decode("utf-8", "surrogateescape")
     return [
-        (REPLACEMENT_CHARACTER, 1) if "\udc80" <= character <= "\udcff" else (character, len(character.encode()))
+        (REPLACEMENT_CHARACTER, 1)
+        if "\udc80" <= character <= "\udcff"
+        else (character, len(character.encode()))
         for character in characters
     ]
 
 
 class Utf8Stream:
-    """Text of bytes as they come, with one U+FFFD for each longest part of a character that is not completed."""
+    """Text of bytes as they come, with one U+FFFD for each longest part of a character that is not
+    completed."""
 
     def __init__(self) -> None:
         self._decoder = _utf8_decoder("replace")
-        self.push = self._decoder.decode  # characters that are final with these bytes; one call less for each token
+        # Characters that are final with these bytes; one call less for each token.
+        self.push = self._decoder.decode
 
     @property
     def incomplete(self) -> bytes:

@@ -12,7 +12,14 @@ from jinfer.weights.orbax import fit_orbax
 from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.safetensors import fit_checkpoint
-from jinfer.weights.safetensors_directory import INDEX_FILE, SINGLE_FILE, find_sources, is_index, no_weights, read_index
+from jinfer.weights.safetensors_directory import (
+    INDEX_FILE,
+    SINGLE_FILE,
+    find_sources,
+    is_index,
+    no_weights,
+    read_index,
+)
 from jinfer.weights.safetensors_layout import tensor_names
 from jinfer.weights.side_files import adapter_error, other_weights, warn_of_side_files
 
@@ -24,9 +31,9 @@ Fit = Callable[[], FittedWeights]
 def choose_weights(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> FittedWeights:
     """The weights of a directory whose config.json is `raw`, for the parameters of a model.
 
-    The order is: Orbax's `params/`, model.safetensors, the index (transformers has these two in this order, too), what
-    Orbax wrote elsewhere; and what fits the model goes before what does not. What else looks like weights is named in a
-    warning. Raises CheckpointError that says of each what is wrong with it.
+    The order is: Orbax's `params/`, model.safetensors, the index (transformers has these two in this order,
+    too), what Orbax wrote elsewhere; and what fits the model goes before what does not. What else looks like
+    weights is named in a warning. Raises CheckpointError that says of each what is wrong with it.
     """
     sources = _sources(directory, raw, specs)
     if not sources:
@@ -51,7 +58,8 @@ def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict
     """The fit to each source, by the name of the file or folder, in the order in which they are tried."""
     origins = find_sources(directory, raw)
     if _files_of(directory / INDEX_FILE) == {directory / INDEX_FILE, directory / SINGLE_FILE}:
-        origins = [origin for origin in origins if origin.name != SINGLE_FILE]  # the index is of this file alone
+        # The index is of this file alone.
+        origins = [origin for origin in origins if origin.name != SINGLE_FILE]
     params = directory / PARAMS_DIRECTORY
     trees = find_trees(params) or ([params] if params.is_dir() else [])
     fits = {tree: functools.partial(fit_orbax, specs, tree) for tree in trees}

@@ -9,7 +9,8 @@ from jinfer.weights.params import Params
 
 @dataclass(frozen=True, eq=False)
 class FittedWeights:
-    """`load(placement=..., progress=...)` brings the parameters of `specs` to devices. It raises CheckpointError."""
+    """`load(placement=..., progress=...)` brings the parameters of `specs` to devices. It raises
+    CheckpointError."""
 
     specs: ParamSpecs
     load: Callable[..., Params]

@@ -16,8 +16,8 @@ MAX_BIAS_BYTES = 2**24  # of one that is read to see whether it is zero; a row o
 
 
 def is_harmless(name: str, tensor: SafetensorsTensor, specs: ParamSpecs) -> bool:
-    """True if the model computes the same with the tensor and without: it holds nothing, is a buffer that the model
-    makes itself, or is a bias of zeros.
+    """True if the model computes the same with the tensor and without: it holds nothing, is a buffer that the
+    model makes itself, or is a bias of zeros.
 
     Other tensors of zeros are not harmless: an unknown weight may be multiplied with anything. Raises
     CheckpointError where a bias cannot be read.
@@ -27,7 +27,9 @@ def is_harmless(name: str, tensor: SafetensorsTensor, specs: ParamSpecs) -> bool
     return name.endswith(BIAS_SUFFIX) and _is_zero(tensor)
 
 
-def without_harmless(given: Mapping[str, T], wanted: Collection[str], read: Callable[[T], np.ndarray]) -> dict[str, T]:
+def without_harmless(
+    given: Mapping[str, T], wanted: Collection[str], read: Callable[[T], np.ndarray]
+) -> dict[str, T]:
     """Parameters by path, without those that are not `wanted` and hold nothing, or are biases of zeros."""
     return {path: x for path, x in given.items() if path in wanted or not _holds_nothing(path, x, read)}
 
@@ -40,7 +42,9 @@ def _holds_nothing(path: str, leaf: Any, read: Callable[[Any], np.ndarray]) -> b
 
 
 def _is_zero(tensor: SafetensorsTensor) -> bool:
-    dtype = SUPPORTED_DTYPES.get(tensor.dtype_name, BYTE if tensor.dtype_name.startswith(NARROW_FLOATS) else None)
+    dtype = SUPPORTED_DTYPES.get(
+        tensor.dtype_name, BYTE if tensor.dtype_name.startswith(NARROW_FLOATS) else None
+    )
     if len(tensor.shape) != 1 or dtype is None or tensor.num_bytes > MAX_BIAS_BYTES:
         return False
     stored = np.empty(tensor.num_bytes, np.uint8)

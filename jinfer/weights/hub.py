@@ -29,12 +29,12 @@ DEMO_MODEL = Path(__file__).resolve().parent.parent / "demo_model"
 
 
 def resolve_model_directory(model: str | Path | None, *, weights: bool = True) -> Path:
-    """A local directory as it is, a hub id (`organisation/name`) through huggingface_hub and its cache, and None as the
-    model that ships with jinfer. `weights=False` leaves the weights on the hub.
+    """A local directory as it is, a hub id (`organisation/name`) through huggingface_hub and its cache, and
+    None as the model that ships with jinfer. `weights=False` leaves the weights on the hub.
 
-    Of a hub model nothing is fetched that is not read: not weights in other formats, and not what lies in folders.
-    Raises ModelNotFoundError, also where the hub is out of reach and its cache lacks a file that is needed. Environment
-    variables of huggingface_hub (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN) are respected.
+    Of a hub model nothing is fetched that is not read: not weights in other formats, and not what lies in
+    folders. Raises ModelNotFoundError, also where the hub is out of reach and its cache lacks a file that is
+    needed. Environment variables of huggingface_hub (HF_HUB_OFFLINE, HF_HOME, HF_TOKEN) are respected.
     """
     if model is None:
         return DEMO_MODEL
@@ -51,14 +51,15 @@ def resolve_model_directory(model: str | Path | None, *, weights: bool = True) -
         raise
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelNotFoundError(
-            f"{str(model)!r} is not a directory, and the hub did not give it: {error}; check the name, the network, "
+            f"{str(model)!r} is not a directory, and the hub did not give it: {error}; check the name, the "
+            "network, "
             "HF_TOKEN if it is a gated model, and HF_HUB_OFFLINE"
         ) from error
 
 
 def _fetch_from_hub(repository: str, *, weights: bool) -> Path:
-    """The folder of the cache with what is read of a model. Raises IncompleteSnapshotError or ModelNotFoundError where
-    the cache alone is at hand and lacks something."""
+    """The folder of the cache with what is read of a model. Raises IncompleteSnapshotError or
+    ModelNotFoundError where the cache alone is at hand and lacks something."""
     small = [*CONFIG_FILES, *TEXT_FILES, *SIDE_FILES]
     try:
         snapshot = _fetch(repository, [*small, SINGLE_FILE, INDEX_FILE] if weights else small)
@@ -70,8 +71,8 @@ def _fetch_from_hub(repository: str, *, weights: bool) -> Path:
 
 
 def _small_files_in_cache(repository: str) -> Path:
-    """All but the weights. A config, or a part of the tokenizer, must be there if the repository has it; without any
-    tokenizer a model takes token ids."""
+    """All but the weights. A config, or a part of the tokenizer, must be there if the repository has it;
+    without any tokenizer a model takes token ids."""
     try:
         return _fetch(repository, [*CONFIG_FILES, *TEXT_FILES, *SIDE_FILES])
     except IncompleteSnapshotError as error:
@@ -87,7 +88,8 @@ def _small_files_in_cache(repository: str) -> Path:
 
 
 def _fetch_more_weights(repository: str, snapshot: Path) -> None:
-    """Fetches the shards of an index, the file of config.json, or Orbax's `params/`, unless weights are there."""
+    """Fetches the shards of an index, the file of config.json, or Orbax's `params/`, unless weights are
+    there."""
     origins = [snapshot / name for name in source_names(read_json(snapshot / CONFIG_FILES[0]))]
     present = [origin for origin in origins if origin.is_file()]
     if any(not _absent_shards(origin) for origin in present):
@@ -112,7 +114,8 @@ def _fetch_more(repository: str, snapshot: Path, patterns: Sequence[str]) -> Non
         _fetch(repository, patterns, revision=snapshot.name)
     except (LocalEntryNotFoundError, OSError) as error:  # by version of huggingface_hub, where it is offline
         raise ModelNotFoundError(
-            f"the hub's cache lacks {named(patterns)} of {repository}, and the hub is out of reach ({error}); fetch "
+            f"the hub's cache lacks {named(patterns)} of {repository}, and the hub is out of reach "
+            f"({error}); fetch "
             "the model where there is a network"
         ) from error
 
@@ -126,7 +129,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of a model. Raises ModelNotFoundError or UnsupportedModelError."""
     if not path.is_file() and (path.parent / ADAPTER_CONFIG).is_file():
         raise ModelNotFoundError(
-            f"{path.parent} has no {path.name}, and {ADAPTER_CONFIG} says that it is an adapter, which jinfer cannot "
+            f"{path.parent} has no {path.name}, and {ADAPTER_CONFIG} says that it is an adapter, which "
+            "jinfer cannot "
             "apply; merge it into its base model (merge_and_unload of peft) and save that"
         )
     if not path.is_file():

@@ -23,8 +23,9 @@ WHERE = "params"
 def fit_given(specs: ParamSpecs, params: Params) -> ParamSpecs:
     """The specs of a model with a head as it is given.
 
-    `params` is a nested mapping of arrays or nnx variables (an nnx.State is one), or a training state with one in it.
-    Raises CheckpointError, which names all that is missing, left over, misshapen or of a dtype that is no float.
+    `params` is a nested mapping of arrays or nnx variables (an nnx.State is one), or a training state with
+    one in it. Raises CheckpointError, which names all that is missing, left over, misshapen or of a dtype
+    that is no float.
     """
     specs, given = fit_tied(specs, _arrays(specs, params), np.asarray)
     check_params(without_harmless(given, specs.flat, np.asarray), specs.flat, WHERE)
@@ -34,8 +35,8 @@ def fit_given(specs: ParamSpecs, params: Params) -> ParamSpecs:
 def adopt(
     specs: ParamSpecs, params: Params, *, placement: Placement, progress: bool
 ) -> tuple[Params, tuple[jax.Array, ...]]:
-    """Params of which `fit_given` gave the specs, and those among them that are copies: of another dtype, or from the
-    host. Those of numpy are copied on a CPU, too: the caller may write there."""
+    """Params of which `fit_given` gave the specs, and those among them that are copies: of another dtype, or
+    from the host. Those of numpy are copied on a CPU, too: the caller may write there."""
     wanted = specs.placed(placement)
     given = _arrays(specs, params)
     for path, tied in specs.tied.items():
@@ -47,7 +48,9 @@ def adopt(
         if isinstance(x, jax.Array) and placement.has(x)
     }
     missing = {path: x for path, x in wanted.items() if path not in adopted}
-    slices = [each for path, x in missing.items() for each in host_slices(path, np.asarray(given[path]), x.dtype)]
+    slices = [
+        each for path, x in missing.items() for each in host_slices(path, np.asarray(given[path]), x.dtype)
+    ]
     adopted |= fill_params(missing, slices, placement, progress=progress)
     return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
 
@@ -56,18 +59,25 @@ def _arrays(specs: ParamSpecs, params: Params) -> dict[str, Any]:
     """The arrays by the paths of the model's parameters, and whatever is beside them."""
     if not isinstance(params, Mapping):
         raise ConfigError(
-            f"params is a {type(params).__name__}, and must be a nested dict of arrays (nnx.state(module) makes one)"
+            f"params is a {type(params).__name__}, and must be a nested dict of arrays (nnx.state(module) "
+            "makes one)"
         )
     leaves = {tuple(path.split("/")): leaf for path, leaf in flatten(params).items()}
     keys = parameters_of(leaves, specs, WHERE)
-    return {path: _array(path, leaves[k]) for path, k in keys.items() if path in specs.by_path or leaves[k] is not None}
+    return {
+        path: _array(path, leaves[k])
+        for path, k in keys.items()
+        if path in specs.by_path or leaves[k] is not None
+    }
 
 
 def _array(path: str, leaf: Any) -> jax.Array | np.ndarray:
     value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
     if isinstance(value, jax.Array):
         if value.is_deleted():
-            raise CheckpointError(f"params has a deleted array at {path}; give one that lives as long as the engine")
+            raise CheckpointError(
+                f"params has a deleted array at {path}; give one that lives as long as the engine"
+            )
         return value
     try:
         return np.asarray(value)

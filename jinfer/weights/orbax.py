@@ -1,7 +1,7 @@
 """Orbax checkpoints: what a JAX training run writes is served as it is, and any model can be converted to it.
 
-A checkpoint is a directory with config.json, the tokenizer's files and `params/`, which Orbax wrote from the nested
-dict of parameters (`ParamSpecs` has its paths and shapes).
+A checkpoint is a directory with config.json, the tokenizer's files and `params/`, which Orbax wrote from the
+nested dict of parameters (`ParamSpecs` has its paths and shapes).
 """
 
 import functools
@@ -35,7 +35,8 @@ def check_is_new(out: Path) -> None:
 
 
 def save_orbax(params: Params, source: Path, out: Path) -> None:
-    """Writes params, and copies config and tokenizer from `source`. Raises ConfigError if `out` is there already."""
+    """Writes params, and copies config and tokenizer from `source`. Raises ConfigError if `out` is there
+    already."""
     check_is_new(out)
     out.mkdir(parents=True)
     for file in [file for pattern in (*CONFIG_FILES, *TEXT_FILES) for file in source.glob(pattern)]:
@@ -47,21 +48,25 @@ def save_orbax(params: Params, source: Path, out: Path) -> None:
 
 
 def load_orbax(specs: ParamSpecs, directory: Path, *, placement: Placement) -> Params:
-    """The params of `specs` from a directory, read to the devices. Raises CheckpointError where they do not fit;
-    a head beside the embedding of a tied model does not, where its values are others."""
+    """The params of `specs` from a directory, read to the devices. Raises CheckpointError where they do not
+    fit; a head beside the embedding of a tied model does not, where its values are others."""
     params = directory / PARAMS_DIRECTORY
     path = next(iter(find_trees(params)), params)
     fitted = fit_orbax(specs, path)
     others = [path for path in fitted.specs.by_path if path not in specs.by_path]
-    raise_faults([f"{path} has other values than what it is tied to; untie it" for path in others], str(directory))
+    raise_faults(
+        [f"{path} has other values than what it is tied to; untie it" for path in others], str(directory)
+    )
     return fitted.load(placement=placement, progress=False)
 
 
 def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
-    """The specs of a model with a head as it is stored, and which of the leaves of the tree at `path` its weights are.
+    """The specs of a model with a head as it is stored, and which of the leaves of the tree at `path` its
+    weights are.
 
-    Arrays are read where their values decide: a head beside the embedding of a tied model, biases that the model does
-    not have. Raises CheckpointError that names what is missing, left over, misshapen or of a dtype that is no float.
+    Arrays are read where their values decide: a head beside the embedding of a tied model, biases that the
+    model does not have. Raises CheckpointError that names what is missing, left over, misshapen or of a dtype
+    that is no float.
     """
     path = path.resolve()
     stored = _stored_leaves(path)
@@ -75,7 +80,9 @@ def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
     wanted = specs.flat
     leaves = without_harmless(leaves, wanted, read)
     check_params({name: leaf.stored for name, leaf in leaves.items()}, wanted, str(path))
-    return FittedWeights(specs, functools.partial(_load, path, specs, {name: leaves[name].keys for name in wanted}))
+    return FittedWeights(
+        specs, functools.partial(_load, path, specs, {name: leaves[name].keys for name in wanted})
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +101,9 @@ class _Leaf:
         return getattr(self.stored, "dtype", None)
 
 
-def _load(path: Path, specs: ParamSpecs, keys: Mapping[str, Keys], *, placement: Placement, progress: bool) -> Params:
+def _load(
+    path: Path, specs: ParamSpecs, keys: Mapping[str, Keys], *, placement: Placement, progress: bool
+) -> Params:
     placed = specs.placed(placement)
     how = {keys[name]: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in placed.items()}
     restored = _restore(path, how)
@@ -109,7 +118,9 @@ def _restore(path: Path, how: Mapping[Keys, ocp.RestoreArgs]) -> dict[Keys, Any]
             restored = checkpointer.restore(
                 path, args=ocp.args.PyTreeRestore(item=tree, restore_args=tree, partial_restore=True)
             )
-        except Exception as error:  # Orbax raises Exception itself, with no narrower type, and pages of detail
+        except (
+            Exception
+        ) as error:  # Orbax raises Exception itself, with no narrower type, and pages of detail
             raise CheckpointError(
                 f"{path} cannot be read ({_brief(error)}); write it again if it is truncated or corrupt"
             ) from error
@@ -132,7 +143,9 @@ def _stored_leaves(path: Path) -> dict[Keys, Any]:
         try:
             metadata = checkpointer.metadata(path).item_metadata
         except Exception as error:
-            raise CheckpointError(f"{path} is not an Orbax checkpoint ({_brief(error)}); write it again") from error
+            raise CheckpointError(
+                f"{path} is not an Orbax checkpoint ({_brief(error)}); write it again"
+            ) from error
     if metadata is None:
         raise CheckpointError(f"{path} is not an Orbax checkpoint, or an incomplete one; write it again")
     return flat_leaves(getattr(metadata, "tree", metadata))

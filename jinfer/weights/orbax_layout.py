@@ -11,14 +11,17 @@ ITEMS = ("params", "default", "state", "model", "pytree")  # names of trees, tha
 
 
 def find_trees(directory: Path) -> list[Path]:
-    """The trees in a directory, the likeliest to be the parameters first: itself, the steps of a CheckpointManager from
-    the newest on, and other folders. A step may have several items, of which the same is true."""
+    """The trees in a directory, the likeliest to be the parameters first: itself, the steps of a
+    CheckpointManager from the newest on, and other folders. A step may have several items, of which the same
+    is true."""
     if _is_tree(directory):
         return [directory]
     folders = [path for path in directory.iterdir() if path.is_dir()] if directory.is_dir() else []
     steps = {path: int(match[1]) for path in folders if (match := STEP.fullmatch(path.name))}
     newest_first = sorted(steps, key=lambda path: -steps[path])
-    of_steps = [tree for step in newest_first for tree in ([step] if _is_tree(step) else _items(step.iterdir()))]
+    of_steps = [
+        tree for step in newest_first for tree in ([step] if _is_tree(step) else _items(step.iterdir()))
+    ]
     return of_steps + _items(path for path in folders if path not in steps)
 
 

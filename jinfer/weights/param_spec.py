@@ -1,4 +1,5 @@
-"""The one description of each parameter of a model: loading, dummy weights and the memory plan follow from it."""
+"""The one description of each parameter of a model: loading, dummy weights and the memory plan follow from
+it."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -32,10 +33,11 @@ class CheckpointTensor:
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """A parameter: its shape with a logical axis for each dimension, its first value, and where a checkpoint has it.
+    """A parameter: its shape with a logical axis for each dimension, its first value, and where a checkpoint
+    has it.
 
-    A stack has the axis `layers` first, and the numbers of its layers in a checkpoint in `layers`. `tensors` lie side
-    by side along the last axis; the ones that `is_transposed` describes are stored as [out, in].
+    A stack has the axis `layers` first, and the numbers of its layers in a checkpoint in `layers`. `tensors`
+    lie side by side along the last axis; the ones that `is_transposed` describes are stored as [out, in].
     """
 
     shape: tuple[int, ...]
@@ -76,7 +78,8 @@ class ParamSpec:
 class TiedParam:
     """A parameter with the values of another, such as the head of a tied model.
 
-    Stored instead of the other it stands for it; stored beside it with other values, it is a parameter of its own.
+    Stored instead of the other it stands for it; stored beside it with other values, it is a parameter of its
+    own.
     """
 
     path: str
@@ -90,7 +93,8 @@ class TiedParam:
 
 @dataclass(frozen=True)
 class IgnoredTensors:
-    """Tensors of a checkpoint, by a pattern of their names, that hold nothing of a model: it computes them itself.
+    """Tensors of a checkpoint, by a pattern of their names, that hold nothing of a model: it computes them
+    itself.
 
     With `dtypes`, safetensors' names of them, a tensor of another dtype is not meant.
     """
@@ -109,7 +113,10 @@ class ParamSpecs:
     @property
     def flat(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of each parameter, in the order of the paths."""
-        return {path: self.by_path[path].abstract for path in sorted(self.by_path, key=lambda path: path.split("/"))}
+        return {
+            path: self.by_path[path].abstract
+            for path in sorted(self.by_path, key=lambda path: path.split("/"))
+        }
 
     def placed(self, placement: Placement) -> dict[str, jax.ShapeDtypeStruct]:
         """`flat` with a layout for each parameter, by its logical axes."""
@@ -135,8 +142,10 @@ class ParamSpecs:
         return replace(self, by_path=by_path)
 
     def ignores(self, name: str, dtype_name: str | None = None) -> bool:
-        """True if a tensor of this name holds nothing of the model; without a dtype, if that holds for every dtype."""
+        """True if a tensor of this name holds nothing of the model; without a dtype, if that holds for every
+        dtype."""
         return any(
-            pattern.names.search(name) is not None and (pattern.dtypes is None or dtype_name in pattern.dtypes)
+            pattern.names.search(name) is not None
+            and (pattern.dtypes is None or dtype_name in pattern.dtypes)
             for pattern in self.ignored
         )

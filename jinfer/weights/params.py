@@ -38,7 +38,8 @@ def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_params(given: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeStruct], where: str) -> None:
-    """Raises CheckpointError, naming each, unless `given`, floats by path, has the paths and shapes of `wanted`."""
+    """Raises CheckpointError, naming each, unless `given`, floats by path, has the paths and shapes of
+    `wanted`."""
     faults = [f"{path} is missing" for path in wanted if path not in given]
     faults += [f"{path} is not a parameter of the model" for path in given if path not in wanted]
     faults += [
@@ -47,7 +48,8 @@ def check_params(given: Mapping[str, Any], wanted: Mapping[str, jax.ShapeDtypeSt
         if path in given and np.shape(given[path]) != wanted[path].shape
     ]
     faults += [
-        f"{path} has dtype {given[path].dtype.name}, of which jinfer reads {', '.join(x.name for x in WEIGHT_DTYPES)}"
+        f"{path} has dtype {given[path].dtype.name}, of which jinfer reads "
+        f"{', '.join(x.name for x in WEIGHT_DTYPES)}"
         for path in wanted
         if path in given and getattr(given[path], "dtype", WEIGHT_DTYPES[0]) not in WEIGHT_DTYPES
     ]

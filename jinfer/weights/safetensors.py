@@ -1,4 +1,5 @@
-"""Hugging Face checkpoints: safetensors, in one file or several with an index, chunk by chunk to the device."""
+"""Hugging Face checkpoints: safetensors, in one file or several with an index, chunk by chunk to the
+device."""
 
 import functools
 from pathlib import Path
@@ -14,8 +15,9 @@ from jinfer.weights.tied_params import have_same_values, untie
 
 
 def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement, progress: bool) -> Params:
-    """The params of `specs` from the safetensors of a directory. Raises CheckpointError that names every tensor at
-    fault; a head beside the embedding of a tied model is one, where its values are others (`fit_checkpoint` unties)."""
+    """The params of `specs` from the safetensors of a directory. Raises CheckpointError that names every
+    tensor at fault; a head beside the embedding of a tied model is one, where its values are others
+    (`fit_checkpoint` unties)."""
     files = TensorFiles(directory, find_tensors(directory))
     pairs = [_tied_names(specs, path) for path in _differing(specs, files)]
     faults = [f"{head} has other values than {embedding}, and the model is tied" for head, embedding in pairs]
@@ -24,11 +26,11 @@ def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement,
 
 
 def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
-    """The specs of a model with a head as it is stored, and where its weights are in the files of `origin`, which is
-    model.safetensors or an index.
+    """The specs of a model with a head as it is stored, and where its weights are in the files of `origin`,
+    which is model.safetensors or an index.
 
-    Nothing is read but headers, and what has to be looked at: the head beside the embedding of a tied model, biases
-    that the model does not have. Raises CheckpointError that names every tensor at fault.
+    Nothing is read but headers, and what has to be looked at: the head beside the embedding of a tied model,
+    biases that the model does not have. Raises CheckpointError that names every tensor at fault.
     """
     files = open_source(origin)
     for path in _differing(specs, files):
@@ -37,8 +39,8 @@ def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
 
 
 def _load(specs: ParamSpecs, slices: list[TensorSlice], *, placement: Placement, progress: bool) -> Params:
-    """Tensors are read by several threads, in the order of the files, while others are on their way to the device
-    (`streaming.fill_params` says how much host memory that takes)."""
+    """Tensors are read by several threads, in the order of the files, while others are on their way to the
+    device (`streaming.fill_params` says how much host memory that takes)."""
     return unflatten(fill_params(specs.placed(placement), slices, placement, progress=progress))
 
 
@@ -46,7 +48,9 @@ def _differing(specs: ParamSpecs, files: TensorFiles) -> list[str]:
     """The paths whose tied parameter is stored, too, with other values."""
     pairs = {path: _tied_names(specs, path) for path in specs.tied}
     stored = {path: pair for path, pair in pairs.items() if all(name in files.tensors for name in pair)}
-    return [path for path, pair in stored.items() if not have_same_values(*(files.tensors[name] for name in pair))]
+    return [
+        path for path, pair in stored.items() if not have_same_values(*(files.tensors[name] for name in pair))
+    ]
 
 
 def _tied_names(specs: ParamSpecs, path: str) -> tuple[str, str]:

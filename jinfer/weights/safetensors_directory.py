@@ -23,8 +23,8 @@ EXPLICIT_SOURCE = "transformers_weights"  # the entry of config.json that names 
 class TensorFiles:
     """The tensors of one source, by name, in the order of the files.
 
-    `origin` is model.safetensors or the index. `absent` are tensors that the index gives to a file that lacks them,
-    with that file.
+    `origin` is model.safetensors or the index. `absent` are tensors that the index gives to a file that lacks
+    them, with that file.
     """
 
     origin: Path
@@ -38,15 +38,17 @@ def find_sources(directory: Path, raw: Mapping[str, Any]) -> list[Path]:
 
 
 def source_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
-    """model.safetensors and the index, in the order in which transformers takes them; or the one file that the
-    config.json `raw` names. Raises UnsupportedModelError unless that is a safetensors file or an index of some."""
+    """model.safetensors and the index, in the order in which transformers takes them; or the one file that
+    the config.json `raw` names. Raises UnsupportedModelError unless that is a safetensors file or an index of
+    some."""
     name = raw.get(EXPLICIT_SOURCE)
     if name is None:
         return SINGLE_FILE, INDEX_FILE
     is_file_name = isinstance(name, str) and "\0" not in name and Path(name).name == name
     if not is_file_name or not (name.endswith(SUFFIX) or is_index(Path(name))):
         raise UnsupportedModelError(
-            f"config.json has {EXPLICIT_SOURCE} {name!r}, which is no safetensors file or index of the model's "
+            f"config.json has {EXPLICIT_SOURCE} {name!r}, which is no safetensors file or index of the "
+            "model's "
             "directory; name one, or leave the entry out"
         )
     return (name,)
@@ -80,14 +82,17 @@ def is_index(origin: Path) -> bool:
 
 
 def _open_index(index: Path) -> TensorFiles:
-    """Each tensor from the file that the index gives it to; one that it does not mention, from the only one with it."""
+    """Each tensor from the file that the index gives it to; one that it does not mention, from the only one
+    with it."""
     weight_map = read_index(index)
     paths = {file: index.parent / file for file in set(weight_map.values())}
     given = {name: paths[file] for name, file in weight_map.items()}
     files = sorted(set(paths.values()))
     missing = [str(file.relative_to(index.parent)) for file in files if not file.is_file()]
     if missing:
-        raise CheckpointError(f"{index} names {named(missing)}, which {index.parent} lacks; fetch the model again")
+        raise CheckpointError(
+            f"{index} names {named(missing)}, which {index.parent} lacks; fetch the model again"
+        )
     tensors: dict[str, SafetensorsTensor] = {}
     copies: list[str] = []
     for file in files:
@@ -98,7 +103,8 @@ def _open_index(index: Path) -> TensorFiles:
                 copies.append(f"{name} in {file.name}")
             else:
                 raise CheckpointError(
-                    f"{tensors[name].file} and {file} both hold {name}, and {index} does not say which is right; name "
+                    f"{tensors[name].file} and {file} both hold {name}, and {index} does not say which is "
+                    "right; name "
                     "its file in weight_map"
                 )
     _say_what_the_index_leaves(index, copies, [name for name in tensors if name not in given])
@@ -110,7 +116,9 @@ def _say_what_the_index_leaves(index: Path, copies: list[str], unmentioned: list
     if copies:
         logger.warning("not read, since %s gives them to other files: %s", index, named(copies))
     if unmentioned:
-        logger.warning("%s does not mention %s, which its files hold and which are read", index, named(unmentioned))
+        logger.warning(
+            "%s does not mention %s, which its files hold and which are read", index, named(unmentioned)
+        )
 
 
 def read_index(index: Path) -> dict[str, str]:
@@ -123,7 +131,9 @@ def read_index(index: Path) -> dict[str, str]:
         for name, file in weight_map.items():
             _check_shard_name(name, file)
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{index} is not an index of safetensors files: {error!r}; fetch it again") from error
+        raise CheckpointError(
+            f"{index} is not an index of safetensors files: {error!r}; fetch it again"
+        ) from error
     return weight_map
 
 

@@ -33,11 +33,13 @@ class SafetensorsTensor(TensorSource):
         return jnp.dtype(SUPPORTED_DTYPES[self.dtype_name])
 
     def read_rows(self, first_row: int, out: np.ndarray) -> None:
-        """Fills `out`, bytes, with whole rows of the first axis. Raises CheckpointError if the file is short of it."""
+        """Fills `out`, bytes, with whole rows of the first axis. Raises CheckpointError if the file is short
+        of it."""
         self.read_bytes(first_row * (self.num_bytes // self.shape[0]), out)
 
     def read_bytes(self, first: int, out: np.ndarray) -> None:
-        """Fills `out` with the tensor's bytes from `first` on. Raises CheckpointError if the file is short of them."""
+        """Fills `out` with the tensor's bytes from `first` on. Raises CheckpointError if the file is short of
+        them."""
         unread = out.data
         try:
             with self.file.open("rb", buffering=0) as opened:
@@ -52,7 +54,8 @@ class SafetensorsTensor(TensorSource):
 
 
 class Float64Tensor(SafetensorsTensor):
-    """A tensor of float64, which is read as float32: devices have no float64. torch rounds on this way, too."""
+    """A tensor of float64, which is read as float32: devices have no float64. torch rounds on this way,
+    too."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -69,14 +72,18 @@ class Float64Tensor(SafetensorsTensor):
 def read_header(file: Path) -> dict[str, SafetensorsTensor]:
     """The tensors of a file: [length: 8 bytes][header: JSON of that length][the tensors' bytes].
 
-    The safetensors library checks the header: sizes, offsets, gaps, overlaps, types. What it does not see, a name that
-    is there twice, is seen here. Raises CheckpointError.
+    The safetensors library checks the header: sizes, offsets, gaps, overlaps, types. What it does not see, a
+    name that is there twice, is seen here. Raises CheckpointError.
     """
     try:
         with safe_open(file, framework="numpy"), file.open("rb") as opened:
             length = int.from_bytes(opened.read(LENGTH_BYTES), "little")
             pairs = json.loads(opened.read(length), object_pairs_hook=tuple)
-        tensors = [(name, _read_entry(file, entry, LENGTH_BYTES + length)) for name, entry in pairs if name != METADATA]
+        tensors = [
+            (name, _read_entry(file, entry, LENGTH_BYTES + length))
+            for name, entry in pairs
+            if name != METADATA
+        ]
         by_name = dict(tensors)
         if len(by_name) < len(tensors):
             names = [name for name, _ in tensors]

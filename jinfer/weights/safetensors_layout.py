@@ -1,4 +1,5 @@
-"""The layout of a checkpoint's tensors in the parameters of a model, and the faults of those that do not fit."""
+"""The layout of a checkpoint's tensors in the parameters of a model, and the faults of those that do not
+fit."""
 
 import logging
 
@@ -13,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 def lay_out(specs: ParamSpecs, files: TensorFiles) -> list[TensorSlice]:
-    """The slices that tensors fill, in the order of the files. A tensor of a tied parameter stands for the other's,
-    where that is absent, and is left out beside it: it is a copy. Missing, extra and misshapen tensors are one
-    CheckpointError."""
+    """The slices that tensors fill, in the order of the files. A tensor of a tied parameter stands for the
+    other's, where that is absent, and is left out beside it: it is a copy. Missing, extra and misshapen
+    tensors are one CheckpointError."""
     layout = _Layout(files)
     for path, spec in specs.by_path.items():
         for index, layer in enumerate(spec.layers or (0,)):
@@ -60,7 +61,8 @@ class _Layout:
         return names
 
     def _check(self, name: str, spec: ParamSpec) -> None:
-        """Notes a tensor that is missing, of another dtype or of another shape, but for the columns of a joined one."""
+        """Notes a tensor that is missing, of another dtype or of another shape, but for the columns of a
+        joined one."""
         self._wanted.add(name)
         if name not in self._tensors:
             file = self._files.absent.get(name)
@@ -78,16 +80,21 @@ class _Layout:
         if len(given) != len(shape) or given[:-1] != shape[:-1] or (is_alone and given != shape):
             wanted = shape if is_alone else (*shape[:-1], "*")
             wanted = wanted[::-1] if spec.is_transposed else wanted
-            self.faults.append(f"{name} has shape {tensor.shape}, the model needs ({', '.join(map(str, wanted))})")
+            self.faults.append(
+                f"{name} has shape {tensor.shape}, the model needs ({', '.join(map(str, wanted))})"
+            )
 
     def _check_joined(self, names: list[str], spec: ParamSpec) -> None:
         """Notes tensors side by side that do not divide the columns as the model does."""
         shapes = [self._tensors[name].shape for name in names]
         axis = 0 if spec.is_transposed else -1
-        if [shape[axis] if shape else 0 for shape in shapes] != [tensor.num_columns for tensor in spec.tensors]:
+        if [shape[axis] if shape else 0 for shape in shapes] != [
+            tensor.num_columns for tensor in spec.tensors
+        ]:
             each = ", ".join(str(tensor.num_columns) for tensor in spec.tensors)
             self.faults.append(
-                f"{' + '.join(names)} have shapes {', '.join(map(str, shapes))}, but must have {spec.shape[-1]} rows "
+                f"{' + '.join(names)} have shapes {', '.join(map(str, shapes))}, but must have "
+                f"{spec.shape[-1]} rows "
                 f"together: {each}"
             )
 
@@ -95,7 +102,9 @@ class _Layout:
         """Notes tensors that the checkpoint holds, or its index promises, and the model does not have."""
         copies = {tied.tensor_name for tied in specs.tied.values()}
         left_over = [name for name in self._tensors if name not in self.slices]
-        harmless = [name for name in left_over if name in copies or is_harmless(name, self._tensors[name], specs)]
+        harmless = [
+            name for name in left_over if name in copies or is_harmless(name, self._tensors[name], specs)
+        ]
         self.faults += [f"{name} is not a tensor of the model" for name in left_over if name not in harmless]
         self.faults += [
             f"{name} is not in {file.name}, to which the index gives it"

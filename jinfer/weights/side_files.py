@@ -29,8 +29,8 @@ CAUSAL_LM = "AutoModelForCausalLM"
 
 
 def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
-    """Says which files of the directory, and which entries of its config.json `raw`, are not looked at though they may
-    change what the model computes."""
+    """Says which files of the directory, and which entries of its config.json `raw`, are not looked at though
+    they may change what the model computes."""
     adapter = _present(directory, ADAPTER_FILES)
     if adapter:
         logger.warning(
@@ -41,7 +41,8 @@ def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
         )
     for name in _present(directory, QUANTIZATION_FILES):
         logger.warning(
-            "%s says that the weights are quantized, and is not read: they are served as they are stored; use the "
+            "%s says that the weights are quantized, and is not read: they are served as they are stored; "
+            "use the "
             "unquantized model, or remove it",
             directory / name,
         )
@@ -53,7 +54,9 @@ def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
             raw.get("architectures"),
         )
     if (directory / CUSTOM_GENERATE).is_dir():
-        logger.warning("%s is a way of generating of the model's own, which is not used", directory / CUSTOM_GENERATE)
+        logger.warning(
+            "%s is a way of generating of the model's own, which is not used", directory / CUSTOM_GENERATE
+        )
 
 
 def adapter_error(directory: Path) -> CheckpointError | None:
@@ -62,16 +65,19 @@ def adapter_error(directory: Path) -> CheckpointError | None:
     if not present:
         return None
     return CheckpointError(
-        f"{directory} holds an adapter alone ({', '.join(present)}), which jinfer cannot apply; merge it into its base "
+        f"{directory} holds an adapter alone ({', '.join(present)}), which jinfer cannot apply; merge it "
+        "into its base "
         "model (merge_and_unload of peft) and save that"
     )
 
 
 def other_weights(directory: Path, known: Collection[str], names: Collection[str]) -> list[str]:
-    """Files, but for the `known` ones, that look like weights of the model whose tensors have these `names`: by their
-    own name, or since they hold one of the tensors. One that cannot be read is told, too."""
+    """Files, but for the `known` ones, that look like weights of the model whose tensors have these `names`:
+    by their own name, or since they hold one of the tensors. One that cannot be read is told, too."""
     found = {path.name for pattern in OTHER_FORMATS for path in directory.glob(pattern)}.difference(known)
-    files = [path for path in directory.glob(SAFETENSORS) if path.name not in {*ADAPTER_FILES, *known, *found}]
+    files = [
+        path for path in directory.glob(SAFETENSORS) if path.name not in {*ADAPTER_FILES, *known, *found}
+    ]
     return sorted(found | {file.name for file in files if _may_hold(file, names)})
 
 

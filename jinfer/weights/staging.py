@@ -1,8 +1,8 @@
 """Bytes from the host to the device through staging buffers: while one is copied, others are filled.
 
-A GPU copies pinned memory (which the system never moves) by itself, and other memory by way of a small pinned buffer
-that the CPU fills: 43.6 against 2.2 GB/s, measured on an H200. Pinning memory is slow, so a few buffers are used again
-and again:
+A GPU copies pinned memory (which the system never moves) by itself, and other memory by way of a small pinned
+buffer that the CPU fills: 43.6 against 2.2 GB/s, measured on an H200. Pinning memory is slow, so a few
+buffers are used again and again:
 
     reader 1   fill A ........ | fill A ........
     reader 2   fill B ........ | fill B ........
@@ -53,16 +53,17 @@ class StagingBuffer:
         return cls(np.ctypeslib.as_array(memory), source)
 
     def copy_to(self, placement: Placement) -> jax.Array:
-        """Starts a copy. Until the result was used, `content` may not change: the copy may not have begun, and on a
-        CPU there is none."""
+        """Starts a copy. Until the result was used, `content` may not change: the copy may not have begun,
+        and on a CPU there is none."""
         return placement.put_staged(self.source)
 
 
 def stream(reads: Sequence[Read], buffer_bytes: int, placement: Placement) -> Iterator[jax.Array]:
     """The buffer that each of `reads` filled, in order, as uint8 [buffer_bytes] on the device.
 
-    Before taking the next buffer, wait for every computation that reads the last: its memory is reused. At most
-    MAX_READERS + NUM_SPARE_BUFFERS buffers exist, and as many copies on the device. Raises what a read raises.
+    Before taking the next buffer, wait for every computation that reads the last: its memory is reused. At
+    most MAX_READERS + NUM_SPARE_BUFFERS buffers exist, and as many copies on the device. Raises what a read
+    raises.
     """
     num_readers = min(MAX_READERS, os.cpu_count() or 1)
     new_buffer = _new_buffer(placement)

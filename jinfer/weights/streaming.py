@@ -1,8 +1,9 @@
-"""Parameters filled from tensors that lie elsewhere, in files or in host memory, by way of the staging buffers.
+"""Parameters filled from tensors that lie elsewhere, in files or in host memory, by way of the staging
+buffers.
 
-Each tensor is cut along its first axis into chunks of equal size, chunks are packed into transfers of one buffer, and
-on the device each is written where it belongs. A parameter is allocated once, so stacking layers and joining
-projections takes no second copy, and a model has a handful of chunk shapes to compile for.
+Each tensor is cut along its first axis into chunks of equal size, chunks are packed into transfers of one
+buffer, and on the device each is written where it belongs. A parameter is allocated once, so stacking layers
+and joining projections takes no second copy, and a model has a handful of chunk shapes to compile for.
 """
 
 import math
@@ -25,7 +26,8 @@ ALIGNMENT = 64  # of chunks in a buffer
 
 @dataclass(frozen=True)
 class TensorSlice:
-    """The slice parameter[start[0]:, start[1]:, ...] that a tensor fills, which `is_transposed` turns around first."""
+    """The slice parameter[start[0]:, start[1]:, ...] that a tensor fills, which `is_transposed` turns around
+    first."""
 
     source: TensorSource
     path: str
@@ -68,7 +70,8 @@ class Chunk:
 
     @property
     def start(self) -> tuple[int, ...]:
-        """The first index of the chunk in the parameter. Rows of a transposed tensor go along the last axis."""
+        """The first index of the chunk in the parameter. Rows of a transposed tensor go along the last
+        axis."""
         start = list(self.slice.start)
         axis = -1 if self.slice.is_transposed else -len(self.slice.source.shape)
         start[axis] += self.first_row
@@ -99,11 +102,12 @@ def fill_params(
     *,
     progress: bool,
 ) -> dict[str, Array]:
-    """Parameters by path, zero but for `slices`, which are converted to the parameter's dtype. `abstract` says how each
-    is laid out.
+    """Parameters by path, zero but for `slices`, which are converted to the parameter's dtype. `abstract`
+    says how each is laid out.
 
-    Host memory in use: the buffers of `staging.stream`, 24 times 16 MiB at most (or 24 rows of the first axis, if a row
-    is larger), and as much on the device until all is loaded. Raises what reading a tensor raises.
+    Host memory in use: the buffers of `staging.stream`, 24 times 16 MiB at most (or 24 rows of the first
+    axis, if a row is larger), and as much on the device until all is loaded. Raises what reading a tensor
+    raises.
     """
     params = _zeros(abstract)
     buffer_bytes = _buffer_bytes(slices)
@@ -124,7 +128,9 @@ def _zeros(abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
     """All parameters in one program, for each has a shape of its own."""
     shapes = {path: (x.shape, x.dtype) for path, x in abstract.items()}
     shardings = {path: x.sharding for path, x in abstract.items()}
-    make = jax.jit(lambda: {path: jnp.zeros(*shape) for path, shape in shapes.items()}, out_shardings=shardings)
+    make = jax.jit(
+        lambda: {path: jnp.zeros(*shape) for path, shape in shapes.items()}, out_shardings=shardings
+    )
     return dict(make())
 
 
@@ -136,7 +142,8 @@ def _buffer_bytes(slices: Sequence[TensorSlice]) -> int:
 
 
 def _cut(each: TensorSlice, buffer_bytes: int) -> Iterator[Chunk]:
-    """Chunks of as many rows each, so that they have one shape; the last begins within the one before it, if it must.
+    """Chunks of as many rows each, so that they have one shape; the last begins within the one before it, if
+    it must.
 
     10 rows, of which 4 fit: rows 0 to 3, 4 to 7 and 6 to 9.
     """
@@ -176,8 +183,8 @@ def _write(
     dtype: np.dtype,
     is_transposed: bool,
 ) -> Array:
-    """Puts the chunk at offset indices[0] of the buffer into target[indices[1]:, ...]; axes that it does not have are
-    of size one."""
+    """Puts the chunk at offset indices[0] of the buffer into target[indices[1]:, ...]; axes that it does not
+    have are of size one."""
     num_bytes = math.prod(shape) * dtype.itemsize
     raw = jax.lax.dynamic_slice(staged, (indices[0],), (num_bytes,))
     values = jax.lax.bitcast_convert_type(raw.reshape(*shape, dtype.itemsize), dtype)

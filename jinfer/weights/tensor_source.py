@@ -8,7 +8,8 @@ import numpy as np
 STREAMED_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32")))
 """The dtypes that `read_rows` may give: the device converts each to the dtype of a parameter."""
 WEIGHT_DTYPES = (*STREAMED_DTYPES, jnp.dtype("float64"))
-"""The dtypes that weights may be stored in. Narrower floats and integers are quantized: their scales are elsewhere."""
+"""The dtypes that weights may be stored in. Narrower floats and integers are quantized: their scales are
+elsewhere."""
 
 
 class TensorSource(ABC):

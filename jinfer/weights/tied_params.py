@@ -1,5 +1,5 @@
-"""Tied parameters, such as a head and an embedding, that are both stored: as in transformers 5, values decide whether
-they are one, and not `tie_word_embeddings` alone."""
+"""Tied parameters, such as a head and an embedding, that are both stored: as in transformers 5, values decide
+whether they are one, and not `tie_word_embeddings` alone."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ COMPARED_BYTES = 2**24  # at a time, of each of two tensors
 def fit_tied(
     specs: ParamSpecs, given: Mapping[str, T], read: Callable[[T], np.ndarray]
 ) -> tuple[ParamSpecs, dict[str, T]]:
-    """The specs with each tied parameter as it is `given`, and the given ones by the paths that the specs have: one of
-    two that are the same. `read` gives the values of one."""
+    """The specs with each tied parameter as it is `given`, and the given ones by the paths that the specs
+    have: one of two that are the same. `read` gives the values of one."""
     rest = dict(given)
     for path, tied in specs.tied.items():
         if tied.path not in given:
@@ -39,11 +39,12 @@ def _are_same(one: T, other: T, read: Callable[[T], np.ndarray]) -> bool:
 
 
 def untie(specs: ParamSpecs, path: str, *, stored_as: tuple[str, str]) -> ParamSpecs:
-    """The specs with a head of its own, which is logged, since the configuration says otherwise. `stored_as` are the
-    names of the head and of what it was tied to."""
+    """The specs with a head of its own, which is logged, since the configuration says otherwise. `stored_as`
+    are the names of the head and of what it was tied to."""
     head, embedding = stored_as
     logger.warning(
-        "tie_word_embeddings is true, but %s has other values than %s: the stored head is used; set it to false",
+        "tie_word_embeddings is true, but %s has other values than %s: the stored head is used; set it to "
+        "false",
         head,
         embedding,
     )
@@ -51,8 +52,8 @@ def untie(specs: ParamSpecs, path: str, *, stored_as: tuple[str, str]) -> ParamS
 
 
 def have_same_values(one: SafetensorsTensor, other: SafetensorsTensor) -> bool:
-    """True if two tensors in files are equal; they are read chunk by chunk up to the first difference. A NaN equals one
-    of the same bits, where the dtypes are the same."""
+    """True if two tensors in files are equal; they are read chunk by chunk up to the first difference. A NaN
+    equals one of the same bits, where the dtypes are the same."""
     if one.shape != other.shape:
         return False
     if one.dtype_name == other.dtype_name:
@@ -62,12 +63,16 @@ def have_same_values(one: SafetensorsTensor, other: SafetensorsTensor) -> bool:
     return _chunks_agree(one, other, *(np.dtype(SUPPORTED_DTYPES[x.dtype_name]) for x in (one, other)))
 
 
-def _chunks_agree(one: SafetensorsTensor, other: SafetensorsTensor, dtype: np.dtype, other_dtype: np.dtype) -> bool:
+def _chunks_agree(
+    one: SafetensorsTensor, other: SafetensorsTensor, dtype: np.dtype, other_dtype: np.dtype
+) -> bool:
     chunk = COMPARED_BYTES // max(dtype.itemsize, other_dtype.itemsize)  # elements
     total = one.num_bytes // dtype.itemsize
     for first in range(0, total, chunk):
         count = min(chunk, total - first)
-        if not np.array_equal(_elements(one, dtype, first, count), _elements(other, other_dtype, first, count)):
+        if not np.array_equal(
+            _elements(one, dtype, first, count), _elements(other, other_dtype, first, count)
+        ):
             return False
     return True
 

@@ -30,7 +30,8 @@ class Device:
 
 
 def target_device() -> Device:
-    """The device of the abstract mesh in use, for which a program is compiled without one, else the default device."""
+    """The device of the abstract mesh in use, for which a program is compiled without one, else the default
+    device."""
     device = _target()
     num_multiprocessors = getattr(device, "num_cores", None) or getattr(device, "core_count", None)
     return Device(device.device_kind, num_multiprocessors or DEFAULT_NUM_MULTIPROCESSORS)

@@ -22,8 +22,8 @@ def store_attention(
 ) -> None:
     """Partial results where there are three to store, else the attention itself, of queries `head` [queries].
 
-    `row` is their row of the result, one for all or [queries]. Every element has an address of its own, also where it
-    is no query: interpret mode writes the old value back to it.
+    `row` is their row of the result, one for all or [queries]. Every element has an address of its own, also
+    where it is no query: interpret mode writes the old value back to it.
     """
     acc, top, total = carry
     column = jnp.arange(acc.shape[1])

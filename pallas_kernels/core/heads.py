@@ -20,7 +20,9 @@ def check_heads(heads: Array, kv_pages: KVPages, cos: Array, sin: Array) -> None
     num_tokens, num_outputs, head_dim = heads.shape
     num_kv_heads, cache_dim = kv_pages.num_kv_heads, kv_pages.head_dim
     if head_dim != cache_dim:
-        raise ValueError(f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal")
+        raise ValueError(
+            f"the projection has head_dim {head_dim} and the cache {cache_dim}; they must be equal"
+        )
     if num_outputs <= 2 * num_kv_heads:
         raise ValueError(
             f"{num_outputs} heads hold no query: {num_kv_heads} KV heads take {2 * num_kv_heads} of them; "
@@ -38,17 +40,25 @@ def check_heads(heads: Array, kv_pages: KVPages, cos: Array, sin: Array) -> None
 
 
 def check_norm(
-    q_scale: Array | None, k_scale: Array | None, epsilon: float | None, layer: int | Array | None, head_dim: int
+    q_scale: Array | None,
+    k_scale: Array | None,
+    epsilon: float | None,
+    layer: int | Array | None,
+    head_dim: int,
 ) -> tuple[Array, Array, float] | None:
     """The norm's scales and epsilon, where there is a norm."""
     if q_scale is None and k_scale is None and layer is None:
         return None
     if q_scale is None or k_scale is None or epsilon is None:
-        raise ValueError("a norm needs q_scale, k_scale and epsilon; give all three, or neither scale nor layer")
+        raise ValueError(
+            "a norm needs q_scale, k_scale and epsilon; give all three, or neither scale nor layer"
+        )
     scale_shape = (head_dim,) if layer is None else (*q_scale.shape[:1], head_dim)
     if q_scale.shape != scale_shape or k_scale.shape != scale_shape:
         wanted = f"({head_dim},)" if layer is None else f"(layers, {head_dim}), since there is a layer"
-        raise ValueError(f"q_scale has shape {q_scale.shape} and k_scale {k_scale.shape}; both must be {wanted}")
+        raise ValueError(
+            f"q_scale has shape {q_scale.shape} and k_scale {k_scale.shape}; both must be {wanted}"
+        )
     if isinstance(layer, int | np.integer) and not 0 <= layer < len(q_scale):
         raise ValueError(f"layer={layer} is outside of a stack of {len(q_scale)} scales, which count from 0")
     return q_scale, k_scale, epsilon
@@ -57,9 +67,12 @@ def check_norm(
 def normalize_heads(
     parts: Sequence[Array], scales: Sequence[Array], sum_of_squares: Array, head_dim: int, epsilon: float
 ) -> list[Array]:
-    """The RMSNorm of heads, of which the parts [..., columns] are some columns and the sums [...] of all columns."""
+    """The RMSNorm of heads, of which the parts [..., columns] are some columns and the sums [...] of all
+    columns."""
     inverse_root = jax.lax.rsqrt(sum_of_squares / head_dim + epsilon)[..., None]
-    return [part * inverse_root * scale.astype(jnp.float32) for part, scale in zip(parts, scales, strict=True)]
+    return [
+        part * inverse_root * scale.astype(jnp.float32) for part, scale in zip(parts, scales, strict=True)
+    ]
 
 
 def rotate(x: Array, rotated_half: Array, cos: Array, sin: Array) -> Array:

@@ -1,8 +1,9 @@
-"""The one place that calls kernels in Triton proper, through jax-triton 0.3, as `triton_call` does for Pallas.
+"""The one place that calls kernels in Triton proper, through jax-triton 0.3, as `triton_call` does for
+Pallas.
 
-jax-triton 0.3 compiles a kernel and asks XLA for a custom call of the old kind ("legacy"), which XLA never puts into a
-CUDA graph. jaxlib 0.10.1 and later take the same payload through a typed call as well ("ffi"), which declares itself
-fit for graphs: that is what we ask for. Neither runs on a CPU.
+jax-triton 0.3 compiles a kernel and asks XLA for a custom call of the old kind ("legacy"), which XLA never
+puts into a CUDA graph. jaxlib 0.10.1 and later take the same payload through a typed call as well ("ffi"),
+which declares itself fit for graphs: that is what we ask for. Neither runs on a CPU.
 """
 
 import functools
@@ -25,7 +26,8 @@ CallKind = Literal["auto", "ffi", "legacy"]
 FFI_TARGET = "triton_kernel_call_ffi"
 LEGACY_TARGET = "triton_kernel_call"
 DEFAULT_COMPUTE_CAPABILITY = 90  # of an H100 or H200, where no GPU can be asked
-ALIGNMENT_BYTES = 16  # XLA aligns every array at least so, and Triton loads vectors of 16 bytes where it may rely on it
+# XLA aligns every array at least so, and Triton loads vectors of 16 bytes where it may rely on it.
+ALIGNMENT_BYTES = 16
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +45,17 @@ def jax_triton_call(
 ) -> Sequence[Array]:
     """Runs `kernel`, a `triton.jit` function, once per point of `grid`; the first dimension varies fastest.
 
-    Its first arguments are pointers to the operands and then to the results; `constants` are the others, by name.
-    `call` forces either way into XLA, for comparison; "auto" is "ffi" where jaxlib has it.
+    Its first arguments are pointers to the operands and then to the results; `constants` are the others, by
+    name. `call` forces either way into XLA, for comparison; "auto" is "ffi" where jaxlib has it.
 
     Raises UnsupportedError where jax-triton is missing, and on a CPU.
     """
     require_jax_triton()
     device = target_device()
     if device.kind == "cpu":
-        raise UnsupportedError(f"jax-triton runs on NVIDIA GPUs, not on {device.kind!r}; take the reference or Pallas")
+        raise UnsupportedError(
+            f"jax-triton runs on NVIDIA GPUs, not on {device.kind!r}; take the reference or Pallas"
+        )
     types = tuple(str(x.dtype) for x in operands) + tuple(str(x.dtype) for x in out_shape)
     payload = _payload(
         kernel, types, grid, num_warps, num_stages, name, tuple(constants.items()), _compute_capability()
@@ -60,12 +64,15 @@ def jax_triton_call(
         return jax.ffi.ffi_call(FFI_TARGET, list(out_shape))(*operands, opaque=payload)
     # jax's annotation says str, but the payload is binary, and what is passed on is whatever is given.
     config: Any = payload
-    legacy = jax.ffi.ffi_call(LEGACY_TARGET, list(out_shape), custom_call_api_version=2, legacy_backend_config=config)
+    legacy = jax.ffi.ffi_call(
+        LEGACY_TARGET, list(out_shape), custom_call_api_version=2, legacy_backend_config=config
+    )
     return legacy(*operands)
 
 
 def require_jax_triton() -> ModuleType:
-    """The part of jax-triton that compiles; UnsupportedError where it, Triton or JAX's CUDA plugin is not installed."""
+    """The part of jax-triton that compiles; UnsupportedError where it, Triton or JAX's CUDA plugin is not
+    installed."""
     try:
         importlib.import_module("triton")
         return importlib.import_module("jax_triton.triton_lib")
@@ -86,7 +93,9 @@ def has_ffi_target() -> bool:
 def _resolved(call: CallKind) -> Literal["ffi", "legacy"]:
     """The target of the call, cached so that a missing one is logged once."""
     if call not in get_args(CallKind):
-        raise ValueError(f"call={call!r} is unknown; choose one of {', '.join(map(repr, get_args(CallKind)))}")
+        raise ValueError(
+            f"call={call!r} is unknown; choose one of {', '.join(map(repr, get_args(CallKind)))}"
+        )
     if call != "auto":
         return call
     if has_ffi_target():
@@ -118,7 +127,8 @@ def _payload(
     constants: tuple[tuple[str, Any], ...],
     compute_capability: int,
 ) -> bytes:
-    """The payload that both kinds of call take: the compiled kernel and how to launch it, serialized and compressed."""
+    """The payload that both kinds of call take: the compiled kernel and how to launch it, serialized and
+    compressed."""
     library = require_jax_triton()
     compiled, _ = library.get_or_create_triton_kernel(
         library.get_cuda_backend,

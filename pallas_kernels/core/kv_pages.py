@@ -14,7 +14,8 @@ from jaxtyping import Array, Float
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class KVPages:
-    """Keys and values of one layer in one array: keys in array[0], values in array[1], both by page and position."""
+    """Keys and values of one layer in one array: keys in array[0], values in array[1], both by page and
+    position."""
 
     array: Float[Array, "2 num_pages page_size num_kv_heads head_dim"]
 
@@ -40,7 +41,8 @@ class KVPages:
         return self.array.dtype
 
     def with_copies(self, sources: Array, targets: Array) -> "KVPages":
-        """The pages with `sources` copied to `targets`, in place where the array is donated. No page may be in both.
+        """The pages with `sources` copied to `targets`, in place where the array is donated. No page may be
+        in both.
 
         Keys and values are two updates of one scatter: one update would make XLA copy the whole cache for it.
         """

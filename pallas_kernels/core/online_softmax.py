@@ -9,8 +9,8 @@ from jaxtyping import Array
 
 from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, exp2_scaled, next_power_of_two
 
-# Finite, so that the difference of two masked scores is 0 and not NaN; and a power of two, so that the product with the
-# scale is exact and that difference stays 0 where multiplication and subtraction are fused.
+# Finite, so that the difference of two masked scores is 0 and not NaN; and a power of two, so that the
+# product with the scale is exact and that difference stays 0 where multiplication and subtraction are fused.
 MASKED_SCORE = -(2.0**100)
 
 
@@ -43,7 +43,8 @@ class KernelShape:
         return LOG2_E * (self.scale if self.soft_cap is None else self.soft_cap)
 
     def page_index(self, position):
-        """The entry of the page table that holds a position. Positions are not negative, which `//` would care for."""
+        """The entry of the page table that holds a position. Positions are not negative, which `//` would
+        care for."""
         if self.page_size & (self.page_size - 1) == 0:
             return jax.lax.shift_right_logical(position, jnp.int32(self.page_size.bit_length() - 1))
         return jax.lax.div(position, jnp.int32(self.page_size))
@@ -60,7 +61,8 @@ class KernelShape:
 
 
 def raw_scores(q: Array, k: Array, shape: KernelShape) -> Array:
-    """q . k, or tanh(scale * q . k / soft_cap) with a soft cap; both before their positive factor `log2_scale`."""
+    """q . k, or tanh(scale * q . k / soft_cap) with a soft cap; both before their positive factor
+    `log2_scale`."""
     return soft_capped(plt.dot(q, k.T, precision=shape.precision), shape)
 
 
@@ -74,22 +76,30 @@ def soft_capped(scores: Array, shape: KernelShape) -> Array:
     return 1 - 2 / (jnp.exp2(scores * (2 * LOG2_E * shape.scale / shape.soft_cap)) + 1)
 
 
-def softmax_start(num_queries: int, sink: Array | None, has_sink, shape: KernelShape) -> tuple[Array, Array, Array]:
+def softmax_start(
+    num_queries: int, sink: Array | None, has_sink, shape: KernelShape
+) -> tuple[Array, Array, Array]:
     """The carry (accumulator, maximum in units of log 2, sum) before the first position.
 
     A sink [num_queries] is a score without a value; it counts where `has_sink`, once per query.
     """
     acc = jnp.zeros((num_queries, shape.padded_dim), jnp.float32)
     if sink is None:
-        return acc, jnp.full((num_queries,), MASKED_SCORE, jnp.float32), jnp.zeros((num_queries,), jnp.float32)
+        return (
+            acc,
+            jnp.full((num_queries,), MASKED_SCORE, jnp.float32),
+            jnp.zeros((num_queries,), jnp.float32),
+        )
     total = jnp.full((num_queries,), jnp.where(has_sink, jnp.float32(1), jnp.float32(0)))
     return acc, jnp.where(has_sink, sink.astype(jnp.float32) * LOG2_E, MASKED_SCORE), total
 
 
 def softmax_step(carry: tuple[Array, Array, Array], scores: Array, v: Array, shape: KernelShape):
-    """The carry after `scores` [queries, n] (from `raw_scores`, MASKED_SCORE where unseen) of `v` [n, padded_dim].
+    """The carry after `scores` [queries, n] (from `raw_scores`, MASKED_SCORE where unseen) of `v` [n,
+    padded_dim].
 
-    Where a query has seen nothing yet, masked scores weigh 1 and not 0: the first score that counts wipes that out.
+    Where a query has seen nothing yet, masked scores weigh 1 and not 0: the first score that counts wipes
+    that out.
     """
     acc, top, total = carry
     new_top = jnp.maximum(top, scores.max(1) * shape.log2_scale)

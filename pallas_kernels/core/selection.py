@@ -20,12 +20,14 @@ class UnsupportedError(NotImplementedError):
     """The chosen implementation cannot serve this call; the message says why and what can."""
 
 
-def select(implementation: Implementation, available: Collection[Available] = EVERY_OPERATION_HAS) -> Available:
+def select(
+    implementation: Implementation, available: Collection[Available] = EVERY_OPERATION_HAS
+) -> Available:
     """The name of the implementation among the operation's `available` ones.
 
     - "auto" is "pallas" on a GPU and "xla" elsewhere.
-    - "pallas" is the best for a call on a GPU: a kernel of this package in Triton or Mosaic, or XLA where that is
-      faster. On a CPU its kernels are interpreted.
+    - "pallas" is the best for a call on a GPU: a kernel of this package in Triton or Mosaic, or XLA where
+      that is faster. On a CPU its kernels are interpreted.
     - "triton", "mosaic" and "jax-triton" are a kernel by the language that it is written in.
     - "xla" is the jax.numpy form that is allowed to be fast, for any device.
     - "reference" is the one that is obviously right and may be slow, for tests. It may be the same as "xla".
@@ -43,7 +45,9 @@ def select(implementation: Implementation, available: Collection[Available] = EV
     if OTHER_NAMES.get(wanted) in available:
         return OTHER_NAMES[wanted]
     choices = ", ".join(map(repr, ("auto", *available)))
-    raise UnsupportedError(f"this operation has no implementation {implementation!r}; choose one of {choices}")
+    raise UnsupportedError(
+        f"this operation has no implementation {implementation!r}; choose one of {choices}"
+    )
 
 
 def should_interpret(interpret: bool | None) -> bool:

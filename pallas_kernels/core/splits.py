@@ -1,8 +1,9 @@
-"""Split KV: how a row's positions are divided over programs, and the kernel that merges their partial results.
+"""Split KV: how a row's positions are divided over programs, and the kernel that merges their partial
+results.
 
-Flash-Decoding (Dao et al., 2023). A split's partial result is the unnormalized sum of weighted values, the maximum
-score in units of log 2, and the sum of weights relative to that maximum, all in float32. A split without positions
-writes nothing and is not read.
+Flash-Decoding (Dao et al., 2023). A split's partial result is the unnormalized sum of weighted values, the
+maximum score in units of log 2, and the sum of weights relative to that maximum, all in float32. A split
+without positions writes nothing and is not read.
 """
 
 import functools
@@ -26,7 +27,8 @@ def tiles_per_split(num_positions, tile: int, num_splits: int):
 
 
 def split_range(begin, end, split, tile: int, num_splits: int):
-    """The positions [first, last) of one split of [begin, end); first >= last where nothing is left for it."""
+    """The positions [first, last) of one split of [begin, end); first >= last where nothing is left for
+    it."""
     share = tiles_per_split(end - begin, tile, num_splits) * tile
     first = begin + split * share
     return first, jnp.minimum(first + share, end)
@@ -43,8 +45,8 @@ def merge_splits(
 ) -> Array:
     """Partial results [rows, heads, splits, dim] and [rows, heads, splits] -> [rows, heads, dim] in `dtype`.
 
-    `num_positions` [rows] is what each row's splits shared, in tiles of `tile`; rows of 0 give zeros, or keep what they
-    have of `into` [at least rows, heads, dim], which is written and returned where it is given.
+    `num_positions` [rows] is what each row's splits shared, in tiles of `tile`; rows of 0 give zeros, or keep
+    what they have of `into` [at least rows, heads, dim], which is written and returned where it is given.
     """
     rows, num_heads, num_splits, dim = acc.shape
     padded_splits = next_power_of_two(num_splits)
@@ -66,14 +68,18 @@ def merge_splits(
     return out
 
 
-def _merge_kernel(acc_ref, top_ref, total_ref, num_positions_ref, *refs, tile, columns, keeps_empty_rows: bool):
+def _merge_kernel(
+    acc_ref, top_ref, total_ref, num_positions_ref, *refs, tile, columns, keeps_empty_rows: bool
+):
     out_ref = refs[-1]
     column_block, head, row = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     _, _, num_splits, dim = acc_ref.shape
     split = jnp.arange(next_power_of_two(num_splits))
     column = column_block * columns + jnp.arange(columns)
     num_positions = num_positions_ref[row]
-    num_used = ceil_div(num_positions, jnp.maximum(tiles_per_split(num_positions, tile, num_splits) * tile, 1))
+    num_used = ceil_div(
+        num_positions, jnp.maximum(tiles_per_split(num_positions, tile, num_splits) * tile, 1)
+    )
     used, inside = split < num_used, column < dim
     if keeps_empty_rows:
         inside &= num_positions > 0

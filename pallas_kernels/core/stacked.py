@@ -12,9 +12,12 @@ from jaxtyping import Array
 
 def layer_index_operand(layer: int | Array) -> Array | np.ndarray:
     """The layer as int32 [1], which takes no kernel to make."""
-    return layer.astype(jnp.int32).reshape(1) if isinstance(layer, jax.Array) else np.asarray([layer], np.int32)
+    return (
+        layer.astype(jnp.int32).reshape(1) if isinstance(layer, jax.Array) else np.asarray([layer], np.int32)
+    )
 
 
 def load_layer_index(layer_ref) -> Array:
-    """The layer, in a kernel. It is to stay in the L2 cache through all the weights of a step, until the next step."""
+    """The layer, in a kernel. It is to stay in the L2 cache through all the weights of a step, until the next
+    step."""
     return plt.load(layer_ref.at[jnp.int32(0)], eviction_policy="evict_last")

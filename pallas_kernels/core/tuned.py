@@ -1,11 +1,12 @@
-"""Tuned block sizes are data: `pallas_kernels/<op>/tuned/<device>.json`, which `python -m benchmarks.kernels tune`
-writes and this module reads.
+"""Tuned block sizes are data: `pallas_kernels/<op>/tuned/<device>.json`, which `python -m benchmarks.kernels
+tune` writes and this module reads.
 
 A file maps a function's name to its entries, each of which is
 
     {"key": {"rows": 64, ...}, "blocks": {"tile": 64, ...}, "microseconds": 131.2}
 
-where the key is everything that the choice may depend on and the blocks are the fields of the function's own blocks.
+where the key is everything that the choice may depend on and the blocks are the fields of the function's own
+blocks.
 """
 
 import functools
@@ -22,7 +23,8 @@ Blocks = TypeVar("Blocks")
 def tuned_blocks(
     op: str, function: str, key: Mapping[str, Any], blocks_type: type[Blocks], *, device: str | None = None
 ) -> Blocks | None:
-    """The fastest for exactly this key on a device, by default the one that is compiled for; None if it is untuned.
+    """The fastest for exactly this key on a device, by default the one that is compiled for; None if it is
+    untuned.
 
     `device` is the name of a file, such as "nvidia-h200".
     """
@@ -36,7 +38,11 @@ def _entries(op: str, device: str) -> dict[tuple[str, frozenset], dict[str, Any]
     if not file.is_file():
         return {}
     functions = json.loads(file.read_text())
-    return {(name, _frozen(entry["key"])): entry["blocks"] for name, listed in functions.items() for entry in listed}
+    return {
+        (name, _frozen(entry["key"])): entry["blocks"]
+        for name, listed in functions.items()
+        for entry in listed
+    }
 
 
 def _frozen(key: Mapping[str, Any]) -> frozenset:

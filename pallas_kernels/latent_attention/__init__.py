@@ -1,10 +1,10 @@
-"""Decode attention of multi-head latent attention (DeepSeek-AI, "DeepSeek-V2: A Strong, Economical, and Efficient
-Mixture-of-Experts Language Model", 2024), in the absorbed form.
+"""Decode attention of multi-head latent attention (DeepSeek-AI, "DeepSeek-V2: A Strong, Economical, and
+Efficient Mixture-of-Experts Language Model", 2024), in the absorbed form.
 
-The cache holds, per position j, one latent vector c[j] and one rotary key r[j] that all query heads share. A model
-multiplies the part of a head's query that is not rotated by the head's key up-projection first, which brings it into
-the space of c, and the result by the head's value up-projection afterwards. In between, for a query of the parts
-(q_latent, q_rope) of a row of `length` positions,
+The cache holds, per position j, one latent vector c[j] and one rotary key r[j] that all query heads share. A
+model multiplies the part of a head's query that is not rotated by the head's key up-projection first, which
+brings it into the space of c, and the result by the head's value up-projection afterwards. In between, for a
+query of the parts (q_latent, q_rope) of a row of `length` positions,
 
     s[j] = cap(scale * (q_latent . c[j] + q_rope . r[j]))   for 0 <= j < length
     out  = sum_j softmax(s)[j] * c[j]
@@ -34,19 +34,20 @@ def mla(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> Float[Array, "rows num_heads latent_dim"]:
-    """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own included.
+    """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own
+    included.
 
-    A position of the cache is its latent vector followed by its rotary key. page_table entries beyond a row's length
-    are not followed. A row of length 0 gives zeros. The result has the queries' dtype.
+    A position of the cache is its latent vector followed by its rotary key. page_table entries beyond a row's
+    length are not followed. A row of length 0 gives zeros. The result has the queries' dtype.
 
-    DeepSeek's scale is (dimension of a head's query before it is absorbed) ** -0.5, times the square of YaRN's scale
-    where the model uses it. There is no default: q_latent does not tell that dimension.
+    DeepSeek's scale is (dimension of a head's query before it is absorbed) ** -0.5, times the square of
+    YaRN's scale where the model uses it. There is no default: q_latent does not tell that dimension.
 
-    On an H200 in bfloat16, 64 rows of 4,096 positions with 128 heads take 198 us, 369 TFLOP/s of the 684 of a plain
-    matmul in the same run. docs/performance/attention-kernels.md has what limits it and what was tried.
+    On an H200 in bfloat16, 64 rows of 4,096 positions with 128 heads take 198 us, 369 TFLOP/s of the 684 of a
+    plain matmul in the same run. docs/performance/attention-kernels.md has what limits it and what was tried.
 
-    Raises ValueError where shapes or options contradict each other, and UnsupportedError where `implementation` cannot
-    serve them.
+    Raises ValueError where shapes or options contradict each other, and UnsupportedError where
+    `implementation` cannot serve them.
     """
     _check(q_latent, q_rope, kv_pages, page_table, lengths, scale, soft_cap)
     if select(implementation) == "reference":
@@ -74,15 +75,19 @@ def _check(
 ) -> None:
     latent_dim, rope_dim, cache_dim = q_latent.shape[-1], q_rope.shape[-1], kv_pages.shape[-1]
     if q_latent.shape[:2] != q_rope.shape[:2]:
-        raise ValueError(f"q_latent {q_latent.shape} and q_rope {q_rope.shape} must have the same rows and heads")
+        raise ValueError(
+            f"q_latent {q_latent.shape} and q_rope {q_rope.shape} must have the same rows and heads"
+        )
     if latent_dim + rope_dim != cache_dim:
         raise ValueError(
-            f"the queries have {latent_dim} latent and {rope_dim} rotary dimensions and the cache {cache_dim}; "
+            f"the queries have {latent_dim} latent and {rope_dim} rotary dimensions and the cache "
+            f"{cache_dim}; "
             "it must be their sum"
         )
     if not page_table.shape[0] == lengths.shape[0] == q_latent.shape[0]:
         raise ValueError(
-            f"q_latent has {q_latent.shape[0]} rows, page_table {page_table.shape[0]} and lengths {lengths.shape[0]}; "
+            f"q_latent has {q_latent.shape[0]} rows, page_table {page_table.shape[0]} and lengths "
+            f"{lengths.shape[0]}; "
             "they must be equal"
         )
     if not scale > 0:

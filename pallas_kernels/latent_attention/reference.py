@@ -1,4 +1,5 @@
-"""Latent attention in plain jax.numpy and float32: every head of a row against the row's pages. Slow and obvious."""
+"""Latent attention in plain jax.numpy and float32: every head of a row against the row's pages. Slow and
+obvious."""
 
 import functools
 
@@ -24,8 +25,11 @@ def mla(
     return jax.vmap(attend)(q, page_table, lengths)[..., : q_latent.shape[-1]].astype(q_latent.dtype)
 
 
-def _attend(kv_pages: Array, scale: float, soft_cap: float | None, q: Array, page_ids: Array, length: Array) -> Array:
-    """q [num_heads, latent_dim + rope_dim] -> the mean over the first `length` positions, of that shape too."""
+def _attend(
+    kv_pages: Array, scale: float, soft_cap: float | None, q: Array, page_ids: Array, length: Array
+) -> Array:
+    """q [num_heads, latent_dim + rope_dim] -> the mean over the first `length` positions, of that shape
+    too."""
     kv = kv_pages[page_ids].reshape(-1, kv_pages.shape[-1]).astype(jnp.float32)
     seen = jnp.arange(kv.shape[0]) < length
     kv = jnp.where(seen[:, None], kv, 0)  # what is not seen may be NaN

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LatentShape:
-    """`head_dim` is that of a query before it is absorbed: its part without rotation and its rotary part together.
+    """`head_dim` is that of a query before it is absorbed: its part without rotation and its rotary part
+    together.
 
     A model that stretched its context with YaRN multiplies its scores by `yarn_scale` squared.
     """
@@ -33,6 +34,8 @@ SHAPES = {
     "deepseek-v2-lite": LatentShape(16, yarn_scale=yarn_scale(40, 0.707)),
     "deepseek-v2": LatentShape(128, yarn_scale=yarn_scale(40, 0.707)),
     "deepseek-v3": LatentShape(128, yarn_scale=yarn_scale(40, 1.0)),
-    "deepseek-v3-half": LatentShape(64, yarn_scale=yarn_scale(40, 1.0)),  # a device's share where 2 divide the heads
+    "deepseek-v3-half": LatentShape(
+        64, yarn_scale=yarn_scale(40, 1.0)
+    ),  # a device's share where 2 divide the heads
     "deepseek-v3-quarter": LatentShape(32, yarn_scale=yarn_scale(40, 1.0)),
 }

@@ -1,17 +1,19 @@
 """Split-KV decode of latent attention in Pallas on Triton.
 
-A program serves a block of query heads of one row. A tile of the cache is read into shared memory once and used twice:
-all its columns as keys, the latent ones as values. Programs of one row that run side by side share it in the L2 cache.
+A program serves a block of query heads of one row. A tile of the cache is read into shared memory once and
+used twice: all its columns as keys, the latent ones as values. Programs of one row that run side by side
+share it in the L2 cache.
 
-With 64 heads a program, Hopper's own matrix instruction (wgmma) does both matmuls, and shared memory is what is scarce:
-the queries and two tiles of 64 positions fill it. Two branches are there for what Triton makes of them:
+With 64 heads a program, Hopper's own matrix instruction (wgmma) does both matmuls, and shared memory is what
+is scarce: the queries and two tiles of 64 positions fill it. Two branches are there for what Triton makes of
+them:
 
-- Around the mask, which all tiles but a row's last skip. Where a matmul feeds another one, Triton gives all its warps
-  rows and none of them columns; with 64 rows, both groups of four warps would compute all the scores. It does not see
-  the other matmul beyond a branch.
-- With `early_loads`, around the softmax and the values; it is gone in the compiled kernel. Triton starts the loads of
-  the next tile after the matmuls of this one, which leaves only the values' to hide them. It puts a branch that
-  nothing waits for after the loads.
+- Around the mask, which all tiles but a row's last skip. Where a matmul feeds another one, Triton gives all
+  its warps rows and none of them columns; with 64 rows, both groups of four warps would compute all the
+  scores. It does not see the other matmul beyond a branch.
+- With `early_loads`, around the softmax and the values; it is gone in the compiled kernel. Triton starts the
+  loads of the next tile after the matmuls of this one, which leaves only the values' to hide them. It puts a
+  branch that nothing waits for after the loads.
 """
 
 import functools
@@ -26,7 +28,13 @@ from pallas_kernels.core.epilogues import store_attention
 from pallas_kernels.core.online_softmax import MASKED_SCORE, KernelShape, soft_capped
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
-from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, exp2_scaled, next_power_of_two, triton_call
+from pallas_kernels.core.triton_call import (
+    MIN_DOT_SIZE,
+    ceil_div,
+    exp2_scaled,
+    next_power_of_two,
+    triton_call,
+)
 from pallas_kernels.latent_attention.tuning import MlaBlocks, mla_blocks, uses_wgmma
 
 
@@ -81,7 +89,8 @@ def _check_dims(latent_dim: int, rope_dim: int) -> None:
 def _check_blocks(blocks: MlaBlocks, dtype: jnp.dtype) -> None:
     if blocks.early_loads and not uses_wgmma(blocks.heads, blocks.num_warps, dtype.itemsize):
         raise ValueError(
-            f"early_loads with {blocks.heads} heads of {dtype} a program: they need the second buffer for a tile that "
+            f"early_loads with {blocks.heads} heads of {dtype} a program: they need the second buffer for a "
+            "tile that "
             "Triton allocates for wgmma alone, which takes 64 heads of 16 bits"
         )
 
@@ -103,7 +112,9 @@ def _kernel_shape(
     )
 
 
-def _kernel(q_latent_ref, q_rope_ref, kv_ref, table_ref, length_ref, *results, shape: KernelShape, blocks: MlaBlocks):
+def _kernel(
+    q_latent_ref, q_rope_ref, kv_ref, table_ref, length_ref, *results, shape: KernelShape, blocks: MlaBlocks
+):
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
     begin, end = split_range(0, length, split, blocks.tile, blocks.num_splits)
@@ -137,16 +148,18 @@ def _load_heads(ref, row, head, shape: KernelShape):
 
 
 def _attend(q, row, begin, end, kv_ref, table_ref, shape: KernelShape, blocks: MlaBlocks):
-    """The online softmax over the positions [begin, end), of which there is at least one: the unnormalized sum of
-    values, the maximum score in units of log 2 and the sum of weights relative to it."""
+    """The online softmax over the positions [begin, end), of which there is at least one: the unnormalized
+    sum of values, the maximum score in units of log 2 and the sum of weights relative to it."""
     q_latent, q_rope = q
     latent_dim, rope_dim = q_latent.shape[1], q_rope.shape[1]
-    # At least 1, which the compiler shall see: with a way around the loop it would wait for each matmul inside.
+    # At least 1, which the compiler shall see: with a way around the loop it would wait for each matmul
+    # inside.
     num_tiles = jnp.maximum(ceil_div(end - begin, blocks.tile), 1)
 
     def one_tile(i, carry):
         tile_begin = begin + i * blocks.tile
-        position = jnp.minimum(tile_begin + jnp.arange(blocks.tile), end - 1)  # one that was written, and finite
+        # One that was written, and finite.
+        position = jnp.minimum(tile_begin + jnp.arange(blocks.tile), end - 1)
         page = table_ref[row, shape.page_index(position)]
         offset = shape.page_offset(position)
         latent = kv_ref[page, offset, pl.ds(0, latent_dim)]
@@ -155,7 +168,9 @@ def _attend(q, row, begin, end, kv_ref, table_ref, shape: KernelShape, blocks: M
 
         def values(acc, top, total):
             weight, rescale, top, total = _softmax(scores, tile_begin, end, top, total, shape)
-            acc = acc * rescale[:, None] + plt.dot(weight.astype(latent.dtype), latent, precision=shape.precision)
+            acc = acc * rescale[:, None] + plt.dot(
+                weight.astype(latent.dtype), latent, precision=shape.precision
+            )
             return acc, top, total
 
         if not blocks.early_loads:
@@ -178,14 +193,17 @@ def _scores(q: Array, k: Array, shape: KernelShape) -> Array:
     if shape.interpret:
         return scores
     result = jax.ShapeDtypeStruct(scores.shape, scores.dtype)
-    return plt.elementwise_inline_asm("", args=[scores], constraints="=f,0", pack=1, result_shape_dtypes=[result])[0]
+    return plt.elementwise_inline_asm(
+        "", args=[scores], constraints="=f,0", pack=1, result_shape_dtypes=[result]
+    )[0]
 
 
 def _softmax(scores, tile_begin, end, top, total, shape: KernelShape):
-    """One step: the weights of the values, the factor of what was summed before, and the new maximum and sums.
+    """One step: the weights of the values, the factor of what was summed before, and the new maximum and
+    sums.
 
-    `total` [heads, tile] sums the weights per column, and its columns are summed after the last tile: a sum over them
-    would cross the warps.
+    `total` [heads, tile] sums the weights per column, and its columns are summed after the last tile: a sum
+    over them would cross the warps.
     """
     tile = scores.shape[1]
     position = tile_begin + jnp.arange(tile)

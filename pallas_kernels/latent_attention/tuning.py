@@ -39,12 +39,12 @@ MMA_CANDIDATES = (
 
 @dataclass(frozen=True)
 class MlaBlocks:
-    """A program serves `heads` heads of one row, reads `tile` positions per iteration, and shares the row with
-    `num_splits` - 1 others.
+    """A program serves `heads` heads of one row, reads `tile` positions per iteration, and shares the row
+    with `num_splits` - 1 others.
 
-    `num_stages` counts those of the pipeline, of which the page ids of a tile take as many as the tile itself: 3 loads
-    one tile ahead, 5 two and 7 three. `early_loads` starts the loads of the next tile before the softmax of this one,
-    and not after it; for wgmma alone.
+    `num_stages` counts those of the pipeline, of which the page ids of a tile take as many as the tile
+    itself: 3 loads one tile ahead, 5 two and 7 three. `early_loads` starts the loads of the next tile before
+    the softmax of this one, and not after it; for wgmma alone.
     """
 
     heads: int
@@ -56,10 +56,16 @@ class MlaBlocks:
 
 
 def mla_blocks(
-    rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
+    rows: int,
+    num_heads: int,
+    latent_dim: int,
+    rope_dim: int,
+    page_size: int,
+    max_positions: int,
+    itemsize: int,
 ) -> MlaBlocks:
-    """Tuned numbers where there are any; else as many heads a program as share a tile well, and splits that fill the
-    machine once."""
+    """Tuned numbers where there are any; else as many heads a program as share a tile well, and splits that
+    fill the machine once."""
     key = mla_key(rows, num_heads, latent_dim, rope_dim, page_size, max_positions, itemsize)
     found = tuned_blocks("latent_attention", "mla", key, MlaBlocks)
     if found is not None:
@@ -77,7 +83,13 @@ def mla_blocks(
 
 
 def mla_key(
-    rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
+    rows: int,
+    num_heads: int,
+    latent_dim: int,
+    rope_dim: int,
+    page_size: int,
+    max_positions: int,
+    itemsize: int,
 ) -> dict[str, int]:
     """The facts that the choice depends on; rows and positions as the power of two that holds them."""
     return {
@@ -92,7 +104,13 @@ def mla_key(
 
 
 def mla_candidates(
-    rows: int, num_heads: int, latent_dim: int, rope_dim: int, page_size: int, max_positions: int, itemsize: int
+    rows: int,
+    num_heads: int,
+    latent_dim: int,
+    rope_dim: int,
+    page_size: int,
+    max_positions: int,
+    itemsize: int,
 ) -> list[MlaBlocks]:
     """The candidates of a sweep, each with splits that fill the machine once, twice and four times."""
     padded_heads = max(MIN_DOT_SIZE, next_power_of_two(num_heads))
@@ -100,11 +118,20 @@ def mla_candidates(
         tried = [x for x in WGMMA_CANDIDATES if num_heads > MIN_DOT_SIZE]
         tried += [x for x in MMA_CANDIDATES if x[0] <= padded_heads <= 2 * x[0]]
     else:
-        tried = [(MIN_DOT_SIZE, 16, 4, 3, False), (MIN_DOT_SIZE, 16, 8, 5, False), (MIN_DOT_SIZE, 32, 4, 3, False)]
+        tried = [
+            (MIN_DOT_SIZE, 16, 4, 3, False),
+            (MIN_DOT_SIZE, 16, 8, 5, False),
+            (MIN_DOT_SIZE, 32, 4, 3, False),
+        ]
     candidates = []
     for (heads, tile, num_warps, num_stages, early_loads), waves in itertools.product(tried, (1, 2, 4)):
         blocks = MlaBlocks(
-            heads=heads, tile=tile, num_splits=1, num_warps=num_warps, num_stages=num_stages, early_loads=early_loads
+            heads=heads,
+            tile=tile,
+            num_splits=1,
+            num_warps=num_warps,
+            num_stages=num_stages,
+            early_loads=early_loads,
         )
         if _fits(blocks, latent_dim + rope_dim, itemsize):
             sizes = rows, num_heads, latent_dim + rope_dim, max_positions, itemsize
@@ -118,7 +145,9 @@ def with_splits(
     """The blocks with as many splits as the machine can run programs at once, `waves` times over."""
     bytes_taken = shared_memory_bytes(blocks, dim, itemsize) + RESERVED_SHARED_MEMORY_BYTES
     resident = max(1, min(MAX_RESIDENT_PROGRAMS, MULTIPROCESSOR_SHARED_MEMORY_BYTES // bytes_taken))
-    wanted = waves * resident * target_device().num_multiprocessors // (rows * ceil_div(num_heads, blocks.heads))
+    wanted = (
+        waves * resident * target_device().num_multiprocessors // (rows * ceil_div(num_heads, blocks.heads))
+    )
     max_splits = min(MAX_SPLITS, ceil_div(max_positions, MIN_SPLIT_TILES * blocks.tile))
     return replace(blocks, num_splits=max(1, min(wanted, max_splits)))
 
@@ -134,5 +163,6 @@ def shared_memory_bytes(blocks: MlaBlocks, dim: int, itemsize: int) -> int:
 
 
 def uses_wgmma(heads: int, num_warps: int, itemsize: int) -> bool:
-    """True where Triton takes Hopper's own matrix instruction for a program's matmuls, and two buffers for tiles."""
+    """True where Triton takes Hopper's own matrix instruction for a program's matmuls, and two buffers for
+    tiles."""
     return heads >= WGMMA_HEADS and num_warps >= 4 and itemsize == 2

@@ -1,4 +1,5 @@
-"""Layer normalization in Pallas on Triton: each element is read and written once, and lies in registers between."""
+"""Layer normalization in Pallas on Triton: each element is read and written once, and lies in registers
+between."""
 
 import functools
 

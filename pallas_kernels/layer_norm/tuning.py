@@ -1,7 +1,13 @@
-"""Blocks of the layer normalization kernel: tuned numbers where there are any, else the heuristic of all that hold
-whole rows, with twice the threads to hold weights and biases too."""
+"""Blocks of the layer normalization kernel: tuned numbers where there are any, else the heuristic of all that
+hold whole rows, with twice the threads to hold weights and biases too."""
 
-from pallas_kernels.core.rowwise.blocks import THREAD_BYTES, RowBlocks, blocks_key, candidate_blocks, heuristic_blocks
+from pallas_kernels.core.rowwise.blocks import (
+    THREAD_BYTES,
+    RowBlocks,
+    blocks_key,
+    candidate_blocks,
+    heuristic_blocks,
+)
 from pallas_kernels.core.tuned import tuned_blocks
 
 layer_norm_key = blocks_key

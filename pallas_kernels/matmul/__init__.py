@@ -1,7 +1,8 @@
-"""The product of a few rows and a matrix, bound by reading the weights, with what a transformer does around it.
+"""The product of a few rows and a matrix, bound by reading the weights, with what a transformer does around
+it.
 
-The norm before it is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), the gate after it that
-of Shazeer, "GLU Variants Improve Transformer" (2020).
+The norm before it is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), the gate
+after it that of Shazeer, "GLU Variants Improve Transformer" (2020).
 """
 
 from typing import Any
@@ -32,38 +33,42 @@ def matmul(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> Float[Array, "rows out"]:
-    """residual + gate(norm(x) @ w + bias), each where it is given; with w[layer], or transposed w, instead of w.
+    """residual + gate(norm(x) @ w + bias), each where it is given; with w[layer], or transposed w, instead of
+    w.
 
-    `transposed` says that w is [out, in], as a tied embedding is. `norm`, the scale and epsilon of an RMSNorm, puts
-    x / sqrt(mean(x ** 2) + epsilon) * scale instead of x. Where `gated`, w has the columns of a gate and then as
-    many others (2 * out in all), and the result is silu(x @ w_gate) * (x @ w_other) with silu(y) = y / (1 + exp(-y)).
-    Scale and bias may be stacks as w is, of which layer `layer` is taken. `out_dtype` is x's own where None.
+    `transposed` says that w is [out, in], as a tied embedding is. `norm`, the scale and epsilon of an
+    RMSNorm, puts x / sqrt(mean(x ** 2) + epsilon) * scale instead of x. Where `gated`, w has the columns of a
+    gate and then as many others (2 * out in all), and the result is silu(x @ w_gate) * (x @ w_other) with
+    silu(y) = y / (1 + exp(-y)). Scale and bias may be stacks as w is, of which layer `layer` is taken.
+    `out_dtype` is x's own where None.
 
-    "pallas" is the kernel in Triton ("triton") up to the rows to which it is the faster one, and XLA ("xla") beyond,
-    and for what the kernel leaves out. How many rows that is was measured, and is kept in `tuned/`.
+    "pallas" is the kernel in Triton ("triton") up to the rows to which it is the faster one, and XLA ("xla")
+    beyond, and for what the kernel leaves out. How many rows that is was measured, and is kept in `tuned/`.
 
-    In the kernel all sums are float32. x * scale is rounded to x's dtype, to be multiplied with w, and the row's factor
-    1 / sqrt(...) applied to the sums; from there nothing is rounded until the end, when gate and residual are in, and
-    then once. "xla" rounds the norm to x's dtype, the product to `out_dtype`, and what follows as it goes. Equal
-    arguments give equal bits, and in the kernel a row's do not depend on what other rows hold.
+    In the kernel all sums are float32. x * scale is rounded to x's dtype, to be multiplied with w, and the
+    row's factor 1 / sqrt(...) applied to the sums; from there nothing is rounded until the end, when gate and
+    residual are in, and then once. "xla" rounds the norm to x's dtype, the product to `out_dtype`, and what
+    follows as it goes. Equal arguments give equal bits, and in the kernel a row's do not depend on what other
+    rows hold.
 
-    Where one program would read too much, several share its inputs, and XLA adds their sums up: one kernel more, unless
-    it can be fused with what follows.
+    Where one program would read too much, several share its inputs, and XLA adds their sums up: one kernel
+    more, unless it can be fused with what follows.
 
-    A stack of layers is indexed by the kernel: `w[layer]` as an argument would be copied first. The layer is data, also
-    where it is a Python integer, so that the layers of a model share one trace and one compiled kernel. x, w, scale,
-    bias and residual are all bfloat16 or all float32.
+    A stack of layers is indexed by the kernel: `w[layer]` as an argument would be copied first. The layer is
+    data, also where it is a Python integer, so that the layers of a model share one trace and one compiled
+    kernel. x, w, scale, bias and residual are all bfloat16 or all float32.
 
-    Measured on an H200 in bfloat16 over the layers of Qwen3-0.6B and 8B with their norms, gates and residuals, the best
-    blocks were this many times as fast as XLA's dot (cuBLAS, or XLA's own at one row) with XLA's fusions around it:
+    Measured on an H200 in bfloat16 over the layers of Qwen3-0.6B and 8B with their norms, gates and
+    residuals, the best blocks were this many times as fast as XLA's dot (cuBLAS, or XLA's own at one row)
+    with XLA's fusions around it:
 
         1 row       1.0 (the head of 8B, at 96% of the bandwidth) to 2.4 (the small layers of 0.6B)
         32 rows     1.10 to 1.23 (o and down of 8B)
         64 rows     0.87 to 1.06, and a third with a norm, which it does not take there
 
-    Raises ValueError where arguments contradict each other, and UnsupportedError where `implementation` cannot serve
-    them: the kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm or in float32, and no
-    bias.
+    Raises ValueError where arguments contradict each other, and UnsupportedError where `implementation`
+    cannot serve them: the kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm
+    or in float32, and no bias.
     """
     fusion = Fusion(norm=norm, bias=bias, gated=gated, residual=residual)
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)
@@ -71,7 +76,12 @@ def matmul(
     if chosen == "pallas":
         chosen = "triton" if is_kernel_faster(x, fusion) else "xla"
     out_dtype = x.dtype if out_dtype is None else out_dtype
-    options: dict[str, Any] = {"layer": layer, "transposed": transposed, "fusion": fusion, "out_dtype": out_dtype}
+    options: dict[str, Any] = {
+        "layer": layer,
+        "transposed": transposed,
+        "fusion": fusion,
+        "out_dtype": out_dtype,
+    }
     if chosen == "triton":
         return triton.matmul(x, w, **options, interpret=should_interpret(interpret))
     return xla.matmul(x, w, **options) if chosen == "xla" else reference.matmul(x, w, **options)

@@ -9,7 +9,8 @@ from pallas_kernels.core.selection import UnsupportedError
 
 
 class Fusion(NamedTuple):
-    """The norm before a product, as scale and epsilon; the bias, the gate and the residual after it, in that order."""
+    """The norm before a product, as scale and epsilon; the bias, the gate and the residual after it, in that
+    order."""
 
     norm: tuple[Array, float] | None = None
     bias: Array | None = None
@@ -17,7 +18,9 @@ class Fusion(NamedTuple):
     residual: Array | None = None
 
 
-def check_arguments(x: Array, w: Array, *, layer: int | Array | None, transposed: bool, fusion: Fusion) -> None:
+def check_arguments(
+    x: Array, w: Array, *, layer: int | Array | None, transposed: bool, fusion: Fusion
+) -> None:
     """Raises ValueError for what contradicts each other, and UnsupportedError for dtypes that differ."""
     _check_product(x, w, layer, transposed)
     _check_fusion(x, w, transposed, fusion)
@@ -25,15 +28,21 @@ def check_arguments(x: Array, w: Array, *, layer: int | Array | None, transposed
 
 def _check_product(x: Array, w: Array, layer: int | Array | None, transposed: bool) -> None:
     if x.ndim != 2 or w.ndim not in (2, 3) or 0 in (*x.shape, *w.shape):
-        raise ValueError(f"x has shape {x.shape} and w {w.shape}; pass [rows, in] and one or a stack of matrices")
+        raise ValueError(
+            f"x has shape {x.shape} and w {w.shape}; pass [rows, in] and one or a stack of matrices"
+        )
     if (w.ndim == 3) != (layer is not None):
-        raise ValueError(f"layer={layer} with w of shape {w.shape}: a stack of layers needs one, a matrix takes none")
+        raise ValueError(
+            f"layer={layer} with w of shape {w.shape}: a stack of layers needs one, a matrix takes none"
+        )
     if isinstance(layer, int | np.integer) and not 0 <= layer < w.shape[0]:
         raise ValueError(f"layer={layer} is outside of a stack of {w.shape[0]} layers, which count from 0")
     num_in = w.shape[-1 if transposed else -2]
     if x.shape[1] != num_in:
         layout = "[out, in]" if transposed else "[in, out]"
-        raise ValueError(f"x has {x.shape[1]} inputs and w {num_in}; they must be equal ({layout} is {w.shape[-2:]})")
+        raise ValueError(
+            f"x has {x.shape[1]} inputs and w {num_in}; they must be equal ({layout} is {w.shape[-2:]})"
+        )
     if x.dtype != w.dtype:
         raise UnsupportedError(f"x in {x.dtype} and w in {w.dtype}: no implementation mixes dtypes; cast x")
 
@@ -44,7 +53,9 @@ def _check_fusion(x: Array, w: Array, transposed: bool, fusion: Fusion) -> None:
         raise ValueError(f"w has {num_columns} outputs; gate and others are equal halves of them")
     out = x.shape[0], num_columns // 2 if fusion.gated else num_columns
     if fusion.residual is not None and fusion.residual.shape != out:
-        raise ValueError(f"residual has shape {fusion.residual.shape} and the result {out}; they must be equal")
+        raise ValueError(
+            f"residual has shape {fusion.residual.shape} and the result {out}; they must be equal"
+        )
     scale = None if fusion.norm is None else fusion.norm[0]
     for name, vector, size in (("norm's scale", scale, x.shape[1]), ("bias", fusion.bias, num_columns)):
         if vector is not None and vector.shape not in ((size,), (*w.shape[:-2], size)):
@@ -54,7 +65,9 @@ def _check_fusion(x: Array, w: Array, transposed: bool, fusion: Fusion) -> None:
             )
     for name, array in (("scale", scale), ("bias", fusion.bias), ("residual", fusion.residual)):
         if array is not None and array.dtype != x.dtype:
-            raise UnsupportedError(f"x in {x.dtype} and {name} in {array.dtype}: no implementation mixes dtypes")
+            raise UnsupportedError(
+                f"x in {x.dtype} and {name} in {array.dtype}: no implementation mixes dtypes"
+            )
 
 
 def of_layer(stack: Array, layer: int | Array | None, *, ndim: int) -> Array:

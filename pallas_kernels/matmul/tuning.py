@@ -1,8 +1,8 @@
 """Blocks of the matmul kernel: tuned numbers where there are any, else a heuristic.
 
-bfloat16 takes the tensor cores at every number of rows, though most of a dot is padding at the smallest: threads that
-convert, multiply and add do not keep up with the memory. Measured on an H200, a 4096 -> 6144 layer took 33 us
-multiplied and added in threads at 1 row, and 17 us as a padded dot at 4 rows.
+bfloat16 takes the tensor cores at every number of rows, though most of a dot is padding at the smallest:
+threads that convert, multiply and add do not keep up with the memory. Measured on an H200, a 4096 -> 6144
+layer took 33 us multiplied and added in threads at 1 row, and 17 us as a padded dot at 4 rows.
 """
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_o
 from pallas_kernels.core.tuned import tuned_blocks
 from pallas_kernels.matmul.contract import Fusion
 
-# Weights of a dot of few rows: rows of its left operand and inputs, per iteration; warps and stages. The first is the
-# heuristic's, wgmma of four warps.
+# Weights of a dot of few rows: rows of its left operand and inputs, per iteration; warps and stages. The
+# first is the heuristic's, wgmma of four warps.
 FEW_ROWS = (
     (64, 128, 4, 4),
     (64, 128, 4, 3),
@@ -29,9 +29,11 @@ FEW_ROWS = (
 )
 MAX_FEW_ROWS = 16  # more of them fill the right side of a dot by themselves
 MAX_DOT_COLUMNS = 64  # parts times rows of x: more of them would fill shared memory with copies of x
-MIN_PROGRAMS = 1 / 3  # a multiprocessor: one can read faster than its share, and merging splits costs a kernel
+# A multiprocessor: one can read faster than its share, and merging splits costs a kernel.
+MIN_PROGRAMS = 1 / 3
 MAX_SPLIT_PROGRAMS = 3  # a multiprocessor
-# Of many rows. Every block of columns reads all of x from the L2 cache, which gives a third more than the memory.
+# Of many rows. Every block of columns reads all of x from the L2 cache, which gives a third more than the
+# memory.
 MANY_ROWS_WIDTHS = (64, 128, 256)  # columns of weights a program, of which a dot has at least 64
 MANY_ROWS_INPUTS = (64, 128)  # per iteration
 MIN_STAGES, MAX_STAGES = 3, 8
@@ -41,11 +43,12 @@ PARTIAL_SHARE = 1 / 4  # of the bytes of the weights: what is written for splits
 
 @dataclass(frozen=True)
 class MatmulBlocks:
-    """A program computes `block_out` outputs, reading `block_in` inputs' weights (of each part) per iteration.
+    """A program computes `block_out` outputs, reading `block_in` inputs' weights (of each part) per
+    iteration.
 
-    `num_splits` programs share the inputs of a block of outputs; XLA adds their sums up after the kernel, in a fusion
-    that may take in what follows. `dot_parts` is how many parts of the inputs share a dot, and None for float32, which
-    is multiplied and added without tensor cores: they would round it to TF32.
+    `num_splits` programs share the inputs of a block of outputs; XLA adds their sums up after the kernel, in
+    a fusion that may take in what follows. `dot_parts` is how many parts of the inputs share a dot, and None
+    for float32, which is multiplied and added without tensor cores: they would round it to TF32.
     """
 
     block_out: int
@@ -90,7 +93,8 @@ def matmul_key(call: MatmulCall) -> dict[str, int | bool]:
 
 
 def matmul_blocks(call: MatmulCall) -> MatmulBlocks:
-    """Narrow blocks of outputs where wide ones would leave multiprocessors idle; splits where that is not enough."""
+    """Narrow blocks of outputs where wide ones would leave multiprocessors idle; splits where that is not
+    enough."""
     tuned = tuned_blocks("matmul", "matmul", matmul_key(call), MatmulBlocks)
     if tuned is not None:
         return tuned
@@ -139,12 +143,23 @@ def _multiply(call: MatmulCall, block_out: int, num_splits: int, tile: int, num_
     block_in = min(widest, next_power_of_two(ceil_div(call.num_in, num_splits)))
     num_splits = min(num_splits, ceil_div(call.num_in, block_in))
     return MatmulBlocks(
-        block_out=block_out, block_in=block_in, num_splits=num_splits, dot_parts=None, num_warps=num_warps, num_stages=1
+        block_out=block_out,
+        block_in=block_in,
+        num_splits=num_splits,
+        dot_parts=None,
+        num_warps=num_warps,
+        num_stages=1,
     )
 
 
 def _few_rows_dot(
-    call: MatmulCall, block_out: int, num_splits: int, left: int, block_in: int, num_warps: int, num_stages: int
+    call: MatmulCall,
+    block_out: int,
+    num_splits: int,
+    left: int,
+    block_in: int,
+    num_warps: int,
+    num_stages: int,
 ) -> MatmulBlocks:
     """`left` rows of weights a dot, of one matrix; a gate and the others share the inputs of an iteration."""
     parts = max(1, min(left // block_out, MAX_DOT_COLUMNS // next_power_of_two(call.rows)))
@@ -166,7 +181,8 @@ def _few_rows_dot(
 
 
 def _many_rows(call: MatmulCall, num_multiprocessors: int) -> MatmulBlocks:
-    """128 columns a program; 256 where one program on most multiprocessors is all there is to do, 64 of few columns.
+    """128 columns a program; 256 where one program on most multiprocessors is all there is to do, 64 of few
+    columns.
 
     And splits until all of them work, or there is more to merge than that is worth.
     """
@@ -177,7 +193,9 @@ def _many_rows(call: MatmulCall, num_multiprocessors: int) -> MatmulBlocks:
     is_enough = call.is_gated and programs >= MIN_PROGRAMS * num_multiprocessors
     wanted = 1 if is_enough else num_multiprocessors // programs
     num_splits = max(1, min(wanted, _max_splits(call)))
-    return _many_rows_dot(call, width, MANY_ROWS_INPUTS[0], num_splits, _max_resident(call, width, num_splits))
+    return _many_rows_dot(
+        call, width, MANY_ROWS_INPUTS[0], num_splits, _max_resident(call, width, num_splits)
+    )
 
 
 def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[MatmulBlocks]:
@@ -186,12 +204,16 @@ def _many_rows_candidates(call: MatmulCall, num_multiprocessors: int) -> list[Ma
         programs = _num_programs(call, width)
         for num_splits in (1, 2, 3, 4, 6, 8):
             share = programs * num_splits / num_multiprocessors
-            is_sensible = num_splits == 1 or (share <= MAX_SPLIT_PROGRAMS and num_splits <= 2 * _max_splits(call))
+            is_sensible = num_splits == 1 or (
+                share <= MAX_SPLIT_PROGRAMS and num_splits <= 2 * _max_splits(call)
+            )
             if share < MIN_PROGRAMS or not is_sensible:
                 continue
             for block_in in MANY_ROWS_INPUTS:
                 found += [_many_rows_dot(call, width, block_in, num_splits, resident) for resident in (1, 2)]
-    return [blocks for blocks in dict.fromkeys(found) if blocks is found[0] or blocks.num_stages >= MIN_STAGES]
+    return [
+        blocks for blocks in dict.fromkeys(found) if blocks is found[0] or blocks.num_stages >= MIN_STAGES
+    ]
 
 
 def _num_programs(call: MatmulCall, width: int) -> int:
@@ -200,7 +222,8 @@ def _num_programs(call: MatmulCall, width: int) -> int:
 
 
 def _max_splits(call: MatmulCall) -> int:
-    """Each writes float32 sums of all rows: so many that they are `PARTIAL_SHARE` of the bytes of the weights."""
+    """Each writes float32 sums of all rows: so many that they are `PARTIAL_SHARE` of the bytes of the
+    weights."""
     return max(1, int(PARTIAL_SHARE * call.num_in * call.itemsize / (4 * next_power_of_two(call.rows))))
 
 
@@ -209,7 +232,9 @@ def _max_resident(call: MatmulCall, width: int, num_splits: int) -> int:
     return 1 if _num_programs(call, width) * num_splits <= target_device().num_multiprocessors else 2
 
 
-def _many_rows_dot(call: MatmulCall, width: int, block_in: int, num_splits: int, resident: int) -> MatmulBlocks:
+def _many_rows_dot(
+    call: MatmulCall, width: int, block_in: int, num_splits: int, resident: int
+) -> MatmulBlocks:
     """Blocks with all stages that leave room for `resident` programs on a multiprocessor."""
     block_in = max(MIN_DOT_SIZE, min(block_in, next_power_of_two(ceil_div(call.num_in, num_splits))))
     num_splits = min(num_splits, ceil_div(call.num_in, block_in))

@@ -1,7 +1,7 @@
 """The product by XLA, which fuses what is around it: cuBLAS multiplies on a GPU.
 
-The norm is XLA's too. With the Pallas kernel, whose result goes through memory, a decode step of Qwen3-0.6B on an H200
-took 4.29 ms instead of 3.98 (64 rows), and of 8B the same (benchmarks/results).
+The norm is XLA's too. With the Pallas kernel, whose result goes through memory, a decode step of Qwen3-0.6B
+on an H200 took 4.29 ms instead of 3.98 (64 rows), and of 8B the same (benchmarks/results).
 """
 
 import jax
@@ -22,7 +22,11 @@ def matmul(
         x = rms_norm(x, of_layer(scale, layer, ndim=1), epsilon=epsilon, implementation="xla")
     formula = "rf,vf->rv" if transposed else "rf,fv->rv"
     y = jnp.einsum(
-        formula, x, of_layer(w, layer, ndim=2), precision=_full_precision(x.dtype), preferred_element_type=out_dtype
+        formula,
+        x,
+        of_layer(w, layer, ndim=2),
+        precision=_full_precision(x.dtype),
+        preferred_element_type=out_dtype,
     )
     if fusion.bias is not None:
         y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)

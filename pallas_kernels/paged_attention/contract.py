@@ -41,9 +41,13 @@ def check_shapes(
     num_heads, head_dim = q.shape[1:]
     num_kv_heads, cache_dim = kv_pages.num_kv_heads, kv_pages.head_dim
     if head_dim != cache_dim:
-        raise ValueError(f"the queries have head_dim {head_dim} and the cache {cache_dim}; they must be equal")
+        raise ValueError(
+            f"the queries have head_dim {head_dim} and the cache {cache_dim}; they must be equal"
+        )
     if num_heads % num_kv_heads:
-        raise ValueError(f"{num_heads} query heads cannot share {num_kv_heads} KV heads: it must be a whole multiple")
+        raise ValueError(
+            f"{num_heads} query heads cannot share {num_kv_heads} KV heads: it must be a whole multiple"
+        )
     if page_table.shape[0] != lengths.shape[0]:
         raise ValueError(
             f"page_table has {page_table.shape[0]} rows and lengths {lengths.shape[0]}; they must be equal"

@@ -1,4 +1,5 @@
-"""Paged attention in plain jax.numpy and float32: one query against one row's pages, repeated. Slow and obvious."""
+"""Paged attention in plain jax.numpy and float32: one query against one row's pages, repeated. Slow and
+obvious."""
 
 import functools
 import math
@@ -14,7 +15,9 @@ from pallas_kernels.rope_cache_write import rope_cache_write
 TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole row of the cache
 
 
-def decode(q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None, options) -> Array:
+def decode(
+    q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None, options
+) -> Array:
     """See `pallas_kernels.paged_attention.decode`."""
     return jax.vmap(functools.partial(_attend, kv_pages, sinks, options))(q, page_table, lengths)
 
@@ -52,7 +55,13 @@ def append_and_decode(
 
 
 def extend(
-    q: Array, kv_pages: KVPages, page_table: Array, query_starts: Array, lengths: Array, sinks: Array | None, options
+    q: Array,
+    kv_pages: KVPages,
+    page_table: Array,
+    query_starts: Array,
+    lengths: Array,
+    sinks: Array | None,
+    options,
 ) -> Array:
     """See `pallas_kernels.paged_attention.extend`: a token sees its row as far as its own position."""
     token = jnp.arange(q.shape[0])
@@ -68,7 +77,9 @@ def extend(
     return jax.lax.map(one_token, (q, row, visible), batch_size=TOKENS_AT_ONCE)
 
 
-def _attend(kv_pages: KVPages, sinks: Array | None, options, q: Array, page_ids: Array, length: Array) -> Array:
+def _attend(
+    kv_pages: KVPages, sinks: Array | None, options, q: Array, page_ids: Array, length: Array
+) -> Array:
     """q [num_heads, head_dim] against the first `length` positions of the pages, -> [num_heads, head_dim]."""
     num_kv_heads, head_dim = kv_pages.num_kv_heads, kv_pages.head_dim
     k, v = kv_pages.array[:, page_ids].reshape(2, -1, num_kv_heads, head_dim).astype(jnp.float32)

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class AttentionShape:
-    """Heads of one layer. A window and a cap of None are those of a model that has none, and so is sinks=False."""
+    """Heads of one layer. A window and a cap of None are those of a model that has none, and so is
+    sinks=False."""
 
     num_heads: int
     num_kv_heads: int

@@ -1,4 +1,5 @@
-"""A range of a row's positions, read through its page table a tile at a time, and the attention to all of them."""
+"""A range of a row's positions, read through its page table a tile at a time, and the attention to all of
+them."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -32,8 +33,8 @@ def kernel_shape(q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, options, in
 class Tiles(NamedTuple):
     """A range of a row's positions, a tile at a time: where each is in the cache, by the number of its tile.
 
-    Positions from the end of the range on, which are for a mask to leave out, are read as the last before it, which was
-    written and is finite.
+    Positions from the end of the range on, which are for a mask to leave out, are read as the last before it,
+    which was written and is finite.
     """
 
     num_tiles: Array
@@ -43,7 +44,8 @@ class Tiles(NamedTuple):
 
 
 def tiles_of_row(begin, end, tile: int, position_in_tile: Array, row, table_ref, shape: KernelShape) -> Tiles:
-    """The positions [begin, end) in tiles of `tile`; `position_in_tile` [n] is that of each column of a tile."""
+    """The positions [begin, end) in tiles of `tile`; `position_in_tile` [n] is that of each column of a
+    tile."""
 
     newest = jnp.maximum(end - 1, 0)
 
@@ -59,15 +61,17 @@ def tiles_of_row(begin, end, tile: int, position_in_tile: Array, row, table_ref,
     return Tiles(ceil_div(jnp.maximum(end - begin, 0), tile), page_of, offset_of, page_of(0))
 
 
-def attend_tiles(tiles: Tiles, carry, q: Array, mask_of: Callable, is_edge: Callable | None, kv_head, kv_ref, shape):
+def attend_tiles(
+    tiles: Tiles, carry, q: Array, mask_of: Callable, is_edge: Callable | None, kv_head, kv_ref, shape
+):
     """The softmax carry after all tiles of a range.
 
-    mask_of(i) [queries, n] says which columns of tile i each query sees, and is_edge(i) whether any query does not see
-    all of them; None for always. `kv_head` is a scalar or, per column, [n].
+    mask_of(i) [queries, n] says which columns of tile i each query sees, and is_edge(i) whether any query
+    does not see all of them; None for always. `kv_head` is a scalar or, per column, [n].
 
-    One loop with a branch around the mask, and not a loop for each kind of tile: a second loop would wait for its first
-    keys anew. The pages of a tile are looked up one tile ahead and carried: a load whose address is loaded in the same
-    iteration takes two stages of the pipeline instead of one.
+    One loop with a branch around the mask, and not a loop for each kind of tile: a second loop would wait for
+    its first keys anew. The pages of a tile are looked up one tile ahead and carried: a load whose address is
+    loaded in the same iteration takes two stages of the pipeline instead of one.
     """
     sizes = {"size": shape.head_dim, "padded_size": shape.padded_dim}
 

@@ -15,7 +15,8 @@ def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
 def add_rms_norm(x: Array, residual: Array, weight: Array, epsilon: float) -> tuple[Array, Array]:
     """See `pallas_kernels.rms_norm.add_rms_norm`."""
     precision = jnp.finfo(x.dtype)
-    # Under jit, XLA may normalize a sum of more digits than it returns: it drops a rounding that only a dtype asks for.
+    # Under jit, XLA may normalize a sum of more digits than it returns: it drops a rounding that only a dtype
+    # asks for.
     wide = jax.lax.reduce_precision(
         x.astype(jnp.float32) + residual.astype(jnp.float32), precision.nexp, precision.nmant
     )

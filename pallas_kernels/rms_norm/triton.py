@@ -13,7 +13,9 @@ from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.rms_norm.tuning import add_rms_norm_blocks, rms_norm_blocks
 
 
-def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: RowBlocks | None = None) -> Array:
+def rms_norm(
+    x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: RowBlocks | None = None
+) -> Array:
     """See `pallas_kernels.rms_norm.rms_norm`."""
     flat = x.reshape(-1, x.shape[-1])
     blocks = blocks or rms_norm_blocks(flat.shape[0], flat.shape[1], x.dtype.itemsize)
@@ -22,7 +24,13 @@ def rms_norm(x: Array, weight: Array, epsilon: float, *, interpret: bool, blocks
 
 
 def add_rms_norm(
-    x: Array, residual: Array, weight: Array, epsilon: float, *, interpret: bool, blocks: RowBlocks | None = None
+    x: Array,
+    residual: Array,
+    weight: Array,
+    epsilon: float,
+    *,
+    interpret: bool,
+    blocks: RowBlocks | None = None,
 ) -> tuple[Array, Array]:
     """See `pallas_kernels.rms_norm.add_rms_norm`."""
     flat = x.reshape(-1, x.shape[-1])
@@ -32,7 +40,9 @@ def add_rms_norm(
     return normalized.reshape(x.shape), new_residual.reshape(x.shape)
 
 
-def _call(inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: RowBlocks, interpret: bool, name: str):
+def _call(
+    inputs: tuple[Array, ...], weight: Array, epsilon: float, blocks: RowBlocks, interpret: bool, name: str
+):
     """One result per input: their sum normalized and, where there are two, their sum."""
     check_features(inputs[0].shape[1])
     return triton_call(

@@ -1,4 +1,5 @@
-"""Blocks of the RMSNorm kernels: tuned numbers where there are any, else the heuristic of all that hold whole rows."""
+"""Blocks of the RMSNorm kernels: tuned numbers where there are any, else the heuristic of all that hold whole
+rows."""
 
 from pallas_kernels.core.rowwise.blocks import RowBlocks, blocks_key, candidate_blocks, heuristic_blocks
 from pallas_kernels.core.tuned import tuned_blocks
@@ -17,7 +18,9 @@ def rms_norm_candidates(num_rows: int, features: int, itemsize: int) -> list[Row
 
 
 def add_rms_norm_blocks(num_rows: int, features: int, itemsize: int) -> RowBlocks:
-    tuned = tuned_blocks("rms_norm", "add_rms_norm", add_rms_norm_key(num_rows, features, itemsize), RowBlocks)
+    tuned = tuned_blocks(
+        "rms_norm", "add_rms_norm", add_rms_norm_key(num_rows, features, itemsize), RowBlocks
+    )
     return tuned or heuristic_blocks(num_rows, features, itemsize, num_inputs=2)
 
 

@@ -1,9 +1,9 @@
-"""The work of attention between the projection and the softmax, in one pass: the RMSNorm of queries and keys, their
-rotary position embedding, and the write of keys and values into the paged cache.
+"""The work of attention between the projection and the softmax, in one pass: the RMSNorm of queries and keys,
+their rotary position embedding, and the write of keys and values into the paged cache.
 
-The norm is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), over each head by itself as in
-Yang et al., "Qwen3 Technical Report" (2025); the embedding that of Su et al., "RoFormer" (2021), in the half-split
-layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
+The norm is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), over each head by
+itself as in Yang et al., "Qwen3 Technical Report" (2025); the embedding that of Su et al., "RoFormer" (2021),
+in the half-split layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
 """
 
 from jaxtyping import Array, Float, Float32, Int32
@@ -33,33 +33,36 @@ def rope_cache_write(
 ) -> tuple[Float[Array, "tokens num_heads head_dim"], KVPages]:
     """The queries, ready for attention, and the cache with each token's key and value in it.
 
-    A token of `heads` is one row of the projection's output: its queries, then its keys, then its values. With
+    A token of `heads` is one row of the projection's output: its queries, then its keys, then its values.
+    With
 
         n(x, scale) = x / sqrt(mean(x ** 2) + epsilon) * scale, or x where there are no scales
         r(x)[i]     = x[i] * cos[i] - x[i + half] * sin[i]             for i < half
         r(x)[i]     = x[i] * cos[i - half] + x[i - half] * sin[i - half]    for half <= i < 2 * half
         r(x)[i]     = x[i]                                             for i >= 2 * half
 
-    the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to
-    kv_pages.array[0 and 1, page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's
-    dtype.
+    the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to kv_pages.array[0 and 1,
+    page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype.
 
     Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
     integer, so that all layers share one kernel.
 
-    The cache is updated in place where it is donated to the `jax.jit` around the call, or used nowhere else; else XLA
-    copies it first. What no token writes keeps its bits. Tokens that share a position (padding on a null page) leave
-    there any one of theirs, or a mixture; positions outside the cache are not allowed.
+    The cache is updated in place where it is donated to the `jax.jit` around the call, or used nowhere else;
+    else XLA copies it first. What no token writes keeps its bits. Tokens that share a position (padding on a
+    null page) leave there any one of theirs, or a mixture; positions outside the cache are not allowed.
 
-    On an H200 in bfloat16, 8,192 tokens of 32 query and 8 KV heads of 128, with the norm, move at 93% of the copy
-    bandwidth, 4.6 times as fast as XLA, which makes several passes; 64 tokens take 4.2 us, 2.8 times as fast.
+    On an H200 in bfloat16, 8,192 tokens of 32 query and 8 KV heads of 128, with the norm, move at 93% of the
+    copy bandwidth, 4.6 times as fast as XLA, which makes several passes; 64 tokens take 4.2 us, 2.8 times as
+    fast.
 
-    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
+    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
+    serve them.
     """
     check_heads(heads, kv_pages, cos, sin)
     if page_ids.shape != heads.shape[:1] or page_offsets.shape != heads.shape[:1]:
         raise ValueError(
-            f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be ({len(heads)},)"
+            f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be "
+            f"({len(heads)},)"
         )
     norm = check_norm(q_scale, k_scale, epsilon, layer, heads.shape[-1])
     arguments = heads, kv_pages, (cos, sin), (page_ids, page_offsets), norm, layer

@@ -16,8 +16,8 @@ def rope_cache_write(
 ) -> tuple[Array, KVPages]:
     """See `pallas_kernels.rope_cache_write.rope_cache_write`.
 
-    Keys and values are two updates of one scatter: one update would make XLA turn the scatter of a single token into
-    slice updates, and copy the whole cache for them.
+    Keys and values are two updates of one scatter: one update would make XLA turn the scatter of a single
+    token into slice updates, and copy the whole cache for them.
     """
     num_kv_heads = kv_pages.num_kv_heads
     num_heads = heads.shape[1] - 2 * num_kv_heads

@@ -1,8 +1,10 @@
-"""Norm, rotation and cache write in Pallas on Triton: every head is read once and written once, in one launch.
+"""Norm, rotation and cache write in Pallas on Triton: every head is read once and written once, in one
+launch.
 
-A program serves some heads of some tokens, of queries or of keys or of values, so that no lane computes what another
-kind needs. The two halves that a rotation pairs are two tiles [tokens, heads, half], so that no value moves between
-threads. Sections of fewer heads take more tokens at once; for 32 query heads and 8 KV heads in programs of 32 rows:
+A program serves some heads of some tokens, of queries or of keys or of values, so that no lane computes what
+another kind needs. The two halves that a rotation pairs are two tiles [tokens, heads, half], so that no value
+moves between threads. Sections of fewer heads take more tokens at once; for 32 query heads and 8 KV heads in
+programs of 32 rows:
 
     program_id(0)       0     1     2     3        4        5
     section             q     q     q     q        k        v
@@ -23,7 +25,11 @@ from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
-from pallas_kernels.rope_cache_write.tuning import RopeCacheWriteBlocks, rope_cache_write_blocks, section_heads
+from pallas_kernels.rope_cache_write.tuning import (
+    RopeCacheWriteBlocks,
+    rope_cache_write_blocks,
+    section_heads,
+)
 
 
 def rope_cache_write(
@@ -81,7 +87,8 @@ def _run(
 
 @dataclass(frozen=True)
 class _Section:
-    """Queries, keys or values: their heads in the projection's output, a program's share, the programs of a group."""
+    """Queries, keys or values: their heads in the projection's output, a program's share, the programs of a
+    group."""
 
     first_head: int
     num_heads: int
@@ -109,7 +116,8 @@ def _divide(
 
 
 class _ProgramRows(NamedTuple):
-    """The share of a program: tokens [tokens] and heads [heads] within the section, and which of them there are."""
+    """The share of a program: tokens [tokens] and heads [heads] within the section, and which of them there
+    are."""
 
     section: _Section
     token: Array
@@ -121,9 +129,9 @@ class _ProgramRows(NamedTuple):
 class _Tile(NamedTuple):
     """Some columns of the rows: indices [tokens, heads, columns], and which of them there are.
 
-    The tokens' angles and the columns' scales are loaded by these as well, once per head: the repeated reads come from
-    L1, and every value lands in the thread that needs it. Loaded once, they go through shared memory, one barrier
-    after another.
+    The tokens' angles and the columns' scales are loaded by these as well, once per head: the repeated reads
+    come from L1, and every value lands in the thread that needs it. Loaded once, they go through shared
+    memory, one barrier after another.
     """
 
     token: Array
@@ -137,7 +145,9 @@ class _Tile(NamedTuple):
         return plt.load(ref.at[index], mask=self.inside, other=0)
 
 
-def _kernel(heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *refs, sections, group_tokens, epsilon):
+def _kernel(
+    heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *refs, sections, group_tokens, epsilon
+):
     *norm_refs, q_ref, kv_ref = refs
     *layer_refs, q_scale_ref, k_scale_ref = norm_refs or (None, None)
     layer = tuple(load_layer_index(ref) for ref in layer_refs)
@@ -184,7 +194,8 @@ def _program_rows(section: _Section, program: Array, first_token: Array, num_tok
 
 
 def _rotary_parts(head_dim: int, half: int) -> list[tuple[int, int]]:
-    """(first column, columns) of the halves that are rotated and, where the rotation is partial, of the rest."""
+    """(first column, columns) of the halves that are rotated and, where the rotation is partial, of the
+    rest."""
     halves = [(0, half), (half, half)]
     return halves if 2 * half == head_dim else [*halves, (2 * half, head_dim - 2 * half)]
 
@@ -193,7 +204,9 @@ def _tile(rows: _ProgramRows, first_column: int, num_columns: int) -> _Tile:
     column = jnp.arange(next_power_of_two(num_columns))
     inside = _spread(rows.token_inside, rows.head_inside, column < num_columns)
     token, head, column = _spread(rows.token, rows.head, first_column + column)
-    return _Tile(token, head, rows.section.first_head + head, column, functools.reduce(jnp.logical_and, inside))
+    return _Tile(
+        token, head, rows.section.first_head + head, column, functools.reduce(jnp.logical_and, inside)
+    )
 
 
 def _spread(token: Array, head: Array, column: Array) -> list[Array]:
@@ -203,8 +216,8 @@ def _spread(token: Array, head: Array, column: Array) -> list[Array]:
 def _load_slots(slot_refs, rows: _ProgramRows, *, num_pages: int) -> list[Array]:
     """The page and the offset in it of each token, [tokens, 1, 1].
 
-    Interpret mode stores old values where a mask forbids to store: a token that is not there gets a page that is not
-    there, so that it does not undo what another writes.
+    Interpret mode stores old values where a mask forbids to store: a token that is not there gets a page that
+    is not there, so that it does not undo what another writes.
     """
     slots = [plt.load(ref.at[rows.token], mask=rows.token_inside, other=num_pages) for ref in slot_refs]
     return [slot[:, None, None] for slot in slots]
@@ -215,7 +228,8 @@ def _load_heads(heads_ref, tile: _Tile) -> Array:
 
 
 def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[_Tile], scale_ref) -> list[Array]:
-    """The heads of the tiles, normalized where there is a scale, and rotated. All is loaded before any is used."""
+    """The heads of the tiles, normalized where there is a scale, and rotated. All is loaded before any is
+    used."""
     heads = [_load_heads(heads_ref, tile) for tile in tiles]
     cos, sin = (tiles[0].load(ref, tiles[0].token, tiles[0].column) for ref in angle_refs)
     scales = [] if scale_ref is None else [tile.load(scale_ref, *layer, tile.column) for tile in tiles]

@@ -9,13 +9,15 @@ from pallas_kernels.core.tuned import tuned_blocks
 
 PROGRAM_BYTES = 8192  # what a program reads where there is much to do
 PROGRAMS_PER_MULTIPROCESSOR = 4  # at least, where there is little
-BYTES_PER_THREAD = 32  # a load of 16 of either half, and few enough registers for 1,500 threads on a multiprocessor
+# A load of 16 of either half, and few enough registers for 1,500 threads on a multiprocessor.
+BYTES_PER_THREAD = 32
 MAX_WARPS = 8
 
 
 @dataclass(frozen=True)
 class RopeCacheWriteBlocks:
-    """A program serves `rows` (token, head) pairs: at most `heads` heads of as many tokens as that leaves room for.
+    """A program serves `rows` (token, head) pairs: at most `heads` heads of as many tokens as that leaves
+    room for.
 
     Both are powers of two, and heads <= rows.
     """
@@ -28,8 +30,8 @@ class RopeCacheWriteBlocks:
 def rope_cache_write_blocks(
     num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, rotary_dim: int, itemsize: int
 ) -> RopeCacheWriteBlocks:
-    """Tuned numbers where there are any; else `PROGRAM_BYTES` a program, less where that would leave the GPU idle, and
-    many heads of one token rather than few of many, since they share angles."""
+    """Tuned numbers where there are any; else `PROGRAM_BYTES` a program, less where that would leave the GPU
+    idle, and many heads of one token rather than few of many, since they share angles."""
     key = rope_cache_write_key(num_tokens, num_heads, num_kv_heads, head_dim, rotary_dim, itemsize)
     found = tuned_blocks("rope_cache_write", "rope_cache_write", key, RopeCacheWriteBlocks)
     if found is not None:
@@ -57,7 +59,8 @@ def rope_cache_write_key(
 def rope_cache_write_candidates(
     num_tokens: int, num_heads: int, num_kv_heads: int, head_dim: int, rotary_dim: int, itemsize: int
 ) -> list[RopeCacheWriteBlocks]:
-    """The candidates of a sweep: 256 bytes to 16 KB a program, 16 to 64 bytes a thread, many heads or many tokens."""
+    """The candidates of a sweep: 256 bytes to 16 KB a program, 16 to 64 bytes a thread, many heads or many
+    tokens."""
     candidates = []
     for program_bytes in (256, 512, 1024, 2048, 4096, 8192, 16384):
         rows = _rows_of(program_bytes, head_dim, itemsize)
@@ -69,8 +72,8 @@ def rope_cache_write_candidates(
 
 
 def section_heads(num_heads: int, blocks: RopeCacheWriteBlocks) -> int:
-    """The heads of a program where there are `num_heads` of a kind: `blocks.heads`, halved until at most a quarter of
-    what the programs serve is padding (71 heads are 5 blocks of 16, not 2 of 64)."""
+    """The heads of a program where there are `num_heads` of a kind: `blocks.heads`, halved until at most a
+    quarter of what the programs serve is padding (71 heads are 5 blocks of 16, not 2 of 64)."""
     heads = min(blocks.heads, next_power_of_two(num_heads))
     while 3 * ceil_div(num_heads, heads) * heads > 4 * num_heads:
         heads //= 2

@@ -1,7 +1,9 @@
-"""Sampling in plain jax.numpy, without sorting: thresholds are found by bisection over the 32 bits of a float.
+"""Sampling in plain jax.numpy, without sorting: thresholds are found by bisection over the 32 bits of a
+float.
 
-Bisection is exact: the kept set is everything at or above a threshold, ties included. Random numbers, filters and log
-probabilities are computed only when a row of the batch needs them, which is what a CPU is grateful for.
+Bisection is exact: the kept set is everything at or above a threshold, ties included. Random numbers, filters
+and log probabilities are computed only when a row of the batch needs them, which is what a CPU is grateful
+for.
 """
 
 import jax
@@ -60,7 +62,11 @@ def top_logprobs(logits: Array, token_ids: Array, wanted: Array, count: int) -> 
     nothing = jnp.zeros(rows), jnp.zeros((rows, count), jnp.int32), jnp.zeros((rows, count))
     found = jax.lax.cond(jnp.any(wanted), of_all, lambda: nothing)
     logprobs, ids, top = found
-    return jnp.where(wanted, logprobs, 0), jnp.where(wanted[:, None], ids, 0), jnp.where(wanted[:, None], top, 0)
+    return (
+        jnp.where(wanted, logprobs, 0),
+        jnp.where(wanted[:, None], ids, 0),
+        jnp.where(wanted[:, None], top, 0),
+    )
 
 
 def kept_by(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
@@ -76,9 +82,8 @@ def kept_by(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
 
 def _without_blocked(logits: Array, is_early: Array, blocked_ids: Array) -> Array:
     vocab_size = logits.shape[-1]
-    blocked = jnp.where(
-        is_early[:, None] & (blocked_ids >= 0), blocked_ids, vocab_size
-    )  # out of bounds, and so dropped
+    # Out of bounds, and so dropped.
+    blocked = jnp.where(is_early[:, None] & (blocked_ids >= 0), blocked_ids, vocab_size)
     row = jnp.arange(logits.shape[0])[:, None]
     return logits.at[row, blocked].set(-jnp.inf, mode="drop")
 
@@ -94,7 +99,9 @@ def _in_drawn_slice(logits: Array, keys: Array, slice_size: int) -> Array:
     rows, vocab_size = logits.shape
     num_slices = -(-vocab_size // slice_size)
     padding = num_slices * slice_size - vocab_size
-    slices = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf).reshape(rows, num_slices, slice_size)
+    slices = jnp.pad(logits, ((0, 0), (0, padding)), constant_values=-jnp.inf).reshape(
+        rows, num_slices, slice_size
+    )
     noise = _gumbel(jax.vmap(lambda key: jax.random.fold_in(key, vocab_size))(keys), num_slices)
     drawn = jnp.argmax(jax.nn.logsumexp(slices, axis=-1) + noise, axis=-1)
     return jnp.where(jnp.arange(vocab_size) // slice_size == drawn[:, None], logits, -jnp.inf)
@@ -117,7 +124,8 @@ def _kth_largest(values: Array, k: Array) -> Array:
 
 
 def _tail_threshold(probabilities: Array, p: Array) -> Array:
-    """The largest t such that the probabilities >= t add up to at least p; 0 where p is 1, which keeps all."""
+    """The largest t such that the probabilities >= t add up to at least p; 0 where p is 1, which keeps
+    all."""
     ordered = _ordered_bits(probabilities)
 
     def holds(t):
@@ -129,14 +137,16 @@ def _tail_threshold(probabilities: Array, p: Array) -> Array:
 
 
 def _ordered_bits(values: Array) -> Array:
-    """Unsigned integers in the order of the floats: the sign bit is flipped, and negative numbers are reversed."""
+    """Unsigned integers in the order of the floats: the sign bit is flipped, and negative numbers are
+    reversed."""
     bits = jax.lax.bitcast_convert_type(values, jnp.uint32)
     sign = jnp.uint32(1 << (FLOAT32_BITS - 1))
     return jnp.where(bits & sign, ~bits, bits | sign)
 
 
 def _largest_bits_where(holds, num_rows: int) -> Array:
-    """Per row the largest t for which `holds(t)`, which is true at 0 and, once false, stays false as t grows."""
+    """Per row the largest t for which `holds(t)`, which is true at 0 and, once false, stays false as t
+    grows."""
 
     def one_bit(i, found):
         candidate = found | (jnp.uint32(1) << (FLOAT32_BITS - 1 - i).astype(jnp.uint32))

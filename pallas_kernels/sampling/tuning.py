@@ -11,7 +11,8 @@ from pallas_kernels.sampling.draw import draw_slice_size
 MAX_SLICES_PER_PROGRAM = 8
 PROGRAMS_PER_MULTIPROCESSOR = 8  # that have something to do before any has more slices than it needs
 MAX_THREAD_LOGITS = 32  # that a thread holds at once
-MAX_CHOICE_LOGITS = 8  # the same where tokens are chosen: more of them cost registers, and much code to compile
+# The same where tokens are chosen: more of them cost registers, and much code to compile.
+MAX_CHOICE_LOGITS = 8
 CHUNK = 2048  # that programs load at once which choose a token
 TOP_CHUNK = 8192  # and those that look for the largest
 CANDIDATE_CHUNK = 1024
@@ -20,11 +21,12 @@ MAX_CANDIDATES = 8192
 
 @dataclass(frozen=True)
 class SampleBlocks:
-    """A row is cut into slices of `slice_size` logits (a power of two, as all of these; see `draw_slice_size`).
+    """A row is cut into slices of `slice_size` logits (a power of two, as all of these; see
+    `draw_slice_size`).
 
-    The first kernel's programs take `slices_per_program` of them. The second kernel's go over the slices that matter
-    `slices_per_chunk` at a time, and over what they collect there, at most `max_candidates` logits, in chunks of
-    `candidate_chunk`.
+    The first kernel's programs take `slices_per_program` of them. The second kernel's go over the slices that
+    matter `slices_per_chunk` at a time, and over what they collect there, at most `max_candidates` logits, in
+    chunks of `candidate_chunk`.
     """
 
     slice_size: int
@@ -83,7 +85,9 @@ def sample_candidates(num_rows: int, vocab_size: int) -> list[SampleBlocks]:
     """The candidates of a tuning sweep."""
     known = sample_blocks(num_rows, vocab_size)
     found = [known]
-    for slices_per_program, num_warps, num_choice_warps in itertools.product((2, 4, 8, 16), (2, 4, 8), (4, 8, 16)):
+    for slices_per_program, num_warps, num_choice_warps in itertools.product(
+        (2, 4, 8, 16), (2, 4, 8), (4, 8, 16)
+    ):
         if known.slice_size * slices_per_program <= MAX_THREAD_LOGITS * THREADS_PER_WARP * num_warps:
             tried = replace(known, slices_per_program=slices_per_program, num_warps=num_warps)
             chunk = MAX_CHOICE_LOGITS * THREADS_PER_WARP * num_choice_warps
@@ -96,7 +100,9 @@ def top_blocks(num_rows: int, vocab_size: int) -> TopBlocks:
     """A program a row, however many there are: requests that want log probabilities are few."""
     tuned = tuned_blocks("sampling", "top_logprobs", top_key(num_rows, vocab_size), TopBlocks)
     slice_size = draw_slice_size(vocab_size)
-    slices_per_chunk = min(max(1, TOP_CHUNK // slice_size), next_power_of_two(ceil_div(vocab_size, slice_size)))
+    slices_per_chunk = min(
+        max(1, TOP_CHUNK // slice_size), next_power_of_two(ceil_div(vocab_size, slice_size))
+    )
     return tuned or TopBlocks(slice_size, slices_per_chunk, num_warps=8)
 
 

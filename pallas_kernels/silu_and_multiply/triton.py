@@ -1,8 +1,8 @@
 """SiLU and multiply in Pallas on Triton.
 
-A program takes so many elements of the result in the order of memory, whatever their row: with rows cut into powers of
-two, a hidden size of 1,408 would leave a third of the lanes idle. A division finds the row; since it is by a constant
-that vectors divide, the compiler does it once per vector.
+A program takes so many elements of the result in the order of memory, whatever their row: with rows cut into
+powers of two, a hidden size of 1,408 would leave a third of the lanes idle. A division finds the row; since
+it is by a constant that vectors divide, the compiler does it once per vector.
 """
 
 import functools
@@ -18,7 +18,8 @@ from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.triton_call import LOG2_E, ceil_div, exp2_scaled, triton_call
 from pallas_kernels.silu_and_multiply.tuning import SiluBlocks, silu_and_multiply_blocks
 
-MAX_ELEMENTS = 2**31 - 2**20  # of the result: the kernel counts them in int32, and the last program counts beyond
+# Of the result: the kernel counts them in int32, and the last program counts beyond.
+MAX_ELEMENTS = 2**31 - 2**20
 
 
 def silu_and_multiply(gate_up: Array, *, interpret: bool, blocks: SiluBlocks | None = None) -> Array:
@@ -28,7 +29,8 @@ def silu_and_multiply(gate_up: Array, *, interpret: bool, blocks: SiluBlocks | N
     hidden = flat.shape[1] // 2
     if num_rows * hidden > MAX_ELEMENTS:
         raise UnsupportedError(
-            f"{num_rows} rows of {hidden} elements: the kernel counts to {MAX_ELEMENTS}; use implementation='reference'"
+            f"{num_rows} rows of {hidden} elements: the kernel counts to {MAX_ELEMENTS}; use "
+            "implementation='reference'"
         )
     blocks = blocks or silu_and_multiply_blocks(num_rows, hidden, gate_up.dtype.itemsize)
     (out,) = triton_call(
@@ -53,7 +55,9 @@ def _kernel(gate_up_ref, out_ref, *, blocks, interpret):
     eviction_policy = "evict_first" if blocks.evict_first else None
 
     def load(column):
-        loaded = plt.load(gate_up_ref.at[row, column], mask=mask, other=other, eviction_policy=eviction_policy)
+        loaded = plt.load(
+            gate_up_ref.at[row, column], mask=mask, other=other, eviction_policy=eviction_policy
+        )
         return loaded.astype(jnp.float32)
 
     gate = load(column)

@@ -39,13 +39,15 @@ def softmax_blocks(num_rows: int, features: int, itemsize: int) -> RowBlocks | L
     """Blocks for rows that a program can hold, and LongBlocks for others."""
     key = softmax_key(num_rows, features, itemsize)
     if features <= MAX_WHOLE_FEATURES:
-        return tuned_blocks("softmax", "softmax", key, RowBlocks) or heuristic_blocks(num_rows, features, itemsize)
+        return tuned_blocks("softmax", "softmax", key, RowBlocks) or heuristic_blocks(
+            num_rows, features, itemsize
+        )
     return tuned_blocks("softmax", "softmax", key, LongBlocks) or _long_blocks(num_rows, features, itemsize)
 
 
 def _long_blocks(num_rows: int, features: int, itemsize: int) -> LongBlocks:
-    """A row a program where those are enough: one that fills the registers of a multiprocessor, so that few rows are
-    under way and the second reading finds them in the cache. Splits elsewhere, of small programs."""
+    """A row a program where those are enough: one that fills the registers of a multiprocessor, so that few
+    rows are under way and the second reading finds them in the cache. Splits elsewhere, of small programs."""
     num_multiprocessors = target_device().num_multiprocessors
     evict_first = 2 * num_rows * features * itemsize > CACHE_BYTES
     if num_rows >= num_multiprocessors:

@@ -19,9 +19,14 @@ def new_sequence(prompt_length: int = 1, eos_token_ids: Ids[int] = (), **params)
     """The first sequence of a request whose parameters are all resolved."""
     resolved = SamplingParams(**params).with_defaults({})
     request = Request.create(
-        "test", None, [0] * prompt_length, resolved,
-        eos_token_ids=frozenset(eos_token_ids), vocab_size=1000, limits=limits(),
-    )  # fmt: skip
+        "test",
+        None,
+        [0] * prompt_length,
+        resolved,
+        eos_token_ids=frozenset(eos_token_ids),
+        vocab_size=1000,
+        limits=limits(),
+    )
     return request.sequences[0]
 
 
@@ -48,9 +53,16 @@ def chunk(
 ) -> ChunkPlan:
     first_new_page = len(shared_pages) if shared_pages else -(-start // 4)
     return ChunkPlan(
-        new_sequence(**params), row, start, list(token_ids), first_new_page, list(new_pages), is_last_chunk,
-        list(shared_pages), copied_page,
-    )  # fmt: skip
+        new_sequence(**params),
+        row,
+        start,
+        list(token_ids),
+        first_new_page,
+        list(new_pages),
+        is_last_chunk,
+        list(shared_pages),
+        copied_page,
+    )
 
 
 def plan(decode: DecodeRows, *chunks: ChunkPlan) -> StepPlan:

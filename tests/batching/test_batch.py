@@ -1,4 +1,5 @@
-"""A step plan as arrays: the examples of the docstring, and every plan of a scheduler read back from its batch."""
+"""A step plan as arrays: the examples of the docstring, and every plan of a scheduler read back from its
+batch."""
 
 import dataclasses
 import math
@@ -109,14 +110,19 @@ def as_read(step: StepPlan, page_size: int) -> list[tuple]:
     page_size=st.sampled_from([1, 2, 4, 16]),
     max_num_seqs=st.integers(1, 6),
     more_tokens=st.integers(0, 20),
-    requests=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8),
+    requests=st.lists(
+        st.tuples(st.integers(1, 20), st.integers(1, 4), st.integers(0, 3)), min_size=1, max_size=8
+    ),
 )
 @settings(max_examples=60, deadline=None, print_blob=True)
 def test_every_plan_can_be_read_from_its_batch(page_size, max_num_seqs, more_tokens, requests):
     sizes = limits(
-        page_size=page_size, num_pages=30, max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_num_seqs + more_tokens, max_model_len=24,
-    )  # fmt: skip
+        page_size=page_size,
+        num_pages=30,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_seqs + more_tokens,
+        max_model_len=24,
+    )
     engine = FakeEngine(sizes)
     for prompt_length, max_tokens, num_steps in requests:
         engine.add(prompt_length, max_tokens)
@@ -143,16 +149,20 @@ def check_batch(step: StepPlan | None, sizes: Limits) -> None:
 
 @st.composite
 def largest_plans(draw) -> tuple[StepPlan, Limits]:
-    """As many rows as a step may have, which begin where they need the most pages, and together have all its tokens."""
+    """As many rows as a step may have, which begin where they need the most pages, and together have all its
+    tokens."""
     page_size, num_rows = draw(st.sampled_from([1, 2, 3, 16, 64, 256])), draw(st.integers(1, 12))
     length, num_copied = draw(st.sampled_from([2, page_size + 2])), draw(st.sampled_from([0, page_size - 1]))
-    lengths = draw(st.just([length] * num_rows) | st.lists(st.integers(1, 9), min_size=num_rows, max_size=num_rows))
+    lengths = draw(
+        st.just([length] * num_rows) | st.lists(st.integers(1, 9), min_size=num_rows, max_size=num_rows)
+    )
     num_decode_rows = draw(st.just(0) | st.integers(0, num_rows - 1))
     sizes = limits(
-        page_size=page_size, max_num_seqs=num_rows,
+        page_size=page_size,
+        max_num_seqs=num_rows,
         max_num_batched_tokens=num_decode_rows + sum(lengths[num_decode_rows:]),
         max_model_len=10 * page_size + 20,
-    )  # fmt: skip
+    )
     decoding = decode_rows(*((row, page_size, 1 + row) for row in range(num_decode_rows)))
     chunks, page_ids = [], iter(range(100, 10_000))
     for row, length in enumerate(lengths[num_decode_rows:], num_decode_rows):
@@ -160,9 +170,13 @@ def largest_plans(draw) -> tuple[StepPlan, Limits]:
         new_pages = [next(page_ids) for _ in range(sizes.pages_for(num_copied + length))]
         shared = [50 + i for i in range(num_shared)]
         joining = chunk(
-            row, num_shared * page_size + num_copied, [1] * length, new_pages=new_pages, shared_pages=shared,
+            row,
+            num_shared * page_size + num_copied,
+            [1] * length,
+            new_pages=new_pages,
+            shared_pages=shared,
             copied_page=40 if num_copied else None,
-        )  # fmt: skip
+        )
         chunks.append(dataclasses.replace(joining, first_new_page=num_shared))
     return plan(decoding, *chunks), sizes
 
@@ -217,19 +231,25 @@ def test_stop_ids_are_blocked_only_where_min_tokens_asks():
     eos, stops = [2, 900], [5, 7]
     blocked = unpack_sampling(
         jnp.asarray(
-            np.stack([
-                packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3)),
-                packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3, ignore_eos=True)),
-                packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops)),
-            ])
+            np.stack(
+                [
+                    packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3)),
+                    packed_sampling(
+                        new_sequence(eos_token_ids=eos, stop_token_ids=stops, min_tokens=3, ignore_eos=True)
+                    ),
+                    packed_sampling(new_sequence(eos_token_ids=eos, stop_token_ids=stops)),
+                ]
+            )
         )
-    ).blocked_ids.tolist()  # fmt: skip
+    ).blocked_ids.tolist()
     assert [sorted(set(row) - {NO_BLOCKED_ID}) for row in blocked] == [[2, 5, 7, 900], [5, 7], []]
 
 
 def test_as_many_stop_ids_as_are_allowed_can_be_blocked():
     packed = packed_sampling(new_sequence(stop_token_ids=list(range(MAX_STOP_TOKEN_IDS)), min_tokens=1))
-    assert unpack_sampling(jnp.asarray(packed[None])).blocked_ids[0].tolist() == list(range(MAX_STOP_TOKEN_IDS))
+    assert unpack_sampling(jnp.asarray(packed[None])).blocked_ids[0].tolist() == list(
+        range(MAX_STOP_TOKEN_IDS)
+    )
 
 
 def test_the_length_of_the_prompt_is_the_last_word():

@@ -18,8 +18,15 @@ def test_the_buckets_of_the_docstring():
     buckets = Buckets.for_limits(limits(max_num_seqs=32, max_num_batched_tokens=1024))
     assert [shape.rows for shape in buckets.decode] == [1, 2, 4, 8, 10, 13, 16, 20, 26, 32]
     assert [(shape.rows, shape.tokens) for shape in buckets.mixed] == [
-        (16, 16), (32, 64), (32, 256), (32, 384), (32, 512), (32, 768), (16, 1024), (32, 1024)
-    ]  # fmt: skip
+        (16, 16),
+        (32, 64),
+        (32, 256),
+        (32, 384),
+        (32, 512),
+        (32, 768),
+        (16, 1024),
+        (32, 1024),
+    ]
 
 
 @pytest.mark.parametrize("max_num_seqs", [9, 100, 256, MOST_ROWS])
@@ -48,7 +55,9 @@ def test_there_are_few_shapes():
 @settings(max_examples=100, deadline=None, print_blob=True)
 def test_shapes_ascend_to_the_limits(max_num_seqs, tokens):
     max_num_batched_tokens = max_num_seqs + tokens
-    buckets = Buckets.for_limits(limits(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens))
+    buckets = Buckets.for_limits(
+        limits(max_num_seqs=max_num_seqs, max_num_batched_tokens=max_num_batched_tokens)
+    )
     row_counts = [shape.rows for shape in buckets.decode]
     token_counts = sorted({shape.tokens or 0 for shape in buckets.mixed})
     assert row_counts == sorted(set(row_counts))

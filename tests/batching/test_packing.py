@@ -48,7 +48,9 @@ def test_the_layout_decides_the_order():
     assert pack(layout, fields).tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("field", [np.zeros(3, np.int32), np.zeros((1, 2), np.int32), np.zeros(2, np.float32)])
+@pytest.mark.parametrize(
+    "field", [np.zeros(3, np.int32), np.zeros((1, 2), np.int32), np.zeros(2, np.float32)]
+)
 def test_a_field_of_another_shape_or_dtype_is_refused(field):
     with pytest.raises(AssertionError):
         pack({"a": (2,)}, {"a": field})

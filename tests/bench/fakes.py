@@ -18,7 +18,9 @@ PREFILL_S, DECODE_S = 0.1, 0.005
 LIMITS = Limits(page_size=16, num_pages=1000, max_num_seqs=256, max_num_batched_tokens=64, max_model_len=8192)
 MACHINE = Machine(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
 MODEL = read_model_config(CONFIG)
-WORK = ModelWork(MODEL, weight_bytes=10**9, kv_layout=KVLayout.of(MODEL, page_size=1, dtype=jnp.dtype("bfloat16")))
+WORK = ModelWork(
+    MODEL, weight_bytes=10**9, kv_layout=KVLayout.of(MODEL, page_size=1, dtype=jnp.dtype("bfloat16"))
+)
 
 
 class FakeEngine:

@@ -67,7 +67,11 @@ def test_json_has_the_agreed_form(bench):
     )
     assert status == 0, err
     printed = [json.loads(line) for line in out.splitlines()]
-    assert [line["id"] for line in printed] == ["tiny-qwen3-2x8", "tiny-qwen3-prefill-2x8", "tiny-qwen3-shared-2x16+4"]
+    assert [line["id"] for line in printed] == [
+        "tiny-qwen3-2x8",
+        "tiny-qwen3-prefill-2x8",
+        "tiny-qwen3-shared-2x16+4",
+    ]
     for line in printed:
         assert list(line) == [*LINE_KEYS, "details"]
         assert 0 <= line["percent_of_limit"] <= 100
@@ -101,9 +105,21 @@ def test_figures_are_told_while_it_runs(tiny, capsys, monkeypatch):
     monkeypatch.setattr("jinfer.bench.cli.machine_limits", lambda: MACHINE)
     ticks = itertools.count()
     monkeypatch.setattr(opening, "Monitor", functools.partial(opening.Monitor, clock=lambda: next(ticks)))
-    words = ["bench", "latency", "ttft-8", "--repeats", "1", "--config", str(tiny), *ENGINE[:-1], "--progress"]
+    words = [
+        "bench",
+        "latency",
+        "ttft-8",
+        "--repeats",
+        "1",
+        "--config",
+        str(tiny),
+        *ENGINE[:-1],
+        "--progress",
+    ]
     assert cli.main(words) == 0
-    assert re.search(r"ttft-8 +\d+\.0 s  running \d  waiting \d  pages \d+ used 0 cached", capsys.readouterr().err)
+    assert re.search(
+        r"ttft-8 +\d+\.0 s  running \d  waiting \d  pages \d+ used 0 cached", capsys.readouterr().err
+    )
 
 
 def test_the_device_alone_is_timed_and_the_engine_left_idle(tiny):
@@ -111,7 +127,9 @@ def test_the_device_alone_is_timed_and_the_engine_left_idle(tiny):
     with opening.open_bench(opening.Source(config=tiny), options, MACHINE, 1, 0, False) as opened:
         engine = opened.parts.engine
         milliseconds = steady.device_step_ms(opened.bench.session, engine, [Lengths(8, 20)] * 2)
-        assert engine.executor.state.rows.lengths.max() <= 8 + 20, "rows were stepped out of the pages that they had"
+        assert engine.executor.state.rows.lengths.max() <= 8 + 20, (
+            "rows were stepped out of the pages that they had"
+        )
         assert 0 < milliseconds < 1000
         assert "dispatch" not in vars(engine.executor), "what the measurement put there is gone"
         assert not engine.has_work
@@ -120,7 +138,9 @@ def test_the_device_alone_is_timed_and_the_engine_left_idle(tiny):
 
 
 def test_a_profile_names_steps_stations_and_requests(bench, tmp_path, capsys):
-    status, _, err = bench("latency", "b2-8", "--output-len", 30, "--repeats", 1, "--profile", tmp_path / "trace")
+    status, _, err = bench(
+        "latency", "b2-8", "--output-len", 30, "--repeats", 1, "--profile", tmp_path / "trace"
+    )
     assert status == 0, err
     assert "a trace of b2-8 is in" in err
     found = trace.read_trace(tmp_path / "trace" / "b2-8")
@@ -147,25 +167,45 @@ def test_start_is_measured_in_processes_of_their_own(bench):
     assert sum(cold["details"][name] for name in stages) < cold["details"]["engine_s"]
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (("latency", "b2"), "unknown latency workload 'b2'; there are b1, bROWS-PROMPT"),
-    (("throughput", "azure"), "the workload azure replays a trace: give --trace FILE.csv"),
-    (("throughput", "azure", "--trace", "nowhere.csv"), "--trace nowhere.csv: there is no such file"),
-    (("latency", "ttft-48"), "'ttft-48' has a request of 48 tokens in and 1 out, and the context holds 48"),
-    (("latency", "b5-8", "--output-len", "2"), "'b5-8' runs 5 requests together, and max_num_seqs=4"),
-    (("latency", "b1", "--set", "page_size"), "--set 'page_size' must be NAME=VALUE"),
-    (("latency", "b1", "--set", "pagesize=4"), "unknown engine option 'pagesize'; the options are dtype"),
-    (("throughput", "poisson-4", "--profile", "trace"), "--profile shows steady steps, and arrivals have none"),
-    (("latency", "ttft-8", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),
-    (("latency", "ttft-8", "--json", "."), "--json . cannot be written: [Errno 21]"),
-    (("latency", "b1", "--set", "num_pages=2000000000"), "pages of 4 tokens needs"),
-    (("latency", "b1", "--max-model-len", "49"), "max_model_len=49 exceeds the 48 positions"),
-    (("throughput", "poisson-0.001", "--duration", "1", "--max-model-len", "9"), "and the context holds 9"),
-    (("start", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),
-    (("start", "--set", "num_pages=1"), "num_pages=1: page 0 takes the writes of padding, so at least 2 are needed"),
-    (("start", "--set", "pagesize=4"), "unknown engine option 'pagesize'; the options are dtype"),
-])  # fmt: skip
-def test_bad_input_is_an_error_that_says_what_to_do_before_anything_starts(bench, monkeypatch, words, message):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("latency", "b2"), "unknown latency workload 'b2'; there are b1, bROWS-PROMPT"),
+        (("throughput", "azure"), "the workload azure replays a trace: give --trace FILE.csv"),
+        (("throughput", "azure", "--trace", "nowhere.csv"), "--trace nowhere.csv: there is no such file"),
+        (
+            ("latency", "ttft-48"),
+            "'ttft-48' has a request of 48 tokens in and 1 out, and the context holds 48",
+        ),
+        (("latency", "b5-8", "--output-len", "2"), "'b5-8' runs 5 requests together, and max_num_seqs=4"),
+        (("latency", "b1", "--set", "page_size"), "--set 'page_size' must be NAME=VALUE"),
+        (("latency", "b1", "--set", "pagesize=4"), "unknown engine option 'pagesize'; the options are dtype"),
+        (
+            ("throughput", "poisson-4", "--profile", "trace"),
+            "--profile shows steady steps, and arrivals have none",
+        ),
+        (
+            ("latency", "ttft-8", "--json", "nowhere/out.jsonl"),
+            "--json nowhere/out.jsonl cannot be written: [Errno 2]",
+        ),
+        (("latency", "ttft-8", "--json", "."), "--json . cannot be written: [Errno 21]"),
+        (("latency", "b1", "--set", "num_pages=2000000000"), "pages of 4 tokens needs"),
+        (("latency", "b1", "--max-model-len", "49"), "max_model_len=49 exceeds the 48 positions"),
+        (
+            ("throughput", "poisson-0.001", "--duration", "1", "--max-model-len", "9"),
+            "and the context holds 9",
+        ),
+        (("start", "--json", "nowhere/out.jsonl"), "--json nowhere/out.jsonl cannot be written: [Errno 2]"),
+        (
+            ("start", "--set", "num_pages=1"),
+            "num_pages=1: page 0 takes the writes of padding, so at least 2 are needed",
+        ),
+        (("start", "--set", "pagesize=4"), "unknown engine option 'pagesize'; the options are dtype"),
+    ],
+)
+def test_bad_input_is_an_error_that_says_what_to_do_before_anything_starts(
+    bench, monkeypatch, words, message
+):
     for name in ("machine_limits", "open_bench", "measure_starts"):
         monkeypatch.setattr(f"jinfer.bench.cli.{name}", lambda *arguments: pytest.fail("it started"))
     status, out, err = bench(*words)
@@ -193,7 +233,9 @@ def test_a_trace_that_is_none_is_an_error(bench, tmp_path, content, reason):
 
 
 def test_a_full_disk_at_stdout_is_an_error(bench, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", wrapped(Failing(200, OSError(errno.ENOSPC, "No space left on device"))))
+    monkeypatch.setattr(
+        sys, "stdout", wrapped(Failing(200, OSError(errno.ENOSPC, "No space left on device")))
+    )
     status, _, err = bench("latency", "ttft-8", "--repeats", 1)
     assert status == 1
     assert "jinfer: error: stdout cannot be written: [Errno 28] No space left on device" in err
@@ -225,7 +267,9 @@ def test_an_engine_that_does_not_start_says_why(bench):
     assert "InsufficientMemoryError" in err
 
 
-@pytest.mark.parametrize("words", [("--repeats", "0"), ("--output-len", "-1"), ("--model", "x", "--config", "y")])
+@pytest.mark.parametrize(
+    "words", [("--repeats", "0"), ("--output-len", "-1"), ("--model", "x", "--config", "y")]
+)
 def test_malformed_options_are_refused(words, capsys):
     with pytest.raises(SystemExit):
         cli.main(["bench", "latency", "b1", *words])

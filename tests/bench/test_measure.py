@@ -65,9 +65,14 @@ def test_no_run_repeats_a_prompt_that_a_cache_may_hold(engine):
 
 
 def test_arrivals_come_when_they_are_due_and_are_timed_from_then(engine):
-    arrivals = [Arrival(0.0, Lengths(8, 3)), Arrival(PREFILL_S / 2, Lengths(8, 2)), Arrival(5.0, Lengths(8, 1))]
+    arrivals = [
+        Arrival(0.0, Lengths(8, 3)),
+        Arrival(PREFILL_S / 2, Lengths(8, 2)),
+        Arrival(5.0, Lengths(8, 1)),
+    ]
     result = measure(fake_bench(engine), find_workload("throughput", "azure", 1), arrivals)
-    # 0: first alone until 0.1; second was due at 0.05, has its token with the first's second at 0.2, then 0.205
+    # 0: first alone until 0.1; second was due at 0.05, has its token with the first's second at 0.2, then
+    # 0.205
     assert result.id == "8b-azure-p99-tpot"
     assert result.details["p99_ttft_ms"] == pytest.approx(150)
     assert result.details["p50_ttft_ms"] == pytest.approx(100, abs=1)
@@ -101,7 +106,9 @@ def test_throughput_stays_below_the_limit(engine, name):
 
 
 def test_a_workload_that_does_not_fit_says_so_before_it_runs(engine):
-    with pytest.raises(RequestError, match=r"'ttft-9000' has a request of 9000 tokens in and 1 out, .* holds 8192"):
+    with pytest.raises(
+        RequestError, match=r"'ttft-9000' has a request of 9000 tokens in and 1 out, .* holds 8192"
+    ):
         measured(engine, "latency", "ttft-9000")
     with pytest.raises(ConfigError, match=r"'b257-16' runs 257 requests together, and max_num_seqs=256"):
         measured(engine, "latency", "b257-16")
@@ -135,8 +142,12 @@ def test_the_least_time_adds_linear_layers_attention_and_cache():
     assert least_seconds(WORK, slow, [one], 4) == pytest.approx((linear + attention) / 1e12)
     fast = type(MACHINE)(read_tb_per_s=1.0, copy_tb_per_s=1.0, matmul_tflop_per_s=1e9)
     outputs = [Lengths(10, 3), Lengths(10, 2)]
-    assert least_seconds(WORK, fast, outputs, 4) == pytest.approx((3 * 1e9 + 128 * (11 + 12 + 11)) / 1e12, rel=1e-6)
-    assert least_seconds(WORK, fast, outputs, 1) == pytest.approx(5 * 1e9 / 1e12, rel=1e-3), "one row at a time"
+    assert least_seconds(WORK, fast, outputs, 4) == pytest.approx(
+        (3 * 1e9 + 128 * (11 + 12 + 11)) / 1e12, rel=1e-6
+    )
+    assert least_seconds(WORK, fast, outputs, 1) == pytest.approx(5 * 1e9 / 1e12, rel=1e-3), (
+        "one row at a time"
+    )
 
 
 def test_windows_hide_positions():
@@ -156,7 +167,10 @@ def test_a_shared_prefix_is_computed_once():
 
 
 def test_percentiles_are_of_the_nearest_rank():
-    assert percentiles("ttft", [i / 1000 for i in range(100, 0, -1)]) == {"p50_ttft_ms": 50.0, "p99_ttft_ms": 99.0}
+    assert percentiles("ttft", [i / 1000 for i in range(100, 0, -1)]) == {
+        "p50_ttft_ms": 50.0,
+        "p99_ttft_ms": 99.0,
+    }
     assert percentiles("ttft", [0.25]) == {"p50_ttft_ms": 250.0, "p99_ttft_ms": 250.0}
     assert percentiles("ttft", []) == {}
 
@@ -172,12 +186,18 @@ def test_percent_has_the_sense_of_the_unit():
     assert Result("a", 8.0, "ms", 6.0).percent_of_limit == 75
     assert Result("a", 6.0, "tokens/s", 8.0, more_is_better=True).percent_of_limit == 75
     assert Result("a", 1234.5678, "ms", 6.0).line() == {
-        "id": "a", "value": 1235.0, "unit": "ms", "limit": 6.0, "percent_of_limit": 0.5
-    }  # fmt: skip
+        "id": "a",
+        "value": 1235.0,
+        "unit": "ms",
+        "limit": 6.0,
+        "percent_of_limit": 0.5,
+    }
 
 
 def test_columns_stand_under_their_names():
-    line = result_text(Result("8b-mixed256", 11234.5, "tokens/s", 14000.0, more_is_better=True, details={"x": [1.5]}))
+    line = result_text(
+        Result("8b-mixed256", 11234.5, "tokens/s", 14000.0, more_is_better=True, details={"x": [1.5]})
+    )
     assert line.split() == ["8b-mixed256", "11,234", "tokens/s", "14,000", "80.2%", "x", "[1.5]"]
     assert line.index("80.2%") + len("80.2%") == header().index("of limit") + len("of limit")
 

@@ -31,10 +31,17 @@ def test_mixed256_is_the_agreed_recipe():
     assert [each.output for each in workload.requests] == [rng.randint(100, 1024) for _ in range(256)]
 
 
-@pytest.mark.parametrize(("name", "rows", "lengths"), [
-    ("b1", 1, (128, 129)), ("b16-1024", 16, (1024, 129)), ("b64-2048", 64, (2048, 129)), ("b256-512", 256, (512, 129)),
-    ("ttft-512", 1, (512, 1)), ("ttft-15000", 1, (15000, 1)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "rows", "lengths"),
+    [
+        ("b1", 1, (128, 129)),
+        ("b16-1024", 16, (1024, 129)),
+        ("b64-2048", 64, (2048, 129)),
+        ("b256-512", 256, (512, 129)),
+        ("ttft-512", 1, (512, 1)),
+        ("ttft-15000", 1, (15000, 1)),
+    ],
+)
 def test_latency_workloads(name, rows, lengths):
     workload = latency(name)
     assert workload.requests == (Lengths(*lengths),) * rows
@@ -42,23 +49,41 @@ def test_latency_workloads(name, rows, lengths):
     assert workload.name == name
 
 
-@pytest.mark.parametrize(("name", "tokens"), [
-    ("256x1024", (256 * 1024, 256 * 128)), ("1000x1024", (1_024_000, 128_000)),
-    ("prefill-32x2048", (65_536, 32)), ("prefill-2x64", (128, 2)),
-    ("shared-prefix", (16 * 4128, 16)), ("shared-3x64+8", (3 * 72, 3)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "tokens"),
+    [
+        ("256x1024", (256 * 1024, 256 * 128)),
+        ("1000x1024", (1_024_000, 128_000)),
+        ("prefill-32x2048", (65_536, 32)),
+        ("prefill-2x64", (128, 2)),
+        ("shared-prefix", (16 * 4128, 16)),
+        ("shared-3x64+8", (3 * 72, 3)),
+    ],
+)
 def test_throughput_workloads(name, tokens):
     workload = throughput(name)
     assert workload.name == name
     assert (workload.num_prompt_tokens, workload.num_output_tokens) == tokens
 
 
-@pytest.mark.parametrize(("kind", "name"), [
-    ("latency", "mixed256"), ("latency", "b0-16"), ("latency", "b16"), ("latency", "ttft-"), ("throughput", "b1"),
-    ("throughput", "poisson-0"), ("throughput", "poisson--1"), ("throughput", "prefill-2048"), ("throughput", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("latency", "mixed256"),
+        ("latency", "b0-16"),
+        ("latency", "b16"),
+        ("latency", "ttft-"),
+        ("throughput", "b1"),
+        ("throughput", "poisson-0"),
+        ("throughput", "poisson--1"),
+        ("throughput", "prefill-2048"),
+        ("throughput", ""),
+    ],
+)
 def test_an_unknown_workload_is_an_error_that_lists_the_known_ones(kind, name):
-    with pytest.raises(ConfigError, match=rf"unknown {kind} workload '{name}'; there are .*(b64-1024|mixed256)"):
+    with pytest.raises(
+        ConfigError, match=rf"unknown {kind} workload '{name}'; there are .*(b64-1024|mixed256)"
+    ):
         find_workload(kind, name, 128)
 
 
@@ -86,11 +111,14 @@ def test_a_trace_is_replayed_faster_and_cut_off(tmp_path):
     assert [each.time_s for each in arrivals] == pytest.approx([0, (50.995169 - 46.68059) / 2])
 
 
-@pytest.mark.parametrize(("text", "message"), [
-    (None, "there is no such file"),
-    ("a,b\n1,2\n", "line 2: a line of a trace has TIMESTAMP, ContextTokens, GeneratedTokens"),
-    (TRACE + "yesterday,1,2\n", "line 5: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("a,b\n1,2\n", "line 2: a line of a trace has TIMESTAMP, ContextTokens, GeneratedTokens"),
+        (TRACE + "yesterday,1,2\n", "line 5: "),
+    ],
+)
 def test_a_trace_that_cannot_be_read_is_an_error(tmp_path, text, message):
     file = tmp_path / "trace.csv"
     if text is not None:

@@ -32,9 +32,18 @@ def tiny(tmp_path):
 
 def test_the_issue_s_choices_have_a_variant_each():
     assert {variant.name for variant in VARIANTS} >= {
-        "baseline", "cuda-graphs-off", "overlap-off", "mixed-off", "jax-attention", "default-compiler-options",
-        "page-1", "page-16", "page-64", "buckets-sparse", "buckets-dense",
-    }  # fmt: skip
+        "baseline",
+        "cuda-graphs-off",
+        "overlap-off",
+        "mixed-off",
+        "jax-attention",
+        "default-compiler-options",
+        "page-1",
+        "page-16",
+        "page-64",
+        "buckets-sparse",
+        "buckets-dense",
+    }
     assert len({variant.name for variant in VARIANTS}) == len(VARIANTS)
 
 
@@ -98,7 +107,10 @@ def test_a_decode_step_reads_each_layer_of_the_foreign_cache(monkeypatch):
 
 def test_nothing_replaced_is_an_error(monkeypatch):
     monkeypatch.setattr(decode_step, "jax_kernel", lambda name: None)
-    with pytest.raises(RuntimeError, match="has no paged attention of its own"), decode_step._jax_attention((), 1, 16):
+    with (
+        pytest.raises(RuntimeError, match="has no paged attention of its own"),
+        decode_step._jax_attention((), 1, 16),
+    ):
         pass
     monkeypatch.setattr(decode_step, "jax_kernel", lambda name: jax.nn.relu)
     with pytest.raises(RuntimeError, match="not all was replaced"), decode_step._jax_attention((1, 2), 1, 16):
@@ -107,9 +119,14 @@ def test_nothing_replaced_is_an_error(monkeypatch):
 
 def test_a_child_prints_a_line_for_each_result(tiny, capsys):
     request = {
-        "variants": ["overlap-off"], "config": str(tiny), "workloads": ["ttft-8"], "repeats": 1, "machine": MACHINE,
-        "options": {**ENGINE, "max_model_len": 48}, "command": "python -m benchmarks.ablation Tiny",
-    }  # fmt: skip
+        "variants": ["overlap-off"],
+        "config": str(tiny),
+        "workloads": ["ttft-8"],
+        "repeats": 1,
+        "machine": MACHINE,
+        "options": {**ENGINE, "max_model_len": 48},
+        "command": "python -m benchmarks.ablation Tiny",
+    }
     assert child.main(request) == 0
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert line["id"] == "ablation-tiny-overlap-off-ttft-8"
@@ -123,9 +140,14 @@ def test_steps_share_a_process_and_one_that_fails_ends_no_other(tiny, capsys, mo
     """On a machine whose jax has no attention of its own."""
     monkeypatch.setattr(decode_step, "jax_kernel", lambda name: None)
     request = {
-        "variants": ["decode-step", "jax-attention", "page-64"], "config": str(tiny), "workloads": ["b2-8"],
-        "repeats": 1, "options": {"dtype": "float32"}, "machine": MACHINE, "command": "x",
-    }  # fmt: skip
+        "variants": ["decode-step", "jax-attention", "page-64"],
+        "config": str(tiny),
+        "workloads": ["b2-8"],
+        "repeats": 1,
+        "options": {"dtype": "float32"},
+        "machine": MACHINE,
+        "command": "x",
+    }
     assert child.main(request) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {line["variant"]: line.get("id") for line in lines} == {
@@ -149,8 +171,15 @@ def test_what_fails_is_a_row_and_the_others_go_on(tiny, tmp_path, monkeypatch, c
             if value is None:
                 yield {**line, "error": "out of memory"}
                 continue
-            yield {**line, "id": f"ablation-tiny-{name}-b64-1024", "value": value, "unit": "ms", "limit": 3.0,
-                   "percent_of_limit": round(300 / value, 1), "versions": {"device": "NVIDIA H200"}}  # fmt: skip
+            yield {
+                **line,
+                "id": f"ablation-tiny-{name}-b64-1024",
+                "value": value,
+                "unit": "ms",
+                "limit": 3.0,
+                "percent_of_limit": round(300 / value, 1),
+                "versions": {"device": "NVIDIA H200"},
+            }
 
     monkeypatch.setattr(ablation, "json_lines", fake_lines)
     names = ["baseline", "overlap-off", "decode-step", "page-1", "page-64"]
@@ -163,6 +192,8 @@ def test_what_fails_is_a_row_and_the_others_go_on(tiny, tmp_path, monkeypatch, c
     assert "1.250x" in slower, "than the step, not than the engine"
     recorded = (tmp_path / "nvidia-h200" / "engine.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"].split("-b64")[0] for line in recorded] == [
-        "ablation-tiny-baseline", "ablation-tiny-decode-step", "ablation-tiny-page-64",
-    ]  # fmt: skip
+        "ablation-tiny-baseline",
+        "ablation-tiny-decode-step",
+        "ablation-tiny-page-64",
+    ]
     assert not {"machine", "variant"} & json.loads(recorded[0]).keys()

@@ -57,7 +57,14 @@ def test_vllm_gets_the_same_prompts_and_parameters(tiny, tmp_path, monkeypatch, 
     (tmp_path / "vllm.py").write_text(FAKE_VLLM)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "vllm", raising=False)
-    request = {"engine": "vllm", "config": str(tiny), "workloads": ["b2-8"], "output_len": 4, "repeats": 1, "seed": 0}
+    request = {
+        "engine": "vllm",
+        "config": str(tiny),
+        "workloads": ["b2-8"],
+        "output_len": 4,
+        "repeats": 1,
+        "seed": 0,
+    }
     request["options"] = {"gpu_memory_utilization": 0.8}
     child.main(request)
     (line,) = map(json.loads, capsys.readouterr().out.splitlines())
@@ -81,7 +88,10 @@ def test_transformers_pads_and_counts(tiny):
 
 
 def test_jinfer_runs_in_a_process_and_the_missing_are_named(tiny, capsys, monkeypatch):
-    missing = {**engines.ENGINES, "vllm": engines.CompareEngine("there_is_no_such_package", engines.open_vllm)}
+    missing = {
+        **engines.ENGINES,
+        "vllm": engines.CompareEngine("there_is_no_such_package", engines.open_vllm),
+    }
     monkeypatch.setattr(compare, "ENGINES", missing)
     words = [str(tiny), "b2-8", "ttft-60", "--engines", "jinfer,vllm", "--output-len", "4", "--repeats", "1"]
     words += ["--jinfer", "max_num_seqs=2", "--jinfer", "max_num_batched_tokens=16"]
@@ -106,10 +116,16 @@ def test_the_last_column_is_how_many_times_as_fast(capsys):
     assert error == "transformers: too slow"
 
 
-@pytest.mark.parametrize(("words", "message"), [
-    (["b1", "--engines", "jinfer,sglang"], "no engine is called sglang; there are jinfer, vllm, transformers"),
-    (["azure"], "workload 'azure' is not compared"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["b1", "--engines", "jinfer,sglang"],
+            "no engine is called sglang; there are jinfer, vllm, transformers",
+        ),
+        (["azure"], "workload 'azure' is not compared"),
+    ],
+)
 def test_bad_input(tiny, capsys, words, message):
     with pytest.raises(SystemExit):
         compare.main([str(tiny), *words])

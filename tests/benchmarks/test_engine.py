@@ -13,10 +13,14 @@ def line(name, value, unit, limit, percent):
 
 
 LINES = (
-    line("06b-b1", 0.5, "ms", 0.3, 60.0), line("8b-b1", 9.0, "ms", 3.3, 40.0), line("8b-b1", 4.0, "ms", 3.3, 82.5),
-    line("8b-mixed256", 11514.0, "tokens/s", 14000.0, 82.2), line("8b-shared-prefix", 9.5, "ratio", 14.0, 67.9),
-    line("ablation-8b-page-1-b64-1024", 7.0, "ms", 5.6, 80.0), line("8b-start-warm", 7.0, "s", 0.03, 0.4),
-)  # fmt: skip
+    line("06b-b1", 0.5, "ms", 0.3, 60.0),
+    line("8b-b1", 9.0, "ms", 3.3, 40.0),
+    line("8b-b1", 4.0, "ms", 3.3, 82.5),
+    line("8b-mixed256", 11514.0, "tokens/s", 14000.0, 82.2),
+    line("8b-shared-prefix", 9.5, "ratio", 14.0, 67.9),
+    line("ablation-8b-page-1-b64-1024", 7.0, "ms", 5.6, 80.0),
+    line("8b-start-warm", 7.0, "s", 0.03, 0.4),
+)
 
 
 @pytest.fixture
@@ -32,9 +36,11 @@ def test_the_newest_line_of_each_workload_stands_beside_vllm(results, capsys):
         "| model | workload | vLLM 0.20.2 | jinfer | limit | of limit | beside vLLM |",
         "|---|---|---|---|---|---|---|",
         "| Qwen3-8B | 1 request, 128 in: TPOT | 5.24 ms | **4 ms** | 3.3 ms | 82% | 1.31x |",
-        "| Qwen3-8B | mixed256: output | 9,595 tokens/s | **11,514 tokens/s** | 14,000 tokens/s | 82% | 1.20x |",
+        "| Qwen3-8B | mixed256: output | 9,595 tokens/s | **11,514 tokens/s** | 14,000 tokens/s | 82% | "
+        "1.20x |",
         "| Qwen3-8B | start to ready, warm compilation cache | - | **7 s** | 0.03 s | 0% | - |",
-        "| Qwen3-8B | 16 requests that share 4,096 tokens: TTFT, sooner by | - | **9.5x** | 14.0x | 68% | - |",
+        "| Qwen3-8B | 16 requests that share 4,096 tokens: TTFT, sooner by | - | **9.5x** | 14.0x | 68% | - "
+        "|",
         "| Qwen3-0.6B | 1 request, 128 in: TPOT | 1.81 ms | **0.5 ms** | 0.3 ms | 60% | 3.62x |",
     ]
 
@@ -54,7 +60,9 @@ def test_vllm_s_figures_are_of_workloads_in_the_table():
 
 
 def test_a_device_without_results_is_an_error(tmp_path):
-    with pytest.raises(SystemExit, match=r"there is no .*engine\.jsonl: run `python -m benchmarks.engine record"):
+    with pytest.raises(
+        SystemExit, match=r"there is no .*engine\.jsonl: run `python -m benchmarks.engine record"
+    ):
         engine.main(["table", "--results", str(tmp_path)])
 
 
@@ -89,8 +97,16 @@ def test_what_jinfer_bench_gives_is_recorded_with_the_commit(bench, tmp_path, ca
     recorded = newest_lines(tmp_path / "nvidia-h200" / "engine.jsonl")
     assert list(recorded) == ["06b-b1", "tiny-b2-8"]
     assert list(recorded["06b-b1"]) == [
-        "id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command",
-    ]  # fmt: skip
+        "id",
+        "value",
+        "unit",
+        "limit",
+        "percent_of_limit",
+        "commit",
+        "date",
+        "versions",
+        "command",
+    ]
     assert recorded["06b-b1"]["commit"] == "abc1234"
     assert capsys.readouterr().out.splitlines()[0].split() == ["06b-b1", "2", "ms", "limit", "1", "ms"]
 
@@ -98,7 +114,9 @@ def test_what_jinfer_bench_gives_is_recorded_with_the_commit(bench, tmp_path, ca
 def test_a_result_above_its_limit_is_not_recorded(bench, tmp_path, capsys):
     bench(measured("tiny-ttft-8", 101.0))
     assert engine.main(["record", "--results", str(tmp_path), "latency", "ttft-8"]) == 1
-    assert "not recorded, for nothing reaches more than 100% of a limit: tiny-ttft-8" in capsys.readouterr().err
+    assert (
+        "not recorded, for nothing reaches more than 100% of a limit: tiny-ttft-8" in capsys.readouterr().err
+    )
     assert newest_lines(tmp_path / "nvidia-h200" / "engine.jsonl") == {}
 
 
@@ -111,7 +129,9 @@ def test_results_that_cannot_be_kept_are_not_measured(bench):
 
 def test_what_stdout_does_not_take_is_recorded_all_the_same(bench, tmp_path, monkeypatch):
     bench(measured("tiny-ttft-8", 50.0))
-    monkeypatch.setattr(engine, "print", lambda *words, **options: (_ for _ in ()).throw(OSError(28)), raising=False)
+    monkeypatch.setattr(
+        engine, "print", lambda *words, **options: (_ for _ in ()).throw(OSError(28)), raising=False
+    )
     with pytest.raises(OSError, match="28"):
         engine.main(["record", "--results", str(tmp_path), "latency", "ttft-8"])
     assert list(newest_lines(tmp_path / "nvidia-h200" / "engine.jsonl")) == ["tiny-ttft-8"]

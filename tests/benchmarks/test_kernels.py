@@ -221,7 +221,13 @@ def test_the_chart_has_a_picture(table, results, tmp_path):
 
 def test_a_target_far_beyond_the_limit_is_drawn_too(tmp_path):
     """A slow machine's limit may be a millionth of what is wanted on a GPU."""
-    line = {"id": "sample-greedy-256x151936", "limit": 1e7, "value": 3e7, "percent_of_limit": 33.0, "unit": "us"}
+    line = {
+        "id": "sample-greedy-256x151936",
+        "limit": 1e7,
+        "value": 3e7,
+        "percent_of_limit": 33.0,
+        "unit": "us",
+    }
     short = {**line, "percent_of_limit": 3.0}
     for each in (line, short):
         chart.draw({each["id"]: {**each, "versions": {"device": "cpu"}}}, tmp_path / "chart.png")
@@ -235,10 +241,26 @@ def test_targets_lie_where_their_unit_says():
     assert chart.target_percent({"limit": 0.6}, CASES["decode-b1-1024"].target) == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("name", [
-    "decode-64x2048", "decode-8x16384", "decode-256x1024", "decode-1x131072", "decode-b1-1024", "decode-b1-4096",
-    "extend-1x8192", "extend-16x2048", "extend-32x256-on-4096", "mla-64x4096", "rms-norm", "fused-write",
-    "sample-greedy-256x151936", "sample-temperature-256x151936", "sample-qwen3-256x151936", "sample-qwen3-1x151936",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "decode-64x2048",
+        "decode-8x16384",
+        "decode-256x1024",
+        "decode-1x131072",
+        "decode-b1-1024",
+        "decode-b1-4096",
+        "extend-1x8192",
+        "extend-16x2048",
+        "extend-32x256-on-4096",
+        "mla-64x4096",
+        "rms-norm",
+        "fused-write",
+        "sample-greedy-256x151936",
+        "sample-temperature-256x151936",
+        "sample-qwen3-256x151936",
+        "sample-qwen3-1x151936",
+    ],
+)
 def test_every_case_that_has_a_target_exists(name):
     assert CASES[name].target is not None

@@ -19,10 +19,17 @@ def fake_bench(calls):
         suffix = "" if policy == "mixed" else "-prefill-first"
         for load in words[1:3]:
             yield {
-                "id": f"8b-{load}-p99-tpot{suffix}", "value": 16.0, "unit": "ms", "limit": 4.0,
-                "percent_of_limit": 25.0, "commit": "abc", "date": "2026-11-21", "command": "jinfer bench",
-                "versions": {"device": "NVIDIA H200"}, "details": {**FIGURES, "output_tokens_per_s": 1000.0},
-            }  # fmt: skip
+                "id": f"8b-{load}-p99-tpot{suffix}",
+                "value": 16.0,
+                "unit": "ms",
+                "limit": 4.0,
+                "percent_of_limit": 25.0,
+                "commit": "abc",
+                "date": "2026-11-21",
+                "command": "jinfer bench",
+                "versions": {"device": "NVIDIA H200"},
+                "details": {**FIGURES, "output_tokens_per_s": 1000.0},
+            }
 
     return bench
 
@@ -30,7 +37,16 @@ def fake_bench(calls):
 def test_every_policy_sees_the_same_arrivals(tmp_path, monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(policies, "jinfer_bench", fake_bench(calls))
-    words = ["models/Qwen3-8B", "--rates", "2.5", "--trace", "azure.csv", "--record", "--results", str(tmp_path)]
+    words = [
+        "models/Qwen3-8B",
+        "--rates",
+        "2.5",
+        "--trace",
+        "azure.csv",
+        "--record",
+        "--results",
+        str(tmp_path),
+    ]
     assert policies.main(words) == 1, "one policy failed"
     assert [call[-1] for call in calls] == [f"scheduling_policy={policy}" for policy in policies.POLICIES]
     assert len({call[:-1] for call in calls}) == 1
@@ -45,13 +61,23 @@ def test_every_policy_sees_the_same_arrivals(tmp_path, monkeypatch, capsys):
 def test_each_percentile_is_kept_with_the_issue_s_keys(tmp_path, monkeypatch):
     monkeypatch.setattr(policies, "jinfer_bench", fake_bench([]))
     policies.main(["Qwen3-8B", "--rates", "4", "--trace", "t.csv", "--record", "--results", str(tmp_path)])
-    lines = [json.loads(line) for line in (tmp_path / "nvidia-h200" / "engine.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "nvidia-h200" / "engine.jsonl").read_text().splitlines()
+    ]
     ids = {line["id"]: line for line in lines}
     assert {"8b-azure-p99-tpot", "8b-azure-p99-tpot-prefill-first"} < ids.keys()
     ttft = ids["policy-8b-prefill-first-poisson-4-p99-ttft"]
     assert list(ttft) == [
-        "id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command",
-    ]  # fmt: skip
+        "id",
+        "value",
+        "unit",
+        "limit",
+        "percent_of_limit",
+        "commit",
+        "date",
+        "versions",
+        "command",
+    ]
     assert (ttft["value"], ttft["percent_of_limit"]) == (90.0, 4.4)
     assert len(ids) == 4 + 2 * 2 * 4
     assert all("details" not in line for line in lines)
@@ -60,4 +86,6 @@ def test_each_percentile_is_kept_with_the_issue_s_keys(tmp_path, monkeypatch):
 def test_an_unknown_policy_is_an_error(capsys):
     with pytest.raises(SystemExit):
         policies.main(["Qwen3-8B", "--policies", "mixed,random"])
-    assert "no policy is called random; there are mixed, prefill_first, decode_first" in capsys.readouterr().err
+    assert (
+        "no policy is called random; there are mixed, prefill_first, decode_first" in capsys.readouterr().err
+    )

@@ -29,7 +29,9 @@ def test_every_kind_of_data_is_measured_on_one_executable(monkeypatch):
     model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "xla")
     lines = list(power.measure(model, model.dummy_params(0), comparable_workload("b2-16", 8), repeats=1))
     assert [line["data"] for line in lines] == ["random", "zero cache", "zeros"]
-    assert all(line.keys() == {"data", "step_ms"} for line in lines), "no figures where there is no nvidia-smi"
+    assert all(line.keys() == {"data", "step_ms"} for line in lines), (
+        "no figures where there is no nvidia-smi"
+    )
     assert all(line["step_ms"] > 0 for line in lines)
 
 
@@ -43,17 +45,26 @@ def test_an_engine_runs_the_same_workloads_on_zeros(monkeypatch, tmp_path):
         lines = list(power.measure_engine(opened, workloads))
         after = opened.parts.executor.params
     assert [(line["data"], line["workload"]) for line in lines] == [
-        ("random", "2x10"), ("random", "prefill-2x10"), ("zeros", "2x10"), ("zeros", "prefill-2x10")
-    ]  # fmt: skip
+        ("random", "2x10"),
+        ("random", "prefill-2x10"),
+        ("zeros", "2x10"),
+        ("zeros", "prefill-2x10"),
+    ]
     assert all(line["value"] > 0 for line in lines)
     assert jax.tree.map(lambda each: (each.shape, each.dtype), after) == before
     assert not any(np.asarray(each).any() for each in jax.tree.leaves(after))
 
 
-@pytest.mark.parametrize(("arguments", "said"), [
-    (["--set", "page_size=64"], "add --engine"), (["--repeats", "0"], "--repeats 0"), (["b64"], "unknown"),
-    (["--engine", "--set", "page_size"], "NAME=VALUE"), ([], "no config.json"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "page_size=64"], "add --engine"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["b64"], "unknown"),
+        (["--engine", "--set", "page_size"], "NAME=VALUE"),
+        ([], "no config.json"),
+    ],
+)
 def test_mistakes_are_said_before_anything_is_loaded(monkeypatch, capsys, tmp_path, arguments, said):
     monkeypatch.setattr(sys, "argv", ["power", str(tmp_path), *arguments])
     with pytest.raises(SystemExit, match="2"):
@@ -75,6 +86,9 @@ def test_what_nvidia_smi_shows_is_kept_and_its_process_ends(monkeypatch, tmp_pat
 
 
 def test_the_busier_half_counts():
-    shown = {"clocks.sm": [1980.0, 1500.0, 1520.0, 1980.0], "power.draw.instant": [120.0, 690.0, 680.0, 300.0]}
+    shown = {
+        "clocks.sm": [1980.0, 1500.0, 1520.0, 1980.0],
+        "power.draw.instant": [120.0, 690.0, 680.0, 300.0],
+    }
     assert power._busiest(shown) == {"power_w": 685.0, "sm_clock_mhz": 1510.0}
     assert power._busiest({}) == {}

@@ -19,15 +19,24 @@ def event(pid, tid, name, start, duration, **arguments):
 
 
 EVENTS = [
-    meta("process_name", GPU, 0, "/device:GPU:0"), meta("process_name", HOST, 0, "/host:CPU"),
-    meta("thread_name", GPU, 14, "Stream #14(Compute)"), meta("thread_name", GPU, 15, "Stream #15(Compute)"),
-    meta("thread_name", GPU, 99, "XLA Modules"), meta("thread_name", HOST, 1, "python"),
+    meta("process_name", GPU, 0, "/device:GPU:0"),
+    meta("process_name", HOST, 0, "/host:CPU"),
+    meta("thread_name", GPU, 14, "Stream #14(Compute)"),
+    meta("thread_name", GPU, 15, "Stream #15(Compute)"),
+    meta("thread_name", GPU, 99, "XLA Modules"),
+    meta("thread_name", HOST, 1, "python"),
     event(GPU, 99, "jit_step", 100, 300),
-    event(GPU, 14, "gemm", 100, 100), event(GPU, 15, "attention", 150, 100),  # 100 to 250
-    event(GPU, 14, "gemm", 255, 45), event(GPU, 14, "MemcpyD2H", 300, 50), event(GPU, 14, "gemm", 350, 50),
-    event(HOST, 1, "engine step", 0, 200, step_num="0"), event(HOST, 1, "engine step", 200, 100, step_num="1"),
-    event(HOST, 1, "schedule", 1, 20), event(HOST, 1, "schedule", 201, 10), event(HOST, 1, "something else", 0, 500),
-]  # fmt: skip
+    event(GPU, 14, "gemm", 100, 100),
+    event(GPU, 15, "attention", 150, 100),  # 100 to 250
+    event(GPU, 14, "gemm", 255, 45),
+    event(GPU, 14, "MemcpyD2H", 300, 50),
+    event(GPU, 14, "gemm", 350, 50),
+    event(HOST, 1, "engine step", 0, 200, step_num="0"),
+    event(HOST, 1, "engine step", 200, 100, step_num="1"),
+    event(HOST, 1, "schedule", 1, 20),
+    event(HOST, 1, "schedule", 201, 10),
+    event(HOST, 1, "something else", 0, 500),
+]
 
 
 @pytest.fixture
@@ -63,7 +72,10 @@ def test_the_report_names_what_took_longest(directory, capsys):
     assert "busy 81.7%, idle 18.3%" in out
     assert "1 gaps of 10 us or more take 16.7%; the longest takes 50 us" in out
     rows = [line.split() for line in out.splitlines() if line.endswith(("gemm", "attention"))]
-    assert rows == [["97.5", "1.5", "65.00", "79.6%", "gemm"], ["50.0", "0.5", "100.00", "40.8%", "attention"]]
+    assert rows == [
+        ["97.5", "1.5", "65.00", "79.6%", "gemm"],
+        ["50.0", "0.5", "100.00", "40.8%", "attention"],
+    ]
 
 
 def test_no_trace_is_an_error(tmp_path):
@@ -72,7 +84,9 @@ def test_no_trace_is_an_error(tmp_path):
 
 
 def test_the_steps_in_which_the_profiler_begins_are_left_out():
-    steps = [event(HOST, 1, trace.STEP, 100 * i, 100, step_num=str(i)) for i in range(trace.STEPS_LEFT_OUT + 2)]
+    steps = [
+        event(HOST, 1, trace.STEP, 100 * i, 100, step_num=str(i)) for i in range(trace.STEPS_LEFT_OUT + 2)
+    ]
     kernels = [event(GPU, 14, "gemm", 100 * i + 10, 50) for i in range(trace.STEPS_LEFT_OUT + 2)]
     found = trace.sort_events([*EVENTS[:6], *steps, *kernels])
     (device,) = found.kernels.values()

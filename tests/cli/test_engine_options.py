@@ -18,7 +18,9 @@ from jinfer.options import option
 COMMANDS = ("generate", "bench latency", "bench throughput", "bench start")
 
 
-def commands(parser: argparse.ArgumentParser, name: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def commands(
+    parser: argparse.ArgumentParser, name: str = ""
+) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """The commands at the leaves of a parser, by name."""
     groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not groups:
@@ -70,7 +72,16 @@ def test_nothing_given_is_the_default_config():
 def test_every_option_reaches_the_config():
     given = parsed(
         *("--dtype", "float32", "--kernels", "xla", "--dummy-weights", "--dummy-weights-seed", "0"),
-        *("--page-size", "4", "--num-pages", "9", "--max-model-len", "auto", "--gpu-memory-utilization", "0.5"),
+        *(
+            "--page-size",
+            "4",
+            "--num-pages",
+            "9",
+            "--max-model-len",
+            "auto",
+            "--gpu-memory-utilization",
+            "0.5",
+        ),
         *("--no-prefix-caching", "--max-num-seqs", "2", "--max-num-batched-tokens", "8", "--no-overlap"),
         *("--scheduling-policy", "decode_first", "--compiler-option", "a=1", "--compiler-option", "b=False"),
         *("--no-compilation-cache", "--compilation-cache-dir", "somewhere", "--no-progress"),
@@ -85,7 +96,9 @@ def test_every_option_reaches_the_config():
     )
 
 
-@pytest.mark.parametrize("words", [("--compiler-option", "a"), ("--compiler-option", "=1"), ("--kernels", "fast")])
+@pytest.mark.parametrize(
+    "words", [("--compiler-option", "a"), ("--compiler-option", "=1"), ("--kernels", "fast")]
+)
 def test_a_malformed_word_is_refused(words, capsys):
     with pytest.raises(SystemExit):
         parsed(*words)
@@ -111,5 +124,7 @@ def test_compiler_options_come_before_our_own():
 def test_an_option_that_xla_refuses_is_named(options):
     lowered = jax.jit(lambda x: x + 1).lower(1.0)
 
-    with pytest.raises(ConfigError, match=rf"compiler_options=.*{next(iter(options))}.*correct it or leave it out"):
+    with pytest.raises(
+        ConfigError, match=rf"compiler_options=.*{next(iter(options))}.*correct it or leave it out"
+    ):
         compiled(lowered, options)

@@ -28,19 +28,27 @@ def events() -> list[str]:
 
 def test_a_second_start_traces_and_compiles_no_step(tmp_path, events, monkeypatch):
     before = jax.config.jax_compilation_cache_dir
-    options = {"max_num_seqs": 1, "max_num_batched_tokens": 16, "compilation_cache_dir": str(tmp_path / "steps")}
+    options = {
+        "max_num_seqs": 1,
+        "max_num_batched_tokens": 16,
+        "compilation_cache_dir": str(tmp_path / "steps"),
+    }
     outputs = []
     for is_second in (False, True):
         events.clear()
         jax.clear_caches()
         if is_second:
-            monkeypatch.setattr(compiled_steps, "run_step", Mock(side_effect=AssertionError("it is traced again")))
+            monkeypatch.setattr(
+                compiled_steps, "run_step", Mock(side_effect=AssertionError("it is traced again"))
+            )
         with tiny_llm(**options) as llm:
             num_steps = len(llm.engine.executor.executables)
             outputs.append(llm.generate([[1, 2, 3]], temperature=0, max_tokens=5)[0].outputs[0].token_ids)
             address = llm.engine.executor.state.kv_cache[0].array.unsafe_buffer_pointer()
             llm.generate([[1, 2, 3]], temperature=0, max_tokens=5)
-            assert llm.engine.executor.state.kv_cache[0].array.unsafe_buffer_pointer() == address, "the cache is copied"
+            assert llm.engine.executor.state.kv_cache[0].array.unsafe_buffer_pointer() == address, (
+                "the cache is copied"
+            )
     assert events.count(HIT) >= num_steps
     assert MISS not in events
     assert outputs[0] == outputs[1]

@@ -13,7 +13,9 @@ def twice(x):
 
 
 def trace(what: str, directory: Path):
-    return traced_programs.traced(twice, [jax.ShapeDtypeStruct((2,), jnp.float32)], what, directory, jax.devices()[0])
+    return traced_programs.traced(
+        twice, [jax.ShapeDtypeStruct((2,), jnp.float32)], what, directory, jax.devices()[0]
+    )
 
 
 def test_a_damaged_trace_is_traced_again(tmp_path, caplog):

@@ -1,4 +1,5 @@
-"""AsyncLLM: the tokens of LLM for the tasks of an event loop, which no step holds up, and no fault or cancel harms."""
+"""AsyncLLM: the tokens of LLM for the tasks of an event loop, which no step holds up, and no fault or cancel
+harms."""
 
 import asyncio
 import gc
@@ -85,7 +86,9 @@ def slow_device(monkeypatch: pytest.MonkeyPatch, llm: AsyncLLM) -> None:
 
 class TestTokens:
     def test_generate_and_chat_give_what_llm_gives(self, llm, inline):
-        assert ids_of(run(llm.generate(PROMPTS, n=2, **RANDOM))) == ids_of(inline.generate(PROMPTS, n=2, **RANDOM))
+        assert ids_of(run(llm.generate(PROMPTS, n=2, **RANDOM))) == ids_of(
+            inline.generate(PROMPTS, n=2, **RANDOM)
+        )
         assert run(llm.generate(TEXT, **GREEDY))[0].text == inline.generate(TEXT, **GREEDY)[0].text
         assert run(llm.chat(MESSAGES, **GREEDY))[0].text == inline.chat(MESSAGES, **GREEDY)[0].text
 
@@ -106,7 +109,9 @@ class TestTokens:
             return await pieces_of(llm.stream(PROMPTS, **RANDOM))
 
         pieces = run(stream())
-        expected = [(output.text, output.outputs[0].token_ids) for output in inline.generate(PROMPTS, **RANDOM)]
+        expected = [
+            (output.text, output.outputs[0].token_ids) for output in inline.generate(PROMPTS, **RANDOM)
+        ]
         assert [joined(pieces, index) for index in range(len(PROMPTS))] == expected
 
     def test_stop_strings_and_log_probabilities(self, llm, inline):
@@ -135,7 +140,9 @@ class TestEnds:
 
         async def cancelled() -> None:
             stream = llm.stream(PROMPTS, **GREEDY)
-            task = asyncio.create_task(pieces_of(stream) if use == "stream" else llm.generate(PROMPTS, **GREEDY))
+            task = asyncio.create_task(
+                pieces_of(stream) if use == "stream" else llm.generate(PROMPTS, **GREEDY)
+            )
             if use == "generate":
                 await stream.aclose()
             while not llm.stats().num_used_pages:
@@ -160,7 +167,10 @@ class TestEnds:
             assert await pieces_of(closed) == []
             del dropped
             gc.collect()
-            assert joined(await pieces_of(kept))[1] == (await llm.generate(TEXT, **RANDOM))[0].outputs[0].token_ids
+            assert (
+                joined(await pieces_of(kept))[1]
+                == (await llm.generate(TEXT, **RANDOM))[0].outputs[0].token_ids
+            )
             await wait_until_idle(llm)
 
         run(left())
@@ -189,7 +199,9 @@ class TestEnds:
             return await pieces_of(stream)
 
         pieces = run(aborted())
-        (first,) = [piece.finish_reason for piece in pieces if piece.prompt_index == 0 and piece.finish_reason]
+        (first,) = [
+            piece.finish_reason for piece in pieces if piece.prompt_index == 0 and piece.finish_reason
+        ]
         assert first is FinishReason.ABORT
         expected = inline.generate([[7, 8, 9]], **GREEDY | {"max_tokens": 4})[0].outputs[0].token_ids
         rest = joined(pieces, 1)[1]
@@ -265,7 +277,9 @@ class TestFaults:
         fail_once(monkeypatch, llm.parts, RuntimeError("the device fell over"))
 
         async def all_fail() -> None:
-            calls = [pieces_of(llm.stream(TEXT, **GREEDY)) for _ in range(3)] + [llm.generate(PROMPTS, **GREEDY)]
+            calls = [pieces_of(llm.stream(TEXT, **GREEDY)) for _ in range(3)] + [
+                llm.generate(PROMPTS, **GREEDY)
+            ]
             for result in await asyncio.gather(*calls, return_exceptions=True):
                 assert isinstance(result, EngineError)
                 assert "the device fell over" in str(result)
@@ -289,7 +303,10 @@ class TestFaults:
         slow_device(monkeypatch, own)
 
         async def closed() -> None:
-            calls: list[Awaitable[Any]] = [pieces_of(own.stream(TEXT, **GREEDY)), own.generate(PROMPTS, **GREEDY)]
+            calls: list[Awaitable[Any]] = [
+                pieces_of(own.stream(TEXT, **GREEDY)),
+                own.generate(PROMPTS, **GREEDY),
+            ]
             tasks = [asyncio.ensure_future(call) for call in calls]
             await asyncio.sleep(STEP_S)
             await own.close()

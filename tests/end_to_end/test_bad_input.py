@@ -1,4 +1,5 @@
-"""Whatever is wrong with a model, an option or a request: which exception, and that it gives value, rule and remedy."""
+"""Whatever is wrong with a model, an option or a request: which exception, and that it gives value, rule and
+remedy."""
 
 import json
 import math
@@ -34,7 +35,11 @@ from tests.checkpoints import (
 )
 from tests.end_to_end.llm.helpers import is_idle
 
-MAX_MODEL_LEN, USABLE_PAGES = 20, 8  # of four tokens each: prompts of 20 to 31 fit the pages, and not the context
+# Of four tokens each: prompts of 20 to 31 fit the pages, and not the context.
+MAX_MODEL_LEN, USABLE_PAGES = (
+    20,
+    8,
+)
 LIMITED = {**TINY_ENGINE, "num_pages": USABLE_PAGES + 1, "max_model_len": MAX_MODEL_LEN}
 GREEDY = {"temperature": 0, "max_tokens": 4}
 Damage = Callable[[Path], object]
@@ -99,9 +104,21 @@ def removed(name: str) -> Damage:
 
 
 BAD_MODELS: dict[str, tuple[Damage, type[JinferError], tuple[str, ...]]] = {
-    "no config": (removed("config.json"), ModelNotFoundError, ("has no config.json", "a model directory holds one")),
-    "config is no JSON": (replaced("config.json", b"{"), UnsupportedModelError, ("is not JSON", "fetch it again")),
-    "config is a list": (replaced("config.json", b"[]"), UnsupportedModelError, ("holds a list", "object is needed")),
+    "no config": (
+        removed("config.json"),
+        ModelNotFoundError,
+        ("has no config.json", "a model directory holds one"),
+    ),
+    "config is no JSON": (
+        replaced("config.json", b"{"),
+        UnsupportedModelError,
+        ("is not JSON", "fetch it again"),
+    ),
+    "config is a list": (
+        replaced("config.json", b"[]"),
+        UnsupportedModelError,
+        ("holds a list", "object is needed"),
+    ),
     "no architectures": (
         changed(architectures=None),
         UnsupportedModelError,
@@ -112,7 +129,11 @@ BAD_MODELS: dict[str, tuple[Damage, type[JinferError], tuple[str, ...]]] = {
         UnsupportedModelError,
         ("'FooForCausalLM'", "jinfer knows", "LlamaForCausalLM", "docs/adding_a_model.md"),
     ),
-    "no hidden size": (changed(hidden_size=None), UnsupportedModelError, ("config.json has no 'hidden_size'",)),
+    "no hidden size": (
+        changed(hidden_size=None),
+        UnsupportedModelError,
+        ("config.json has no 'hidden_size'",),
+    ),
     "missing tensor": (
         without("model.layers.1.mlp.up_proj.weight"),
         CheckpointError,
@@ -131,7 +152,10 @@ BAD_MODELS: dict[str, tuple[Damage, type[JinferError], tuple[str, ...]]] = {
     "no weights": (
         removed("model.safetensors"),
         CheckpointError,
-        ("neither model.safetensors nor model.safetensors.index.json", "safetensors and Orbax checkpoints only"),
+        (
+            "neither model.safetensors nor model.safetensors.index.json",
+            "safetensors and Orbax checkpoints only",
+        ),
     ),
     "truncated weights": (
         cut_off("model.safetensors", 1000),
@@ -146,9 +170,16 @@ BAD_MODELS: dict[str, tuple[Damage, type[JinferError], tuple[str, ...]]] = {
     "missing shard": (
         sharded_without_one,
         CheckpointError,
-        ("model.safetensors.index.json names model-00003-of-00003.safetensors, which", "fetch the model again"),
+        (
+            "model.safetensors.index.json names model-00003-of-00003.safetensors, which",
+            "fetch the model again",
+        ),
     ),
-    "corrupt tokenizer": (cut_off("tokenizer.json", 50), TokenizerError, ("tokenizer.json is corrupt", "again")),
+    "corrupt tokenizer": (
+        cut_off("tokenizer.json", 50),
+        TokenizerError,
+        ("tokenizer.json is corrupt", "again"),
+    ),
     "EOS that is no id": (
         lambda directory: write_json(directory / "generation_config.json", {"eos_token_id": ["<eos>"]}),
         UnsupportedModelError,
@@ -221,7 +252,11 @@ def test_a_model_without_a_chat_template(tmp_path):
 
 
 BAD_OPTIONS: dict[str, tuple[dict[str, Any], type[JinferError], tuple[str, ...]]] = {
-    "unknown": ({"page_sise": 8}, ConfigError, ("unknown engine option 'page_sise'", "the options are", "page_size")),
+    "unknown": (
+        {"page_sise": 8},
+        ConfigError,
+        ("unknown engine option 'page_sise'", "the options are", "page_size"),
+    ),
     "malformed": ({"page_size": 0}, ConfigError, ("page_size=0", "an integer from 1")),
     "length": (
         {"max_model_len": "long"},
@@ -280,7 +315,13 @@ def test_an_engine_option_that_cannot_be_used(tmp_path, name):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        ({}, ("a configuration alone has no weights", "give params=, a model directory, or dummy_weights=True")),
+        (
+            {},
+            (
+                "a configuration alone has no weights",
+                "give params=, a model directory, or dummy_weights=True",
+            ),
+        ),
         ({"params": {}, "dummy_weights": True}, ("both given", "two sources of the same weights")),
     ],
 )
@@ -298,7 +339,12 @@ BAD_REQUESTS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "beyond the context": (
         [5] * MAX_MODEL_LEN,
         {},
-        ("20 tokens", "the context holds 20", "one must be left", "shorten the prompt or raise max_model_len"),
+        (
+            "20 tokens",
+            "the context holds 20",
+            "one must be left",
+            "shorten the prompt or raise max_model_len",
+        ),
     ),
     "beyond the pages": (
         [5] * (4 * USABLE_PAGES),
@@ -310,11 +356,19 @@ BAD_REQUESTS: dict[str, tuple[Any, dict[str, Any], tuple[str, ...]]] = {
     "not Unicode": ("a\udc80", {}, ("lone surrogate", "remove it")),
     "negative max_tokens": ([5], {"max_tokens": -1}, ("max_tokens=-1", "an integer from 1")),
     "temperature NaN": ([5], {"temperature": math.nan}, ("temperature=nan", "a finite number from 0 to 2")),
-    "temperature infinite": ([5], {"temperature": math.inf}, ("temperature=inf", "a finite number from 0 to 2")),
+    "temperature infinite": (
+        [5],
+        {"temperature": math.inf},
+        ("temperature=inf", "a finite number from 0 to 2"),
+    ),
     "top_p 0": ([5], {"top_p": 0}, ("top_p=0", "above 0 and at most 1")),
     "salt": ([5], {"cache_salt": ""}, ("cache_salt=''", "1 to 256 characters")),
     "salt of bytes": ([5], {"cache_salt": b"a"}, ("cache_salt=b'a'", "or None to share")),
-    "n without chance": ([5], {"n": 2, "temperature": 0}, ("n=2", "temperature 0", "use n=1 or temperature > 0")),
+    "n without chance": (
+        [5],
+        {"n": 2, "temperature": 0},
+        ("n=2", "temperature 0", "use n=1 or temperature > 0"),
+    ),
     "more at least than at most": (
         [5],
         {"min_tokens": 9, "max_tokens": 8},

@@ -24,7 +24,9 @@ def directory(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def weights_are_not_read(monkeypatch):
     """But for the headers of their files, which say what the model is."""
-    monkeypatch.setattr("jinfer.weights.streaming.stream", lambda *arguments: pytest.fail("weights were read"))
+    monkeypatch.setattr(
+        "jinfer.weights.streaming.stream", lambda *arguments: pytest.fail("weights were read")
+    )
 
 
 def check(directory: Path, prompts, params: SamplingParams | None = None, **options) -> None:
@@ -56,10 +58,18 @@ def test_a_request_that_could_not_run(directory, prompts, params, parts):
 @pytest.mark.parametrize(
     ("options", "error", "parts"),
     [
-        ({"max_model_len": CONTEXT + 1}, ConfigError, (f"max_model_len={CONTEXT + 1}", f"lower it to {CONTEXT}")),
+        (
+            {"max_model_len": CONTEXT + 1},
+            ConfigError,
+            (f"max_model_len={CONTEXT + 1}", f"lower it to {CONTEXT}"),
+        ),
         ({"max_num_seqs": 17}, ConfigError, ("max_num_seqs=17", "max_num_batched_tokens=16")),
         ({"num_pages": 2 * 10**9}, InsufficientMemoryError, ("pages of 4", "lower num_pages")),
-        ({"num_pages": 4, "max_model_len": 20}, InsufficientMemoryError, ("hold 12 tokens", "max_model_len=20")),
+        (
+            {"num_pages": 4, "max_model_len": 20},
+            InsufficientMemoryError,
+            ("hold 12 tokens", "max_model_len=20"),
+        ),
         ({"gpu_memory_utilization": 1e-9}, InsufficientMemoryError, ("GB", "gpu_memory_utilization")),
     ],
 )
@@ -76,7 +86,9 @@ def test_pages_that_are_given_bound_a_prompt(directory):
         check(directory, [5] * 12, num_pages=4)
 
 
-@pytest.mark.parametrize("options", [{}, {"max_model_len": "auto"}, {"num_pages": 17, "max_model_len": CONTEXT}])
+@pytest.mark.parametrize(
+    "options", [{}, {"max_model_len": "auto"}, {"num_pages": 17, "max_model_len": CONTEXT}]
+)
 def test_what_could_run_passes(directory, options):
     check(directory, [[5] * (CONTEXT - 1), [ROWS - 1], "the cat"], **options)
 

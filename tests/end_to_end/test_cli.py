@@ -66,7 +66,9 @@ def llm(directory) -> Iterator[LLM]:
 @pytest.fixture(scope="module")
 def padded(tmp_path_factory) -> Path:
     """Its embedding has twenty rows more than the tokenizer has tokens."""
-    return write_checkpoint(tmp_path_factory.mktemp("padded"), config={**CONFIG, "vocab_size": VOCAB_SIZE + 20})
+    return write_checkpoint(
+        tmp_path_factory.mktemp("padded"), config={**CONFIG, "vocab_size": VOCAB_SIZE + 20}
+    )
 
 
 @pytest.fixture
@@ -102,7 +104,9 @@ def command_line(prompts: Sequence[str | list[int]]) -> list[str]:
         word
         for prompt in prompts
         for word in (
-            ("--prompt", prompt) if isinstance(prompt, str) else ("--prompt-token-ids", ",".join(map(str, prompt)))
+            ("--prompt", prompt)
+            if isinstance(prompt, str)
+            else ("--prompt-token-ids", ",".join(map(str, prompt)))
         )
     ]
 
@@ -110,13 +114,17 @@ def command_line(prompts: Sequence[str | list[int]]) -> list[str]:
 def test_the_engine_options_reach_the_engine(generate, monkeypatch):
     """The last word before anything is loaded."""
     given = {}
-    monkeypatch.setattr("jinfer.cli.generate.LLM", lambda model, **options: given.update(options) or sys.exit(7))
+    monkeypatch.setattr(
+        "jinfer.cli.generate.LLM", lambda model, **options: given.update(options) or sys.exit(7)
+    )
     with pytest.raises(SystemExit, match="7"):
         generate("--prompt", TEXT)
     names = ("scheduling_policy", "overlap", "prefix_caching")
     assert [given[name] for name in names] == ["mixed", True, True]
     with pytest.raises(SystemExit, match="7"):
-        generate("--prompt", TEXT, "--scheduling-policy", "decode_first", "--no-overlap", "--no-prefix-caching")
+        generate(
+            "--prompt", TEXT, "--scheduling-policy", "decode_first", "--no-overlap", "--no-prefix-caching"
+        )
     assert [given[name] for name in names] == ["decode_first", False, False]
 
 
@@ -166,7 +174,12 @@ class TestText:
 
     def test_the_echo_of_ids_and_the_completion_are_the_text_of_all_ids(self, generate, llm):
         """Special tokens are left out of both, and an id may end within a character."""
-        ids = [BOS_ID, *llm.tokenizer.encode("the cat"), EOS_ID, *llm.tokenizer.encode("猫", add_special_tokens=False)]
+        ids = [
+            BOS_ID,
+            *llm.tokenizer.encode("the cat"),
+            EOS_ID,
+            *llm.tokenizer.encode("猫", add_special_tokens=False),
+        ]
         finished = generate("--prompt-token-ids", ",".join(map(str, ids)), "--echo", *GREEDY)
 
         output = llm.generate([ids], **GREEDY_OPTIONS)[0].outputs[0]
@@ -178,7 +191,9 @@ class TestText:
         assert others
         for output, rest in (([*others, 70], ""), ([70, *others], "\ufffd")):
             echo = Echo([BOS_ID, 70, first, VOCAB_SIZE + 3], llm.tokenizer)
-            pieces = [StreamPiece(0, 0, "x" if place == 1 else "", (i,), None) for place, i in enumerate(output)]
+            pieces = [
+                StreamPiece(0, 0, "x" if place == 1 else "", (i,), None) for place, i in enumerate(output)
+            ]
             assert [echo.text, *map(echo.end_before, pieces)][:3] == [llm.tokenizer.decode([70]), "", rest]
 
     def test_a_prompt_of_text_is_echoed_as_it_was_given(self, generate, llm):
@@ -236,7 +251,18 @@ class TestText:
 
     def test_a_new_process(self, directory, llm):
         process = subprocess.run(
-            [sys.executable, "-m", "jinfer", "generate", "--model", directory, *ENGINE, "--prompt", TEXT, *GREEDY],
+            [
+                sys.executable,
+                "-m",
+                "jinfer",
+                "generate",
+                "--model",
+                directory,
+                *ENGINE,
+                "--prompt",
+                TEXT,
+                *GREEDY,
+            ],
             cwd=REPOSITORY,
             env=new_environment(),
             capture_output=True,
@@ -260,7 +286,11 @@ class TestJson:
             assert printed["token_ids"] == list(completion.token_ids)
             assert printed["prompt"] == output.prompt
             assert printed["prompt_token_ids"] == list(output.prompt_token_ids)
-            assert (printed["finish_reason"], printed["stop_reason"], printed["error"]) == ("length", None, None)
+            assert (printed["finish_reason"], printed["stop_reason"], printed["error"]) == (
+                "length",
+                None,
+                None,
+            )
             assert "outputs" not in printed
             timings = printed["timings"]
             assert timings["num_output_tokens"] == 12
@@ -278,7 +308,9 @@ class TestJson:
         (printed,) = generate("--prompt", TEXT, "--logprobs", "2", "--json", *GREEDY).objects
 
         assert len(printed["logprobs"]) == 12
-        assert all(str(i) in entry for i, entry in zip(printed["token_ids"], printed["logprobs"], strict=True))
+        assert all(
+            str(i) in entry for i, entry in zip(printed["token_ids"], printed["logprobs"], strict=True)
+        )
         assert printed["cumulative_logprob"] < 0
 
     def test_an_empty_prompt_is_the_bos_token_alone(self, generate):
@@ -288,7 +320,9 @@ class TestJson:
         assert len(printed["token_ids"]) == 12
 
     def test_an_automatic_context_is_what_the_pages_hold_and_the_start_says_what_went_where(self, generate):
-        finished = generate("--prompt-token-ids", "5,6,7", "--max-model-len", "auto", "--num-pages", "6", "--json")
+        finished = generate(
+            "--prompt-token-ids", "5,6,7", "--max-model-len", "auto", "--num-pages", "6", "--json"
+        )
 
         (printed,) = finished.objects
         assert len(printed["token_ids"]) == 5 * 4 - len(IDS) or printed["finish_reason"] == "stop"
@@ -308,7 +342,10 @@ class TestErrors:
             (("--prompt", TEXT, "--page-size", "0"), ("page_size=0", "from 1")),
             (("--prompt", TEXT, "--num-pages", "2000000000"), ("GB", "lower num_pages")),
             (("--prompt", TEXT, "--max-model-len", "65"), ("max_model_len=65", "lower it to 64")),
-            (("--prompt", TEXT, "--num-pages", "3", "--max-model-len", "20"), ("hold 8 tokens", "max_model_len=20")),
+            (
+                ("--prompt", TEXT, "--num-pages", "3", "--max-model-len", "20"),
+                ("hold 8 tokens", "max_model_len=20"),
+            ),
             (("--prompt", TEXT, "--max-num-seqs", "17"), ("max_num_seqs=17", "max_num_batched_tokens=16")),
             ((), ("nothing to complete", "--prompt TEXT")),
             (("--prompt-token-ids", "1,-2"), ("token id -2", "from 0 to 299")),
@@ -391,7 +428,10 @@ class TestErrors:
             (("--prompt-token-ids", "1 2"), "'1 2' is not a list of token ids"),
             (("--prompt-token-ids", "1_0"), "'1_0' is not a list of token ids"),
             (("--prompt-token-ids", "٣"), "is not a list of token ids"),
-            (("--prompt-token-ids", "9" * 5000), "...' is not a list of token ids such as 1,2,3; an id is a number of"),
+            (
+                ("--prompt-token-ids", "9" * 5000),
+                "...' is not a list of token ids such as 1,2,3; an id is a number of",
+            ),
             (("--prompt", TEXT, "--max-tokens", "9" * 5000), "invalid int value"),
             (("--prompt", TEXT, "--dtype", "int4"), "int4"),
             (("--prompt", TEXT, "--max-tokens", "many"), "many"),
@@ -450,7 +490,15 @@ class TestErrors:
 def test_dummy_weights_need_a_config_alone(run, tmp_path):
     write_json(tmp_path / "config.json", CONFIG)
     finished = run(
-        "generate", "--model", tmp_path, *ENGINE, "--dummy-weights", "--prompt-token-ids", "5,6,7", "--json", *GREEDY
+        "generate",
+        "--model",
+        tmp_path,
+        *ENGINE,
+        "--dummy-weights",
+        "--prompt-token-ids",
+        "5,6,7",
+        "--json",
+        *GREEDY,
     )
 
     assert finished.status == 0
@@ -473,7 +521,9 @@ class TestConvert:
         assert finished.objects[0]["text"] == expected.text
 
     def test_a_dtype_may_be_chosen(self, run, directory, tmp_path):
-        finished = run("convert", "--model", directory, "--to", "orbax", "--dtype", "bfloat16", tmp_path / "orbax")
+        finished = run(
+            "convert", "--model", directory, "--to", "orbax", "--dtype", "bfloat16", tmp_path / "orbax"
+        )
 
         assert finished.status == 0
         assert "in bfloat16" in finished.stderr
@@ -489,14 +539,20 @@ class TestConvert:
     def test_a_place_that_cannot_be_written_is_refused_before_weights_are_read(
         self, run, directory, monkeypatch, place
     ):
-        monkeypatch.setattr("jinfer.cli.convert.choose_weights", lambda *given, **options: pytest.fail("it read them"))
+        monkeypatch.setattr(
+            "jinfer.cli.convert.choose_weights", lambda *given, **options: pytest.fail("it read them")
+        )
         finished = run("convert", "--model", directory, "--to", "orbax", f"{place}/out")
 
         assert (finished.status, finished.stdout) == (1, "")
         assert f"jinfer: error: {place}/out cannot be made: /dev/full is no directory" in finished.stderr
 
-    @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: 28")])
-    def test_a_disk_that_is_full_is_an_error_with_the_place(self, run, directory, tmp_path, monkeypatch, fault):
+    @pytest.mark.parametrize(
+        "fault", [OSError(28, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: 28")]
+    )
+    def test_a_disk_that_is_full_is_an_error_with_the_place(
+        self, run, directory, tmp_path, monkeypatch, fault
+    ):
         def save(*arguments):
             raise fault
 
@@ -504,7 +560,10 @@ class TestConvert:
         finished = run("convert", "--model", directory, "--to", "orbax", tmp_path / "out")
 
         assert (finished.status, finished.stdout) == (1, "")
-        assert f"jinfer: error: {tmp_path / 'out'} cannot be written: {fault}; remove what is there" in finished.stderr
+        assert (
+            f"jinfer: error: {tmp_path / 'out'} cannot be written: {fault}; remove what is there"
+            in finished.stderr
+        )
 
     def test_a_dtype_that_is_none_is_refused(self, run, tmp_path):
         write_checkpoint(tmp_path / "model", config=dict(CONFIG, torch_dtype="auto"))
@@ -515,7 +574,9 @@ class TestConvert:
         assert not (tmp_path / "orbax").exists()
 
     def test_weights_that_do_not_fit_leave_nothing_behind(self, run, tmp_path):
-        write_checkpoint(tmp_path / "model", config=dict(CONFIG, num_hidden_layers=1), tensors=random_tensors())
+        write_checkpoint(
+            tmp_path / "model", config=dict(CONFIG, num_hidden_layers=1), tensors=random_tensors()
+        )
         finished = run("convert", "--model", tmp_path / "model", "--to", "orbax", tmp_path / "orbax")
 
         assert finished.status == 1

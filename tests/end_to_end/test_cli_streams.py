@@ -25,7 +25,17 @@ from tests.end_to_end.test_cli import ENGINE, GREEDY, GREEDY_OPTIONS, REPOSITORY
 
 TEXT = "the cat, 猫, sat: é 😀"
 ENCODINGS = ("ascii", "cp1252", "utf-16", "utf-8")
-MORE_ENCODINGS = (*ENCODINGS, "latin-1", "cp437", "koi8-r", "shift_jis", "iso2022_jp", "gb18030", "utf-8-sig", "utf-32")
+MORE_ENCODINGS = (
+    *ENCODINGS,
+    "latin-1",
+    "cp437",
+    "koi8-r",
+    "shift_jis",
+    "iso2022_jp",
+    "gb18030",
+    "utf-8-sig",
+    "utf-32",
+)
 READER_GONE, FAILED, INTERRUPTED = 141, 1, 130
 
 
@@ -155,7 +165,9 @@ class TestWriter:
 
         assert (tmp_path / "out").read_text() == "one two three"
 
-    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EPERM, errno.ENXIO])
+    @pytest.mark.parametrize(
+        "number", [errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG, errno.EPERM, errno.ENXIO]
+    )
     def test_every_error_names_itself_and_the_remedy(self, number):
         writer = Output(wrapped(Failing(2, OSError(number, os.strerror(number)))))
         with pytest.raises(WriteError, match=r"stdout cannot be written: .*; send it to a file") as caught:
@@ -190,7 +202,9 @@ class TestJsonLine:
     def test_an_object_is_one_line_by_every_rule(self, completed):
         text = "a\nb\rc\x85d\u2028e\u2029f\x0bg\x1ch😀"
         (first,) = completed.outputs
-        line = json_line(dataclasses.replace(completed, outputs=(dataclasses.replace(first, text=text),)), "utf-8")
+        line = json_line(
+            dataclasses.replace(completed, outputs=(dataclasses.replace(first, text=text),)), "utf-8"
+        )
 
         assert line.splitlines() == [line]
         assert "😀" in line
@@ -250,12 +264,16 @@ class TestStdout:
 
     @pytest.mark.parametrize("words", [("--echo",), ("--json",)])
     @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
-    def test_an_error_on_the_way_is_a_line_and_what_was_written_stays(self, generate, completion, words, number):
+    def test_an_error_on_the_way_is_a_line_and_what_was_written_stays(
+        self, generate, completion, words, number
+    ):
         raw = Failing(10, OSError(number, os.strerror(number)))
         ended = generate(*words, stdout=wrapped(raw))
 
         (line,) = ended.errors
-        assert line.startswith(f"jinfer: error: stdout cannot be written: [Errno {number}] {os.strerror(number)}; ")
+        assert line.startswith(
+            f"jinfer: error: stdout cannot be written: [Errno {number}] {os.strerror(number)}; "
+        )
         assert ended.status == FAILED
         assert len(raw.content) == 10
         if words == ("--echo",):
@@ -280,7 +298,9 @@ class TestStdout:
             ("full", "No space left on device"),
         ],
     )
-    def test_what_cannot_be_written_at_all_is_refused_before_the_start(self, generate, tmp_path, kind, reason, words):
+    def test_what_cannot_be_written_at_all_is_refused_before_the_start(
+        self, generate, tmp_path, kind, reason, words
+    ):
         with opened(kind, tmp_path / "file") as stdout:
             ended = generate(*words, stdout=stdout)
 
@@ -309,7 +329,10 @@ class TestStdout:
 
         written = b"".join(got)[num_before:].decode()
         assert (ended.status, ended.errors) == (0, [])
-        assert (json.loads(written)["text"] if words == ("--json",) else written) in (completion, TEXT + completion)
+        assert (json.loads(written)["text"] if words == ("--json",) else written) in (
+            completion,
+            TEXT + completion,
+        )
 
     def test_a_pipe_that_nobody_empties_is_an_error(self, generate, monkeypatch):
         monkeypatch.setattr("jinfer.cli.streams.LONGEST_STALL_S", 0.2)
@@ -326,7 +349,9 @@ class TestStdout:
 
 
 class TestStderr:
-    @pytest.fixture(params=["absent", "closed", "without a reader", "full", "for reading", "a terminal that is gone"])
+    @pytest.fixture(
+        params=["absent", "closed", "without a reader", "full", "for reading", "a terminal that is gone"]
+    )
     def stderr(self, request, tmp_path) -> Iterator[io.TextIOWrapper | None]:
         with opened(request.param, tmp_path / "file") as stream:
             yield stream
@@ -350,7 +375,10 @@ class TestStderr:
 
     def test_bars_are_drawn_in_ascii_on_such_a_terminal(self, generate, completion, tmp_path):
         terminal, end = pty.openpty()
-        with open(tmp_path / "out", "w", encoding="utf-8") as stdout, open(end, "w", encoding="ascii") as stderr:
+        with (
+            open(tmp_path / "out", "w", encoding="utf-8") as stdout,
+            open(end, "w", encoding="ascii") as stderr,
+        ):
             shown: list[bytes] = []
             reader = threading.Thread(target=lambda: shown.extend(iter(lambda: os.read(terminal, 4096), b"")))
             threading.excepthook, hook = (lambda _: None), threading.excepthook  # reading ends with an error
@@ -389,7 +417,17 @@ class TestProcesses:
         assert (done.returncode, done.stderr) == (READER_GONE, b"")
 
     def test_nothing_is_left_when_the_reader_goes_on_the_way(self, directory):
-        words = ["--model", str(directory), *ENGINE, "--prompt", TEXT, *GREEDY, "--max-tokens", "40", "--echo"]
+        words = [
+            "--model",
+            str(directory),
+            *ENGINE,
+            "--prompt",
+            TEXT,
+            *GREEDY,
+            "--max-tokens",
+            "40",
+            "--echo",
+        ]
         command = [sys.executable, "-m", "jinfer", "generate", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(command, cwd=REPOSITORY, env=new_environment(), **pipes) as process:

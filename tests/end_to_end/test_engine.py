@@ -35,7 +35,9 @@ def llm(num_unread, monkeypatch) -> Iterator[LLM]:
 
 
 def add(llm: LLM, *prompts: tuple[int, ...], params: SamplingParams = GREEDY) -> list[Request]:
-    requests = llm.parts.requests.create_all([Prompt(token_ids=prompt) for prompt in prompts], [params] * len(prompts))
+    requests = llm.parts.requests.create_all(
+        [Prompt(token_ids=prompt) for prompt in prompts], [params] * len(prompts)
+    )
     for request in requests:
         llm.engine.add(request)
     return requests
@@ -116,7 +118,8 @@ def test_text_is_made_only_for_who_takes_it_or_where_a_stop_string_may_end_it(tm
     bounds = {"temperature": 0, "max_tokens": 6, "ignore_eos": True}
     with LLM(write_checkpoint(tmp_path), **TINY_ENGINE) as llm:
         plain, stopping = llm.parts.requests.create_all(
-            [Prompt(text="the cat")] * 2, [SamplingParams(**bounds), SamplingParams(**bounds, stop="no such text")]
+            [Prompt(text="the cat")] * 2,
+            [SamplingParams(**bounds), SamplingParams(**bounds, stop="no such text")],
         )
         for request in (plain, stopping):
             llm.engine.add(request)

@@ -28,11 +28,20 @@ def test_the_golden_story(stories260k, kernels, page_size):
 def test_tokens_do_not_depend_on_the_batch_the_chunk_or_the_pages():
     """In float32, where no two logits are as close as the rounding of another shape of the same sum."""
     results = []
-    for options in ({}, {"page_size": 1}, {"max_num_batched_tokens": 4}, {"num_pages": 14}, {"kernels": "xla"}):
+    for options in (
+        {},
+        {"page_size": 1},
+        {"max_num_batched_tokens": 4},
+        {"num_pages": 14},
+        {"kernels": "xla"},
+    ):
         with jinfer.LLM(dtype="float32", **{**SMALL, **options}) as llm:
             results.append(tokens(llm.generate(PROMPTS, temperature=0.8, top_p=0.9, seed=7, max_tokens=40)))
             if not options:
-                alone = [tokens(llm.generate(p, temperature=0.8, top_p=0.9, seed=7, max_tokens=40))[0] for p in PROMPTS]
+                alone = [
+                    tokens(llm.generate(p, temperature=0.8, top_p=0.9, seed=7, max_tokens=40))[0]
+                    for p in PROMPTS
+                ]
                 assert alone == results[0]
             llm.check_integrity()
     assert all(result == results[0] for result in results)

@@ -1,7 +1,8 @@
-"""The tokens of a request depend on the request and the weights alone: the promises of the whole engine, in float32.
+"""The tokens of a request depend on the request and the weights alone: the promises of the whole engine, in
+float32.
 
-Requests run together in small engines of all kinds, joining and leaving at random, and each must give the tokens that
-it gives alone in a plain engine. Pages that nobody may read hold NaN.
+Requests run together in small engines of all kinds, joining and leaving at random, and each must give the
+tokens that it gives alone in a plain engine. Pages that nobody may read hold NaN.
 """
 
 import dataclasses
@@ -27,47 +28,65 @@ MAX_PROMPT = 40
 ROUNDING = 3e-6  # relative; twenty times the spacing of float32
 
 FEW_PAGES = {
-    size: {"page_size": size, "num_pages": 1 + -(-CONTEXT // size) + extra} for size, extra in ((1, 2), (4, 1), (16, 1))
+    size: {"page_size": size, "num_pages": 1 + -(-CONTEXT // size) + extra}
+    for size, extra in ((1, 2), (4, 1), (16, 1))
 }
 SHORT_STEPS = {"max_num_batched_tokens": 4}
-ORIGINAL = 12  # the context before it was extended, of models whose keys are turned by the sequence's length as well
+# The context before it was extended, of models whose keys are turned by the sequence's length as well.
+ORIGINAL = 12
 MODELS: dict[str, dict[str, Any]] = {
     "static": dict(CONFIG),
     "longrope": {
         **CONFIG,
         "rope_scaling": {
-            "rope_type": "longrope", "original_max_position_embeddings": ORIGINAL,
-            "short_factor": [1.0, 1.5, 2.0, 3.0], "long_factor": [2.0, 4.0, 8.0, 16.0],
+            "rope_type": "longrope",
+            "original_max_position_embeddings": ORIGINAL,
+            "short_factor": [1.0, 1.5, 2.0, 3.0],
+            "long_factor": [2.0, 4.0, 8.0, 16.0],
         },
     },
     "dynamic": {
-        **CONFIG, "max_position_embeddings": ORIGINAL,
+        **CONFIG,
+        "max_position_embeddings": ORIGINAL,
         "rope_scaling": {"rope_type": "dynamic", "factor": CONTEXT / ORIGINAL},
     },
-}  # fmt: skip
-# Every switch is on in several and off in several, with pages of every size, and where they are few. Two engines have
-# kernels, which take half a minute to compile where they are interpreted.
+}
+# Every switch is on in several and off in several, with pages of every size, and where they are few. Two
+# engines have kernels, which take half a minute to compile where they are interpreted.
 ENGINES: dict[str, dict[str, Any]] = {
     "short steps, pages of 1, two in flight": {"page_size": 1, **SHORT_STEPS},
     "few pages of 1, no prefix cache, decode first": {
-        **FEW_PAGES[1], "prefix_caching": False, "scheduling_policy": "decode_first",
+        **FEW_PAGES[1],
+        "prefix_caching": False,
+        "scheduling_policy": "decode_first",
     },
     "few pages of 4": FEW_PAGES[4],
     "short steps, few pages of 16, no overlap, prefill first": {
-        **FEW_PAGES[16], **SHORT_STEPS, "overlap": False, "scheduling_policy": "prefill_first",
+        **FEW_PAGES[16],
+        **SHORT_STEPS,
+        "overlap": False,
+        "scheduling_policy": "prefill_first",
     },
     "pallas, few pages of 1, prefill first, two in flight": {
-        **FEW_PAGES[1], "kernels": "pallas", "scheduling_policy": "prefill_first",
+        **FEW_PAGES[1],
+        "kernels": "pallas",
+        "scheduling_policy": "prefill_first",
     },
     "longrope, short steps, few pages of 4": {**FEW_PAGES[4], **SHORT_STEPS, "config": MODELS["longrope"]},
     "dynamic, few pages of 1, decode first": {
-        **FEW_PAGES[1], "scheduling_policy": "decode_first", "config": MODELS["dynamic"],
-    },
-    "pallas, dynamic, short steps, pages of 4, no overlap, decode first": {
-        "page_size": 4, **SHORT_STEPS, "kernels": "pallas", "overlap": False, "scheduling_policy": "decode_first",
+        **FEW_PAGES[1],
+        "scheduling_policy": "decode_first",
         "config": MODELS["dynamic"],
     },
-}  # fmt: skip
+    "pallas, dynamic, short steps, pages of 4, no overlap, decode first": {
+        "page_size": 4,
+        **SHORT_STEPS,
+        "kernels": "pallas",
+        "overlap": False,
+        "scheduling_policy": "decode_first",
+        "config": MODELS["dynamic"],
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -126,8 +145,9 @@ def alone_with(llm: LLM, prompt: tuple[int, ...], params: SamplingParams) -> Ite
 
 
 def rounding_decides(job: Job, model: str) -> bool:
-    """Whether weights that differ in their last bits give other tokens: two logits, or what a filter compares, are as
-    good as equal, and steps of another shape, which add in another order, may choose either."""
+    """Whether weights that differ in their last bits give other tokens: two logits, or what a filter
+    compares, are as good as equal, and steps of another shape, which add in another order, may choose
+    either."""
     executor = plain_llm(model).engine.executor
     params, rng = executor.params, np.random.default_rng(0)
     try:
@@ -135,7 +155,9 @@ def rounding_decides(job: Job, model: str) -> bool:
             executor.params = jax.tree.map(
                 lambda x: x * (1 + ROUNDING * rng.normal(size=x.shape).astype(x.dtype)), params
             )
-            if tuple(alone_with(plain_llm(model), job.prompt, job.params)) != alone(job.prompt, job.params, model):
+            if tuple(alone_with(plain_llm(model), job.prompt, job.params)) != alone(
+                job.prompt, job.params, model
+            ):
                 return True
     finally:
         executor.params = params
@@ -145,16 +167,23 @@ def rounding_decides(job: Job, model: str) -> bool:
 # --- what hypothesis chooses
 
 greedy = st.just({"temperature": 0.0})
-sampled = st.fixed_dictionaries({
-    "temperature": st.sampled_from([0.3, 0.7, 1.0, 2.0]),
-    "top_k": st.sampled_from([0, 2, 20]),
-    "top_p": st.sampled_from([1.0, 0.9, 0.5]),
-    "min_p": st.sampled_from([0.0, 0.05, 0.3]),
-    "seed": st.integers(0, SEED_MODULUS - 1),
-    "n": st.sampled_from([1, 1, 2]),
-})  # fmt: skip
+sampled = st.fixed_dictionaries(
+    {
+        "temperature": st.sampled_from([0.3, 0.7, 1.0, 2.0]),
+        "top_k": st.sampled_from([0, 2, 20]),
+        "top_p": st.sampled_from([1.0, 0.9, 0.5]),
+        "min_p": st.sampled_from([0.0, 0.05, 0.3]),
+        "seed": st.integers(0, SEED_MODULUS - 1),
+        "n": st.sampled_from([1, 1, 2]),
+    }
+)
 token_ids = st.integers(0, VOCAB_SIZE - 1)
-BEGINNINGS = ((), tuple(range(MAX_PROMPT)), (7,) * MAX_PROMPT)  # which prompts may have in common, for a while
+# Which prompts may have in common, for a while.
+BEGINNINGS = (
+    (),
+    tuple(range(MAX_PROMPT)),
+    (7,) * MAX_PROMPT,
+)
 
 
 @st.composite
@@ -178,7 +207,8 @@ def crowd_job(i: int, max_tokens: int) -> Job:
     return Job((i, 2 * i + 1, 40 - i), params)
 
 
-CROWD = [crowd_job(i, max_tokens=18) for i in range(6)]  # the few pages of 1 and 4 hold two of these when they end
+# The few pages of 1 and 4 hold two of these when they end.
+CROWD = [crowd_job(i, max_tokens=18) for i in range(6)]
 SHARING = [  # two by two the same, with 17 tokens in common, and one of another salt
     Job(
         (*BEGINNINGS[1][:17], i // 2),
@@ -193,8 +223,8 @@ LONG_CROWD = [crowd_job(i, max_tokens=40) for i in range(4)]  # and the few page
 
 
 def run_staggered(llm: LLM, some_jobs: list[Job], turns: Iterable[int]) -> list[list[Completion]]:
-    """Each job is a stream of its own, which begins at its first turn and gets a piece at every turn; in the end they
-    take turns in order."""
+    """Each job is a stream of its own, which begins at its first turn and gets a piece at every turn; in the
+    end they take turns in order."""
     streams = [llm.stream([job.prompt], job.params) for job in some_jobs]
     pieces: list[list] = [[] for _ in some_jobs]
     open_places = set(range(len(some_jobs)))
@@ -240,7 +270,9 @@ def test_tokens_depend_on_the_request_alone(engine):
     is_interpreted = ENGINES[engine].get("kernels") == "pallas" and jax.default_backend() != "gpu"
     num_examples = NUM_INTERPRETED_EXAMPLES if is_interpreted else NUM_EXAMPLES
 
-    @settings(max_examples=num_examples, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=num_examples, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
+    )
     @given(st.lists(jobs(), min_size=1, max_size=6), st.lists(st.integers(0, 5), max_size=40))
     @example(CROWD, [0, 1, 2, 3, 4, 5])
     @example(LONG_CROWD, [])
@@ -261,9 +293,13 @@ def test_tokens_depend_on_the_request_alone(engine):
 
     check()
     after_all = llm.engine.stats()
-    assert (after_all.num_preemptions > before_all.num_preemptions) == has_few_pages, "few pages are there to run out"
+    assert (after_all.num_preemptions > before_all.num_preemptions) == has_few_pages, (
+        "few pages are there to run out"
+    )
     finds_prefixes = after_all.num_prefix_hit_tokens > before_all.num_prefix_hit_tokens
-    assert finds_prefixes == llm.config.cache.prefix_caching, "what requests have in common is there to be found"
+    assert finds_prefixes == llm.config.cache.prefix_caching, (
+        "what requests have in common is there to be found"
+    )
 
 
 @pytest.fixture
@@ -300,8 +336,9 @@ def test_log_probabilities_depend_on_the_request_alone(small_llm):
 
 @pytest.fixture
 def with_nan_embedding(small_llm, monkeypatch):
-    """An id whose embedding is NaN, so that logits are NaN from the position on at which it stands. Requests that have
-    it should have a salt that no request before had, for the prefix cache keeps what was computed without NaN."""
+    """An id whose embedding is NaN, so that logits are NaN from the position on at which it stands. Requests
+    that have it should have a salt that no request before had, for the prefix cache keeps what was computed
+    without NaN."""
 
     def poison_id(token_id: int) -> None:
         params = small_llm.engine.executor.params
@@ -312,7 +349,9 @@ def with_nan_embedding(small_llm, monkeypatch):
 
 
 def jobs_without(token_id: int) -> list[Job]:
-    candidates = [Job((i, i + 1, i + 2), SamplingParams(temperature=1.0, seed=i, max_tokens=12)) for i in range(30)]
+    candidates = [
+        Job((i, i + 1, i + 2), SamplingParams(temperature=1.0, seed=i, max_tokens=12)) for i in range(30)
+    ]
     return [job for job in candidates if token_id not in (*job.prompt, *expected_tokens(job))]
 
 
@@ -343,7 +382,10 @@ def test_a_request_that_becomes_nan_keeps_the_tokens_before(small_llm, with_nan_
     bad_id = next(token_id for token_id in tokens[3:-1] if token_id not in job.prompt)
     with_nan_embedding(bad_id)
     pieces = list(small_llm.stream([job.prompt], job.params))
-    assert tuple(token_id for piece in pieces for token_id in piece.token_ids) == tokens[: tokens.index(bad_id) + 1]
+    assert (
+        tuple(token_id for piece in pieces for token_id in piece.token_ids)
+        == tokens[: tokens.index(bad_id) + 1]
+    )
     assert [piece.finish_reason for piece in pieces[-2:]] == [None, FinishReason.ERROR]
     check_idle(small_llm)
 
@@ -403,8 +445,8 @@ SHORT_PROMPT = tuple(range(8))
 
 @pytest.mark.parametrize("engine", [name for name in ENGINES if "longrope" in name or "dynamic" in name])
 def test_what_follows_a_prompt_across_the_original_context_is_turned_as_when_it_is_alone(engine):
-    """A short prompt whose output crosses it leaves keys that a longer prompt with the same tokens must not see, and
-    a short one may."""
+    """A short prompt whose output crosses it leaves keys that a longer prompt with the same tokens must not
+    see, and a short one may."""
     llm = poisoned_llm(engine)
     model = "longrope" if "longrope" in engine else "dynamic"
     params = SamplingParams(temperature=0.0, max_tokens=24, cache_salt=f"across {engine}")

@@ -1,4 +1,5 @@
-"""The engine over a device in plain Python: whose token is whose, faults, log probabilities, and a new beginning."""
+"""The engine over a device in plain Python: whose token is whose, faults, log probabilities, and a new
+beginning."""
 
 import dataclasses
 
@@ -28,7 +29,13 @@ def new_requests(count: int, **params: int) -> list[Request]:
     options = SamplingParams(max_tokens=NUM_TOKENS, seed=0, **params).with_defaults({})
     return [
         Request.create(
-            f"{i}", None, range(i, 3 * i + 3), options, eos_token_ids=frozenset(), vocab_size=VOCAB_SIZE, limits=LIMITS
+            f"{i}",
+            None,
+            range(i, 3 * i + 3),
+            options,
+            eos_token_ids=frozenset(),
+            vocab_size=VOCAB_SIZE,
+            limits=LIMITS,
         )
         for i in range(count)
     ]
@@ -45,9 +52,14 @@ def run(engine: Engine, requests: list[Request]) -> None:
 def expected_tokens(sequence: Sequence) -> list[int]:
     """The tokens of a sequence that ran alone."""
     (alone,) = Request.create(
-        "alone", None, sequence.request.prompt_token_ids, sequence.params, eos_token_ids=frozenset(),
-        vocab_size=VOCAB_SIZE, limits=LIMITS,
-    ).sequences  # fmt: skip
+        "alone",
+        None,
+        sequence.request.prompt_token_ids,
+        sequence.params,
+        eos_token_ids=frozenset(),
+        vocab_size=VOCAB_SIZE,
+        limits=LIMITS,
+    ).sequences
     for _ in range(NUM_TOKENS):
         alone.token_ids.append(expected_token(alone))
     return alone.output_token_ids
@@ -73,7 +85,11 @@ class FailingDevice(FakeDevice):
     def read(self, handle, logprob_rows) -> StepOutput:
         output = super().read(handle, logprob_rows)
         self.num_reads += 1
-        return dataclasses.replace(output, token_ids=[None, *output.token_ids[1:]]) if self.num_reads == 3 else output
+        return (
+            dataclasses.replace(output, token_ids=[None, *output.token_ids[1:]])
+            if self.num_reads == 3
+            else output
+        )
 
 
 def test_a_row_without_a_token_fails_its_sequence_alone():
@@ -117,7 +133,9 @@ def test_a_reset_fails_what_runs_and_keeps_the_counters():
         engine.step()
     before = engine.stats().num_generated_tokens
     engine.reset("a fault")
-    assert {(s.finish_reason, s.error) for r in requests for s in r.sequences} == {(FinishReason.ERROR, "a fault")}
+    assert {(s.finish_reason, s.error) for r in requests for s in r.sequences} == {
+        (FinishReason.ERROR, "a fault")
+    }
     assert not engine.has_work
     assert not engine.in_flight
     again = new_requests(5)

@@ -68,7 +68,13 @@ def long_model(context: int):
 
 
 def memory_plan(
-    model=MODEL, device=None, dtype=FLOAT32, *, weight_bytes: int = 0, step_bytes: int | None = GB // 10, **options: Any
+    model=MODEL,
+    device=None,
+    dtype=FLOAT32,
+    *,
+    weight_bytes: int = 0,
+    step_bytes: int | None = GB // 10,
+    **options: Any,
 ) -> MemoryPlan:
     """`options` are those of the engine. The largest step needs `step_bytes`, where that is known."""
     config, device = EngineConfig.from_options(options), device or gpu(10 * GB)
@@ -112,7 +118,9 @@ def test_a_context_that_is_no_multiple_of_the_page_gets_the_last_page_whole():
 
 def test_pages_fill_what_weights_workspace_and_reserve_leave_of_the_share():
     model, page_bytes = long_model(1 << 20), 16 * BYTES_PER_TOKEN
-    given = memory_plan(model, gpu(10 * GB, used=2 * GB), weight_bytes=GB, step_bytes=GB, gpu_memory_utilization=0.5)
+    given = memory_plan(
+        model, gpu(10 * GB, used=2 * GB), weight_bytes=GB, step_bytes=GB, gpu_memory_utilization=0.5
+    )
 
     left = 10 * GB * 0.5 - 2 * GB - GB - GB - RESERVE_BYTES
     most = int(left // page_bytes)
@@ -234,7 +242,9 @@ def test_pages_that_hold_less_than_the_context_asked_for_are_refused():
     with pytest.raises(InsufficientMemoryError) as caught:
         plan(num_pages=3, page_size=8, max_model_len=CONTEXT)
 
-    check_message(caught, "2 pages of 8 hold 16 tokens", f"max_model_len={CONTEXT}", "raise num_pages or lower")
+    check_message(
+        caught, "2 pages of 8 hold 16 tokens", f"max_model_len={CONTEXT}", "raise num_pages or lower"
+    )
 
 
 def test_more_pages_than_memory_is_refused_with_sizes_and_what_would_fit():
@@ -242,8 +252,12 @@ def test_more_pages_than_memory_is_refused_with_sizes_and_what_would_fit():
         plan(num_pages=10**9, device=gpu(4 * GB), max_num_seqs=8)
 
     needed = 10**9 * 16 * BYTES_PER_TOKEN / GB
-    check_message(caught, "1000000000 pages of 16 tokens", f"{needed:.2f} GB", "gpu_memory_utilization=0.9 of a GPU")
-    check_message(caught, "lower num_pages, max_num_seqs or max_num_batched_tokens, or raise gpu_memory_utilization")
+    check_message(
+        caught, "1000000000 pages of 16 tokens", f"{needed:.2f} GB", "gpu_memory_utilization=0.9 of a GPU"
+    )
+    check_message(
+        caught, "lower num_pages, max_num_seqs or max_num_batched_tokens, or raise gpu_memory_utilization"
+    )
     fits = int(str(caught.value).partition(" pages; lower")[0].rpartition(" ")[2])
     assert plan(num_pages=fits, device=gpu(4 * GB), max_num_seqs=8).num_pages == fits
     with pytest.raises(InsufficientMemoryError):
@@ -264,7 +278,9 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_loaded():
     with pytest.raises(InsufficientMemoryError) as caught:
         check_weights_fit(model, 1, gpu(needed - 1))
 
-    check_message(caught, f"{needed / GB:.2f} GB", "gpu_memory_utilization=1 of a GPU", "use a smaller model, bfloat16")
+    check_message(
+        caught, f"{needed / GB:.2f} GB", "gpu_memory_utilization=1 of a GPU", "use a smaller model, bfloat16"
+    )
 
 
 def test_memory_in_use_counts_against_the_weights():
@@ -276,7 +292,11 @@ def test_memory_in_use_counts_against_the_weights():
 def test_the_plan_says_in_a_line_what_went_where():
     model = read_model_config(dict(CONFIG, max_position_embeddings=32_768))
     given = memory_plan(
-        model, gpu(141 * GB, used=3 * GB), weight_bytes=16_400_000_000, step_bytes=700 * 10**6, num_pages=50_001
+        model,
+        gpu(141 * GB, used=3 * GB),
+        weight_bytes=16_400_000_000,
+        step_bytes=700 * 10**6,
+        num_pages=50_001,
     )
     free = 141 * 0.9 - 3 - 16.4 - 0.7 - RESERVE_BYTES / GB - 50_001 * 16 * BYTES_PER_TOKEN / GB
 
@@ -296,7 +316,10 @@ def test_what_is_nothing_is_not_mentioned_and_what_is_little_is_in_megabytes():
 
 def compiled_step(temporary: int, output: int, alias: int) -> Mock:
     analysis = Mock(
-        temp_size_in_bytes=temporary, output_size_in_bytes=output, alias_size_in_bytes=alias, argument_size_in_bytes=GB
+        temp_size_in_bytes=temporary,
+        output_size_in_bytes=output,
+        alias_size_in_bytes=alias,
+        argument_size_in_bytes=GB,
     )
     return Mock(spec=jax.stages.Compiled, memory_analysis=Mock(return_value=analysis))
 
@@ -311,6 +334,8 @@ def test_steps_within_the_plan_are_not_mentioned(caplog):
 
 def test_a_step_that_needs_more_than_was_planned_is_worth_a_warning(caplog):
     given = memory_plan(step_bytes=GB)
-    check_workspace(given, {StepShape(1): compiled_step(10, 0, 0), StepShape(2): compiled_step(2 * GB, 3 * GB, GB)})
+    check_workspace(
+        given, {StepShape(1): compiled_step(10, 0, 0), StepShape(2): compiled_step(2 * GB, 3 * GB, GB)}
+    )
 
     assert "a step needs 4.00 GB of workspace, and 1.51 GB were planned" in caplog.text

@@ -29,7 +29,8 @@ def filled_state():
     table = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32)[:, None] + 50, state.rows.page_table.shape)
     return state._replace(
         kv_cache=tuple(
-            KVPages(jnp.broadcast_to(page, layer.array.shape) + i / 16) for i, layer in enumerate(state.kv_cache)
+            KVPages(jnp.broadcast_to(page, layer.array.shape) + i / 16)
+            for i, layer in enumerate(state.kv_cache)
         ),
         rows=state.rows._replace(page_table=table.at[3].set(0)),
     )

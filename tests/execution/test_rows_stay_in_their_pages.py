@@ -1,7 +1,7 @@
 """Steps that nobody planned: a row that is stepped on and on stays in its pages, and touches no others.
 
-A kernel takes page tables and lengths at their word. On a GPU, a position that the table does not have is a wild
-address.
+A kernel takes page tables and lengths at their word. On a GPU, a position that the table does not have is a
+wild address.
 """
 
 import functools

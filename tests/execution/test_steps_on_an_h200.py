@@ -1,4 +1,5 @@
-"""Whole steps compile for an H200, on a machine without one: a decode step is one CUDA graph that copies no cache."""
+"""Whole steps compile for an H200, on a machine without one: a decode step is one CUDA graph that copies no
+cache."""
 
 import functools
 import math
@@ -35,8 +36,11 @@ QWEN3_06B = {
     "max_position_embeddings": 40_960,
     "tie_word_embeddings": True,
 }
-LIMITS = Limits(page_size=16, num_pages=2000, max_num_seqs=64, max_num_batched_tokens=256, max_model_len=40_960)
-# Slices of stacked weights in front of cuBLAS: XLA needs a GPU to take them for what they are, and copies them here.
+LIMITS = Limits(
+    page_size=16, num_pages=2000, max_num_seqs=64, max_num_batched_tokens=256, max_model_len=40_960
+)
+# Slices of stacked weights in front of cuBLAS: XLA needs a GPU to take them for what they are, and copies
+# them here.
 NEEDS_A_GPU = "xla_gpu_enable_dynamic_slice_fusion"
 SLICES_A_LAYER = 4
 
@@ -75,8 +79,8 @@ KERNELS |= {"kDynamicSliceFusion"}
 
 @pytest.mark.parametrize("shape", [StepShape(1), StepShape(64), StepShape(64, 256)], ids=str)
 def test_a_step_is_what_we_want(compiled, shape):
-    """One CUDA graph: nothing is left to the host, no kernel, no condition that it would have to read, no loop. The
-    cache is written in place, and no kernel spills registers."""
+    """One CUDA graph: nothing is left to the host, no kernel, no condition that it would have to read, no
+    loop. The cache is written in place, and no kernel spills registers."""
     program = compiled(shape)
     assert program.thunks == ["kCommandBuffer"]
     assert set(program.captured) <= KERNELS, Counter(program.captured)
@@ -97,7 +101,8 @@ def test_layers_use_the_same_workspace(compiled, shape):
 
 
 def check_layers_of_one_row(program: CompiledProgram) -> None:
-    """Norm, projection, gate and residual in one kernel each; all from the projection to attention; and its merge."""
+    """Norm, projection, gate and residual in one kernel each; all from the projection to attention; and its
+    merge."""
     names = Counter(kernel.name.rstrip("_0123456789") for kernel in program.kernels)
     of_a_layer = {"matmul": 4, "append_and_decode": 1, "merge_splits": 1}
     for name, count in of_a_layer.items():

@@ -1,4 +1,5 @@
-"""What the fixtures of tools/make_goldens.py hold, and the greedy ids that an engine gives for their prompts."""
+"""What the fixtures of tools/make_goldens.py hold, and the greedy ids that an engine gives for their
+prompts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ MAX_LOGIT_ERROR = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Golden:
-    """A prompt, what transformers makes of it, and its logits after some positions of both: [positions, vocab]."""
+    """A prompt, what transformers makes of it, and its logits after some positions of both: [positions,
+    vocab]."""
 
     prompt_ids: list[int]
     greedy_ids: list[int]

@@ -1,4 +1,5 @@
-"""Runs a model's pure functions over a small paged cache, without an engine, and gives the logits of every position."""
+"""Runs a model's pure functions over a small paged cache, without an engine, and gives the logits of every
+position."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,7 +51,8 @@ class PagedRun:
     ) -> list[np.ndarray]:
         """[positions, vocab] of each sequence: prompts in chunks, and what follows them a token at a time.
 
-        Sequences whose prompts are done go on, with one token each, in the steps of those whose prompts are not.
+        Sequences whose prompts are done go on, with one token each, in the steps of those whose prompts are
+        not.
         """
         page_table, cache = self._new_page_table(len(sequences)), self._new_cache(len(sequences))
         logits: list[list[np.ndarray]] = [[] for _ in sequences]
@@ -70,22 +72,29 @@ class PagedRun:
     def last_logits(
         self, sequences: Sequence[Sequence[int]], starts: Sequence[int], *, are_alone: bool
     ) -> tuple[np.ndarray, KVCache]:
-        """[sequences, vocab] of the last token of each, computed in two chunks that divide at `starts`; and the cache.
+        """[sequences, vocab] of the last token of each, computed in two chunks that divide at `starts`; and
+        the cache.
 
         Where the last tokens `are_alone`, no other's hidden states are asked for.
         """
         page_table, cache = self._new_page_table(len(sequences)), self._new_cache(len(sequences))
         parts = zip(sequences, starts, strict=True)
-        first, second = zip(*((Chunk(0, s[:start]), Chunk(start, s[start:])) for s, start in parts), strict=True)
+        first, second = zip(
+            *((Chunk(0, s[:start]), Chunk(start, s[start:])) for s, start in parts), strict=True
+        )
         for chunks in (first, second):
             tokens = _extend_batch(list(chunks), page_table)
-            tokens = self._with_prompt_lengths(tokens, list(chunks), [len(sequence) for sequence in sequences])
+            tokens = self._with_prompt_lengths(
+                tokens, list(chunks), [len(sequence) for sequence in sequences]
+            )
             last = tokens.query_starts[1:] - 1
             tokens = tokens._replace(logits_indices=last) if are_alone else tokens
             out, cache = _step(self._model, self._params, cache, tokens)
         return np.asarray(out if are_alone else out[last]), cache
 
-    def _with_prompt_lengths(self, tokens: TokenBatch, plan: list[Chunk], prompt_lengths: Sequence[int]) -> TokenBatch:
+    def _with_prompt_lengths(
+        self, tokens: TokenBatch, plan: list[Chunk], prompt_lengths: Sequence[int]
+    ) -> TokenBatch:
         """Of each token, where the model asks for them."""
         if not self._model.config.depends_on_length:
             return tokens
@@ -137,7 +146,9 @@ def _extend_batch(plan: list[Chunk], page_table: np.ndarray) -> TokenBatch:
     starts = np.array([chunk.start for chunk in plan], np.int32)
     num_padding = STEP_TOKENS - counts.sum()
     rows = np.repeat(np.arange(len(plan)), counts)
-    positions = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
+    positions = np.concatenate(
+        [start + np.arange(count) for start, count in zip(starts, counts, strict=True)]
+    )
     token_ids = np.concatenate([np.array(chunk.token_ids, np.int32) for chunk in plan])
     fields = {
         "token_ids": token_ids,

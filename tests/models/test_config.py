@@ -50,7 +50,9 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         (MISTRAL, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
     ],
 )
-def test_biases_of_qkv_output_and_mlp(architecture: str, entries: dict, biases: tuple[bool, bool, bool]) -> None:
+def test_biases_of_qkv_output_and_mlp(
+    architecture: str, entries: dict, biases: tuple[bool, bool, bool]
+) -> None:
     config = read(architecture, **entries)
     attention, mlp = attention_of(config), config.layers[0].mlp
     assert (attention.qkv_bias, attention.output_bias, mlp.bias) == biases
@@ -64,10 +66,18 @@ def test_biases_of_qkv_output_and_mlp(architecture: str, entries: dict, biases: 
         (MISTRAL, {"sliding_window": None}, (None, None, None)),
         (MISTRAL, {}, (4096, 4096, 4096)),
         (QWEN2, {"sliding_window": 8, "max_window_layers": 1}, (None, None, None)),
-        (QWEN2, {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1}, (None, None, None)),
+        (
+            QWEN2,
+            {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1},
+            (None, None, None),
+        ),
         (QWEN2, {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}, (None, 8, 8)),
         (QWEN2, {"use_sliding_window": True, "max_window_layers": 2}, (None, None, 4096)),
-        (QWEN3, {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0}, (None, None, None)),
+        (
+            QWEN3,
+            {"use_sliding_window": True, "sliding_window": None, "max_window_layers": 0},
+            (None, None, None),
+        ),
         (
             QWEN3,
             {
@@ -133,7 +143,9 @@ def test_without_architectures_the_known_ones_are_listed(architectures: Any) -> 
 
 def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
     message = refusal("GPTNeoXForCausalLM")
-    assert all(name in message for name in ("GPTNeoXForCausalLM", *known_architectures(), "docs/adding_a_model.md"))
+    assert all(
+        name in message for name in ("GPTNeoXForCausalLM", *known_architectures(), "docs/adding_a_model.md")
+    )
 
 
 def test_real_configs_are_read_or_refused_by_name(shared_data: Path) -> None:
@@ -161,7 +173,11 @@ def test_what_is_read_of_real_configs(shared_data: Path) -> None:
     assert attention_of(llama).rope == RopeConfig(500000.0, Llama3RopeScaling(8.0, 1.0, 4.0, 8192))
     heads = attention_of(llama)
     assert (heads.num_heads, heads.num_kv_heads, heads.head_dim) == (32, 8, 128)
-    assert (attention_of(qwen).num_heads, attention_of(qwen).head_dim, qwen.tie_word_embeddings) == (16, 128, True)
+    assert (attention_of(qwen).num_heads, attention_of(qwen).head_dim, qwen.tie_word_embeddings) == (
+        16,
+        128,
+        True,
+    )
     assert set(windows_of(qwen)) == {None}
 
 

@@ -1,5 +1,5 @@
-"""Entries of config.json: their types and ranges, what their absence means, and what contradicts or is another
-family's."""
+"""Entries of config.json: their types and ranges, what their absence means, and what contradicts or is
+another family's."""
 
 from typing import Any
 
@@ -9,7 +9,18 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig
 from jinfer.models.registry import FAMILIES as MODULES
 from jinfer.models.registry import read_model_config
-from tests.models.configs import FAMILIES, LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, attention_of, read, refusal, windows_of
+from tests.models.configs import (
+    FAMILIES,
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    SMALL,
+    attention_of,
+    read,
+    refusal,
+    windows_of,
+)
 
 NO_INTEGERS = ["96", 96.0, [96], {"n": 96}, True, 0, -4, float("nan"), 2**31, 10**400]
 NO_SWITCHES = ["false", "true", 0, 1, 1.0, [], {}]
@@ -37,7 +48,9 @@ SWITCHES = [
 @pytest.mark.parametrize(("architecture", "name"), SWITCHES)
 def test_switches_are_true_or_false(architecture: str, name: str) -> None:
     for value in NO_SWITCHES:
-        assert f"config.json has {name} {value!r}; it must be true or false" in refusal(architecture, **{name: value})
+        assert f"config.json has {name} {value!r}; it must be true or false" in refusal(
+            architecture, **{name: value}
+        )
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -90,9 +103,22 @@ def test_layer_types_are_strings(architecture: str, value: Any) -> None:
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 def test_null_means_the_default_where_there_is_one(architecture: str) -> None:
-    names = ("rms_norm_eps", "head_dim", "tie_word_embeddings", "hidden_act", "rope_theta", "rope_scaling",
-             "rope_parameters", "attention_bias", "mlp_bias", "layer_types", "quantization_config",
-             "use_sliding_window", "partial_rotary_factor", "dual_chunk_attention_config")  # fmt: skip
+    names = (
+        "rms_norm_eps",
+        "head_dim",
+        "tie_word_embeddings",
+        "hidden_act",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "attention_bias",
+        "mlp_bias",
+        "layer_types",
+        "quantization_config",
+        "use_sliding_window",
+        "partial_rotary_factor",
+        "dual_chunk_attention_config",
+    )
     assert read(architecture, **dict.fromkeys(names)) == read(architecture)
 
 
@@ -142,14 +168,23 @@ def test_what_is_absent_is_the_familys_default(architecture: str, caplog) -> Non
     heads = attention.num_heads, attention.num_kv_heads, attention.head_dim
     sizes = config.vocab_size, config.hidden_size, mlp.intermediate_size, config.num_layers
     assert (*sizes, *heads, config.max_position_embeddings) == DEFAULTS[architecture]
-    assert (config.rms_norm_eps, attention_of(config).rope.theta, config.tie_word_embeddings) == (1e-6, 10000.0, False)
-    assert all(name in caplog.text for name in ("vocab_size", "intermediate_size", "num_hidden_layers", "heads"))
+    assert (config.rms_norm_eps, attention_of(config).rope.theta, config.tie_word_embeddings) == (
+        1e-6,
+        10000.0,
+        False,
+    )
+    assert all(
+        name in caplog.text for name in ("vocab_size", "intermediate_size", "num_hidden_layers", "heads")
+    )
 
 
 def test_the_hidden_size_has_no_default_of_use() -> None:
-    """Every shape follows from it, so that a file without it is broken: its name is said, and not all the shapes."""
+    """Every shape follows from it, so that a file without it is broken: its name is said, and not all the
+    shapes."""
     with pytest.raises(UnsupportedModelError, match=r"no 'hidden_size'.*add it"):
-        read_model_config({"architectures": [LLAMA], **{name: n for name, n in SMALL.items() if name != "hidden_size"}})
+        read_model_config(
+            {"architectures": [LLAMA], **{name: n for name, n in SMALL.items() if name != "hidden_size"}}
+        )
 
 
 def test_sizes_that_are_there_are_not_said(caplog) -> None:
@@ -182,13 +217,17 @@ def test_defaults_are_those_of_transformers(module) -> None:
     if module.MODEL_TYPE.startswith("qwen"):
         theirs = type(theirs)(use_sliding_window=True, **windows)
         ours = read(architecture, use_sliding_window=True, **windows)
-        assert [kind == "sliding_attention" for kind in theirs.layer_types] == [w == 8 for w in windows_of(ours)]
+        assert [kind == "sliding_attention" for kind in theirs.layer_types] == [
+            w == 8 for w in windows_of(ours)
+        ]
 
 
 # --- names of architectures
 
 
-@pytest.mark.parametrize("spelling", ["LLaMAForCausalLM", "LlamaForCausalLM", "LLaMaForCausalLM", "LLAMAForCausalLM"])
+@pytest.mark.parametrize(
+    "spelling", ["LLaMAForCausalLM", "LlamaForCausalLM", "LLaMaForCausalLM", "LLAMAForCausalLM"]
+)
 def test_the_case_of_an_architecture_does_not_matter(spelling: str) -> None:
     assert read(spelling) == read(LLAMA)
 
@@ -286,7 +325,9 @@ FOREIGN: dict[str, tuple[Any, Any]] = {  # a value that would change what is com
 
 @pytest.mark.parametrize("architecture", FAMILIES)
 @pytest.mark.parametrize("name", FOREIGN)
-def test_an_entry_of_another_family_that_would_change_something_is_said(name: str, architecture: str, caplog) -> None:
+def test_an_entry_of_another_family_that_would_change_something_is_said(
+    name: str, architecture: str, caplog
+) -> None:
     changing, neutral = FOREIGN[name]
     assert read(architecture, head_dim=8, **{name: neutral}) == read(architecture, head_dim=8)
     assert caplog.text == ""
@@ -308,8 +349,15 @@ def test_a_window_in_a_family_without_one_is_said_where_it_would_show(caplog) ->
 
 def test_harmless_entries_are_not_said(caplog) -> None:
     harmless = {
-        "pretraining_tp": 2, "attention_dropout": 0.1, "use_cache": False, "initializer_range": 0.1, "pad_token_id": -1,
-        "torch_dtype": "float16", "bos_token_id": 1, "transformers_version": "4.40.0", "model_type": "custom",
-    }  # fmt: skip
+        "pretraining_tp": 2,
+        "attention_dropout": 0.1,
+        "use_cache": False,
+        "initializer_range": 0.1,
+        "pad_token_id": -1,
+        "torch_dtype": "float16",
+        "bos_token_id": 1,
+        "transformers_version": "4.40.0",
+        "model_type": "custom",
+    }
     assert read(**harmless) == read()
     assert caplog.text == ""

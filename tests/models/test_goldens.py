@@ -1,4 +1,5 @@
-"""Every family and option against logits and greedy tokens that transformers computed (tools/make_goldens.py)."""
+"""Every family and option against logits and greedy tokens that transformers computed
+(tools/make_goldens.py)."""
 
 import jax
 import numpy as np
@@ -47,13 +48,16 @@ def test_the_last_tokens_alone_are_what_they_are_among_all(run: PagedRun, name: 
 @pytest.mark.parametrize("name", NAMES)
 def test_engine_gives_the_greedy_tokens_of_transformers(name: str) -> None:
     goldens = read_goldens(name)
-    ids = engine_greedy_ids(GOLDENS / name, [golden.prompt_ids for golden in goldens], len(goldens[0].greedy_ids))
+    ids = engine_greedy_ids(
+        GOLDENS / name, [golden.prompt_ids for golden in goldens], len(goldens[0].greedy_ids)
+    )
     assert ids == [golden.greedy_ids for golden in goldens]
 
 
 @pytest.mark.parametrize("name", PALLAS_NAMES)
 def test_engine_gives_them_with_the_kernels_too(name: str) -> None:
-    """One row at a time, which has two shapes to compile: with more rows the kernels are in test_invariants.py."""
+    """One row at a time, which has two shapes to compile: with more rows the kernels are in
+    test_invariants.py."""
     goldens = read_goldens(name)
     prompts = [golden.prompt_ids for golden in goldens]
     ids = engine_greedy_ids(GOLDENS / name, prompts, NUM_INTERPRETED_IDS, kernels="pallas", max_num_seqs=1)

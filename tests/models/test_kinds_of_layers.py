@@ -1,4 +1,5 @@
-"""A decoder with two kinds of layers, beside the same decoder layer by layer, without pages, stacks or kernels."""
+"""A decoder with two kinds of layers, beside the same decoder layer by layer, without pages, stacks or
+kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -60,11 +61,15 @@ def plain_logits(params: Params, token_ids: ArrayLike) -> np.ndarray:
 
 
 def plain_layer(layer: LayerConfig, weights: Params, x: jax.Array) -> jax.Array:
-    attended = plain_attention(layer.attention, weights["attention"], normed(x, weights["attention_norm"]["scale"]))
+    attended = plain_attention(
+        layer.attention, weights["attention"], normed(x, weights["attention_norm"]["scale"])
+    )
     if layer.has_post_norms:
         attended = normed(attended, weights["attention_post_norm"]["scale"])
     x = x + attended
-    gate, up = jnp.split(linear(weights["mlp"]["gate_up"], normed(x, weights["mlp_norm"]["scale"])), 2, axis=-1)
+    gate, up = jnp.split(
+        linear(weights["mlp"]["gate_up"], normed(x, weights["mlp_norm"]["scale"])), 2, axis=-1
+    )
     out = linear(weights["mlp"]["down"], jax.nn.silu(gate) * up)
     return x + (normed(out, weights["mlp_post_norm"]["scale"]) if layer.has_post_norms else out)
 
@@ -126,7 +131,9 @@ def test_layers_of_a_kind_share_a_trace(params):
     model = build_model(CONFIG, FLOAT32, "xla")
     cache = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32).empty(3)
     one_token = jnp.ones(1, jnp.int32)
-    tokens = TokenBatch(one_token, one_token, one_token, one_token, jnp.ones((1, 2), jnp.int32), one_token + 1)
+    tokens = TokenBatch(
+        one_token, one_token, one_token, one_token, jnp.ones((1, 2), jnp.int32), one_token + 1
+    )
     equations = jax.make_jaxpr(model.forward)(params, cache, tokens).jaxpr.eqns
     traces = [id(each.params["jaxpr"]) for each in equations if each.params.get("name") == "_layer"]
     assert len(traces) == len(CONFIG.layers)
@@ -156,7 +163,9 @@ def test_layers_that_differ_in_no_weight_share_a_stack_without_a_name(params):
 
 def test_each_layer_has_pages_of_its_own_shape():
     layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32)
-    assert layout.layers == tuple(KVHeads(2, 8) if layer is LOCAL else KVHeads(1, 16) for layer in CONFIG.layers)
+    assert layout.layers == tuple(
+        KVHeads(2, 8) if layer is LOCAL else KVHeads(1, 16) for layer in CONFIG.layers
+    )
     assert layout.page_bytes == sum(pages.array.nbytes for pages in layout.empty(3)) / 3
 
 
@@ -165,6 +174,13 @@ def test_prompts_share_keys_where_every_layer_turns_them_alike():
     attentions = [AttentionConfig(4, 2, 8, RopeConfig(1e4, each)) for each in scaling]
     layers = tuple(LayerConfig(attention, MLPConfig(48)) for attention in attentions)
     config = ModelConfig("of two ropes", 64, 32, layers, 1e-6, 64, tie_word_embeddings=True)
-    assert [config.rotation_class(length) for length in (1, 10, 11, 20, 21, 30)] == [None, None, 10, 10, 20, 20]
+    assert [config.rotation_class(length) for length in (1, 10, 11, 20, 21, 30)] == [
+        None,
+        None,
+        10,
+        10,
+        20,
+        20,
+    ]
     assert config.depends_on_length
     assert not CONFIG.depends_on_length

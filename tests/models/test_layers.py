@@ -18,7 +18,8 @@ def normal(*shape: int, dtype: str) -> jax.Array:
 @pytest.mark.parametrize("dtype", BOUNDS)
 @pytest.mark.parametrize("rows", [1, 16, 17, 32, 33])
 def test_layers_serve_any_number_of_rows_in_each_dtype(rows, dtype):
-    """Where a kernel of ours does not, XLA does: an engine in float32 has steps of more rows than its kernel takes."""
+    """Where a kernel of ours does not, XLA does: an engine in float32 has steps of more rows than its kernel
+    takes."""
     outputs = []
     for implementation in ("pallas", "xla"):
         linear = Linear(normal(2, FEATURES, OUTPUTS, dtype=dtype), None, implementation)

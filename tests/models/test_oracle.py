@@ -28,7 +28,8 @@ pytest.importorskip("transformers", reason="transformers computes what is right;
 
 CHUNK_SIZE = 7
 MAX_TIMES_ROUNDING = 4
-"""The largest error against float64, over transformers' own: 0.7 to 2.3 was measured, on a CPU and on an H200."""
+"""The largest error against float64, over transformers' own: 0.7 to 2.3 was measured, on a CPU and on an
+H200."""
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +50,11 @@ ALL = {**VARIANTS, **ROPE_VARIANTS}
 
 
 def check_logits(model: Any, answer: "Answer", logits: np.ndarray, name: str = "") -> None:
-    """The logits are those of transformers, or as near to those in float64 as transformers' own in float32 are.
+    """The logits are those of transformers, or as near to those in float64 as transformers' own in float32
+    are.
 
-    Attention of random weights is sharp, and some weights amplify rounding beyond any bound that is worth having.
+    Attention of random weights is sharp, and some weights amplify rounding beyond any bound that is worth
+    having.
     """
     if np.abs(logits - answer.logits).max() <= MAX_LOGIT_ERROR:
         return
@@ -80,29 +83,46 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(name: str, first_see
     greedy_ids = [answer.greedy_ids.tolist() for answer in oracle.answers]
 
     sequences = [prompt + greedy[:-1] for prompt, greedy in zip(prompts, greedy_ids, strict=True)]
-    computed = PagedRun.of_checkpoint(tmp_path).logits(sequences, [len(prompt) for prompt in prompts], CHUNK_SIZE)
+    computed = PagedRun.of_checkpoint(tmp_path).logits(
+        sequences, [len(prompt) for prompt in prompts], CHUNK_SIZE
+    )
     for answer, logits in zip(oracle.answers, computed, strict=True):
         check_logits(oracle.model, answer, logits)
-    greedy = [logits[len(prompt) - 1 :].argmax(-1).tolist() for prompt, logits in zip(prompts, computed, strict=True)]
+    greedy = [
+        logits[len(prompt) - 1 :].argmax(-1).tolist()
+        for prompt, logits in zip(prompts, computed, strict=True)
+    ]
     assert greedy == greedy_ids
-    # An engine for each rope type in each family would take minutes, and the goldens have one of each type. One row at
-    # a time has two shapes to compile; the goldens' test runs the prompts together.
+    # An engine for each rope type in each family would take minutes, and the goldens have one of each type.
+    # One row at a time has two shapes to compile; the goldens' test runs the prompts together.
     if name in VARIANTS:
         assert engine_greedy_ids(tmp_path, prompts, len(greedy_ids[0]), max_num_seqs=1) == greedy_ids
 
 
 SMALL_SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 2}
 WITHOUT_EFFECT = (
-    "_name_or_path", "bos_token_id", "eos_token_id", "initializer_range", "pad_token_id", "torch_dtype",
-    "transformers_version", "transformers.js_config", "use_cache",
-)  # fmt: skip
+    "_name_or_path",
+    "bos_token_id",
+    "eos_token_id",
+    "initializer_range",
+    "pad_token_id",
+    "torch_dtype",
+    "transformers_version",
+    "transformers.js_config",
+    "use_cache",
+)
 
 
 def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
     """A real config.json of few and small layers, with all its switches, and a context of 128 positions."""
     kept = {name: value for name, value in raw.items() if name not in WITHOUT_EFFECT}
     heads, kv_heads = raw["num_attention_heads"], raw.get("num_key_value_heads", raw["num_attention_heads"])
-    small = {**kept, **SMALL_SIZES, "num_attention_heads": 4, "num_key_value_heads": 4 if heads == kv_heads else 2}
+    small = {
+        **kept,
+        **SMALL_SIZES,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4 if heads == kv_heads else 2,
+    }
     small["max_position_embeddings"] = 128
     if "head_dim" in raw:
         small["head_dim"] = 16 if raw["head_dim"] * heads == raw["hidden_size"] else 32
@@ -118,7 +138,9 @@ def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
     return small
 
 
-def test_real_configs_compute_what_transformers_computes(shared_data: Path, first_seed: int, tmp_path: Path) -> None:
+def test_real_configs_compute_what_transformers_computes(
+    shared_data: Path, first_seed: int, tmp_path: Path
+) -> None:
     """Every config.json of the families that jinfer knows, shrunk; those that are then equal are one."""
     from tools.goldens.oracle import answer, random_model
 

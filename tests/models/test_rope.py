@@ -22,7 +22,8 @@ LLAMA_32 = (Llama3RopeScaling(32.0, 1.0, 4.0, 8192), 500000.0, 64)
 
 
 def by_wavelength(frequency: float, scaling: Llama3RopeScaling) -> tuple[str, float]:
-    """The band of one frequency and what becomes of it, in the words of the Llama 3.1 release: one number at a time."""
+    """The band of one frequency and what becomes of it, in the words of the Llama 3.1 release: one number at
+    a time."""
     wavelength = 2 * math.pi / frequency
     shortest_stretched = scaling.original_max_position_embeddings / scaling.low_freq_factor
     longest_kept = scaling.original_max_position_embeddings / scaling.high_freq_factor
@@ -77,7 +78,9 @@ def yarn_pair(pair: int, theta: float, head_dim: int, scaling: YarnRopeScaling) 
     """One frequency, by how many pairs from the first that is stretched at all it stands."""
 
     def pair_of(turns: float) -> float:  # the pair that turns so often within the original context
-        return head_dim * math.log(scaling.original_max_position_embeddings / (2 * math.pi * turns), theta) / 2
+        return (
+            head_dim * math.log(scaling.original_max_position_embeddings / (2 * math.pi * turns), theta) / 2
+        )
 
     first, last = pair_of(scaling.beta_fast), pair_of(scaling.beta_slow)
     if scaling.truncate:
@@ -128,7 +131,10 @@ def test_dynamic_theta_grows_with_the_prompt_and_with_the_position_behind_it() -
     factor, original, head_dim, theta = 2.0, 100, 16, 10000.0
     config = RopeConfig(theta, DynamicRopeScaling(factor, original))
     lengths = {(5, 0): 100, (100, 99): 100, (5, 100): 101, (150, 0): 150, (150, 149): 150, (150, 399): 400}
-    thetas = [theta * (factor * n / original - (factor - 1)) ** (head_dim / (head_dim - 2)) for n in lengths.values()]
+    thetas = [
+        theta * (factor * n / original - (factor - 1)) ** (head_dim / (head_dim - 2))
+        for n in lengths.values()
+    ]
     expected = [plain(grown, head_dim) for grown in thetas]
     np.testing.assert_allclose(lengths_to_frequencies(config, head_dim, list(lengths)), expected, rtol=3e-6)
 
@@ -172,11 +178,15 @@ def test_frequencies_of_a_real_size_are_those_of_transformers(kind: str) -> None
 
     scaling, entry = REAL[kind]
     config = transformers.Qwen3Config(
-        head_dim=128, max_position_embeddings=32768, rope_parameters={"rope_type": kind, "rope_theta": 1e6, **entry}
+        head_dim=128,
+        max_position_embeddings=32768,
+        rope_parameters={"rope_type": kind, "rope_theta": 1e6, **entry},
     )
     ours = RopeConfig(1e6, scaling)
     for length in (1, 32768, 32769, 100_000):
-        theirs, attention_factor = ROPE_INIT_FUNCTIONS[kind](config, device="cpu", seq_len=torch.tensor(length))
+        theirs, attention_factor = ROPE_INIT_FUNCTIONS[kind](
+            config, device="cpu", seq_len=torch.tensor(length)
+        )
         positions = jnp.array([length - 1], jnp.int32)
         mine = np.broadcast_to(token_frequencies(ours, 128, positions, jnp.ones(1, jnp.int32)), (1, 64))
         np.testing.assert_allclose(mine[0], theirs.numpy(), rtol=5e-6)

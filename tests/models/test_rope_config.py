@@ -1,4 +1,5 @@
-"""What config.json says of rotary embedding: types, places and spellings, what contradicts, and what is malformed."""
+"""What config.json says of rotary embedding: types, places and spellings, what contradicts, and what is
+malformed."""
 
 import math
 from typing import Any
@@ -84,10 +85,18 @@ def test_every_type_is_read_in_every_family_and_spelling(name: str, architecture
     old = {("type" if key == "rope_type" else key): value for key, value in entry.items()}
     both = {**entry, "type": entry["rope_type"]}
     options = {"head_dim": 8}
-    assert attention_of(read(architecture, **options, rope_parameters={**entry, "rope_theta": 5e5})).rope == expected
+    assert (
+        attention_of(read(architecture, **options, rope_parameters={**entry, "rope_theta": 5e5})).rope
+        == expected
+    )
     for spelled in (entry, old, both):
-        assert attention_of(read(architecture, **options, rope_theta=5e5, rope_scaling=spelled)).rope == expected
-        assert attention_of(read(architecture, **options, rope_theta=5e5, rope_parameters=spelled)).rope == expected
+        assert (
+            attention_of(read(architecture, **options, rope_theta=5e5, rope_scaling=spelled)).rope == expected
+        )
+        assert (
+            attention_of(read(architecture, **options, rope_theta=5e5, rope_parameters=spelled)).rope
+            == expected
+        )
     assert attention_of(read(architecture, **options, rope_scaling=entry)).rope.theta == 10000.0
 
 
@@ -96,8 +105,14 @@ def test_the_original_context_may_stand_beside_the_entry(name: str) -> None:
     entry, scaling = SCALINGS[name]
     original = entry["original_max_position_embeddings"]
     inside = {key: value for key, value in entry.items() if key != "original_max_position_embeddings"}
-    assert attention_of(read(rope_scaling=inside, original_max_position_embeddings=original)).rope.scaling == scaling
-    assert attention_of(read(rope_scaling=entry, original_max_position_embeddings=original)).rope.scaling == scaling
+    assert (
+        attention_of(read(rope_scaling=inside, original_max_position_embeddings=original)).rope.scaling
+        == scaling
+    )
+    assert (
+        attention_of(read(rope_scaling=entry, original_max_position_embeddings=original)).rope.scaling
+        == scaling
+    )
     message = refusal(rope_scaling=entry, original_max_position_embeddings=16)
     assert "original_max_position_embeddings 16" in message
     assert f"original_max_position_embeddings {original}" in message
@@ -116,7 +131,11 @@ THETA = {"rope_theta": 1e6}
         ({"rope_parameters": LINEAR, "rope_scaling": None}, RopeConfig(1e4, LinearRopeScaling(4.0))),
         ({"rope_parameters": {}, "rope_scaling": LINEAR}, RopeConfig(1e4, LinearRopeScaling(4.0))),
         (
-            {"rope_parameters": {**LINEAR, **THETA}, "rope_scaling": {"type": "linear", "factor": 4}, **THETA},
+            {
+                "rope_parameters": {**LINEAR, **THETA},
+                "rope_scaling": {"type": "linear", "factor": 4},
+                **THETA,
+            },
             RopeConfig(1e6, LinearRopeScaling(4.0)),
         ),
         ({"rope_parameters": {**DEFAULT, **THETA}, "rope_scaling": DEFAULT, **THETA}, RopeConfig(1e6)),
@@ -140,13 +159,31 @@ def test_two_entries_that_agree_are_one(entries: dict, expected: RopeConfig) -> 
     [
         ({"rope_parameters": DEFAULT, "rope_scaling": LINEAR}, ("rope_parameters", "rope_scaling")),
         ({"rope_parameters": LINEAR, "rope_scaling": DEFAULT}, ("rope_parameters", "rope_scaling")),
-        ({"rope_parameters": LINEAR, "rope_scaling": {**LINEAR, "factor": 2.0}}, ("rope_parameters", "rope_scaling")),
-        ({"rope_parameters": {**LINEAR, **THETA}, "rope_scaling": LINEAR}, ("rope_parameters", "rope_scaling")),
-        ({"rope_parameters": YARN, "rope_scaling": {**YARN, "truncate": False}}, ("rope_parameters", "rope_scaling")),
-        ({"rope_parameters": {**DEFAULT, **THETA}, "rope_theta": 1e4}, ("rope_theta 10000", "rope_theta 1000000")),
-        ({"rope_scaling": {**LINEAR, **THETA}, "rope_theta": 1e4}, ("rope_theta 10000", "rope_theta 1000000")),
+        (
+            {"rope_parameters": LINEAR, "rope_scaling": {**LINEAR, "factor": 2.0}},
+            ("rope_parameters", "rope_scaling"),
+        ),
+        (
+            {"rope_parameters": {**LINEAR, **THETA}, "rope_scaling": LINEAR},
+            ("rope_parameters", "rope_scaling"),
+        ),
+        (
+            {"rope_parameters": YARN, "rope_scaling": {**YARN, "truncate": False}},
+            ("rope_parameters", "rope_scaling"),
+        ),
+        (
+            {"rope_parameters": {**DEFAULT, **THETA}, "rope_theta": 1e4},
+            ("rope_theta 10000", "rope_theta 1000000"),
+        ),
+        (
+            {"rope_scaling": {**LINEAR, **THETA}, "rope_theta": 1e4},
+            ("rope_theta 10000", "rope_theta 1000000"),
+        ),
         ({"rope_scaling": {**LINEAR, "type": "dynamic"}}, ("rope_type 'linear'", "type 'dynamic'")),
-        ({"rope_parameters": {"rope_type": "default", "type": "yarn"}}, ("rope_type 'default'", "type 'yarn'")),
+        (
+            {"rope_parameters": {"rope_type": "default", "type": "yarn"}},
+            ("rope_type 'default'", "type 'yarn'"),
+        ),
     ],
 )
 def test_two_entries_that_differ_are_refused_by_both_names(entries: dict, names: tuple[str, str]) -> None:
@@ -161,8 +198,13 @@ def test_two_entries_that_differ_are_refused_by_both_names(entries: dict, names:
 @pytest.mark.parametrize("architecture", [LLAMA, QWEN3])
 def test_entries_by_layer_type_hold_where_all_layers_are_of_one(architecture: str) -> None:
     by_type = {"full_attention": {**LINEAR, **THETA}, "sliding_attention": DEFAULT}
-    assert attention_of(read(architecture, rope_parameters=by_type)).rope == RopeConfig(1e6, LinearRopeScaling(4.0))
-    assert attention_of(read(architecture, **THETA, rope_parameters={"full_attention": LINEAR})).rope.theta == 1e6
+    assert attention_of(read(architecture, rope_parameters=by_type)).rope == RopeConfig(
+        1e6, LinearRopeScaling(4.0)
+    )
+    assert (
+        attention_of(read(architecture, **THETA, rope_parameters={"full_attention": LINEAR})).rope.theta
+        == 1e6
+    )
 
 
 WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
@@ -170,7 +212,9 @@ WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers":
 
 def test_entries_of_layer_types_that_are_equal_are_one() -> None:
     by_type = {"full_attention": LINEAR, "sliding_attention": {**LINEAR, "rope_theta": 1e4}}
-    assert attention_of(read(QWEN2, **WINDOWS, rope_parameters=by_type)).rope == RopeConfig(1e4, LinearRopeScaling(4.0))
+    assert attention_of(read(QWEN2, **WINDOWS, rope_parameters=by_type)).rope == RopeConfig(
+        1e4, LinearRopeScaling(4.0)
+    )
 
 
 @pytest.mark.parametrize(
@@ -287,7 +331,10 @@ def test_what_a_type_reads_is_not_said(caplog) -> None:
         (LINEAR, 512),
         ({**LINEAR, "factor": 0.5}, 128),
         ({"rope_type": "dynamic", "factor": 2.5}, 320),
-        ({**YARN, "factor": 4.0}, 256),  # 64 were extended to 256, and max_position_embeddings is the training length
+        (
+            {**YARN, "factor": 4.0},
+            256,
+        ),  # 64 were extended to 256, and max_position_embeddings is the training length
         ({**YARN, "factor": 2.0}, 128),  # max_position_embeddings is the extended length
         ({"rope_type": "yarn", "factor": 4.0}, 512),
         ({"rope_type": "longrope", **FACTORS, "original_max_position_embeddings": 32}, 128),

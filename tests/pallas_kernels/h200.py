@@ -1,7 +1,8 @@
 """Compiles programs for an H200 on a machine without one, and tells what became of their kernels.
 
-It takes JAX's CUDA plugin, which needs no GPU to compile, and NVIDIA's assembler: `pip install -e ".[h200]"`. XLA runs
-the assembler as a program; it is given a stand-in that keeps every kernel's PTX and what the assembler says of it.
+It takes JAX's CUDA plugin, which needs no GPU to compile, and NVIDIA's assembler: `pip install -e ".[h200]"`.
+XLA runs the assembler as a program; it is given a stand-in that keeps every kernel's PTX and what the
+assembler says of it.
 """
 
 import contextlib
@@ -23,15 +24,18 @@ from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 MAX_SHARED_MEMORY_BYTES = 232_448  # that a block may ask for
-# Without the versions XLA takes the driver and the toolkit for infinitely old, and puts no custom calls, matmuls or
-# conditionals into CUDA graphs; jax 0.11 asks for that of the toolkit as well.
+# Without the versions XLA takes the driver and the toolkit for infinitely old, and puts no custom calls,
+# matmuls or conditionals into CUDA graphs; jax 0.11 asks for that of the toolkit as well.
 DESCRIPTION = f"""
 gpu_device_info {{
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048 core_count: 132 fpus_per_core: 128
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: {MAX_SHARED_MEMORY_BYTES} shared_memory_per_core: 233472
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  core_count: 132 fpus_per_core: 128
+  shared_memory_per_block: 49152 shared_memory_per_block_optin: {MAX_SHARED_MEMORY_BYTES}
+  shared_memory_per_core: 233472
   registers_per_block_limit: 65536 registers_per_core_limit: 65536
   block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  memory_bandwidth: 4800000000000 l2_cache_size: 62914560 clock_rate_ghz: 1.98 device_memory_size: 150000000000
+  memory_bandwidth: 4800000000000 l2_cache_size: 62914560
+  clock_rate_ghz: 1.98 device_memory_size: 150000000000
   cuda_compute_capability {{ major: 9 minor: 0 }}
   driver_version: "13.0.0" runtime_version: "13.0.0" compile_time_toolkit_version: "13.0.0"
 }}
@@ -73,8 +77,8 @@ class CompiledKernel:
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """`aliased_bytes` of the results are written over donated arguments. `thunks` is what the host starts, by kind, and
-    `captured` what is within CUDA graphs."""
+    """`aliased_bytes` of the results are written over donated arguments. `thunks` is what the host starts, by
+    kind, and `captured` what is within CUDA graphs."""
 
     kernels: list[CompiledKernel]
     thunks: list[str]
@@ -110,9 +114,11 @@ def find_ptxas() -> Path | None:
 def compiler_process(
     compile_: Callable[..., CompiledProgram] | None = None,
 ) -> Iterator[Callable[..., CompiledProgram]]:
-    """`compile_for_h200`, or what calls it, in a process of its own, which has neither a GPU nor a compilation cache.
+    """`compile_for_h200`, or what calls it, in a process of its own, which has neither a GPU nor a
+    compilation cache.
 
-    On a GPU, XLA would tune there; and a program for an absent one goes into the cache but never comes out of it.
+    On a GPU, XLA would tune there; and a program for an absent one goes into the cache but never comes out of
+    it.
     """
     compile_ = compile_ or compile_for_h200
     spawn = multiprocessing.get_context("spawn")
@@ -132,15 +138,23 @@ def compile_for_h200(
     compiler_options: Mapping[str, Any] | None = None,
     **named: Any,
 ) -> CompiledProgram:
-    """Compiles f for arguments (pytrees of ShapeDtypeStruct) of which those numbered in `donate` may be overwritten."""
+    """Compiles f for arguments (pytrees of ShapeDtypeStruct) of which those numbered in `donate` may be
+    overwritten."""
     mesh = _mesh()
     arguments, named = jax.tree.map(functools.partial(_on_device, mesh), (arguments, named))
-    with tempfile.TemporaryDirectory(prefix="h200-") as name, jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+    with (
+        tempfile.TemporaryDirectory(prefix="h200-") as name,
+        jax.sharding.use_abstract_mesh(mesh.abstract_mesh),
+    ):
         folder = Path(name)
         options = {
-            "xla_dump_to": name, "xla_gpu_cuda_data_dir": str(_recording_toolkit(folder)), **(compiler_options or {})
-        }  # fmt: skip
-        lowered = jax.jit(f, donate_argnums=donate).trace(*arguments, **named).lower(lowering_platforms=("cuda",))
+            "xla_dump_to": name,
+            "xla_gpu_cuda_data_dir": str(_recording_toolkit(folder)),
+            **(compiler_options or {}),
+        }
+        lowered = (
+            jax.jit(f, donate_argnums=donate).trace(*arguments, **named).lower(lowering_platforms=("cuda",))
+        )
         memory = lowered.compile(compiler_options=options).memory_analysis()
         thunks, captured = _thunks(folder)
         return CompiledProgram(
@@ -168,7 +182,8 @@ def _recording_toolkit(folder: Path) -> Path:
 
 
 def _thunks(folder: Path) -> tuple[list[str], list[str]]:
-    """Kinds, of lines at the margin and of those indented. The newest listing says what the graphs have taken in."""
+    """Kinds, of lines at the margin and of those indented. The newest listing says what the graphs have taken
+    in."""
     listings = sorted(folder.glob("*thunk_sequence*.txt"), key=lambda file: len(file.name))
     found = re.findall(r"^( *)\d+: (k\w+)", listings[-1].read_text(), re.MULTILINE)
     return [kind for indent, kind in found if not indent], [kind for indent, kind in found if indent]

@@ -1,4 +1,5 @@
-"""What is compiled for an H200: every kernel, at the sizes that it meets there. An op adds a generator to `CASES`."""
+"""What is compiled for an H200: every kernel, at the sizes that it meets there. An op adds a generator to
+`CASES`."""
 
 import functools
 import itertools
@@ -35,8 +36,8 @@ Named = tuple[str, "Case"]
 
 @dataclass(frozen=True)
 class Case:
-    """A call, and what its kernels (those whose names begin with `kernel`) run on: tensor cores through "wgmma" alone,
-    through that or "mma", or perhaps none. What is donated must be overwritten in place.
+    """A call, and what its kernels (those whose names begin with `kernel`) run on: tensor cores through
+    "wgmma" alone, through that or "mma", or perhaps none. What is donated must be overwritten in place.
 
     All of this travels to another process: no lambdas.
     """
@@ -99,7 +100,9 @@ def _suffix(options: dict) -> str:
     return "".join(f"-{key}={getattr(value, '__name__', value)}" for key, value in options.items())
 
 
-def _attention_case(function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16) -> Case:
+def _attention_case(
+    function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16
+) -> Case:
     shape = attention_shapes.SHAPES[name]
     max_pages = positions // page_size
     options = AttentionOptions(sliding_window=shape.sliding_window, soft_cap=shape.soft_cap)
@@ -108,13 +111,17 @@ def _attention_case(function, name, tokens, rows, positions, *, tensor_cores, pa
         pallas(decode, options=options) if is_decode else functools.partial(function, options=options),
         (
             array(tokens, shape.num_heads, shape.head_dim, dtype=dtype),
-            KVPages(array(2, rows * max_pages + 1, page_size, shape.num_kv_heads, shape.head_dim, dtype=dtype)),
+            KVPages(
+                array(2, rows * max_pages + 1, page_size, shape.num_kv_heads, shape.head_dim, dtype=dtype)
+            ),
             indices(rows, max_pages),
             *([] if is_decode else [indices(rows + 1)]),
             indices(rows),
         ),
         kernel=f"paged_attention_{'decode' if is_decode else 'extend'}",
-        tensor_cores=None if dtype == jnp.float32 else tensor_cores,  # no tensor core multiplies float32 exactly
+        tensor_cores=None
+        if dtype == jnp.float32
+        else tensor_cores,  # no tensor core multiplies float32 exactly
         named_arguments={"sinks": array(shape.num_heads, dtype=jnp.float32)} if shape.sinks else {},
     )
 
@@ -126,7 +133,9 @@ def row_cases() -> Iterator[Named]:
         yield _row_case(rms_norm, name, x, weight, epsilon=1e-6)
         yield _row_case(add_rms_norm, name, x, x, weight, epsilon=1e-6)
     for rows, (name, features) in itertools.product((1, 8192), _distinct(layer_norm_shapes.SHAPES)):
-        yield _row_case(layer_norm, name, array(rows, features), array(features), array(features), epsilon=1e-5)
+        yield _row_case(
+            layer_norm, name, array(rows, features), array(features), array(features), epsilon=1e-5
+        )
     for rows, (name, hidden) in itertools.product((1, 8192), _distinct(activation_shapes.SHAPES)):
         yield _row_case(silu_and_multiply, name, array(rows, 2 * hidden))
     for rows, (name, experts) in itertools.product((1, 8192), _distinct(softmax_shapes.EXPERTS)):
@@ -176,7 +185,8 @@ def _rope_cache_write_case(
 
 
 def append_and_decode_cases() -> Iterator[Named]:
-    """What decode steps of the engine run: rows that may become long, many or few of them, and a stack of scales."""
+    """What decode steps of the engine run: rows that may become long, many or few of them, and a stack of
+    scales."""
     for name, shape in rope_shapes.SHAPES.items():
         yield f"append_and_decode-{name}-64", _append_and_decode_case(shape, 64)
     for name, rows in itertools.product(("qwen3-0.6b", "qwen3-8b", "qwen2.5-7b"), (1, 16, 256)):
@@ -188,9 +198,13 @@ def append_and_decode_cases() -> Iterator[Named]:
     yield "append_and_decode-float32-64", _append_and_decode_case(small, 64, dtype=jnp.float32)
 
 
-def _append_and_decode_case(shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, **options) -> Case:
+def _append_and_decode_case(
+    shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, **options
+) -> Case:
     max_pages = 2560
-    norm = dict.fromkeys(["q_scale", "k_scale"], array(36, shape.head_dim, dtype=dtype)) | {"layer": indices()}
+    norm = dict.fromkeys(["q_scale", "k_scale"], array(36, shape.head_dim, dtype=dtype)) | {
+        "layer": indices()
+    }
     return Case(
         pallas(append_and_decode, epsilon=1e-6 if shape.is_normalized else None, **options),
         (
@@ -211,10 +225,23 @@ def matmul_cases() -> Iterator[Named]:
     for (name, shape), rows in itertools.product(matmul_shapes.SHAPES.items(), (8, 64)):
         sides = (shape.num_out, shape.num_in) if shape.transposed else (shape.num_in, shape.num_out)
         yield _matmul_case(f"{name}-{rows}", rows, sides, None, transposed=shape.transposed)
-    for model, rows in (("qwen3-0.6b", 1), ("qwen3-0.6b", 16), ("qwen3-8b", 1), ("qwen3-8b", 16), ("qwen3-8b", 128)):
-        for layer, fused in (("qkv", "norm"), ("o", "residual"), ("gate-up", "norm-gated"), ("down", "residual")):
+    for model, rows in (
+        ("qwen3-0.6b", 1),
+        ("qwen3-0.6b", 16),
+        ("qwen3-8b", 1),
+        ("qwen3-8b", 16),
+        ("qwen3-8b", 128),
+    ):
+        for layer, fused in (
+            ("qkv", "norm"),
+            ("o", "residual"),
+            ("gate-up", "norm-gated"),
+            ("down", "residual"),
+        ):
             shape = matmul_shapes.SHAPES[f"{model}-{layer}"]
-            yield _matmul_case(f"{model}-{layer}-{rows}-{fused}", rows, (shape.num_in, shape.num_out), fused, layers=28)
+            yield _matmul_case(
+                f"{model}-{layer}-{rows}-{fused}", rows, (shape.num_in, shape.num_out), fused, layers=28
+            )
 
 
 def _matmul_case(name: str, rows: int, sides: tuple[int, int], fused: str | None, **options) -> Named:

@@ -11,7 +11,8 @@ from pallas_kernels.paged_attention.shapes import AttentionShape
 
 @dataclass(frozen=True, eq=False)
 class PagedCase:
-    """Rows of the given lengths in permuted pages, with one query token each, or many where there are query_starts."""
+    """Rows of the given lengths in permuted pages, with one query token each, or many where there are
+    query_starts."""
 
     shape: AttentionShape
     q: np.ndarray
@@ -47,7 +48,8 @@ def make_case(
     num_padding_tokens: int = 0,
     spare_pages: int = 1,
 ) -> PagedCase:
-    """Fills the cache at the rows' positions; every other element, page tails and the null page included, is NaN.
+    """Fills the cache at the rows' positions; every other element, page tails and the null page included, is
+    NaN.
 
     The page table has `spare_pages` entries more than the longest row needs.
     """

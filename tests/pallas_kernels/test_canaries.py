@@ -1,7 +1,8 @@
 """Nothing but its outputs is written by a kernel: canaries lie on both sides of each output.
 
-An array is allocated between two canaries and given back, so that the allocator puts an output of its size there. The
-caches that kernels write in place have their canaries in the tests of those kernels: NaN in all that no token has.
+An array is allocated between two canaries and given back, so that the allocator puts an output of its size
+there. The caches that kernels write in place have their canaries in the tests of those kernels: NaN in all
+that no token has.
 """
 
 import functools
@@ -73,10 +74,17 @@ def sampling_case():
 
     def call(logits):
         return sampling.sample(
-            logits, temperature=one, top_p=one * 0.9, min_p=one * 0, top_k=zero + 20,
-            seeds=jnp.ones((ROWS, 2), jnp.uint32), positions=zero, min_lengths=zero,
-            blocked_ids=jnp.full((ROWS, 2), -1, jnp.int32), implementation="pallas",
-        )  # fmt: skip
+            logits,
+            temperature=one,
+            top_p=one * 0.9,
+            min_p=one * 0,
+            top_k=zero + 20,
+            seeds=jnp.ones((ROWS, 2), jnp.uint32),
+            positions=zero,
+            min_lengths=zero,
+            blocked_ids=jnp.full((ROWS, 2), -1, jnp.int32),
+            implementation="pallas",
+        )
 
     return call, [normal(ROWS, 5003, dtype=jnp.float32)]
 
@@ -128,7 +136,9 @@ def test_what_lies_around_the_outputs_is_left_alone(name):
     for hole in holes:
         hole.delete()
     outputs = jax.block_until_ready(jax.tree.leaves(compiled(*operands)))
-    assert free & {address(output) for output in outputs}, "no output lies between canaries: the test shows nothing"
+    assert free & {address(output) for output in outputs}, (
+        "no output lies between canaries: the test shows nothing"
+    )
     assert len(fillers) == 16 * len(sizes)  # they are still there
     for place, kept in enumerate(canaries):
         changed = np.flatnonzero(np.asarray(kept) != SENTINEL)

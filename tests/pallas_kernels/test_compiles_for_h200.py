@@ -13,13 +13,18 @@ from jax.experimental.pallas import triton as plt
 
 from pallas_kernels.core.triton_call import triton_call
 from tests.pallas_kernels import h200
-from tests.pallas_kernels.h200 import MAX_SHARED_MEMORY_BYTES, CompiledProgram, compiler_process, what_is_missing
+from tests.pallas_kernels.h200 import (
+    MAX_SHARED_MEMORY_BYTES,
+    CompiledProgram,
+    compiler_process,
+    what_is_missing,
+)
 from tests.pallas_kernels.h200_cases import CASES, Case, array
 
 pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
 
-# By the beginning of a kernel's name. extend fills all 255 registers; Triton of jax 0.11, with which decision 0008 was
-# measured, wants up to four more.
+# By the beginning of a kernel's name. extend fills all 255 registers; Triton of jax 0.11, with which decision
+# 0008 was measured, wants up to four more.
 MOST_SPILL_BYTES = {} if jax.__version_info__ < (0, 11) else {"paged_attention_extend": 16}
 
 
@@ -37,7 +42,12 @@ def test_compiles_into_what_we_want(compile_for_h200, name):
 def problems(compile_for_h200, case: Case) -> list[str]:
     """What is wrong with the program; shared memory beyond the limit does not compile in the first place."""
     program = compile_for_h200(case.function, *case.arguments, donate=case.donate, **case.named_arguments)
-    return _spills(program) + _shared_memory(program) + _not_on_tensor_cores(program, case) + _copies(program, case)
+    return (
+        _spills(program)
+        + _shared_memory(program)
+        + _not_on_tensor_cores(program, case)
+        + _copies(program, case)
+    )
 
 
 def _spills(program: CompiledProgram) -> list[str]:
@@ -64,7 +74,9 @@ def _not_on_tensor_cores(program: CompiledProgram, case: Case) -> list[str]:
         "wgmma": lambda wgmma, mma: wgmma > 0 and mma == 0,
     }[case.tensor_cores]
     wanting = [kernel for kernel in kernels if not enough(kernel.num_wgmma, kernel.num_mma)]
-    return [f"{k.name} has {k.num_wgmma} wgmma and {k.num_mma} mma, and not {case.tensor_cores}" for k in wanting]
+    return [
+        f"{k.name} has {k.num_wgmma} wgmma and {k.num_mma} mma, and not {case.tensor_cores}" for k in wanting
+    ]
 
 
 def _copies(program: CompiledProgram, case: Case) -> list[str]:
@@ -118,8 +130,14 @@ class TestThatProblemsAreSeen:
     def test_of_copies(self, compile_for_h200):
         case = Case(_in_place, (array(64, 64),), kernel="", donate=(0,))
         assert problems(compile_for_h200, case) == []
-        assert "copy of the 8192" in problems(compile_for_h200, Case(_with_a_copy, case.arguments, "", donate=(0,)))[0]
-        assert "0 are written in place" in problems(compile_for_h200, Case(_sum, case.arguments, "", donate=(0,)))[0]
+        assert (
+            "copy of the 8192"
+            in problems(compile_for_h200, Case(_with_a_copy, case.arguments, "", donate=(0,)))[0]
+        )
+        assert (
+            "0 are written in place"
+            in problems(compile_for_h200, Case(_sum, case.arguments, "", donate=(0,)))[0]
+        )
 
     def test_of_a_kernel_that_is_not_there(self, compile_for_h200):
         (problem,) = problems(compile_for_h200, Case(_in_place, (array(64, 64),), kernel="rms_norm"))

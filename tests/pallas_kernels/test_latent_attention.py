@@ -1,4 +1,5 @@
-"""Both implementations of latent attention: the reference against the definition, Pallas against the reference."""
+"""Both implementations of latent attention: the reference against the definition, Pallas against the
+reference."""
 
 import functools
 from dataclasses import dataclass
@@ -27,11 +28,17 @@ BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 5e-3}  # relative error in the Euclid
 TINY = SHAPES["tiny"]
 LENGTHS = [0, 1, 16, 17, 63, 90]
 INTERPRETED = [  # the others are slow, and alike
-    ("tiny", jnp.float32), ("tiny", jnp.bfloat16), ("minicpm3-4b", jnp.float32), ("deepseek-v2-lite", jnp.bfloat16),
-]  # fmt: skip
+    ("tiny", jnp.float32),
+    ("tiny", jnp.bfloat16),
+    ("minicpm3-4b", jnp.float32),
+    ("deepseek-v2-lite", jnp.bfloat16),
+]
 CASES = [
     pytest.param(
-        name, dtype, id=f"{name}-{dtype.__name__}", marks=() if (name, dtype) in INTERPRETED else pytest.mark.gpu
+        name,
+        dtype,
+        id=f"{name}-{dtype.__name__}",
+        marks=() if (name, dtype) in INTERPRETED else pytest.mark.gpu,
     )
     for name in SHAPES
     for dtype in BOUNDS
@@ -52,7 +59,12 @@ class LatentCase:
     def arguments(self, dtype) -> list[jax.Array]:
         q, latent_dim = jnp.asarray(self.q, dtype), self.shape.latent_dim
         parts = q[..., :latent_dim], q[..., latent_dim:]
-        return [*parts, jnp.asarray(self.kv_pages, dtype), jnp.asarray(self.page_table), jnp.asarray(self.lengths)]
+        return [
+            *parts,
+            jnp.asarray(self.kv_pages, dtype),
+            jnp.asarray(self.page_table),
+            jnp.asarray(self.lengths),
+        ]
 
 
 def make_case(rng: np.random.Generator, shape: LatentShape, lengths: list[int], page_size: int) -> LatentCase:
@@ -114,7 +126,9 @@ def test_agrees_with_the_reference(rng, name, dtype):
 @pytest.mark.parametrize("page_size", [1, 3, 64])
 def test_any_page_size(rng, page_size):
     case = make_case(rng, TINY, LENGTHS, page_size)
-    got, wanted = (run(case, implementation, jnp.float32, soft_cap=2.0) for implementation in ("pallas", "reference"))
+    got, wanted = (
+        run(case, implementation, jnp.float32, soft_cap=2.0) for implementation in ("pallas", "reference")
+    )
     assert relative_error(got, wanted) < BOUNDS[jnp.float32]
 
 
@@ -170,7 +184,10 @@ def test_blocks_fit_and_splits_are_not_idle(name, rows, itemsize):
     assert mla_blocks(*arguments) in candidates
     assert len(candidates) == len(set(candidates)) <= 60
     for blocks in candidates:
-        assert shared_memory_bytes(blocks, shape.latent_dim + shape.rope_dim, itemsize) <= PROGRAM_SHARED_MEMORY_BYTES
+        assert (
+            shared_memory_bytes(blocks, shape.latent_dim + shape.rope_dim, itemsize)
+            <= PROGRAM_SHARED_MEMORY_BYTES
+        )
         assert blocks.num_splits * blocks.tile <= 4096
 
 
@@ -184,7 +201,9 @@ def test_64_heads_compile_for_an_h200_without_waste():
     with compiler_process() as compile_for_h200:
         attend = functools.partial(mla, scale=0.1, implementation="pallas", interpret=False)
         (kernel,) = compile_for_h200(attend, *arguments).kernels
-    assert kernel.num_wgmma == 576 // 16 + 64 // 16, "the scores, 32 of 64 columns a warp group, and the values"
+    assert kernel.num_wgmma == 576 // 16 + 64 // 16, (
+        "the scores, 32 of 64 columns a warp group, and the values"
+    )
     assert kernel.num_mma == kernel.spill_bytes == 0
     assert kernel.shared_memory_bytes > 2 * (64 + 2 * 64) * 576, "the queries and two tiles"
 

@@ -42,7 +42,10 @@ def check(got, wanted, dtype):
 @dtypes
 @pytest.mark.parametrize(
     "name",
-    [name if name in ("gpt2", "phi-2", "bloom-7b1") else pytest.param(name, marks=pytest.mark.gpu) for name in SHAPES],
+    [
+        name if name in ("gpt2", "phi-2", "bloom-7b1") else pytest.param(name, marks=pytest.mark.gpu)
+        for name in SHAPES
+    ],
 )
 @pytest.mark.parametrize("rows", [1, 33])
 def test_is_the_definition(rng, name, rows, dtype, implementation):
@@ -82,7 +85,9 @@ def test_blocks_do_not_change_the_result(rng, features, blocks):
 def test_candidates_do_not_change_the_result(rng, name, dtype):
     arguments = random_inputs(rng, (2**22 // SHAPES[name] + 5, SHAPES[name]), dtype)
     wanted = definition(*arguments)
-    for blocks in every_nth(tuning.layer_norm_candidates(*arguments[0].shape, arguments[0].dtype.itemsize), 3, rng):
+    for blocks in every_nth(
+        tuning.layer_norm_candidates(*arguments[0].shape, arguments[0].dtype.itemsize), 3, rng
+    ):
         check(triton.layer_norm(*arguments, EPSILON, interpret=False, blocks=blocks), wanted, dtype)
 
 
@@ -102,5 +107,7 @@ def test_a_vector_of_another_size_is_an_error(name):
 
 
 def test_rows_beyond_the_registers_are_unsupported():
-    with pytest.raises(UnsupportedError, match="20000 features: a program holds a whole row, of at most 16384"):
+    with pytest.raises(
+        UnsupportedError, match="20000 features: a program holds a whole row, of at most 16384"
+    ):
         layer_norm(jnp.ones((1, 20000)), None, None, epsilon=EPSILON, implementation="pallas")

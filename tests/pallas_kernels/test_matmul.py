@@ -14,7 +14,13 @@ from pallas_kernels.core.triton_call import next_power_of_two
 from pallas_kernels.matmul import MAX_NORM_ROWS, MAX_ROWS, matmul, triton
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.shapes import SHAPES
-from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall, matmul_blocks, matmul_candidates, matmul_key
+from pallas_kernels.matmul.tuning import (
+    MatmulBlocks,
+    MatmulCall,
+    matmul_blocks,
+    matmul_candidates,
+    matmul_key,
+)
 from tests.pallas_kernels.paged_cases import relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
@@ -49,7 +55,8 @@ def dtype_of(way):
 
 
 def make(rng, rows, num_in, num_out, dtype, transposed=False, layers=None):
-    """x, w and the definition in float64; layer 1 is the one that is wanted, and those on both sides of it are NaN."""
+    """x, w and the definition in float64; layer 1 is the one that is wanted, and those on both sides of it
+    are NaN."""
     x = jnp.asarray(rng.standard_normal((rows, num_in), np.float32), dtype)
     shape = (num_out, num_in) if transposed else (num_in, num_out)
     matrix = jnp.asarray(rng.standard_normal(shape, np.float32) / np.sqrt(num_in), dtype)
@@ -60,7 +67,9 @@ def make(rng, rows, num_in, num_out, dtype, transposed=False, layers=None):
 
 def stacked(array, layers):
     """`array` as layer 1 of a stack whose other layers are NaN, or by itself."""
-    return array if layers is None else jnp.full((layers, *array.shape), jnp.nan, array.dtype).at[1].set(array)
+    return (
+        array if layers is None else jnp.full((layers, *array.shape), jnp.nan, array.dtype).at[1].set(array)
+    )
 
 
 def make_fusion(rng, x, w, transposed, *, norm, gated, residual):
@@ -116,13 +125,21 @@ def test_is_the_definition(rng, rows, layers, transposed, dtype, implementation)
         "triton-stack-bfloat16",
     ],
 )
-def test_fused_ends_are_the_definition(rng, dtype, rows, transposed, layers, norm, gated, residual, implementation):
+def test_fused_ends_are_the_definition(
+    rng, dtype, rows, transposed, layers, norm, gated, residual, implementation
+):
     x, w, _ = make(rng, rows, 80, 72, dtype, transposed, layers)
     fusion, wanted = make_fusion(rng, x, w, transposed, norm=norm, gated=gated, residual=residual)
     got = matmul(
-        x, w, layer=None if layers is None else jnp.int32(1), transposed=transposed, implementation=implementation,
-        norm=fusion.norm, gated=gated, residual=fusion.residual,
-    )  # fmt: skip
+        x,
+        w,
+        layer=None if layers is None else jnp.int32(1),
+        transposed=transposed,
+        implementation=implementation,
+        norm=fusion.norm,
+        gated=gated,
+        residual=fusion.residual,
+    )
     assert got.dtype == dtype
     assert relative_error(got, wanted) < bound(dtype, norm)
 
@@ -134,7 +151,9 @@ def test_a_bias_is_added_before_the_gate(rng, implementation, layers):
     x, w, wanted = make(rng, 2, 80, 72, jnp.float32, layers=layers)
     bias = rng.standard_normal(72, np.float32)
     layer = None if layers is None else 1
-    got = matmul(x, w, layer=layer, bias=stacked(jnp.asarray(bias), layers), gated=True, implementation=implementation)
+    got = matmul(
+        x, w, layer=layer, bias=stacked(jnp.asarray(bias), layers), gated=True, implementation=implementation
+    )
     gate, other = np.split(wanted + bias, 2, axis=1)
     assert relative_error(got, gate / (1 + np.exp(-gate)) * other) < BOUNDS[jnp.float32]
 
@@ -176,9 +195,18 @@ def test_every_way_to_compute_it_overhanging_and_with_all_ends(rng, way):
 def test_many_rows(rng, rows, gated, transposed, num_splits):
     x, w, _ = make(rng, rows, 200, 104, jnp.bfloat16, transposed, layers=3)
     fusion, wanted = make_fusion(rng, x, w, transposed, norm=False, gated=gated, residual=True)
-    blocks = MatmulBlocks(block_out=32, block_in=32, num_splits=num_splits, dot_parts=1, num_warps=4, num_stages=3)
+    blocks = MatmulBlocks(
+        block_out=32, block_in=32, num_splits=num_splits, dot_parts=1, num_warps=4, num_stages=3
+    )
     got = triton.matmul(
-        x, w, layer=1, transposed=transposed, fusion=fusion, out_dtype=x.dtype, blocks=blocks, interpret=INTERPRET
+        x,
+        w,
+        layer=1,
+        transposed=transposed,
+        fusion=fusion,
+        out_dtype=x.dtype,
+        blocks=blocks,
+        interpret=INTERPRET,
     )
     assert relative_error(got, wanted) < BOUNDS[jnp.bfloat16]
 
@@ -199,7 +227,8 @@ def test_all_layers_share_a_kernel():
 
 @pytest.mark.parametrize("implementation", ["reference", "triton"])
 def test_the_residual_is_added_before_anything_is_rounded(implementation):
-    """257 lies between two numbers of bfloat16, 256 and 258: rounded first and then added to, it would remain 256."""
+    """257 lies between two numbers of bfloat16, 256 and 258: rounded first and then added to, it would remain
+    256."""
     x, w = jnp.ones((1, 32), jnp.bfloat16), jnp.full((32, 16), 8, jnp.bfloat16).at[0].set(9)
     got = matmul(x, w, residual=jnp.ones((1, 16), jnp.bfloat16), implementation=implementation)
     np.testing.assert_array_equal(np.asarray(got, np.float32), 258)
@@ -209,9 +238,14 @@ def test_a_row_is_the_same_whatever_the_others_hold(rng):
     x, w, _ = make(rng, 3, 330, 78, jnp.bfloat16)
     fusion, _ = make_fusion(rng, x, w, False, norm=True, gated=True, residual=True)
     run = functools.partial(
-        triton.matmul, layer=None, transposed=False, fusion=fusion, out_dtype=x.dtype, blocks=WAYS["dot of parts"],
+        triton.matmul,
+        layer=None,
+        transposed=False,
+        fusion=fusion,
+        out_dtype=x.dtype,
+        blocks=WAYS["dot of parts"],
         interpret=INTERPRET,
-    )  # fmt: skip
+    )
     got, other = (run(x, w) for x in (x, x.at[1:].multiply(3)))
     np.testing.assert_array_equal(*(np.asarray(y[0], np.float32) for y in (got, other)))
     assert (got[1:] != other[1:]).any()
@@ -222,7 +256,14 @@ def test_every_way_to_compute_it_transposed_and_without_masks(rng, way):
     dtype = dtype_of(way)
     x, w, wanted = make(rng, 1, 384, 64, dtype, transposed=True, layers=3)
     got = triton.matmul(
-        x, w, layer=1, transposed=True, fusion=Fusion(), out_dtype=x.dtype, blocks=WAYS[way], interpret=INTERPRET
+        x,
+        w,
+        layer=1,
+        transposed=True,
+        fusion=Fusion(),
+        out_dtype=x.dtype,
+        blocks=WAYS[way],
+        interpret=INTERPRET,
     )
     assert relative_error(got, wanted) < BOUNDS[dtype]
 
@@ -245,10 +286,15 @@ def test_every_candidate_gives_the_same_bits_again(rng, name, rows):
     for blocks in matmul_candidates(MatmulCall.of(x, w, shape.transposed, Fusion())):
         run = jax.jit(
             functools.partial(
-                triton.matmul, layer=1, transposed=shape.transposed, fusion=Fusion(), out_dtype=jnp.dtype(jnp.float32),
-                blocks=blocks, interpret=False,
+                triton.matmul,
+                layer=1,
+                transposed=shape.transposed,
+                fusion=Fusion(),
+                out_dtype=jnp.dtype(jnp.float32),
+                blocks=blocks,
+                interpret=False,
             )
-        )  # fmt: skip
+        )
         first, *others = (np.asarray(run(x, w)) for _ in range(20))
         assert relative_error(first, wanted) < 1e-5, blocks
         assert all(np.array_equal(first, other) for other in others), blocks
@@ -289,7 +335,13 @@ def test_only_the_kernel_reads_the_stack(way):
     """A slice of it in XLA would be a copy."""
     x, w = (jax.ShapeDtypeStruct(sizes, dtype_of(way)) for sizes in ((2, 384), (4, 384, 64)))
     run = functools.partial(
-        triton.matmul, layer=2, transposed=False, fusion=Fusion(), out_dtype=x.dtype, blocks=WAYS[way], interpret=False
+        triton.matmul,
+        layer=2,
+        transposed=False,
+        fusion=Fusion(),
+        out_dtype=x.dtype,
+        blocks=WAYS[way],
+        interpret=False,
     )
     (call,) = jax.make_jaxpr(run)(x, w).jaxpr.eqns
     program = call.params["jaxpr"].jaxpr
@@ -317,7 +369,9 @@ def test_candidates_are_few_and_distinct_and_hold_the_choice(name, itemsize, is_
 
 def test_the_key_is_what_the_choice_depends_on():
     assert matmul_key(CALL) == CALL._replace(rows=next_power_of_two(CALL.rows))._asdict()
-    keys = [matmul_key(CALL._replace(**{name: True})) for name in ("is_transposed", "is_gated", "is_normalized")]
+    keys = [
+        matmul_key(CALL._replace(**{name: True})) for name in ("is_transposed", "is_gated", "is_normalized")
+    ]
     assert len({tuple(key.items()) for key in [matmul_key(CALL), *keys]}) == 4
 
 
@@ -327,7 +381,9 @@ def test_wrong_arguments_are_errors():
         matmul(x[0], w)
     with pytest.raises(ValueError, match=r"x has shape \(0, 4\)"):
         matmul(x[:0], w)
-    with pytest.raises(ValueError, match=r"x has 4 inputs and w 6; they must be equal \(\[out, in\] is \(4, 6\)\)"):
+    with pytest.raises(
+        ValueError, match=r"x has 4 inputs and w 6; they must be equal \(\[out, in\] is \(4, 6\)\)"
+    ):
         matmul(x, w, transposed=True)
     with pytest.raises(ValueError, match="a stack of layers needs one"):
         matmul(x, w[None])
@@ -342,7 +398,9 @@ def test_ends_that_do_not_fit_are_errors():
     x, w = jnp.ones((2, 4)), jnp.ones((3, 4, 6))
     with pytest.raises(ValueError, match="w has 5 outputs; gate and others are equal halves"):
         matmul(x, w[0, :, :5], gated=True)
-    with pytest.raises(ValueError, match=r"residual has shape \(2, 6\) and the result \(2, 3\); they must be equal"):
+    with pytest.raises(
+        ValueError, match=r"residual has shape \(2, 6\) and the result \(2, 3\); they must be equal"
+    ):
         matmul(x, w, layer=0, gated=True, residual=jnp.ones((2, 6)))
     for scale, layer in ((jnp.ones(6), 0), (jnp.ones((2, 4)), 0), (jnp.ones((3, 4)), None)):
         with pytest.raises(ValueError, match=r"the norm's scale has shape .* it must be \(4,\), or a stack"):
@@ -361,9 +419,13 @@ def test_what_no_kernel_serves_is_an_error_with_a_remedy():
     serve = functools.partial(matmul, implementation="triton")
     with pytest.raises(UnsupportedError, match=r"129 rows: the kernel serves at most 128; use jnp\.dot"):
         serve(x, w)
-    with pytest.raises(UnsupportedError, match="17 rows and a norm: the kernel normalizes at most 16; normalize"):
+    with pytest.raises(
+        UnsupportedError, match="17 rows and a norm: the kernel normalizes at most 16; normalize"
+    ):
         serve(x[: MAX_NORM_ROWS + 1], w, norm=norm)
-    with pytest.raises(UnsupportedError, match="17 rows of float32: the kernel serves at most 16 without tensor"):
+    with pytest.raises(
+        UnsupportedError, match="17 rows of float32: the kernel serves at most 16 without tensor"
+    ):
         serve(x[: MAX_NORM_ROWS + 1].astype(jnp.float32), w.astype(jnp.float32))
     with pytest.raises(UnsupportedError, match='a bias: the kernel adds none; use implementation="xla"'):
         serve(x[:1], w, bias=jnp.ones(6, jnp.bfloat16))

@@ -106,7 +106,9 @@ def test_candidates_do_not_change_the_result(rng, features, dtype):
     x, residual, weight = random_inputs(rng, (2**22 // features + 5, features), dtype, 2)
     facts = *x.shape, x.dtype.itemsize
     for blocks in every_nth(tuning.rms_norm_candidates(*facts), 3, rng):
-        check(triton.rms_norm(x, weight, EPSILON, interpret=False, blocks=blocks), definition(x, weight), dtype)
+        check(
+            triton.rms_norm(x, weight, EPSILON, interpret=False, blocks=blocks), definition(x, weight), dtype
+        )
     wanted = definition(x + residual, weight)
     for blocks in every_nth(tuning.add_rms_norm_candidates(*facts), 3, rng):
         got, new_residual = triton.add_rms_norm(x, residual, weight, EPSILON, interpret=False, blocks=blocks)
@@ -142,11 +144,15 @@ def test_a_weight_of_another_size_is_an_error():
 
 @pytest.mark.parametrize("residual", [jnp.ones((1, 4)), jnp.ones((2, 4), jnp.bfloat16)])
 def test_a_residual_unlike_x_is_an_error(residual):
-    with pytest.raises(ValueError, match=r"x is float32 \(2, 4\) and residual .*; they must be equal to be added"):
+    with pytest.raises(
+        ValueError, match=r"x is float32 \(2, 4\) and residual .*; they must be equal to be added"
+    ):
         add_rms_norm(jnp.ones((2, 4)), residual, jnp.ones(4), epsilon=EPSILON)
 
 
 def test_rows_beyond_the_registers_are_unsupported():
     x = jnp.ones((1, 20000))
-    with pytest.raises(UnsupportedError, match="20000 features: a program holds a whole row, of at most 16384"):
+    with pytest.raises(
+        UnsupportedError, match="20000 features: a program holds a whole row, of at most 16384"
+    ):
         rms_norm(x, x[0], epsilon=EPSILON, implementation="pallas")

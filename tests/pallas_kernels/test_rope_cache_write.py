@@ -24,7 +24,12 @@ BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}  # relative error in the Euclid
 EPSILON = 1e-3  # large enough to matter
 PAGE_SIZE = 4
 SMALL = RopeCacheShape(4, 2, 16, 16, is_normalized=True)
-INTERPRETED = {"phi-2": jnp.float32, "qwen3-8b": jnp.bfloat16, "qwen3-next-80b": jnp.float32}  # the others are slow
+# The others are slow.
+INTERPRETED = {
+    "phi-2": jnp.float32,
+    "qwen3-8b": jnp.bfloat16,
+    "qwen3-next-80b": jnp.float32,
+}
 CASES = [
     pytest.param(name, dtype, implementation, id=f"{name}-{dtype.__name__}-{implementation}", marks=marks)
     for name in SHAPES
@@ -60,12 +65,16 @@ class WriteCase:
         return {"q_scale": q_scale, "k_scale": k_scale, "epsilon": EPSILON}
 
 
-def make_case(rng: np.random.Generator, shape: RopeCacheShape, num_tokens: int, num_padding: int = 0) -> WriteCase:
+def make_case(
+    rng: np.random.Generator, shape: RopeCacheShape, num_tokens: int, num_padding: int = 0
+) -> WriteCase:
     num_pages = 2 + -(-num_tokens // PAGE_SIZE) * 2
     places = rng.permutation(np.arange(PAGE_SIZE, num_pages * PAGE_SIZE))[:num_tokens]  # none on page 0
     places = np.concatenate([places, rng.integers(0, PAGE_SIZE, num_padding)]).astype(np.int32)
     size = num_tokens + num_padding
-    heads = rng.standard_normal((size, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim), np.float32) * 3
+    heads = (
+        rng.standard_normal((size, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim), np.float32) * 3
+    )
     kv_pages = np.full((2, num_pages, PAGE_SIZE, shape.num_kv_heads, shape.head_dim), np.nan, np.float32)
     angles = rng.uniform(-100, 100, (size, shape.rotary_dim // 2))
     scales = rng.standard_normal((2, shape.head_dim), np.float32)
@@ -77,10 +86,14 @@ def oracle(case: WriteCase, dtype: jnp.dtype) -> np.ndarray:
     shape, half = case.shape, case.shape.rotary_dim // 2
     x = np.asarray(jnp.asarray(case.heads, dtype), np.float64).copy()
     is_q, is_k = slice(0, shape.num_heads), slice(shape.num_heads, shape.num_heads + shape.num_kv_heads)
-    for section, scale in zip((is_q, is_k), np.asarray(jnp.asarray(case.scales, dtype), np.float64), strict=True):
+    for section, scale in zip(
+        (is_q, is_k), np.asarray(jnp.asarray(case.scales, dtype), np.float64), strict=True
+    ):
         if shape.is_normalized:
             x[:, section] *= scale / np.sqrt(np.mean(x[:, section] ** 2, axis=-1, keepdims=True) + EPSILON)
-        turned = (x[:, section, :half] + 1j * x[:, section, half : 2 * half]) * np.exp(1j * case.angles)[:, None]
+        turned = (x[:, section, :half] + 1j * x[:, section, half : 2 * half]) * np.exp(1j * case.angles)[
+            :, None
+        ]
         x[:, section, : 2 * half] = np.concatenate([turned.real, turned.imag], axis=-1)
     return x
 
@@ -91,7 +104,9 @@ def check(case: WriteCase, q: jnp.ndarray, pages: KVPages, dtype: jnp.dtype, num
     q, kv_pages = np.asarray(q, np.float32), np.asarray(pages.array, np.float32)
     written = kv_pages[:, case.page_ids, case.page_offsets]
     num_heads, num_kv_heads = case.shape.num_heads, case.shape.num_kv_heads
-    wanted_kv = np.stack([wanted[:, num_heads : num_heads + num_kv_heads], wanted[:, num_heads + num_kv_heads :]])
+    wanted_kv = np.stack(
+        [wanted[:, num_heads : num_heads + num_kv_heads], wanted[:, num_heads + num_kv_heads :]]
+    )
     real = slice(0, len(q) - num_padding)
     assert relative_error(q, wanted[:, :num_heads]) < BOUNDS[dtype]
     assert relative_error(written[0, real], wanted_kv[0, real]) < BOUNDS[dtype]
@@ -141,7 +156,9 @@ def test_a_layer_of_a_stack_of_scales(rng, implementation):
     case = make_case(rng, SMALL, num_tokens=3)
     arguments, options = case.arguments(jnp.float32), case.options(jnp.float32)
     scales = {name: jnp.full((3, 16), jnp.nan).at[1].set(options[name]) for name in ("q_scale", "k_scale")}
-    run = functools.partial(rope_cache_write, *arguments, epsilon=EPSILON, implementation=implementation, **scales)
+    run = functools.partial(
+        rope_cache_write, *arguments, epsilon=EPSILON, implementation=implementation, **scales
+    )
     for q, kv_pages in (run(layer=1), jax.jit(lambda layer: run(layer=layer))(1)):
         check(case, q, kv_pages, jnp.float32)
 
@@ -154,7 +171,9 @@ def test_all_layers_share_a_kernel(rng):
 
     def stack(kv_pages):
         for layer in range(3):
-            _, kv_pages = rope_cache_write(heads, kv_pages, *rest, **scales, layer=layer, implementation="pallas")
+            _, kv_pages = rope_cache_write(
+                heads, kv_pages, *rest, **scales, layer=layer, implementation="pallas"
+            )
         return kv_pages
 
     calls = [eqn for eqn in jax.make_jaxpr(stack)(kv_pages).jaxpr.eqns if "jaxpr" in eqn.params]
@@ -197,20 +216,28 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
         rope_cache_write(heads[..., :12], kv_pages, cos, sin, *slots)
     with pytest.raises(ValueError, match="4 heads hold no query: 2 KV heads take 4 of them"):
         rope_cache_write(heads[:, :4], kv_pages, cos, sin, *slots)
-    with pytest.raises(ValueError, match=r"cos has shape \(2, 8\) and sin \(3, 8\); both must be \(3, half\)"):
+    with pytest.raises(
+        ValueError, match=r"cos has shape \(2, 8\) and sin \(3, 8\); both must be \(3, half\)"
+    ):
         rope_cache_write(heads, kv_pages, cos[:2], sin, *slots)
     with pytest.raises(ValueError, match="half at most 8"):
         rope_cache_write(heads, kv_pages, jnp.ones((3, 9)), jnp.ones((3, 9)), *slots)
-    with pytest.raises(ValueError, match=r"page_ids has shape \(2,\) and page_offsets \(3,\); both must be \(3,\)"):
+    with pytest.raises(
+        ValueError, match=r"page_ids has shape \(2,\) and page_offsets \(3,\); both must be \(3,\)"
+    ):
         rope_cache_write(heads, kv_pages, cos, sin, page_ids[:2], page_offsets)
     with pytest.raises(ValueError, match="q_scale, k_scale and epsilon; give all three"):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, epsilon=1e-6)
     with pytest.raises(ValueError, match="q_scale, k_scale and epsilon; give all three"):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, k_scale=scale)
-    with pytest.raises(ValueError, match=r"q_scale has shape \(16,\) and k_scale \(8,\); both must be \(16,\)"):
+    with pytest.raises(
+        ValueError, match=r"q_scale has shape \(16,\) and k_scale \(8,\); both must be \(16,\)"
+    ):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, q_scale=scale, k_scale=scale[:8], epsilon=1e-6)
     stacked = {"q_scale": jnp.ones((3, 16)), "k_scale": jnp.ones((3, 16)), "epsilon": 1e-6}
-    with pytest.raises(ValueError, match=r"q_scale has shape \(3, 16\) and k_scale \(3, 16\); both must be \(16,\)"):
+    with pytest.raises(
+        ValueError, match=r"q_scale has shape \(3, 16\) and k_scale \(3, 16\); both must be \(16,\)"
+    ):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, **stacked)
     with pytest.raises(ValueError, match=r"both must be \(layers, 16\), since there is a layer"):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, **stacked | {"k_scale": scale}, layer=0)
@@ -219,7 +246,9 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
             rope_cache_write(heads, kv_pages, cos, sin, *slots, **stacked, layer=layer)
     with pytest.raises(ValueError, match="give all three, or neither scale nor layer"):
         rope_cache_write(heads, kv_pages, cos, sin, *slots, layer=0)
-    with pytest.raises(ValueError, match=r"heads has shape \(1, 3, 8, 16\); give \[tokens, heads, head_dim\]"):
+    with pytest.raises(
+        ValueError, match=r"heads has shape \(1, 3, 8, 16\); give \[tokens, heads, head_dim\]"
+    ):
         rope_cache_write(heads[None], kv_pages, cos, sin, *slots)
     with pytest.raises(UnsupportedError, match="heads in bfloat16 and a cache in float32"):
         rope_cache_write(heads.astype(jnp.bfloat16), kv_pages, cos, sin, *slots)

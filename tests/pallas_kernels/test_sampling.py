@@ -1,5 +1,5 @@
-"""Both implementations of sampling against sorting in float64 and the random numbers of jax.random, in every way that
-the kernels cut a row."""
+"""Both implementations of sampling against sorting in float64 and the random numbers of jax.random, in every
+way that the kernels cut a row."""
 
 import functools
 
@@ -55,13 +55,16 @@ def random_parameters(rng, rows: int = ROWS, vocab: int = VOCAB) -> dict[str, np
 
 def random_logits(rng, rows: int = ROWS, vocab: int = VOCAB) -> np.ndarray:
     """Flat and steep, positive and negative, and in a third of the rows with many ties."""
-    logits = rng.standard_normal((rows, vocab)) * rng.choice([0.1, 1, 8], (rows, 1)) + rng.uniform(-30, 30, (rows, 1))
+    logits = rng.standard_normal((rows, vocab)) * rng.choice([0.1, 1, 8], (rows, 1)) + rng.uniform(
+        -30, 30, (rows, 1)
+    )
     ties = rng.random((rows, 1)) < 0.3
     return np.where(ties, np.round(logits), logits).astype(np.float32)
 
 
 def kept_by_sorting(logits, top_k, top_p, min_p, tie=0.0):
-    """Which tokens pass every filter, in float64. Probabilities that differ by a share of `tie` count as equal."""
+    """Which tokens pass every filter, in float64. Probabilities that differ by a share of `tie` count as
+    equal."""
     logits = logits.astype(np.float64)
     k = min(top_k, len(logits)) if top_k > 0 else len(logits)
     kept = logits >= np.sort(logits)[::-1][k - 1]
@@ -74,7 +77,9 @@ def kept_by_sorting(logits, top_k, top_p, min_p, tie=0.0):
     return kept & (probabilities >= min_p * probabilities.max())
 
 
-def right_tokens(slice_size, logits, temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked_ids):
+def right_tokens(
+    slice_size, logits, temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked_ids
+):
     """Of one row: several, where what decides between them is as good as equal."""
     logits = logits.astype(np.float64)
     if positions < min_lengths:
@@ -86,7 +91,9 @@ def right_tokens(slice_size, logits, temperature, top_p, min_p, top_k, seeds, po
     scores = scaled + np.asarray(jax.random.gumbel(key, logits.shape), np.float64)
     if not (0 < top_k < len(logits) or top_p < 1 or min_p > 0):
         slices = drawn_slices(scaled, key, slice_size)
-        return [i for each in slices for i in each[scores[each] >= scores[each].max() - CLOSE_SCORES].tolist()]
+        return [
+            i for each in slices for i in each[scores[each] >= scores[each].max() - CLOSE_SCORES].tolist()
+        ]
     # Not even float64 knows a probability of 1 / 200 from a sum that differs by that much less than ROUNDING.
     surely = kept_by_sorting(scaled, top_k, top_p - ROUNDING, min(min_p * (1 + ROUNDING), 1))
     perhaps = kept_by_sorting(scaled, top_k, min(top_p + ROUNDING, 1.0), min_p * (1 - ROUNDING), tie=ROUNDING)
@@ -94,7 +101,8 @@ def right_tokens(slice_size, logits, temperature, top_p, min_p, top_k, seeds, po
 
 
 def drawn_slices(scaled, key, slice_size):
-    """The tokens of the slice that is drawn where there are no filters; of several that are as good as equal."""
+    """The tokens of the slice that is drawn where there are no filters; of several that are as good as
+    equal."""
     tokens = np.split(np.arange(len(scaled)), range(slice_size, len(scaled), slice_size))
     with np.errstate(divide="ignore"):
         scores = np.log([np.exp(scaled[each]).sum() for each in tokens])
@@ -155,7 +163,10 @@ def test_tokens_are_drawn_from_the_softmax(rng, implementation):
     logits = np.full(vocab, -20, np.float32)
     logits[[3, 200, 255, 256, 400, 512, vocab - 1]] = [0.5, 1, 0, 1.5, -1, 0, 2]
     parameters = {name: np.repeat(x[:1], rows, 0) for name, x in random_parameters(rng, 1, vocab).items()}
-    parameters |= {"temperature": np.full(rows, 0.7, np.float32), "positions": np.arange(rows, dtype=np.int32)}
+    parameters |= {
+        "temperature": np.full(rows, 0.7, np.float32),
+        "positions": np.arange(rows, dtype=np.int32),
+    }
     parameters |= {"top_p": np.ones(rows, np.float32), "min_p": np.zeros(rows, np.float32)}
     parameters |= {"top_k": np.zeros(rows, np.int32), "min_lengths": np.zeros(rows, np.int32)}
     token_ids, _ = call(np.tile(logits, (rows, 1)), parameters, implementation=implementation)
@@ -328,7 +339,9 @@ def kth_of_keys(keys, k, stops_early):
 @modest
 @given(
     keys=st.sampled_from([0, 2**30, 2**31 - 5, 2**32 - 9]).flatmap(
-        lambda low: st.lists(st.integers(low, 2**32 - 1) | st.integers(low, low + 8), min_size=12, max_size=12)
+        lambda low: st.lists(
+            st.integers(low, 2**32 - 1) | st.integers(low, low + 8), min_size=12, max_size=12
+        )
     ),
     k=st.integers(1, 14),
     stops_early=st.booleans(),
@@ -361,7 +374,11 @@ def kept(logits, top_k=0, top_p=1.0, min_p=0.0) -> np.ndarray:
     """Which logits of one row the reference keeps, which must be unchanged."""
     neighbour = np.linspace(-3, 3, len(logits))
     batch = np.stack([logits, neighbour]).astype(np.float32)
-    vectors = np.array([top_k, 3], np.int32), np.array([top_p, 0.5], np.float32), np.array([min_p, 0.2], np.float32)
+    vectors = (
+        np.array([top_k, 3], np.int32),
+        np.array([top_p, 0.5], np.float32),
+        np.array([min_p, 0.2], np.float32),
+    )
     after = np.asarray(kept_by(batch, *vectors))[0]
     np.testing.assert_array_equal(after[after > -np.inf], batch[0][after > -np.inf])
     return after > -np.inf
@@ -377,10 +394,15 @@ def test_top_k_keeps_the_k_largest_and_their_ties(logits, top_k):
 @modest
 @given(logits=rows_of_logits, top_p=shares, top_k=st.integers(0, 24), min_p=st.just(0.0) | shares)
 def test_filters_keep_what_sorting_says(logits, top_p, top_k, min_p):
-    """Between what a little less and a little more would keep: a sum may round to either side of its bound."""
+    """Between what a little less and a little more would keep: a sum may round to either side of its
+    bound."""
     logits = np.array(logits, np.float32)
     found = kept(logits, top_p=top_p, top_k=top_k, min_p=min_p)
-    least = kept_by_sorting(logits, top_k, top_p - ROUNDING, min_p * (1 + ROUNDING)) if min_p < 1 else found & False
+    least = (
+        kept_by_sorting(logits, top_k, top_p - ROUNDING, min_p * (1 + ROUNDING))
+        if min_p < 1
+        else found & False
+    )
     most = kept_by_sorting(logits, top_k, min(top_p + ROUNDING, 1.0), min_p * (1 - ROUNDING), tie=ROUNDING)
     assert (least <= found).all()
     assert (found <= most).all()
@@ -438,25 +460,39 @@ def test_log_probabilities_are_the_largest_in_order(rng, implementation, count):
         rng.random(ROWS) < 0.6,
     )
     arrays = map(jnp.asarray, (logits, token_ids, wanted))
-    check_logprobs(top_logprobs(*arrays, count=count, implementation=implementation), logits, token_ids, wanted, count)
+    check_logprobs(
+        top_logprobs(*arrays, count=count, implementation=implementation), logits, token_ids, wanted, count
+    )
 
 
 @pytest.mark.parametrize("blocks", TOP_BLOCKS)
 def test_blocks_do_not_change_log_probabilities(rng, blocks):
     """With many ties, and rows of nothing else."""
-    logits, token_ids, wanted = random_logits(rng), rng.integers(0, VOCAB, ROWS).astype(np.int32), np.ones(ROWS, bool)
+    logits, token_ids, wanted = (
+        random_logits(rng),
+        rng.integers(0, VOCAB, ROWS).astype(np.int32),
+        np.ones(ROWS, bool),
+    )
     logits[0], logits[1] = 3, np.round(logits[1] / 8)
     wanted[5] = False
     arrays = map(jnp.asarray, (logits, token_ids, wanted))
     check_logprobs(
-        triton.top_logprobs(*arrays, 20, interpret=interpreted(), blocks=blocks), logits, token_ids, wanted, 20
+        triton.top_logprobs(*arrays, 20, interpret=interpreted(), blocks=blocks),
+        logits,
+        token_ids,
+        wanted,
+        20,
     )
 
 
 @pytest.mark.parametrize("blocks", TOP_BLOCKS)
 @pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
 def test_log_probabilities_of_a_row_that_is_not_finite_harm_no_other(rng, blocks, fault):
-    logits, token_ids, wanted = random_logits(rng), rng.integers(0, VOCAB, ROWS).astype(np.int32), np.ones(ROWS, bool)
+    logits, token_ids, wanted = (
+        random_logits(rng),
+        rng.integers(0, VOCAB, ROWS).astype(np.int32),
+        np.ones(ROWS, bool),
+    )
     logits[2, 150], logits[7] = fault, fault
     arrays = map(jnp.asarray, (logits, token_ids, wanted))
     found = [np.asarray(x) for x in triton.top_logprobs(*arrays, 20, interpret=interpreted(), blocks=blocks)]
@@ -489,7 +525,8 @@ def test_a_sweep_has_few_candidates_and_tries_the_heuristic(rows, vocab):
 @implementations
 @pytest.mark.parametrize("top_p", [0.0, 1e-45, 1e-40, 1.1e-38, 1.2e-38, 1e-30], ids=str)
 def test_a_top_p_of_next_to_nothing_keeps_the_most_likely_token(implementation, top_p):
-    """With every other filter and temperature: what float32 flushes to 0 is no threshold that everything reaches."""
+    """With every other filter and temperature: what float32 flushes to 0 is no threshold that everything
+    reaches."""
     rng = np.random.default_rng(3)
     logits, parameters = random_logits(rng), random_parameters(rng)
     logits += np.arange(VOCAB) * 1e-3  # no ties, and neither the first nor the last is the most likely

@@ -15,7 +15,8 @@ from tests.pallas_kernels.some import every_nth
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
 ALL_HIDDEN = sorted(set(SHAPES.values()))
 HIDDEN = [  # in interpret mode a few of them
-    hidden if hidden in (172, 768, 1408) else pytest.param(hidden, marks=pytest.mark.gpu) for hidden in ALL_HIDDEN
+    hidden if hidden in (172, 768, 1408) else pytest.param(hidden, marks=pytest.mark.gpu)
+    for hidden in ALL_HIDDEN
 ]
 
 implementations = pytest.mark.parametrize("implementation", ["reference", "pallas"])
@@ -81,7 +82,9 @@ def test_a_sweep_has_few_candidates_and_tries_the_heuristic(hidden, num_rows):
 
 
 def test_an_axis_without_halves_is_an_error():
-    with pytest.raises(ValueError, match="the last axis of gate_up has 5 elements; gate and up are equal halves"):
+    with pytest.raises(
+        ValueError, match="the last axis of gate_up has 5 elements; gate and up are equal halves"
+    ):
         silu_and_multiply(jnp.ones((2, 5)))
 
 

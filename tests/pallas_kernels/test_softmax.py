@@ -71,7 +71,8 @@ def test_blocks_do_not_change_the_result(rng, features, blocks):
 
 @every_way_to_cut
 def test_minus_infinity_has_no_probability(rng, blocks):
-    """Where whole chunks, parts or all lanes but one hold nothing else, too; the last row is what they hold."""
+    """Where whole chunks, parts or all lanes but one hold nothing else, too; the last row is what they
+    hold."""
     x = random_logits(rng, (5, 600), jnp.float32)
     x = x.at[0, :300].set(-jnp.inf).at[1, 256:].set(-jnp.inf).at[2, ::2].set(-jnp.inf)
     x = x.at[3].set(-jnp.inf).at[3, 417].set(-50.0).at[4].set(-jnp.inf)

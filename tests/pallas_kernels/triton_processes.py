@@ -1,4 +1,5 @@
-"""Kernels in Triton proper without a GPU, in processes of their own: one interprets, one compiles for an H200.
+"""Kernels in Triton proper without a GPU, in processes of their own: one interprets, one compiles for an
+H200.
 
 Triton decides when it is imported whether it interprets or compiles, so no process can do both.
 """
@@ -38,7 +39,8 @@ def what_is_missing(*packages: str) -> str | None:
 
 @contextlib.contextmanager
 def process(function: Callable, **environment: str) -> Iterator[Callable[..., Any]]:
-    """`function` in one process of its own, with these variables, which has neither a GPU nor a compilation cache."""
+    """`function` in one process of its own, with these variables, which has neither a GPU nor a compilation
+    cache."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn, initializer=_start, initargs=(environment,)) as executor:
         yield lambda *arguments, **named: executor.submit(function, *arguments, **named).result()
@@ -52,14 +54,16 @@ def _start(environment: dict[str, str]) -> None:
 
 
 def decode_interpreted(case: PagedCase, dtype: Any, *, blocks: DecodeBlocks | None = None) -> np.ndarray:
-    """`jax_triton.decode` in Triton's interpreter; needs TRITON_INTERPRET=1. Of float32: it has no dot of bfloat16."""
+    """`jax_triton.decode` in Triton's interpreter; needs TRITON_INTERPRET=1. Of float32: it has no dot of
+    bfloat16."""
     from triton.runtime import interpreter
 
     assert np.dtype(dtype) == np.float32, dtype
     patch_tensor = interpreter._patch_lang_tensor
 
     def patch_tensor_for_numpy(tensor: type, scope: Any) -> None:
-        """numpy 2.4 does not take an array [1] for an integer any more, and Triton 3.6 does, as a bound of a loop."""
+        """numpy 2.4 does not take an array [1] for an integer any more, and Triton 3.6 does, as a bound of a
+        loop."""
         patch_tensor(tensor, scope)
         scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
 
@@ -106,11 +110,20 @@ def compile_chain_for_h200(call: str) -> str:
     topology = topologies.get_topology_desc("h200", "cuda", target_config=h200.DESCRIPTION, topology="1x1x1")
     mesh = topologies.make_mesh(topology, (1,), ("device",))
     sharding = NamedSharding(mesh, PartitionSpec())
-    shapes = {(64, 32, 128): jnp.bfloat16, (2, 8193, 16, 8, 128): jnp.bfloat16, (64, 128): jnp.int32, (64,): jnp.int32}
-    q, pages, *rows = [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes.items()]
+    shapes = {
+        (64, 32, 128): jnp.bfloat16,
+        (2, 8193, 16, 8, 128): jnp.bfloat16,
+        (64, 128): jnp.int32,
+        (64,): jnp.int32,
+    }
+    q, pages, *rows = [
+        jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in shapes.items()
+    ]
     chain = jax.jit(decode_chain, static_argnames=("call", "num_decodes"))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return thunk_sequence(chain.trace(q, KVPages(pages), *rows, call=call).lower(lowering_platforms=("cuda",)))
+        return thunk_sequence(
+            chain.trace(q, KVPages(pages), *rows, call=call).lower(lowering_platforms=("cuda",))
+        )
 
 
 def thunk_sequence(lowered: jax.stages.Lowered) -> str:
@@ -118,4 +131,6 @@ def thunk_sequence(lowered: jax.stages.Lowered) -> str:
     with tempfile.TemporaryDirectory(prefix="thunks-") as folder:
         lowered.compile(compiler_options={"xla_dump_to": folder})
         sequences = sorted(Path(folder).glob("*thunk_sequence*.txt"), key=lambda path: len(path.name))
-        return sequences[-1].read_text()  # the longer name is the later one, after the passes; there may be none
+        return sequences[
+            -1
+        ].read_text()  # the longer name is the later one, after the passes; there may be none

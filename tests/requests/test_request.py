@@ -13,12 +13,19 @@ LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=4, max_num_batched_tokens
 VOCAB_SIZE = 100
 
 
-def create(prompt_token_ids=(1, 2, 3), *, eos=(7,), vocab_size: int = VOCAB_SIZE, limits: Limits = LIMITS, **params):
+def create(
+    prompt_token_ids=(1, 2, 3), *, eos=(7,), vocab_size: int = VOCAB_SIZE, limits: Limits = LIMITS, **params
+):
     resolved = SamplingParams(**params).with_defaults({})
     return Request.create(
-        "request-1", None, prompt_token_ids, resolved,
-        eos_token_ids=frozenset(eos), vocab_size=vocab_size, limits=limits,
-    )  # fmt: skip
+        "request-1",
+        None,
+        prompt_token_ids,
+        resolved,
+        eos_token_ids=frozenset(eos),
+        vocab_size=vocab_size,
+        limits=limits,
+    )
 
 
 def refused(match: str, *arguments, **options) -> None:
@@ -42,7 +49,11 @@ def test_the_first_and_the_last_id_are_allowed():
 def test_the_context_must_leave_a_token_for_the_output():
     limits = dataclasses.replace(LIMITS, num_pages=100)
     assert create([1] * 31, limits=limits).sequences[0].max_total_tokens == 32
-    refused("the prompt has 32 tokens and the context holds 32, of which one must be left", [1] * 32, limits=limits)
+    refused(
+        "the prompt has 32 tokens and the context holds 32, of which one must be left",
+        [1] * 32,
+        limits=limits,
+    )
 
 
 def test_a_prompt_that_could_never_have_its_pages_is_refused():
@@ -57,14 +68,20 @@ def test_a_prompt_that_could_never_have_its_pages_is_refused():
 
 def test_stop_ids_are_bounded_with_the_models_own():
     create(stop_token_ids=range(20, 20 + MAX_STOP_TOKEN_IDS - 1))
-    refused("17 stop token ids, the end-of-sequence ids included; at most 16", stop_token_ids=list(range(20, 36)))
+    refused(
+        "17 stop token ids, the end-of-sequence ids included; at most 16", stop_token_ids=list(range(20, 36))
+    )
     create(stop_token_ids=list(range(20, 36)), ignore_eos=True)
 
 
 def test_a_model_may_name_more_ends_of_sequence_than_min_tokens_can_block():
     many = range(30, 30 + MAX_STOP_TOKEN_IDS + 1)
     assert create(eos=many, stop_token_ids=[5]).sequences[0].stop_token_ids == {5, *many}
-    refused("17 stop token ids, the end-of-sequence ids included; at most 16, which min_tokens", eos=many, min_tokens=1)
+    refused(
+        "17 stop token ids, the end-of-sequence ids included; at most 16, which min_tokens",
+        eos=many,
+        min_tokens=1,
+    )
     create(eos=many, min_tokens=1, ignore_eos=True)
 
 
@@ -80,7 +97,8 @@ def test_min_tokens_needs_a_token_to_choose(ignore_eos):
 
 
 def test_min_tokens_fits_into_the_context():
-    """Otherwise the promise is broken when the context ends, and a huge number does not fit into the device's words."""
+    """Otherwise the promise is broken when the context ends, and a huge number does not fit into the device's
+    words."""
     create(min_tokens=29)
     refused("min_tokens=30.*3 tokens.*32", min_tokens=30)
     refused("min_tokens=2147483647.*32", min_tokens=2**31 - 1)

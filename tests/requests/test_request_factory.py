@@ -1,4 +1,5 @@
-"""Stations 1 and 2 without an engine: from a prompt and its parameters to a Request, or the reason why not."""
+"""Stations 1 and 2 without an engine: from a prompt and its parameters to a Request, or the reason why
+not."""
 
 import threading
 
@@ -19,10 +20,14 @@ def factory(**changes) -> RequestFactory:
     tokenizer = Tokenizer(tiny_tokenizer(), special_tokens={"bos_token": BOS, "eos_token": EOS})
     return RequestFactory(
         **{
-            "tokenizer": tokenizer, "vocab_size": ROWS, "eos_token_ids": frozenset({EOS_ID}),
-            "sampling_defaults": {"temperature": 0.5}, "limits": LIMITS, **changes,
+            "tokenizer": tokenizer,
+            "vocab_size": ROWS,
+            "eos_token_ids": frozenset({EOS_ID}),
+            "sampling_defaults": {"temperature": 0.5},
+            "limits": LIMITS,
+            **changes,
         }
-    )  # fmt: skip
+    )
 
 
 def test_a_text_becomes_ids_and_none_of_the_parameters_stays_open():
@@ -42,7 +47,9 @@ def test_ids_without_a_token_are_ids_of_the_model():
 def test_requests_are_numbered_from_one_by_all_threads_together():
     shared, found = factory(tokenizer=None), []
     prompts, params = [Prompt(token_ids=(5,))] * 50, [SamplingParams()] * 50
-    threads = [threading.Thread(target=lambda: found.extend(shared.create_all(prompts, params))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: found.extend(shared.create_all(prompts, params))) for _ in range(4)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -60,7 +67,11 @@ def test_requests_are_numbered_from_one_by_all_threads_together():
         (Prompt(token_ids=(5,) * 20), {}, ("20 tokens", "context holds 20", "shorten")),
         (Prompt(token_ids=(5,) * 32), {}, ("32 tokens", "8", "raise num_pages")),
         (Prompt(token_ids=(5,) * 10), {"min_tokens": 11}, ("min_tokens=11", "context of 20")),
-        (Prompt(token_ids=(5,)), {"stop_token_ids": [ROWS]}, (f"stop token id {ROWS}", f"vocabulary of {ROWS}")),
+        (
+            Prompt(token_ids=(5,)),
+            {"stop_token_ids": [ROWS]},
+            (f"stop token id {ROWS}", f"vocabulary of {ROWS}"),
+        ),
         (Prompt(text="a \udce9"), {}, ("lone surrogate", "character 2")),
     ],
 )
@@ -82,7 +93,9 @@ def test_several_completions_need_a_temperature_above_0_wherever_it_comes_from()
 )
 def test_without_a_tokenizer_there_are_ids_only(prompt, params, what):
     ids_only = factory(tokenizer=None)
-    with pytest.raises(RequestError, match=rf"^{what} needs? a tokenizer, and the model has none; pass token ids"):
+    with pytest.raises(
+        RequestError, match=rf"^{what} needs? a tokenizer, and the model has none; pass token ids"
+    ):
         ids_only.create(prompt, SamplingParams(**params))
 
     (sequence,) = ids_only.create(Prompt(token_ids=(5,)), SamplingParams()).sequences

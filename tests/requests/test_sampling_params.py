@@ -36,7 +36,11 @@ def test_defaults():
     params = SamplingParams()
     assert (params.n, params.min_tokens, params.logprobs, params.seed) == (1, 0, None, None)
     assert (params.max_tokens, params.stop_strings, params.stop_token_ids) == (None, (), None)
-    assert (params.include_stop_str_in_output, params.ignore_eos, params.skip_special_tokens) == (False, False, True)
+    assert (params.include_stop_str_in_output, params.ignore_eos, params.skip_special_tokens) == (
+        False,
+        False,
+        True,
+    )
     resolved = params.with_defaults({})
     assert (resolved.temperature, resolved.top_p, resolved.top_k, resolved.min_p) == (1.0, 1.0, 0, 0.0)
 
@@ -95,7 +99,9 @@ def test_min_tokens_is_at_most_max_tokens():
     SamplingParams(min_tokens=2, max_tokens=2)
 
 
-@pytest.mark.parametrize(("stop", "strings"), [(None, ()), ("a", ("a",)), ("ab", ("ab",)), (["a", "b"], ("a", "b"))])
+@pytest.mark.parametrize(
+    ("stop", "strings"), [(None, ()), ("a", ("a",)), ("ab", ("ab",)), (["a", "b"], ("a", "b"))]
+)
 def test_stop_is_a_string_or_several(stop, strings):
     assert SamplingParams(stop=stop).stop_strings == strings
 
@@ -132,7 +138,9 @@ def test_an_unknown_parameter_is_an_error_that_lists_the_known():
 
 
 def test_a_models_defaults_are_taken_only_for_what_is_not_given():
-    params = SamplingParams(temperature=0.5, top_k=0).with_defaults({"temperature": 0.1, "top_k": 20, "top_p": 0.9})
+    params = SamplingParams(temperature=0.5, top_k=0).with_defaults(
+        {"temperature": 0.1, "top_k": 20, "top_p": 0.9}
+    )
     assert (params.temperature, params.top_k, params.top_p, params.min_p) == (0.5, 0, 0.9, 0.0)
     assert all(getattr(params, name) is not None for name in MODEL_DEFAULTS)
 

@@ -1,4 +1,5 @@
-"""A device in plain Python that runs a scheduler's plans as a real one would, and checks what each of them reads."""
+"""A device in plain Python that runs a scheduler's plans as a real one would, and checks what each of them
+reads."""
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -33,12 +34,14 @@ def keys_and_values(before: int, token_id: int) -> int:
 
 
 def first_keys_and_values(sequence: Sequence) -> int:
-    """What stands before the first token. With the salt in it, pages of different salts have nothing in common."""
+    """What stands before the first token. With the salt in it, pages of different salts have nothing in
+    common."""
     return sum(map(ord, sequence.params.cache_salt or ""))
 
 
 def next_token(sequence: Sequence, newest: int) -> int:
-    """What the fake model says after the token of which `newest` was kept: `n` completions of a prompt differ."""
+    """What the fake model says after the token of which `newest` was kept: `n` completions of a prompt
+    differ."""
     return (newest + 7 * sequence.index) % VOCAB_SIZE
 
 
@@ -52,7 +55,8 @@ def expected_token(sequence: Sequence) -> int:
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a plan, whether it decodes (its one token is on the device, so that token_ids is None) or is a chunk."""
+    """A row of a plan, whether it decodes (its one token is on the device, so that token_ids is None) or is a
+    chunk."""
 
     sequence: Sequence
     row: int
@@ -71,22 +75,33 @@ def rows_of(plan: StepPlan, page_size: int) -> list[Row]:
     assert len(new_pages) == len(decode.new_pages)
     assert all(0 <= place < len(decode) for place in new_pages)
     rows = []
-    for i, (sequence, row, start) in enumerate(zip(decode.sequences, decode.row_ids, decode.positions, strict=True)):
+    for i, (sequence, row, start) in enumerate(
+        zip(decode.sequences, decode.row_ids, decode.positions, strict=True)
+    ):
         new_page_ids = [new_pages[i]] if i in new_pages else []
         rows.append(Row(sequence, row, start, 1, None, -(-start // page_size), new_page_ids, True))
     for c in plan.chunks:
-        rows.append(Row(
-            c.sequence, c.row, c.start, c.num_tokens, c.token_ids, c.first_new_page, c.new_page_ids, c.is_last_chunk,
-            c.shared_page_ids,
-        ))  # fmt: skip
+        rows.append(
+            Row(
+                c.sequence,
+                c.row,
+                c.start,
+                c.num_tokens,
+                c.token_ids,
+                c.first_new_page,
+                c.new_page_ids,
+                c.is_last_chunk,
+                c.shared_page_ids,
+            )
+        )
     assert plan.sampling_sequences == [row.sequence if row.samples else None for row in rows]
     assert plan.num_tokens == sum(row.num_tokens for row in rows)
     return rows
 
 
 class FakeDevice:
-    """An executor whose rows and pages are lists and dicts. What a page held is gone when it becomes free. A handle is
-    the tokens of the plan's rows."""
+    """An executor whose rows and pages are lists and dicts. What a page held is gone when it becomes free. A
+    handle is the tokens of the plan's rows."""
 
     def __init__(self, limits: Limits, pool: PagePool) -> None:
         self.page_size = limits.page_size
@@ -107,7 +122,8 @@ class FakeDevice:
         return call
 
     def dispatch(self, plan: StepPlan) -> list[int | None]:
-        """Copies pages, writes every row's keys and values, then samples from all that the row's pages hold."""
+        """Copies pages, writes every row's keys and values, then samples from all that the row's pages
+        hold."""
         self._forget_freed()
         self.num_copied += len(plan.page_copies)
         copied = [(target, self._page(source)) for source, target in plan.page_copies]
@@ -121,7 +137,8 @@ class FakeDevice:
     def read(self, handle: list[int | None], logprob_rows: Collection[int]) -> StepOutput:
         """The log probability of a token is its negative, and itself the most likely."""
         logprobs = {
-            row: TokenLogprobs(-float(handle[row]), [handle[row]], [-float(handle[row])]) for row in logprob_rows
+            row: TokenLogprobs(-float(handle[row]), [handle[row]], [-float(handle[row])])
+            for row in logprob_rows
         }
         return StepOutput(token_ids=handle, logprobs=logprobs, wait_s=0.0)
 
@@ -153,7 +170,11 @@ class FakeDevice:
             table[row.first_new_page + i] = page_id
         token_ids = [self.newest_token[row.row]] if row.token_ids is None else row.token_ids
         assert len(token_ids) == row.num_tokens
-        kept = self.memory[self._place(row.row, row.start - 1)] if row.start else first_keys_and_values(row.sequence)
+        kept = (
+            self.memory[self._place(row.row, row.start - 1)]
+            if row.start
+            else first_keys_and_values(row.sequence)
+        )
         for i, token_id in enumerate(token_ids):
             kept = self.memory[self._place(row.row, row.start + i)] = keys_and_values(kept, token_id)
 
@@ -175,7 +196,9 @@ class FakeDevice:
 class FakeEngine:
     """Steps a scheduler and a FakeDevice with each result read one step late, and checks every plan."""
 
-    def __init__(self, limits: Limits, policy: SchedulingPolicy = "mixed", *, prefix_caching: bool = True) -> None:
+    def __init__(
+        self, limits: Limits, policy: SchedulingPolicy = "mixed", *, prefix_caching: bool = True
+    ) -> None:
         self.limits = limits
         self.counters = Counters()
         self.policy = policy
@@ -189,15 +212,20 @@ class FakeEngine:
         self._next_start: dict[Sequence, int] = {}
 
     def add(self, prompt_length: int, max_tokens: int, *, eos_after: int | None = None) -> Sequence:
-        """Accepts a sequence with a prompt like no other, and ends it after `eos_after` tokens of output, or at its
-        length bound."""
+        """Accepts a sequence with a prompt like no other, and ends it after `eos_after` tokens of output, or
+        at its length bound."""
         prompt = [len(self.eos_after) % VOCAB_SIZE, *range(prompt_length - 1)]
         return self.add_prompt(prompt, max_tokens, eos_after=eos_after)[0]
 
     def add_prompt(
-        self, prompt: Collection[int], max_tokens: int, *, eos_after: int | None = None, salt: str | None = None,
+        self,
+        prompt: Collection[int],
+        max_tokens: int,
+        *,
+        eos_after: int | None = None,
+        salt: str | None = None,
         n: int = 1,
-    ) -> list[Sequence]:  # fmt: skip
+    ) -> list[Sequence]:
         """As `add`, with a prompt that others may have as well."""
         sequences = new_sequences(self.limits, prompt, max_tokens, salt=salt, n=n)
         for sequence in sequences:
@@ -235,12 +263,14 @@ class FakeEngine:
         return plan
 
     def drain(self) -> None:
-        """Runs until nothing is left, in a bounded number of steps: the oldest gets a token in each, and is read. With
-        `prefill_first`, prompts may fill every row in between."""
+        """Runs until nothing is left, in a bounded number of steps: the oldest gets a token in each, and is
+        read. With `prefill_first`, prompts may fill every row in between."""
         most_between = 1 + (
             self.limits.max_num_seqs * self.limits.max_model_len if self.policy == "prefill_first" else 0
         )
-        most = self.num_steps + 2 + most_between * sum(sequence.max_total_tokens + 2 for sequence in self.live)
+        most = (
+            self.num_steps + 2 + most_between * sum(sequence.max_total_tokens + 2 for sequence in self.live)
+        )
         while self.live or self._in_flight:
             self.step()
             assert self.num_steps <= most, "the scheduler makes no progress"
@@ -313,7 +343,9 @@ class FakeEngine:
             assert not row.shared_page_ids
         end = self._next_start[sequence] = row.start + row.num_tokens
         assert end < sequence.max_total_tokens, "the last token has no use for keys and values"
-        assert len(sequence.page_ids) == self.limits.pages_for(end), "pages for other than the tokens that exist"
+        assert len(sequence.page_ids) == self.limits.pages_for(end), (
+            "pages for other than the tokens that exist"
+        )
         assert row.samples == (end >= len(sequence.token_ids))
         if row.token_ids is not None:
             assert row.token_ids == sequence.token_ids[row.start : end]

@@ -25,10 +25,11 @@ def sequence(token_ids: list[int], salt: str | None = None) -> Sequence:
 
 
 class PageTablesMachine(RuleBasedStateMachine):
-    """Sequences begin with what is cached, grow, and leave their pages behind or not; each rule that plans is a step.
+    """Sequences begin with what is cached, grow, and leave their pages behind or not; each rule that plans is
+    a step.
 
-    `memory` is what was written: a token's keys and values depend on every token before it, and those of other salts
-    must not be seen. It loses what is in a page that becomes free.
+    `memory` is what was written: a token's keys and values depend on every token before it, and those of
+    other salts must not be seen. It loses what is in a page that becomes free.
     """
 
     @initialize(
@@ -67,8 +68,8 @@ class PageTablesMachine(RuleBasedStateMachine):
             assert self.memory[self.place(sequence, position)] == self.believed(sequence, position)
 
     def known_tokens(self, sequence: Sequence) -> int:
-        """The most tokens, in whole pages, that some row of pages in memory holds of a sequence: the longest that could
-        be found, wherever that is kept."""
+        """The most tokens, in whole pages, that some row of pages in memory holds of a sequence: the longest
+        that could be found, wherever that is kept."""
         whole = {page: it for (page, offset), it in self.memory.items() if offset == self.size - 1}
         found, most = 0, len(sequence.token_ids) - 1
         while found + self.size <= most and self.believed(sequence, found + self.size - 1) in whole.values():
@@ -90,10 +91,12 @@ class PageTablesMachine(RuleBasedStateMachine):
         return {page for s in self.running for page in s.page_ids[: s.num_shared_pages]}
 
     @rule(
-        text=st.integers(0, 1), num_same=st.integers(0, MAX_MODEL_LEN - 1),
+        text=st.integers(0, 1),
+        num_same=st.integers(0, MAX_MODEL_LEN - 1),
         own=st.lists(st.integers(0, 2), min_size=1, max_size=4),
-        salt=st.sampled_from([None, None, None, "salt"]), data=st.data(),
-    )  # fmt: skip
+        salt=st.sampled_from([None, None, None, "salt"]),
+        data=st.data(),
+    )
     def begin(self, text: int, num_same: int, own: list[int], salt: str | None, data: st.DataObject) -> None:
         one = sequence(([text] * num_same + own)[: MAX_MODEL_LEN - 1], salt)
         self.pages.begin_step()
@@ -102,7 +105,9 @@ class PageTablesMachine(RuleBasedStateMachine):
         fitting = [p for p in prefixes if self.fits(one, p)]
         if fitting:
             prefix = data.draw(st.sampled_from(fitting), label="prefix")
-            self.join(one, prefix, data.draw(st.integers(1, len(one.token_ids) - prefix.num_tokens), label="chunk"))
+            self.join(
+                one, prefix, data.draw(st.integers(1, len(one.token_ids) - prefix.num_tokens), label="chunk")
+            )
         self.pages.end_step()
 
     def check_prefixes(self, one: Sequence, prefixes: list[Prefix]) -> None:
@@ -138,7 +143,8 @@ class PageTablesMachine(RuleBasedStateMachine):
 
     @rule(place=places, data=st.data())
     def go_on(self, place: int, data: st.DataObject) -> None:
-        """With the prompt, or with a token of output; after one that the host does not know, a sequence only ends."""
+        """With the prompt, or with a token of output; after one that the host does not know, a sequence only
+        ends."""
         if place >= len(self.running):
             return
         one = self.running[place]
@@ -158,7 +164,8 @@ class PageTablesMachine(RuleBasedStateMachine):
 
     @rule(place=places)
     def end_or_preempt(self, place: int) -> None:
-        """What it leaves is found at once, up to its last known token; all full pages, and the last if half full."""
+        """What it leaves is found at once, up to its last known token; all full pages, and the last if half
+        full."""
         if place >= len(self.running):
             return
         one = self.running.pop(place)

@@ -21,7 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @st.composite
 def all_limits(draw: st.DrawFn) -> Limits:
-    """Engines that are short of everything: the longest sequence fits into the pages, and often nothing else."""
+    """Engines that are short of everything: the longest sequence fits into the pages, and often nothing
+    else."""
     page_size, max_model_len = draw(st.sampled_from([1, 2, 4])), draw(st.integers(2, 16))
     needed = -(-max_model_len // page_size)
     max_num_seqs = draw(st.integers(1, 4))
@@ -36,7 +37,8 @@ def all_limits(draw: st.DrawFn) -> Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Arrival:
-    """A request whose prompt goes with one of two texts for a while, and on by itself; as shares of the longest."""
+    """A request whose prompt goes with one of two texts for a while, and on by itself; as shares of the
+    longest."""
 
     length: float
     shared: float
@@ -68,9 +70,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Sequences arrive, end and are aborted at any time. FakeEngine checks each step."""
 
     @initialize(
-        limits=all_limits(), policy=st.sampled_from(get_args(SchedulingPolicy)),
+        limits=all_limits(),
+        policy=st.sampled_from(get_args(SchedulingPolicy)),
         prefix_caching=st.sampled_from([True, True, False]),
-    )  # fmt: skip
+    )
     def start(self, limits: Limits, policy: SchedulingPolicy, prefix_caching: bool) -> None:
         self.engine, self.accepted = FakeEngine(limits, policy, prefix_caching=prefix_caching), []
         self.prefix_caching = prefix_caching
@@ -101,7 +104,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert all(sequence.is_finished for sequence in self.accepted)
         counters = self.engine.counters
         event(f"{self.engine.policy}, preempted: {counters.num_preemptions > 0}")
-        event(f"prefix hits: {counters.num_prefix_hit_tokens > 0}, pages copied: {self.engine.device.num_copied > 0}")
+        event(
+            f"prefix hits: {counters.num_prefix_hit_tokens > 0}, pages copied: "
+            f"{self.engine.device.num_copied > 0}"
+        )
         assert self.prefix_caching or counters.num_prefix_hit_tokens == 0
         assert counters.num_prefix_hit_tokens <= counters.num_prompt_tokens
 
@@ -121,7 +127,9 @@ def limits(**changes: int) -> Limits:
 
 def summary(plan: StepPlan | None) -> list[tuple[int, int, int]] | None:
     """(arrival, start, num_tokens) of each row."""
-    return plan and [(row.sequence.arrival, row.start, row.num_tokens) for row in rows_of(plan, PLENTY.page_size)]
+    return plan and [
+        (row.sequence.arrival, row.start, row.num_tokens) for row in rows_of(plan, PLENTY.page_size)
+    ]
 
 
 def test_the_scheduler_needs_no_jax():
@@ -136,7 +144,9 @@ def test_the_scheduler_needs_no_jax():
         assert "jinfer.scheduling.scheduler" in sys.modules
         sys.exit(", ".join(name for name in ("jax", "jaxlib", "flax") if name in sys.modules) or None)
         """
-    run = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert run.returncode == 0, run.stderr
 
 
@@ -334,12 +344,15 @@ def test_completions_of_a_prompt_share_its_pages():
     plan = engine.step()
     assert summary(plan) == [(0, 8, 1), (1, 7, 1), (2, 7, 1)]
     assert [source for source, _ in plan.page_copies] == [2, 2], "three of the second page's four tokens"
-    assert engine.scheduler.page_pool.num_used == 1 + 3 + 1, "the first page, three second ones, and one for an output"
+    assert engine.scheduler.page_pool.num_used == 1 + 3 + 1, (
+        "the first page, three second ones, and one for an output"
+    )
     engine.drain()
 
 
 def test_nobody_computes_what_another_computes_just_now():
-    """A prompt of three steps, and one that goes on from it: it begins where the first one ends, in the same step."""
+    """A prompt of three steps, and one that goes on from it: it begins where the first one ends, in the same
+    step."""
     engine = FakeEngine(limits(max_num_batched_tokens=8))
     engine.add_prompt(range(20), 3)
     engine.add_prompt([*range(20), 5, 6], 3)
@@ -402,7 +415,8 @@ def test_cached_pages_go_before_anybody_is_preempted_least_recently_used_first()
         engine.add_prompt(prompt, 1)
         engine.drain()
     assert engine.scheduler.page_pool.num_cached == 4
-    engine.add_prompt([2] * 20, 8)  # takes the four that are free, and then three: the old, and the end of the new
+    # Takes the four that are free, and then three: the old, and the end of the new.
+    engine.add_prompt([2] * 20, 8)
     engine.drain()
     engine.add_prompt(new, 1)
     engine.add_prompt(old, 1)
@@ -441,7 +455,8 @@ def test_what_a_failed_sequence_computed_is_forgotten():
 
 
 def test_a_prefix_that_fills_the_pages_is_no_reason_to_wait_for_ever():
-    """All pages are cached: three that fit, one that fits in part, and one more. Without the copy there is room."""
+    """All pages are cached: three that fit, one that fits in part, and one more. Without the copy there is
+    room."""
     engine = FakeEngine(limits(num_pages=1 + 5, max_model_len=20, max_num_seqs=1, max_num_batched_tokens=20))
     engine.add_prompt(range(16), 4)
     engine.drain()

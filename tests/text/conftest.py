@@ -55,7 +55,9 @@ def sentence_pieces(decoder: decoders.Decoder) -> Backend:
     words = ["▁", "▁▁", "▁a", "a", "b", "ab", "▁he", "�", "€", "", "\n"]
     pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *words]
     vocab = {piece: index for index, piece in enumerate(pieces)}
-    backend = Backend(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    backend = Backend(
+        models.BPE(vocab=vocab, merges=[], unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     backend.decoder = decoder
     backend.add_special_tokens(["<unk>", "<s>", "</s>"])
@@ -76,7 +78,9 @@ def llama_strip_two() -> Backend:
 
 
 def gemma() -> Backend:
-    return sentence_pieces(decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]))
+    return sentence_pieces(
+        decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    )
 
 
 def fused_replace() -> Backend:
@@ -84,12 +88,32 @@ def fused_replace() -> Backend:
 
 
 def strip_the_end() -> Backend:
-    return sentence_pieces(decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 0, 1)]))
+    return sentence_pieces(
+        decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 0, 1)])
+    )
 
 
 def words(decoder: decoders.Decoder | None) -> Backend:
-    pieces = ["[UNK]", "[CLS]", "he", "##llo", "##", "▁a", "▁", "▁▁b", "a</w>", ",", "'s", " do not", "x", "", "<pad>"]
-    backend = Backend(models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    pieces = [
+        "[UNK]",
+        "[CLS]",
+        "he",
+        "##llo",
+        "##",
+        "▁a",
+        "▁",
+        "▁▁b",
+        "a</w>",
+        ",",
+        "'s",
+        " do not",
+        "x",
+        "",
+        "<pad>",
+    ]
+    backend = Backend(
+        models.WordLevel({piece: index for index, piece in enumerate(pieces)}, unk_token="[UNK]")
+    )
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if decoder is not None:
         backend.decoder = decoder

@@ -1,4 +1,5 @@
-"""Ids of tokens that tokenizer.json lacks, and keys of tokenizer_config.json that change ids: against transformers."""
+"""Ids of tokens that tokenizer.json lacks, and keys of tokenizer_config.json that change ids: against
+transformers."""
 
 import random
 
@@ -9,14 +10,32 @@ from jinfer.text.tokenizer import Tokenizer
 from tests.text.test_tokenizer import auto_tokenizer, tokenizer_json, write_directory  # noqa: F401
 
 TEXTS = ["a[A] b [B]he</s> a", "<s>ab <think>[C][D]x<pad>", " he<unk> [A]"]
-NAMES = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token", "image_token"]
+NAMES = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+    "image_token",
+]
 CONTENTS = ["<s>", "</s>", "<unk>", "[A]", "[B]", "[C]", "<pad>", "[D]", "he", "<think>"]
 KEYS = {
-    "split_special_tokens": True, "add_prefix_space": False, "add_bos_token": True, "add_eos_token": True,
-    "clean_up_tokenization_spaces": True, "legacy": True, "model_max_length": 3, "max_length": 2,
-    "truncation_side": "left", "padding_side": "left", "do_lower_case": True, "from_slow": True,
+    "split_special_tokens": True,
+    "add_prefix_space": False,
+    "add_bos_token": True,
+    "add_eos_token": True,
+    "clean_up_tokenization_spaces": True,
+    "legacy": True,
+    "model_max_length": 3,
+    "max_length": 2,
+    "truncation_side": "left",
+    "padding_side": "left",
+    "do_lower_case": True,
+    "from_slow": True,
     "spaces_between_special_tokens": False,
-}  # fmt: skip
+}
 
 
 class Directory:
@@ -39,13 +58,21 @@ class Directory:
         chosen = self.random.sample(NAMES, 3)
         config = {"tokenizer_class": "PreTrainedTokenizerFast", **{name: self.token() for name in chosen}}
         if self.random.random() < 0.3:
-            config["extra_special_tokens"] = self.random.choice([self.tokens(), {"audio_token": self.token()}])
+            config["extra_special_tokens"] = self.random.choice(
+                [self.tokens(), {"audio_token": self.token()}]
+            )
         if self.random.random() < 0.3:
             config["additional_special_tokens"] = self.tokens()
         if self.random.random() < 0.4:
-            some = {"lstrip": self.chance(), "rstrip": False, "single_word": False, "normalized": self.chance()}
+            some = {
+                "lstrip": self.chance(),
+                "rstrip": False,
+                "single_word": False,
+                "normalized": self.chance(),
+            }
             declared = {
-                str(token_id): {"content": text, "special": self.chance(), **some} for text, token_id in self.ids()
+                str(token_id): {"content": text, "special": self.chance(), **some}
+                for text, token_id in self.ids()
             }
             config["added_tokens_decoder"] = declared
         return config | {name: value for name, value in KEYS.items() if self.random.random() < 0.2}
@@ -56,7 +83,10 @@ class Directory:
             if isinstance(entry, dict):
                 del entry["__type"]
         if self.chance():
-            entries[self.random.choice(["additional_special_tokens", "extra_special_tokens"])] = ["[C]", "<pad>"]
+            entries[self.random.choice(["additional_special_tokens", "extra_special_tokens"])] = [
+                "[C]",
+                "<pad>",
+            ]
         return entries
 
     def ids(self) -> list[tuple[str, int]]:
@@ -79,7 +109,13 @@ class Directory:
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["llama", "byte_level"])
 @pytest.mark.parametrize("seed", range(40))
-def test_a_directory_with_tokens_anywhere_is_read_as_in_transformers(seed, name, tiny, tmp_path, auto_tokenizer):  # noqa: F811
+def test_a_directory_with_tokens_anywhere_is_read_as_in_transformers(
+    seed,
+    name,
+    tiny,
+    tmp_path,
+    auto_tokenizer,  # noqa: F811
+):
     directory = Directory(seed, tokenizer_json(tiny, name))
     write_directory(tmp_path, directory.backend_json, **directory.files)
     ours, theirs = Tokenizer.from_directory(tmp_path), auto_tokenizer(tmp_path)
@@ -96,7 +132,11 @@ def test_a_directory_with_tokens_anywhere_is_read_as_in_transformers(seed, name,
 
 def new_ids(tokenizer: Tokenizer, *texts: str) -> list[int]:
     """The ids of tokens that the tiny llama tokenizer lacks; it has 0 to 270."""
-    return [ids[0] for ids in (tokenizer.encode(text, add_special_tokens=False) for text in texts) if len(ids) == 1]
+    return [
+        ids[0]
+        for ids in (tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        if len(ids) == 1
+    ]
 
 
 def from_files(tmp_path, tiny, **files) -> Tokenizer:
@@ -111,7 +151,12 @@ def test_tokens_of_added_tokens_json_come_by_their_ids(tmp_path, tiny):
 
 
 def test_tokens_that_are_only_named_come_in_transformers_order(tmp_path, tiny):
-    config = {"image_token": "[I]", "additional_special_tokens": ["[X]"], "pad_token": "[P]", "bos_token": "[B]"}
+    config = {
+        "image_token": "[I]",
+        "additional_special_tokens": ["[X]"],
+        "pad_token": "[P]",
+        "bos_token": "[B]",
+    }
     tokenizer = from_files(tmp_path, tiny, tokenizer_config=config)
     assert new_ids(tokenizer, "[B]", "[P]", "[I]", "[X]") == [271, 272, 273, 274]
 
@@ -126,8 +171,12 @@ def test_added_tokens_json_is_not_read_beside_added_tokens_decoder(tmp_path, tin
 def test_the_flags_of_a_named_token_count(tmp_path, tiny):
     eos = {"content": "[E]", "lstrip": True, "rstrip": True, "__type": "AddedToken"}
     tokenizer = from_files(tmp_path, tiny, tokenizer_config={"eos_token": eos})
-    assert tokenizer.encode("a [E] a") == [1, *tokenizer.encode("a", add_special_tokens=False), 271,
-                                           *tokenizer.encode("a", add_special_tokens=False)]  # fmt: skip
+    assert tokenizer.encode("a [E] a") == [
+        1,
+        *tokenizer.encode("a", add_special_tokens=False),
+        271,
+        *tokenizer.encode("a", add_special_tokens=False),
+    ]
 
 
 @pytest.mark.parametrize("token_id", ["271", None, True, [1]])
@@ -153,7 +202,8 @@ def ids_by_class(tmp_path, tiny, tokenizer_class: str, text: str) -> list[int]:
 @pytest.mark.parametrize("text", [" a", "  a", "a </s> a", "</s>a", "a</s>  a"])
 @pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "LlamaTokenizerFast"])
 def test_llama_tokenizers_have_the_ids_of_tokenizer_json(tokenizer_class, text, tmp_path, tiny):
-    """Which are those of transformers 4 and of sentencepiece; transformers 5 fuses leading spaces (#47700)."""
+    """Which are those of transformers 4 and of sentencepiece; transformers 5 fuses leading spaces
+    (#47700)."""
     as_it_is = ids_by_class(tmp_path, tiny, "PreTrainedTokenizerFast", text)
     assert ids_by_class(tmp_path, tiny, tokenizer_class, text) == as_it_is
 
@@ -177,7 +227,9 @@ def test_a_leading_space_is_a_piece_of_its_own(tmp_path, tiny):
 )
 def test_a_class_names_tokens(name, tokenizer_class, config, names, tmp_path, tiny):
     config = {"tokenizer_class": tokenizer_class, **config}
-    tokenizer = Tokenizer.from_directory(write_directory(tmp_path, tokenizer_json(tiny, name), tokenizer_config=config))
+    tokenizer = Tokenizer.from_directory(
+        write_directory(tmp_path, tokenizer_json(tiny, name), tokenizer_config=config)
+    )
     ids = tuple(None if text is None else tiny[name]._backend.token_to_id(text) for text in names)
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == ids
 

@@ -22,9 +22,8 @@ def render(source: str, messages=USER, special_tokens=None, **options) -> str:
 
 
 def test_messages_special_tokens_and_the_generation_prompt_reach_the_template():
-    source = (
-        "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m['content'] }}{% endfor %}{{ add_generation_prompt }}"
-    )
+    turns = "{% for m in messages %}[{{ m.role }}]{{ m['content'] }}{% endfor %}"
+    source = "{{ bos_token }}" + turns + "{{ add_generation_prompt }}"
     assert render(source, special_tokens={"bos_token": "<s>"}) == "<s>[user]HiTrue"
     assert render(source, add_generation_prompt=False) == "[user]HiFalse"
 
@@ -35,7 +34,9 @@ def test_blocks_take_their_line_with_them():
 
 def test_variables_reach_the_template_and_win_over_special_tokens():
     source = "{{ enable_thinking }}{{ bos_token }}"
-    assert render(source, special_tokens={"bos_token": "<s>"}, enable_thinking=False, bos_token="B") == "FalseB"
+    assert (
+        render(source, special_tokens={"bos_token": "<s>"}, enable_thinking=False, bos_token="B") == "FalseB"
+    )
 
 
 def test_tools_are_none_when_not_given():
@@ -58,8 +59,13 @@ def test_tojson_is_plain_json(call, expected):
 
 
 def test_loop_controls_work():
-    assert render("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% if i == 3 %}{% break %}"
-                  "{% endif %}{% endfor %}") == "023"  # fmt: skip
+    assert (
+        render(
+            "{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% if i == 3 %}{% break %}"
+            "{% endif %}{% endfor %}"
+        )
+        == "023"
+    )
 
 
 def test_the_generation_tag_is_a_scope():
@@ -180,7 +186,10 @@ class Model:
         (collections.UserDict(a=1), {"a": 1}),
         (Point(1, Role.USER), [1, "user"]),
         ([Point(1, 2)], [[1, 2]]),
-        ({Role.USER: 1, 1: 2, None: 3, False: 4, 0.5: 5}, {"user": 1, "1": 2, "null": 3, "false": 4, "0.5": 5}),
+        (
+            {Role.USER: 1, 1: 2, None: 3, False: 4, 0.5: 5},
+            {"user": 1, "1": 2, "null": 3, "false": 4, "0.5": 5},
+        ),
         ({np.int64(3): 1, np.str_("a"): 2}, {"3": 1, "a": 2}),
         (Note("T"), {"title": "T", "level": 3}),
         (Model(a=Role.USER, b=Model(c=1)), {"a": "user", "b": {"c": 1}}),
@@ -204,7 +213,9 @@ def test_no_method_of_a_subclass_reaches_the_template():
     assert render(source, message, value=Role.USER, point=Point(1, 2)) == "user False False"
 
 
-@pytest.mark.parametrize("message", [Model(role=Role.USER, content="Hi", name=None), MappingProxyType(USER[0])])
+@pytest.mark.parametrize(
+    "message", [Model(role=Role.USER, content="Hi", name=None), MappingProxyType(USER[0])]
+)
 def test_messages_may_be_objects_that_stand_for_mappings(message):
     assert render("{{ messages[0].content }}{{ messages[0].name is defined }}", [message]) == "HiFalse"
 
@@ -221,9 +232,10 @@ def test_subclasses_of_str_are_field_names_too():
 
 
 @pytest.mark.parametrize(
-    "value", [object(), open, {1, 2}, b"a", np.arange(2), 1j, {(1, 2): 3}, np.datetime64("2025-01-01"), Role, Note],
+    "value",
+    [object(), open, {1, 2}, b"a", np.arange(2), 1j, {(1, 2): 3}, np.datetime64("2025-01-01"), Role, Note],
     ids=lambda value: type(value).__name__,
-)  # fmt: skip
+)
 def test_what_json_cannot_hold_is_refused(value):
     with pytest.raises(RequestError, match=r"value.* what JSON can hold"):
         render("x", [{**USER[0], "value": value}])
@@ -237,7 +249,8 @@ def test_text_parts_are_joined():
 def test_none_is_as_good_as_absent():
     messages = [{"role": "assistant", "content": None, "tool_calls": [{"id": 1}], "name": None}]
     source = (
-        "{{ messages[0].content is defined }} {{ messages[0].name is defined }} {{ messages[0].tool_calls | length }}"
+        "{{ messages[0].content is defined }} {{ messages[0].name is defined }} "
+        "{{ messages[0].tool_calls | length }}"
     )
     assert render(source, messages) == "False False 1"
 
@@ -279,7 +292,13 @@ def test_an_option_of_transformers_is_no_variable(name, value):
 
 
 def test_an_option_that_asks_for_what_happens_anyway_is_accepted():
-    options = {"tokenize": True, "return_dict": False, "padding": False, "truncation": False, "max_length": None}
+    options = {
+        "tokenize": True,
+        "return_dict": False,
+        "padding": False,
+        "truncation": False,
+        "max_length": None,
+    }
     options |= {"return_tensors": None, "return_assistant_tokens_mask": False, "tokenizer_kwargs": {}}
     assert render("{{ tokenize is defined }}{{ padding is defined }}", **options) == "FalseFalse"
 
@@ -427,7 +446,9 @@ def test_published_templates_render_as_in_transformers(name, conversation, share
         jinja2.TemplateError,  # what this template refuses
         TypeError,  # what it cannot do
     )
-    text, reason = text_or_error(lambda: ChatTemplate(source, SPECIAL_TOKENS).render(messages, **options), RequestError)
+    text, reason = text_or_error(
+        lambda: ChatTemplate(source, SPECIAL_TOKENS).render(messages, **options), RequestError
+    )
     assert text == expected
     assert their_reason in reason
 
@@ -436,7 +457,9 @@ def test_most_conversations_are_rendered_and_not_refused(shared_data):
     """The test above would pass if both sides refused everything."""
     rendered = 0
     for name in TEMPLATES[:-1]:
-        template = ChatTemplate(shared_data(f"chat_templates/{name}.jinja").read_text(encoding="utf-8"), SPECIAL_TOKENS)
+        template = ChatTemplate(
+            shared_data(f"chat_templates/{name}.jinja").read_text(encoding="utf-8"), SPECIAL_TOKENS
+        )
         for messages, options in CONVERSATIONS.values():
             try:
                 rendered += bool(template.render(messages, **options))

@@ -23,7 +23,9 @@ def decode(tokenizer: Tokenizer, ids: Sequence[int], skip_special_tokens: bool =
     return tokenizer.decode(known, skip_special_tokens)
 
 
-def completion(tokenizer: Tokenizer, context: Sequence[int], ids: Sequence[int], skip_special_tokens: bool) -> str:
+def completion(
+    tokenizer: Tokenizer, context: Sequence[int], ids: Sequence[int], skip_special_tokens: bool
+) -> str:
     """What the ids add to the text of the context, from where the two texts part."""
     before = decode(tokenizer, context, skip_special_tokens)
     text = decode(tokenizer, [*context, *ids], skip_special_tokens)
@@ -68,14 +70,17 @@ def ids_of_one_byte(tokenizer: Tokenizer) -> list[int]:
 
 
 def draw_ids(data: st.DataObject, tokenizer: Tokenizer, max_size: int = 24) -> list[int]:
-    """Ids of all kinds, repeated more often than chance would: bytes and spaces in runs, ids without a token."""
+    """Ids of all kinds, repeated more often than chance would: bytes and spaces in runs, ids without a
+    token."""
     any_id = st.integers(0, tokenizer.vocab_size + 1)
     euro = st.sampled_from(["€", "🦄", "  a", "\n\n", "</s>", "�", "é"]).map(
         lambda text: tokenizer.encode(text, add_special_tokens=False)
     )
     some_bytes = st.lists(st.sampled_from(ids_of_one_byte(tokenizer)), max_size=6)
     run_of_one = st.tuples(any_id, st.integers(1, 4)).map(lambda pair: [pair[0]] * pair[1])
-    some = data.draw(st.lists(st.one_of(any_id.map(lambda i: [i]), euro, some_bytes, run_of_one), max_size=max_size))
+    some = data.draw(
+        st.lists(st.one_of(any_id.map(lambda i: [i]), euro, some_bytes, run_of_one), max_size=max_size)
+    )
     ids = [token_id for part in some for token_id in part]
     drop = data.draw(st.integers(0, 3)) if ids else 0  # begin in the middle of something
     return ids[drop:]
@@ -83,7 +88,9 @@ def draw_ids(data: st.DataObject, tokenizer: Tokenizer, max_size: int = 24) -> l
 
 def draw_context(data: st.DataObject, tokenizer: Tokenizer) -> list[int]:
     """A prompt: none, one whose last tokens are all of one kind, or any."""
-    end = st.tuples(st.integers(0, tokenizer.vocab_size + 1), st.integers(0, 40)).map(lambda pair: [pair[0]] * pair[1])
+    end = st.tuples(st.integers(0, tokenizer.vocab_size + 1), st.integers(0, 40)).map(
+        lambda pair: [pair[0]] * pair[1]
+    )
     return draw_ids(data, tokenizer, max_size=6) + data.draw(st.one_of(st.just([]), end))
 
 
@@ -123,14 +130,21 @@ def test_the_last_tokens_may_be_added_at_once(any_tokenizer, data, skip):
 def test_stop_strings_cut_where_the_definition_says(any_tokenizer, data, skip, include, min_tokens):
     context, ids = draw_context(data, any_tokenizer), draw_ids(data, any_tokenizer, max_size=12)
     text = completion(any_tokenizer, context, ids, skip)
-    slices = st.tuples(st.integers(0, max(0, len(text) - 1)), st.integers(1, 5)).map(lambda s: text[s[0] : sum(s)])
-    stop = tuple(data.draw(st.lists(st.one_of(slices, st.text("ab €\n�", min_size=1, max_size=3)), max_size=3)))
+    slices = st.tuples(st.integers(0, max(0, len(text) - 1)), st.integers(1, 5)).map(
+        lambda s: text[s[0] : sum(s)]
+    )
+    stop = tuple(
+        data.draw(st.lists(st.one_of(slices, st.text("ab €\n�", min_size=1, max_size=3)), max_size=3))
+    )
     assume(all(word and any_tokenizer.unwritable_character(word) is None for word in stop))
     assume(not any(special in word for special in any_tokenizer.special_texts for word in stop))
-    assume(min_tokens == 0 or not any(word.endswith("\ufffd") for word in stop))  # then the definition is loose
+    # Then the definition is loose.
+    assume(min_tokens == 0 or not any(word.endswith("\ufffd") for word in stop))
     options = {"context": context, "stop": stop, "min_tokens": min_tokens}
     expected = stopped_text(any_tokenizer, ids, include=include, skip=skip, **options)
-    detokenizer = Detokenizer(any_tokenizer, include_stop_str_in_output=include, skip_special_tokens=skip, **options)
+    detokenizer = Detokenizer(
+        any_tokenizer, include_stop_str_in_output=include, skip_special_tokens=skip, **options
+    )
     assert (run(detokenizer, ids), detokenizer.stop_reason) == expected
 
 
@@ -187,7 +201,13 @@ def test_the_last_character_is_cut_off_alone(tiny):
 
 def test_a_shown_special_token_ends_a_byte_run(tiny):
     ids = ids_of(tiny["llama"], "<0xE2>", "<0x82>", "</s>", "<0xAC>")
-    assert pieces_of(tiny["llama"], ids, skip_special_tokens=False) == ["", "", "\ufffd\ufffd</s>", "\ufffd", ""]
+    assert pieces_of(tiny["llama"], ids, skip_special_tokens=False) == [
+        "",
+        "",
+        "\ufffd\ufffd</s>",
+        "\ufffd",
+        "",
+    ]
 
 
 def test_a_token_that_ends_one_character_and_begins_another_is_shown_at_once(tiny):
@@ -201,7 +221,12 @@ def test_a_token_that_ends_one_character_and_begins_another_is_shown_at_once(tin
         ("llama", ["▁a", "<0x0A>"], ["▁he"], [" he", ""]),
         ("llama", ["<0x0A>"] * 40, ["<0x0A>", "▁he"], ["\n", " he", ""]),
         ("llama", ["▁a", "<0x0A>", "</s>"], ["a"], ["a", ""]),
-        ("llama", ["▁a", "<0xE2>", "<0x82>"], ["<0xAC>", "a"], ["€", "a", ""]),  # a character that straddles the end
+        (
+            "llama",
+            ["▁a", "<0xE2>", "<0x82>"],
+            ["<0xAC>", "a"],
+            ["€", "a", ""],
+        ),  # a character that straddles the end
         ("llama", ["▁a", "<0xE2>", "<0x82>"], ["a"], ["a", ""]),
         ("llama", ["▁a", "<0xE2>", "</s>"], ["<0x82>"], ["", "\ufffd"]),
         ("llama", ["▁a", "<0xE2>"], [], [""]),
@@ -220,7 +245,7 @@ def test_a_token_that_ends_one_character_and_begins_another_is_shown_at_once(tin
         ("ctc", ["he"] * 40, ["he", "x"], ["", "", "x"]),
         ("fused_replace", ["a"] * 41, ["a"], ["", "b"]),
     ],
-)  # fmt: skip
+)
 def test_a_completion_begins_where_the_prompts_text_ends(tiny, name, context, ids, right):
     tokenizer = tiny[name]
     context, ids = ids_of(tokenizer, *context), ids_of(tokenizer, *ids)
@@ -236,7 +261,12 @@ def test_a_stop_string_is_not_looked_for_in_the_prompt(tiny):
 
 
 def test_a_long_context_costs_no_more_than_its_end(tiny):
-    for name, pieces in {"llama": ["<0x0A>"], "gemma": ["▁"], "byte_level": ["âĤ"], "word_piece": ["he"]}.items():
+    for name, pieces in {
+        "llama": ["<0x0A>"],
+        "gemma": ["▁"],
+        "byte_level": ["âĤ"],
+        "word_piece": ["he"],
+    }.items():
         tokenizer = CountingTokenizer(tiny[name])
         run(Detokenizer(tokenizer, context=ids_of(tokenizer, *pieces) * 5000), ids_of(tokenizer, *pieces) * 3)
         assert max(tokenizer.sizes, default=0) <= 8
@@ -288,7 +318,13 @@ def test_a_stop_string_that_no_text_can_have_is_refused(tiny, name, stop):
 
 @pytest.mark.parametrize(
     ("name", "stop"),
-    [("byte_level", "Ġ€日\0"), ("llama", "Z€日\n▁"), ("word_piece", "he llo's ,"), ("metaspace", " b"), ("ctc", "Z")],
+    [
+        ("byte_level", "Ġ€日\0"),
+        ("llama", "Z€日\n▁"),
+        ("word_piece", "he llo's ,"),
+        ("metaspace", " b"),
+        ("ctc", "Z"),
+    ],
 )
 def test_any_other_stop_string_is_taken(tiny, name, stop):
     assert Detokenizer(tiny[name], stop=(stop,)).stop_reason is None
@@ -365,7 +401,12 @@ def test_tokens_in_which_a_stop_string_may_be_are_added_one_by_one(tiny):
         ("byte_level", ["he", "l", "<|end|>"], "l<|end|>", ["he", "", ""]),
         ("byte_level", ["he", "l", "<|end|>", "<|user|>", "o"], "l<|end|><|user|>o", ["he", "", "", "", ""]),
         ("byte_level", ["he", "l", "<|user|>", "<|end|>"], "l<|end|>", ["he", "", "", "", "l"]),
-        ("byte_level", ["he", "l", "<|end|>", "o"], "lo", ["he", "", "", ""]),  # as the text without special tokens has
+        (
+            "byte_level",
+            ["he", "l", "<|end|>", "o"],
+            "lo",
+            ["he", "", "", ""],
+        ),  # as the text without special tokens has
         ("byte_level", ["<", "|", "e", "n", "d", "|", ">"], "<|end|>", [""] * 7),  # written with other tokens
         ("byte_level", ["he", "âĤ", "<|end|>"], "<|end|>", ["he", "", "\ufffd"]),
         ("byte_level", ["he", "âĤ", "<|end|>", "¬!", "!"], "<|end|>€!!", ["he", "", "", "", ""]),
@@ -376,7 +417,7 @@ def test_tokens_in_which_a_stop_string_may_be_are_added_one_by_one(tiny):
         ("bpe_decoder", ["a</w>", "a</w>", "[CLS]"], "[CLS]", ["", "", "a a"]),
         ("bpe_decoder", ["a</w>", "[CLS]", "a</w>"], "[CLS] a", ["", "", "a"]),
     ],
-)  # fmt: skip
+)
 def test_a_stop_string_with_a_special_token_stops(tiny, name, pieces, stop, right):
     detokenizer = Detokenizer(tiny[name], stop=(stop,))
     given = []
@@ -494,7 +535,9 @@ def test_a_token_costs_a_few_ids_however_long_the_text_is(tiny, name, pieces):
     assert len(tokenizer.sizes) <= 3 * len(ids)
 
 
-@pytest.mark.parametrize(("name", "piece"), [("llama", ""), ("llama", "<0x41>"), ("word_piece", ""), ("gemma", "")])
+@pytest.mark.parametrize(
+    ("name", "piece"), [("llama", ""), ("llama", "<0x41>"), ("word_piece", ""), ("gemma", "")]
+)
 def test_a_token_costs_a_few_ids_from_the_first_on(tiny, name, piece):
     tokenizer = CountingTokenizer(tiny[name])
     ids = ids_of(tokenizer, piece) * 300

@@ -29,7 +29,7 @@ TEXTS = [
 
 
 def write_directory(path: Path, backend_json: dict | None, **files) -> Path:
-    """A model directory. In: tokenizer_config={"bos_token": "<s>"}  Out: the file tokenizer_config.json with that."""
+    """A model directory. In: tokenizer_config={"bos_token": "<s>"}  Out: tokenizer_config.json with that."""
     if backend_json is not None:
         files["tokenizer"] = backend_json
     for name, value in files.items():
@@ -62,7 +62,9 @@ def test_a_corrupt_tokenizer_json_is_named(tmp_path, content):
         Tokenizer.from_directory(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["tokenizer_config", "generation_config", "chat_template", "special_tokens_map"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer_config", "generation_config", "chat_template", "special_tokens_map"]
+)
 @pytest.mark.parametrize("content", [b"{", b"[1]", b"\xff"])
 def test_a_corrupt_file_beside_it_is_named(tmp_path, tiny, name, content):
     write_directory(tmp_path, tokenizer_json(tiny))
@@ -156,7 +158,10 @@ NAMED_FILES = {
     "more alone": (
         ["additional_chat_templates/tool_use.jinja", "additional_chat_templates/rag.jinja"],
         {"chat_template": NAMED},
-        {"tool_use": "additional_chat_templates/tool_use.jinja", "rag": "additional_chat_templates/rag.jinja"},
+        {
+            "tool_use": "additional_chat_templates/tool_use.jinja",
+            "rag": "additional_chat_templates/rag.jinja",
+        },
     ),
     "a second default": (
         ["chat_template.jinja", "additional_chat_templates/default.jinja"],
@@ -187,7 +192,10 @@ def test_named_templates_are_found_as_in_transformers(name, tmp_path, from_files
 
 
 TOOLS = [{"type": "function", "function": {"name": "now"}}]
-USES = [{"name": name, "template": f"{name} {{{{ messages[0].content }}}}"} for name in ("default", "tool_use", "rag")]
+USES = [
+    {"name": name, "template": f"{name} {{{{ messages[0].content }}}}"}
+    for name in ("default", "tool_use", "rag")
+]
 
 
 @pytest.mark.parametrize(
@@ -231,7 +239,9 @@ def test_several_templates_without_a_default_are_not_chosen_from(from_files):
 
 
 def test_a_given_template_serves_a_model_without_one(gpt2):
-    ids = gpt2.apply_chat_template([{"role": "user", "content": "a"}], chat_template="{{ messages[0].content }}")
+    ids = gpt2.apply_chat_template(
+        [{"role": "user", "content": "a"}], chat_template="{{ messages[0].content }}"
+    )
     assert ids == gpt2.encode("a")
 
 
@@ -243,11 +253,20 @@ def test_chat_template_jinja_wins(tmp_path, from_files):
 
 def test_truncation_and_padding_in_the_file_are_ignored(tmp_path, tiny):
     backend_json = tokenizer_json(tiny)
-    backend_json["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
+    backend_json["truncation"] = {
+        "direction": "Right",
+        "max_length": 2,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
     backend_json["padding"] = {
-        "strategy": {"Fixed": 50}, "direction": "Right", "pad_to_multiple_of": None,
-        "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>",
-    }  # fmt: skip
+        "strategy": {"Fixed": 50},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "<unk>",
+    }
     tokenizer = Tokenizer.from_directory(write_directory(tmp_path, backend_json))
     assert tokenizer.decode(tokenizer.encode("a" * 10)) == "a" * 10
     assert len(tokenizer.encode("a" * 10)) < 50
@@ -269,7 +288,8 @@ def test_the_post_processor_decides_about_bos(stories, qwen3):
 
 def test_the_empty_text_is_bos_alone(stories, qwen3, from_files):
     assert stories.encode("") == [1]
-    assert qwen3.encode("") == [151643]  # bos_token_id of generation_config.json; nothing adds it to other texts
+    # bos_token_id of generation_config.json; nothing adds it to other texts.
+    assert qwen3.encode("") == [151643]
     assert stories.encode("", add_special_tokens=False) == []
 
 
@@ -324,7 +344,11 @@ def test_any_bytes_survive(gpt2, stories, data):
 @pytest.mark.parametrize(
     ("name", "pieces", "texts"),
     [
-        ("byte_level", ["he", "Ġa", "âĤ", "<|end|>", "日本 語"], ["he", " a", "\ufffd", "<|end|>", "日本 語"]),
+        (
+            "byte_level",
+            ["he", "Ġa", "âĤ", "<|end|>", "日本 語"],
+            ["he", " a", "\ufffd", "<|end|>", "日本 語"],
+        ),
         ("llama", ["▁", "▁a", "<0x0A>", "</s>", ""], [" ", " a", "\n", "</s>", ""]),
         ("metaspace", ["▁a", "he"], [" a", "he"]),
         ("word_piece", ["he", "##llo"], [" he", "llo"]),
@@ -352,7 +376,12 @@ def test_the_bytes_of_tokens_are_known(tiny, stories):
     # has the tokens, not the decoder
     assert not any(tiny["fused_replace"].token_bytes(i) for i in range(tiny["fused_replace"].vocab_size))
     byte_level = tiny["byte_level"]
-    for piece, data in {"Ġa": b" a", "âĤ": b"\xe2\x82", "<|end|>": b"<|end|>", "日本 語": "日本 語".encode()}.items():
+    for piece, data in {
+        "Ġa": b" a",
+        "âĤ": b"\xe2\x82",
+        "<|end|>": b"<|end|>",
+        "日本 語": "日本 語".encode(),
+    }.items():
         assert byte_level.token_bytes(byte_level._backend.token_to_id(piece)) == data
 
 
@@ -417,7 +446,10 @@ def mt_bench_conversations(path: Path, reply: str) -> dict[int, list[list[dict[s
     conversations = {}
     for question in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
         first, second = ({"role": "user", "content": turn} for turn in question["turns"])
-        conversations[question["question_id"]] = [[first], [first, {"role": "assistant", "content": reply}, second]]
+        conversations[question["question_id"]] = [
+            [first],
+            [first, {"role": "assistant", "content": reply}, second],
+        ]
     return conversations
 
 
@@ -446,7 +478,9 @@ def auto_tokenizer():
 @pytest.mark.oracle
 def test_qwen3_gives_transformers_ids_for_mt_bench_live(qwen3, shared_data, auto_tokenizer):
     theirs = auto_tokenizer(shared_data("tokenizers/qwen3"))
-    for conversation in mt_bench_conversations(shared_data("prompts/mt_bench_question.jsonl"), "Answer.").values():
+    for conversation in mt_bench_conversations(
+        shared_data("prompts/mt_bench_question.jsonl"), "Answer."
+    ).values():
         for messages in conversation:
             expected = theirs.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
             assert qwen3.apply_chat_template(messages) == expected
@@ -479,8 +513,16 @@ CONTROL = [added(0, "<unk>", True), added(1, "<s>", True), added(2, "</s>", True
 DIRECTORIES = {
     "add_bos_token is ignored": (CONTROL, {"add_bos_token": True, "bos_token": "<s>"}, None),
     "named, in the vocabulary only": (CONTROL[:1], {"bos_token": "<s>", "eos_token": "</s>"}, None),
-    "named, not special": ([*CONTROL[:2], added(2, "</s>", False)], {"bos_token": "<s>", "eos_token": "</s>"}, None),
-    "redefined": (CONTROL, {"added_tokens_decoder": {"2": without_id(added(2, "</s>", False, lstrip=True))}}, None),
+    "named, not special": (
+        [*CONTROL[:2], added(2, "</s>", False)],
+        {"bos_token": "<s>", "eos_token": "</s>"},
+        None,
+    ),
+    "redefined": (
+        CONTROL,
+        {"added_tokens_decoder": {"2": without_id(added(2, "</s>", False, lstrip=True))}},
+        None,
+    ),
     "redefined and named": (
         CONTROL,
         {"eos_token": "</s>", "added_tokens_decoder": {"2": without_id(added(2, "</s>", False))}},

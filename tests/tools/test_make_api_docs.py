@@ -19,7 +19,9 @@ def test_the_page_is_what_the_docstrings_say(written):
 
 
 def test_every_public_name_has_its_heading(written):
-    headings = {line.removeprefix("### ").strip("`") for line in written.splitlines() if line.startswith("### ")}
+    headings = {
+        line.removeprefix("### ").strip("`") for line in written.splitlines() if line.startswith("### ")
+    }
 
     assert {f"jinfer.{name}" for name in jinfer.__all__} <= headings
     assert {"pallas_kernels.paged_attention.decode", "pallas_kernels.rms_norm.rms_norm"} <= headings
@@ -55,7 +57,9 @@ def test_a_signature_is_written_as_in_the_source(line):
 
 
 def test_a_long_signature_has_a_line_for_each_parameter():
-    node = ast.parse(f"def f({', '.join(f'parameter_{index}: int' for index in range(8))}) -> int: ...").body[0]
+    node = ast.parse(f"def f({', '.join(f'parameter_{index}: int' for index in range(8))}) -> int: ...").body[
+        0
+    ]
 
     lines = make_api_docs.signature(node).splitlines()
 

@@ -1,4 +1,5 @@
-"""The demo model's training script, end to end on text made up here: it must learn and write a usable directory."""
+"""The demo model's training script, end to end on text made up here: it must learn and write a usable
+directory."""
 
 import importlib
 import json
@@ -22,7 +23,11 @@ MAX_DIRECTORY_BYTES = 16 * 2**20
 
 
 def made_up_story(rng: random.Random) -> str:
-    name, animal, place = rng.choice(["Lily", "Tom", "Mia"]), rng.choice(["dog", "cat"]), rng.choice(["park", "wood"])
+    name, animal, place = (
+        rng.choice(["Lily", "Tom", "Mia"]),
+        rng.choice(["dog", "cat"]),
+        rng.choice(["park", "wood"]),
+    )
     lines = [
         f"Once upon a time, {name} had a little {animal}.",
         f'"Let us go to the {place}," said {name} to the {animal}.',
@@ -37,7 +42,9 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stories = [made_up_story(rng) for _ in range(60)]
     (folder / "tinystories_1000.json").write_text(json.dumps(stories), encoding="utf-8")
     tale = "A king had three sons.\n\n\u2018Go,\u2019 said the king\u2019s\nfox, \u2018and see.\u2019"
-    (folder / "GrimmsFairyTales.txt").write_text(f"THE FOX\n\n\n{tale}\n\nTHE CAT\n\n{tale}", encoding="utf-8")
+    (folder / "GrimmsFairyTales.txt").write_text(
+        f"THE FOX\n\n\n{tale}\n\nTHE CAT\n\n{tale}", encoding="utf-8"
+    )
     return folder
 
 
@@ -45,7 +52,16 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The directory of a tiny run, and what it reported."""
     out = tmp_path_factory.mktemp("demo_model")
-    command = [sys.executable, TOOLS / "train_demo_model.py", "--preset", "tiny", "--data", texts, "--out", out]
+    command = [
+        sys.executable,
+        TOOLS / "train_demo_model.py",
+        "--preset",
+        "tiny",
+        "--data",
+        texts,
+        "--out",
+        out,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return out, done.stderr
@@ -130,7 +146,9 @@ def test_card_reports_this_run_and_no_path_of_the_machine(run: tuple[Path, str],
 @pytest.mark.oracle
 def test_transformers_computes_the_loss_on_the_card(run: tuple[Path, str], texts: Path, part) -> None:
     torch = pytest.importorskip("torch", reason="torch is the oracle; install jinfer[oracle]")
-    transformers = pytest.importorskip("transformers", reason="transformers is the oracle; install jinfer[oracle]")
+    transformers = pytest.importorskip(
+        "transformers", reason="transformers is the oracle; install jinfer[oracle]"
+    )
     folder, report = run
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -188,5 +206,7 @@ def test_renaming_is_consistent_and_keeps_the_group(part) -> None:
 
 
 def test_a_missing_text_is_named_with_the_remedy(part, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"tinystories_1000\.json: give the folder that holds it with --data"):
+    with pytest.raises(
+        FileNotFoundError, match=r"tinystories_1000\.json: give the folder that holds it with --data"
+    ):
         part("texts").read_corpus(tmp_path, NUM_VALIDATION_STORIES, seed=0)

@@ -1,4 +1,5 @@
-"""Two things in a directory that look like the weights: which is taken, and what is said. Files that change a model."""
+"""Two things in a directory that look like the weights: which is taken, and what is said. Files that change a
+model."""
 
 import json
 import logging
@@ -139,9 +140,16 @@ def test_a_folder_params_that_is_no_checkpoint_of_the_model_goes_after_safetenso
 
 @pytest.mark.parametrize(
     "name",
-    ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "consolidated.safetensors", "consolidated.00.pth",
-     "model-Q4_K_M.gguf", "tf_model.h5", "flax_model.msgpack"],
-)  # fmt: skip
+    [
+        "pytorch_model.bin",
+        "pytorch_model-00001-of-00002.bin",
+        "consolidated.safetensors",
+        "consolidated.00.pth",
+        "model-Q4_K_M.gguf",
+        "tf_model.h5",
+        "flax_model.msgpack",
+    ],
+)
 def test_weights_in_another_format_are_named(directory, said, name):
     save_file(ONE, directory / SINGLE)
     (directory / name).write_bytes(b"whatever")
@@ -206,7 +214,9 @@ def write_adapter(directory: Path, *names: str) -> None:
         if name.endswith(".json"):
             write_json(directory / name, ADAPTER)
         else:
-            lora = {"base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((4, 32), np.float32)}
+            lora = {
+                "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": np.ones((4, 32), np.float32)
+            }
             save_file(lora, directory / name)
 
 
@@ -232,7 +242,9 @@ def test_a_file_that_says_the_weights_are_quantized_is_named(directory, said, na
 
 def test_code_of_the_models_own_is_named(directory, said):
     save_file(ONE, directory / SINGLE)
-    write_json(directory / "config.json", dict(CONFIG, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"}))
+    write_json(
+        directory / "config.json", dict(CONFIG, auto_map={"AutoModelForCausalLM": "modeling_mine.Mine"})
+    )
     (directory / "custom_generate").mkdir()
 
     assert_same(loaded(directory), expected(ONE))
@@ -259,4 +271,6 @@ def test_convert_goes_by_the_same_rule(directory, tmp_path_factory, capsys):
     assert main(["convert", "--model", str(directory), "--to", "orbax", str(out)]) == 0
     assert f"{INDEX} is served" in capsys.readouterr().err
     assert_same(loaded(out), expected(ONE))
-    assert json.loads((out / "config.json").read_text()) == json.loads((directory / "config.json").read_text())
+    assert json.loads((out / "config.json").read_text()) == json.loads(
+        (directory / "config.json").read_text()
+    )

@@ -1,4 +1,5 @@
-"""Tensors that a model has no place for: what can change nothing is left out, and the rest is refused by name."""
+"""Tensors that a model has no place for: what can change nothing is left out, and the rest is refused by
+name."""
 
 import logging
 
@@ -84,7 +85,9 @@ def test_zero_biases_that_a_model_does_have_are_loaded(tmp_path):
         for layer in range(2)
         for name, size in {"q": 32, "k": 16, "v": 16, "o": 32}.items()
     }
-    write_checkpoint(tmp_path, config=dict(CONFIG, attention_bias=True), tensors={**TENSORS, **biases}, tokenizer=False)
+    write_checkpoint(
+        tmp_path, config=dict(CONFIG, attention_bias=True), tensors={**TENSORS, **biases}, tokenizer=False
+    )
 
     assert not loaded(tmp_path)["attention/qkv/bias"].any()
 
@@ -111,7 +114,9 @@ def test_weights_of_what_is_no_plain_float_are_refused_by_name(dtype, tmp_path):
     write_checkpoint(tmp_path, tensors=TENSORS, tokenizer=False)
     save_file(tensors, tmp_path / "model.safetensors")
 
-    assert f"model.norm.weight has dtype {name}, of which jinfer reads BF16, F16, F32, F64" in raised(tmp_path)
+    assert f"model.norm.weight has dtype {name}, of which jinfer reads BF16, F16, F32, F64" in raised(
+        tmp_path
+    )
 
 
 @pytest.mark.parametrize("place", ["orbax", "memory"])

@@ -1,4 +1,5 @@
-"""What is asked of the hub, and what its cache must hold: one on disk, as huggingface_hub writes it, and no network."""
+"""What is asked of the hub, and what its cache must hold: one on disk, as huggingface_hub writes it, and no
+network."""
 
 import logging
 from collections.abc import Iterable
@@ -21,10 +22,22 @@ SHARDS = tuple(f"model-0000{i}-of-00002.safetensors" for i in (1, 2))
 TENSORS = random_tensors()
 TEXT = ("tokenizer.json", "tokenizer_config.json")
 NEEDLESS = (
-    "original/params.json", "original/consolidated.00.pth", "original/tokenizer.model", "consolidated.safetensors",
-    "pytorch_model.bin", "onnx/config.json", "onnx/model.safetensors", "README.md", ".gitattributes", "vocab.json",
-    "training_args.bin", "model.gguf", "figures/a.json", "checkpoint-5/model.safetensors", "model.fp16.safetensors",
-)  # fmt: skip
+    "original/params.json",
+    "original/consolidated.00.pth",
+    "original/tokenizer.model",
+    "consolidated.safetensors",
+    "pytorch_model.bin",
+    "onnx/config.json",
+    "onnx/model.safetensors",
+    "README.md",
+    ".gitattributes",
+    "vocab.json",
+    "training_args.bin",
+    "model.gguf",
+    "figures/a.json",
+    "checkpoint-5/model.safetensors",
+    "model.fp16.safetensors",
+)
 
 
 @pytest.fixture
@@ -39,7 +52,8 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def snapshot(cache: Path, *, sharded: bool = False, listed: Iterable[str] | None = None) -> Path:
-    """Fills the cache with a whole model; `listed` is what it says of the repository beside that, if it says it."""
+    """Fills the cache with a whole model; `listed` is what it says of the repository beside that, if it says
+    it."""
     folder = cache / "snapshots" / COMMIT
     write_checkpoint(folder, tensors=TENSORS)
     if sharded:
@@ -208,9 +222,17 @@ def test_a_file_that_config_json_names_is_fetched(online):
 
 @pytest.mark.parametrize(
     "name",
-    ["generation_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.jinja",
-     "chat_template.json", "additional_chat_templates/tool_use.jinja", "adapter_config.json", "hf_quant_config.json"],
-)  # fmt: skip
+    [
+        "generation_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+        "chat_template.jinja",
+        "chat_template.json",
+        "additional_chat_templates/tool_use.jinja",
+        "adapter_config.json",
+        "hf_quant_config.json",
+    ],
+)
 def test_small_files_that_are_read_come_along(online, name):
     (online.files / name).parent.mkdir(exist_ok=True)
     write_json(online.files / name, {})

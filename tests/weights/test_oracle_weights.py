@@ -1,4 +1,5 @@
-"""What is stored beside or instead of a model's weights, against transformers, live: the same greedy tokens."""
+"""What is stored beside or instead of a model's weights, against transformers, live: the same greedy
+tokens."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,9 +64,19 @@ def explicit(directory: Path, tensors: Mapping[str, np.ndarray]) -> None:
         (LLAMA, UNTIED, both),
         ({**LLAMA, "transformers_weights": "mine.safetensors"}, UNTIED, explicit),
     ],
-    ids=["plain", "tied", "a head of its own", "a copied head", "a head alone", "left over", "float64", "bfloat16",
-         "a file and an index", "a file that config.json names"],
-)  # fmt: skip
+    ids=[
+        "plain",
+        "tied",
+        "a head of its own",
+        "a copied head",
+        "a head alone",
+        "left over",
+        "float64",
+        "bfloat16",
+        "a file and an index",
+        "a file that config.json names",
+    ],
+)
 def test_the_tokens_are_those_of_transformers(
     config: Mapping[str, Any], tensors: Mapping[str, np.ndarray], write: Any, tmp_path: Path
 ) -> None:

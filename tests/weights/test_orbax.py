@@ -154,7 +154,8 @@ for directory in map(Path, sys.argv[1:]):
 
 
 def test_damaged_arrays_are_an_error_with_the_directory_and_a_remedy(saved, tmp_path):
-    """In a process of its own: Orbax abandons the other reads of a failed restore, and they report errors for long."""
+    """In a process of its own: Orbax abandons the other reads of a failed restore, and they report errors for
+    long."""
     truncated, lost = (shutil.copytree(saved, tmp_path / name) for name in ("truncated", "lost"))
     file = largest_file(truncated / "params")
     file.write_bytes(file.read_bytes()[:1000])
@@ -171,7 +172,9 @@ def test_damaged_arrays_are_an_error_with_the_directory_and_a_remedy(saved, tmp_
 
 
 def largest_file(directory: Path) -> Path:
-    return max((path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    return max(
+        (path for path in directory.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+    )
 
 
 @pytest.mark.parametrize("content", [None, b"junk"])

@@ -63,7 +63,11 @@ TREES: Mapping[str, Callable[[], Any]] = {
     "an nnx.State": lambda: nnx.State(as_variables(PARAMS)),
     "a dict of nnx variables": lambda: as_variables(PARAMS),
     "an nnx.State with the random state of its dropout": with_random_state,
-    "a training state": lambda: {"params": PARAMS, "step": 5, "opt_state": ({"mu": other(), "nu": other()}, {})},
+    "a training state": lambda: {
+        "params": PARAMS,
+        "step": 5,
+        "opt_state": ({"mu": other(), "nu": other()}, {}),
+    },
     "an optimizer's state of the whole": lambda: {"params": PARAMS, "opt_state": other()},
     "linen's variables": lambda: {"params": PARAMS, "batch_stats": {}},
     "a state in a state": lambda: {
@@ -200,8 +204,18 @@ def test_floats_are_cast(dtype, in_memory, directory):
         assert_same(loaded(directory), wanted)
 
 
-NO_FLOATS = (np.int8, np.uint8, np.int16, np.int32, np.int64, np.bool_, np.complex64, ml_dtypes.int4,
-             ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)  # fmt: skip
+NO_FLOATS = (
+    np.int8,
+    np.uint8,
+    np.int16,
+    np.int32,
+    np.int64,
+    np.bool_,
+    np.complex64,
+    ml_dtypes.int4,
+    ml_dtypes.float8_e4m3fn,
+    ml_dtypes.float8_e5m2,
+)
 
 
 @pytest.mark.parametrize("dtype", NO_FLOATS, ids=lambda x: np.dtype(x).name)
@@ -219,7 +233,10 @@ def test_what_is_no_plain_float_is_refused_by_name(dtype, place, directory):
         name = flatten(given)["mlp/down/kernel"].dtype.name
         message = raised(CONFIG, as_variables(given) if place == "nnx" else given)
 
-    assert f"mlp/down/kernel has dtype {name}, of which jinfer reads bfloat16, float16, float32, float64" in message
+    assert (
+        f"mlp/down/kernel has dtype {name}, of which jinfer reads bfloat16, float16, float32, float64"
+        in message
+    )
     assert "write it again" not in message
 
 
@@ -241,7 +258,9 @@ def test_a_deleted_array_is_refused_by_name():
     array = jnp.asarray(RIGHT["final_norm/scale"])
     array.delete()
 
-    assert "a deleted array at final_norm/scale" in raised(CONFIG, unflatten({**RIGHT, "final_norm/scale": array}))
+    assert "a deleted array at final_norm/scale" in raised(
+        CONFIG, unflatten({**RIGHT, "final_norm/scale": array})
+    )
 
 
 def test_a_checkpoint_without_arrays_is_not_told_to_be_written_again(directory):

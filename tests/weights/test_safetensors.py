@@ -68,7 +68,9 @@ def test_biases_are_joined_like_their_matrices(tmp_path):
     np.testing.assert_array_equal(params["mlp/down/bias"][0], tensors[f"{LAYER_0}mlp.down_proj.bias"])
 
 
-@pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float16, np.float32], ids=lambda x: np.dtype(x).name)
+@pytest.mark.parametrize(
+    "stored", [ml_dtypes.bfloat16, np.float16, np.float32], ids=lambda x: np.dtype(x).name
+)
 @pytest.mark.parametrize("served", ["float32", "bfloat16"])
 def test_weights_of_any_float_dtype_are_converted_to_the_models(tmp_path, stored, served):
     tensors = {name: x.astype(stored) for name, x in random_tensors().items()}
@@ -99,7 +101,9 @@ def raised(directory, config: Mapping[str, Any] = CONFIG) -> str:
     return str(caught.value)
 
 
-def raised_for(directory, changes: Mapping[str, np.ndarray | None], config: Mapping[str, Any] = CONFIG) -> str:
+def raised_for(
+    directory, changes: Mapping[str, np.ndarray | None], config: Mapping[str, Any] = CONFIG
+) -> str:
     """The message for the tiny checkpoint with some tensors replaced, added or, where None, taken away."""
     tensors = {name: x for name, x in (random_tensors() | dict(changes)).items() if x is not None}
     write_checkpoint(directory, config=config, tensors=tensors, tokenizer=False)
@@ -158,7 +162,9 @@ def test_joined_tensors_that_are_too_many_rows_together_are_named(tmp_path):
 def test_joined_tensors_that_share_the_rows_in_another_way_are_named(tmp_path):
     """As many rows together as the model has, but of another number of heads and KV heads."""
     shapes = {"q_proj": 16, "k_proj": 32, "v_proj": 16}
-    changes = {f"{LAYER_0}self_attn.{name}.weight": np.zeros((n, 32), np.float32) for name, n in shapes.items()}
+    changes = {
+        f"{LAYER_0}self_attn.{name}.weight": np.zeros((n, 32), np.float32) for name, n in shapes.items()
+    }
 
     assert "must have 64 rows together: 32, 16, 16" in raised_for(tmp_path, changes)
 
@@ -166,7 +172,9 @@ def test_joined_tensors_that_share_the_rows_in_another_way_are_named(tmp_path):
 def test_tensors_of_a_layer_beyond_the_model_are_left_over(tmp_path):
     name = "model.layers.2.mlp.down_proj.weight"
 
-    assert f"{name} is not a tensor of the model" in raised_for(tmp_path, {name: np.zeros((32, 48), np.float32)})
+    assert f"{name} is not a tensor of the model" in raised_for(
+        tmp_path, {name: np.zeros((32, 48), np.float32)}
+    )
 
 
 def test_quantized_weights_are_refused(tmp_path):
@@ -188,7 +196,8 @@ def test_a_truncated_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "header", [b"", b"junk", (2**40).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"{no}", b"\0" * 8]
+    "header",
+    [b"", b"junk", (2**40).to_bytes(8, "little") + b"{}", (4).to_bytes(8, "little") + b"{no}", b"\0" * 8],
 )
 def test_a_corrupt_header_is_an_error_with_the_file_and_a_remedy(tmp_path, header):
     write_checkpoint(tmp_path, tokenizer=False)
@@ -208,7 +217,9 @@ def test_an_index_that_names_a_missing_shard(tmp_path):
     assert "fetch the model again" in message
 
 
-@pytest.mark.parametrize("index", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 5}}', "\udcff"])
+@pytest.mark.parametrize(
+    "index", ["", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"a": 5}}', "\udcff"]
+)
 def test_a_corrupt_index_is_an_error_with_the_file_and_a_remedy(tmp_path, index):
     write_shards(tmp_path, random_tensors())
     (tmp_path / "model.safetensors.index.json").write_text(index, encoding="utf-8", errors="surrogateescape")
@@ -270,7 +281,9 @@ def test_a_file_that_shrinks_while_it_is_read_is_named(tmp_path):
     file.write_bytes(file.read_bytes()[:-100])
     last = max(tensors.values(), key=lambda tensor: tensor.first_byte)
 
-    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read \(it ended early\); fetch it again"):
+    with pytest.raises(
+        CheckpointError, match=r"model.safetensors cannot be read \(it ended early\); fetch it again"
+    ):
         last.read_rows(0, np.zeros(last.num_bytes, np.uint8))
 
 
@@ -297,7 +310,9 @@ def test_host_memory_is_bounded_however_large_the_checkpoint_is(tmp_path, monkey
     gc.collect()
     before = sum(x.nbytes for x in jax.live_arrays())
     tracemalloc.start()  # which sees what numpy allocates
-    params = load_checkpoint(model_of(config).param_specs, tmp_path, placement=default_placement(), progress=False)
+    params = load_checkpoint(
+        model_of(config).param_specs, tmp_path, placement=default_placement(), progress=False
+    )
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

@@ -78,7 +78,9 @@ def test_a_tensor_that_the_index_does_not_mention_and_two_files_hold_is_refused(
 
 
 def test_a_tensor_that_is_in_another_file_than_the_index_says_is_missing(shards):
-    change_index(shards, lambda weight_map: weight_map.update({NORM: SECOND if weight_map[NORM] == FIRST else FIRST}))
+    change_index(
+        shards, lambda weight_map: weight_map.update({NORM: SECOND if weight_map[NORM] == FIRST else FIRST})
+    )
 
     assert f"{NORM} is missing: the index gives it to model-0000" in raised(shards)
 
@@ -89,7 +91,9 @@ def test_a_tensor_that_the_index_promises_and_no_model_needs_is_missing_too(shar
     assert f"model.more.weight is not in {FIRST}, to which the index gives it" in raised(shards)
 
 
-@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"])
+@pytest.mark.parametrize(
+    "name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"]
+)
 def test_a_buffer_that_the_index_promises_is_not_missed(shards, name):
     change_index(shards, lambda weight_map: weight_map.update({name: FIRST}))
 
@@ -108,11 +112,22 @@ def test_a_head_that_the_index_of_a_tied_model_promises_is_not_missed(tmp_path):
 @pytest.mark.parametrize(
     "file",
     [
-        "../model.safetensors", "/etc/model.safetensors", "a/../../model.safetensors", "..\\model.safetensors",
-        "model\0.safetensors", "", ".", "pytorch_model.bin", 5, None, ["model.safetensors"], {"a": 1}, True,
+        "../model.safetensors",
+        "/etc/model.safetensors",
+        "a/../../model.safetensors",
+        "..\\model.safetensors",
+        "model\0.safetensors",
+        "",
+        ".",
+        "pytorch_model.bin",
+        5,
+        None,
+        ["model.safetensors"],
+        {"a": 1},
+        True,
     ],
     ids=repr,
-)  # fmt: skip
+)
 def test_a_name_that_is_no_file_of_the_directory_is_refused(shards, file):
     (shards.parent / "model.safetensors").write_bytes((shards / FIRST).read_bytes())
     change_index(shards, lambda weight_map: weight_map.update({NORM: file}))

@@ -1,5 +1,5 @@
-"""Headers of safetensors files, with the format's own library as the judge: what it refuses is refused, with the file
-and a remedy, and what it accepts is read."""
+"""Headers of safetensors files, with the format's own library as the judge: what it refuses is refused, with
+the file and a remedy, and what it accepts is read."""
 
 import json
 import math
@@ -15,11 +15,29 @@ from jinfer.errors import CheckpointError
 from jinfer.weights.safetensors_file import read_header
 
 BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "I32": 32, "U32": 32, "I64": 64, "U64": 64, "F4": 4,
-    "F6_E2M3": 6, "F6_E3M2": 6, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "F16": 16, "BF16": 16,
-    "F32": 32, "F64": 64, "C64": 64,
-}  # fmt: skip
+    "BOOL": 8,
+    "U8": 8,
+    "I8": 8,
+    "I16": 16,
+    "U16": 16,
+    "I32": 32,
+    "U32": 32,
+    "I64": 64,
+    "U64": 64,
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E5M2": 8,
+    "F8_E4M3": 8,
+    "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "F16": 16,
+    "BF16": 16,
+    "F32": 32,
+    "F64": 64,
+    "C64": 64,
+}
 
 
 def entry(dtype: Any = "F32", shape: Any = (2, 2), offsets: Any = (0, 16), **more: Any) -> dict[str, Any]:
@@ -149,7 +167,9 @@ def test_the_bytes_of_every_dtype_are_counted(dtype, is_right, tmp_path):
             read_header(file)
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 8, (2**40).to_bytes(8, "little") + b"{}", b"\0" * 8])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 7, b"\xff" * 8, (2**40).to_bytes(8, "little") + b"{}", b"\0" * 8]
+)
 def test_a_length_that_the_file_has_not_is_refused(content, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(content)
 

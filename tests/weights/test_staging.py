@@ -1,4 +1,5 @@
-"""The staging buffers: what goes through them arrives, in order, and a buffer waits until its copy was used."""
+"""The staging buffers: what goes through them arrives, in order, and a buffer waits until its copy was
+used."""
 
 import threading
 from unittest.mock import Mock
@@ -15,7 +16,9 @@ PLACEMENT = default_placement()
 DEVICE = PLACEMENT.device
 MANY = 3 * (MAX_READERS + NUM_SPARE_BUFFERS)
 HAS_PINNED_MEMORY = any(memory.kind == "pinned_host" for memory in DEVICE.addressable_memories())
-needs_pinned_memory = pytest.mark.skipif(not HAS_PINNED_MEMORY, reason="JAX offers no pinned memory on this device")
+needs_pinned_memory = pytest.mark.skipif(
+    not HAS_PINNED_MEMORY, reason="JAX offers no pinned memory on this device"
+)
 KINDS = [
     pytest.param(StagingBuffer.pageable, id="pageable"),
     pytest.param(StagingBuffer.pinned, id="pinned", marks=needs_pinned_memory),

@@ -1,4 +1,5 @@
-"""tie_word_embeddings, and what is stored: values decide whether there is a head, wherever the weights lie."""
+"""tie_word_embeddings, and what is stored: values decide whether there is a head, wherever the weights
+lie."""
 
 import json
 import logging
@@ -73,7 +74,10 @@ def test_a_head_alone_stands_for_the_embedding(place, tmp_path):
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize(
     ("tensors", "fault"),
-    [(WITHOUT_HEAD, "(lm_head.weight|head/kernel) is missing"), (ONLY_HEAD, "embed\\w+(.weight|/kernel) is missing")],
+    [
+        (WITHOUT_HEAD, "(lm_head.weight|head/kernel) is missing"),
+        (ONLY_HEAD, "embed\\w+(.weight|/kernel) is missing"),
+    ],
     ids=["no head", "no embedding"],
 )
 def test_a_model_that_is_not_tied_needs_both(place, tensors, fault, tmp_path):
@@ -82,7 +86,9 @@ def test_a_model_that_is_not_tied_needs_both(place, tensors, fault, tmp_path):
     assert re.search(fault, raised(source, params))
 
 
-@pytest.mark.parametrize("family", ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"])
+@pytest.mark.parametrize(
+    "family", ["LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"]
+)
 def test_it_is_so_in_every_family(family, tmp_path):
     tensors = dict(WITH_HEAD)
     for layer in range(2):
@@ -130,12 +136,15 @@ def test_values_are_compared_across_dtypes(tmp_path):
         write_checkpoint(tmp_path / name, config=TIED, tensors={**tensors, HEAD: head}, tokenizer=False)
 
     assert "head/kernel" not in loaded(tmp_path / "same")
-    np.testing.assert_array_equal(loaded(tmp_path / "other")["head/kernel"], WITH_HEAD[EMBEDDING].astype(np.float16))
+    np.testing.assert_array_equal(
+        loaded(tmp_path / "other")["head/kernel"], WITH_HEAD[EMBEDDING].astype(np.float16)
+    )
 
 
 @pytest.mark.parametrize("place", [0, 299 * 32 + 31], ids=["first", "last"])
 def test_one_value_that_differs_is_enough(place, tmp_path, monkeypatch):
-    monkeypatch.setattr("jinfer.weights.tied_params.COMPARED_BYTES", 1024)  # many pieces, the last of them shorter
+    # Many pieces, the last of them shorter.
+    monkeypatch.setattr("jinfer.weights.tied_params.COMPARED_BYTES", 1024)
     head = WITHOUT_HEAD[EMBEDDING].copy()
     head.flat[place] += 1
     write_checkpoint(tmp_path, config=TIED, tensors={**WITHOUT_HEAD, HEAD: head}, tokenizer=False)
@@ -169,7 +178,9 @@ def test_what_convert_writes_of_a_tied_model_with_a_head_is_served_with_it(tmp_p
     source = write_checkpoint(tmp_path / "source", config=TIED, tensors=WITH_HEAD, tokenizer=False)
     out = tmp_path / "out"
     words = ["convert", "--model", str(source), "--to", "orbax", str(out)]
-    process = subprocess.run([sys.executable, "-m", "jinfer", *words], capture_output=True, text=True, timeout=120)
+    process = subprocess.run(
+        [sys.executable, "-m", "jinfer", *words], capture_output=True, text=True, timeout=120
+    )
 
     assert process.returncode == 0, process.stderr
     assert "tie_word_embeddings is true" in process.stderr

@@ -20,7 +20,9 @@ def values(*shape: int, dtype: np.dtype = FLOAT32) -> np.ndarray:
 
 
 def filled(abstract: dict, slices: list[TensorSlice]) -> dict[str, np.ndarray]:
-    shapes = {path: ShapeDtypeStruct(*shape, sharding=PLACEMENT.sharding()) for path, shape in abstract.items()}
+    shapes = {
+        path: ShapeDtypeStruct(*shape, sharding=PLACEMENT.sharding()) for path, shape in abstract.items()
+    }
     return {path: np.asarray(x) for path, x in fill_params(shapes, slices, PLACEMENT, progress=False).items()}
 
 
@@ -34,7 +36,12 @@ def test_slices_are_filled_however_they_are_cut(monkeypatch, buffer, buffer_byte
     """A buffer for each row, up to one for all: two layers of two joined matrices each, a table, a vector."""
     monkeypatch.setattr(streaming, "BUFFER_BYTES", buffer_bytes)
     monkeypatch.setattr(staging, "_new_buffer", lambda placement: buffer)
-    left, right, table, vector = [values(13, 7) for _ in "12"], [values(6, 7) for _ in "12"], values(40, 5), values(9)
+    left, right, table, vector = (
+        [values(13, 7) for _ in "12"],
+        [values(6, 7) for _ in "12"],
+        values(40, 5),
+        values(9),
+    )
     slices = [
         *[TensorSlice(stored(x), "joined", (layer, 0, 0), True) for layer, x in enumerate(left)],
         TensorSlice(stored(vector), "vector", (0, 0)),
@@ -61,7 +68,9 @@ def test_the_device_converts_as_numpy_does(stored_dtype, dtype):
 
 
 def test_what_no_slice_fills_is_zero():
-    params = filled({"x": ((4, 3), FLOAT32), "y": ((2,), BFLOAT16)}, [TensorSlice(stored(values(2, 3)), "x", (1, 0))])
+    params = filled(
+        {"x": ((4, 3), FLOAT32), "y": ((2,), BFLOAT16)}, [TensorSlice(stored(values(2, 3)), "x", (1, 0))]
+    )
 
     np.testing.assert_array_equal(params["x"], [[0] * 3, *values(2, 3), [0] * 3])
     np.testing.assert_array_equal(params["y"], [0, 0])
@@ -84,7 +93,13 @@ def test_host_arrays_may_be_strided_and_of_any_dtype(array):
 @pytest.mark.parametrize("dtype", [BFLOAT16, FLOAT32], ids=str)
 @pytest.mark.parametrize(
     "array",
-    [values(9), values(3, 5), values(3, 4, 5), values(2, 3, 4, 5).astype(np.float16), np.arange(12).reshape(2, 2, 3)],
+    [
+        values(9),
+        values(3, 5),
+        values(3, 4, 5),
+        values(2, 3, 4, 5).astype(np.float16),
+        np.arange(12).reshape(2, 2, 3),
+    ],
     ids=lambda x: f"{x.dtype}-{x.ndim}d",
 )
 def test_a_whole_parameter_comes_from_host_memory(monkeypatch, array, dtype):

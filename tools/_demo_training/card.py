@@ -144,7 +144,8 @@ def samples_section(samples: dict[str, str]) -> str:
 
 def write_card(folder: Path, preset: str, settings: Settings, facts: Facts, result: Result) -> None:
     introduction = (
-        "# A small story model\n\nIt writes short stories for children in simple English. The project trained it "
+        "# A small story model\n\nIt writes short stories for children in simple English. The project "
+        "trained it "
         "itself, in JAX,\nso that its examples and tests have a real model that needs no download.\n"
     )
     sections = [

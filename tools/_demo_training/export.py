@@ -54,7 +54,11 @@ def read_params(folder: Path, settings: Settings) -> Params:
     for name, shape in layer_shapes(settings).items():
         stored = [tensors[f"model.layers.{i}.{LAYER_NAMES[name]}.weight"] for i in range(settings.num_layers)]
         layers[name] = jnp.stack([weight.T.reshape(shape) for weight in stored])
-    return {"embed": tensors["model.embed_tokens.weight"], "layers": layers, "final_norm": tensors["model.norm.weight"]}
+    return {
+        "embed": tensors["model.embed_tokens.weight"],
+        "layers": layers,
+        "final_norm": tensors["model.norm.weight"],
+    }
 
 
 def model_config(s: Settings) -> dict:
@@ -127,5 +131,8 @@ def write_directory(folder: Path, params: Params, tokenizer: Tokenizer, settings
 
 def num_parameters(params: Params) -> int:
     return int(
-        sum(np.prod(weight.shape) for weight in [params["embed"], params["final_norm"], *params["layers"].values()])
+        sum(
+            np.prod(weight.shape)
+            for weight in [params["embed"], params["final_norm"], *params["layers"].values()]
+        )
     )

@@ -31,14 +31,17 @@ def layer_shapes(s: Settings) -> dict[str, tuple[int, ...]]:
 
 
 def init_params(settings: Settings, key: Key[Array, ""]) -> Params:
-    """Norms are one; the two projections into the residual start smaller, as there are 2 * num_layers of them."""
+    """Norms are one; the two projections into the residual start smaller, as there are 2 * num_layers of
+    them."""
     residual_std = settings.init_std / (2 * settings.num_layers) ** 0.5
     embed_key, *layer_keys = jax.random.split(key, 1 + len(layer_shapes(settings)))
     layers = {}
     for layer_key, (name, shape) in zip(layer_keys, layer_shapes(settings).items(), strict=True):
         stacked = (settings.num_layers, *shape)
         std = residual_std if name in ("o", "down") else settings.init_std
-        layers[name] = jnp.ones(stacked) if name.endswith("norm") else std * jax.random.normal(layer_key, stacked)
+        layers[name] = (
+            jnp.ones(stacked) if name.endswith("norm") else std * jax.random.normal(layer_key, stacked)
+        )
     embed = settings.init_std * jax.random.normal(embed_key, (settings.vocab_size, settings.hidden_size))
     return {"embed": embed, "layers": layers, "final_norm": jnp.ones(settings.hidden_size)}
 
@@ -90,10 +93,14 @@ def attention(
     v = jnp.einsum("bth,hkd->btkd", x, w["v"])
     # Heads [kv_head, group]: consecutive query heads share one key head.
     q = q.reshape(*q.shape[:2], settings.num_kv_heads, -1, settings.head_dim)
-    scores = jnp.einsum("btkgd,bukd->bkgtu", q, k, preferred_element_type=jnp.float32) * settings.head_dim**-0.5
+    scores = (
+        jnp.einsum("btkgd,bukd->bkgtu", q, k, preferred_element_type=jnp.float32) * settings.head_dim**-0.5
+    )
     weights = jax.nn.softmax(jnp.where(mask[:, None, None], scores, -jnp.inf), axis=-1).astype(x.dtype)
     mixed = jnp.einsum("bkgtu,bukd->btkgd", dropout(weights, settings.attention_dropout, key), v)
-    return jnp.einsum("btnd,ndh->bth", mixed.reshape(*x.shape[:2], settings.num_heads, settings.head_dim), w["o"])
+    return jnp.einsum(
+        "btnd,ndh->bth", mixed.reshape(*x.shape[:2], settings.num_heads, settings.head_dim), w["o"]
+    )
 
 
 def mlp(x: Float[Array, "rows time hidden"], w: dict[str, Array]) -> Float[Array, "rows time hidden"]:
@@ -110,7 +117,9 @@ def decoder_layer(
 ) -> Float[Array, "rows time hidden"]:
     weights_key, attention_key, mlp_key = (None,) * 3 if key is None else jax.random.split(key, 3)
     normed = rms_norm(x, w["input_norm"], settings.rms_norm_eps)
-    x = x + dropout(attention(normed, w, mask, angles, settings, weights_key), settings.dropout, attention_key)
+    x = x + dropout(
+        attention(normed, w, mask, angles, settings, weights_key), settings.dropout, attention_key
+    )
     normed = rms_norm(x, w["mlp_norm"], settings.rms_norm_eps)
     return x + dropout(mlp(normed, w), settings.dropout, mlp_key)
 
@@ -137,7 +146,9 @@ def forward(
     return jnp.einsum("bth,vh->btv", x, params["embed"], preferred_element_type=jnp.float32)
 
 
-def summed_loss(logits: Float[Array, "rows time vocab"], rows: Rows) -> tuple[Float[Array, ""], Int[Array, ""]]:
+def summed_loss(
+    logits: Float[Array, "rows time vocab"], rows: Rows
+) -> tuple[Float[Array, ""], Int[Array, ""]]:
     """Cross entropy in nats over all real targets, and their number."""
     real = rows.segments != PADDING_SEGMENT
     picked = jnp.take_along_axis(logits, rows.targets[..., None], axis=-1)[..., 0]

@@ -22,7 +22,8 @@ NUM_WAITING_BATCHES = 64
 
 
 class Rows(NamedTuple):
-    """Each array is int32 [rows, max_positions]. `segments` numbers a row's documents from 1; 0 is padding."""
+    """Each array is int32 [rows, max_positions]. `segments` numbers a row's documents from 1; 0 is
+    padding."""
 
     inputs: np.ndarray
     targets: np.ndarray
@@ -42,7 +43,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     )
     tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(f"the text gives only {tokenizer.get_vocab_size()} of vocab_size {vocab_size} entries")
+        raise ValueError(
+            f"the text gives only {tokenizer.get_vocab_size()} of vocab_size {vocab_size} entries"
+        )
     # A prompt begins as a document does, so generation from the empty prompt starts a story.
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{END_OF_TEXT} $A",
@@ -65,7 +68,8 @@ def encode_documents(tokenizer: Tokenizer, texts: list[str]) -> list[list[int]]:
 
 
 def cut(document: list[int], length: int, first_length: int) -> list[list[int]]:
-    """Pieces of `length` inputs and their targets, so neighbours share one token: [0..8] -> [0..4], [4..8]."""
+    """Pieces of `length` inputs and their targets, so neighbours share one token: [0..8] -> [0..4],
+    [4..8]."""
     starts = [0, *range(first_length, len(document) - 1, length)]
     ends = [*starts[1:], len(document) - 1]
     return [document[start : end + 1] for start, end in zip(starts, ends, strict=True)]
@@ -157,7 +161,9 @@ def training_batches(corpus: Corpus, tokenizer: Tokenizer, settings: Settings) -
         texts = corpus.train_stories + (corpus.tales if done_share < settings.tale_steps_share else [])
         dropping = noisy if done_share < settings.bpe_dropout_steps_share else None
         rows = pack(epoch_pieces(texts, tokenizer, dropping, settings, rng), settings.max_positions)
-        for batch in itertools.islice(shuffled_batches(rows, settings.batch_rows, rng), settings.num_steps - num_done):
+        for batch in itertools.islice(
+            shuffled_batches(rows, settings.batch_rows, rng), settings.num_steps - num_done
+        ):
             yield batch
             num_done += 1
 

@@ -1,4 +1,5 @@
-"""A few stories from the trained weights, for a person to judge. No cache: the whole row is computed each time."""
+"""A few stories from the trained weights, for a person to judge. No cache: the whole row is computed each
+time."""
 
 from functools import partial
 

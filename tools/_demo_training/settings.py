@@ -20,14 +20,15 @@ class Settings:
     rms_norm_eps: float = 1e-6
     init_std: float = 0.02
 
-    # Text. `rename_share` and `bpe_dropout_share` are shares of the documents of a pass, drawn anew each time.
+    # Text. `rename_share` and `bpe_dropout_share` are shares of the documents of a pass, drawn anew each
+    # time.
     num_validation_stories: int = 50
     rename_share: float = 0.5
     bpe_dropout: float = 0.1
     bpe_dropout_share: float = 0.5
-    # Shares of the steps, from the first. The tales stay to the end: the loss on held-out stories rose as soon as they
-    # left (best 2.91 nats against 2.84). The last steps see plain tokens only, else a sampled story spells words in the
-    # odd pieces that dropout makes, and gets them wrong.
+    # Shares of the steps, from the first. The tales stay to the end: the loss on held-out stories rose as
+    # soon as they left (best 2.91 nats against 2.84). The last steps see plain tokens only, else a sampled
+    # story spells words in the odd pieces that dropout makes, and gets them wrong.
     tale_steps_share: float = 1.0
     bpe_dropout_steps_share: float = 0.9
 
@@ -54,9 +55,13 @@ class Settings:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be in [0, 1)")
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}")
+            raise ValueError(
+                f"num_heads {self.num_heads} must be a multiple of num_kv_heads {self.num_kv_heads}"
+            )
         if not 0 < self.warmup_steps < self.num_steps:
-            raise ValueError(f"warmup_steps {self.warmup_steps} must lie between 0 and num_steps {self.num_steps}")
+            raise ValueError(
+                f"warmup_steps {self.warmup_steps} must lie between 0 and num_steps {self.num_steps}"
+            )
 
 
 TINY = Settings(

@@ -36,8 +36,9 @@ class Corpus:
     tales: list[str]
 
 
-# Typography becomes ASCII. Some stories were UTF-8 read as Windows-1252, where one character turned into three,
-# the first two always the pair below; the closing quote lost its third, so the bare pair stands for it, last.
+# Typography becomes ASCII. Some stories were UTF-8 read as Windows-1252, where one character turned into
+# three, the first two always the pair below; the closing quote lost its third, so the bare pair stands for
+# it, last.
 GARBLED = "\u00e2\u20ac"
 ASCII_SPELLINGS = {
     f"{GARBLED}\u0153": '"',
@@ -92,10 +93,16 @@ def split_tales(text: str) -> list[str]:
 def read_corpus(folder: Path, num_validation_stories: int, seed: int) -> Corpus:
     for source in (STORIES, TALES):
         if not (folder / source.file).is_file():
-            raise FileNotFoundError(f"{folder} has no {source.file}: give the folder that holds it with --data")
-    stories = [clean_story(story) for story in json.loads((folder / STORIES.file).read_text(encoding="utf-8"))]
+            raise FileNotFoundError(
+                f"{folder} has no {source.file}: give the folder that holds it with --data"
+            )
+    stories = [
+        clean_story(story) for story in json.loads((folder / STORIES.file).read_text(encoding="utf-8"))
+    ]
     if num_validation_stories >= len(stories):
-        raise ValueError(f"{num_validation_stories} validation stories of {len(stories)} leave none to train on")
+        raise ValueError(
+            f"{num_validation_stories} validation stories of {len(stories)} leave none to train on"
+        )
     random.Random(seed).shuffle(stories)
     return Corpus(
         train_stories=stories[num_validation_stories:],
@@ -104,15 +111,49 @@ def read_corpus(folder: Path, num_validation_stories: int, seed: int) -> Corpus:
     )
 
 
-# Frequent names of the stories. Left out: those that are also words (Grace, Joy) or mostly animals (Max, Spot).
-# fmt: off
+# Frequent names of the stories. Left out: those that are also words (Grace, Joy) or mostly animals (Max,
+# Spot). fmt: off
 GIRLS = [
-    "Lily", "Anna", "Mia", "Sara", "Lucy", "Sarah", "Molly", "Jane", "Lila", "Jill",
-    "Daisy", "Sue", "Sally", "Amy", "Mary", "Jenny", "Emma", "Kate", "Ella",
+    "Lily",
+    "Anna",
+    "Mia",
+    "Sara",
+    "Lucy",
+    "Sarah",
+    "Molly",
+    "Jane",
+    "Lila",
+    "Jill",
+    "Daisy",
+    "Sue",
+    "Sally",
+    "Amy",
+    "Mary",
+    "Jenny",
+    "Emma",
+    "Kate",
+    "Ella",
 ]
 BOYS = [
-    "Ben", "Tom", "Timmy", "Jack", "Tim", "Sam", "John", "Bob", "Joe", "Jimmy",
-    "Tommy", "Billy", "Andy", "Benny", "James", "Jake", "Jim", "Peter", "Leo",
+    "Ben",
+    "Tom",
+    "Timmy",
+    "Jack",
+    "Tim",
+    "Sam",
+    "John",
+    "Bob",
+    "Joe",
+    "Jimmy",
+    "Tommy",
+    "Billy",
+    "Andy",
+    "Benny",
+    "James",
+    "Jake",
+    "Jim",
+    "Peter",
+    "Leo",
 ]
 # fmt: on
 ANY_NAME = re.compile(rf"\b(?:{'|'.join(GIRLS + BOYS)})\b")

@@ -1,4 +1,5 @@
-"""The training loop: AdamW, an average of the weights, and the average that did best on the validation stories."""
+"""The training loop: AdamW, an average of the weights, and the average that did best on the validation
+stories."""
 
 import sys
 import time
@@ -100,7 +101,8 @@ def mean_validation_loss(params: Params, rows: Rows, settings: Settings) -> floa
 
 
 def train(settings: Settings, batches: Iterator[Rows], validation: Rows) -> Result:
-    """Consumes all batches; every `eval_every` steps the averaged weights are judged and the best ones kept."""
+    """Consumes all batches; every `eval_every` steps the averaged weights are judged and the best ones
+    kept."""
     state, key = init_state(settings), jax.random.key(settings.seed, impl=KEY_IMPLEMENTATION)
     best_params, best, losses, num_tokens = None, None, [], 0
     started = time.perf_counter()
@@ -111,7 +113,9 @@ def train(settings: Settings, batches: Iterator[Rows], validation: Rows) -> Resu
         if step % settings.eval_every and step != settings.num_steps:
             continue
         latest = Evaluation(
-            step, float(jnp.mean(jnp.stack(losses))), mean_validation_loss(state.average, validation, settings)
+            step,
+            float(jnp.mean(jnp.stack(losses))),
+            mean_validation_loss(state.average, validation, settings),
         )
         losses.clear()
         if best is None or latest.validation_loss < best.validation_loss:

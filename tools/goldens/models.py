@@ -1,4 +1,5 @@
-"""The tiny models that jinfer is compared on with transformers: at least one for every option that a family reads.
+"""The tiny models that jinfer is compared on with transformers: at least one for every option that a family
+reads.
 
 Their head dimensions differ, so that the kernels meet whole and padded ones. Windows are smaller than the
 longest prompt.
@@ -42,12 +43,18 @@ LLAMA3_ROPE = {
     "factor": 8.0,
     "low_freq_factor": 1.0,
     "high_freq_factor": 4.0,
-    # With head_dim 16 the wavelengths are 6 (kept: under 32 / 4), 20 (blended) and 63 or more (stretched: over 32 / 1).
+    # With head_dim 16 the wavelengths are 6 (kept: under 32 / 4), 20 (blended) and 63 or more (stretched:
+    # over 32 / 1).
     "original_max_position_embeddings": 32,
 }
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 SHORT = 24  # an original context that the longest prompt exceeds, and the others as they are continued
-YARN_ROPE = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "original_max_position_embeddings": SHORT}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "original_max_position_embeddings": SHORT,
+}
 YARN_MSCALE_ROPE = {**YARN_ROPE, "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 4.0, "beta_slow": 0.5}
 YARN_WHOLE_ROPE = {**YARN_ROPE, "truncate": False, "attention_factor": 0.75}
 DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 8.0}
@@ -68,7 +75,11 @@ def _longrope(head_dim: int, **more: float) -> dict[str, Any]:
 VARIANTS: Mapping[str, Variant] = {
     "llama2_mha": _variant("LlamaForCausalLM", **_sizes(32, 4, 4)),
     "llama3_rope_sharded": _variant(
-        "LlamaForCausalLM", **_sizes(32, 4, 2), head_dim=16, rope_parameters=LLAMA3_ROPE, max_shard_size="32KB"
+        "LlamaForCausalLM",
+        **_sizes(32, 4, 2),
+        head_dim=16,
+        rope_parameters=LLAMA3_ROPE,
+        max_shard_size="32KB",
     ),
     "llama_mqa_biases_tied": _variant(
         "LlamaForCausalLM",
@@ -83,10 +94,14 @@ VARIANTS: Mapping[str, Variant] = {
     "qwen2_upper_window": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), use_sliding_window=True, sliding_window=8, max_window_layers=1
     ),
-    "qwen3_head_dim_80": _variant("Qwen3ForCausalLM", **_sizes(32, 2, 1), head_dim=80, tie_word_embeddings=True),
+    "qwen3_head_dim_80": _variant(
+        "Qwen3ForCausalLM", **_sizes(32, 2, 1), head_dim=80, tie_word_embeddings=True
+    ),
     "qwen3_biases": _variant("Qwen3ForCausalLM", **_sizes(32, 4, 2), head_dim=64, attention_bias=True),
     "mistral_window": _variant("MistralForCausalLM", **_sizes(32, 4, 2), head_dim=20, sliding_window=6),
-    "llama_longrope": _variant("LlamaForCausalLM", **_sizes(32, 4, 2), head_dim=16, rope_parameters=_longrope(16)),
+    "llama_longrope": _variant(
+        "LlamaForCausalLM", **_sizes(32, 4, 2), head_dim=16, rope_parameters=_longrope(16)
+    ),
     "mistral_dynamic_rope": _variant(
         "MistralForCausalLM",
         **_sizes(32, 4, 2),

@@ -1,4 +1,5 @@
-"""Random checkpoints in Hugging Face's layout, and what transformers computes from them in float32 on a CPU."""
+"""Random checkpoints in Hugging Face's layout, and what transformers computes from them in float32 on a
+CPU."""
 
 import itertools
 from collections.abc import Callable
@@ -23,7 +24,8 @@ NORM_RANGE = (0.5, 1.5)
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A prompt, its greedy continuation, and the logits after each position but the last: [num_positions, vocab]."""
+    """A prompt, its greedy continuation, and the logits after each position but the last: [num_positions,
+    vocab]."""
 
     prompt_ids: np.ndarray
     greedy_ids: np.ndarray
@@ -33,7 +35,9 @@ class Answer:
     def is_decisive(self) -> bool:
         """Whether every choice is clear, and they are not all the same."""
         second, best = np.sort(self.logits[len(self.prompt_ids) - 1 :], axis=-1)[:, -2:].T
-        return bool((best - second).min() > MIN_GAP) and len(set(self.greedy_ids.tolist())) >= MIN_DISTINCT_IDS
+        return (
+            bool((best - second).min() > MIN_GAP) and len(set(self.greedy_ids.tolist())) >= MIN_DISTINCT_IDS
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +69,8 @@ def ask(variant: Variant, first_seed: int, *, log: Callable[[str], None] = lambd
 
 
 def random_model(variant: Variant, seed: int) -> Any:
-    """Weights so large that attention is sharp; biases and norm scales that matter, unlike transformers' own."""
+    """Weights so large that attention is sharp; biases and norm scales that matter, unlike transformers'
+    own."""
     model_class = getattr(transformers, variant.architecture)
     config = model_class.config_class(**variant.options, dtype="float32")
     config._attn_implementation = "eager"
@@ -85,7 +90,8 @@ def random_model(variant: Variant, seed: int) -> Any:
 def answer(model: Any, prompt_ids: np.ndarray) -> Answer:
     """Prefill in one call, then one token at a time over transformers' own cache.
 
-    By a model that has computed nothing: transformers keeps dynamic frequencies from one sequence to the next.
+    By a model that has computed nothing: transformers keeps dynamic frequencies from one sequence to the
+    next.
     """
     model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
     out = model(torch.tensor(prompt_ids)[None], use_cache=True)

@@ -1,9 +1,11 @@
-"""Writes tests/fixtures/qwen3_chat_ids.json: transformers' ids for the MT-bench prompts under Qwen3's chat template.
+"""Writes tests/fixtures/qwen3_chat_ids.json: transformers' ids for the MT-bench prompts under Qwen3's chat
+template.
 
     python -m tools.goldens.qwen3_chat
 
-Needs the data folder beside the checkout and the extra `oracle`. The prompts are not copied: the fixture holds, for
-each prompt and turn, the number of token ids and their SHA-256, taken over the decimal ids joined by commas.
+Needs the data folder beside the checkout and the extra `oracle`. The prompts are not copied: the fixture
+holds, for each prompt and turn, the number of token ids and their SHA-256, taken over the decimal ids joined
+by commas.
 """
 
 import hashlib
@@ -37,7 +39,11 @@ def write(path: Path = FIXTURE) -> None:
 def _prompt(tokenizer: Any, question: dict[str, Any]) -> dict[str, Any]:
     first, second = question["turns"]
     one_turn = [{"role": "user", "content": first}]
-    two_turns = [*one_turn, {"role": "assistant", "content": ASSISTANT_REPLY}, {"role": "user", "content": second}]
+    two_turns = [
+        *one_turn,
+        {"role": "assistant", "content": ASSISTANT_REPLY},
+        {"role": "user", "content": second},
+    ]
     return {
         "question_id": question["question_id"],
         "turns": [_digest(tokenizer, one_turn), _digest(tokenizer, two_turns)],

@@ -1,4 +1,5 @@
-"""The cases, a file per op. Each has `cases(smoke)`, whose tiny shapes for a smoke test run on a CPU in seconds.
+"""The cases, a file per op. Each has `cases(smoke)`, whose tiny shapes for a smoke test run on a CPU in
+seconds.
 
 A new op adds a file here and its name to OPS.
 """
@@ -37,9 +38,16 @@ def selected(cases: list[Case], ops: list[str], ids: list[str]) -> list[Case]:
     """Those of the given ops ("rms_norm", "paged_attention.decode") and ids; none given means all."""
     known_ops = {name for case in cases for name in (case.op, *case.op.split("."))}
     known_ids = {case.id for case in cases}
-    for kind, unknown, known in (("op", set(ops) - known_ops, known_ops), ("case", set(ids) - known_ids, known_ids)):
+    for kind, unknown, known in (
+        ("op", set(ops) - known_ops, known_ops),
+        ("case", set(ids) - known_ids, known_ids),
+    ):
         if unknown:
-            raise ValueError(f"no {kind} is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+            raise ValueError(
+                f"no {kind} is called {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}"
+            )
     return [
-        case for case in cases if (not ops or {case.op, *case.op.split(".")} & set(ops)) and (not ids or case.id in ids)
+        case
+        for case in cases
+        if (not ops or {case.op, *case.op.split(".")} & set(ops)) and (not ids or case.id in ids)
     ]

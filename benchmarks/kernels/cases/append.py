@@ -1,4 +1,5 @@
-"""paged_attention.append_and_decode, in place of XLA beside the two kernels that it is: bound by reading the cache."""
+"""paged_attention.append_and_decode, in place of XLA beside the two kernels that it is: bound by reading the
+cache."""
 
 import functools
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
         heads = data.normal((rows, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim))
         angles = tuple(data.normal((rows, shape.head_dim // 2), jnp.float32) for _ in range(2))
         place = table[:, newest // paged.page_size], np.full(rows, newest % paged.page_size)
-        sets.append((heads, data.integers(table), paged.lengths_from(data), angles, tuple(map(data.integers, place))))
+        sets.append(
+            (heads, data.integers(table), paged.lengths_from(data), angles, tuple(map(data.integers, place)))
+        )
     return Inputs((pages, scales), sets)
 
 
@@ -64,8 +67,11 @@ def _call(implementation: Implementation, carry, arguments):
     (kv_pages, (q_scale, k_scale)), (heads, table, lengths, angles, _) = carry, arguments
     attended, kv_pages = append_and_decode(
         *(heads, kv_pages, table, lengths, *angles),
-        q_scale=q_scale, k_scale=k_scale, epsilon=EPSILON, implementation=implementation,
-    )  # fmt: skip
+        q_scale=q_scale,
+        k_scale=k_scale,
+        epsilon=EPSILON,
+        implementation=implementation,
+    )
     return (kv_pages, (q_scale, k_scale)), attended
 
 
@@ -73,6 +79,9 @@ def _pair(carry, arguments):
     (kv_pages, (q_scale, k_scale)), (heads, table, lengths, angles, place) = carry, arguments
     q, kv_pages = rope_cache_write(
         *(heads, kv_pages, *angles, *place),
-        q_scale=q_scale, k_scale=k_scale, epsilon=EPSILON, implementation="pallas",
-    )  # fmt: skip
+        q_scale=q_scale,
+        k_scale=k_scale,
+        epsilon=EPSILON,
+        implementation="pallas",
+    )
     return (kv_pages, (q_scale, k_scale)), decode(q, kv_pages, table, lengths, implementation="pallas")

@@ -15,7 +15,12 @@ from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.paged_attention import decode
 from pallas_kernels.paged_attention.decode import triton
-from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_candidates, decode_key
+from pallas_kernels.paged_attention.decode.tuning import (
+    DecodeBlocks,
+    DecodeCall,
+    decode_candidates,
+    decode_key,
+)
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 
 BANDWIDTH = Target(85, "%")
@@ -39,9 +44,14 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     for page_size in (1, 64, 256):
         yield _case(f"decode-64x2048-page-{page_size}", PagedRows(64, 2048, llama, page_size=page_size))
     for model, rows, positions in (
-        ("qwen3-0.6b", 64, 2048), ("qwen3-32b", 64, 2048), ("llama-2-7b", 16, 2048), ("falcon-7b", 64, 16384),
-        ("phi-3.5-mini", 16, 2048), ("tinyllama-1.1b", 64, 4096), ("gemma-2-2b", 64, 2048),
-    ):  # fmt: skip
+        ("qwen3-0.6b", 64, 2048),
+        ("qwen3-32b", 64, 2048),
+        ("llama-2-7b", 16, 2048),
+        ("falcon-7b", 64, 16384),
+        ("phi-3.5-mini", 16, 2048),
+        ("tinyllama-1.1b", 64, 4096),
+        ("gemma-2-2b", 64, 2048),
+    ):
         yield _case(f"decode-{model}-{rows}x{positions}", PagedRows(rows, positions, SHAPES[model]))
     for model, window in (("local", 128), ("full", None)):
         shape = AttentionShape(64, 8, 64, sliding_window=window)
@@ -54,11 +64,22 @@ def cases(*, smoke: bool) -> Iterator[Case]:
 
 
 def _case(
-    name: str, paged: PagedRows, target: Target | None = None, *, is_latency: bool = False, beside_jax: bool = False
+    name: str,
+    paged: PagedRows,
+    target: Target | None = None,
+    *,
+    is_latency: bool = False,
+    beside_jax: bool = False,
 ) -> Case:
     shape = paged.shape
     call = DecodeCall(
-        paged.rows, shape.num_heads, shape.num_kv_heads, shape.head_dim, paged.page_size, paged.max_positions, ITEMSIZE
+        paged.rows,
+        shape.num_heads,
+        shape.num_kv_heads,
+        shape.head_dim,
+        paged.page_size,
+        paged.max_positions,
+        ITEMSIZE,
     )
     return Case(
         id=name,
@@ -80,11 +101,14 @@ def _case(
 def _jax_triton_case(paged: PagedRows, *, is_latency: bool) -> Case:
     """The op's second implementation, with the blocks of the first."""
     case = _case(f"decode-{paged.rows}x{paged.positions}-jax-triton", paged, is_latency=is_latency)
-    return replace(case, build=lambda blocks: functools.partial(_call, paged, "jax-triton"), xla=None, tuning=None)
+    return replace(
+        case, build=lambda blocks: functools.partial(_call, paged, "jax-triton"), xla=None, tuning=None
+    )
 
 
 def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
-    """The result of a call is the query of the next. An average over the values is small, so the values are large."""
+    """The result of a call is the query of the next. An average over the values is small, so the values are
+    large."""
     window = paged.shape.sliding_window or paged.positions
     scale = 0.5 * math.sqrt(min(paged.positions, window))
     carry = paged.queries_from(data), paged.lengths_from(data), paged.sinks_from(data)
@@ -93,7 +117,9 @@ def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
 
 def _call(paged: PagedRows, implementation: Implementation, carry, cache):
     (q, lengths, sinks), (kv_pages, table) = carry, cache
-    out = decode(q, kv_pages, table, lengths, sinks=sinks, options=paged.options, implementation=implementation)
+    out = decode(
+        q, kv_pages, table, lengths, sinks=sinks, options=paged.options, implementation=implementation
+    )
     return (out, lengths, sinks), None
 
 
@@ -104,7 +130,9 @@ def _pallas(paged: PagedRows, blocks: DecodeBlocks | None) -> Step:
     def step(carry, cache):
         (q, lengths, sinks), (kv_pages, table) = carry, cache
         interpret = should_interpret(None)
-        out = triton.decode(q, kv_pages, table, lengths, sinks, paged.options, blocks=blocks, interpret=interpret)
+        out = triton.decode(
+            q, kv_pages, table, lengths, sinks, paged.options, blocks=blocks, interpret=interpret
+        )
         return (out, lengths, sinks), None
 
     return step
@@ -116,8 +144,8 @@ def _gathered(paged: PagedRows, carry, cache):
 
 
 def _jax_paged_attention(paged: PagedRows) -> Baseline | None:
-    """In its own layout, where a page is [KV head, position, head_dim], with the splits that fill the machine or twice
-    as many, a few block sizes, and its defaults."""
+    """In its own layout, where a page is [KV head, position, head_dim], with the splits that fill the machine
+    or twice as many, a few block sizes, and its defaults."""
     paged_attention = jax_kernel("paged_attention")
     if paged_attention is None:
         return None
@@ -129,12 +157,16 @@ def _jax_paged_attention(paged: PagedRows) -> Baseline | None:
         (q, lengths), (k_pages, v_pages, table) = carry, cache
         out = paged_attention(
             *(q, k_pages, v_pages, table, lengths),
-            k_splits=k_splits, pages_per_compute_block=pages_per_block, num_warps=num_warps,
+            k_splits=k_splits,
+            pages_per_compute_block=pages_per_block,
+            num_warps=num_warps,
             interpret=should_interpret(None),
-        )  # fmt: skip
+        )
         return (out, lengths), None
 
-    named = {f"k_splits={n} pages={p} warps={w}": functools.partial(step, n, p, w) for n, p, w in sorted(settings)}
+    named = {
+        f"k_splits={n} pages={p} warps={w}": functools.partial(step, n, p, w) for n, p, w in sorted(settings)
+    }
     return Baseline(functools.partial(_make_in_jax_layout, paged), named)
 
 

@@ -12,7 +12,12 @@ from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.paged_attention import extend
 from pallas_kernels.paged_attention.extend import triton
-from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks, ExtendCall, extend_candidates, extend_key
+from pallas_kernels.paged_attention.extend.tuning import (
+    ExtendBlocks,
+    ExtendCall,
+    extend_candidates,
+    extend_key,
+)
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 
 
@@ -20,7 +25,9 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     """Prefill from nothing and behind a cached prefix, and the few tokens of speculative verification."""
     llama = SHAPES["llama-3.1-8b"]
     if smoke:
-        yield _case("extend-1x8192", PagedRows(2, 24, AttentionShape(4, 2, 32), queries=17), Target(400, "TFLOP/s"))
+        yield _case(
+            "extend-1x8192", PagedRows(2, 24, AttentionShape(4, 2, 32), queries=17), Target(400, "TFLOP/s")
+        )
         return
     for rows, positions in ((1, 8192), (16, 2048)):
         paged = PagedRows(rows, positions, llama, queries=positions)
@@ -32,7 +39,9 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     gpt_oss = AttentionShape(64, 8, 64, sliding_window=128)
     yield _case("extend-gpt-oss-20b-local-4x2048", PagedRows(4, 2048, gpt_oss, queries=2048, has_sinks=True))
     for page_size in (1, 64):
-        yield _case(f"extend-4x2048-page-{page_size}", PagedRows(4, 2048, llama, queries=2048, page_size=page_size))
+        yield _case(
+            f"extend-4x2048-page-{page_size}", PagedRows(4, 2048, llama, queries=2048, page_size=page_size)
+        )
     for queries in (4, 8):
         yield _case(f"extend-64x{queries}-on-2048", PagedRows(64, 2048 + queries, llama, queries=queries))
 
@@ -40,9 +49,15 @@ def cases(*, smoke: bool) -> Iterator[Case]:
 def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
     shape = paged.shape
     call = ExtendCall(
-        paged.rows * paged.queries, paged.rows, shape.num_heads, shape.num_kv_heads, shape.head_dim, paged.page_size,
-        paged.max_positions, ITEMSIZE,
-    )  # fmt: skip
+        paged.rows * paged.queries,
+        paged.rows,
+        shape.num_heads,
+        shape.num_kv_heads,
+        shape.head_dim,
+        paged.page_size,
+        paged.max_positions,
+        ITEMSIZE,
+    )
     return Case(
         id=name,
         op="paged_attention.extend",
@@ -59,7 +74,8 @@ def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
 
 
 def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
-    """Every call has queries of its own: results in their place would make all weights alike, and power low."""
+    """Every call has queries of its own: results in their place would make all weights alike, and power
+    low."""
     starts = data.integers(np.arange(paged.rows + 1) * paged.queries)
     carry = starts, paged.lengths_from(data), paged.sinks_from(data)
     return Inputs(carry, [(paged.queries_from(data), *paged.cache_from(data)) for _ in range(num_sets)])
@@ -78,7 +94,9 @@ def _pallas(paged: PagedRows, blocks: ExtendBlocks | None) -> Step:
     def step(carry, arguments):
         (starts, lengths, sinks), (q, kv_pages, table) = carry, arguments
         rows = q, kv_pages, table, starts, lengths
-        return carry, triton.extend(*rows, sinks, paged.options, blocks=blocks, interpret=should_interpret(None))
+        return carry, triton.extend(
+            *rows, sinks, paged.options, blocks=blocks, interpret=should_interpret(None)
+        )
 
     return step
 

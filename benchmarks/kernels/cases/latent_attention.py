@@ -1,4 +1,5 @@
-"""latent_attention.mla: all heads read the same cache, so that with 128 of them products bound it, with 16 reading."""
+"""latent_attention.mla: all heads read the same cache, so that with 128 of them products bound it, with 16
+reading."""
 
 import functools
 from collections.abc import Iterator
@@ -60,9 +61,14 @@ def cases(*, smoke: bool) -> Iterator[Case]:
 def _case(name: str, paged: _Rows, target: Target | None = None, *, is_latency: bool = False) -> Case:
     shape = paged.shape
     facts = (
-        paged.rows, shape.num_heads, shape.latent_dim, shape.rope_dim, paged.page_size,
-        paged.pages_each * paged.page_size, ITEMSIZE,
-    )  # fmt: skip
+        paged.rows,
+        shape.num_heads,
+        shape.latent_dim,
+        shape.rope_dim,
+        paged.page_size,
+        paged.pages_each * paged.page_size,
+        ITEMSIZE,
+    )
     heads = f"{shape.num_heads} heads, latent {shape.latent_dim} + {shape.rope_dim}"
     return Case(
         id=name,
@@ -98,7 +104,9 @@ def _make(paged: _Rows, data: Data, num_sets: int) -> Inputs:
 
 def _call(scale: float, implementation: Implementation, lengths, arguments):
     q_latent, q_rope, kv_pages, table = arguments
-    return lengths, mla(q_latent, q_rope, kv_pages, table, lengths, scale=scale, implementation=implementation)
+    return lengths, mla(
+        q_latent, q_rope, kv_pages, table, lengths, scale=scale, implementation=implementation
+    )
 
 
 def _pallas(scale: float, blocks: MlaBlocks | None) -> Step:
@@ -109,7 +117,15 @@ def _pallas(scale: float, blocks: MlaBlocks | None) -> Step:
         q_latent, q_rope, kv_pages, table = arguments
         interpret = should_interpret(None)
         out = triton_mla(
-            q_latent, q_rope, kv_pages, table, lengths, scale=scale, soft_cap=None, blocks=blocks, interpret=interpret
+            q_latent,
+            q_rope,
+            kv_pages,
+            table,
+            lengths,
+            scale=scale,
+            soft_cap=None,
+            blocks=blocks,
+            interpret=interpret,
         )
         return lengths, out
 

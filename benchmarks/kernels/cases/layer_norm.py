@@ -34,10 +34,17 @@ def _case(name: str, rows: int, features: int) -> Case:
 
     size = rows, features
     return row_case(
-        name, "layer_norm.layer_norm", weights=((features,), (features,)), activations=(size,), results=(size,),
-        call=call, call_with_blocks=call_with_blocks, key=layer_norm_key(*size, ITEMSIZE),
-        candidates=layer_norm_candidates(*size, ITEMSIZE), jax=_their_layer_norm(),
-    )  # fmt: skip
+        name,
+        "layer_norm.layer_norm",
+        weights=((features,), (features,)),
+        activations=(size,),
+        results=(size,),
+        call=call,
+        call_with_blocks=call_with_blocks,
+        key=layer_norm_key(*size, ITEMSIZE),
+        candidates=layer_norm_candidates(*size, ITEMSIZE),
+        jax=_their_layer_norm(),
+    )
 
 
 def _their_layer_norm() -> Callable[[Any, Any], Any] | None:

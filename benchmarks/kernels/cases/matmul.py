@@ -42,7 +42,8 @@ FUSED = {
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """The linear layers of Qwen3 at the rows of a small decode step: by themselves, and with what can be fused."""
+    """The linear layers of Qwen3 at the rows of a small decode step: by themselves, and with what can be
+    fused."""
     if smoke:
         yield _case("matmul-smoke", 2, MatmulShape(64, 96), Fused())
         return
@@ -73,7 +74,9 @@ def _case(name: str, rows: int, shape: MatmulShape, fused: Fused) -> Case:
         reference=functools.partial(
             _matmul, shape.transposed, fused, functools.partial(matmul, implementation="reference")
         ),
-        xla=functools.partial(_matmul, shape.transposed, fused, functools.partial(matmul, implementation="xla")),
+        xla=functools.partial(
+            _matmul, shape.transposed, fused, functools.partial(matmul, implementation="xla")
+        ),
         tuning=Tuning("matmul", "matmul", matmul_key(call), matmul_candidates(call)),
     )
 
@@ -98,7 +101,9 @@ def _matmul(transposed: bool, fused: Fused, function: Callable, carry, w):
 
 def _pallas(transposed: bool, fused: Fused, blocks: MatmulBlocks | None) -> Step:
     if blocks is None:
-        return functools.partial(_matmul, transposed, fused, functools.partial(matmul, implementation="triton"))
+        return functools.partial(
+            _matmul, transposed, fused, functools.partial(matmul, implementation="triton")
+        )
 
     def step(carry, w):
         x, scale, residual = carry

@@ -1,4 +1,5 @@
-"""Rows of equal length in a paged cache: inputs of decode and extend, and what one writes in JAX without a kernel."""
+"""Rows of equal length in a paged cache: inputs of decode and extend, and what one writes in JAX without a
+kernel."""
 
 import math
 from dataclasses import dataclass
@@ -50,7 +51,11 @@ class PagedRows:
     @property
     def kv_bytes(self) -> int:
         """Of the keys and values that some query sees."""
-        window = self.positions if self.shape.sliding_window is None else self.shape.sliding_window + self.queries - 1
+        window = (
+            self.positions
+            if self.shape.sliding_window is None
+            else self.shape.sliding_window + self.queries - 1
+        )
         seen = min(self.positions, window)
         return 2 * self.rows * seen * self.shape.num_kv_heads * self.shape.head_dim * ITEMSIZE
 

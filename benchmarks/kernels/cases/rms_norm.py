@@ -48,10 +48,18 @@ def _rms_norm(name: str, rows: int, features: int, target: Target | None = None)
 
     size = rows, features
     return row_case(
-        name, "rms_norm.rms_norm", weights=((features,),), activations=(size,), results=(size,),
-        call=call, call_with_blocks=call_with_blocks, key=rms_norm_key(*size, ITEMSIZE),
-        candidates=rms_norm_candidates(*size, ITEMSIZE), jax=_their_rms_norm(), target=target,
-    )  # fmt: skip
+        name,
+        "rms_norm.rms_norm",
+        weights=((features,),),
+        activations=(size,),
+        results=(size,),
+        call=call,
+        call_with_blocks=call_with_blocks,
+        key=rms_norm_key(*size, ITEMSIZE),
+        candidates=rms_norm_candidates(*size, ITEMSIZE),
+        jax=_their_rms_norm(),
+        target=target,
+    )
 
 
 def _their_rms_norm() -> Callable[[Any, Any], Any] | None:
@@ -62,7 +70,9 @@ def _their_rms_norm() -> Callable[[Any, Any], Any] | None:
 
     def call(weights, activations):
         (x,), (weight,) = activations, weights
-        return kernel(x[None], weight, jnp.zeros_like(weight), eps=EPSILON, interpret=should_interpret(None))[0]
+        return kernel(x[None], weight, jnp.zeros_like(weight), eps=EPSILON, interpret=should_interpret(None))[
+            0
+        ]
 
     return call
 
@@ -74,7 +84,9 @@ def _add_rms_norm(name: str, rows: int, features: int) -> Case:
 
     def call_with_blocks(blocks, weights, activations):
         (x, residual), (weight,) = activations, weights
-        return triton.add_rms_norm(x, residual, weight, EPSILON, blocks=blocks, interpret=should_interpret(None))
+        return triton.add_rms_norm(
+            x, residual, weight, EPSILON, blocks=blocks, interpret=should_interpret(None)
+        )
 
     def plain_pair(weights, activations):
         """The reference rounds the sum in a way that makes XLA read its operands twice."""
@@ -84,7 +96,14 @@ def _add_rms_norm(name: str, rows: int, features: int) -> Case:
 
     size = rows, features
     return row_case(
-        name, "rms_norm.add_rms_norm", weights=((features,),), activations=(size, size), results=(size, size),
-        call=call, call_with_blocks=call_with_blocks, key=add_rms_norm_key(*size, ITEMSIZE),
-        candidates=add_rms_norm_candidates(*size, ITEMSIZE), xla=plain_pair,
-    )  # fmt: skip
+        name,
+        "rms_norm.add_rms_norm",
+        weights=((features,),),
+        activations=(size, size),
+        results=(size, size),
+        call=call,
+        call_with_blocks=call_with_blocks,
+        key=add_rms_norm_key(*size, ITEMSIZE),
+        candidates=add_rms_norm_candidates(*size, ITEMSIZE),
+        xla=plain_pair,
+    )

@@ -37,7 +37,9 @@ def cases(*, smoke: bool) -> Iterator[Case]:
             yield _case(f"fused-write-{model}-decode-{tokens}", tokens, SHAPES[model], is_decode=True)
 
 
-def _case(name: str, tokens: int, shape: RopeCacheShape, *, is_decode: bool, target: Target | None = None) -> Case:
+def _case(
+    name: str, tokens: int, shape: RopeCacheShape, *, is_decode: bool, target: Target | None = None
+) -> Case:
     num_bytes = tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim * ITEMSIZE
     angle_bytes = 4 * tokens * shape.rotary_dim  # cosines and sines of half as many pairs, in float32
     facts = tokens, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.rotary_dim, ITEMSIZE
@@ -46,7 +48,8 @@ def _case(name: str, tokens: int, shape: RopeCacheShape, *, is_decode: bool, tar
     return Case(
         id=name,
         op="rope_cache_write.rope_cache_write",
-        shape=f"{tokens:,} tokens, {shape.num_heads}/{shape.num_kv_heads} heads of {shape.head_dim}{norm}, {kind}",
+        shape=f"{tokens:,} tokens, {shape.num_heads}/{shape.num_kv_heads} heads of {shape.head_dim}{norm}, "
+        f"{kind}",
         work=Work(num_bytes + angle_bytes, num_bytes),
         limit=Limit.COPY,
         make=functools.partial(_make, tokens, shape, is_decode),
@@ -55,13 +58,17 @@ def _case(name: str, tokens: int, shape: RopeCacheShape, *, is_decode: bool, tar
         xla=functools.partial(_call, "reference"),
         target=target,
         tuning=Tuning(
-            "rope_cache_write", "rope_cache_write", rope_cache_write_key(*facts), rope_cache_write_candidates(*facts)
+            "rope_cache_write",
+            "rope_cache_write",
+            rope_cache_write_key(*facts),
+            rope_cache_write_candidates(*facts),
         ),
     )
 
 
 def _make(tokens: int, shape: RopeCacheShape, is_decode: bool, data: Data, num_sets: int) -> Inputs:
-    """One cache, written in place, with a page for every token of a decode step or `PAGE_SIZE` of a prefill."""
+    """One cache, written in place, with a page for every token of a decode step or `PAGE_SIZE` of a
+    prefill."""
     pages_each = tokens if is_decode else -(-tokens // PAGE_SIZE)
     pages = (2, num_sets * pages_each + 1, PAGE_SIZE, shape.num_kv_heads, shape.head_dim)
     angles = [data.normal((tokens, shape.rotary_dim // 2), jnp.float32) for _ in range(2)]
@@ -81,8 +88,11 @@ def _call(implementation: Implementation, carry, arguments):
     q_scale, k_scale = scales or (None, None)
     q, kv_pages = rope_cache_write(
         *(heads, kv_pages, *angles, *slots),
-        q_scale=q_scale, k_scale=k_scale, epsilon=EPSILON if scales else None, implementation=implementation,
-    )  # fmt: skip
+        q_scale=q_scale,
+        k_scale=k_scale,
+        epsilon=EPSILON if scales else None,
+        implementation=implementation,
+    )
     return (kv_pages, angles, scales), q
 
 
@@ -94,7 +104,9 @@ def _pallas(blocks: RopeCacheWriteBlocks | None) -> Step:
         (kv_pages, angles, scales), (heads, slots) = carry, arguments
         norm = (*scales, EPSILON) if scales else None
         interpret = should_interpret(None)
-        q, kv_pages = triton.rope_cache_write(heads, kv_pages, angles, slots, norm, blocks=blocks, interpret=interpret)
+        q, kv_pages = triton.rope_cache_write(
+            heads, kv_pages, angles, slots, norm, blocks=blocks, interpret=interpret
+        )
         return (kv_pages, angles, scales), q
 
     return step

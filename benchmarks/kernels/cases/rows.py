@@ -1,4 +1,5 @@
-"""What the ops that work row by row share: activations in and out, bound by copying, and weights for all calls."""
+"""What the ops that work row by row share: activations in and out, bound by copying, and weights for all
+calls."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -40,7 +41,9 @@ def row_case(
 
     def build(blocks: Any) -> Step:
         return step_of(
-            functools.partial(call, "pallas") if blocks is None else functools.partial(call_with_blocks, blocks)
+            functools.partial(call, "pallas")
+            if blocks is None
+            else functools.partial(call_with_blocks, blocks)
         )
 
     plain = step_of(functools.partial(call, "reference"))

@@ -1,4 +1,5 @@
-"""sampling: bound by reading the logits. The same rows in the three ways that people sample, and log probabilities."""
+"""sampling: bound by reading the logits. The same rows in the three ways that people sample, and log
+probabilities."""
 
 import functools
 from collections.abc import Iterator, Mapping
@@ -95,7 +96,9 @@ def _sample_with(way: str, blocks: SampleBlocks | None) -> Step:
 
     def step(token_ids, logits):
         parameters = _parameters(way, logits.shape[0])
-        chosen, _ = triton.sample(logits, *parameters.values(), interpret=should_interpret(None), blocks=blocks)
+        chosen, _ = triton.sample(
+            logits, *parameters.values(), interpret=should_interpret(None), blocks=blocks
+        )
         return chosen, chosen
 
     return step
@@ -129,6 +132,8 @@ def _top_with(blocks: TopBlocks | None) -> Step:
     def step(token_ids, logits):
         wanted = jnp.ones(token_ids.shape, bool)
         interpret = should_interpret(None)
-        return token_ids, triton.top_logprobs(logits, token_ids, wanted, COUNT, interpret=interpret, blocks=blocks)
+        return token_ids, triton.top_logprobs(
+            logits, token_ids, wanted, COUNT, interpret=interpret, blocks=blocks
+        )
 
     return step

@@ -31,7 +31,13 @@ def _case(name: str, rows: int, hidden: int) -> Case:
 
     facts = rows, hidden, ITEMSIZE
     return row_case(
-        name, "silu_and_multiply.silu_and_multiply", weights=(), activations=((rows, 2 * hidden),),
-        results=((rows, hidden),), call=call, call_with_blocks=call_with_blocks,
-        key=silu_and_multiply_key(*facts), candidates=silu_and_multiply_candidates(*facts),
-    )  # fmt: skip
+        name,
+        "silu_and_multiply.silu_and_multiply",
+        weights=(),
+        activations=((rows, 2 * hidden),),
+        results=((rows, hidden),),
+        call=call,
+        call_with_blocks=call_with_blocks,
+        key=silu_and_multiply_key(*facts),
+        candidates=silu_and_multiply_candidates(*facts),
+    )

@@ -35,10 +35,17 @@ def _case(name: str, rows: int, features: int) -> Case:
 
     size = rows, features
     return row_case(
-        name, "softmax.softmax", weights=(), activations=(size,), results=(size,), call=call,
-        call_with_blocks=call_with_blocks, key=softmax_key(*size, ITEMSIZE),
-        candidates=softmax_candidates(*size, ITEMSIZE), jax=_their_softmax(features),
-    )  # fmt: skip
+        name,
+        "softmax.softmax",
+        weights=(),
+        activations=(size,),
+        results=(size,),
+        call=call,
+        call_with_blocks=call_with_blocks,
+        key=softmax_key(*size, ITEMSIZE),
+        candidates=softmax_candidates(*size, ITEMSIZE),
+        jax=_their_softmax(features),
+    )
 
 
 def _their_softmax(features: int) -> Callable[[Any, Any], Any] | None:

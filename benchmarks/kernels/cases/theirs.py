@@ -1,4 +1,5 @@
-"""jax's own kernels: jax.experimental.pallas.ops.gpu, which JAX calls deprecated and which not every version has."""
+"""jax's own kernels: jax.experimental.pallas.ops.gpu, which JAX calls deprecated and which not every version
+has."""
 
 import importlib
 import warnings

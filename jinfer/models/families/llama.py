@@ -20,4 +20,6 @@ def read_config(entries: Entries) -> ModelConfig:
     if set(read_layer_types(entries, read_num_layers(entries)) or ()) - {FULL}:
         entries.refuse("layer_types", f"all layers of this family are of {FULL}")
     bias, mlp_bias = entries.switch("attention_bias", False), entries.switch("mlp_bias", False)
-    return read_decoder_config(entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias)
+    return read_decoder_config(
+        entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias
+    )

@@ -13,14 +13,18 @@ from jinfer.models.entries import Entries
 
 ARCHITECTURES = ("MistralForCausalLM",)
 MODEL_TYPE = "mistral"
-DEFAULTS = FamilyDefaults(vocab_size=32000, intermediate_size=14336, max_position_embeddings=131072, num_kv_heads=8)
+DEFAULTS = FamilyDefaults(
+    vocab_size=32000, intermediate_size=14336, max_position_embeddings=131072, num_kv_heads=8
+)
 
 
 def read_config(entries: Entries) -> ModelConfig:
     """`sliding_window` holds for every layer, or for those that `layer_types` names, as in Ministral."""
     num_layers, window = read_num_layers(entries), read_window(entries)
     types = read_layer_types(entries, num_layers)
-    windows = (window,) * num_layers if types is None else windows_by_type(types, window, "sliding_window is null")
+    windows = (
+        (window,) * num_layers if types is None else windows_by_type(types, window, "sliding_window is null")
+    )
     return read_decoder_config(
         entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=False, output_bias=False, sliding_windows=windows
     )

@@ -1,4 +1,5 @@
-"""Qwen2 and Qwen2.5 (Yang et al., "Qwen2 Technical Report", 2024): Llama with a bias on queries, keys and values."""
+"""Qwen2 and Qwen2.5 (Yang et al., "Qwen2 Technical Report", 2024): Llama with a bias on queries, keys and
+values."""
 
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_layer_windows
@@ -6,7 +7,9 @@ from jinfer.models.entries import Entries
 
 ARCHITECTURES = ("Qwen2ForCausalLM",)
 MODEL_TYPE = "qwen2"
-DEFAULTS = FamilyDefaults(vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, num_kv_heads=32)
+DEFAULTS = FamilyDefaults(
+    vocab_size=151936, intermediate_size=22016, max_position_embeddings=32768, num_kv_heads=32
+)
 
 
 def read_config(entries: Entries) -> ModelConfig:

@@ -1,4 +1,5 @@
-"""Qwen3 (Yang et al., "Qwen3 Technical Report", 2025): queries and keys are normalized before they are rotated."""
+"""Qwen3 (Yang et al., "Qwen3 Technical Report", 2025): queries and keys are normalized before they are
+rotated."""
 
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_layer_windows

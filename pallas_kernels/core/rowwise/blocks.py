@@ -52,8 +52,8 @@ def heuristic_blocks(
 ) -> RowBlocks:
     """Blocks of a kernel that reads and writes `num_inputs` matrices, and loads `thread_bytes` a thread.
 
-    Several short rows a program, but no more than leave every multiprocessor something to do, and half as much for a
-    thread where there is little to do. Two pieces for a row that is a program's work by itself.
+    Several short rows a program, but no more than leave every multiprocessor something to do, and half as
+    much for a thread where there is little to do. Two pieces for a row that is a program's work by itself.
     """
     padded_bytes = next_power_of_two(features) * itemsize * num_inputs
     fair_share = ceil_div(num_rows, PROGRAMS_PER_MULTIPROCESSOR * target_device().num_multiprocessors)
@@ -66,7 +66,8 @@ def heuristic_blocks(
 
 
 def _in_two_pieces(blocks: RowBlocks, features: int, itemsize: int) -> RowBlocks:
-    """Two pieces, and as many threads as the shorter one has vectors, if each can hold its share of the row."""
+    """Two pieces, and as many threads as the shorter one has vectors, if each can hold its share of the
+    row."""
     pieces = cut_columns(features, max_pieces=2)
     num_threads = min(pieces[-1].size * itemsize // VECTOR_BYTES, blocks.num_warps * THREADS_PER_WARP)
     if len(pieces) == 1 or sum(piece.size for piece in pieces) > MAX_THREAD_FEATURES * num_threads:
@@ -75,7 +76,8 @@ def _in_two_pieces(blocks: RowBlocks, features: int, itemsize: int) -> RowBlocks
 
 
 def candidate_blocks(known: RowBlocks, features: int) -> list[RowBlocks]:
-    """`known` and those of its neighbours that registers hold: more rows, more and fewer threads, one piece and two."""
+    """`known` and those of its neighbours that registers hold: more rows, more and fewer threads, one piece
+    and two."""
     found = [known]
     for more_rows, more_warps, evict_first in itertools.product((1, 2, 4), (0.5, 1, 2, 4), (False, True)):
         rows = known.rows * more_rows
@@ -84,5 +86,7 @@ def candidate_blocks(known: RowBlocks, features: int) -> list[RowBlocks]:
             cut = cut_columns(features, pieces)
             held = rows * sum(columns.size for columns in cut) // (num_warps * THREADS_PER_WARP)
             if len(cut) == pieces and held <= MAX_CANDIDATE_THREAD_FEATURES:
-                found.append(RowBlocks(rows=rows, pieces=pieces, evict_first=evict_first, num_warps=num_warps))
+                found.append(
+                    RowBlocks(rows=rows, pieces=pieces, evict_first=evict_first, num_warps=num_warps)
+                )
     return list(dict.fromkeys(found))

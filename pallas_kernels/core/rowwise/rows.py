@@ -13,7 +13,8 @@ from pallas_kernels.core.rowwise.columns import Columns
 
 @dataclass(frozen=True)
 class ProgramRows:
-    """Rows `index` of matrices that are each read or written once. `inside` says which of them exist; None for all."""
+    """Rows `index` of matrices that are each read or written once. `inside` says which of them exist; None
+    for all."""
 
     index: Array
     inside: Array | None
@@ -29,7 +30,9 @@ class ProgramRows:
         """ref[rows, columns], with `outside` where there is none."""
         mask = self._mask(columns)
         other = None if mask is None else outside
-        return plt.load(ref.at[self._block(columns)], mask=mask, other=other, eviction_policy=self.eviction_policy)
+        return plt.load(
+            ref.at[self._block(columns)], mask=mask, other=other, eviction_policy=self.eviction_policy
+        )
 
     def store(self, ref, columns: Columns, values: Array) -> None:
         """ref[rows, columns] = values, rounded to ref's dtype."""
@@ -60,8 +63,9 @@ def is_inside(columns: Columns) -> Array | None:
 def load_vector(ref, columns: Columns, block_rows: int) -> Array:
     """ref[columns], and zero outside, as [block_rows, columns].
 
-    Loaded as one row, each element would reach one thread, and the others through shared memory after a barrier. Like
-    this every thread loads what it needs, and the compiler drops the loads that repeat each other.
+    Loaded as one row, each element would reach one thread, and the others through shared memory after a
+    barrier. Like this every thread loads what it needs, and the compiler drops the loads that repeat each
+    other.
     """
     shape = (block_rows, columns.size)
     inside = is_inside(columns)

@@ -1,15 +1,16 @@
 """A program's sums in bfloat16, on tensor cores: weights and x go through shared memory, several tiles ahead.
 
-The weights are the left operand and the few rows of x the right one, so that a dot is as wide as the rows need and no
-wider. With the fewest rows the dot's smallest shapes are larger than rows and outputs; then a program's inputs are cut
-into parts that lie side by side in one dot:
+The weights are the left operand and the few rows of x the right one, so that a dot is as wide as the rows
+need and no wider. With the fewest rows the dot's smallest shapes are larger than rows and outputs; then a
+program's inputs are cut into parts that lie side by side in one dot:
 
     left  [parts * block_out, block_in]   the weights of part 0, of part 1, ...
     right [block_in, parts * rows]        x at the inputs of part 0, of part 1, ...
 
-of whose product the blocks on the diagonal are wanted, and summed. So the tensor cores of all warps work for few
-outputs, and the chain of dots that wait for each other is shorter by the number of parts. One row of x costs what four
-do: up to there a dot has its smallest size, and what it adds to the weights in shared memory is a quarter.
+of whose product the blocks on the diagonal are wanted, and summed. So the tensor cores of all warps work for
+few outputs, and the chain of dots that wait for each other is shorter by the number of parts. One row of x
+costs what four do: up to there a dot has its smallest size, and what it adds to the weights in shared memory
+is a quarter.
 
 A gate and what it multiplies are two left operands that share the right one.
 """
@@ -69,7 +70,8 @@ def dot_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
         x, squares = _load_x(refs, layer, operands, row, squares, shape)
         w_rows = row[:, None] + (operands.left_part * shape.part_inputs)[None, :]
         tiles = [
-            load_weights(refs, layer, number, w_rows, operands.column[None, :], shape) for number in range(len(accs))
+            load_weights(refs, layer, number, w_rows, operands.column[None, :], shape)
+            for number in range(len(accs))
         ]
         left = tiles if shape.call.is_transposed else [w.T for w in tiles]
         return [acc + plt.dot(w, x.T) for acc, w in zip(accs, left, strict=True)], squares
@@ -80,10 +82,18 @@ def dot_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     accs, squares = jax.lax.fori_loop(0, shape.part_tiles, one_tile, (zeros, squares))
     matrices = [_over_parts(acc, operands, shape) for acc in accs]
     row = jnp.arange(matrices[0].shape[0])
-    return [Sums(row=row, matrices=matrices, squares=None if squares is None else _squares_over_parts(squares, shape))]
+    return [
+        Sums(
+            row=row,
+            matrices=matrices,
+            squares=None if squares is None else _squares_over_parts(squares, shape),
+        )
+    ]
 
 
-def _load_x(refs: MatmulRefs, layer: tuple, operands: _Operands, row, squares: Array | None, shape: MatmulKernelShape):
+def _load_x(
+    refs: MatmulRefs, layer: tuple, operands: _Operands, row, squares: Array | None, shape: MatmulKernelShape
+):
     """x [right, block_in], scaled where there is a norm, and the squares with those of x added."""
     column = row[None, :] + (operands.right_part * shape.part_inputs)[:, None]
     inside = None if operands.is_row is None else jnp.broadcast_to(operands.is_row[:, None], column.shape)

@@ -51,26 +51,34 @@ def _check(call: MatmulCall, fusion: Fusion, dtype: jnp.dtype) -> None:
     if fusion.bias is not None:
         raise UnsupportedError('a bias: the kernel adds none; use implementation="xla"')
     if dtype not in (jnp.bfloat16, jnp.float32):
-        raise UnsupportedError(f"x and w in {dtype}: the kernel serves bfloat16 and float32; cast them or use jnp.dot")
+        raise UnsupportedError(
+            f"x and w in {dtype}: the kernel serves bfloat16 and float32; cast them or use jnp.dot"
+        )
     if call.rows > MAX_ROWS:
         raise UnsupportedError(
-            f"{call.rows} rows: the kernel serves at most {MAX_ROWS}; use jnp.dot, which keeps up with the weights"
+            f"{call.rows} rows: the kernel serves at most {MAX_ROWS}; use jnp.dot, which keeps up with the "
+            "weights"
         )
     if call.rows > MAX_NORM_ROWS and call.is_normalized:
         raise UnsupportedError(
-            f"{call.rows} rows and a norm: the kernel normalizes at most {MAX_NORM_ROWS}; normalize before the call"
+            f"{call.rows} rows and a norm: the kernel normalizes at most {MAX_NORM_ROWS}; normalize before "
+            "the call"
         )
     if call.rows > MAX_NORM_ROWS and dtype == jnp.float32:
         raise UnsupportedError(
-            f"{call.rows} rows of float32: the kernel serves at most {MAX_NORM_ROWS} without tensor cores; use jnp.dot"
+            f"{call.rows} rows of float32: the kernel serves at most {MAX_NORM_ROWS} without tensor cores; "
+            "use jnp.dot"
         )
 
 
 @functools.partial(jax.jit, static_argnames=("shape", "out_dtype", "interpret"))
-def _run(operands: dict[str, Array], *, shape: MatmulKernelShape, out_dtype: jnp.dtype, interpret: bool) -> Array:
+def _run(
+    operands: dict[str, Array], *, shape: MatmulKernelShape, out_dtype: jnp.dtype, interpret: bool
+) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel.
 
-    The end of a program without splits is left to XLA where there are some: it fuses it with what reads the result.
+    The end of a program without splits is left to XLA where there are some: it fuses it with what reads the
+    result.
     """
     if shape.blocks.num_splits == 1:
         return _call(operands, shape, out_dtype, interpret)
@@ -92,7 +100,9 @@ def _call(operands: dict[str, Array], shape: MatmulKernelShape, dtype: DTypeLike
         functools.partial(_kernel, names=tuple(operands), shape=shape),
         *operands.values(),
         out_shape=[
-            jax.ShapeDtypeStruct((blocks.num_splits, call.num_matrices, *out) if blocks.num_splits > 1 else out, dtype)
+            jax.ShapeDtypeStruct(
+                (blocks.num_splits, call.num_matrices, *out) if blocks.num_splits > 1 else out, dtype
+            )
         ],
         grid=(ceil_div(call.num_out, blocks.block_out), blocks.num_splits),
         num_warps=blocks.num_warps,
@@ -119,7 +129,9 @@ def _store(refs: MatmulRefs, out_ref, sums: Sums, shape: MatmulKernelShape):
         for number, values in enumerate(sums.matrices):
             plt.store(out_ref.at[(pl.program_id(1), number, row, column)], values, mask=inside)
         return
-    residual = None if refs.residual is None else plt.load(refs.residual.at[row, column], mask=inside, other=0)
+    residual = (
+        None if refs.residual is None else plt.load(refs.residual.at[row, column], mask=inside, other=0)
+    )
     factor = None
     if sums.squares is not None and shape.epsilon is not None:
         factor = jax.lax.rsqrt(sums.squares / shape.call.num_in + shape.epsilon)

@@ -1,4 +1,5 @@
-"""A program's sums in float32, which tensor cores would round to TF32: multiplied and added in the threads, row by row.
+"""A program's sums in float32, which tensor cores would round to TF32: multiplied and added in the threads,
+row by row.
 
 The weights go from memory straight to registers; while one tile is multiplied the next is on its way.
 """

@@ -26,8 +26,8 @@ class MatmulRefs(NamedTuple):
 class Sums(NamedTuple):
     """A program's share of the result for one row, or for several: `row` is a number, or [rows].
 
-    `matrices` are [block_out], or [rows, block_out]: of the gate and of the others, or of the one matrix there is.
-    `squares` are sums of x ** 2 over the program's inputs, and None without a norm.
+    `matrices` are [block_out], or [rows, block_out]: of the gate and of the others, or of the one matrix
+    there is. `squares` are sums of x ** 2 over the program's inputs, and None without a norm.
     """
 
     row: Any
@@ -96,14 +96,16 @@ def layer_index(refs: MatmulRefs) -> tuple[Array, ...]:
 def load_scale(refs: MatmulRefs, layer: tuple, column: Array, inside: Array | None) -> Array:
     """The norm's scale at inputs `column`, zero outside."""
     index = (*layer, column) if len(refs.scale.shape) == 2 else (column,)
-    return plt.load(refs.scale.at[index], mask=inside, other=None if inside is None else 0).astype(jnp.float32)
+    return plt.load(refs.scale.at[index], mask=inside, other=None if inside is None else 0).astype(
+        jnp.float32
+    )
 
 
 def load_weights(
     refs: MatmulRefs, layer: tuple, number: int, row: Array, column: Array, shape: MatmulKernelShape
 ) -> Array:
-    """The weights of inputs `row` [n, 1 or m] and outputs `column` [1, m] in the gate (0) or in the others (1):
-    [n, m], or [m, n] as they lie transposed."""
+    """The weights of inputs `row` [n, 1 or m] and outputs `column` [1, m] in the gate (0) or in the others
+    (1): [n, m], or [m, n] as they lie transposed."""
     inside = None
     if shape.overhangs_inputs:
         inside = (row < shape.call.num_in) & (column < shape.call.num_out)

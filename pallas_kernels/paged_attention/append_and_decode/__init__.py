@@ -28,20 +28,22 @@ def append_and_decode(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> tuple[Float[Array, "rows num_heads head_dim"], KVPages]:
-    """`rope_cache_write` of one token per row, to the row's last position, `lengths[row] - 1`, and its `decode`.
+    """`rope_cache_write` of one token per row, to the row's last position, `lengths[row] - 1`, and its
+    `decode`.
 
     The page table says where that position is in the cache; what was there before is not read. A row of
-    length 0 gives zeros and writes nothing. Everything else is as in those two: a token of `heads` is its queries,
-    keys and values; norm, rotation and rounding; which arguments make a norm; sinks and options; and a cache that is
-    updated in place where it is donated or used nowhere else.
+    length 0 gives zeros and writes nothing. Everything else is as in those two: a token of `heads` is its
+    queries, keys and values; norm, rotation and rounding; which arguments make a norm; sinks and options; and
+    a cache that is updated in place where it is donated or used nowhere else.
 
     A page that holds a new position must be that row's alone.
 
-    On an H200 in bfloat16, a call is faster than those two by 2.7 us for 64 rows of 1,056 positions with 32 query and 8
-    KV heads of 128 and the norm, by 2.8 us for 256 of 544, 0.1 us for 16 of 1,056 and 4.7 us for one of 192: a start
-    of a kernel less, and the queries and the new position do not go through memory.
+    On an H200 in bfloat16, a call is faster than those two by 2.7 us for 64 rows of 1,056 positions with 32
+    query and 8 KV heads of 128 and the norm, by 2.8 us for 256 of 544, 0.1 us for 16 of 1,056 and 4.7 us for
+    one of 192: a start of a kernel less, and the queries and the new position do not go through memory.
 
-    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
+    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
+    serve them.
     """
     check_heads(heads, kv_pages, cos, sin)
     rows, num_outputs, head_dim = heads.shape

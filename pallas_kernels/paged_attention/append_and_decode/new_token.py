@@ -1,8 +1,9 @@
-"""A row's new token in decode's kernel: its heads, fresh from the projection, normed and rotated in registers.
+"""A row's new token in decode's kernel: its heads, fresh from the projection, normed and rotated in
+registers.
 
-A tile of heads is [heads, padded_dim], as the dots want it. A rotation needs the other half of each head as well, which
-is loaded as a second tile with the halves exchanged: from L1, and no value moves between threads. Angles and scales are
-loaded once per head for the same reason.
+A tile of heads is [heads, padded_dim], as the dots want it. A rotation needs the other half of each head as
+well, which is loaded as a second tile with the halves exchanged: from L1, and no value moves between threads.
+Angles and scales are loaded once per head for the same reason.
 """
 
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from pallas_kernels.core.stacked import load_layer_index
 
 
 class NewTokenRefs(NamedTuple):
-    """Heads as the projection leaves them [rows, heads, head_dim], angles [rows, half] and, with a norm, its scales."""
+    """Heads as the projection leaves them [rows, heads, head_dim], angles [rows, half] and, with a norm, its
+    scales."""
 
     heads: Any
     cos: Any
@@ -48,7 +50,9 @@ def load_raw_heads(refs: NewTokenRefs, row, head: Array, kind: int, shape: Kerne
     columns = column, _exchanged(column, refs.cos.shape[1], shape)
     layer = () if refs.layer is None else (load_layer_index(refs.layer),)
     x, rotated_half = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
-    scales = [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
+    scales = (
+        [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
+    )
     return RawHeads(x, rotated_half, scales)
 
 
@@ -78,11 +82,13 @@ def rotated(heads: RawHeads, angles: Angles, epsilon: float, head_dim: int, dtyp
     return rotate(x, rotated_half, *angles).astype(dtype)
 
 
-def store_new_token(kv_ref, table_ref, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape):
+def store_new_token(
+    kv_ref, table_ref, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape
+):
     """Keys and values of the heads [heads] where `is_first`, once for each KV head, at the position.
 
-    Interpret mode stores old values where a mask forbids to store. Masked values therefore get a page that does not
-    exist, so that they do not undo the others.
+    Interpret mode stores old values where a mask forbids to store. Masked values therefore get a page that
+    does not exist, so that they do not undo the others.
     """
     page = jnp.where(is_first, table_ref[row, shape.page_index(position)], kv_ref.shape[1])[:, None]
     column, inside = _columns(kv_head, shape)

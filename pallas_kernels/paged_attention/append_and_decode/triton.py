@@ -1,8 +1,8 @@
 """Split-KV decode that takes in the new token: its norm and rotation, and the write of its key and value.
 
-The position of the new token is not read from the cache: the program whose split of the row it is in has its key and
-value in registers, attends it first, and stores them; no other program reads that position. All programs of a row norm
-and rotate their own queries.
+The position of the new token is not read from the cache: the program whose split of the row it is in has its
+key and value in registers, attends it first, and stores them; no other program reads that position. All
+programs of a row norm and rotate their own queries.
 """
 
 import functools
@@ -52,7 +52,8 @@ def append_and_decode(
     blocks: DecodeBlocks | None = None,
     interpret: bool,
 ) -> tuple[Array, KVPages]:
-    """One program per (block of KV heads, row, split), with decode's blocks. See the package for the contract."""
+    """One program per (block of KV heads, row, split), with decode's blocks. See the package for the
+    contract."""
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(_queries_of(heads, kv_pages), kv_pages, page_table))
     *scales, epsilon = norm or (None,)
@@ -72,16 +73,28 @@ def _queries_of(heads: Array, kv_pages: KVPages) -> jax.ShapeDtypeStruct:
 
 @functools.partial(jax.jit, static_argnames=("options", "epsilon", "blocks", "interpret"))
 def _append(
-    heads, kv_pages: KVPages, page_table, lengths, new_token: dict[str, Any], sinks,
-    *, options, epsilon: float | None, blocks: DecodeBlocks, interpret: bool,
-) -> tuple[Array, KVPages]:  # fmt: skip
+    heads,
+    kv_pages: KVPages,
+    page_table,
+    lengths,
+    new_token: dict[str, Any],
+    sinks,
+    *,
+    options,
+    epsilon: float | None,
+    blocks: DecodeBlocks,
+    interpret: bool,
+) -> tuple[Array, KVPages]:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     q = _queries_of(heads, kv_pages)
     rows, num_heads, head_dim = q.shape
     others, structure = jax.tree.flatten((new_token, sinks))
     *results, written = triton_call(
         functools.partial(
-            _append_kernel, structure=structure, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks,
+            _append_kernel,
+            structure=structure,
+            shape=kernel_shape(q, kv_pages, options, interpret),
+            blocks=blocks,
             epsilon=epsilon,
         ),
         *(heads, kv_pages.array, page_table, lengths, *others),
@@ -95,16 +108,26 @@ def _append(
         num_stages=blocks.num_stages,
         interpret=interpret,
         name="append_and_decode",
-    )  # fmt: skip
+    )
     if blocks.num_splits == 1:
         return results[0], KVPages(written)
     acc, top, total = results
     seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
-    return merge_splits(acc, top, total, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret), KVPages(written)
+    return merge_splits(acc, top, total, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret), KVPages(
+        written
+    )
 
 
 def _append_kernel(
-    heads_ref, kv_ref, table_ref, length_ref, *refs, structure, shape: KernelShape, blocks: DecodeBlocks, epsilon
+    heads_ref,
+    kv_ref,
+    table_ref,
+    length_ref,
+    *refs,
+    structure,
+    shape: KernelShape,
+    blocks: DecodeBlocks,
+    epsilon,
 ):
     num_results = 3 if blocks.num_splits > 1 else 1
     *operand_refs, written_ref = refs
@@ -117,7 +140,9 @@ def _append_kernel(
     end = jnp.minimum(last, newest)
     has_new = (begin < last) & (last == length)
 
-    @pl.when((begin < last) | (blocks.num_splits == 1))  # where nothing is merged, a row of length 0 is written here
+    @pl.when(
+        (begin < last) | (blocks.num_splits == 1)
+    )  # where nothing is merged, a row of length 0 is written here
     def _():
         tiles = decode_tiles(begin, end, row, table_ref, shape, blocks)
         queries = decode_queries(head_block, shape, blocks)

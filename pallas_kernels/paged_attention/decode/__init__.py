@@ -22,19 +22,21 @@ def decode(
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> Float[Array, "rows num_heads head_dim"]:
-    """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own included.
+    """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own
+    included.
 
-    Entries of page_table beyond a row's length are not followed. A row of length 0 gives zeros. The result has q's
-    dtype.
+    Entries of page_table beyond a row's length are not followed. A row of length 0 gives zeros. The result
+    has q's dtype.
 
     "jax-triton" is the same design in Triton proper (docs/decisions/0004); it is never chosen by "auto".
 
-    On an H200 in bfloat16 with 32 query and 8 KV heads of 128 and pages of 16, keys and values are read at 92 to 96% of
-    the bandwidth that a plain sum reaches (64 rows of 2,048 positions, 8 of 16,384, 256 of 1,024, 1 of 131,072). One
-    row of 1,024 positions takes 7 us, and 5.5 us with 4 KV heads. What is left is the start of a kernel and, where rows
-    are split, the merge. Pages of 1 position reach 84%.
+    On an H200 in bfloat16 with 32 query and 8 KV heads of 128 and pages of 16, keys and values are read at 92
+    to 96% of the bandwidth that a plain sum reaches (64 rows of 2,048 positions, 8 of 16,384, 256 of 1,024, 1
+    of 131,072). One row of 1,024 positions takes 7 us, and 5.5 us with 4 KV heads. What is left is the start
+    of a kernel and, where rows are split, the merge. Pages of 1 position reach 84%.
 
-    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
+    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
+    serve them.
     """
     check_shapes(q, kv_pages, page_table, lengths, sinks)
     arguments = q, kv_pages, page_table, lengths, sinks, options

@@ -1,7 +1,7 @@
 """Split-KV decode in Triton proper, through jax-triton: what takes over when JAX drops Pallas on Triton.
 
-docs/performance/jax-triton.md compares the two. The kernels are in a file of their own, since that one needs Triton to
-be imported and this one is imported everywhere.
+docs/performance/jax-triton.md compares the two. The kernels are in a file of their own, since that one needs
+Triton to be imported and this one is imported everywhere.
 """
 
 import importlib
@@ -30,7 +30,8 @@ def decode(
     blocks: DecodeBlocks | None = None,
     call: CallKind = "auto",
 ) -> Array:
-    """See `pallas_kernels.paged_attention.decode`. The blocks are those of the Pallas kernel: both are one design."""
+    """See `pallas_kernels.paged_attention.decode`. The blocks are those of the Pallas kernel: both are one
+    design."""
     require_jax_triton()
     kernels = importlib.import_module("pallas_kernels.paged_attention.decode.jax_triton_kernels")
     (rows, num_heads, _), num_kv_heads = q.shape, kv_pages.num_kv_heads

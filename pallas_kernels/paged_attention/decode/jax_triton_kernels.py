@@ -1,7 +1,8 @@
 """The kernels of `jax_triton.py`, in Triton proper. Importing this file needs triton.
 
-The design is that of `triton/decode.py`: a program serves several KV heads of one row, the rows of its dots are the
-query heads of those KV heads, and the columns are (position, KV head) pairs in the order in which they lie in memory.
+The design is that of `triton/decode.py`: a program serves several KV heads of one row, the rows of its dots
+are the query heads of those KV heads, and the columns are (position, KV head) pairs in the order in which
+they lie in memory.
 
 Arguments in capitals are known when the kernel is compiled. Maxima are in units of log 2: exp(s) is
 exp2(s * LOG2_SCALE) of a score s.
@@ -11,8 +12,8 @@ import triton
 import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
-# Finite, so that the difference of two masked scores is 0 and not NaN; and a power of two, so that the product with the
-# scale is exact and that difference stays 0 where multiplication and subtraction are fused.
+# Finite, so that the difference of two masked scores is 0 and not NaN; and a power of two, so that the
+# product with the scale is exact and that difference stays 0 where multiplication and subtraction are fused.
 MASKED_SCORE = tl.constexpr(-(2.0**100))
 
 
@@ -23,7 +24,8 @@ def decode_kernel(
     table_ptr,  # [rows, MAX_PAGES]
     lengths_ptr,  # [rows]
     sinks_ptr,  # [NUM_HEADS]; any pointer without sinks
-    out_ptr,  # [rows, NUM_HEADS, HEAD_DIM], or float32 [rows, NUM_HEADS, NUM_SPLITS, HEAD_DIM] for `merge_kernel`
+    # [rows, NUM_HEADS, HEAD_DIM], or float32 [rows, NUM_HEADS, NUM_SPLITS, HEAD_DIM] for `merge_kernel`.
+    out_ptr,
     top_ptr,  # float32 [rows, NUM_HEADS, NUM_SPLITS]; None where nothing is merged
     total_ptr,  # like top_ptr
     NUM_HEADS: tl.constexpr,
@@ -51,7 +53,8 @@ def decode_kernel(
     share = tiles_per_split(begin, length, TILE, NUM_SPLITS)
     first_tile = begin // TILE + split * share
     last_tile = tl.minimum(first_tile + share, tl.cdiv(length, TILE))
-    if (first_tile >= last_tile) & (NUM_SPLITS > 1):  # where nothing is merged, a row of length 0 is written here
+    # Where nothing is merged, a row of length 0 is written here.
+    if (first_tile >= last_tile) & (NUM_SPLITS > 1):
         return
 
     query, dim = tl.arange(0, NUM_QUERIES), tl.arange(0, PADDED_DIM)
@@ -155,11 +158,20 @@ def tiles_per_split(begin, length, TILE: tl.constexpr, NUM_SPLITS: tl.constexpr)
 
 @triton.jit
 def load_page(
-    table_ptr, tile, begin, length, column, PAGE_SIZE: tl.constexpr, KV_HEADS: tl.constexpr, TILE: tl.constexpr
+    table_ptr,
+    tile,
+    begin,
+    length,
+    column,
+    PAGE_SIZE: tl.constexpr,
+    KV_HEADS: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     """The page of each column of any tile, or of all of them where a tile lies in one page."""
     position = tile * TILE if PAGE_SIZE % TILE == 0 else tile * TILE + column // KV_HEADS
-    return tl.load(table_ptr + tl.maximum(tl.minimum(tl.maximum(position, begin), length - 1), 0) // PAGE_SIZE)
+    return tl.load(
+        table_ptr + tl.maximum(tl.minimum(tl.maximum(position, begin), length - 1), 0) // PAGE_SIZE
+    )
 
 
 @triton.jit

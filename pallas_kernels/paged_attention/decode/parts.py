@@ -1,9 +1,10 @@
-"""The parts of a program of decode: the queries that it serves, their attention over cached positions, its results.
+"""The parts of a program of decode: the queries that it serves, their attention over cached positions, its
+results.
 
-A program serves several KV heads of one row at once. The rows of its dots are the query heads of those KV heads, and
-the columns are (position, KV head) pairs in the order in which they lie in memory: so a tile is read in long
-contiguous pieces, and rows that padding to a dot's 16 would waste do work. A column of another head than the row's is
-masked. For two KV heads a, b of two query heads each:
+A program serves several KV heads of one row at once. The rows of its dots are the query heads of those KV
+heads, and the columns are (position, KV head) pairs in the order in which they lie in memory: so a tile is
+read in long contiguous pieces, and rows that padding to a dot's 16 would waste do work. A column of another
+head than the row's is masked. For two KV heads a, b of two query heads each:
 
             p0.a p0.b p1.a p1.b
     q0 (a)   x         x
@@ -66,4 +67,6 @@ def attend_row(tiles, carry, q, begin, end, first_kv_head, kv_ref, shape: Kernel
 
 def store_row(result_refs, carry, row, queries: DecodeQueries, split, shape: KernelShape) -> None:
     """The results of a program."""
-    store_attention(result_refs, carry, row=row, head=queries.head, is_query=queries.is_query, split=split, shape=shape)
+    store_attention(
+        result_refs, carry, row=row, head=queries.head, is_query=queries.is_query, split=split, shape=shape
+    )

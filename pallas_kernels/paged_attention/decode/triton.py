@@ -31,12 +31,15 @@ def decode(
 ) -> Array:
     """One program per (block of KV heads, row, split). See the package for the contract.
 
-    With `into` [at least rows, num_heads, head_dim] the result is that array, in which the rows that have positions are
-    written, in place if it is used nowhere else; q has as many tokens, of which the first are the rows'.
+    With `into` [at least rows, num_heads, head_dim] the result is that array, in which the rows that have
+    positions are written, in place if it is used nowhere else; q has as many tokens, of which the first are
+    the rows'.
     """
     if blocks is None:
         blocks = decode_blocks(DecodeCall.of(q, kv_pages, page_table)._replace(rows=lengths.shape[0]))
-    return _decode(q, kv_pages, page_table, lengths, sinks, into, options=options, blocks=blocks, interpret=interpret)
+    return _decode(
+        q, kv_pages, page_table, lengths, sinks, into, options=options, blocks=blocks, interpret=interpret
+    )
 
 
 @functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
@@ -55,7 +58,11 @@ def _decode(
     shape = kernel_shape(q, kv_pages, options, interpret)
     results = triton_call(
         functools.partial(
-            _decode_kernel, shape=shape, blocks=blocks, has_sinks=sinks is not None, keeps_empty_rows=writes_into
+            _decode_kernel,
+            shape=shape,
+            blocks=blocks,
+            has_sinks=sinks is not None,
+            keeps_empty_rows=writes_into,
         ),
         *operands,
         out_shape=partial if is_split else [jax.ShapeDtypeStruct(whole.shape, whole.dtype)],
@@ -70,11 +77,21 @@ def _decode(
         return results[0]
     seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
     acc, top, total = results
-    return merge_splits(acc, top, total, seen, into=into, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
+    return merge_splits(
+        acc, top, total, seen, into=into, tile=blocks.tile, dtype=q.dtype, interpret=interpret
+    )
 
 
 def _decode_kernel(
-    q_ref, kv_ref, table_ref, length_ref, *refs, shape: KernelShape, blocks, has_sinks: bool, keeps_empty_rows: bool
+    q_ref,
+    kv_ref,
+    table_ref,
+    length_ref,
+    *refs,
+    shape: KernelShape,
+    blocks,
+    has_sinks: bool,
+    keeps_empty_rows: bool,
 ):
     result_refs = refs[-3:] if blocks.num_splits > 1 else refs[-1:]
     sinks_ref = refs[0] if has_sinks else None

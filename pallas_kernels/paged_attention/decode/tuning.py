@@ -13,24 +13,31 @@ from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks
 
-PROGRAMS_PER_MULTIPROCESSOR = 2  # one can compute while the other waits; with more splits there is more to merge
+# One can compute while the other waits; with more splits there is more to merge.
+PROGRAMS_PER_MULTIPROCESSOR = 2
 ENOUGH = 0.9  # of that many programs, and no row need be split for more
-IN_LINE_PER_MULTIPROCESSOR = (
-    4.5  # so many more than are resident that rows of mixed lengths leave no multiprocessor idle
-)
-LONG_LINE_PER_MULTIPROCESSOR = 7.0  # of so many, four are resident with tiles of two stages; else three, of three
+# So many more than are resident that rows of mixed lengths leave no multiprocessor idle.
+IN_LINE_PER_MULTIPROCESSOR = 4.5
+# Of so many, four are resident with tiles of two stages; else three, of three.
+LONG_LINE_PER_MULTIPROCESSOR = 7.0
 COLUMNS = 64  # (position, KV head) pairs a tile
 MAX_KV_HEADS = 4  # a program: pieces of 1 KiB are long enough to read, and more heads cost registers
 MAX_SPLITS = 256
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
 STAGING_BYTES = 6 * 1024  # what Triton takes besides the tiles
-SMALLER_TILES = ((COLUMNS, 3), (COLUMNS, 2), (COLUMNS // 2, 2), (COLUMNS // 4, 2))  # columns and pipeline stages
+# Columns and pipeline stages.
+SMALLER_TILES = (
+    (COLUMNS, 3),
+    (COLUMNS, 2),
+    (COLUMNS // 2, 2),
+    (COLUMNS // 4, 2),
+)
 
 
 @dataclass(frozen=True)
 class DecodeBlocks:
-    """A program serves `kv_heads` heads of one row, reads `tile` positions of each per iteration, and shares the row
-    with `num_splits` - 1 others."""
+    """A program serves `kv_heads` heads of one row, reads `tile` positions of each per iteration, and shares
+    the row with `num_splits` - 1 others."""
 
     kv_heads: int
     tile: int
@@ -73,14 +80,15 @@ class DecodeCall(NamedTuple):
 def decode_blocks(call: DecodeCall) -> DecodeBlocks:
     """Tuned numbers where there are any, else a heuristic.
 
-    Of many rows, a program has as many KV heads, whose reads are longer, as leave more programs than can be resident at
-    once: rows have different lengths, and the next in line starts where a short one ends. Callers whose longest rows
-    come first gain most. On an H200, 256 rows to 97 of the benchmark `mixed256`, 8 KV heads: 3.8 to 4.0 TB/s in that
-    order, where all programs resident at once reached 3.3 to 3.6. 256 equal rows of 576 take 4% longer.
+    Of many rows, a program has as many KV heads, whose reads are longer, as leave more programs than can be
+    resident at once: rows have different lengths, and the next in line starts where a short one ends. Callers
+    whose longest rows come first gain most. On an H200, 256 rows to 97 of the benchmark `mixed256`, 8 KV
+    heads: 3.8 to 4.0 TB/s in that order, where all programs resident at once reached 3.3 to 3.6. 256 equal
+    rows of 576 take 4% longer.
 
-    Of few rows it has one KV head. Rows are left whole if that fills the machine, for what is not split need not be
-    merged, and otherwise split into as few parts as do. Long rows gain from more KV heads a program; that is for tuned
-    numbers to say, since a page table tells how long rows may be and not how long they are.
+    Of few rows it has one KV head. Rows are left whole if that fills the machine, for what is not split need
+    not be merged, and otherwise split into as few parts as do. Long rows gain from more KV heads a program;
+    that is for tuned numbers to say, since a page table tells how long rows may be and not how long they are.
     """
     found = tuned_blocks("paged_attention", "decode", decode_key(call), DecodeBlocks)
     if found is not None:
@@ -102,7 +110,8 @@ def decode_blocks(call: DecodeCall) -> DecodeBlocks:
 
 
 def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall) -> DecodeBlocks:
-    """The largest tiles with which that many programs fit on a multiprocessor; the first that fit once, if none do."""
+    """The largest tiles with which that many programs fit on a multiprocessor; the first that fit once, if
+    none do."""
     row_bytes = next_power_of_two(call.head_dim) * call.itemsize
     # A float32 dot is done outside of tensor cores, with both operands in registers.
     tiles = SMALLER_TILES if call.itemsize <= 2 else SMALLER_TILES[-2:]
@@ -116,12 +125,15 @@ def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall)
 
 def decode_key(call: DecodeCall) -> dict[str, int]:
     """A call's tuned entry; rows and positions count as the power of two that holds them."""
-    rounded = call._replace(rows=next_power_of_two(call.rows), max_positions=next_power_of_two(call.max_positions))
+    rounded = call._replace(
+        rows=next_power_of_two(call.rows), max_positions=next_power_of_two(call.max_positions)
+    )
     return rounded._asdict()
 
 
 def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
-    """The candidates of a sweep: dots of up to 32 query rows, and splits that fill the machine once to four times."""
+    """The candidates of a sweep: dots of up to 32 query rows, and splits that fill the machine once to four
+    times."""
     num_multiprocessors = target_device().num_multiprocessors
     kv_head_choices = {packed_kv_heads(call, query_rows) for query_rows in (1, 8, 16, 32)}
     candidates = []
@@ -136,7 +148,8 @@ def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
 
 
 def packed_kv_heads(call: DecodeCall, query_rows: int) -> int:
-    """The KV heads, a power of two and at least 1, whose query heads take at most `query_rows` rows of a dot."""
+    """The KV heads, a power of two and at least 1, whose query heads take at most `query_rows` rows of a
+    dot."""
     kv_heads = 1
     while 2 * kv_heads * call.group <= query_rows and 2 * kv_heads <= next_power_of_two(call.num_kv_heads):
         kv_heads *= 2

@@ -27,22 +27,26 @@ def extend(
 ) -> Float[Array, "tokens num_heads head_dim"]:
     """Causal attention of a ragged batch of new tokens over cached and new positions.
 
-    Row r owns the tokens query_starts[r] to query_starts[r + 1]; they are the last of its `lengths[r]` positions, whose
-    keys and values are all in the cache already. Tokens from query_starts[-1] on are padding and give zeros. Rows of a
-    few tokens each, as speculative decoding verifies, are split over programs where there are too few.
+    Row r owns the tokens query_starts[r] to query_starts[r + 1]; they are the last of its `lengths[r]`
+    positions, whose keys and values are all in the cache already. Tokens from query_starts[-1] on are padding
+    and give zeros. Rows of a few tokens each, as speculative decoding verifies, are split over programs where
+    there are too few.
 
-    `num_decode_rows` says that so many rows, the first ones, have one query token each: mixed batches of continuous
-    batching. They go through decode's kernel, which reads a row's cache at the speed of memory, where a block of 64
-    query tokens of which 63 are padding would multiply for nothing. The count may change from call to call.
+    `num_decode_rows` says that so many rows, the first ones, have one query token each: mixed batches of
+    continuous batching. They go through decode's kernel, which reads a row's cache at the speed of memory,
+    where a block of 64 query tokens of which 63 are padding would multiply for nothing. The count may change
+    from call to call.
 
-    "pallas" is one of two kernels: on Hopper and for 4,096 tokens or more the one in Mosaic GPU, where it serves the
-    call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton, which "triton" asks for.
+    "pallas" is one of two kernels: on Hopper and for 4,096 tokens or more the one in Mosaic GPU, where it
+    serves the call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton, which "triton"
+    asks for.
 
-    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at 381 in
-    Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519 and 372.
-    docs/performance/prefill-on-hopper.md and attention-kernels.md have what limits them.
+    On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at
+    381 in Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519
+    and 372. docs/performance/prefill-on-hopper.md and attention-kernels.md have what limits them.
 
-    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot serve them.
+    Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
+    serve them.
     """
     check_shapes(q, kv_pages, page_table, lengths, sinks)
     if query_starts.shape != (lengths.shape[0] + 1,):
@@ -50,7 +54,9 @@ def extend(
             f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry"
         )
     if num_decode_rows is not None and q.shape[0] < lengths.shape[0]:
-        raise ValueError(f"{q.shape[0]} tokens cannot be those of {lengths.shape[0]} rows; give a mixed batch as many")
+        raise ValueError(
+            f"{q.shape[0]} tokens cannot be those of {lengths.shape[0]} rows; give a mixed batch as many"
+        )
     arguments = q, kv_pages, page_table, query_starts, lengths, sinks, options
     chosen = select(implementation, ("pallas", "triton", "mosaic", "reference"))
     if chosen == "reference":

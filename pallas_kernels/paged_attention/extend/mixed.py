@@ -11,7 +11,8 @@ from pallas_kernels.paged_attention.extend import mosaic
 from pallas_kernels.paged_attention.extend.triton import extend
 from pallas_kernels.paged_attention.extend.tuning import ExtendCall, extend_blocks
 
-ROWS_PER_DECODE_ROW = 8  # of a mixed batch, for the choice of blocks: programs in turn cost less than an idle machine
+# Of a mixed batch, for the choice of blocks: programs in turn cost less than an idle machine.
+ROWS_PER_DECODE_ROW = 8
 
 
 def extend_mixed(
@@ -32,7 +33,7 @@ def extend_mixed(
     Of 3 decode rows and a chunk of 4 tokens:
 
         query_starts         [0, 1, 2, 3, 7]
-        as extend sees it    [3, 3, 3, 3, 7]    (it writes nothing for the first 3 tokens, and decode nothing else)
+        as extend sees it    [3, 3, 3, 3, 7]    (writes nothing for the first 3 tokens; decode nothing else)
         lengths              [9, 5, 2, 20]
         as decode sees them  [9, 5, 2, 0]
     """
@@ -42,7 +43,8 @@ def extend_mixed(
     if use_mosaic:
         extended = mosaic.extend(*chunks)
     else:
-        # As for one long row: the rows are mostly padding and decode rows, and say nothing of how long the chunks are.
+        # As for one long row: the rows are mostly padding and decode rows, and say nothing of how long the
+        # chunks are.
         blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table)._replace(rows=1))
         extended = extend(*chunks, blocks=blocks, interpret=interpret)
     decode_lengths = jnp.where(is_decode, lengths, 0)

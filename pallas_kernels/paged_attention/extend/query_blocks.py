@@ -1,9 +1,10 @@
-"""Blocks of query tokens that programs of `extend` serve: a few small arrays that XLA computes once for all layers.
+"""Blocks of query tokens that programs of `extend` serve: a few small arrays that XLA computes once for all
+layers.
 
-Rows of 5, 0 and 9 tokens and lengths 50, 0 and 9 in blocks of 4 have blocks at the positions 45 and 49 of row 0, and at
-0, 4 and 8 of row 2. One more row after the last owns the padding tokens; it has no positions, and so gives zeros. Each
-row may leave its last block partly empty, hence the number of blocks; what is over has no queries. Each kernel has an
-order of its own.
+Rows of 5, 0 and 9 tokens and lengths 50, 0 and 9 in blocks of 4 have blocks at the positions 45 and 49 of row
+0, and at 0, 4 and 8 of row 2. One more row after the last owns the padding tokens; it has no positions, and
+so gives zeros. Each row may leave its last block partly empty, hence the number of blocks; what is over has
+no queries. Each kernel has an order of its own.
 """
 
 from typing import NamedTuple
@@ -15,8 +16,9 @@ from pallas_kernels.core.triton_call import ceil_div
 
 
 class QueryBlock(NamedTuple):
-    """The facts that a program needs, or, as arrays, all programs. One array each, read side by side: a program that
-    looked its row up first, and then the rest through it, would wait for memory twice before its first key."""
+    """The facts that a program needs, or, as arrays, all programs. One array each, read side by side: a
+    program that looked its row up first, and then the rest through it, would wait for memory twice before its
+    first key."""
 
     row: Array  # of the page table
     token: Array  # where the block's first query token is in the flattened batch
@@ -45,8 +47,8 @@ class _Rows(NamedTuple):
 
 
 def longest_rows_first(query_starts: Array, lengths: Array, num_tokens: int, block_tokens: int) -> QueryBlock:
-    """Blocks in the order in which programs should start: longest rows first, and of each row its last block first, so
-    that no long block is left for the end. Every field is [blocks] int32.
+    """Blocks in the order in which programs should start: longest rows first, and of each row its last block
+    first, so that no long block is left for the end. Every field is [blocks] int32.
 
     In the example, the rows [0, 0, 2, 2, 2] and the positions [49, 45, 8, 4, 0].
     """
@@ -54,7 +56,9 @@ def longest_rows_first(query_starts: Array, lengths: Array, num_tokens: int, blo
     num_rows = rows.lengths.shape[0]
     lengths = rows.lengths
     row = jnp.arange(num_rows)
-    starts_earlier = (lengths[:, None] > lengths[None, :]) | ((lengths[:, None] == lengths) & (row[:, None] < row))
+    starts_earlier = (lengths[:, None] > lengths[None, :]) | (
+        (lengths[:, None] == lengths) & (row[:, None] < row)
+    )
     first_block = jnp.sum(jnp.where(starts_earlier, rows.num_blocks[:, None], 0), axis=0)
 
     block = jnp.arange(rows.max_blocks)[:, None]
@@ -77,11 +81,12 @@ def longest_rows_first(query_starts: Array, lengths: Array, num_tokens: int, blo
 def newest_positions_first(
     query_starts: Array, lengths: Array, num_tokens: int, block_tokens: int
 ) -> tuple[Array, Array]:
-    """The fields of a QueryBlock but the last, [fields, blocks], the newest positions first, of whatever row; and how
-    many blocks have queries, [1], which are the first. For programs that take blocks one after another.
+    """The fields of a QueryBlock but the last, [fields, blocks], the newest positions first, of whatever row;
+    and how many blocks have queries, [1], which are the first. For programs that take blocks one after
+    another.
 
-    In the example, the positions [49, 45, 8, 4, 0]. All sums are over the last axis, which XLA fuses with what they are
-    of.
+    In the example, the positions [49, 45, 8, 4, 0]. All sums are over the last axis, which XLA fuses with
+    what they are of.
     """
     rows = _Rows.of(query_starts, lengths, num_tokens, block_tokens)
     num_rows = rows.lengths.shape[0]
@@ -104,13 +109,16 @@ def newest_positions_first(
 
 
 def _descending(key: Array, index: Array) -> Array:
-    """The indices [n] that sort `key`, the largest first and equal ones as they are. A sort would be a kernel."""
+    """The indices [n] that sort `key`, the largest first and equal ones as they are. A sort would be a
+    kernel."""
     comes_before = (key > key[:, None]) | ((key == key[:, None]) & (index < index[:, None]))
     rank = jnp.sum(comes_before, axis=1, dtype=jnp.int32)
     return jnp.sum(jnp.where(rank == index[:, None], index, 0), axis=1, dtype=jnp.int32)
 
 
-def positions_shared(query_starts: Array, lengths: Array, num_tokens: int, sliding_window: int | None) -> Array:
+def positions_shared(
+    query_starts: Array, lengths: Array, num_tokens: int, sliding_window: int | None
+) -> Array:
     """The positions that the splits of each token's row share; 0 for padding tokens. [tokens]"""
     num_queries = jnp.diff(query_starts)
     begin = 0 if sliding_window is None else jnp.maximum(0, lengths - num_queries - sliding_window + 1)

@@ -1,8 +1,8 @@
 """Ragged causal prefill in Pallas on Triton.
 
-A program serves a block of query tokens of one row and one KV head: the rows of its dots are (token, query head of the
-group). Positions that all of them see are attended without a mask; only the tiles at the causal edge, and at the far
-edge of a sliding window, pay for one.
+A program serves a block of query tokens of one row and one KV head: the rows of its dots are (token, query
+head of the group). Positions that all of them see are attended without a mask; only the tiles at the causal
+edge, and at the far edge of a sliding window, pay for one.
 """
 
 import functools
@@ -19,7 +19,11 @@ from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
-from pallas_kernels.paged_attention.extend.query_blocks import QueryBlock, longest_rows_first, positions_shared
+from pallas_kernels.paged_attention.extend.query_blocks import (
+    QueryBlock,
+    longest_rows_first,
+    positions_shared,
+)
 from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks, ExtendCall, extend_blocks
 from pallas_kernels.paged_attention.tiles import attend_tiles, kernel_shape, tiles_of_row
 
@@ -40,13 +44,30 @@ def extend(
     if blocks is None:
         blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table))
     return _extend(
-        q, kv_pages, page_table, query_starts, lengths, sinks, options=options, blocks=blocks, interpret=interpret
+        q,
+        kv_pages,
+        page_table,
+        query_starts,
+        lengths,
+        sinks,
+        options=options,
+        blocks=blocks,
+        interpret=interpret,
     )
 
 
 @functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
 def _extend(
-    q, kv_pages: KVPages, page_table, query_starts, lengths, sinks, *, options, blocks: ExtendBlocks, interpret: bool
+    q,
+    kv_pages: KVPages,
+    page_table,
+    query_starts,
+    lengths,
+    sinks,
+    *,
+    options,
+    blocks: ExtendBlocks,
+    interpret: bool,
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     tokens, num_heads, head_dim = q.shape
@@ -107,7 +128,8 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[head])
         carry = softmax_start(q.shape[0], sink, split == 0, shape)
         carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
-        queries = _queries(load_block(), kv_head, shape, blocks)  # anew: kept so long, their registers would be spilled
+        # anew: kept so long, their registers would be spilled.
+        queries = _queries(load_block(), kv_head, shape, blocks)
         store_attention(
             result_refs,
             carry,

@@ -19,8 +19,8 @@ MIN_UNSPLIT_ROWS = 64  # query rows a program: fewer leave the tensor cores idle
 
 @dataclass(frozen=True)
 class ExtendBlocks:
-    """A program serves `block_tokens` query tokens of one row, reads `tile` positions per iteration, and shares them
-    with `num_splits` - 1 others."""
+    """A program serves `block_tokens` query tokens of one row, reads `tile` positions per iteration, and
+    shares them with `num_splits` - 1 others."""
 
     block_tokens: int
     tile: int
@@ -69,19 +69,22 @@ class ExtendCall(NamedTuple):
 
 
 def extend_blocks(call: ExtendCall) -> ExtendBlocks:
-    """Tuned numbers where there are any; else up to 256 query rows (tokens x heads of a group) a program where rows
-    have as many, and fewer rows, then splits, where the blocks leave multiprocessors idle."""
+    """Tuned numbers where there are any; else up to 256 query rows (tokens x heads of a group) a program
+    where rows have as many, and fewer rows, then splits, where the blocks leave multiprocessors idle."""
     found = tuned_blocks("paged_attention", "extend", extend_key(call), ExtendBlocks)
     if found is not None:
         return found
     if call.itemsize > 2:
-        # A float32 dot is done outside of tensor cores, with both operands in registers: all that does not spill.
+        # A float32 dot is done outside of tensor cores, with both operands in registers: all that does not
+        # spill.
         max_rows = 16 if call.head_dim <= 128 else 32
         tile = MIN_DOT_SIZE
         num_stages = 2
     else:
-        max_rows = 256 * 128 // max(128, next_power_of_two(call.head_dim))  # rows whose accumulator fits in registers
-        if call.page_size < 16:  # a thread's positions are in more pages, and one register too many would be spilled
+        # Rows whose accumulator fits in registers.
+        max_rows = 256 * 128 // max(128, next_power_of_two(call.head_dim))
+        # A thread's positions are in more pages, and one register too many would be spilled.
+        if call.page_size < 16:
             max_rows //= 2
         num_stages = 3 if call.head_dim <= 128 else 2
         tile = fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
@@ -92,10 +95,13 @@ def extend_blocks(call: ExtendCall) -> ExtendBlocks:
 
 
 def _enough_programs(query_rows: int, call: ExtendCall) -> int:
-    """Fewer rows a program where there would be too few programs: that needs no merge, and split programs of many rows
-    would spill."""
+    """Fewer rows a program where there would be too few programs: that needs no merge, and split programs of
+    many rows would spill."""
     num_multiprocessors = target_device().num_multiprocessors
-    while query_rows > MIN_UNSPLIT_ROWS and _programs(call, query_rows // call.padded_group) < num_multiprocessors:
+    while (
+        query_rows > MIN_UNSPLIT_ROWS
+        and _programs(call, query_rows // call.padded_group) < num_multiprocessors
+    ):
         query_rows //= 2
     return query_rows
 
@@ -117,7 +123,8 @@ def extend_key(call: ExtendCall) -> dict[str, int]:
 
 
 def extend_candidates(call: ExtendCall) -> list[ExtendBlocks]:
-    """The candidates of a sweep: as many query rows as rows have, up to 256, and warps that have enough of them."""
+    """The candidates of a sweep: as many query rows as rows have, up to 256, and warps that have enough of
+    them."""
     candidates = []
     for query_rows, tile, num_stages in itertools.product((16, 32, 64, 128, 256), (32, 64, 128), (2, 3, 4)):
         if query_rows > call.max_query_rows:

@@ -1,6 +1,7 @@
 """The second kernel chooses a token of each row, from what the first has found out about the row's slices.
 
-Without filters a slice is drawn by its weight, and the token from the slice. With filters most slices cannot matter:
+Without filters a slice is drawn by its weight, and the token from the slice. With filters most slices cannot
+matter:
 
     bound        a logit and a weight that the thresholds cannot be below, from the slices' statistics alone
     slices       those whose largest logit reaches the bound
@@ -48,14 +49,17 @@ def choice_kernel(*refs, blocks, interpret):
         lambda: _filtered(row, largest, sums, Scratch(*scratch_refs), blocks),
         lambda: _unfiltered(row, largest, sums, blocks),
     )
-    token_ref[row.index] = jnp.clip(token, 0, row.vocab_size - 1)  # of a row that is not finite it may be anything
+    # Of a row that is not finite it may be anything.
+    token_ref[row.index] = jnp.clip(token, 0, row.vocab_size - 1)
     is_finite_ref[row.index] = fault.max(0) == 0
 
 
 def _unfiltered(row, largest, sums, blocks):
     """The token of the largest logit, or one drawn in two steps: its slice, and then it."""
     row_largest = largest.max(0)
-    of_slices = jax.lax.cond(row.is_random, lambda: row.slice_score(largest, row_largest, sums), lambda: largest)
+    of_slices = jax.lax.cond(
+        row.is_random, lambda: row.slice_score(largest, row_largest, sums), lambda: largest
+    )
     first = jnp.argmax(of_slices, axis=0) * blocks.slice_size
     column = first + jnp.arange(blocks.slice_size)
     logits = row.allowed(column)
@@ -84,7 +88,9 @@ def _filtered(row, largest, sums, scratch, blocks):
 
     if row.vocab_size <= blocks.max_candidates:
         return token_of(candidates)
-    return jax.lax.cond(count <= blocks.max_candidates, lambda: token_of(candidates), lambda: token_of(slices))
+    return jax.lax.cond(
+        count <= blocks.max_candidates, lambda: token_of(candidates), lambda: token_of(slices)
+    )
 
 
 def _slices_that_matter(row, matters, scratch, blocks):

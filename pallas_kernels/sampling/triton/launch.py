@@ -38,7 +38,11 @@ def _sample(logits: Array, *parameters: Array, interpret: bool, blocks: SampleBl
     token_ids, is_finite, *_ = triton_call(
         functools.partial(choice_kernel, blocks=blocks, interpret=interpret),
         *(logits, *parameters, *statistics),
-        out_shape=[_array(rows, dtype=jnp.int32), _array(rows, dtype=jnp.bool_), *_scratch(rows, vocab_size, blocks)],
+        out_shape=[
+            _array(rows, dtype=jnp.int32),
+            _array(rows, dtype=jnp.bool_),
+            *_scratch(rows, vocab_size, blocks),
+        ],
         grid=(rows,),
         num_warps=blocks.num_choice_warps,
         num_stages=1,
@@ -52,11 +56,21 @@ def _scratch(rows: int, vocab_size: int, blocks: SampleBlocks) -> list[jax.Shape
     """The arrays that `choice.Scratch` refers to."""
     order = 2 * next_power_of_two(num_slices(vocab_size, blocks))
     candidates = blocks.max_candidates + blocks.slices_per_chunk * blocks.slice_size
-    return [_array(rows, order, dtype=jnp.int32), _array(rows, candidates), _array(rows, candidates, dtype=jnp.int32)]
+    return [
+        _array(rows, order, dtype=jnp.int32),
+        _array(rows, candidates),
+        _array(rows, candidates, dtype=jnp.int32),
+    ]
 
 
 def top_logprobs(
-    logits: Array, token_ids: Array, wanted: Array, count: int, *, interpret: bool, blocks: TopBlocks | None = None
+    logits: Array,
+    token_ids: Array,
+    wanted: Array,
+    count: int,
+    *,
+    interpret: bool,
+    blocks: TopBlocks | None = None,
 ) -> tuple[Array, Array, Array]:
     """See `pallas_kernels.sampling.top_logprobs`."""
     blocks = blocks or top_blocks(*logits.shape)
@@ -73,7 +87,13 @@ def _top_logprobs(
     logprobs, top_ids, top, *_ = triton_call(
         functools.partial(logprobs_kernel, blocks=blocks, count=count, interpret=interpret),
         *(logits, token_ids, wanted),
-        out_shape=[_array(rows), _array(rows, count, dtype=jnp.int32), _array(rows, count), of_slices, of_slices],
+        out_shape=[
+            _array(rows),
+            _array(rows, count, dtype=jnp.int32),
+            _array(rows, count),
+            of_slices,
+            of_slices,
+        ],
         grid=(rows,),
         num_warps=blocks.num_warps,
         num_stages=1,

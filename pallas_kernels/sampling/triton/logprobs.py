@@ -1,7 +1,7 @@
 """Log probabilities of a row: its logits are read once, and then again only in the slices of the largest.
 
-Slices and their largest logits that are not taken yet take turns: the slice of the largest of all gives its first one
-away, and is read for its next.
+Slices and their largest logits that are not taken yet take turns: the slice of the largest of all gives its
+first one away, and is read for its next.
 """
 
 import jax
@@ -28,7 +28,8 @@ def logprobs_kernel(
     count,
     interpret,
 ):
-    """One program a row; zeros for a row that wants nothing. The last two results are scratch: [rows, slices]."""
+    """One program a row; zeros for a row that wants nothing. The last two results are scratch: [rows,
+    slices]."""
     row = pl.program_id(0)
     wanted = wanted_ref[row]
     logprobs_ref[row] = jnp.float32(0)
@@ -68,7 +69,8 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
         return plt.load(logits_ref.at[row, column], mask=column < vocab_size, other=-jnp.inf)
 
     def one_chunk(chunk, logits):
-        following = load(chunk + 1)  # in flight while this one is added; after the last there is nothing to load
+        # In flight while this one is added; after the last there is nothing to load.
+        following = load(chunk + 1)
         slices = chunk * blocks.slices_per_chunk + jnp.arange(blocks.slices_per_chunk)
         largest = logits.max(1)
         largest_ref[row, slices] = largest
@@ -87,11 +89,13 @@ def _slice_statistics(row, logits_ref, largest_ref, sums_ref, blocks, interpret)
 
 
 def _next_largest(row, logits_ref, blocks, last_value, last_id, largest):
-    """The largest logit after (last_value, last_id), the first of several, and what is then left of the slices."""
+    """The largest logit after (last_value, last_id), the first of several, and what is then left of the
+    slices."""
     vocab_size = logits_ref.shape[1]
     winner = jnp.argmax(largest, axis=0)
     value = largest.max(0)
-    winner = jnp.minimum(winner, num_slices(vocab_size, blocks) - 1)  # of a row that holds NaN it may be anything
+    # Of a row that holds NaN it may be anything.
+    winner = jnp.minimum(winner, num_slices(vocab_size, blocks) - 1)
     column = winner * blocks.slice_size + jnp.arange(blocks.slice_size)
     logits = plt.load(logits_ref.at[row, column], mask=column < vocab_size, other=-jnp.inf)
     is_it = (logits == value) & ((value < last_value) | (column > last_id))

@@ -1,8 +1,8 @@
 """The random numbers of `jax.random.gumbel`, computed where they are used.
 
-Threefry-2x32 with 20 rounds (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011) encrypts a counter, as
-in jax.random with its "partitionable" layout: element i of an array is the counter i, whose two encrypted words are
-xored.
+Threefry-2x32 with 20 rounds (Salmon et al., "Parallel Random Numbers: As Easy as 1, 2, 3", 2011) encrypts a
+counter, as in jax.random with its "partitionable" layout: element i of an array is the counter i, whose two
+encrypted words are xored.
 """
 
 import functools
@@ -20,7 +20,8 @@ MANTISSA_BITS = 23
 SMALLEST_NORMAL = 2.0**-126
 LN_2 = math.log(2)
 
-# -log(1 - v) / v for v in [0, 1/4], lowest power first: the polynomial of least relative error, which is 4e-8.
+# -log(1 - v) / v for v in [0, 1/4], lowest power first: the polynomial of least relative error, which is
+# 4e-8.
 LOG_COEFFICIENTS = (
     0.9999999403953552,
     0.5000104904174805,
@@ -65,15 +66,16 @@ def _rotated_left(x: Array, distance: int) -> Array:
 
 @functools.partial(jax.jit, static_argnames="interpret")
 def gumbel_noise(key: Key, index: Array, *, interpret: bool) -> Array:
-    """Elements `index` of `jax.random.gumbel(key, (n,))`. Jitted so that kernels of all shapes share its trace."""
+    """Elements `index` of `jax.random.gumbel(key, (n,))`. Jitted so that kernels of all shapes share its
+    trace."""
     return gumbel(random_bits(key, index), interpret=interpret)
 
 
 def gumbel(bits: Array, *, interpret: bool) -> Array:
     """-log(-log(u)) for the u in (0, 1) that `jax.random.uniform` makes of 32 bits, to about 4e-6.
 
-    The logarithm of a GPU is one instruction whose error near 1 is an absolute one: of no use where u is close to 1,
-    which is what wins.
+    The logarithm of a GPU is one instruction whose error near 1 is an absolute one: of no use where u is
+    close to 1, which is what wins.
     """
     one_to_two = jax.lax.bitcast_convert_type(
         (bits >> jnp.uint32(32 - MANTISSA_BITS)) | jnp.uint32(ONE_BITS), jnp.float32

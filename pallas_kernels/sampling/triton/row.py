@@ -18,7 +18,8 @@ NUM_ROW_OPERANDS = 9  # of every kernel that makes a Row: logits, and what follo
 class Row:
     """Scalars, and references to the logits [rows, vocab] and the blocked ids [rows, blocked].
 
-    `key` is of the token to draw. A row has it after `with_key`: most programs do without the few hundred instructions.
+    `key` is of the token to draw. A row has it after `with_key`: most programs do without the few hundred
+    instructions.
     """
 
     logits_ref: Any
@@ -87,7 +88,8 @@ class Row:
         def without_one(i, x):
             return jnp.where(column == self.blocked_ref[self.index, i], -jnp.inf, x)
 
-        # A loop of a length that the compiler knows becomes so many copies of its body, wherever logits are loaded.
+        # A loop of a length that the compiler knows becomes so many copies of its body, wherever logits are
+        # loaded.
         num_blocked = self.is_early.astype(jnp.int32) * self.blocked_ref.shape[1]
         return jax.lax.fori_loop(0, num_blocked, without_one, logits)
 
@@ -96,7 +98,8 @@ class Row:
         return self.without_blocked(self.logits(column), column)
 
     def scaled(self, centered: Array) -> Array:
-        """Logits less the largest of some, at the row's temperature: a tiny one makes them 0 or overflow to -inf."""
+        """Logits less the largest of some, at the row's temperature: a tiny one makes them 0 or overflow to
+        -inf."""
         return centered * (1 / jnp.maximum(self.temperature, SMALLEST_NORMAL))
 
     def weight(self, logits: Array, largest: Array) -> Array:

@@ -1,7 +1,7 @@
 """Thresholds of floats, found in their bits: exact, and without sorting.
 
-Digits of two bits are found from the highest down, by measuring what three thresholds keep. A search ends as soon as at
-most one element lies between what is known to be kept and what is known to be dropped.
+Digits of two bits are found from the highest down, by measuring what three thresholds keep. A search ends as
+soon as at most one element lies between what is known to be kept and what is known to be dropped.
 """
 
 from collections.abc import Callable, Sequence
@@ -49,10 +49,12 @@ def largest_threshold(
     least: Callable[[Array], Array] | None = None,
     last_bit: int = 0,
 ) -> Array:
-    """The largest t from low to high (uint32) whose measure reaches the target, above 0; low, where none above it does.
+    """The largest t from low to high (uint32) whose measure reaches the target, above 0; low, where none
+    above it does.
 
-    `measure` of several thresholds falls as a threshold grows, by at least `least(t)` for every element at or above t
-    that it then leaves out. Bits below `last_bit` stay as they are in low, and t is then too small by as much.
+    `measure` of several thresholds falls as a threshold grows, by at least `least(t)` for every element at or
+    above t that it then leaves out. Bits below `last_bit` stay as they are in low, and t is then too small by
+    as much.
     """
 
     span = high - low
@@ -60,7 +62,9 @@ def largest_threshold(
     def unfinished(carry):
         bit, above_low, kept, dropped = carry
         is_open = bit >= last_bit
-        return is_open if least is None else is_open & (kept - dropped >= ONE_ELEMENT * least(low + above_low))
+        return (
+            is_open if least is None else is_open & (kept - dropped >= ONE_ELEMENT * least(low + above_low))
+        )
 
     def one_digit(carry):
         bit, found, kept, dropped = carry

@@ -1,4 +1,5 @@
-"""The thresholds of the filters of a row: a logit that top_k asks for, and a weight that top_p and min_p ask for.
+"""The thresholds of the filters of a row: a logit that top_k asks for, and a weight that top_p and min_p ask
+for.
 
 Weights are probabilities relative to the largest, so that min_p is one already.
 """
@@ -28,7 +29,8 @@ SLACK = 16  # the fast exponential of a larger number may be smaller by a bit or
 
 @dataclass(frozen=True)
 class Thresholds:
-    """A token at or above both is kept. They are compared as numbers: 0 and -0, whose bits differ, are equal."""
+    """A token at or above both is kept. They are compared as numbers: 0 and -0, whose bits differ, are
+    equal."""
 
     logit: Array
     weight: Array
@@ -40,9 +42,9 @@ class Thresholds:
 def bound(row: Row, largest: Array, sums: Array, slice_size: int) -> Thresholds:
     """Lower bounds of the exact thresholds, from the slices' largest logits and sums of weights.
 
-    The k-th largest logit is no less than the k-th largest of the slices. Of a slice with sum s at least s - t * size
-    is in weights from t on, which bounds the weight that top_p asks for. After top_k, whose k largest must all be seen,
-    nothing bounds the weight.
+    The k-th largest logit is no less than the k-th largest of the slices. Of a slice with sum s at least s -
+    t * size is in weights from t on, which bounds the weight that top_p asks for. After top_k, whose k
+    largest must all be seen, nothing bounds the weight.
     """
 
     def kth_largest():
@@ -72,11 +74,14 @@ def bound(row: Row, largest: Array, sums: Array, slice_size: int) -> Thresholds:
 
 
 def exact(row: Row, elements: Elements, row_largest: Array, bound: Thresholds, total: Array) -> Thresholds:
-    """The thresholds, from the elements that reach the bound. `total` is the sum of all weights, where top_k keeps all.
+    """The thresholds, from the elements that reach the bound. `total` is the sum of all weights, where top_k
+    keeps all.
 
     What top_k left is what top_p counts.
     """
-    logit = jax.lax.cond(row.has_top_k, lambda: _kth_largest(row, elements, row_largest, bound), lambda: bound.logit)
+    logit = jax.lax.cond(
+        row.has_top_k, lambda: _kth_largest(row, elements, row_largest, bound), lambda: bound.logit
+    )
     left = Thresholds(logit, bound.weight)
 
     def of_top_p():

@@ -1,9 +1,10 @@
-"""Softmax of rows that no program can hold: they are read twice, the second time backwards and mostly from the cache.
+"""Softmax of rows that no program can hold: they are read twice, the second time backwards and mostly from
+the cache.
 
-A program goes over a row, or over a part of one, in chunks, which are tiles [depth, threads, vector] of consecutive
-columns. Each thread keeps the largest entry it has seen and the sum of exponentials relative to that; only at the end
-do the threads meet. Where several programs share a row they leave their two numbers to a second kernel, which merges
-those of all parts and then writes what the first kernel's programs read.
+A program goes over a row, or over a part of one, in chunks, which are tiles [depth, threads, vector] of
+consecutive columns. Each thread keeps the largest entry it has seen and the sum of exponentials relative to
+that; only at the end do the threads meet. Where several programs share a row they leave their two numbers to
+a second kernel, which merges those of all parts and then writes what the first kernel's programs read.
 """
 
 import functools
@@ -68,7 +69,8 @@ def _parts_kernel(x_ref, largest_ref, total_ref, out_ref, *, blocks, exp):
 
 @dataclass(frozen=True)
 class _Part:
-    """The columns of a row that a program goes over: `num_chunks` tiles, of which the last may lie outside the row."""
+    """The columns of a row that a program goes over: `num_chunks` tiles, of which the last may lie outside
+    the row."""
 
     row: Array
     split: Array
@@ -100,7 +102,9 @@ class _Part:
         """Chunk i, and -inf where there is none."""
         column, inside = self.columns(i)
         inside &= (i >= 0) & (i < self.num_chunks)
-        return plt.load(ref.at[self.row, column], mask=inside, other=-jnp.inf, eviction_policy=eviction_policy)
+        return plt.load(
+            ref.at[self.row, column], mask=inside, other=-jnp.inf, eviction_policy=eviction_policy
+        )
 
 
 def _statistics(part, x_ref, exp):
@@ -117,7 +121,9 @@ def _statistics(part, x_ref, exp):
 
     threads = part.tile[1]
     nothing = jnp.full((threads,), -jnp.inf), jnp.zeros((threads,))
-    largest, total, _ = jax.lax.fori_loop(0, part.num_chunks, one_chunk, (*nothing, part.load(x_ref, 0, None)))
+    largest, total, _ = jax.lax.fori_loop(
+        0, part.num_chunks, one_chunk, (*nothing, part.load(x_ref, 0, None))
+    )
     return _merge(largest, total, exp)
 
 
@@ -128,7 +134,8 @@ def _merge(largest, total, exp):
 
 
 def _write(part, x_ref, out_ref, largest, total, exp):
-    """The chunk that was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which is NaN."""
+    """The chunk that was read last comes first. A row of only -inf has a total of 0 and gives 0 * inf, which
+    is NaN."""
     shift = finite_or_zero(largest)
     scale = 1 / total
 

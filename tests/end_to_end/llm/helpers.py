@@ -12,7 +12,14 @@ from jinfer.execution.executor import Executor
 from jinfer.scheduling.step_plan import StepPlan
 
 TEXT = "the cat sat"
-PROMPTS = [TEXT, "once upon a time", [5, 6, 7], "rain", list(range(100, 120))]  # more than rows, one longer than a step
+# More than rows, one longer than a step.
+PROMPTS = [
+    TEXT,
+    "once upon a time",
+    [5, 6, 7],
+    "rain",
+    list(range(100, 120)),
+]
 MESSAGES = [{"role": "user", "content": "the cat"}]
 GREEDY = {"temperature": 0, "max_tokens": 12, "ignore_eos": True}
 RANDOM = {"temperature": 1.0, "max_tokens": 12, "ignore_eos": True, "seed": 7}
@@ -37,9 +44,13 @@ def live_bytes() -> int:
     return sum(array.nbytes for array in jax.live_arrays())
 
 
-def joined(pieces: list[StreamPiece], prompt_index: int = 0, output_index: int = 0) -> tuple[str, tuple[int, ...]]:
+def joined(
+    pieces: list[StreamPiece], prompt_index: int = 0, output_index: int = 0
+) -> tuple[str, tuple[int, ...]]:
     """The text and the ids of one completion, of whose pieces the last and no other must say why it ended."""
-    own = [piece for piece in pieces if (piece.prompt_index, piece.output_index) == (prompt_index, output_index)]
+    own = [
+        piece for piece in pieces if (piece.prompt_index, piece.output_index) == (prompt_index, output_index)
+    ]
     assert [piece.finish_reason is not None for piece in own] == [False] * (len(own) - 1) + [True]
     return "".join(map(str, own)), tuple(token_id for piece in own for token_id in piece.token_ids)
 

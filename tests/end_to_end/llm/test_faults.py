@@ -9,7 +9,17 @@ from tests.checkpoints import (
     CONFIG,
     TINY_ENGINE,
 )
-from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, fail_once, first_ids, ids_of, is_idle, joined
+from tests.end_to_end.llm.helpers import (
+    GREEDY,
+    PROMPTS,
+    RANDOM,
+    TEXT,
+    fail_once,
+    first_ids,
+    ids_of,
+    is_idle,
+    joined,
+)
 
 
 class TestFaults:

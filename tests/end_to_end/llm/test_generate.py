@@ -87,7 +87,9 @@ class TestOutputs:
         assert len(completion.token_ids) == 12
         assert all(type(token_id) is int for token_id in completion.token_ids)
         prefix = llm.tokenizer.decode(output.prompt_token_ids)
-        assert prefix + completion.text == llm.tokenizer.decode([*output.prompt_token_ids, *completion.token_ids])
+        assert prefix + completion.text == llm.tokenizer.decode(
+            [*output.prompt_token_ids, *completion.token_ids]
+        )
         assert (completion.finish_reason, completion.stop_reason) == (FinishReason.LENGTH, None)
         assert (completion.logprobs, completion.cumulative_logprob, completion.error) == (None, None, None)
 
@@ -116,7 +118,9 @@ class TestOutputs:
             assert len(entry) == count or all(entry[token_id] <= other for other in others)
             assert all(logprob < 0 for logprob in entry.values())
             assert sum(np.exp(list(entry.values()))) < 1 + 1e-5
-        sampled = [entry[token_id] for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True)]
+        sampled = [
+            entry[token_id] for token_id, entry in zip(completion.token_ids, completion.logprobs, strict=True)
+        ]
         assert completion.cumulative_logprob == pytest.approx(sum(sampled))
 
     def test_the_greedy_token_is_the_most_likely(self, llm):

@@ -1,7 +1,8 @@
-"""What arrives in the middle of something: interrupts, finalizers and signal handlers, at any line of the package.
+"""What arrives in the middle of something: interrupts, finalizers and signal handlers, at any line of the
+package.
 
-A trace function acts at the n-th line that the package runs in this thread. There the garbage collector, a signal
-handler or an interrupt may come, wherever it may come in a real run.
+A trace function acts at the n-th line that the package runs in this thread. There the garbage collector, a
+signal handler or an interrupt may come, wherever it may come in a real run.
 """
 
 import functools
@@ -28,7 +29,8 @@ SECONDS = 30  # nothing takes so long that does not hang
 
 
 class AtLine:
-    """Acts once, before the n-th line of the package, in this thread, within a with block. It counts lines."""
+    """Acts once, before the n-th line of the package, in this thread, within a with block. It counts
+    lines."""
 
     def __init__(self, place: int, act: Callable[[], Any]) -> None:
         self._place, self._act, self.num_lines, self.has_acted = place, act, 0, False
@@ -63,7 +65,8 @@ def interrupt() -> None:
 
 
 def interrupted(call: Callable[[], Any], place: int) -> bool:
-    """Whether there was an interrupt, which the call may not swallow: it may end before it comes to that line."""
+    """Whether there was an interrupt, which the call may not swallow: it may end before it comes to that
+    line."""
     try:
         with AtLine(place, interrupt) as at_line:
             call()
@@ -187,7 +190,8 @@ class TestInterrupts:
 
 class TestWithinAStep:
     def test_a_stream_that_is_collected_at_any_line_changes_nothing(self, llm):
-        """The garbage collector closes it in the thread that is inside of a step, which may be in any state."""
+        """The garbage collector closes it in the thread that is inside of a step, which may be in any
+        state."""
         expected = ids(llm, PROMPTS, "first", max_tokens=4)
         num_lines = count_lines(lambda: ids(llm, PROMPTS, "second", max_tokens=4))
 
@@ -200,7 +204,10 @@ class TestWithinAStep:
         try:
             for place in lines_to_try(num_lines, first=100, stride=67):
                 session = Session()
-                session.itself, session.pieces = session, llm.stream([[77, 78, 79, 80]], **GREEDY, max_tokens=15)
+                session.itself, session.pieces = (
+                    session,
+                    llm.stream([[77, 78, 79, 80]], **GREEDY, max_tokens=15),
+                )
                 next(session.pieces)
                 del session
                 with AtLine(place, gc.collect):

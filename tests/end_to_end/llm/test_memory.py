@@ -15,7 +15,16 @@ from tests.checkpoints import (
     CONTEXT,
     TINY_ENGINE,
 )
-from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, fail_once, first_ids, joined, live_bytes
+from tests.end_to_end.llm.helpers import (
+    GREEDY,
+    PROMPTS,
+    RANDOM,
+    TEXT,
+    fail_once,
+    first_ids,
+    joined,
+    live_bytes,
+)
 
 
 class TestMemory:
@@ -127,4 +136,5 @@ class TestMemory:
             pairs = zip(llm.stream(TEXT, **RANDOM), other.stream(TEXT, **RANDOM), strict=True)
             first, second = zip(*pairs, strict=True)
         assert joined(first) == joined(second) == (expected.text, expected.outputs[0].token_ids)
-        assert first_ids(llm, TEXT, **RANDOM) == expected.outputs[0].token_ids  # the other one's end changed nothing
+        # The other one's end changed nothing.
+        assert first_ids(llm, TEXT, **RANDOM) == expected.outputs[0].token_ids

@@ -23,8 +23,10 @@ from tests.end_to_end.llm.helpers import GREEDY, RANDOM, TEXT, aligned_copy, fir
 class TestSources:
     def test_the_one_liner(self, llm, directory):
         options = dict(TINY_ENGINE, **GREEDY)
-        expected = first_ids(llm, TEXT, **GREEDY)  # before memory is measured: the shared engine keeps what it was sent
-        jinfer.generate(TEXT, model=directory, **options)  # JAX keeps a constant of the first call in a process
+        # Before memory is measured: the shared engine keeps what it was sent.
+        expected = first_ids(llm, TEXT, **GREEDY)
+        # JAX keeps a constant of the first call in a process.
+        jinfer.generate(TEXT, model=directory, **options)
         before = live_bytes()
         (output,) = jinfer.generate(TEXT, model=directory, **options)
 
@@ -89,8 +91,12 @@ class TestSources:
         with LLM(CONFIG, dummy_weights=True, dummy_weights_seed=1, **TINY_ENGINE) as llm:
             assert first_ids(llm, [5, 6, 7], **GREEDY) != tokens
 
-    def test_sampling_defaults_of_the_model_are_said_and_taken_for_what_is_not_given(self, llm, tmp_path, caplog):
-        directory = write_checkpoint(tmp_path, generation_config={"temperature": 0.8, "top_k": 1, "do_sample": True})
+    def test_sampling_defaults_of_the_model_are_said_and_taken_for_what_is_not_given(
+        self, llm, tmp_path, caplog
+    ):
+        directory = write_checkpoint(
+            tmp_path, generation_config={"temperature": 0.8, "top_k": 1, "do_sample": True}
+        )
         with caplog.at_level(logging.INFO, logger="jinfer"), LLM(directory, **TINY_ENGINE) as other:
             by_default = first_ids(other, TEXT, max_tokens=12, ignore_eos=True)
             given = first_ids(other, TEXT, **RANDOM, top_k=0)

@@ -106,8 +106,12 @@ class TestStopping:
 
     def test_special_tokens_are_left_out_of_the_text_unless_wanted(self, llm):
         seeds = (RANDOM | {"seed": seed} for seed in range(1000))
-        options = next(seed for seed in seeds if EOS_ID in first_ids(llm, TEXT, **seed)) | {"ignore_eos": False}
-        without, shown = (llm.generate(TEXT, **options, skip_special_tokens=skip)[0] for skip in (True, False))
+        options = next(seed for seed in seeds if EOS_ID in first_ids(llm, TEXT, **seed)) | {
+            "ignore_eos": False
+        }
+        without, shown = (
+            llm.generate(TEXT, **options, skip_special_tokens=skip)[0] for skip in (True, False)
+        )
 
         assert without.outputs[0].token_ids[-1] == EOS_ID
         assert without.outputs[0].finish_reason is FinishReason.STOP

@@ -6,7 +6,17 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 from jinfer import FinishReason, StreamPiece
-from tests.end_to_end.llm.helpers import GREEDY, PROMPTS, RANDOM, TEXT, clean_part, first_ids, ids_of, is_idle, joined
+from tests.end_to_end.llm.helpers import (
+    GREEDY,
+    PROMPTS,
+    RANDOM,
+    TEXT,
+    clean_part,
+    first_ids,
+    ids_of,
+    is_idle,
+    joined,
+)
 
 
 class TestStream:
@@ -104,7 +114,8 @@ class TestConcurrency:
                 assert [joined(pieces) for pieces in streams] == expected
 
     def test_a_stream_that_another_threads_step_ends_gets_its_last_piece(self, llm, monkeypatch):
-        """The other thread pauses between the end of the stream's request and the delivery of its last piece."""
+        """The other thread pauses between the end of the stream's request and the delivery of its last
+        piece."""
         (expected,) = llm.generate(TEXT, **RANDOM)
         stream = llm.stream(TEXT, **RANDOM)
         pieces = [next(stream)]

@@ -11,5 +11,7 @@ from pallas_kernels.core.rowwise.columns import cut_columns
 )
 def test_columns_are_cut_where_that_pads_less(features, sizes):
     assert tuple(columns.size for columns in cut_columns(features, max_pieces=2)) == sizes
-    covered = [columns.begin + column for columns in cut_columns(features, 2) for column in range(columns.num_inside)]
+    covered = [
+        columns.begin + column for columns in cut_columns(features, 2) for column in range(columns.num_inside)
+    ]
     assert covered == list(range(features))

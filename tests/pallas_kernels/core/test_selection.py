@@ -22,7 +22,8 @@ def test_one_kernel_is_that_in_triton_and_one_form_in_jax_numpy_is_that_for_xla(
 def test_an_unknown_implementation_is_an_error_that_lists_the_known_ones():
     with pytest.raises(
         ValueError,
-        match="'cuda' is unknown; choose one of 'auto', 'pallas', 'triton', 'mosaic', 'jax-triton', 'xla', 'reference'",
+        match="'cuda' is unknown; choose one of 'auto', 'pallas', 'triton', 'mosaic', 'jax-triton', 'xla', "
+        "'reference'",
     ):
         select("cuda")
 
@@ -43,6 +44,8 @@ def test_interpret_mode_is_for_machines_without_a_gpu_unless_the_caller_decides(
 
 def test_what_is_traced_for_a_gpu_without_one_is_traced_as_with_one():
     described = jax.sharding.AbstractDevice(device_kind="NVIDIA H200", num_cores=132, platform="gpu")
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((1,), ("device",), abstract_device=described)):
+    with jax.sharding.use_abstract_mesh(
+        jax.sharding.AbstractMesh((1,), ("device",), abstract_device=described)
+    ):
         assert select("auto") == "pallas"
         assert should_interpret(None) is False

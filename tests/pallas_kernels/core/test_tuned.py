@@ -1,4 +1,5 @@
-"""Tuned blocks as data: what is in the tree fits its kernels, and what is not there is served by a heuristic."""
+"""Tuned blocks as data: what is in the tree fits its kernels, and what is not there is served by a
+heuristic."""
 
 import importlib
 import json
@@ -26,14 +27,17 @@ def on_device(monkeypatch):
     def choose(kind: str, num_multiprocessors: int = 132) -> None:
         device = Device(kind, num_multiprocessors)
         monkeypatch.setattr(tuned, "target_device", lambda: device)
-        monkeypatch.setattr(importlib.import_module(TUNING_MODULES["decode"]), "target_device", lambda: device)
+        monkeypatch.setattr(
+            importlib.import_module(TUNING_MODULES["decode"]), "target_device", lambda: device
+        )
 
     return choose
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: f"{file.parts[-3]}-{file.stem}")
 def test_what_is_kept_is_what_the_kernels_ask_for(file, monkeypatch):
-    """Every entry has its function's key and blocks, and is what the function chooses for the shape of that key."""
+    """Every entry has its function's key and blocks, and is what the function chooses for the shape of that
+    key."""
     op = file.parts[-3]
     device = Device(file.stem.replace("-", " "), 132)
     monkeypatch.setattr(tuned, "target_device", lambda: device)

@@ -67,7 +67,9 @@ def make_case(
     paged = paged_cases.make_case(rng, shape, lengths, page_size)
     page_ids, offsets, rows = places(paged)
     paged.kv_pages[:, page_ids[rows], offsets[rows]] = np.nan
-    heads = rng.standard_normal((len(lengths), shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim), np.float32)
+    heads = rng.standard_normal(
+        (len(lengths), shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim), np.float32
+    )
     angles = rng.uniform(-100, 100, (len(lengths), (rotary_dim or shape.head_dim) // 2))
     scales = None if norm is None else rng.standard_normal((2, shape.head_dim), np.float32)
     if norm == "stack":
@@ -113,9 +115,14 @@ def run_blocks(case: AppendCase, blocks: DecodeBlocks) -> tuple[np.ndarray, np.n
     norm = case.norm(jnp.float32)
     layer = norm.pop("layer", None)
     result = triton.append_and_decode(
-        *arguments, (cos, sin), tuple(norm.values()) or None, layer, *reversed(case.paged.keywords().values()),
-        blocks=blocks, interpret=should_interpret(None),
-    )  # fmt: skip
+        *arguments,
+        (cos, sin),
+        tuple(norm.values()) or None,
+        layer,
+        *reversed(case.paged.keywords().values()),
+        blocks=blocks,
+        interpret=should_interpret(None),
+    )
     return as_numpy(result)
 
 
@@ -155,7 +162,10 @@ def test_is_a_write_and_a_decode(rng, implementation, norm):
 
 @pytest.mark.parametrize(
     "shape",
-    [pytest.param(shape, marks=() if i in INTERPRETED else pytest.mark.gpu) for i, shape in enumerate(SHAPES)],
+    [
+        pytest.param(shape, marks=() if i in INTERPRETED else pytest.mark.gpu)
+        for i, shape in enumerate(SHAPES)
+    ],
     ids=str,
 )
 def test_any_shape(rng, shape):
@@ -164,7 +174,9 @@ def test_any_shape(rng, shape):
 
 
 @pytest.mark.parametrize(
-    "shape", [pytest.param(AttentionShape(8, 2, 128), marks=pytest.mark.gpu), AttentionShape(14, 2, 64)], ids=str
+    "shape",
+    [pytest.param(AttentionShape(8, 2, 128), marks=pytest.mark.gpu), AttentionShape(14, 2, 64)],
+    ids=str,
 )
 def test_in_bfloat16(rng, shape):
     case = make_case(rng, shape, page_size=16)
@@ -193,7 +205,9 @@ SPLITS = [(1, 2), (1, 4), (2, 1), (3, 2), (7, 4)]
 def test_any_split_and_packing(rng, shape, num_splits, kv_heads):
     """Also where a split has the new position and no other, and with more heads a program than there are."""
     case = make_case(rng, shape)
-    check(case, run_blocks(case, replace(BLOCKS, kv_heads=kv_heads, tile=16 // kv_heads, num_splits=num_splits)))
+    check(
+        case, run_blocks(case, replace(BLOCKS, kv_heads=kv_heads, tile=16 // kv_heads, num_splits=num_splits))
+    )
 
 
 @pytest.mark.parametrize("page_size", [1, 3])
@@ -246,7 +260,9 @@ def test_long_rows_on_a_gpu(rng, shape):
 
 def test_shapes_that_contradict_each_other_are_errors(rng):
     heads, kv_pages, page_table, lengths, cos, sin = make_case(rng, lengths=[3, 4]).arguments(jnp.float32)
-    with pytest.raises(ValueError, match=r"lengths has shape \(1,\), but heads has one token of each of 2 rows"):
+    with pytest.raises(
+        ValueError, match=r"lengths has shape \(1,\), but heads has one token of each of 2 rows"
+    ):
         append_and_decode(heads, kv_pages, page_table[:1], lengths[:1], cos, sin)
     with pytest.raises(ValueError, match="page_table has 1 rows and lengths 2"):
         append_and_decode(heads, kv_pages, page_table[:1], lengths, cos, sin)

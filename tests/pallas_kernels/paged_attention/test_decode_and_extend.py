@@ -1,4 +1,5 @@
-"""Both implementations of paged attention: the reference against the definition, Pallas against the reference."""
+"""Both implementations of paged attention: the reference against the definition, Pallas against the
+reference."""
 
 import functools
 import itertools
@@ -30,7 +31,12 @@ SMALL_SHAPES = [
     AttentionShape(6, 3, 16, sinks=True),
     AttentionShape(4, 2, 32, sliding_window=20, sinks=True),
 ]
-INTERPRETED_IN_BFLOAT16 = ("phi-3.5-mini", "llama-3.1-8b", "gemma-2-2b-local")  # the others are slow, and alike
+# The others are slow, and alike.
+INTERPRETED_IN_BFLOAT16 = (
+    "phi-3.5-mini",
+    "llama-3.1-8b",
+    "gemma-2-2b-local",
+)
 CASES = [
     pytest.param(name, dtype, id=f"{name}-{dtype.__name__}", marks=pytest.mark.gpu if only_on_a_gpu else ())
     for name in SHAPES
@@ -91,7 +97,9 @@ def test_extend_agrees_with_the_reference(rng, name, dtype):
     assert not got[case.query_starts[-1] :].any(), "padding tokens give zeros"
 
 
-@pytest.mark.parametrize("shape", [AttentionShape(8, 2, 32), AttentionShape(6, 3, 16, sliding_window=20)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [AttentionShape(8, 2, 32), AttentionShape(6, 3, 16, sliding_window=20)], ids=str
+)
 def test_random_lengths_up_to_a_full_page_table(rng, shape):
     """Nothing is read behind the last entry of the table, which the longest rows fill."""
     page_size, most = 8, 96
@@ -121,11 +129,16 @@ def test_extend_of_one_token_each_is_decode(rng):
 
 
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])
-@pytest.mark.parametrize("query_lengths", [[1, 1, 1, 7, 0, 12], [1, 1, 0, 0, 0, 0], [9, 5, 4, 0, 0, 0]], ids=str)
+@pytest.mark.parametrize(
+    "query_lengths", [[1, 1, 1, 7, 0, 12], [1, 1, 0, 0, 0, 0], [9, 5, 4, 0, 0, 0]], ids=str
+)
 def test_a_mixed_batch_is_an_extend_whose_first_rows_decode(rng, query_lengths, implementation):
-    """With chunks, without them, and without decode rows; the count is an array, which changes without compiling."""
+    """With chunks, without them, and without decode rows; the count is an array, which changes without
+    compiling."""
     shape, lengths = AttentionShape(8, 2, 64, sliding_window=20, sinks=True), [1, 16, 40, 9, 0, 33]
-    case = make_case(rng, shape, np.maximum(lengths, query_lengths).tolist(), 16, query_lengths, num_padding_tokens=6)
+    case = make_case(
+        rng, shape, np.maximum(lengths, query_lengths).tolist(), 16, query_lengths, num_padding_tokens=6
+    )
     count = next(i for i, n in enumerate([*query_lengths, 0]) if n != 1)
     attend = functools.partial(extend, **case.keywords(), implementation=implementation)
     got = jax.jit(attend)(*case.arguments(jnp.float32), num_decode_rows=jnp.int32(count))
@@ -139,13 +152,18 @@ def test_a_mixed_batch_is_an_extend_whose_first_rows_decode(rng, query_lengths, 
 def test_decode_with_any_split_and_packing(rng, shape, num_splits, kv_heads):
     """Also with more splits than some rows have tiles, and with more heads a program than there are."""
     case = make_case(rng, shape, LENGTHS, page_size=4)
-    got = run_triton(case, jnp.float32, DecodeBlocks(kv_heads, 16 // kv_heads, num_splits, num_warps=4, num_stages=2))
+    got = run_triton(
+        case, jnp.float32, DecodeBlocks(kv_heads, 16 // kv_heads, num_splits, num_warps=4, num_stages=2)
+    )
     assert relative_error(got, run(case, "reference", jnp.float32)) < BOUNDS[jnp.float32]
 
 
-@pytest.mark.parametrize(("shape", "num_splits", "block_tokens"), every_pair(SMALL_SHAPES, [1, 2, 5], [4, 8]), ids=str)
+@pytest.mark.parametrize(
+    ("shape", "num_splits", "block_tokens"), every_pair(SMALL_SHAPES, [1, 2, 5], [4, 8]), ids=str
+)
 def test_extend_of_a_few_tokens_with_any_split(rng, shape, num_splits, block_tokens):
-    """As many query tokens as speculative decoding verifies, also with a block that holds them all or only some."""
+    """As many query tokens as speculative decoding verifies, also with a block that holds them all or only
+    some."""
     lengths, query_lengths = [0, 8, 40, 17, 90, 3], [0, 8, 2, 5, 3, 3]
     case = make_case(rng, shape, lengths, 4, query_lengths, num_padding_tokens=3)
     got = run_triton(case, jnp.float32, ExtendBlocks(block_tokens, 16, num_splits, num_warps=4, num_stages=2))
@@ -155,7 +173,8 @@ def test_extend_of_a_few_tokens_with_any_split(rng, shape, num_splits, block_tok
 
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])
 def test_a_sink_takes_its_share(rng, implementation):
-    """A sink as high as all scores together halves the values; one far above leaves nothing, one far below all."""
+    """A sink as high as all scores together halves the values; one far above leaves nothing, one far below
+    all."""
     shape = AttentionShape(4, 2, 16, sinks=True)
     case = make_case(rng, shape, [1, 1], 4)
     case.q[:] = 0  # every score is 0

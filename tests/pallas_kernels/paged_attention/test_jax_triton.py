@@ -1,4 +1,5 @@
-"""Decode in Triton proper: interpreted on a CPU, compiled for an H200 without one, and compiled and run on a GPU."""
+"""Decode in Triton proper: interpreted on a CPU, compiled for an H200 without one, and compiled and run on a
+GPU."""
 
 import functools
 import logging
@@ -38,12 +39,15 @@ SMALL_SHAPES = [
     AttentionShape(6, 3, 32, sliding_window=20, soft_cap=2.0),
     AttentionShape(8, 2, 32, sliding_window=40, sinks=True),
 ]
-BLOCKS = {  # one split, a tile within a page, tiles over several pages; KV heads one by one, packed, and more than are
+# One split, a tile within a page, tiles over several pages; KV heads one by one, packed, and more than are.
+BLOCKS = {
     "one-split": DecodeBlocks(kv_heads=1, tile=16, num_splits=1, num_warps=4, num_stages=3),
     "splits": DecodeBlocks(kv_heads=2, tile=8, num_splits=3, num_warps=4, num_stages=3),
     "long-tiles": DecodeBlocks(kv_heads=4, tile=32, num_splits=2, num_warps=4, num_stages=3),
 }
-needs_triton = pytest.mark.skipif(what_is_missing("triton") is not None, reason=what_is_missing("triton") or "")
+needs_triton = pytest.mark.skipif(
+    what_is_missing("triton") is not None, reason=what_is_missing("triton") or ""
+)
 needs_jax_triton = pytest.mark.skipif(
     what_is_missing("triton", "jax_triton") is not None, reason=what_is_missing("triton", "jax_triton") or ""
 )
@@ -57,7 +61,9 @@ def interpret():
 
 
 @needs_triton
-@pytest.mark.parametrize(("page_size", "blocks"), [(16, "one-split"), (48, "splits"), (1, "long-tiles"), (16, None)])
+@pytest.mark.parametrize(
+    ("page_size", "blocks"), [(16, "one-split"), (48, "splits"), (1, "long-tiles"), (16, None)]
+)
 @pytest.mark.parametrize("shape", SMALL_SHAPES, ids=str)
 def test_interpreted_kernels_are_the_definition(rng, interpret, shape, page_size, blocks):
     case = make_case(rng, shape, LENGTHS, page_size)
@@ -83,7 +89,9 @@ def assert_captured(thunks: str, graphs: int) -> None:
 
 def test_a_missing_package_is_an_error_that_says_what_to_install(rng, monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
-    q, kv_pages, page_table, lengths = make_case(rng, AttentionShape(4, 2, 32), [3, 4], 4).arguments(jnp.float32)
+    q, kv_pages, page_table, lengths = make_case(rng, AttentionShape(4, 2, 32), [3, 4], 4).arguments(
+        jnp.float32
+    )
     with pytest.raises(UnsupportedError, match=r'needs jax-triton, Triton .* pip install "jinfer\[cuda\]"'):
         jax_triton.decode(q, kv_pages, page_table, lengths, None, AttentionOptions())
 
@@ -91,7 +99,9 @@ def test_a_missing_package_is_an_error_that_says_what_to_install(rng, monkeypatc
 @needs_jax_triton
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="needs a machine without a GPU")
 def test_a_cpu_is_an_error_that_says_what_can(rng):
-    q, kv_pages, page_table, lengths = make_case(rng, AttentionShape(4, 2, 32), [3, 4], 4).arguments(jnp.float32)
+    q, kv_pages, page_table, lengths = make_case(rng, AttentionShape(4, 2, 32), [3, 4], 4).arguments(
+        jnp.float32
+    )
     with pytest.raises(UnsupportedError, match="runs on NVIDIA GPUs, not on 'cpu'"):
         jax_triton.decode(q, kv_pages, page_table, lengths, None, AttentionOptions())
 

@@ -1,5 +1,5 @@
-"""Mosaic's kernel for prefill. It cannot be interpreted, so that a machine without a GPU shows which calls it serves,
-and, with JAX's CUDA plugin, that it compiles and goes into a step's CUDA graph."""
+"""Mosaic's kernel for prefill. It cannot be interpreted, so that a machine without a GPU shows which calls it
+serves, and, with JAX's CUDA plugin, that it compiles and goes into a step's CUDA graph."""
 
 import functools
 import re
@@ -39,7 +39,9 @@ def error_of(case: PagedCase, dtype=jnp.bfloat16, implementation="mosaic", **opt
     """Relative to the reference; infinite where padding tokens give anything but zeros."""
     attend = jax.jit(functools.partial(extend, implementation=implementation))
     got = np.asarray(attend(*case.arguments(dtype), **options), np.float32)
-    wanted = np.asarray(jax.jit(functools.partial(extend, implementation="reference"))(*case.arguments(dtype)))
+    wanted = np.asarray(
+        jax.jit(functools.partial(extend, implementation="reference"))(*case.arguments(dtype))
+    )
     return np.inf if got[case.query_starts[-1] :].any() else relative_error(got, wanted)
 
 
@@ -47,9 +49,12 @@ def error_of(case: PagedCase, dtype=jnp.bfloat16, implementation="mosaic", **opt
 @on_hopper
 class TestOnHopper:
     @pytest.mark.parametrize("dtype", BOUNDS)
-    @pytest.mark.parametrize("name", ["llama-3.1-8b", "tinyllama-1.1b", "qwen2.5-7b", "qwen3-30b-a3b", "llama-2-7b"])
+    @pytest.mark.parametrize(
+        "name", ["llama-3.1-8b", "tinyllama-1.1b", "qwen2.5-7b", "qwen3-30b-a3b", "llama-2-7b"]
+    )
     def test_ragged_rows(self, rng, name, dtype):
-        """Groups of 1, 4, 7 and 8 heads, of 64 and of 128; blocks partly filled, and rows that end within a page."""
+        """Groups of 1, 4, 7 and 8 heads, of 64 and of 128; blocks partly filled, and rows that end within a
+        page."""
         case = make_case(rng, SHAPES[name], LENGTHS, 16, QUERY_LENGTHS, num_padding_tokens=100)
         assert error_of(case, dtype) < BOUNDS[dtype]
 
@@ -68,7 +73,9 @@ class TestOnHopper:
         case = make_case(rng, LLAMA, lengths, 16, rng.integers(300, 1500, 6).tolist(), num_padding_tokens=33)
         assert error_of(case) < BOUNDS[jnp.bfloat16]
 
-    @pytest.mark.parametrize("query_lengths", [[1, 1, 1, 700, 0, 512], [1, 1, 0, 0, 0, 0], [900, 5, 400, 0, 0, 0]])
+    @pytest.mark.parametrize(
+        "query_lengths", [[1, 1, 1, 700, 0, 512], [1, 1, 0, 0, 0, 0], [900, 5, 400, 0, 0, 0]]
+    )
     def test_mixed_batches(self, rng, query_lengths):
         lengths = np.maximum([1, 16, 40, 900, 0, 600], query_lengths).tolist()
         padding = serves.MIN_TOKENS - sum(query_lengths)
@@ -199,5 +206,7 @@ def test_a_process_that_traces_nothing_finds_the_runtime():
         "import os; from pallas_kernels.paged_attention.extend import mosaic; mosaic.load_runtime(); "
         "print(os.environ.get('MOSAIC_GPU_RUNTIME_LIB_PATH', ''))"
     )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120
+    )
     assert result.stdout.strip().endswith("libmosaic_gpu_runtime.so")

@@ -1,4 +1,5 @@
-"""Paged attention in Pallas on Mosaic GPU: prefill on Hopper, where Triton's compiler keeps a kernel from the limit."""
+"""Paged attention in Pallas on Mosaic GPU: prefill on Hopper, where Triton's compiler keeps a kernel from the
+limit."""
 
 import importlib
 
@@ -15,8 +16,8 @@ __all__ = ["extend", "is_best_for", "load_runtime", "why_not"]
 def load_runtime() -> None:
     """Lets this process run programs with Mosaic kernels that another has lowered.
 
-    What runs them finds its library by an environment variable that JAX sets when Mosaic is imported, and else fails
-    with "Symbols not found". Tracing a kernel imports it; reading a program from a file does not.
+    What runs them finds its library by an environment variable that JAX sets when Mosaic is imported, and
+    else fails with "Symbols not found". Tracing a kernel imports it; reading a program from a file does not.
     """
     if jax.__version_info__ >= OLDEST_JAX:
         importlib.import_module("jax.experimental.pallas.mosaic_gpu")

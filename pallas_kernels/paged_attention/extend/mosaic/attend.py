@@ -1,8 +1,8 @@
 """The warpgroups that attend, two of them in turns.
 
-A turn is two matmuls: the scores of a tile, and the values of the tile before. While one warpgroup has its turn, the
-other computes its softmax (Shah et al., "FlashAttention-3", 2024). Tiles go from the newest to the oldest, so that only
-the first ones need a mask.
+A turn is two matmuls: the scores of a tile, and the values of the tile before. While one warpgroup has its
+turn, the other computes its softmax (Shah et al., "FlashAttention-3", 2024). Tiles go from the newest to the
+oldest, so that only the first ones need a mask.
 """
 
 import jax
@@ -70,7 +70,8 @@ def _attend_piece(refs: Refs, n, work: Work, num_tiles, num_used, warpgroup, sha
 
 
 def _attend(refs: Refs, q_tile, work: Work, num_tiles, num_used, warpgroup, shape: Shape) -> jax.Array:
-    """[QUERY_ROWS, head_dim]. The values of a tile are multiplied one step after its scores, the last ones alone."""
+    """[QUERY_ROWS, head_dim]. The values of a tile are multiplied one step after its scores, the last ones
+    alone."""
     num_seen_by_all = div(jnp.maximum(work.position + 1, 0), shape.tile)
     num_masked = jnp.clip(num_tiles - num_seen_by_all, 1, num_tiles)
 
@@ -98,7 +99,8 @@ def _attend(refs: Refs, q_tile, work: Work, num_tiles, num_used, warpgroup, shap
 
 
 def _first_step(refs: Refs, q_tile, work: Work, tile, count, warpgroup, shape: Shape):
-    """The carry (weighted values, maximum in units of log 2, sum of weights, weights of the tile) of the first tile."""
+    """The carry (weighted values, maximum in units of log 2, sum of weights, weights of the tile) of the
+    first tile."""
     stage, phase = slot_and_phase(count, NUM_STAGES)
     wait(refs.barriers, Barriers.k_full + stage, phase)
 
@@ -117,7 +119,8 @@ def _first_step(refs: Refs, q_tile, work: Work, tile, count, warpgroup, shape: S
 
 
 def _step(refs: Refs, q_tile, work: Work, tile, count, carry, warpgroup, shape: Shape):
-    """The carry after the scores of one more tile, number `count` of this program. A `tile` of None has no mask."""
+    """The carry after the scores of one more tile, number `count` of this program. A `tile` of None has no
+    mask."""
     acc, top, total, weights = carry
     stage, phase = slot_and_phase(count, NUM_STAGES)
     v_stage, v_phase = slot_and_phase(count - 1, NUM_STAGES)
@@ -153,8 +156,8 @@ def _start_scores(scores_ref, refs: Refs, q_tile, stage, shape: Shape) -> None:
 
 
 def _masked(scores: jax.Array, tile, work: Work, shape: Shape) -> jax.Array:
-    """A query sees the positions up to its own. Where it sees nothing of its first tile, masked scores weigh 1 and not
-    0: the first score that counts wipes that out."""
+    """A query sees the positions up to its own. Where it sees nothing of its first tile, masked scores weigh
+    1 and not 0: the first score that counts wipes that out."""
 
     def iota(axis: int) -> jax.Array:
         return plgpu.broadcasted_iota(jnp.int32, scores.shape, axis, layout=plgpu.Layout.WGMMA)
@@ -172,8 +175,8 @@ def _zeros(shape: Shape) -> jax.Array:
 
 
 def _store(refs: Refs, q_tile, result: jax.Array, work: Work, shape: Shape) -> None:
-    """Stores through the tile of the queries where all rows of the warpgroup are queries, else element by element:
-    after a row's last query follow those of the next row."""
+    """Stores through the tile of the queries where all rows of the warpgroup are queries, else element by
+    element: after a row's last query follow those of the next row."""
     result = result.astype(refs.out.dtype)
     is_full = work.num_queries >= shape.tokens
 
@@ -186,4 +189,6 @@ def _store(refs: Refs, q_tile, result: jax.Array, work: Work, shape: Shape) -> N
 
     @when(jnp.logical_not(is_full))
     def _() -> None:
-        copies.store_rows(result, refs.out, work.token, work.head, jnp.maximum(work.num_queries, 0), shape.heads)
+        copies.store_rows(
+            result, refs.out, work.token, work.head, jnp.maximum(work.num_queries, 0), shape.heads
+        )

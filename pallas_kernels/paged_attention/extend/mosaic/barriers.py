@@ -1,11 +1,12 @@
 """Barriers of the kernel, and scalars and predicates for what goes below Pallas.
 
-Pallas' own barriers count every thread of a warpgroup, once per copy. A tile of keys arrives in as many copies as it
-has pages, so that would be a thousand arrivals; here one thread announces the bytes of all copies, and each warp
-that has used them arrives once. A phase is the parity of how often a barrier has completed, which callers know from
-counts that they keep anyway.
+Pallas' own barriers count every thread of a warpgroup, once per copy. A tile of keys arrives in as many
+copies as it has pages, so that would be a thousand arrivals; here one thread announces the bytes of all
+copies, and each warp that has used them arrives once. A phase is the parity of how often a barrier has
+completed, which callers know from counts that they keep anyway.
 
-Functions named `emit_*` and those in `plgpu.inline_mgpu` run while the kernel is lowered, and emit instructions.
+Functions named `emit_*` and those in `plgpu.inline_mgpu` run while the kernel is lowered, and emit
+instructions.
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ SCALAR = plgpu.Layout.WG_SPLAT(())
 def name_module(name: str) -> None:
     """Names the MLIR module that is being lowered, if only for what it might be dumped to.
 
-    JAX would number the names, and so no two modules would be alike: Mosaic compiles those that are alike once, and
-    XLA's compilation cache finds a program only by the very same text.
+    JAX would number the names, and so no two modules would be alike: Mosaic compiles those that are alike
+    once, and XLA's compilation cache finds a program only by the very same text.
     """
 
     @plgpu.inline_mgpu()

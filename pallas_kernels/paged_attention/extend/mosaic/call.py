@@ -71,8 +71,9 @@ def _shape(q: Array, kv_pages: KVPages, scale: float) -> Shape:
 
 
 def _with_empty_rows(page_table: Array, query_starts: Array, lengths: Array) -> tuple[Array, Array, Array]:
-    """A multiple of ROWS_OF_A_MODULE rows: batches of few and of many rows are then served by one compiled kernel,
-    which takes a second and more to compile, also where XLA's own part of a program comes from its cache."""
+    """A multiple of ROWS_OF_A_MODULE rows: batches of few and of many rows are then served by one compiled
+    kernel, which takes a second and more to compile, also where XLA's own part of a program comes from its
+    cache."""
     missing = -lengths.shape[0] % ROWS_OF_A_MODULE
     return (
         jnp.pad(page_table, ((0, missing), (0, 0))),

@@ -1,7 +1,7 @@
 """Copies between global and shared memory (TMA), and the few stores that are none.
 
-In shared memory a tile is made of core matrices of 8 rows and 128 bytes, in which 16-byte pieces are swizzled row by
-row, as Hopper's matmul reads them.
+In shared memory a tile is made of core matrices of 8 rows and 128 bytes, in which 16-byte pieces are swizzled
+row by row, as Hopper's matmul reads them.
 """
 
 import math
@@ -33,8 +33,9 @@ TILE = plgpu.RefType(TRANSFORMS)
 
 
 def start_pages(kv, tile, barriers, barrier, first_rows: Sequence, column, rows: int) -> None:
-    """Starts copying kv[row : row + rows, column : column + head_dim], for every row of `first_rows`, into `tile` one
-    below the other. `barrier` gets one arrival and the bytes. The warps take turns at starting copies."""
+    """Starts copying kv[row : row + rows, column : column + head_dim], for every row of `first_rows`, into
+    `tile` one below the other. `barrier` gets one arrival and the bytes. The warps take turns at starting
+    copies."""
 
     @plgpu.inline_mgpu(arg_types=(REF, TILE, REF, SCALAR, SCALAR, *[SCALAR] * len(first_rows)))
     def copy(ctx, kv, tile, barriers, barrier, column, *first_rows):
@@ -61,7 +62,8 @@ def start_pages(kv, tile, barriers, barrier, first_rows: Sequence, column, rows:
 
 
 def start_queries(q, tile, barriers, barrier, token, head, shape: tuple[int, int]) -> None:
-    """Starts copying q[token : token + tokens, head : head + heads] into `tile` [chunks, warpgroups, rows, CHUNK].
+    """Starts copying q[token : token + tokens, head : head + heads] into `tile` [chunks, warpgroups, rows,
+    CHUNK].
 
     Tokens beyond the array's end come as zeros. `barrier` gets one arrival and the bytes.
     """
@@ -88,7 +90,8 @@ def start_queries(q, tile, barriers, barrier, token, head, shape: tuple[int, int
 
 
 def start_store(tile, out, token, head, shape: tuple[int, int]) -> None:
-    """Starts copying `tile`, which the warpgroup has committed, to out[token : token + tokens, head : head + heads]."""
+    """Starts copying `tile`, which the warpgroup has committed, to out[token : token + tokens, head : head +
+    heads]."""
 
     @plgpu.inline_mgpu(arg_types=(TILE, REF, SCALAR, SCALAR))
     def store(ctx, tile, out, token, head):
@@ -108,28 +111,35 @@ def start_store(tile, out, token, head, shape: tuple[int, int]) -> None:
 
 
 def _rows_of_chunk(tile, chunk: int, shape: tuple[int, int]):
-    """The part of a tile [chunks, ..., CHUNK] that holds `chunk`, as [tokens, heads, CHUNK]: its core matrices follow
-    one another, so that its rows do."""
+    """The part of a tile [chunks, ..., CHUNK] that holds `chunk`, as [tokens, heads, CHUNK]: its core
+    matrices follow one another, so that its rows do."""
     part = utils.memref_slice(tile, chunk)
     return utils.memref_reshape(part, (*shape, CHUNK))
 
 
 def _slice_of_queries(token, head, chunk: int, shape: tuple[int, int]):
     tokens, heads = shape
-    return utils.ds(emit_index(token), tokens), utils.ds(emit_index(head), heads), utils.ds(chunk * CHUNK, CHUNK)
+    return (
+        utils.ds(emit_index(token), tokens),
+        utils.ds(emit_index(head), heads),
+        utils.ds(chunk * CHUNK, CHUNK),
+    )
 
 
 def store_rows(values, out, token, head, num_tokens, heads: int) -> None:
     """out[token + r // heads, head + r % heads] = values[r], for the rows r of the first `num_tokens` tokens.
 
-    Two elements at a time, by predicated instructions: as many branches would take the compiler a quarter of its time.
+    Two elements at a time, by predicated instructions: as many branches would take the compiler a quarter of
+    its time.
     """
 
     @plgpu.inline_mgpu(arg_types=(plgpu.Layout.WGMMA, REF, SCALAR, SCALAR, SCALAR))
     def store(ctx, values, out, token, head, num_tokens):
         index = ir.IndexType.get()
         _, num_heads, head_dim = ir.MemRefType(out.type).shape
-        heads_, token_stride, head_stride = (utils.c(n, index) for n in (heads, num_heads * head_dim, head_dim))
+        heads_, token_stride, head_stride = (
+            utils.c(n, index) for n in (heads, num_heads * head_dim, head_dim)
+        )
 
         def offset(token, head):
             return arith.addi(arith.muli(token, token_stride), arith.muli(head, head_stride))
@@ -139,13 +149,19 @@ def store_rows(values, out, token, head, num_tokens, heads: int) -> None:
         base = utils.memref_ptr(out)
         i32 = ir.IntegerType.get_signless(32)
         i64 = ir.IntegerType.get_signless(64)
-        for (row, column), pair in zip(values.layout.thread_idxs(values.shape), values.registers.flat, strict=True):
+        for (row, column), pair in zip(
+            values.layout.thread_idxs(values.shape), values.registers.flat, strict=True
+        ):
             of_row = offset(arith.divui(row, heads_), arith.remui(row, heads_))
             element = arith.addi(arith.addi(first, of_row), column)
             address = utils.getelementptr(base, [arith.index_cast(i64, element)], values.mlir_dtype)
             is_query = arith.cmpi(arith.CmpIPredicate.ult, row, limit)
             utils.inline_ptx(
-                "st.global.b32 [$0], $1;", address, utils.bitcast(pair, i32), predicate=is_query, has_side_effects=True
+                "st.global.b32 [$0], $1;",
+                address,
+                utils.bitcast(pair, i32),
+                predicate=is_query,
+                has_side_effects=True,
             )
 
     store(values, out, scalar(token), scalar(head), scalar(num_tokens))
@@ -163,7 +179,9 @@ def zero_rows(tile, first_row) -> None:
         element = ir.MemRefType(tile.type).element_type
         index = ir.IndexType.get()
         vector_type = ir.VectorType.get((8,), element)
-        zeros = arith.constant(vector_type, ir.DenseElementsAttr.get_splat(vector_type, ir.FloatAttr.get(element, 0.0)))
+        zeros = arith.constant(
+            vector_type, ir.DenseElementsAttr.get_splat(vector_type, ir.FloatAttr.get(element, 0.0))
+        )
         thread = arith.index_cast(index, arith.remui(utils.thread_idx(), emit_i32(THREADS)))
         for offset in range(0, height * core_rows, THREADS):
             row = arith.addi(thread, utils.c(offset, index))

@@ -1,7 +1,7 @@
 """The kernel of `extend`: three warpgroups with roles, one that loads and two that attend.
 
-A program takes pieces of work one after another, and loads the next while it attends one. A tile of keys and one of
-values serve both attending warpgroups.
+A program takes pieces of work one after another, and loads the next while it attends one. A tile of keys and
+one of values serve both attending warpgroups.
 """
 
 from jax import lax
@@ -12,7 +12,8 @@ from pallas_kernels.paged_attention.extend.mosaic.barriers import init_barriers,
 from pallas_kernels.paged_attention.extend.mosaic.load import load_all
 from pallas_kernels.paged_attention.extend.mosaic.shape import ATTENDING, Barriers, Refs, Shape, when
 
-# A thread's, of the 65,536 of a multiprocessor: accumulators are most of what attending takes. Multiples of 8.
+# A thread's, of the 65,536 of a multiprocessor: accumulators are most of what attending takes. Multiples of
+# 8.
 ATTENDING_REGISTERS, LOADING_REGISTERS = 232, 40
 
 

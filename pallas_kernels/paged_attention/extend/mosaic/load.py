@@ -1,4 +1,5 @@
-"""The warpgroup that loads: queries, keys and values of each piece, as far ahead as shared memory has room."""
+"""The warpgroup that loads: queries, keys and values of each piece, as far ahead as shared memory has
+room."""
 
 import jax.numpy as jnp
 from jax import lax
@@ -42,8 +43,8 @@ def load_all(refs: Refs, shape: Shape) -> None:
 
 
 class _Tail:
-    """A tile that goes on after its row's last position: 1 if it is one, the phase of `v_tail` in which it arrives, and
-    where in it the row ends."""
+    """A tile that goes on after its row's last position: 1 if it is one, the phase of `v_tail` in which it
+    arrives, and where in it the row ends."""
 
     def __init__(self, is_one, phase, first_row):
         self.is_one, self.phase, self.first_row = is_one, phase, first_row
@@ -65,7 +66,8 @@ def _load_queries(refs: Refs, n, work: Work, shape: Shape) -> None:
 
 
 def _rows_of_tile(refs: Refs, work: Work, tile, shape: Shape) -> tuple:
-    """The first row of `kv` of each copy of a tile of keys. Behind the row's end its last page is read again."""
+    """The first row of `kv` of each copy of a tile of keys. Behind the row's end its last page is read
+    again."""
     last_copy = div(jnp.maximum(work.length - 1, 0), shape.rows_per_copy) * shape.rows_per_copy
     rows = []
     for offset in range(0, shape.tile, shape.rows_per_copy):
@@ -80,7 +82,9 @@ def _load_tile(refs: Refs, count, work: Work, key_rows, tail: _Tail, shape: Shap
     column = div(work.head, shape.num_heads // shape.num_kv_heads) * shape.head_dim
 
     def start(tiles, barrier, first_rows):
-        copies.start_pages(refs.kv, tiles.at[stage], refs.barriers, barrier, first_rows, column, shape.rows_per_copy)
+        copies.start_pages(
+            refs.kv, tiles.at[stage], refs.barriers, barrier, first_rows, column, shape.rows_per_copy
+        )
 
     wait(refs.barriers, Barriers.k_free + stage, 1 - phase)
     keep_together()  # a tile of one or two pages has copies for as many warps
@@ -91,7 +95,8 @@ def _load_tile(refs: Refs, count, work: Work, key_rows, tail: _Tail, shape: Shap
 
     @when(tail.is_one)
     def _() -> None:
-        """A weight of 0 does not silence a NaN after the row's end, so zeros take its place before anyone sees it."""
+        """A weight of 0 does not silence a NaN after the row's end, so zeros take its place before anyone
+        sees it."""
         wait(refs.barriers, Barriers.v_tail, tail.phase)
         copies.zero_rows(refs.v_tiles.at[stage], tail.first_row)
         arrive_once(refs.barriers, Barriers.v_full + stage)

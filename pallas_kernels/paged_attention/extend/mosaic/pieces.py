@@ -7,7 +7,8 @@ from pallas_kernels.paged_attention.extend.mosaic.shape import Refs, Shape, Work
 
 
 def for_each_piece(refs: Refs, shape: Shape, body, *counts):
-    """body(n, work, *counts) -> counts, for this program's n-th piece; the next one's description is read ahead."""
+    """body(n, work, *counts) -> counts, for this program's n-th piece; the next one's description is read
+    ahead."""
 
     def one_piece(n, carry):
         work, *counts = carry
@@ -23,8 +24,8 @@ def _num_pieces(refs: Refs, shape: Shape):
 
 
 def _index_in_round(n, shape: Shape):
-    """The index of this program's piece in the n-th round. Pieces become shorter from round to round and within each;
-    the order alternates, so that no program always has the longest of a round."""
+    """The index of this program's piece in the n-th round. Pieces become shorter from round to round and
+    within each; the order alternates, so that no program always has the longest of a round."""
     program = lax.axis_index("program")
     return jnp.where(rem(n, 2) == 0, program, shape.num_programs - 1 - program)
 

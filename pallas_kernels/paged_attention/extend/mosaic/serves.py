@@ -1,5 +1,5 @@
-"""The calls that the Mosaic kernel can serve, and those that it is chosen for. Imports nothing of Mosaic: versions of
-JAX that lack what the kernel needs answer no."""
+"""The calls that the Mosaic kernel can serve, and those that it is chosen for. Imports nothing of Mosaic:
+versions of JAX that lack what the kernel needs answer no."""
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ TILE = 128  # positions
 HEAD_DIMS = (64, 128)
 MIN_PAGE_SIZE = 8  # rows of a core matrix
 OLDEST_JAX = (0, 11)
-# Each number of tokens has a module of its own, which takes seconds to compile, in the driver and with a lock held: a
-# start has many shapes. And fewer tokens fill the machine less, where Triton's kernel can split the positions.
+# Each number of tokens has a module of its own, which takes seconds to compile, in the driver and with a lock
+# held: a start has many shapes. And fewer tokens fill the machine less, where Triton's kernel can split the
+# positions.
 MIN_TOKENS = 4096
 
 
@@ -27,9 +28,8 @@ def why_not(q: Array, kv_pages: KVPages, sinks: Array | None, options) -> str | 
     if head_dim not in HEAD_DIMS:
         return f"head_dim is {head_dim}, and must be one of {HEAD_DIMS}"
     if page_size % MIN_PAGE_SIZE or (TILE % page_size and page_size % TILE):
-        return (
-            f"pages have {page_size} positions, and must have {MIN_PAGE_SIZE} or more that divide {TILE}, or n * {TILE}"
-        )
+        rule = f"must have {MIN_PAGE_SIZE} or more that divide {TILE}, or n * {TILE}"
+        return f"pages have {page_size} positions, and {rule}"
     if 2 * kv_pages.num_pages * page_size > jnp.iinfo(jnp.int32).max:
         return "the cache has more positions than int32 can count"
     if not target_device().is_hopper:

@@ -18,7 +18,8 @@ NUM_QUERY_TILES = 2  # the queries of a piece of work arrive while the piece bef
 
 @dataclass(frozen=True)
 class Shape:
-    """`heads` of one group and `tokens` are the rows of a warpgroup; `tile` positions are attended at once."""
+    """`heads` of one group and `tokens` are the rows of a warpgroup; `tile` positions are attended at
+    once."""
 
     num_heads: int
     num_kv_heads: int
@@ -82,7 +83,8 @@ class Barriers:
     k_free = v_tail + 1
     v_free = k_free + NUM_STAGES
     q_free = v_free + NUM_STAGES
-    # The arrivals that complete each: one of the thread that starts copies, and one of each warp that used the copies.
+    # The arrivals that complete each: one of the thread that starts copies, and one of each warp that used
+    # the copies.
     arrivals = (1,) * k_free + (ATTENDING * WARPS,) * (2 * NUM_STAGES + NUM_QUERY_TILES)
 
 
@@ -125,7 +127,8 @@ def slot_and_phase(count, num_slots: int):
 
 
 def as_int(condition):
-    """1 or 0. By a selection: to convert a boolean, Mosaic asks the assembler for its version, which takes 20 ms."""
+    """1 or 0. By a selection: to convert a boolean, Mosaic asks the assembler for its version, which takes 20
+    ms."""
     return jnp.where(condition, jnp.int32(1), jnp.int32(0))
 
 
