@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jinfer.errors import ConfigError, shown
 from jinfer.options import CompilerValue, Option, check_options, option, options_of
@@ -136,24 +136,41 @@ class CompilerOptions:
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class EngineConfig:
-    """The options of an engine in parts, each for the modules that read it. `from_options` takes them all by
-    name.
+    """The options of an engine by name: `EngineConfig(page_size=4).page_size`. Inside they are in parts, each
+    for the modules that read it.
 
-    `None` leaves a choice to the engine, which decides by the model and the device. Raises ConfigError for a
-    malformed option.
+    `None` leaves a choice to the engine, which decides by the model and the device.
     """
 
-    model: ModelOptions = ModelOptions()
-    cache: CacheOptions = CacheOptions()
-    scheduler: SchedulerOptions = SchedulerOptions()
-    compiler: CompilerOptions = CompilerOptions()
+    model: ModelOptions
+    cache: CacheOptions
+    scheduler: SchedulerOptions
+    compiler: CompilerOptions
     progress: bool = option(True, help="bars and figures on stderr while it runs; default: in a terminal")
     """Progress bars, on stderr or in the notebook."""
 
-    def __post_init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
+        """Raises ConfigError for an unknown option, with the known ones, and for one that is malformed."""
+        known = self.options()
+        for name in options:
+            if name not in known:
+                raise ConfigError(f"unknown engine option {name!r}; the options are {', '.join(known)}")
+        for name, part in PARTS.items():
+            given = {each.name: options[each.name] for each in options_of(part) if each.name in options}
+            object.__setattr__(self, name, part(**given))
+        object.__setattr__(self, "progress", options.get("progress", known["progress"].default))
         check_options(self)
+
+    if not TYPE_CHECKING:  # jinfer itself asks the parts, and mypy sees that it does
+
+        def __getattr__(self, name: str) -> Any:
+            """An option of a part, for callers who know options by their names."""
+            for part, fields in PARTS.items():
+                if name in fields.__dataclass_fields__ and part in self.__dict__:
+                    return getattr(self.__dict__[part], name)
+            raise AttributeError(f"{type(self).__name__} has no option {name!r}")
 
     @classmethod
     def options(cls) -> dict[str, Option]:
@@ -163,15 +180,7 @@ class EngineConfig:
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> "EngineConfig":
         """The config of keyword arguments; an unknown name is an error that lists the known ones."""
-        known = cls.options()
-        for name in options:
-            if name not in known:
-                raise ConfigError(f"unknown engine option {name!r}; the options are {', '.join(known)}")
-
-        def given(part: type) -> dict[str, Any]:
-            return {each.name: options[each.name] for each in options_of(part) if each.name in options}
-
-        return cls(**{name: part(**given(part)) for name, part in PARTS.items()}, **given(cls))
+        return cls(**options)
 
 
 PARTS: dict[str, type] = {

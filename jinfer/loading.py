@@ -78,7 +78,7 @@ def find_model(
             "params and dummy_weights=True are both given; they are two sources of the same weights"
         )
     # Options are refused before weights are looked at.
-    choose_limits(config.cache, config.scheduler, model_config, placement.device)
+    choose_limits(config, model_config, placement.device)
     dtype = choose_dtype(config.model.dtype, placement.device)
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)

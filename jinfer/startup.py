@@ -95,7 +95,7 @@ def find_checked(
 
 def longest_limits(found: FoundModel, config: EngineConfig, placement: Placement) -> Limits:
     """The limits of an engine whose memory holds as many pages as all rows can use, or as the options say."""
-    chosen = choose_limits(config.cache, config.scheduler, found.model.config, placement.device)
+    chosen = choose_limits(config, found.model.config, placement.device)
     num_pages = config.cache.num_pages or chosen.max_num_seqs * chosen.pages_per_sequence + 1
     max_model_len = min(chosen.max_model_len, (num_pages - 1) * chosen.page_size)
     return dataclasses.replace(chosen, num_pages=num_pages, max_model_len=max_model_len)
@@ -151,7 +151,7 @@ def _chosen_limits(
     found: FoundModel, config: EngineConfig, placement: Placement, memory: DeviceMemory, weight_bytes: int
 ) -> Limits:
     """The sizes that follow from the options alone. Raises what `choose_limits` and `check_fits` raise."""
-    chosen = choose_limits(config.cache, config.scheduler, found.model.config, placement.device)
+    chosen = choose_limits(config, found.model.config, placement.device)
     check_fits(config.cache, chosen, found.model.config, found.dtype, memory, weight_bytes)
     return chosen
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jinfer.batching.buckets import StepShape
-from jinfer.config import CacheOptions, DType, Limits, SchedulerOptions
+from jinfer.config import CacheOptions, DType, EngineConfig, Limits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution.device_memory import GB, DeviceMemory
 from jinfer.execution.kv_cache import KVLayout
@@ -95,22 +95,19 @@ def check_weights_fit(model: Model, utilization: float | int, device: jax.Device
         )
 
 
-def choose_limits(
-    cache: CacheOptions, scheduler: SchedulerOptions, model: ModelConfig, device: jax.Device
-) -> Limits:
+def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) -> Limits:
     """Every choice that the options leave open, as if memory held the whole context; `num_pages` is
     provisional.
 
     Raises ConfigError for options that contradict each other.
     """
-    defaults = device_defaults(device)
+    cache, scheduler, defaults = config.cache, config.scheduler, device_defaults(device)
     max_num_batched_tokens = scheduler.max_num_batched_tokens or defaults.max_num_batched_tokens
     max_num_seqs = scheduler.max_num_seqs or min(defaults.max_num_seqs, max_num_batched_tokens)
     if max_num_seqs > max_num_batched_tokens:
         raise ConfigError(
             f"max_num_seqs={max_num_seqs} sequences may each have a token in a step, and "
-            "max_num_batched_tokens="
-            f"{max_num_batched_tokens} holds fewer; raise it or lower max_num_seqs"
+            f"max_num_batched_tokens={max_num_batched_tokens} holds fewer; raise it or lower max_num_seqs"
         )
     return Limits(
         page_size=cache.page_size,

@@ -1,6 +1,7 @@
 """The command line has every option of an engine, made from the fields of the config."""
 
 import argparse
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from unittest.mock import Mock
@@ -87,13 +88,30 @@ def test_every_option_reaches_the_config():
         *("--no-compilation-cache", "--compilation-cache-dir", "somewhere", "--no-progress"),
     )
 
-    assert EngineConfig.from_options(given) == EngineConfig(
-        model=ModelOptions("float32", "xla", True, 0),
-        cache=CacheOptions(4, 9, "auto", 0.5, False),
-        scheduler=SchedulerOptions(2, 8, "decode_first", False),
-        compiler=CompilerOptions({"a": "1", "b": False}, False, "somewhere"),
-        progress=False,
-    )
+    config = EngineConfig.from_options(given)
+    assert config.model == ModelOptions("float32", "xla", True, 0)
+    assert config.cache == CacheOptions(4, 9, "auto", 0.5, False)
+    assert config.scheduler == SchedulerOptions(2, 8, "decode_first", False)
+    assert config.compiler == CompilerOptions({"a": "1", "b": False}, False, "somewhere")
+    assert config.progress is False
+
+
+def test_options_are_keywords_and_attributes_by_their_names():
+    config = EngineConfig(page_size=4, scheduling_policy="decode_first", progress=False)
+
+    assert (config.page_size, config.scheduling_policy, config.progress) == (4, "decode_first", False)
+    assert (config.cache.page_size, config.overlap) == (4, True)
+    assert {name: getattr(config, name) for name in EngineConfig.options()} == {
+        **{name: each.default for name, each in EngineConfig.options().items()},
+        "page_size": 4,
+        "scheduling_policy": "decode_first",
+        "progress": False,
+    }
+    assert copy.deepcopy(config) == config != EngineConfig()
+    with pytest.raises(AttributeError, match="warp_drive"):
+        _ = config.warp_drive
+    with pytest.raises(ConfigError, match="unknown engine option 'warp_drive'; the options are dtype, "):
+        EngineConfig(warp_drive=9)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def memory_plan(
 ) -> MemoryPlan:
     """`options` are those of the engine. The largest step needs `step_bytes`, where that is known."""
     config, device = EngineConfig.from_options(options), device or gpu(10 * GB)
-    chosen = choose_limits(config.cache, config.scheduler, model, device)
+    chosen = choose_limits(config, model, device)
     needs = MemoryNeeds.of(model, chosen, dtype, weight_bytes=weight_bytes, step_bytes=step_bytes)
     return plan_memory(config.cache, chosen, DeviceMemory.of(device), needs)
 
