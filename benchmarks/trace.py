@@ -189,8 +189,7 @@ def print_device(device: str, trace: Trace, top: int) -> None:
         share = 100 * total / found.busy_us
         print(
             f"  {total / num_steps:10.1f} {counts[name] / num_steps:7.1f} {total / counts[name]:9.2f} "
-            f"{share:5.1f}%  "
-            f"{name[:NAME_WIDTH]}"
+            f"{share:5.1f}%  {name[:NAME_WIDTH]}"
         )
 
 

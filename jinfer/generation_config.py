@@ -101,8 +101,7 @@ class GenerationConfig:
             except RequestError as error:
                 logger.warning(
                     "%s sets a sampling default that jinfer does not have: %s. It is left out, and %s is %s "
-                    "unless a "
-                    "request says otherwise",
+                    "unless a request says otherwise",
                     self.file,
                     error,
                     name,

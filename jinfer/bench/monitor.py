@@ -49,10 +49,8 @@ class Monitor:
         rate = self._num_tokens / (now - self._last)
         print(
             f"{self._label} {now - self._began:6.1f} s  running {figures.num_running}  waiting "
-            f"{figures.num_waiting}  "
-            f"pages {figures.num_used_pages} used {figures.num_cached_pages} cached "
-            f"{figures.num_free_pages} free  "
-            f"{rate:,.0f} tokens/s",
+            f"{figures.num_waiting}  pages {figures.num_used_pages} used {figures.num_cached_pages} cached "
+            f"{figures.num_free_pages} free  {rate:,.0f} tokens/s",
             file=self._stream,
             flush=True,
         )

@@ -124,7 +124,6 @@ def _times(request: Request, arrival: float) -> RequestTimes:
     if got != wanted or request.first_token_time is None or request.finished_time is None:
         raise EngineError(
             f"{request.request_id} ended with {got} of {wanted} tokens ({sequence.finish_reason}: "
-            f"{sequence.error}); "
-            "its time means nothing"
+            f"{sequence.error}); its time means nothing"
         )
     return RequestTimes(request.first_token_time - arrival, request.finished_time - arrival, got)

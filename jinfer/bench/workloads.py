@@ -29,8 +29,7 @@ SHARED_PREFIX = ("16", "4096", "32")  # requests, shared tokens, tokens of their
 FORMS = {
     "latency": "b1, bROWS-PROMPT (b64-1024) or ttft-PROMPT (ttft-8192)",
     "throughput": "mixedREQUESTS (mixed256), REQUESTSxPROMPT (256x1024), prefill-REQUESTSxPROMPT "
-    "(prefill-32x2048), "
-    "shared-prefix (or shared-REQUESTSxPREFIX+OWN), azure or poisson-RATE (poisson-4)",
+    "(prefill-32x2048), shared-prefix (or shared-REQUESTSxPREFIX+OWN), azure or poisson-RATE (poisson-4)",
 }
 
 

@@ -38,8 +38,7 @@ CLOSED = "this LLM is closed; create another"
 INTERRUPTED = "another call was interrupted within a step, which ended every request; send this one again"
 INSIDE_A_STEP = (
     "this thread is in the middle of a step of this engine, which a finalizer or a signal handler cannot "
-    "wait for; "
-    "let the handler set a flag, and use the LLM after the call that it interrupted"
+    "wait for; let the handler set a flag, and use the LLM after the call that it interrupted"
 )
 
 

@@ -46,8 +46,7 @@ class DeviceMemory:
         """A further remedy where memory is in use, to follow others; empty where none is."""
         return (
             "; what other engines and arrays of this process use counts too: LLM.close() gives an engine's "
-            "memory "
-            "back, and a higher gpu_memory_utilization leaves room for both"
+            "memory back, and a higher gpu_memory_utilization leaves room for both"
         ) * self.is_shared
 
     @property

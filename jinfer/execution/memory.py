@@ -146,11 +146,10 @@ def plan_memory(cache: CacheOptions, chosen: Limits, memory: DeviceMemory, needs
         share = memory.share(cache.gpu_memory_utilization)
         raise InsufficientMemoryError(
             f"a KV cache of {num_pages} pages of {chosen.page_size} tokens needs "
-            f"{num_pages * needs.page_bytes / GB:.2f} GB; {share} leaves {max(left, 0) / GB:.2f} GB for "
-            f"it after {needs.weight_bytes / GB:.2f} GB of weights and {needs.workspace_bytes / GB:.2f} GB "
-            "of "
-            f"workspace, which is {max(left, 0) // needs.page_bytes} pages; lower num_pages, max_num_seqs or "
-            f"max_num_batched_tokens, or raise gpu_memory_utilization{memory.remedy}"
+            f"{num_pages * needs.page_bytes / GB:.2f} GB; {share} leaves {max(left, 0) / GB:.2f} GB for it "
+            f"after {needs.weight_bytes / GB:.2f} GB of weights and {needs.workspace_bytes / GB:.2f} GB of "
+            f"workspace, which is {max(left, 0) // needs.page_bytes} pages; lower num_pages, max_num_seqs "
+            f"or max_num_batched_tokens, or raise gpu_memory_utilization{memory.remedy}"
         )
     max_model_len = min(chosen.max_model_len, (num_pages - 1) * chosen.page_size)
     limits = replace(chosen, num_pages=num_pages, max_model_len=max_model_len)

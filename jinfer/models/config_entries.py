@@ -115,8 +115,7 @@ def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | Non
     if len(types) != num_layers or not set(types) <= set(LAYER_TYPES):
         raise UnsupportedModelError(
             f"config.json has layer_types {list(types)!r}; jinfer implements {FULL} and {SLIDING}, one for "
-            "each of "
-            f"the {num_layers} layers: {REMEDY}"
+            f"each of the {num_layers} layers: {REMEDY}"
         )
     return tuple(LAYER_TYPES[kind] for kind in types)
 
@@ -178,8 +177,7 @@ def _num_kv_heads(entries: Entries, num_heads: int, defaults: FamilyDefaults) ->
     if num_heads % num_kv_heads:
         raise UnsupportedModelError(
             f"config.json has {num_heads} attention heads over {num_kv_heads} KV heads ({name}, or the "
-            "family's "
-            "default where it is absent); it must be a whole multiple"
+            "family's default where it is absent); it must be a whole multiple"
         )
     return num_kv_heads
 
@@ -189,15 +187,13 @@ def _head_dim(entries: Entries, hidden_size: int, num_heads: int, defaults: Fami
     if head_dim is None and hidden_size < num_heads:
         raise UnsupportedModelError(
             f"config.json has hidden_size {hidden_size} and num_attention_heads {num_heads}, which leaves "
-            "heads no "
-            "dimension; correct one of them, or add head_dim"
+            "heads no dimension; correct one of them, or add head_dim"
         )
     head_dim = hidden_size // num_heads if head_dim is None else head_dim
     if head_dim % 2:
         raise UnsupportedModelError(
             f"config.json has head_dim {head_dim} (hidden_size / num_attention_heads where it is absent); "
-            "rotary "
-            "embedding turns dimensions in pairs, so it must be even"
+            "rotary embedding turns dimensions in pairs, so it must be even"
         )
     return head_dim
 

@@ -73,8 +73,7 @@ def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
     for name, value in _foreign(entries.raw, config).items():
         logger.warning(
             "config.json has %s %s, which is no entry of %s and is not applied: if the model was made with "
-            "it, its "
-            "tokens are others",
+            "it, its tokens are others",
             name,
             shown(value),
             config.architecture,

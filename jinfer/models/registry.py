@@ -60,8 +60,7 @@ def _family_of_entries(entries: Entries) -> ModuleType:
     if by_type not in (None, family):
         logger.warning(
             "config.json has architectures %s and model_type %r, which is another family's: the model is "
-            "run as the "
-            "former, and by transformers as the latter; correct the one that does not hold",
+            "run as the former, and by transformers as the latter; correct the one that does not hold",
             list(names),
             model_type,
         )
@@ -86,6 +85,5 @@ def _check_not_quantized(entries: Entries) -> None:
             method = quantization.text("quant_method", "an unnamed method")
             raise UnsupportedModelError(
                 f"config.json has {name}: the weights are quantized with {method}, which jinfer cannot read "
-                "yet; "
-                "use the model's unquantized checkpoint"
+                "yet; use the model's unquantized checkpoint"
             )

@@ -57,9 +57,8 @@ def read_rope(
     if len(set(said.values())) > 1:
         raise UnsupportedModelError(
             f"config.json has {' and '.join(f'{name} {shown(entries.raw[name])}' for name in said)}, which "
-            "do not say "
-            "the same of rotary embedding: remove the one that does not hold, or make them equal, "
-            "rope_theta included"
+            "do not say the same of rotary embedding: remove the one that does not hold, or make them "
+            "equal, rope_theta included"
         )
     return next(iter(said.values()), RopeConfig(entries.number("rope_theta", DEFAULT_THETA, above=0)))
 
@@ -79,8 +78,7 @@ def _read_entry(
     if len(found) > 1:
         raise UnsupportedModelError(
             f"{entry.place} is {shown(entry.raw)}, which differs between types of layers; jinfer turns all "
-            "layers "
-            "alike: use a model that does"
+            "layers alike: use a model that does"
         )
     return found.pop()
 
@@ -111,8 +109,7 @@ def _rope_type(entry: Entries) -> str:
     if len(kinds) > 1:
         raise UnsupportedModelError(
             f"{entry.place} has rope_type {names['rope_type']!r} and type {names['type']!r}; they are two "
-            "names of one "
-            "entry: remove the one that does not hold"
+            "names of one entry: remove the one that does not hold"
         )
     kind = kinds.pop() if kinds else "default"
     if kind != "default" and kind not in READERS:
@@ -139,8 +136,7 @@ def _one_of(name: str, entry: Entries, inside: Number | None, outside: Number | 
     if inside is not None and outside is not None and inside != outside:
         raise UnsupportedModelError(
             f"config.json has {name} {outside}, and {entry.place} has {name} {inside}; they are two places "
-            "of one "
-            "entry: remove the one that does not hold"
+            "of one entry: remove the one that does not hold"
         )
     return outside if inside is None else inside
 

@@ -79,8 +79,7 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         if name not in of_sampling and name not in of_llm:
             raise ConfigError(
                 f"unknown option {name!r}; those of the engine are {', '.join(of_llm)}, and those of "
-                "sampling "
-                f"{', '.join(of_sampling)}"
+                f"sampling {', '.join(of_sampling)}"
             )
     sampling = {name: value for name, value in options.items() if name in of_sampling}
     return {name: value for name, value in options.items() if name in of_llm}, sampling

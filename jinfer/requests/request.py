@@ -151,15 +151,13 @@ def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Li
     if limits.pages_for(length + 1) > usable_pages:
         raise RequestError(
             f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages "
-            "of "
-            f"{limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or "
+            f"of {limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or "
             "raise num_pages"
         )
     if length >= limits.max_model_len:
         raise RequestError(
             f"the prompt has {length} tokens and the context holds {limits.max_model_len}, of which one "
-            "must be left "
-            "for the output; shorten the prompt or raise max_model_len if the model allows"
+            "must be left for the output; shorten the prompt or raise max_model_len if the model allows"
         )
 
 

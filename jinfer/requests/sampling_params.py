@@ -167,6 +167,5 @@ def _check_cache_salt(salt: Any) -> None:
     if salt is not None and not (isinstance(salt, str) and 0 < len(salt) <= MAX_CACHE_SALT_LENGTH):
         raise RequestError(
             f"cache_salt={shown(salt)} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None "
-            "to share "
-            "with all that have none"
+            "to share with all that have none"
         )

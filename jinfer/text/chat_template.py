@@ -66,8 +66,7 @@ class ChatTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise TokenizerError(
                 f"line {error.lineno} of the chat template is not valid Jinja: {error.message}; correct it, "
-                "or pass a "
-                f"prompt instead of messages"
+                "or pass a prompt instead of messages"
             ) from error
 
     def render(
@@ -133,8 +132,7 @@ class ChatTemplate:
         except Exception as error:  # a template can raise anything that Python's operators raise
             raise RequestError(
                 f"the chat template failed{_template_line(error)}: {type(error).__name__}: {error}; check "
-                "that it "
-                f"supports the roles and fields of these messages"
+                "that it supports the roles and fields of these messages"
             ) from error
 
 
@@ -219,8 +217,7 @@ def _marked(message: PlainMessage, field: str) -> tuple[PlainMessage, str]:
             return {**message, field: parts}, text
     raise RequestError(
         f"continue_final_message is given and the last message has no text in {field!r} to continue; give "
-        "it some, or "
-        f"name the field that has"
+        "it some, or name the field that has"
     )
 
 

@@ -105,7 +105,6 @@ def _refuse_part(part: Any, where: str) -> None:
     if part_type != "text":
         raise RequestError(
             f"{where} has the type {part_type!r}; only parts of type 'text' are supported, unless the chat "
-            "template "
-            f"reads others; give its text as a part of type 'text'"
+            "template reads others; give its text as a part of type 'text'"
         )
     raise RequestError(f"{where} has the text {part.get('text')!r}; it must be a string")

@@ -167,8 +167,7 @@ def _check_stop(stop: tuple[str, ...], tokenizer: Tokenizer) -> None:
         if (character := tokenizer.unwritable_character(word)) is not None:
             raise RequestError(
                 f"the stop string {word!r} has the character {character!r}, which no text of this tokenizer "
-                "has: it "
-                f"would never stop anything; remove it, or give the ids to stop at as stop_token_ids"
+                "has: it would never stop anything; remove it, or give the ids to stop at as stop_token_ids"
             )
 
 

@@ -52,6 +52,5 @@ def _plain_scalar(value: Any, where: str) -> Any:
             return item
     raise RequestError(
         f"{where} is a {type(value).__name__}, and a chat template takes only what JSON can hold; convert "
-        "it to a "
-        f"string, number, list or dict"
+        "it to a string, number, list or dict"
     )

@@ -284,8 +284,7 @@ class Tokenizer:
         if self._chat_templates:
             raise TokenizerError(
                 f"the model has the chat templates {', '.join(map(repr, self._chat_templates))} and none is "
-                "named "
-                f"'default'; name one with chat_template="
+                "named 'default'; name one with chat_template="
             )
         raise TokenizerError(
             "the model has no chat template; pass a prompt instead of messages, or put the template of its "
@@ -328,6 +327,5 @@ def _check_text(text: str) -> None:
     except UnicodeEncodeError as error:
         raise RequestError(
             f"the text has the lone surrogate {text[error.start]!r} at character {error.start}, which is "
-            "not valid "
-            f"Unicode; remove it, or decode the text with errors='replace'"
+            "not valid Unicode; remove it, or decode the text with errors='replace'"
         ) from error

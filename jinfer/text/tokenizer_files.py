@@ -67,8 +67,7 @@ def _read_backend(path: Path) -> Backend:
     if not path.is_file():
         raise TokenizerError(
             f"there is no {path.name} in {path.parent}; pass token ids instead of text, or make the file "
-            "from a slow "
-            "tokenizer with transformers: "
+            "from a slow tokenizer with transformers: "
             "AutoTokenizer.from_pretrained(directory).save_pretrained(directory)"
         )
     try:

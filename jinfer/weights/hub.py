@@ -52,8 +52,7 @@ def resolve_model_directory(model: str | Path | None, *, weights: bool = True) -
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelNotFoundError(
             f"{str(model)!r} is not a directory, and the hub did not give it: {error}; check the name, the "
-            "network, "
-            "HF_TOKEN if it is a gated model, and HF_HUB_OFFLINE"
+            "network, HF_TOKEN if it is a gated model, and HF_HUB_OFFLINE"
         ) from error
 
 
@@ -115,8 +114,7 @@ def _fetch_more(repository: str, snapshot: Path, patterns: Sequence[str]) -> Non
     except (LocalEntryNotFoundError, OSError) as error:  # by version of huggingface_hub, where it is offline
         raise ModelNotFoundError(
             f"the hub's cache lacks {named(patterns)} of {repository}, and the hub is out of reach "
-            f"({error}); fetch "
-            "the model where there is a network"
+            f"({error}); fetch the model where there is a network"
         ) from error
 
 
@@ -130,8 +128,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file() and (path.parent / ADAPTER_CONFIG).is_file():
         raise ModelNotFoundError(
             f"{path.parent} has no {path.name}, and {ADAPTER_CONFIG} says that it is an adapter, which "
-            "jinfer cannot "
-            "apply; merge it into its base model (merge_and_unload of peft) and save that"
+            "jinfer cannot apply; merge it into its base model (merge_and_unload of peft) and save that"
         )
     if not path.is_file():
         raise ModelNotFoundError(f"{path.parent} has no {path.name}; a model directory holds one")

@@ -48,8 +48,7 @@ def source_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     if not is_file_name or not (name.endswith(SUFFIX) or is_index(Path(name))):
         raise UnsupportedModelError(
             f"config.json has {EXPLICIT_SOURCE} {name!r}, which is no safetensors file or index of the "
-            "model's "
-            "directory; name one, or leave the entry out"
+            "model's directory; name one, or leave the entry out"
         )
     return (name,)
 
@@ -104,8 +103,7 @@ def _open_index(index: Path) -> TensorFiles:
             else:
                 raise CheckpointError(
                     f"{tensors[name].file} and {file} both hold {name}, and {index} does not say which is "
-                    "right; name "
-                    "its file in weight_map"
+                    "right; name its file in weight_map"
                 )
     _say_what_the_index_leaves(index, copies, [name for name in tensors if name not in given])
     absent = {name: file for name, file in given.items() if name not in tensors}

@@ -94,8 +94,7 @@ class _Layout:
             each = ", ".join(str(tensor.num_columns) for tensor in spec.tensors)
             self.faults.append(
                 f"{' + '.join(names)} have shapes {', '.join(map(str, shapes))}, but must have "
-                f"{spec.shape[-1]} rows "
-                f"together: {each}"
+                f"{spec.shape[-1]} rows together: {each}"
             )
 
     def note_unused(self, specs: ParamSpecs) -> None:

@@ -42,8 +42,7 @@ def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
     for name in _present(directory, QUANTIZATION_FILES):
         logger.warning(
             "%s says that the weights are quantized, and is not read: they are served as they are stored; "
-            "use the "
-            "unquantized model, or remove it",
+            "use the unquantized model, or remove it",
             directory / name,
         )
     auto_map = raw.get("auto_map")
@@ -66,8 +65,7 @@ def adapter_error(directory: Path) -> CheckpointError | None:
         return None
     return CheckpointError(
         f"{directory} holds an adapter alone ({', '.join(present)}), which jinfer cannot apply; merge it "
-        "into its base "
-        "model (merge_and_unload of peft) and save that"
+        "into its base model (merge_and_unload of peft) and save that"
     )
 
 

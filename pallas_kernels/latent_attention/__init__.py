@@ -81,14 +81,12 @@ def _check(
     if latent_dim + rope_dim != cache_dim:
         raise ValueError(
             f"the queries have {latent_dim} latent and {rope_dim} rotary dimensions and the cache "
-            f"{cache_dim}; "
-            "it must be their sum"
+            f"{cache_dim}; it must be their sum"
         )
     if not page_table.shape[0] == lengths.shape[0] == q_latent.shape[0]:
         raise ValueError(
             f"q_latent has {q_latent.shape[0]} rows, page_table {page_table.shape[0]} and lengths "
-            f"{lengths.shape[0]}; "
-            "they must be equal"
+            f"{lengths.shape[0]}; they must be equal"
         )
     if not scale > 0:
         raise ValueError(f"scale={scale} must be positive")

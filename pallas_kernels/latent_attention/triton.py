@@ -90,8 +90,7 @@ def _check_blocks(blocks: MlaBlocks, dtype: jnp.dtype) -> None:
     if blocks.early_loads and not uses_wgmma(blocks.heads, blocks.num_warps, dtype.itemsize):
         raise ValueError(
             f"early_loads with {blocks.heads} heads of {dtype} a program: they need the second buffer for a "
-            "tile that "
-            "Triton allocates for wgmma alone, which takes 64 heads of 16 bits"
+            "tile that Triton allocates for wgmma alone, which takes 64 heads of 16 bits"
         )
 
 

@@ -104,6 +104,5 @@ def _check(logits: Array, parameters: tuple[Array, ...]) -> None:
     if wrong or seeds.shape != (rows, 2) or blocked_ids.ndim != 2 or blocked_ids.shape[0] != rows:
         raise ValueError(
             f"{rows} rows of logits need parameters of shape ({rows},), seeds ({rows}, 2) and blocked_ids "
-            f"({rows}, n); "
-            f"got {', '.join(str(x.shape) for x in parameters)}"
+            f"({rows}, n); got {', '.join(str(x.shape) for x in parameters)}"
         )

@@ -48,13 +48,11 @@ READ_PARTS = {
     ),
     "filters": (
         "{% for m in messages %}{{ m.content | selectattr('type', 'equalto', 'text') | "
-        "map(attribute='text') | join }}"
-        "{% endfor %}"
+        "map(attribute='text') | join }}{% endfor %}"
     ),
     "a loop over a filter": (
         "{% for m in messages | list %}{% for p in m.content | selectattr('type', 'eq', 'text') | list %}{{ "
-        "p.text }}"
-        "{% endfor %}{% endfor %}"
+        "p.text }}{% endfor %}{% endfor %}"
     ),
     "a macro": (
         "{% macro f(parts, x) %}{% for p in parts %}{{ p.text }}{% endfor %}{% endmacro %}"
@@ -79,8 +77,7 @@ READ_PARTS = {
     "or": "{% for m in messages %}{% for p in m.content or [] %}{{ p.text }}{% endfor %}{% endfor %}",
     "iterable, tested": (
         "{% for m in messages %}{% if m.content is iterable %}{% for p in m.content %}{{ p.text }}{% endfor "
-        "%}"
-        "{% else %}{{ m.content }}{% endif %}{% endfor %}"
+        "%}{% else %}{{ m.content }}{% endif %}{% endfor %}"
     ),
     "the system prompt as a string": (
         "{% if messages[0].role == 'system' %}{{ messages[0].content }}{% set chat = messages[1:] %}{% else "
@@ -128,8 +125,7 @@ READ_BOTH = {
     ),
     "a macro": (
         "{% macro f(c) %}{% if c is not string %}{% for p in c %}{{ p.text }}+{% endfor %}{% else %}{{ c "
-        "}}{% endif %}"
-        "{% endmacro %}{% for m in messages %}{{ f(m.content) }}{% endfor %}"
+        "}}{% endif %}{% endmacro %}{% for m in messages %}{{ f(m.content) }}{% endfor %}"
     ),
 }
 
