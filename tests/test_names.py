@@ -20,13 +20,6 @@ NO_SUBJECT = {
 BOUND = re.compile(r"\b_?(?:most|fewest|MOST|FEWEST)_\w+")
 SAME_NAME = {"Limits", "Output"}
 """Classes that are still to get names of their own."""
-OTHER_BOUNDS = (
-    "jinfer/cli/",
-    "jinfer/execution/device_memory.py",
-    "jinfer/execution/memory.py",
-    "pallas_kernels/",
-)
-"""Files, or folders of files, whose bounds are still called most and fewest."""
 
 
 def relative(path: Path) -> str:
@@ -76,8 +69,7 @@ def test_docstrings_begin_with_their_subject(path):
 def test_bounds_are_max_and_min():
     """The glossary's rule: `num_` counts, `max_` bounds."""
     for path in SOURCES:
-        if not relative(path).startswith(OTHER_BOUNDS):
-            assert BOUND.findall(path.read_text(encoding="utf-8")) == [], path
+        assert BOUND.findall(path.read_text(encoding="utf-8")) == [], path
 
 
 def test_ruff_formats_every_line():

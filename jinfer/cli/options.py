@@ -13,9 +13,9 @@ from jinfer.config import EngineConfig
 from jinfer.options import Option
 from jinfer.requests.sampling_params import SamplingParams
 
-MOST_DIGITS, MOST_SHOWN = 18, 60
+MAX_DIGITS, MAX_SHOWN = 18, 60
 BOOLEANS = {"true": True, "false": False}
-TOKEN_ID = re.compile(rf"\s*[+-]?[0-9]{{1,{MOST_DIGITS}}}\s*")
+TOKEN_ID = re.compile(rf"\s*[+-]?[0-9]{{1,{MAX_DIGITS}}}\s*")
 SAMPLING_OPTIONS = (
     "n",
     "max_tokens",
@@ -106,10 +106,10 @@ def token_ids(text: str) -> list[int]:
     """Ids from the form 1,2,3. Whether a model has them is found out later."""
     parts = text.split(",")
     if not all(TOKEN_ID.fullmatch(part) for part in parts):
-        shown = text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
+        shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
         raise argparse.ArgumentTypeError(
             f"{shown!r} is not a list of token ids such as 1,2,3; an id is a number of at most "
-            f"{MOST_DIGITS} digits"
+            f"{MAX_DIGITS} digits"
         )
     return [int(part) for part in parts]
 

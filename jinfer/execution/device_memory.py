@@ -11,7 +11,7 @@ import jax
 GB = 10**9
 MB = 10**6
 MEMINFO = Path("/proc/meminfo")
-MOST_CACHE_BYTES_ON_CPU = 1 * GB  # a laptop's memory belongs to others as well; num_pages overrides
+MAX_CACHE_BYTES_ON_CPU = 1 * GB  # a laptop's memory belongs to others as well; num_pages overrides
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class DeviceMemory:
     kind: str
     total_bytes: int
     in_use_bytes: int
-    most_cache_bytes: int | None = None
+    max_cache_bytes: int | None = None
 
     @classmethod
     def of(cls, device: jax.Device) -> "DeviceMemory":
         """The memory that JAX may use of a GPU; of a CPU, the host's available memory, none of it in use."""
         stats = device.memory_stats()
         if stats is None:
-            return cls(device.device_kind, _available_host_bytes(), 0, MOST_CACHE_BYTES_ON_CPU)
+            return cls(device.device_kind, _available_host_bytes(), 0, MAX_CACHE_BYTES_ON_CPU)
         return cls(device.device_kind, stats["bytes_limit"], stats["bytes_in_use"])
 
     def available_bytes(self, utilization: float | int) -> int:

@@ -141,7 +141,7 @@ def plan_memory(cache: CacheOptions, chosen: Limits, memory: DeviceMemory, needs
     for.
     """
     left = memory.available_bytes(cache.gpu_memory_utilization) - needs.weight_bytes - needs.workspace_bytes
-    num_pages = cache.num_pages or _most_pages(chosen, left, memory.most_cache_bytes, needs.page_bytes)
+    num_pages = cache.num_pages or _max_pages(chosen, left, memory.max_cache_bytes, needs.page_bytes)
     if num_pages * needs.page_bytes > left:
         share = memory.share(cache.gpu_memory_utilization)
         raise InsufficientMemoryError(
@@ -178,14 +178,14 @@ def check_workspace(plan: MemoryPlan, steps: Mapping[StepShape, jax.stages.Compi
         )
 
 
-def _most_pages(limits: Limits, left_bytes: int, most_bytes: int | None, page_bytes: int) -> int:
+def _max_pages(limits: Limits, left_bytes: int, max_bytes: int | None, page_bytes: int) -> int:
     """The pages that all rows can use, or those that there is memory for.
 
     The number is a shape, and steps are found again on disk by their shapes: it is rounded down, by less than
     a 256th, so that a few bytes more or less in use do not make it another.
     """
     wanted = limits.max_num_seqs * limits.pages_per_sequence + 1
-    fits = (left_bytes if most_bytes is None else min(left_bytes, most_bytes)) // page_bytes
+    fits = (left_bytes if max_bytes is None else min(left_bytes, max_bytes)) // page_bytes
     step = 1 << max(0, (max(fits, 0) // 256).bit_length() - 1)
     return max(MIN_PAGES, min(wanted, fits // step * step))
 

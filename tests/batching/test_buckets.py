@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from jinfer.batching.buckets import Buckets, StepShape
 from tests.batching.plans import chunk, decode_rows, limits, plan
 
-MOST_ROWS = 512
+MAX_ROWS = 512
 
 
 def decode_plan(num_rows: int):
@@ -29,7 +29,7 @@ def test_the_buckets_of_the_docstring():
     ]
 
 
-@pytest.mark.parametrize("max_num_seqs", [9, 100, 256, MOST_ROWS])
+@pytest.mark.parametrize("max_num_seqs", [9, 100, 256, MAX_ROWS])
 def test_less_than_a_quarter_of_a_decode_step_is_padding(max_num_seqs):
     row_counts = [shape.rows for shape in Buckets.for_limits(limits(max_num_seqs=max_num_seqs)).decode]
     for num_rows in range(9, max_num_seqs + 1):
@@ -51,7 +51,7 @@ def test_there_are_few_shapes():
     assert (len(shapes.decode), len(shapes.mixed)) == (22, 20)
 
 
-@given(max_num_seqs=st.integers(1, MOST_ROWS), tokens=st.integers(0, 5000))
+@given(max_num_seqs=st.integers(1, MAX_ROWS), tokens=st.integers(0, 5000))
 @settings(max_examples=100, deadline=None, print_blob=True)
 def test_shapes_ascend_to_the_limits(max_num_seqs, tokens):
     max_num_batched_tokens = max_num_seqs + tokens
@@ -64,8 +64,8 @@ def test_shapes_ascend_to_the_limits(max_num_seqs, tokens):
     assert list(buckets.mixed) == sorted(set(buckets.mixed), key=lambda shape: (shape.tokens, shape.rows))
     assert (row_counts[-1], token_counts[-1]) == (max_num_seqs, max_num_batched_tokens)
     assert all(shape.is_decode for shape in buckets.decode)
-    most_rows = {shape.tokens: shape.rows for shape in buckets.mixed}
-    assert most_rows == {tokens: min(tokens, max_num_seqs) for tokens in token_counts}
+    max_rows = {shape.tokens: shape.rows for shape in buckets.mixed}
+    assert max_rows == {tokens: min(tokens, max_num_seqs) for tokens in token_counts}
     assert buckets.all == buckets.decode + buckets.mixed
 
 

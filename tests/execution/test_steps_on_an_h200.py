@@ -86,8 +86,8 @@ def test_a_step_is_what_we_want(compiled, shape):
     assert set(program.captured) <= KERNELS, Counter(program.captured)
     assert program.aliased_bytes >= cache_bytes()
     assert program.temporary_bytes < cache_bytes() / 2
-    most_copies = 2 if shape.rows <= 16 else 2 + SLICES_A_LAYER * NUM_LAYERS
-    assert program.captured.count("kCopy") <= most_copies
+    max_copies = 2 if shape.rows <= 16 else 2 + SLICES_A_LAYER * NUM_LAYERS
+    assert program.captured.count("kCopy") <= max_copies
     assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
     if shape == StepShape(1):
         check_layers_of_one_row(program)

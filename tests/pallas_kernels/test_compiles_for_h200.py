@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=what_is_mi
 
 # By the beginning of a kernel's name. extend fills all 255 registers; Triton of jax 0.11, with which decision
 # 0008 was measured, wants up to four more.
-MOST_SPILL_BYTES = {} if jax.__version_info__ < (0, 11) else {"paged_attention_extend": 16}
+MAX_SPILL_BYTES = {} if jax.__version_info__ < (0, 11) else {"paged_attention_extend": 16}
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +51,12 @@ def problems(compile_for_h200, case: Case) -> list[str]:
 
 
 def _spills(program: CompiledProgram) -> list[str]:
-    spilling = [kernel for kernel in program.kernels if kernel.spill_bytes > _most_spill_bytes(kernel.name)]
+    spilling = [kernel for kernel in program.kernels if kernel.spill_bytes > _max_spill_bytes(kernel.name)]
     return [f"{k.name} spills {k.spill_bytes} bytes a thread with {k.registers} registers" for k in spilling]
 
 
-def _most_spill_bytes(name: str) -> int:
-    return max((most for start, most in MOST_SPILL_BYTES.items() if name.startswith(start)), default=0)
+def _max_spill_bytes(name: str) -> int:
+    return max((most for start, most in MAX_SPILL_BYTES.items() if name.startswith(start)), default=0)
 
 
 def _shared_memory(program: CompiledProgram) -> list[str]:

@@ -265,12 +265,10 @@ class FakeEngine:
     def drain(self) -> None:
         """Runs until nothing is left, in a bounded number of steps: the oldest gets a token in each, and is
         read. With `prefill_first`, prompts may fill every row in between."""
-        most_between = 1 + (
+        max_between = 1 + (
             self.limits.max_num_seqs * self.limits.max_model_len if self.policy == "prefill_first" else 0
         )
-        most = (
-            self.num_steps + 2 + most_between * sum(sequence.max_total_tokens + 2 for sequence in self.live)
-        )
+        most = self.num_steps + 2 + max_between * sum(sequence.max_total_tokens + 2 for sequence in self.live)
         while self.live or self._in_flight:
             self.step()
             assert self.num_steps <= most, "the scheduler makes no progress"

@@ -38,9 +38,9 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     for rows, positions in ((64, 2048), (8, 16384), (256, 1024), (1, 131072)):
         name = f"decode-{rows}x{positions}"
         yield _case(name, PagedRows(rows, positions, llama), BANDWIDTH, beside_jax=name in COMPARED_WITH_JAX)
-    for positions, most_us in ((1024, 12), (4096, 15)):
+    for positions, max_us in ((1024, 12), (4096, 15)):
         paged = PagedRows(1, positions, AttentionShape(32, 4, 128))
-        yield _case(f"decode-b1-{positions}", paged, Target(most_us, "us"), is_latency=True)
+        yield _case(f"decode-b1-{positions}", paged, Target(max_us, "us"), is_latency=True)
     for page_size in (1, 64, 256):
         yield _case(f"decode-64x2048-page-{page_size}", PagedRows(64, 2048, llama, page_size=page_size))
     for model, rows, positions in (
