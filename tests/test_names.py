@@ -18,8 +18,6 @@ NO_SUBJECT = {
     *("To", "Under", "What", "Where", "Whether", "Which", "Who", "Whoever", "Why", "With", "Without"),
 }
 BOUND = re.compile(r"\b_?(?:most|fewest|MOST|FEWEST)_\w+")
-SAME_NAME = {"Limits", "Output"}
-"""Classes that are still to get names of their own."""
 
 
 def relative(path: Path) -> str:
@@ -57,7 +55,7 @@ def test_no_two_classes_have_one_name():
         for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.ClassDef):
                 files[node.name].append(relative(path))
-    assert {name: found for name, found in files.items() if len(found) > 1 and name not in SAME_NAME} == {}
+    assert {name: found for name, found in files.items() if len(found) > 1} == {}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=relative)

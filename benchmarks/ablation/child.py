@@ -17,7 +17,7 @@ from benchmarks import record
 from benchmarks.ablation.decode_step import DecodeStep
 from benchmarks.ablation.variants import Variant, find_variants
 from benchmarks.compare.workloads import comparable_workload
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.measure import measure
 from jinfer.bench.opening import Source, machine_limits, open_bench, work_of
 from jinfer.bench.results import Result, model_prefix
@@ -42,7 +42,7 @@ def main(request: dict[str, Any]) -> int:
         variants = find_variants(request["variants"])
         for variant in variants:
             variant.check()
-        machine = machine_limits() if request["machine"] is None else Limits(**request["machine"])
+        machine = machine_limits() if request["machine"] is None else MachineLimits(**request["machine"])
         circumstances = record.circumstances(request["command"])
         for name, found in results(variants, request, machine):
             line = (
@@ -56,7 +56,7 @@ def main(request: dict[str, Any]) -> int:
 
 
 def results(
-    variants: Sequence[Variant], request: dict[str, Any], machine: Limits
+    variants: Sequence[Variant], request: dict[str, Any], machine: MachineLimits
 ) -> Iterator[tuple[str, Result | Exception]]:
     """A result for each workload of each variant, or for those of the request; or what was raised in place of
     it."""
@@ -76,7 +76,7 @@ def results(
 
 
 def _steps(
-    variants: Sequence[Variant], source: Source, request: dict[str, Any], prefix: str, machine: Limits
+    variants: Sequence[Variant], source: Source, request: dict[str, Any], prefix: str, machine: MachineLimits
 ) -> Iterator[tuple[str, Result | Exception]]:
     """Of a model without its engine. All are traced, then compiled in threads, then timed one after the
     other; a step that fails does not end the others."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 
 Make = Callable[[Data, int], Inputs]  # (where inputs come from, number of sets of arguments)
 MAX_SETS = 64
@@ -95,7 +95,7 @@ class Figure:
     percent_of_limit: float
 
 
-def limit_us(work: Work, limit: Limit, limits: Limits) -> tuple[float, Limit]:
+def limit_us(work: Work, limit: Limit, limits: MachineLimits) -> tuple[float, Limit]:
     """The time that the machine needs at least, and which limit that is."""
     microseconds = {
         Limit.READ: work.read_bytes / limits.read_tb_per_s / 1e6,
@@ -107,7 +107,7 @@ def limit_us(work: Work, limit: Limit, limits: Limits) -> tuple[float, Limit]:
     return microseconds[limit], limit
 
 
-def figure(case: Case, microseconds: float, limits: Limits) -> Figure:
+def figure(case: Case, microseconds: float, limits: MachineLimits) -> Figure:
     """What a case's time means."""
     least_us, limit = limit_us(case.work, case.limit, limits)
     percent = 100 * least_us / microseconds

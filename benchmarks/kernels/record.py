@@ -5,7 +5,7 @@ from typing import Any
 
 from benchmarks.kernels.case import limit_us
 from benchmarks.kernels.run import Measured, Row
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.results import rounded
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -27,7 +27,9 @@ def measured_line(row: Row) -> dict[str, Any]:
     }
 
 
-def versus_jax_line(rows: list[Row], compared: tuple[str, ...], limits: Limits) -> dict[str, Any] | None:
+def versus_jax_line(
+    rows: list[Row], compared: tuple[str, ...], limits: MachineLimits
+) -> dict[str, Any] | None:
     """The worst ratio to jax's own kernel; None unless all `compared` cases were measured against it in this
     run."""
     found = [

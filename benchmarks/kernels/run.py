@@ -11,7 +11,7 @@ from typing import TypeVar
 from benchmarks.kernels.case import Case, Figure, Make, figure, limit_us
 from benchmarks.kernels.data import RandomData, ShapesOnly, compile_generators
 from benchmarks.kernels.timing import QUICK, SMOKE, THOROUGH, Chain, Effort, Step, compile_chain
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 
 CHAIN_US = 1000.0  # long enough to hide the dispatch of the next
 SHORTEST_CALL_US = 4.0
@@ -60,7 +60,7 @@ class Row:
 
 
 def measure(
-    cases: list[Case], limits: Limits, *, smoke: bool, progress: Callable[[str], None]
+    cases: list[Case], limits: MachineLimits, *, smoke: bool, progress: Callable[[str], None]
 ) -> Iterator[Row]:
     """A row for each case, as soon as it is there."""
     progress(f"compiling {len(cases)} cases")
@@ -70,7 +70,7 @@ def measure(
 
 
 def compile_cases(
-    cases: list[Case], limits: Limits, *, smoke: bool
+    cases: list[Case], limits: MachineLimits, *, smoke: bool
 ) -> dict[str, dict[str, dict[str, Chain | Exception]]]:
     """By the case's id, then "pallas", "xla" or "jax", then the setting, which is "" where there is but
     one."""
@@ -108,7 +108,7 @@ def compile_one(
         return error
 
 
-def num_calls(case: Case, limits: Limits, *, smoke: bool) -> int:
+def num_calls(case: Case, limits: MachineLimits, *, smoke: bool) -> int:
     """Calls of a chain: as many as last CHAIN_US at the limit, and every set equally often."""
     sets = case.num_sets(smoke=smoke)
     if smoke:
@@ -143,7 +143,9 @@ def fastest(results: Mapping[str, Measured | Exception]) -> tuple[str | None, fl
     return best, None if best is None else times[best]
 
 
-def _row(case: Case, chains: dict[str, dict[str, Chain | Exception]], limits: Limits, smoke: bool) -> Row:
+def _row(
+    case: Case, chains: dict[str, dict[str, Chain | Exception]], limits: MachineLimits, smoke: bool
+) -> Row:
     sets, effort = case.num_sets(smoke=smoke), SMOKE if smoke else THOROUGH
     ours = dict(time_each(case.make, sets, chains["pallas"], effort))[""]
     if isinstance(ours, Exception):

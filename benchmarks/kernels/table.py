@@ -6,7 +6,7 @@ from typing import Any
 from benchmarks.kernels.case import Figure, Target
 from benchmarks.kernels.record import first_line
 from benchmarks.kernels.run import Measured, Row
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 
 COLUMNS: tuple[tuple[str, int], ...] = (
     ("case", 34),
@@ -20,7 +20,7 @@ COLUMNS: tuple[tuple[str, int], ...] = (
 )
 
 
-def limits_text(limits: Limits) -> str:
+def limits_text(limits: MachineLimits) -> str:
     """What the machine was measured to reach."""
     return (
         f"measured limits: read {limits.read_tb_per_s:.3f} TB/s, copy {limits.copy_tb_per_s:.3f} TB/s, "

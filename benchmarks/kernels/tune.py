@@ -28,7 +28,7 @@ from benchmarks.kernels.data import RandomData
 from benchmarks.kernels.record import first_line
 from benchmarks.kernels.run import MAX_COMPILATIONS, Measured, compile_one, num_calls, time_each
 from benchmarks.kernels.timing import QUICK, SMOKE, THOROUGH, Chain
-from jinfer.bench.limits import Limits, measure_limits
+from jinfer.bench.limits import MachineLimits, measure_limits
 from pallas_kernels.core.device import target_device
 
 Entry = dict[str, Any]  # see pallas_kernels/core/tuned.py
@@ -89,7 +89,7 @@ def _cases_by_key(options: argparse.Namespace) -> list[Case]:
     return list(found.values())
 
 
-def sweep(case: Case, limits: Limits, seconds: float, *, smoke: bool) -> Entry | None:
+def sweep(case: Case, limits: MachineLimits, seconds: float, *, smoke: bool) -> Entry | None:
     """The winner's entry, {} where the choice in force is better than every candidate, None where nothing
     ran."""
     began = time.monotonic()
@@ -113,7 +113,7 @@ def sweep(case: Case, limits: Limits, seconds: float, *, smoke: bool) -> Entry |
     return _winner(case, times)
 
 
-def _compiled(case: Case, limits: Limits, seconds: float, smoke: bool) -> dict[Any, Chain | Exception]:
+def _compiled(case: Case, limits: MachineLimits, seconds: float, smoke: bool) -> dict[Any, Chain | Exception]:
     """By blocks, None for the choice in force: whatever is compiled when the time is up."""
     assert case.tuning is not None
     sets, calls = case.num_sets(smoke=smoke), num_calls(case, limits, smoke=smoke)

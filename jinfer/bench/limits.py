@@ -14,7 +14,7 @@ NUM_BATCHES = 5
 
 
 @dataclass(frozen=True)
-class Limits:
+class MachineLimits:
     """`read`: the sum of 4 GiB. `copy`: 4 GiB read and as much written, by XLA's copy or negation, the faster
     of the two. `matmul`: bfloat16, 8192 x 8192 x 8192, through XLA."""
 
@@ -26,7 +26,7 @@ class Limits:
         return {name: round(value, 3) for name, value in asdict(self).items()}
 
 
-def measure_limits(*, smoke: bool = False) -> Limits:
+def measure_limits(*, smoke: bool = False) -> MachineLimits:
     """Takes some seconds and, unless it is a smoke test, 12 GiB of memory, which it gives back."""
     elements, size, num_calls = (1 << 22, 256, 4) if smoke else (1 << 30, 8192, 20)
     numbers = _normal((elements,), jnp.float32)
@@ -36,7 +36,7 @@ def measure_limits(*, smoke: bool = False) -> Limits:
     matrices = _normal((size, size), jnp.bfloat16), _normal((size, size), jnp.bfloat16)
     matmul_s = _seconds(jnp.dot, *matrices, num_calls=num_calls)
     tb = 4 * elements / 1e12
-    return Limits(tb / read_s, 2 * tb / copy_s, 2 * size**3 / matmul_s / 1e12)
+    return MachineLimits(tb / read_s, 2 * tb / copy_s, 2 * size**3 / matmul_s / 1e12)
 
 
 def _normal(shape: tuple[int, ...], dtype: DTypeLike) -> jax.Array:

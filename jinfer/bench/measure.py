@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jinfer.bench.arrivals import Arrival
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.results import Result
 from jinfer.bench.roofline import ModelWork, decode_step_s, least_seconds, shared_prefix_seconds, weights_s
 from jinfer.bench.session import Session
@@ -18,7 +18,7 @@ from jinfer.bench.workloads import (
     Workload,
     shared_prompts,
 )
-from jinfer.config import Limits as EngineLimits
+from jinfer.config import Limits
 from jinfer.errors import ConfigError, RequestError
 
 WARM_UP_REQUESTS, WARM_UP_TOKENS = 32, 16
@@ -31,7 +31,7 @@ class Bench:
 
     session: Session
     work: ModelWork
-    machine: Limits
+    machine: MachineLimits
     prefix: str
     repeats: int = 3
     policy: str = DEFAULT_POLICY
@@ -53,7 +53,7 @@ def measure(bench: Bench, workload: Workload, arrivals: Sequence[Arrival] = ()) 
     return MEASURES[workload.measure](bench, workload)
 
 
-def check(limits: EngineLimits, workload: Workload, arrivals: Sequence[Arrival] = ()) -> None:
+def check(limits: Limits, workload: Workload, arrivals: Sequence[Arrival] = ()) -> None:
     """Raises before anything runs: RequestError for a request that is too long, ConfigError for rows that are
     few and for arrivals that have no time between tokens."""
     requests = workload.requests or [arrival.lengths for arrival in arrivals]

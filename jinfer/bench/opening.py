@@ -9,14 +9,13 @@ from typing import Any
 
 import jax
 
-from jinfer.bench.limits import Limits, measure_limits
+from jinfer.bench.limits import MachineLimits, measure_limits
 from jinfer.bench.measure import Bench
 from jinfer.bench.monitor import Monitor
 from jinfer.bench.results import model_prefix
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
-from jinfer.config import EngineConfig
-from jinfer.config import Limits as EngineLimits
+from jinfer.config import EngineConfig, Limits
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.execution.kv_cache import KVLayout
 from jinfer.placement import default_placement
@@ -50,7 +49,7 @@ class Source:
         EngineConfig.from_options(self._options(options))
         self._source()
 
-    def longest_limits(self, options: Mapping[str, Any]) -> EngineLimits:
+    def longest_limits(self, options: Mapping[str, Any]) -> Limits:
         """The limits of the engine, if memory holds its context. Raises ModelError or ConfigError, before it
         starts."""
         config = EngineConfig.from_options(self._options(options))
@@ -81,7 +80,7 @@ def assigned_options(assignments: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def machine_limits() -> Limits:
+def machine_limits() -> MachineLimits:
     """The limits of this machine, measured before an engine takes the memory."""
     return measure_limits(smoke=default_placement().device.platform != "gpu")
 
@@ -98,7 +97,12 @@ class OpenBench:
 
 @contextlib.contextmanager
 def open_bench(
-    source: Source, options: Mapping[str, Any], machine: Limits, repeats: int, seed: int, show_progress: bool
+    source: Source,
+    options: Mapping[str, Any],
+    machine: MachineLimits,
+    repeats: int,
+    seed: int,
+    show_progress: bool,
 ) -> Iterator[OpenBench]:
     """Starts an engine, and closes it at the end. Raises ModelError or ConfigError."""
     with source.start({**options, "progress": show_progress}) as parts:

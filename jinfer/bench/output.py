@@ -12,7 +12,7 @@ from typing import Any
 
 from jinfer.bench import results
 from jinfer.bench.circumstances import circumstances
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.results import Result
 from jinfer.errors import ConfigError
 
@@ -31,13 +31,13 @@ def check_output() -> None:
     sys.stdout.write("")
 
 
-class Output:
+class ResultsOutput:
     """`command` measures the same again."""
 
     def __init__(self, options: argparse.Namespace, command: str, json_file: io.RawIOBase | None) -> None:
         self._options, self._command, self._json_file = options, command, json_file
 
-    def begin(self, machine: Limits) -> None:
+    def begin(self, machine: MachineLimits) -> None:
         """Prints the limits of the machine, and the head of the table."""
         self._circumstances = circumstances(self._command)
         self._text(results.limits_text(machine))
@@ -64,7 +64,7 @@ class Output:
 
 
 @contextlib.contextmanager
-def open_output(options: argparse.Namespace, words: Sequence[str]) -> Iterator[Output]:
+def open_output(options: argparse.Namespace, words: Sequence[str]) -> Iterator[ResultsOutput]:
     """`words` are those of the command line, behind `jinfer`."""
     command = command_text(["jinfer", *words])
     with contextlib.ExitStack() as stack:
@@ -72,7 +72,7 @@ def open_output(options: argparse.Namespace, words: Sequence[str]) -> Iterator[O
         if options.json not in (None, "-"):
             with _file_errors(f"--json {options.json}"):
                 file = stack.enter_context(open(options.json, "wb", buffering=0))
-        yield Output(options, command, file)
+        yield ResultsOutput(options, command, file)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 
 WIDTHS = (30, 12, 14, 12, 9)
 
@@ -47,7 +47,7 @@ def rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def limits_text(limits: Limits) -> str:
+def limits_text(limits: MachineLimits) -> str:
     """The limits that were measured of the machine."""
     return (
         f"measured limits: read {limits.read_tb_per_s:.3f} TB/s, copy {limits.copy_tb_per_s:.3f} TB/s, "

@@ -11,7 +11,7 @@ token, and all else of the newest alone.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.workloads import Lengths
 from jinfer.execution.kv_cache import KVLayout
 from jinfer.models.config import LayerConfig, ModelConfig
@@ -89,7 +89,7 @@ def _triangle(n: int, window: int | None) -> int:
     return full * (full + 1) // 2 + (n - full) * full
 
 
-def decode_step_s(work: ModelWork, limits: Limits, requests: Sequence[Lengths]) -> float:
+def decode_step_s(work: ModelWork, limits: MachineLimits, requests: Sequence[Lengths]) -> float:
     """Seconds of a decode step of all requests together, on average over their outputs: (W + KV) / BW.
 
     Steps make the tokens after the first: the step that makes output token k + 1 sees prompt + k positions.
@@ -99,7 +99,9 @@ def decode_step_s(work: ModelWork, limits: Limits, requests: Sequence[Lengths]) 
     return (work.weight_bytes + kv / num_steps) / (limits.read_tb_per_s * 1e12)
 
 
-def least_seconds(work: ModelWork, limits: Limits, requests: Sequence[Lengths], max_num_seqs: int) -> float:
+def least_seconds(
+    work: ModelWork, limits: MachineLimits, requests: Sequence[Lengths], max_num_seqs: int
+) -> float:
     """Seconds from an empty engine to the last token of all requests, at least:
 
         max(linear operations / F, steps * W / BW)
@@ -125,7 +127,7 @@ def least_seconds(work: ModelWork, limits: Limits, requests: Sequence[Lengths], 
     return linear_s + prefill_s + decode_bytes / byte_per_s
 
 
-def shared_prefix_seconds(work: ModelWork, limits: Limits, prefix: int, own: int, count: int) -> float:
+def shared_prefix_seconds(work: ModelWork, limits: MachineLimits, prefix: int, own: int, count: int) -> float:
     """Seconds until `count` requests have their first token, at least, when `prefix` tokens are computed once
     and the `own` tokens of each after them: max(linear operations / F, W / BW) + operations of attention /
     F."""
@@ -136,6 +138,6 @@ def shared_prefix_seconds(work: ModelWork, limits: Limits, prefix: int, own: int
     return max(linear / flop_per_s, weights_s(work, limits)) + attention / flop_per_s
 
 
-def weights_s(work: ModelWork, limits: Limits) -> float:
+def weights_s(work: ModelWork, limits: MachineLimits) -> float:
     """Seconds of reading the weights once, which no step is faster than: W / BW."""
     return work.weight_bytes / (limits.read_tb_per_s * 1e12)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 
-from jinfer.bench.limits import Limits as Machine
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.measure import Bench
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
@@ -16,7 +16,7 @@ from tests.tiny_model import CONFIG
 
 PREFILL_S, DECODE_S = 0.1, 0.005
 LIMITS = Limits(page_size=16, num_pages=1000, max_num_seqs=256, max_num_batched_tokens=64, max_model_len=8192)
-MACHINE = Machine(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
+MACHINE = MachineLimits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
 MODEL = read_model_config(CONFIG)
 WORK = ModelWork(
     MODEL, weight_bytes=10**9, kv_layout=KVLayout.of(MODEL, page_size=1, dtype=jnp.dtype("bfloat16"))

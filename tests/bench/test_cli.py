@@ -14,7 +14,7 @@ import pytest
 from benchmarks import trace
 from jinfer import cli
 from jinfer.bench import opening, steady
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.output import command_text
 from jinfer.bench.workloads import Lengths
 from tests.end_to_end.test_cli_streams import Failing, wrapped
@@ -24,7 +24,7 @@ LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "date", "versio
 ENGINE = ("--max-num-seqs", "4", "--max-num-batched-tokens", "16", "--page-size", "4", "--no-progress")
 ONE_ROW = ("--max-num-seqs", "1", "--max-num-batched-tokens", "16")  # two shapes to compile
 LATENCY = ("latency", "b2-8", "ttft-8", "--output-len", "6")
-MACHINE = Limits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
+MACHINE = MachineLimits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
 TRACE = "TIMESTAMP,ContextTokens,GeneratedTokens\n" + "".join(
     f"2023-11-16 18:15:4{second}.0000000,{8 + second},4\n" for second in range(5)
 )

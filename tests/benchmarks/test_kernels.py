@@ -19,11 +19,11 @@ from benchmarks.kernels.data import RandomData, ShapesOnly
 from benchmarks.kernels.run import Measured, Row
 from benchmarks.kernels.timing import SMOKE, Inputs, compile_chain
 from benchmarks.record import append, newest_lines
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from pallas_kernels.core.device import target_device
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "commit", "date", "versions", "command"]
-LIMITS = Limits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
+LIMITS = MachineLimits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
 CASES = {case.id: case for case in all_cases()}
 
 

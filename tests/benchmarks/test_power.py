@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import power
 from benchmarks.compare.workloads import comparable_workload
-from jinfer.bench.limits import Limits
+from jinfer.bench.limits import MachineLimits
 from jinfer.bench.opening import Source, open_bench
 from jinfer.models.registry import build_model, read_model_config
 from tests.tiny_model import CONFIG
@@ -40,7 +40,7 @@ def test_an_engine_runs_the_same_workloads_on_zeros(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     options = {"max_num_seqs": 2, "max_num_batched_tokens": 16, "num_pages": 20, "dtype": "float32"}
     workloads = [comparable_workload("2x10", 4), comparable_workload("prefill-2x10", 4)]
-    with open_bench(Source(config=tmp_path), options, Limits(1.0, 1.0, 1.0), 1, 0, False) as opened:
+    with open_bench(Source(config=tmp_path), options, MachineLimits(1.0, 1.0, 1.0), 1, 0, False) as opened:
         before = jax.tree.map(lambda each: (each.shape, each.dtype), opened.parts.executor.params)
         lines = list(power.measure_engine(opened, workloads))
         after = opened.parts.executor.params
