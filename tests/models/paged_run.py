@@ -39,12 +39,14 @@ class PagedRun:
         self._pages_per_row = -(-model.config.context_length // PAGE_SIZE)
 
     @classmethod
-    def of_checkpoint(cls, directory: Path, *, dtype: jnp.dtype = FLOAT32) -> "PagedRun":
-        """The model of a directory."""
+    def of_checkpoint(
+        cls, directory: Path, *, dtype: jnp.dtype = FLOAT32, device: jax.Device | None = None
+    ) -> "PagedRun":
+        """The model of a directory, on a device: without one, on the first that JAX sees."""
         config = read_model_config(read_json(directory / "config.json"))
         model = build_model(config, dtype, "xla")
         params = load_checkpoint(model.param_specs, directory, placement=default_placement(), progress=False)
-        return cls(model, params, dtype=dtype)
+        return cls(model, params if device is None else jax.device_put(params, device), dtype=dtype)
 
     def logits(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], chunk_size: int
