@@ -3,8 +3,11 @@
 import ast
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+
+from jinfer.config import EngineConfig, SchedulingPolicy
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LIMITS = REPOSITORY / "docs" / "limits.md"
@@ -63,3 +66,13 @@ def test_everything_that_looks_like_a_test_is_read_as_one():
 def test_links_lead_to_files(document):
     targets = [target for target in LINK.findall(document.read_text(encoding="utf-8")) if "://" not in target]
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_tuning_names_options_that_there_are():
+    """The first cell of each row names options of an engine."""
+    rows = re.findall(
+        r"^\| (`[a-z_]+`[^|]*) \|", (REPOSITORY / "docs" / "tuning.md").read_text("utf-8"), re.M
+    )
+    named = {name for row in rows for name in re.findall(r"`([a-z]+_[a-z_]+)`", row)}
+    assert len(named) > 8
+    assert named - set(EngineConfig.options()) - set(get_args(SchedulingPolicy)) == set()
