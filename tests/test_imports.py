@@ -61,6 +61,14 @@ def test_importing_does_not_import_what_inference_does_not_need(fresh_import, na
     assert name not in fresh_import["modules"]
 
 
+def test_the_host_can_be_imported_without_jax():
+    """The front of a server has no need of it."""
+    command = (
+        "import sys, jinfer.requests.request_factory, jinfer.engine.loop; sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, timeout=60).returncode == 0
+
+
 def imported_modules(path: Path) -> Iterator[str]:
     """Absolute names: `from a import b` gives a and a.b, for b may be a module."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
