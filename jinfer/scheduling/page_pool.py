@@ -1,7 +1,10 @@
-"""The pages of the KV cache by state: free, used, or cached for their contents."""
+"""The pages of the KV cache by state (free, used, or cached for their contents), and their allocation."""
 
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+
+from jinfer.config import Limits
+from jinfer.requests.request import Sequence
 
 NULL_PAGE = 0  # padding writes here, and no sequence reads it
 
@@ -68,10 +71,38 @@ class PagePool:
     def check_integrity(self) -> None:
         """Raises AssertionError unless free, used and cached pages are all pages, each once."""
         page_ids = [*self._free, *self._used, *self._cached]
-        assert len(page_ids) == len(set(page_ids)), "a page has two places"
+        assert len(page_ids) == len(set(page_ids)), "a page has two states"
         assert set(page_ids) == set(range(NULL_PAGE + 1, self._num_pages)), (
             "a page is neither free nor used nor cached"
         )
+
+
+class PageAllocator:
+    """Appends pages to running sequences. Cached pages are evicted when none is free."""
+
+    def __init__(self, limits: Limits, pool: PagePool, *, evict: Callable[[int], None]) -> None:
+        """`evict` makes a number of cached pages free, which there must be."""
+        self._limits = limits
+        self._pool = pool
+        self._evict = evict
+
+    @property
+    def num_available(self) -> int:
+        """Pages that can be allocated: free ones, and cached ones after their eviction."""
+        return self._pool.num_free + self._pool.num_cached
+
+    def num_missing(self, sequence: Sequence, num_tokens: int) -> int:
+        """Pages that a running sequence needs for `num_tokens` more."""
+        return self._limits.pages_for(sequence.num_computed_tokens + num_tokens) - len(sequence.page_ids)
+
+    def allocate(self, sequence: Sequence, count: int) -> list[int]:
+        """Appends own pages to a running sequence; at least `count` must be available."""
+        if count > self._pool.num_free:
+            self._evict(count - self._pool.num_free)
+        page_ids = self._pool.allocate(count)
+        assert page_ids is not None
+        sequence.page_ids.extend(page_ids)
+        return page_ids
 
 
 def _move(page_ids: Collection[int], source: set[int], state: str) -> None:

@@ -18,17 +18,14 @@ has the pages of a prompt as soon as these are planned. It waits no longer than 
 
 import heapq
 from collections import deque
-from operator import attrgetter
 
 from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine.stats import Counters
 from jinfer.requests.request import FinishReason, Sequence
-from jinfer.scheduling.page_pool import PagePool
-from jinfer.scheduling.page_tables import PageTables, Prefix, RotationClass, rotated_by_position
+from jinfer.scheduling.page_pool import PageAllocator, PagePool
 from jinfer.scheduling.policies import new_policy
-from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
-
-_BY_LENGTH = attrgetter("num_computed_tokens")
+from jinfer.scheduling.prefix_cache import Prefix, PrefixCache, RotationClass, rotated_by_position
+from jinfer.scheduling.step_plan import ChunkPlan, StepInProgress, StepPlan
 
 
 class Scheduler:
@@ -54,17 +51,18 @@ class Scheduler:
     def reset(self) -> None:
         """Drops every sequence and page: all is free, and nothing is cached. The counters go on."""
         self._policy = new_policy(self._policy_name)
-        self._pages = PageTables(
-            self.limits, prefix_caching=self._prefix_caching, rotation_class=self._rotation_class
+        self.page_pool = PagePool(self.limits.num_pages)
+        self._prefix_cache = PrefixCache(
+            self.limits,
+            self.page_pool,
+            is_enabled=self._prefix_caching,
+            rotation_class=self._rotation_class,
         )
+        self._pages = PageAllocator(self.limits, self.page_pool, evict=self._prefix_cache.tree.evict)
         self._waiting: deque[Sequence] = deque()
         self._running: dict[Sequence, None] = {}  # in order of arrival
         self._free_rows = list(range(self.limits.max_num_seqs))  # a heap: low rows first
         self._num_arrivals = 0
-
-    @property
-    def page_pool(self) -> PagePool:
-        return self._pages.pool
 
     @property
     def num_waiting(self) -> int:
@@ -95,13 +93,13 @@ class Scheduler:
     def schedule(self) -> StepPlan | None:
         """The next step, or None when nothing can run: all is done, or waits for a token that is still to be
         read."""
-        step = _StepInProgress(self.limits.max_num_batched_tokens)
-        self._pages.begin_step()
+        step = StepInProgress(self.limits.max_num_batched_tokens)
+        self._prefix_cache.begin_step()
         self._policy(lambda: self._plan_decode(step), lambda: self._plan_prompts(step))
-        self._pages.end_step()
+        self._prefix_cache.end_step()
         return step.plan()
 
-    def _plan_decode(self, step: "_StepInProgress") -> bool:
+    def _plan_decode(self, step: StepInProgress) -> bool:
         """A token of every sequence whose newest one is on the device. It runs for each row of each step."""
         page_size = self.limits.page_size
         for sequence in tuple(self._running):
@@ -120,7 +118,7 @@ class Scheduler:
         step.tokens_left -= len(step.decoding)
         return bool(step.decoding)
 
-    def _plan_prompts(self, step: "_StepInProgress") -> bool:
+    def _plan_prompts(self, step: StepInProgress) -> bool:
         """A chunk of the sequence that is in the middle of its prompt, if there is one, and of those that may
         begin."""
         newest = next(reversed(self._running), None)
@@ -132,7 +130,7 @@ class Scheduler:
             self._admit(step)
         return bool(step.chunks)
 
-    def _make_room(self, sequence: Sequence, num_tokens: int, step: "_StepInProgress") -> bool:
+    def _make_room(self, sequence: Sequence, num_tokens: int, step: StepInProgress) -> bool:
         """Preempts newer sequences until the pages for `num_tokens` more are available.
 
         The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for
@@ -146,7 +144,7 @@ class Scheduler:
             self._preempt(newest)
         return True
 
-    def _admit(self, step: "_StepInProgress") -> None:
+    def _admit(self, step: StepInProgress) -> None:
         """Starts waiting sequences in order of arrival while rows, tokens and pages last.
 
         A page for each row that runs is left free, or the newcomer would be preempted at the next page's end.
@@ -155,25 +153,27 @@ class Scheduler:
             sequence = self._waiting[0]
             if sequence.num_pending_tokens:  # preempted a moment ago, its last token is not read yet
                 return
-            prefix = next((p for p in self._pages.prefixes(sequence) if self._fits(sequence, p, step)), None)
+            prefix = next(
+                (p for p in self._prefix_cache.prefixes(sequence) if self._fits(sequence, p, step)), None
+            )
             if prefix is None:
                 return
             self._waiting.popleft()
             self._begin(sequence, prefix, step)
 
-    def _fits(self, sequence: Sequence, prefix: Prefix, step: "_StepInProgress") -> bool:
+    def _fits(self, sequence: Sequence, prefix: Prefix, step: StepInProgress) -> bool:
         num_tokens = prefix.num_tokens + min(sequence.num_tokens - prefix.num_tokens, step.tokens_left)
         num_needed = self.limits.pages_for(num_tokens) - prefix.num_shared_pages
         reserve = len(self._running)
         return num_needed + reserve <= self._pages.num_available - prefix.num_unlocked
 
-    def _begin(self, sequence: Sequence, prefix: Prefix, step: "_StepInProgress") -> None:
+    def _begin(self, sequence: Sequence, prefix: Prefix, step: StepInProgress) -> None:
         """Gives a sequence its row and its prefix, and plans its first chunk."""
         sequence.row = heapq.heappop(self._free_rows)
         self._running[sequence] = None
         if not sequence.has_begun:
             self._count_prompt(sequence, prefix)
-        copied_page_id = self._pages.attach_prefix(sequence, prefix)
+        copied_page_id = self._prefix_cache.attach(sequence, prefix)
         num_tokens = min(sequence.num_tokens - prefix.num_tokens, step.tokens_left)
         self._plan_chunk(sequence, num_tokens, step, list(sequence.page_ids), copied_page_id)
 
@@ -188,7 +188,7 @@ class Scheduler:
         self,
         sequence: Sequence,
         num_tokens: int,
-        step: "_StepInProgress",
+        step: StepInProgress,
         shared_page_ids: list[int],
         copied_page_id: int | None = None,
     ) -> None:
@@ -202,7 +202,7 @@ class Scheduler:
         sequence.num_computed_tokens = end
         sequence.has_token_on_device = is_last_chunk
         sequence.num_pending_tokens += is_last_chunk
-        self._pages.publish(sequence)
+        self._prefix_cache.publish(sequence)
         step.chunks.append(
             ChunkPlan(
                 sequence=sequence,
@@ -228,45 +228,17 @@ class Scheduler:
         assert sequence.row is not None
         del self._running[sequence]
         heapq.heappush(self._free_rows, sequence.row)
-        self._pages.release(sequence, keep=keep)
+        self._prefix_cache.release(sequence, keep=keep)
         sequence.row = None
         sequence.has_token_on_device = False
 
     def check_integrity(self) -> None:
         """Raises AssertionError unless every row and page is accounted for once."""
-        self._pages.check_integrity(self._running)
+        self._prefix_cache.check_integrity(self._running)
         rows = sorted([*self._free_rows, *(s.row for s in self._running if s.row is not None)])
         assert rows == list(range(self.limits.max_num_seqs)), "a row is lost, or has two owners"
         arrivals = [s.arrival for s in (*self._running, *self._waiting) if s.arrival is not None]
         assert arrivals == sorted(arrivals), "a sequence runs or waits out of its turn"
         assert all(s.has_token_on_device for s in list(self._running)[:-1]), (
             "two are in the middle of their prompts"
-        )
-
-
-class _StepInProgress:
-    """The rows planned so far, and the token budget that is left."""
-
-    def __init__(self, token_budget: int) -> None:
-        self.decoding: list[Sequence] = []
-        self.new_pages: dict[Sequence, int] = {}  # of those that decode: the page that the token begins
-        self.chunks: list[ChunkPlan] = []
-        self.tokens_left = token_budget
-        self.is_short_of_pages = False  # then no sequence is admitted
-
-    def plan(self) -> StepPlan | None:
-        """The finished plan; None if nothing was planned."""
-        if not self.decoding and not self.chunks:
-            return None
-        self.decoding.sort(key=_BY_LENGTH, reverse=True)
-        row_ids = [sequence.row for sequence in self.decoding if sequence.row is not None]
-        positions = [sequence.num_computed_tokens - 1 for sequence in self.decoding]
-        new_pages = [
-            (index, self.new_pages[sequence])
-            for index, sequence in enumerate(self.decoding if self.new_pages else ())
-            if sequence in self.new_pages
-        ]
-        return StepPlan(
-            DecodeRows(sequences=self.decoding, row_ids=row_ids, positions=positions, new_pages=new_pages),
-            tuple(self.chunks),
         )

@@ -1,8 +1,11 @@
 """The plan of one step: its rows, their tokens and their pages."""
 
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from jinfer.requests.request import Sequence
+
+BY_LENGTH = attrgetter("num_computed_tokens")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -89,3 +92,31 @@ class StepPlan:
             *self.decode.sequences,
             *(chunk.sequence if chunk.is_last_chunk else None for chunk in self.chunks),
         ]
+
+
+class StepInProgress:
+    """The rows planned so far, and the token budget that is left."""
+
+    def __init__(self, token_budget: int) -> None:
+        self.decoding: list[Sequence] = []
+        self.new_pages: dict[Sequence, int] = {}  # of those that decode: the page that the token begins
+        self.chunks: list[ChunkPlan] = []
+        self.tokens_left = token_budget
+        self.is_short_of_pages = False  # then no sequence is admitted
+
+    def plan(self) -> StepPlan | None:
+        """The finished plan; None if nothing was planned."""
+        if not self.decoding and not self.chunks:
+            return None
+        self.decoding.sort(key=BY_LENGTH, reverse=True)
+        row_ids = [sequence.row for sequence in self.decoding if sequence.row is not None]
+        positions = [sequence.num_computed_tokens - 1 for sequence in self.decoding]
+        new_pages = [
+            (index, self.new_pages[sequence])
+            for index, sequence in enumerate(self.decoding if self.new_pages else ())
+            if sequence in self.new_pages
+        ]
+        return StepPlan(
+            DecodeRows(sequences=self.decoding, row_ids=row_ids, positions=positions, new_pages=new_pages),
+            tuple(self.chunks),
+        )

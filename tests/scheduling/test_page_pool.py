@@ -122,10 +122,10 @@ def test_check_integrity_finds_a_lost_page():
         pool.check_integrity()
 
 
-def test_check_integrity_finds_a_page_with_two_places():
+def test_check_integrity_finds_a_page_with_two_states():
     pool = PagePool(4)
     pages = pool.allocate(1)
     assert pages is not None
     pool._free.extend(pages)
-    with pytest.raises(AssertionError, match="a page has two places"):
+    with pytest.raises(AssertionError, match="a page has two states"):
         pool.check_integrity()

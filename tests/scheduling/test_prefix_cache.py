@@ -6,7 +6,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from jinfer.config import Limits
 from jinfer.requests.request import Sequence
-from jinfer.scheduling.page_tables import PageTables, Prefix
+from jinfer.scheduling.page_pool import PageAllocator, PagePool
+from jinfer.scheduling.prefix_cache import Prefix, PrefixCache
 from jinfer.scheduling.radix_cache import MAX_CANDIDATES
 from tests.scheduling.fake_device import new_sequences
 
@@ -24,7 +25,16 @@ def sequence(token_ids: list[int], salt: str | None = None) -> Sequence:
     return new_sequences(limits(), token_ids, MAX_MODEL_LEN, salt=salt)[0]
 
 
-class PageTablesMachine(RuleBasedStateMachine):
+class Pages:
+    """The pages of a scheduler: their states, the prefix cache, and the allocator that evicts from it."""
+
+    def __init__(self, limits: Limits, *, is_enabled: bool = True, **options) -> None:
+        self.pool = PagePool(limits.num_pages)
+        self.cache = PrefixCache(limits, self.pool, is_enabled=is_enabled, **options)
+        self.allocator = PageAllocator(limits, self.pool, evict=self.cache.tree.evict)
+
+
+class PrefixCacheMachine(RuleBasedStateMachine):
     """Sequences begin with what is cached, grow, and leave their pages behind or not; each rule that plans is
     a step.
 
@@ -40,7 +50,7 @@ class PageTablesMachine(RuleBasedStateMachine):
     def start(self, page_size: int, num_pages: int, caching: bool) -> None:
         self.size, self.caching = page_size, caching
         self.limits = limits(page_size, max(num_pages, 2 + -(-MAX_MODEL_LEN // page_size)))
-        self.pages = PageTables(self.limits, prefix_caching=caching)
+        self.pages = Pages(self.limits, is_enabled=caching)
         self.running: list[Sequence] = []
         self.memory: dict[Place, Believed] = {}
         self.num_copies = self.num_found = 0
@@ -80,7 +90,7 @@ class PageTablesMachine(RuleBasedStateMachine):
 
     def compute(self, sequence: Sequence, num_tokens: int) -> None:
         """A chunk that the pages must be there for."""
-        self.pages.allocate(sequence, self.pages.num_missing(sequence, num_tokens))
+        self.pages.allocator.allocate(sequence, self.pages.allocator.num_missing(sequence, num_tokens))
         for position in range(sequence.num_computed_tokens, sequence.num_computed_tokens + num_tokens):
             place = self.place(sequence, position)
             assert place[0] not in self.shared_pages(), "a shared page is written to"
@@ -99,8 +109,8 @@ class PageTablesMachine(RuleBasedStateMachine):
     )
     def begin(self, text: int, num_same: int, own: list[int], salt: str | None, data: st.DataObject) -> None:
         one = sequence(([text] * num_same + own)[: MAX_MODEL_LEN - 1], salt)
-        self.pages.begin_step()
-        prefixes = list(self.pages.prefixes(one))
+        self.pages.cache.begin_step()
+        prefixes = list(self.pages.cache.prefixes(one))
         self.check_prefixes(one, prefixes)
         fitting = [p for p in prefixes if self.fits(one, p)]
         if fitting:
@@ -108,7 +118,7 @@ class PageTablesMachine(RuleBasedStateMachine):
             self.join(
                 one, prefix, data.draw(st.integers(1, len(one.token_ids) - prefix.num_tokens), label="chunk")
             )
-        self.pages.end_step()
+        self.pages.cache.end_step()
 
     def check_prefixes(self, one: Sequence, prefixes: list[Prefix]) -> None:
         whole = prefixes[-1]
@@ -124,13 +134,13 @@ class PageTablesMachine(RuleBasedStateMachine):
 
     def fits(self, one: Sequence, prefix: Prefix) -> bool:
         needed = self.limits.pages_for(len(one.token_ids)) - prefix.num_shared_pages
-        return needed <= self.pages.num_available - prefix.num_unlocked
+        return needed <= self.pages.allocator.num_available - prefix.num_unlocked
 
     def join(self, one: Sequence, prefix: Prefix, num_tokens: int) -> None:
-        source = self.pages.attach_prefix(one, prefix)
+        source = self.pages.cache.attach(one, prefix)
         self.running.append(one)
         self.num_found += prefix.num_tokens > 0
-        self.pages.allocate(one, self.pages.num_missing(one, num_tokens))
+        self.pages.allocator.allocate(one, self.pages.allocator.num_missing(one, num_tokens))
         if source is not None:
             self.num_copies += 1
             target = one.page_ids[prefix.num_shared_pages]
@@ -139,7 +149,7 @@ class PageTablesMachine(RuleBasedStateMachine):
                     self.memory[target, offset] = self.memory[source, offset]
         self.check_contents(one)
         self.compute(one, num_tokens)
-        self.pages.publish(one)
+        self.pages.cache.publish(one)
 
     @rule(place=places, data=st.data())
     def go_on(self, place: int, data: st.DataObject) -> None:
@@ -155,12 +165,12 @@ class PageTablesMachine(RuleBasedStateMachine):
             one.token_ids.append(data.draw(st.integers(0, 1), label="token"))
             waiting = 1
         num_tokens = data.draw(st.integers(1, max(1, waiting)), label="tokens")
-        if self.pages.num_missing(one, num_tokens) <= self.pages.num_available:
-            self.pages.begin_step()
+        if self.pages.allocator.num_missing(one, num_tokens) <= self.pages.allocator.num_available:
+            self.pages.cache.begin_step()
             self.compute(one, num_tokens)
             if waiting > 0:
-                self.pages.publish(one)
-            self.pages.end_step()
+                self.pages.cache.publish(one)
+            self.pages.cache.end_step()
 
     @rule(place=places)
     def end_or_preempt(self, place: int) -> None:
@@ -170,12 +180,12 @@ class PageTablesMachine(RuleBasedStateMachine):
             return
         one = self.running.pop(place)
         num_known = min(one.num_computed_tokens, len(one.token_ids))
-        self.pages.release(one, keep=True)
+        self.pages.cache.release(one, keep=True)
         assert (one.page_ids, one.num_computed_tokens, one.num_shared_pages) == ([], 0, 0)
         one.token_ids[num_known:] = [99]  # begins after what was known
-        self.pages.begin_step()
-        best = next(self.pages.prefixes(one))
-        self.pages.end_step()
+        self.pages.cache.begin_step()
+        best = next(self.pages.cache.prefixes(one))
+        self.pages.cache.end_step()
         num_in_last_page = num_known % self.size
         if not self.caching:
             assert best.num_tokens == 0
@@ -192,12 +202,12 @@ class PageTablesMachine(RuleBasedStateMachine):
             return
         one = self.running.pop(place)
         own = one.page_ids[one.num_shared_pages :]
-        self.pages.release(one, keep=False)
+        self.pages.cache.release(one, keep=False)
         assert not [place for place in self.memory if place[0] in own]
 
     @invariant()
     def all_is_in_its_place(self) -> None:
-        self.pages.check_integrity(self.running)
+        self.pages.cache.check_integrity(self.running)
         for one in self.running:
             self.check_contents(one)
 
@@ -205,93 +215,95 @@ class PageTablesMachine(RuleBasedStateMachine):
         if not hasattr(self, "pages"):
             return
         for one in self.running:
-            self.pages.release(one, keep=True)
-        self.pages.check_integrity([])
+            self.pages.cache.release(one, keep=True)
+        self.pages.cache.check_integrity([])
         pool = self.pages.pool
         assert pool.num_used == 0
         assert self.caching or pool.num_cached == 0
         last = sequence([5])
-        self.pages.attach_prefix(last, list(self.pages.prefixes(last))[-1])
-        self.pages.allocate(last, self.limits.num_pages - 1)  # evicts all that is cached
+        self.pages.cache.attach(last, list(self.pages.cache.prefixes(last))[-1])
+        self.pages.allocator.allocate(last, self.limits.num_pages - 1)  # evicts all that is cached
         assert (pool.num_free, pool.num_cached) == (0, 0)
         event(f"found: {self.num_found > 0}, copied: {self.num_copies > 0}")
 
 
-TestPageTables = PageTablesMachine.TestCase
-TestPageTables.settings = settings(
+TestPrefixCache = PrefixCacheMachine.TestCase
+TestPrefixCache.settings = settings(
     max_examples=150, stateful_step_count=40, deadline=None, print_blob=True, report_multiple_bugs=False
 )
 
 
-def compute(pages: PageTables, one: Sequence) -> Prefix:
+def compute(pages: Pages, one: Sequence) -> Prefix:
     """Begins and computes all that a sequence knows, in a step of its own."""
-    pages.begin_step()
-    prefix = next(pages.prefixes(one))
-    pages.attach_prefix(one, prefix)
+    pages.cache.begin_step()
+    prefix = next(pages.cache.prefixes(one))
+    pages.cache.attach(one, prefix)
     num_tokens = len(one.token_ids) - prefix.num_tokens
-    pages.allocate(one, pages.num_missing(one, num_tokens))
+    pages.allocator.allocate(one, pages.allocator.num_missing(one, num_tokens))
     one.num_computed_tokens += num_tokens
-    pages.publish(one)
-    pages.end_step()
+    pages.cache.publish(one)
+    pages.cache.end_step()
     return prefix
 
 
 def test_a_path_is_evicted_from_its_end_and_the_least_recently_used_first():
-    pages = PageTables(limits(page_size=1, num_pages=1 + 8), prefix_caching=True)
+    pages = Pages(limits(page_size=1, num_pages=1 + 8))
     old, new = sequence([0, 1, 2]), sequence([0, 5, 6])
     for one in (old, new):
         compute(pages, one)
-        pages.release(one, keep=True)
+        pages.cache.release(one, keep=True)
     assert (pages.pool.num_cached, pages.pool.num_free) == (5, 3)
     taker = sequence([7])
     compute(pages, taker)
     for count, left_of_old, left_of_new in ((2, 3, 3), (1, 2, 3), (1, 1, 3), (1, 1, 2), (1, 1, 1), (1, 0, 0)):
-        pages.allocate(taker, count)
-        found = [next(pages.prefixes(sequence([*prompt, 9]))).num_tokens for prompt in ([0, 1, 2], [0, 5, 6])]
+        pages.allocator.allocate(taker, count)
+        found = [
+            next(pages.cache.prefixes(sequence([*prompt, 9]))).num_tokens for prompt in ([0, 1, 2], [0, 5, 6])
+        ]
         assert found == [left_of_old, left_of_new]
-    assert pages.num_available == 0
+    assert pages.allocator.num_available == 0
 
 
 def test_what_is_found_is_used_and_is_recent_when_it_is_left():
-    pages = PageTables(limits(page_size=1, num_pages=1 + 6), prefix_caching=True)
+    pages = Pages(limits(page_size=1, num_pages=1 + 6))
     for prompt in ([1, 1], [2, 2]):
         one = sequence(prompt)
         compute(pages, one)
-        pages.release(one, keep=True)
+        pages.cache.release(one, keep=True)
     again = sequence([1, 1, 9])
     assert compute(pages, again).num_tokens == 2
     assert (pages.pool.num_used, pages.pool.num_cached) == (3, 2)
-    pages.release(again, keep=True)
+    pages.cache.release(again, keep=True)
     taker = sequence([7])
     compute(pages, taker)
-    pages.allocate(taker, 2)
-    assert next(pages.prefixes(sequence([1, 1, 9, 9]))).num_tokens == 3
-    assert next(pages.prefixes(sequence([2, 2, 9, 9]))).num_tokens == 0
+    pages.allocator.allocate(taker, 2)
+    assert next(pages.cache.prefixes(sequence([1, 1, 9, 9]))).num_tokens == 3
+    assert next(pages.cache.prefixes(sequence([2, 2, 9, 9]))).num_tokens == 0
 
 
 def test_two_that_computed_the_same_leave_it_once():
     """The last page of a prompt is computed by each, for its last token says what comes next."""
-    pages = PageTables(limits(page_size=4), prefix_caching=True)
+    pages = Pages(limits(page_size=4))
     first, second = sequence([0] * 8), sequence([0] * 8)
     compute(pages, first)
     compute(pages, second)
     assert second.page_ids[0] == first.page_ids[0]
     assert second.page_ids[1] != first.page_ids[1]
     second.token_ids += [7] * 4  # and goes on, with a page that the first does not have
-    pages.allocate(second, 1)
+    pages.allocator.allocate(second, 1)
     second.num_computed_tokens += 4
-    pages.release(first, keep=True)
-    pages.release(second, keep=True)
+    pages.cache.release(first, keep=True)
+    pages.cache.release(second, keep=True)
     assert pages.pool.num_cached == 3
     assert compute(pages, sequence([*second.token_ids, 0])).num_tokens == 12
 
 
 def test_tokens_that_nobody_knows_are_not_found():
-    pages = PageTables(limits(page_size=4), prefix_caching=True)
+    pages = Pages(limits(page_size=4))
     one = sequence([1, 2, 3])
     compute(pages, one)
     one.num_computed_tokens += 1  # a step in flight, whose token is never read
-    pages.release(one, keep=True)
+    pages.cache.release(one, keep=True)
     assert pages.pool.num_cached == 1
     assert compute(pages, sequence([1, 2, 3, 4, 5])).num_tokens == 3
 
@@ -299,25 +311,27 @@ def test_tokens_that_nobody_knows_are_not_found():
 def test_prompts_whose_keys_are_turned_otherwise_share_nothing():
     """Here those of more than four tokens are of a class of their own, by their length."""
     longer = {"rotation_class": lambda prompt_length: prompt_length if prompt_length > 4 else None}
-    pages = PageTables(limits(page_size=1), prefix_caching=True, **longer)
+    pages = Pages(limits(page_size=1), **longer)
     for prompt in ([1, 2, 3, 4], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6]):
         one = sequence(prompt)
         assert compute(pages, one).num_tokens == 0
-        pages.release(one, keep=True)
-    pages.check_integrity([])
-    found = {n: next(pages.prefixes(sequence([1, 2, 3, 4, 5, 6, 7][:n]))).num_tokens for n in (3, 4, 5, 6, 7)}
+        pages.cache.release(one, keep=True)
+    pages.cache.check_integrity([])
+    found = {
+        n: next(pages.cache.prefixes(sequence([1, 2, 3, 4, 5, 6, 7][:n]))).num_tokens for n in (3, 4, 5, 6, 7)
+    }
     assert found == {3: 2, 4: 3, 5: 4, 6: 5, 7: 0}
 
 
 def test_what_follows_a_short_prompt_is_of_its_class():
     """Also when it is preempted, and begins again with more tokens than the class has in a prompt."""
     longer = {"rotation_class": lambda prompt_length: prompt_length if prompt_length > 4 else None}
-    pages = PageTables(limits(page_size=1), prefix_caching=True, **longer)
+    pages = Pages(limits(page_size=1), **longer)
     one = sequence([1, 2, 3])
     compute(pages, one)
     one.token_ids += [4, 5, 6]
-    pages.allocate(one, 3)
+    pages.allocator.allocate(one, 3)
     one.num_computed_tokens += 3
-    pages.release(one, keep=True)
-    assert next(pages.prefixes(one)).num_tokens == 5
-    assert next(pages.prefixes(sequence(one.token_ids))).num_tokens == 0
+    pages.cache.release(one, keep=True)
+    assert next(pages.cache.prefixes(one)).num_tokens == 5
+    assert next(pages.cache.prefixes(sequence(one.token_ids))).num_tokens == 0

@@ -1,4 +1,6 @@
-"""The pages of each running sequence: first those that it shares through the prefix cache, then its own.
+"""The prefix cache: the pages that sequences share, found by their tokens and kept after their end.
+
+A running sequence has first the pages that it shares through the cache, then its own.
 
     page_ids of a sequence    7 8 12 | 31 4        num_shared_pages = 3
                               shared | own
@@ -55,26 +57,27 @@ def rotated_by_position(prompt_length: int) -> None:
     """One class for all prompts, where keys depend on their positions alone."""
 
 
-class PageTables:
-    """Gives sequences their pages and takes them back. Cached pages are evicted when none is free."""
+class PrefixCache:
+    """Finds, shares and keeps the pages of sequences by their tokens. Owns the tree of cached pages. A step
+    is planned between `begin_step` and `end_step`."""
 
     def __init__(
-        self, limits: Limits, *, prefix_caching: bool, rotation_class: RotationClass = rotated_by_position
+        self,
+        limits: Limits,
+        pool: PagePool,
+        *,
+        is_enabled: bool,
+        rotation_class: RotationClass = rotated_by_position,
     ) -> None:
-        """The cache stays empty without `prefix_caching`."""
+        """The cache stays empty unless `is_enabled`."""
         self._limits = limits
-        self._prefix_caching = prefix_caching
+        self._pool = pool
+        self._is_enabled = is_enabled
         self._rotation_class = rotation_class
         self._min_copied = max(1, int(limits.page_size * MIN_COPIED_SHARE))
-        self.pool = PagePool(limits.num_pages)
-        self._cache = RadixCache(self.pool, limits.page_size)
+        self.tree = RadixCache(pool, limits.page_size)
         self._step = 0
         self._copied: list[Node] = []  # by the step that is planned now
-
-    @property
-    def num_available(self) -> int:
-        """Pages that can be allocated: free ones, and cached ones after their eviction."""
-        return self.pool.num_free + self.pool.num_cached
 
     def begin_step(self) -> None:
         """Starts a step; comes before anything is planned in it."""
@@ -83,20 +86,8 @@ class PageTables:
     def end_step(self) -> None:
         """Ends the planning of a step; until then, the pages that it copies stay where they are."""
         for node in self._copied:
-            self._cache.unlock(node)
+            self.tree.unlock(node)
         self._copied.clear()
-
-    def num_missing(self, sequence: Sequence, num_tokens: int) -> int:
-        """Pages that a running sequence needs for `num_tokens` more."""
-        return self._limits.pages_for(sequence.num_computed_tokens + num_tokens) - len(sequence.page_ids)
-
-    def allocate(self, sequence: Sequence, count: int) -> list[int]:
-        """Appends own pages to a running sequence; at least `count` must be available."""
-        self._cache.evict(count - self.pool.num_free)
-        page_ids = self.pool.allocate(count)
-        assert page_ids is not None
-        sequence.page_ids.extend(page_ids)
-        return page_ids
 
     def prefixes(self, sequence: Sequence) -> Iterator[Prefix]:
         """Cached prefixes of a waiting sequence, best first: with a page to copy, if there is one, and
@@ -107,28 +98,26 @@ class PageTables:
         salt = self._salt(sequence)
         token_ids = sequence.token_ids
         max_tokens = len(token_ids) - 1
-        match = self._cache.match(
-            salt=salt, token_ids=token_ids, max_tokens=max_tokens, after=self._cache.root
-        )
+        match = self.tree.match(salt=salt, token_ids=token_ids, max_tokens=max_tokens, after=self.tree.root)
         num_shared = len(match.page_ids) * self._limits.page_size
-        partial = self._cache.match_partial(
+        partial = self.tree.match_partial(
             match, salt=salt, token_ids=token_ids, max_tokens=max_tokens, before_step=self._step
         )
         if partial and partial.num_tokens >= self._min_copied:
             yield Prefix(match, partial, num_shared + partial.num_tokens)
         yield Prefix(match, None, num_shared)
 
-    def attach_prefix(self, sequence: Sequence, prefix: Prefix) -> int | None:
+    def attach(self, sequence: Sequence, prefix: Prefix) -> int | None:
         """Begins a sequence with a prefix. Returns the page to copy into the next page that it gets, if
         any."""
         match, partial = prefix.match, prefix.partial
-        sequence.cache_node = self._cache.lock(match.node, match.num_pages)
+        sequence.cache_node = self.tree.lock(match.node, match.num_pages)
         sequence.page_ids = list(match.page_ids)
         sequence.num_shared_pages = prefix.num_shared_pages
         sequence.num_computed_tokens = prefix.num_tokens
         if partial is None:
             return None
-        source = self._cache.lock(partial.node, 1)
+        source = self.tree.lock(partial.node, 1)
         self._copied.append(source)
         return source.page_ids[0]
 
@@ -141,12 +130,12 @@ class PageTables:
     def release(self, sequence: Sequence, *, keep: bool) -> None:
         """Takes all pages back. `keep=True` caches the computed pages, `keep=False` also evicts an unshared
         prefix."""
-        if keep and self._prefix_caching:
+        if keep and self._is_enabled:
             self._publish_all(sequence)
-        self.pool.free(sequence.page_ids[sequence.num_shared_pages :])
-        self._cache.unlock(sequence.cache_node)
+        self._pool.free(sequence.page_ids[sequence.num_shared_pages :])
+        self.tree.unlock(sequence.cache_node)
         if not keep:
-            self._cache.discard(sequence.cache_node)
+            self.tree.discard(sequence.cache_node)
         sequence.page_ids = []
         sequence.num_shared_pages = 0
         sequence.cache_node = None
@@ -172,7 +161,7 @@ class PageTables:
         """Replaces the sequence's own pages by the cache's pages of the same contents."""
         first, node = sequence.num_shared_pages, sequence.cache_node
         start = first * self._limits.page_size
-        match = self._cache.match(
+        match = self.tree.match(
             salt=self._salt(sequence),
             token_ids=sequence.token_ids,
             max_tokens=num_tokens,
@@ -182,9 +171,9 @@ class PageTables:
         if not match.page_ids:
             return
         last = first + len(match.page_ids)
-        sequence.cache_node = self._cache.lock(match.node, match.num_pages)
-        self._cache.unlock(node)
-        self.pool.free(sequence.page_ids[first:last])
+        sequence.cache_node = self.tree.lock(match.node, match.num_pages)
+        self.tree.unlock(node)
+        self._pool.free(sequence.page_ids[first:last])
         sequence.page_ids[first:last] = match.page_ids
         sequence.num_shared_pages = last
 
@@ -193,12 +182,12 @@ class PageTables:
         already."""
         first = sequence.num_shared_pages
         last = self._limits.pages_for(num_tokens)
-        if first == last or not self._prefix_caching:
+        if first == last or not self._is_enabled:
             return
         token_ids = sequence.token_ids[first * self._limits.page_size : num_tokens]
         page_ids = sequence.page_ids[first:last]
         salt = self._salt(sequence)
-        node = self._cache.extend(
+        node = self.tree.extend(
             sequence.cache_node, salt=salt, token_ids=token_ids, page_ids=page_ids, step=self._step
         )
         if node is not None:
@@ -208,17 +197,17 @@ class PageTables:
     def check_integrity(self, running: Iterable[Sequence]) -> None:
         """Raises AssertionError unless the used pages are those of the running sequences, each for its
         tokens, and a sequence's own pages belong to it alone."""
-        self.pool.check_integrity()
-        self._cache.check_integrity()
+        self._pool.check_integrity()
+        self.tree.check_integrity()
         running = list(running)
         held = [page_id for sequence in running for page_id in sequence.page_ids]
-        assert len(set(held)) == self.pool.num_used, "a used page belongs to no sequence"
+        assert len(set(held)) == self._pool.num_used, "a used page belongs to no sequence"
         num_holders = Counter(held)
         for sequence in running:
             shared = sequence.page_ids[: sequence.num_shared_pages]
             own = sequence.page_ids[sequence.num_shared_pages :]
             assert all(num_holders[page_id] == 1 for page_id in own), "two sequences own the same page"
-            self._cache.check_path(
+            self.tree.check_path(
                 sequence.cache_node, salt=self._salt(sequence), token_ids=sequence.token_ids, page_ids=shared
             )
-        self._cache.check_locks(sequence.cache_node for sequence in running)
+        self.tree.check_locks(sequence.cache_node for sequence in running)
