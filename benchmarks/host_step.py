@@ -17,14 +17,14 @@ from unittest import mock
 
 import jax.numpy as jnp
 
-from jinfer.batching.batch import Batch
-from jinfer.batching.buckets import StepShape
+from jinfer.batching.buckets import Buckets
 from jinfer.config import Limits
 from jinfer.engine.engine import Engine
 from jinfer.engine.output_queue import OutputQueue
 from jinfer.engine.stats import Counters
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
+from jinfer.placement import default_placement
 from jinfer.requests.request import Request
 from jinfer.requests.sampling_params import MAX_LOGPROBS, SamplingParams
 from jinfer.sampling import StepResult
@@ -34,24 +34,16 @@ PROMPT_LENGTH, PAGE_SIZE, CONTEXT = 128, 16, 2048
 WARM_UP_STEPS, TIMED_STEPS = 20, 300
 
 
-class InstantSteps:
-    """Stands in for CompiledSteps: every row samples token 0."""
+class InstantStep:
+    """Stands in for the compiled step of a number of rows, each of which samples token 0."""
 
-    def __init__(self) -> None:
-        self.executables: dict[StepShape, Any] = {}
-        self._results: dict[int, StepResult] = {}
+    def __init__(self, rows: int) -> None:
+        top = jnp.zeros((rows, MAX_LOGPROBS), jnp.int32)
+        self._result = StepResult(jnp.zeros(rows, jnp.int32), jnp.zeros(rows), top, top.astype(jnp.float32))
 
-    def __call__(self, params: Any, state: Any, batch: Batch) -> tuple[Any, StepResult]:
-        """The same result for every batch of as many rows."""
-        rows = batch.shape.rows
-        if rows not in self._results:
-            top = jnp.zeros((rows, MAX_LOGPROBS), jnp.int32)
-            token_ids, logprobs = jnp.zeros(rows, jnp.int32), jnp.zeros(rows)
-            self._results[rows] = StepResult(token_ids, logprobs, top, top.astype(jnp.float32))
-        return state, self._results[rows]
-
-    def close(self) -> None:
-        """Nothing."""
+    def __call__(self, params: Any, state: Any, packed: Any) -> tuple[Any, StepResult]:
+        """The same result for every batch."""
+        return state, self._result
 
 
 class Stopwatch:
@@ -115,10 +107,15 @@ def _deliver(updates: list[Any], queue: OutputQueue) -> None:
 def _engine(rows: int) -> Engine:
     pages = rows * -(-CONTEXT // PAGE_SIZE) + 1
     limits = Limits(PAGE_SIZE, pages, rows, max(4096, rows), CONTEXT)
-    steps = InstantSteps()
     state = DeviceState((), None)
     executor = Executor(
-        params={}, limits=limits, steps=steps, prefix_updates=None, state=state, new_state=lambda: state
+        params={},
+        limits=limits,
+        executables={shape: InstantStep(shape.rows) for shape in Buckets.for_limits(limits).all},
+        placement=default_placement(),
+        prefix_updates=None,
+        state=state,
+        new_state=lambda: state,
     )
     return Engine(Scheduler(limits, Counters()), executor)
 

@@ -13,12 +13,12 @@ from typing import Any
 from jinfer.async_queue import AsyncOutputQueue, Waker
 from jinfer.config import EngineConfig
 from jinfer.engine.loop import EngineLoop
-from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.engine.stats import EngineStats
 from jinfer.errors import RequestError, shown
 from jinfer.loading import ModelSource
 from jinfer.requests.outputs import RequestOutput, StreamPiece
 from jinfer.requests.prompts import Messages, Prompt, Prompts, as_params, as_prompts
+from jinfer.requests.request import SequenceOutput
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.startup import start_engine
 from jinfer.text.tokenizer import Tokenizer

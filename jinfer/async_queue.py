@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Iterable
 
 from jinfer.engine.output_queue import OutputQueue
-from jinfer.engine.sequence_output import SequenceOutput
-from jinfer.requests.request import Request
+from jinfer.requests.request import Request, SequenceOutput
 
 
 class Waker:

@@ -9,13 +9,12 @@ from jinfer.config import EngineConfig
 from jinfer.engine.engine import Engine
 from jinfer.engine.loop import EngineLoop
 from jinfer.engine.output_queue import OutputQueue
-from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.engine.stats import EngineStats
 from jinfer.loading import ModelSource
 from jinfer.progress import progress_bar
 from jinfer.requests.outputs import RequestOutput, StreamPiece
 from jinfer.requests.prompts import Messages, Prompt, Prompts, as_params, as_prompts, split_options
-from jinfer.requests.request import Request
+from jinfer.requests.request import Request, SequenceOutput
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.startup import find_checked, start_engine
 from jinfer.text.tokenizer import Tokenizer

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
@@ -29,6 +30,15 @@ class Placement:
         """The shapes of a pytree, each with the layout of a replicated array."""
         sharding = self.sharding()
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), abstract)
+
+    def zeros(self, abstract: Any) -> Any:
+        """Arrays of zeros in the shapes of a pytree, each made where a replicated array belongs."""
+        sharding = self.sharding()
+
+        def make(x: jax.ShapeDtypeStruct) -> jax.Array:
+            return jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=sharding)(x.shape, x.dtype)
+
+        return jax.tree.map(make, abstract)
 
     def put(self, array: np.ndarray) -> jax.Array:
         """Starts a copy of an array of the host, replicated."""

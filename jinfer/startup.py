@@ -16,10 +16,11 @@ from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
 from jinfer.errors import InsufficientMemoryError
 from jinfer.execution.device_memory import DeviceMemory, delete_arrays
-from jinfer.execution.device_state import new_device_state
-from jinfer.execution.executor import Executor, start_executor
+from jinfer.execution.device_state import abstract_device_state
+from jinfer.execution.executor import Executor
 from jinfer.execution.memory import MemoryNeeds, check_fits, check_workspace, choose_limits, plan_memory
 from jinfer.execution.memory_plan import MemoryPlan
+from jinfer.execution.start import start_executor
 from jinfer.execution.workspace import start_probing
 from jinfer.loading import FoundModel, LoadedModel, ModelSource, find_model, load_model
 from jinfer.placement import Placement, default_placement
@@ -183,13 +184,13 @@ def _executor(
 ) -> Executor:
     """Compiles and warms up. Raises InsufficientMemoryError if the device runs out of memory on the way."""
     model, limits = loaded.model, memory.limits
-    new_state = functools.partial(new_device_state, model.config, limits, loaded.dtype)
+    state = abstract_device_state(model.config, limits, loaded.dtype)
     try:
         executor = start_executor(
             model=model,
             params=loaded.params,
             limits=limits,
-            new_state=new_state,
+            new_state=functools.partial(placement.zeros, state),
             placement=placement,
             compiler=config.compiler,
             has_prefix_updates=config.cache.prefix_caching,

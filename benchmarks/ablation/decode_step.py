@@ -9,18 +9,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from benchmarks.ablation.filled_state import filled_state
 from benchmarks.kernels.cases.theirs import jax_kernel
-from jinfer.batching.batch import layout_of
+from jinfer.batching.batch import layout_of, pack
 from jinfer.batching.buckets import StepShape
-from jinfer.batching.packing import pack
 from jinfer.bench.workloads import Workload
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
 from jinfer.execution.device_memory import delete_arrays
-from jinfer.execution.device_state import new_device_state
+from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.kv_cache import KVHeads, KVLayout
 from jinfer.execution.step import run_step
 from jinfer.models import decoder
@@ -65,7 +63,7 @@ class DecodeStep:
         self._choices, self._dtype = choices, jax.tree.leaves(params)[0].dtype
         self._model = model
         layout = layout_of(StepShape(rows), self._limits)
-        fields = {"row_ids": np.arange(rows, dtype=np.int32), "new_page_ids": np.zeros(rows, np.int32)}
+        fields = {"row_ids": (range(rows), 0), "new_page_ids": ([], 0)}
         self._words = pack(layout, fields)
 
         def step(params, state, foreign, packed):
@@ -78,7 +76,7 @@ class DecodeStep:
                     state, result = run_step(model, StepShape(rows), self._limits, params, state, packed)
                 return state, result
 
-        state = jax.eval_shape(functools.partial(new_device_state, model.config, self._limits, self._dtype))
+        state = abstract_device_state(model.config, self._limits, self._dtype)
         foreign = jax.eval_shape(self._foreign_cache)
         self._lowered = jax.jit(step, donate_argnums=1).lower(params, state, foreign, self._words)
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinfer.config import Limits
-from jinfer.execution.device_state import DeviceState, new_device_state
+from jinfer.execution.device_state import DeviceState, abstract_device_state
 from jinfer.models.model import Model
+from jinfer.placement import default_placement
 from pallas_kernels.paged_attention import KVPages
 
 
@@ -18,7 +19,7 @@ def filled_state(
     Keys and values are normally distributed, as an engine's are: zeros draw less power, and a GPU at its
     limit of power is faster on them.
     """
-    state = new_device_state(model.config, limits, dtype)
+    state = default_placement().zeros(abstract_device_state(model.config, limits, dtype))
     if not has_zero_cache:
         state = state._replace(
             kv_cache=tuple(_normal_like(pages, i) for i, pages in enumerate(state.kv_cache))

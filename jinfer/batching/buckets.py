@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from jinfer.config import Limits
-from jinfer.scheduling.step_plan import StepPlan
 
 # A step of so few is bound by reading the weights, and padding costs it next to nothing.
 FEW_TOKENS = (16, 64)
@@ -52,15 +51,6 @@ class Buckets:
     @property
     def all(self) -> tuple[StepShape, ...]:
         return self.decode + self.mixed
-
-    def smallest_for(self, plan: StepPlan) -> StepShape:
-        """The shape that pads `plan` least. The scheduler's limits see to it that there is one."""
-        if plan.is_decode:
-            return next(shape for shape in self.decode if shape.rows >= len(plan.decode))
-        num_tokens, num_rows = plan.num_tokens, plan.num_rows
-        return next(
-            s for s in self.mixed if s.tokens is not None and s.tokens >= num_tokens and s.rows >= num_rows
-        )
 
 
 def _row_counts(max_rows: int) -> list[int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from jinfer.engine.engine import Engine
-from jinfer.engine.sequence_output import SequenceOutput
+from jinfer.requests.request import SequenceOutput
 
 INTERVAL_S = 1.0
 

@@ -9,9 +9,8 @@ from typing import Any, Protocol
 from jinfer.bench.arrivals import Arrival
 from jinfer.bench.workloads import Lengths, random_prompts
 from jinfer.config import Limits
-from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.requests.request import Request
+from jinfer.requests.request import Request, SequenceOutput
 from jinfer.requests.sampling_params import SamplingParams
 
 TEMPERATURE = 0.6

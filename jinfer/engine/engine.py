@@ -5,11 +5,9 @@ import dataclasses
 import time
 
 from jinfer.config import Limits
-from jinfer.engine.sequence_output import SequenceOutput, append_token
 from jinfer.engine.stats import EngineStats
-from jinfer.engine.step_output import StepExecutor, StepOutput
-from jinfer.engine.step_queue import StepInFlight, StepQueue, one_at_a_time, overlapped
-from jinfer.requests.request import FinishReason, Request, Sequence
+from jinfer.engine.steps import StepExecutor, StepInFlight, StepOutput, StepQueue, one_at_a_time, overlapped
+from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput, append_token
 from jinfer.scheduling.scheduler import Scheduler
 
 

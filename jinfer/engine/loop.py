@@ -27,9 +27,8 @@ from typing import Any, TypeVar
 
 from jinfer.engine.engine import Engine
 from jinfer.engine.output_queue import OutputQueue
-from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.requests.request import FinishReason, Request
+from jinfer.requests.request import FinishReason, Request, SequenceOutput
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -3,9 +3,8 @@
 from collections import deque
 from collections.abc import Iterable, Iterator
 
-from jinfer.engine.sequence_output import SequenceOutput
 from jinfer.errors import EngineError
-from jinfer.requests.request import Request, Sequence
+from jinfer.requests.request import Request, Sequence, SequenceOutput
 
 
 class OutputQueue:

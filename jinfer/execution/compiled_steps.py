@@ -4,88 +4,66 @@ import functools
 import os
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jinfer.batching.batch import Batch, layout_of
+from jinfer.batching.batch import layout_of, size_of
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.batching.packing import size_of
 from jinfer.compilation.cache import cache_directory, persistent_cache
 from jinfer.compilation.options import compiled, compiler_options
 from jinfer.compilation.traced_programs import traced, with_tree
 from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.device_state import DeviceState
-from jinfer.execution.input_cache import InputCache
 from jinfer.execution.step import run_step
 from jinfer.models.model import Model
 from jinfer.options import CompilerValue
-from jinfer.placement import Placement
 from jinfer.progress import progress_bar
 from jinfer.sampling import StepResult
 from jinfer.weights.params import Params
 
 
-class CompiledSteps:
-    """Calls the executable of a batch's shape. Params and state go in, the next state comes out; the only
-    arrays it keeps are inputs that were sent."""
+def compile_steps(
+    model: Model,
+    limits: Limits,
+    buckets: Buckets,
+    params: Params,
+    state: DeviceState,
+    *,
+    device: jax.Device,
+    compiler: CompilerOptions,
+    progress: bool,
+) -> Mapping[StepShape, jax.stages.Compiled]:
+    """The executable of every shape, compiled in threads. It takes (params, state, packed batch) and returns
+    (state, StepResult) at once; `state` is donated, and must not be used again."""
+    abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
+    options = compiler_options(device, compiler.compiler_options)
+    tracing = threading.Lock()  # Python's own lock is shared: one shape is traced while others compile
 
-    def __init__(
-        self,
-        model: Model,
-        limits: Limits,
-        buckets: Buckets,
-        params: Params,
-        state: DeviceState,
-        *,
-        placement: Placement,
-        compiler: CompilerOptions,
-        progress: bool,
-    ) -> None:
-        abstract_params, abstract_state = jax.tree.map(_abstract, (params, state))
-        device = placement.device
-        options = compiler_options(device, compiler.compiler_options)
-        tracing = threading.Lock()  # Python's own lock is shared: one shape is traced while others compile
+    def compile_one(shape: StepShape) -> jax.stages.Compiled:
+        with tracing:
+            lowered = _lower(model, limits, abstract_params, abstract_state, compiler, device, shape)
+        return compiled(lowered, options)
 
-        def compile_one(shape: StepShape) -> jax.stages.Compiled:
-            with tracing:
-                lowered = _lower(model, limits, abstract_params, abstract_state, compiler, device, shape)
-            return compiled(lowered, options)
-
-        self._executables: dict[StepShape, jax.stages.Compiled] = {}
-        self._input_cache = InputCache(placement)
-        with (
-            persistent_cache(steps_directory(compiler, device)),
-            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
-            progress_bar("compiling", total=len(buckets.all), enabled=progress) as bar,
-        ):
-            # Largest shapes first: the small ones finish the pool evenly.
-            futures: dict[Future, StepShape] = {
-                pool.submit(compile_one, shape): shape for shape in buckets.all[::-1]
-            }
-            try:
-                for future in as_completed(futures):
-                    self._executables[futures[future]] = future.result()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-
-    @property
-    def executables(self) -> Mapping[StepShape, jax.stages.Compiled]:
-        """The step of each shape."""
-        return self._executables
-
-    def __call__(self, params: Params, state: DeviceState, batch: Batch) -> tuple[DeviceState, StepResult]:
-        """Dispatches one step and returns at once. `state` is donated: it must not be used again."""
-        return self._executables[batch.shape](params, state, self._input_cache(batch))
-
-    def close(self) -> None:
-        """Frees the inputs that were kept. Nothing may be called afterwards."""
-        self._input_cache.clear()
+    executables: dict[StepShape, jax.stages.Compiled] = {}
+    with (
+        persistent_cache(steps_directory(compiler, device)),
+        ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+        progress_bar("compiling", total=len(buckets.all), enabled=progress) as bar,
+    ):
+        # Largest shapes first: the small ones finish the pool evenly.
+        futures = {pool.submit(compile_one, shape): shape for shape in buckets.all[::-1]}
+        try:
+            for future in as_completed(futures):
+                executables[futures[future]] = future.result()
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return executables
 
 
 def compile_step(

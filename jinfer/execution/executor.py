@@ -2,49 +2,29 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
-from logging import getLogger
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from jinfer.batching.batch import Batch, make_batch, padding_batch
+from jinfer.batching.batch import Batch, make_batch
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.config import CompilerOptions, Limits
-from jinfer.engine.step_output import StepOutput, TokenLogprobs
-from jinfer.execution.compiled_steps import CompiledSteps
+from jinfer.config import Limits
+from jinfer.engine.steps import StepOutput, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.prefix_updates import PrefixUpdates
-from jinfer.models.model import Model
 from jinfer.placement import Placement
-from jinfer.progress import logged_time, progress_bar
 from jinfer.sampling import NOT_FINITE, StepResult
 from jinfer.scheduling.step_plan import StepPlan
 from jinfer.weights.params import Params
-
-logger = getLogger(__name__)
-
-
-@runtime_checkable
-class Steps(Protocol):
-    """The executable of every shape; see CompiledSteps."""
-
-    def __call__(
-        self, params: Params, state: DeviceState, batch: Batch
-    ) -> tuple[DeviceState, StepResult]: ...
-
-    @property
-    def executables(self) -> Mapping[StepShape, jax.stages.Compiled]: ...
-
-    def close(self) -> None: ...
 
 
 class Executor:
     """Runs plans on the device. A handle of a step is its StepResult, whose arrays are on the device.
 
     `state` is donated to every step and replaced by what the step returns. `params` are read by every step.
+    `executables` are the compiled steps of all shapes (compiled_steps.py).
     """
 
     def __init__(
@@ -52,7 +32,8 @@ class Executor:
         *,
         params: Params,
         limits: Limits,
-        steps: Steps,
+        executables: Mapping[StepShape, jax.stages.Compiled],
+        placement: Placement,
         prefix_updates: PrefixUpdates | None,
         state: DeviceState,
         new_state: Callable[[], DeviceState],
@@ -60,21 +41,17 @@ class Executor:
         """`new_state` makes an empty state, which replaces `state` after a fault."""
         self.params = params
         self.state = state
+        self.executables = executables
         self.buckets = Buckets.for_limits(limits)
         self._limits = limits
-        self._steps = steps
-        self._prefix_updates = prefix_updates
+        self._input_cache = InputCache(placement)
+        self.prefix_updates = prefix_updates
         self._new_state = new_state
-
-    @property
-    def executables(self) -> Mapping[StepShape, jax.stages.Compiled]:
-        """The compiled step of each shape."""
-        return self._steps.executables
 
     def dispatch(self, plan: StepPlan) -> StepResult:
         """Starts a step and the copy of its tokens to the host, and returns at once."""
-        if self._prefix_updates is not None:
-            self.state = self._prefix_updates(self.state, plan)
+        if self.prefix_updates is not None:
+            self.state = self.prefix_updates(self.state, plan)
         result = self.run(self.make_batch(plan))
         result.token_ids.copy_to_host_async()
         return result
@@ -85,7 +62,8 @@ class Executor:
 
     def run(self, batch: Batch) -> StepResult:
         """Starts the step of a batch."""
-        self.state, result = self._steps(self.params, self.state, batch)
+        step = self.executables[batch.shape]
+        self.state, result = step(self.params, self.state, self._input_cache(batch))
         return result
 
     def read(self, handle: StepResult, logprob_rows: Sequence[int]) -> StepOutput:
@@ -97,16 +75,6 @@ class Executor:
             token_ids = [None if token_id == NOT_FINITE else token_id for token_id in token_ids]
         return StepOutput(token_ids, _logprobs(handle, logprob_rows) if logprob_rows else {}, wait_s)
 
-    def warm_up(self, *, progress: bool) -> None:
-        """Runs every shape once on padding: first calls load code and build CUDA graphs, and no request
-        should wait."""
-        with progress_bar("warming up", total=len(self.buckets.all), enabled=progress) as bar:
-            for shape in self.buckets.all:
-                self.run(padding_batch(shape, self._limits)).token_ids.block_until_ready()
-                bar.update()
-        if self._prefix_updates is not None:
-            self.state = self._prefix_updates.warm_up(self.state)
-
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""
         delete_arrays(self.state)
@@ -116,50 +84,7 @@ class Executor:
         """Gives back the memory of the state, not that of the params. The executor cannot be used
         afterwards."""
         delete_arrays(self.state)
-        self._steps.close()
-
-
-def start_executor(
-    *,
-    model: Model,
-    params: Params,
-    limits: Limits,
-    new_state: Callable[[], DeviceState],
-    placement: Placement,
-    compiler: CompilerOptions,
-    has_prefix_updates: bool,
-    progress: bool,
-) -> Executor:
-    """Compiles every step and runs each once. Only sequences that share pages need `has_prefix_updates`."""
-    with ExitStack() as undo:
-        state = new_state()
-        undo.callback(delete_arrays, state)
-        buckets = Buckets.for_limits(limits)
-        with logged_time(logger, f"compiling {len(buckets.all)} steps"):
-            steps = CompiledSteps(
-                model,
-                limits,
-                buckets,
-                params,
-                state,
-                placement=placement,
-                compiler=compiler,
-                progress=progress,
-            )
-            prefix_updates = PrefixUpdates(limits, state, compiler) if has_prefix_updates else None
-        executor = Executor(
-            params=params,
-            limits=limits,
-            steps=steps,
-            prefix_updates=prefix_updates,
-            state=state,
-            new_state=new_state,
-        )
-        undo.callback(executor.close)
-        with logged_time(logger, "warming up"):
-            executor.warm_up(progress=progress)
-        undo.pop_all()
-        return executor
+        self._input_cache.clear()
 
 
 def _logprobs(result: StepResult, rows: Iterable[int]) -> dict[int, TokenLogprobs]:
@@ -174,3 +99,46 @@ def _logprobs(result: StepResult, rows: Iterable[int]) -> dict[int, TokenLogprob
         )
         for row in rows
     }
+
+
+class CachedInput(NamedTuple):
+    """A packed batch, on the host and on the device."""
+
+    packed: np.ndarray
+    on_device: jax.Array
+
+
+class InputCache:
+    """Gives a step its packed batch, as an array on the device where that is there already.
+
+    While no row joins, leaves or begins a page, the batches of decode steps are equal. One that is sent once
+    and kept needs no transfer, and XLA finds it where its CUDA graph of the step expects it, so that no node
+    of the graph has to be updated. One array per shape is kept. A batch that differs once, as when a row gets
+    a page, does not replace it, since the next is usually equal again.
+    """
+
+    def __init__(self, placement: Placement) -> None:
+        self._placement = placement
+        self._cached: dict[StepShape, CachedInput] = {}
+        self._newest: dict[StepShape, np.ndarray] = {}
+
+    def __call__(self, batch: Batch) -> np.ndarray | jax.Array:
+        """The packed batch, on the device from the second equal one on."""
+        if not batch.shape.is_decode:
+            return batch.packed
+        cached = self._cached.get(batch.shape)
+        if cached is not None and np.array_equal(cached.packed, batch.packed):
+            return cached.on_device
+        newest = self._newest.get(batch.shape)
+        self._newest[batch.shape] = batch.packed
+        if newest is None or not np.array_equal(newest, batch.packed):
+            return batch.packed
+        on_device = self._placement.put(batch.packed)
+        self._cached[batch.shape] = CachedInput(batch.packed, on_device)
+        return on_device
+
+    def clear(self) -> None:
+        """Frees the arrays on the device, once no step runs any more."""
+        for cached in self._cached.values():
+            cached.on_device.delete()
+        self._cached.clear()

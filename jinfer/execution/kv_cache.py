@@ -1,12 +1,13 @@
-"""The KV cache: the one place that knows its shape, the bytes of a page and how pages are copied.
+"""The KV cache: its shape, the bytes of a page and the copies of pages, which no other module knows.
 
 A layer's pages are an array of their own, so that XLA updates each in place. Page 0 is the null page.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
@@ -53,9 +54,10 @@ class KVLayout:
         """The shape of each layer's array."""
         return ((2, num_pages, self.page_size, *heads) for heads in self.layers)
 
-    def empty(self, num_pages: int) -> KVCache:
-        """A cache in which every page is zero."""
-        return tuple(KVPages(jnp.zeros(shape, self.dtype)) for shape in self.shapes(num_pages))
+    def abstract(self, num_pages: int) -> KVCache:
+        """The shapes and the dtype of a cache, as a pytree; `Placement.zeros` makes the empty cache of it."""
+        shapes: Any = (jax.ShapeDtypeStruct(shape, self.dtype) for shape in self.shapes(num_pages))
+        return tuple(map(KVPages, shapes))
 
 
 def copy_pages(kv_cache: KVCache, copies: Int32[Array, "copies 2"]) -> KVCache:

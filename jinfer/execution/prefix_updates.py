@@ -1,7 +1,14 @@
 """Updates of the device state before a step whose rows join with a cached prefix: page copies and page table
-rows."""
+rows.
 
-from collections.abc import Callable, Iterable
+A plan may have any number of either. They go in groups of a fixed size, each a call of one executable:
+
+    copies       [[5, 9], [0, 0], ...]           (page 5 into page 9; the null page into itself is padding)
+    page tables  [[2, 7, 8, 12, 0, ...], ...]    (row 2 begins with pages 7, 8, 12; the null row is padding)
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import jax
@@ -9,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME, copy_groups, page_table_groups
 from jinfer.compilation.cache import persistent_cache
 from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.compiled_steps import steps_directory
@@ -18,6 +24,8 @@ from jinfer.execution.kv_cache import copy_pages
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
 
+COPIES_AT_A_TIME = 16
+ROWS_AT_A_TIME = 8
 Groups = Iterable[np.ndarray]
 
 
@@ -66,3 +74,29 @@ def lower(function: Callable[..., Any], donated: Any, group: jax.ShapeDtypeStruc
     """Lowers one of the two for arrays, or the shapes of arrays, that it may write to."""
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), donated)
     return jax.jit(function, donate_argnums=0).lower(abstract, group)
+
+
+def copy_groups(plan: StepPlan) -> Iterator[np.ndarray]:
+    """int32 [COPIES_AT_A_TIME, 2]: sources and targets."""
+    for copies in _groups(plan.page_copies, COPIES_AT_A_TIME):
+        group = np.full((COPIES_AT_A_TIME, 2), NULL_PAGE, np.int32)
+        group[: len(copies)] = copies
+        yield group
+
+
+def page_table_groups(plan: StepPlan, limits: Limits) -> Iterator[np.ndarray]:
+    """int32 [ROWS_AT_A_TIME, 1 + pages_per_sequence]: a row, and its entries in the page table."""
+    joining = [chunk for chunk in plan.chunks if chunk.shared_page_ids]
+    for chunks in _groups(joining, ROWS_AT_A_TIME):
+        group = np.full((ROWS_AT_A_TIME, 1 + limits.pages_per_sequence), NULL_PAGE, np.int32)
+        group[:, 0] = limits.max_num_seqs
+        for i, chunk in enumerate(chunks):
+            group[i, 0] = chunk.row
+            group[i, 1 : 1 + len(chunk.shared_page_ids)] = chunk.shared_page_ids
+        yield group
+
+
+def _groups(items: list, size: int) -> Iterator[list]:
+    remaining = iter(items)
+    while group := list(islice(remaining, size)):
+        yield group

@@ -11,7 +11,7 @@ from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.cache import persistent_cache
 from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.compiled_steps import compile_step, steps_directory
-from jinfer.execution.device_state import new_device_state
+from jinfer.execution.device_state import abstract_device_state
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model
@@ -74,7 +74,7 @@ def probe(
     model = _of_few_layers(model, dtype)
     buckets, device = Buckets.for_limits(limits), placement.device
     params = unflatten(model.param_specs.placed(placement))
-    state = placement.placed(jax.eval_shape(lambda: new_device_state(model.config, limits, dtype)))
+    state = placement.placed(abstract_device_state(model.config, limits, dtype))
 
     def compile_one(shape: StepShape) -> jax.stages.Compiled:
         return compile_step(model, limits, params, state, compiler, device, shape, **WITHOUT_TUNING)

@@ -1,19 +1,42 @@
-"""Attention over the paged cache."""
+"""Attention over the paged cache, and the tokens of a step as a model sees them."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 from jinfer.models.config import AttentionConfig
 from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
 from jinfer.models.rope import Angles
-from jinfer.models.token_batch import TokenBatch
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
 from pallas_kernels.paged_attention import KVPages
 from pallas_kernels.rope_cache_write import rope_cache_write
+
+
+class TokenBatch(NamedTuple):
+    """Flattened tokens of several rows (sequences), and where their keys and values live.
+
+    Each token writes its keys and values to (page_ids, page_offsets) before it attends. `page_table` and
+    `lengths` give the rows' positions, the new tokens included: the same page and offset, where a row has one
+    token. `query_starts` divides the tokens among the rows, of which the first `num_decode_rows` have one
+    each; None means one token per row. `prompt_lengths`, of each token's request, are given where the model's
+    rotary embedding depends on them. `logits_indices`, where they are given, are the last token of each row,
+    and no other's last hidden state is asked for. Padding tokens write to the null page, and padding rows
+    have length 0.
+    """
+
+    token_ids: Int32[Array, " tokens"]
+    positions: Int32[Array, " tokens"]
+    page_ids: Int32[Array, " tokens"]
+    page_offsets: Int32[Array, " tokens"]
+    page_table: Int32[Array, "rows pages_per_sequence"]
+    lengths: Int32[Array, " rows"]
+    query_starts: Int32[Array, " rows_plus_1"] | None = None
+    num_decode_rows: Int32[Array, ""] | None = None
+    prompt_lengths: Int32[Array, " tokens"] | None = None
+    logits_indices: Int32[Array, " rows"] | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jinfer.engine.sequence_output import SequenceOutput
-from jinfer.requests.request import FinishReason, Request, Sequence
+from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput
 
 
 @dataclass(frozen=True)

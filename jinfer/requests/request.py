@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jinfer.config import Limits
-from jinfer.errors import RequestError, shown
-from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+from jinfer.requests.request_checks import check_min_tokens, check_prompt, check_stop_token_ids
+from jinfer.requests.sampling_params import SamplingParams
 from jinfer.text.detokenizer import Detokenizer
 
 SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: neighbouring sequences get seeds that are far apart
@@ -110,12 +110,12 @@ class Request:
     ) -> "Request":
         """Checks everything that can be known before the request runs. Raises RequestError with the
         numbers."""
-        _check_prompt(prompt_token_ids, vocab_size, limits)
+        check_prompt(prompt_token_ids, vocab_size, limits)
         stop_token_ids = frozenset(params.stop_token_ids or ()) | (
             frozenset() if params.ignore_eos else eos_token_ids
         )
-        _check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
-        _check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
+        check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
+        check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
         request = cls(request_id, prompt, tuple(prompt_token_ids), params, time.perf_counter())
         max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
         seed = secrets.randbelow(SEED_MODULUS) if params.seed is None else params.seed
@@ -138,53 +138,61 @@ class Request:
         return all(sequence.is_finished for sequence in self.sequences)
 
 
-def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Limits) -> None:
-    if not prompt_token_ids:
-        raise RequestError("the prompt has no tokens; give at least one (the text '' is the BOS token alone)")
-    for token_id in prompt_token_ids:
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
-            raise RequestError(
-                f"the prompt holds token id {shown(token_id)}; ids are integers from 0 to {vocab_size - 1}"
-            )
-    length = len(prompt_token_ids)
-    usable_pages = limits.num_pages - 1
-    if limits.pages_for(length + 1) > usable_pages:
-        raise RequestError(
-            f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages "
-            f"of {limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or "
-            "raise num_pages"
-        )
-    if length >= limits.max_model_len:
-        raise RequestError(
-            f"the prompt has {length} tokens and the context holds {limits.max_model_len}, of which one "
-            "must be left for the output; shorten the prompt or raise max_model_len if the model allows"
-        )
+@dataclass(slots=True, eq=False)
+class SequenceOutput:
+    """A token that was read, None at an end without one. `text` is None where it is not made yet.
+
+    Made once and not changed. It is neither frozen nor a named tuple, for there is one of them for each row
+    of each step, and either takes four times as long to make.
+    """
+
+    sequence: Sequence
+    token_id: int | None
+    text: str | None
+    finish_reason: FinishReason | None
+
+    def detokenize(self) -> str:
+        """The text that has become final with this output. Outputs of a sequence are taken in order, each
+        once."""
+        if self.text is not None:
+            return self.text
+        detokenizer = self.sequence.detokenizer
+        if detokenizer is None:
+            return ""
+        text = "" if self.token_id is None else detokenizer.add(self.token_id)
+        return text if self.finish_reason is None else text + detokenizer.finish()
 
 
-def _check_stop_token_ids(
-    stop_token_ids: frozenset[int], eos_token_ids: frozenset[int], vocab_size: int, min_tokens: int
-) -> None:
-    """A model may name more ends of sequence than the device can block, which only `min_tokens` asks for."""
-    if len(stop_token_ids) > MAX_STOP_TOKEN_IDS and (min_tokens or len(eos_token_ids) <= MAX_STOP_TOKEN_IDS):
-        raise RequestError(
-            f"{len(stop_token_ids)} stop token ids, the end-of-sequence ids included; at most "
-            f"{MAX_STOP_TOKEN_IDS}"
-            + (", which min_tokens can block: leave it out, or give ignore_eos=True" if min_tokens else "")
-        )
-    for token_id in stop_token_ids:
-        if token_id >= vocab_size:
-            raise RequestError(f"stop token id {shown(token_id)} is outside the vocabulary of {vocab_size}")
+def append_token(sequence: Sequence, token_id: int) -> SequenceOutput:
+    """Appends a sampled token, and says whether it is the last. It runs for each row of each step.
+
+    Text is made late, when the caller takes it: it costs more than everything else that the host does for a
+    token, and is often wanted at the end only. Where a stop string may end the output, every token becomes
+    text at once.
+    """
+    token_ids = sequence.token_ids
+    token_ids.append(token_id)
+    if sequence.has_stop_strings:
+        return _append_text(sequence, token_id)
+    if token_id in sequence.stop_token_ids or len(token_ids) >= sequence.max_total_tokens:
+        return SequenceOutput(sequence, token_id, None, _end_by_token(sequence, token_id))
+    return SequenceOutput(sequence, token_id, None, None)
 
 
-def _check_min_tokens(
-    min_tokens: int, prompt_length: int, stop_token_ids: frozenset[int], vocab_size: int, limits: Limits
-) -> None:
-    if min_tokens and len(stop_token_ids) >= vocab_size:
-        raise RequestError(
-            "every token of the vocabulary is a stop token, so min_tokens can choose none; allow one"
-        )
-    if prompt_length + min_tokens > limits.max_model_len:
-        raise RequestError(
-            f"min_tokens={min_tokens} after a prompt of {prompt_length} tokens exceed the context of "
-            f"{limits.max_model_len}; lower min_tokens or shorten the prompt"
-        )
+def _append_text(sequence: Sequence, token_id: int) -> SequenceOutput:
+    detokenizer = sequence.detokenizer
+    assert detokenizer is not None, "stop strings without a tokenizer"
+    text = detokenizer.add(token_id)
+    reason = _end_by_token(sequence, token_id)
+    if detokenizer.stop_reason is not None and reason is not FinishReason.STOP:
+        sequence.stop_reason = detokenizer.stop_reason
+        reason = FinishReason.STOP
+    return SequenceOutput(sequence, token_id, text if reason is None else text + detokenizer.finish(), reason)
+
+
+def _end_by_token(sequence: Sequence, token_id: int) -> FinishReason | None:
+    """The reason to end with the newest token, whatever its text says."""
+    if token_id in sequence.stop_token_ids:
+        sequence.stop_reason = token_id if token_id in (sequence.params.stop_token_ids or ()) else None
+        return FinishReason.STOP
+    return FinishReason.LENGTH if len(sequence.token_ids) >= sequence.max_total_tokens else None

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jinfer.batching.batch import TOKEN_ON_DEVICE, Batch, layout_of, make_batch, padding_batch
+from jinfer.batching.batch import Batch, layout_of, make_batch, padding_batch
 from jinfer.batching.buckets import Buckets, StepShape
+from jinfer.batching.mixed_batch import TOKEN_ON_DEVICE
 from jinfer.batching.sampling_state import (
     NO_BLOCKED_ID,
     PROMPT_LENGTH,

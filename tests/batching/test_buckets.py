@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jinfer.batching.batch import smallest_shape
 from jinfer.batching.buckets import Buckets, StepShape
 from tests.batching.plans import chunk, decode_rows, limits, plan
 
@@ -73,7 +74,7 @@ def test_shapes_ascend_to_the_limits(max_num_seqs, tokens):
 def test_a_decode_plan_gets_the_smallest_shape_that_holds_it(max_num_seqs):
     buckets = Buckets.for_limits(limits(max_num_seqs=max_num_seqs))
     for num_rows in range(1, max_num_seqs + 1):
-        shape = buckets.smallest_for(decode_plan(num_rows))
+        shape = smallest_shape(decode_plan(num_rows), buckets)
         assert shape == min(shape for shape in buckets.decode if shape.rows >= num_rows)
 
 
@@ -86,7 +87,7 @@ def test_a_mixed_plan_gets_the_smallest_shape_that_holds_it(max_num_seqs, data):
     decode = decode_rows(*((row, 1) for row in range(num_rows - 1)))
     chosen = plan(decode, chunk(num_rows - 1, 0, range(num_tokens - len(decode))))
     buckets = Buckets.for_limits(limits(max_num_seqs=max_num_seqs, max_num_batched_tokens=budget))
-    shape = buckets.smallest_for(chosen)
+    shape = smallest_shape(chosen, buckets)
     assert shape in buckets.mixed
     assert shape.tokens == min(s.tokens for s in buckets.mixed if s.tokens >= num_tokens)
     assert shape.rows >= num_rows

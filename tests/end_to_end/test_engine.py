@@ -8,7 +8,7 @@ import pytest
 
 from jinfer import LLM, EngineError, SamplingParams
 from jinfer.engine.engine import Engine
-from jinfer.engine.step_queue import SHORT_WAIT_S
+from jinfer.engine.steps import SHORT_WAIT_S
 from jinfer.requests.prompts import Prompt
 from jinfer.requests.request import Request
 from tests.checkpoints import TINY_ENGINE, write_checkpoint

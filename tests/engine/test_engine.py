@@ -8,8 +8,7 @@ import pytest
 from jinfer.config import Limits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
-from jinfer.engine.step_output import StepOutput
-from jinfer.engine.step_queue import SHORT_WAIT_S, StepQueue, one_at_a_time, overlapped
+from jinfer.engine.steps import SHORT_WAIT_S, StepOutput, StepQueue, one_at_a_time, overlapped
 from jinfer.requests.request import FinishReason, Request, Sequence
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler

@@ -2,14 +2,13 @@
 
 import re
 
-import jax
 import jax.numpy as jnp
 import pytest
 
 from jinfer.batching.buckets import Buckets
 from jinfer.config import Limits
 from jinfer.execution.compiled_steps import lower_step
-from jinfer.execution.device_state import new_device_state
+from jinfer.execution.device_state import abstract_device_state
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights.hub import DEMO_MODEL, read_json
 
@@ -21,7 +20,7 @@ def test_no_step_copies_the_cache(shape, users_compiler_options):
     """Every layer's cache is updated in place: one token, several, or a chunk."""
     config = read_model_config(read_json(DEMO_MODEL / "config.json"))
     model = build_model(config, jnp.dtype("float32"), "auto")
-    state = jax.eval_shape(lambda: new_device_state(config, LIMITS, jnp.dtype("float32")))
+    state = abstract_device_state(config, LIMITS, jnp.dtype("float32"))
     compiled = lower_step(model, LIMITS, model.abstract_params, state, shape).compile(users_compiler_options)
     layer = "f32[" + ",".join(map(str, state.kv_cache[0].array.shape)) + "]"
     made = re.findall(rf"= {re.escape(layer)}\S* ([\w-]+)\(", compiled.as_text())

@@ -5,7 +5,7 @@ import numpy as np
 
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
-from jinfer.execution.input_cache import InputCache
+from jinfer.execution.executor import InputCache
 from jinfer.placement import Placement
 
 DECODE, MIXED = StepShape(2), StepShape(2, 16)

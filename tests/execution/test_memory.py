@@ -14,7 +14,7 @@ from jinfer.config import CacheOptions, EngineConfig, Limits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution import device_memory
 from jinfer.execution.device_memory import GB, DeviceMemory
-from jinfer.execution.device_state import new_device_state
+from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.memory import (
     RESERVE_BYTES,
     MemoryNeeds,
@@ -126,9 +126,7 @@ def test_pages_fill_what_weights_workspace_and_reserve_leave_of_the_share():
     most = int(left // page_bytes)
     assert most * 255 / 256 < given.limits.num_pages <= most
     assert given.cache_bytes == given.limits.num_pages * page_bytes
-    assert given.cache_bytes == num_bytes(
-        jax.eval_shape(lambda: new_device_state(model, given.limits, FLOAT32)).kv_cache
-    )
+    assert given.cache_bytes == num_bytes(abstract_device_state(model, given.limits, FLOAT32).kv_cache)
     assert given.unplanned_bytes == left - given.cache_bytes
 
 

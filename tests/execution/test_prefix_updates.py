@@ -7,24 +7,33 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jinfer.batching.prefix_update import COPIES_AT_A_TIME, ROWS_AT_A_TIME
 from jinfer.config import CompilerOptions, Limits
-from jinfer.execution.device_state import new_device_state
+from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.kv_cache import copy_pages
-from jinfer.execution.prefix_updates import PrefixUpdates, lower, set_page_tables
+from jinfer.execution.prefix_updates import (
+    COPIES_AT_A_TIME,
+    ROWS_AT_A_TIME,
+    PrefixUpdates,
+    copy_groups,
+    lower,
+    page_table_groups,
+    set_page_tables,
+)
 from jinfer.models.registry import read_model_config
+from jinfer.placement import default_placement
 from jinfer.weights.hub import DEMO_MODEL, read_json
 from pallas_kernels.paged_attention import KVPages
-from tests.batching.plans import chunk, decode_rows, plan
+from tests.batching.plans import chunk, decode_rows, limits, plan
 
 LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)
 CONFIG = read_model_config(read_json(DEMO_MODEL / "config.json"))
 FLOAT32 = jnp.dtype("float32")
+SIZES = limits(max_num_seqs=20, max_model_len=16)  # four pages each
 
 
 def filled_state():
     """Every page holds its own number, in every layer, and so does every row of the page table."""
-    state = new_device_state(CONFIG, LIMITS, FLOAT32)
+    state = default_placement().zeros(abstract_device_state(CONFIG, LIMITS, FLOAT32))
     page = jnp.arange(LIMITS.num_pages, dtype=FLOAT32)[None, :, None, None, None]
     table = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32)[:, None] + 50, state.rows.page_table.shape)
     return state._replace(
@@ -60,7 +69,7 @@ def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_cache_is_not_copied(dtype, users_compiler_options):
-    state = new_device_state(CONFIG, LIMITS, jnp.dtype(dtype))
+    state = default_placement().zeros(abstract_device_state(CONFIG, LIMITS, jnp.dtype(dtype)))
     copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
     compiled = lower(copy_pages, state.kv_cache, copies).compile(users_compiler_options)
     assert_in_place(compiled, state.kv_cache)
@@ -71,10 +80,39 @@ def test_the_cache_is_not_copied(dtype, users_compiler_options):
 
 
 def test_the_page_table_is_not_copied():
-    table = new_device_state(CONFIG, LIMITS, FLOAT32).rows.page_table
+    table = default_placement().zeros(abstract_device_state(CONFIG, LIMITS, FLOAT32)).rows.page_table
     rows = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + LIMITS.pages_per_sequence), jnp.int32)
     assert_in_place(lower(set_page_tables, table, rows).compile(), table)
 
 
 def assert_in_place(compiled: jax.stages.Compiled, donated) -> None:
     assert compiled.memory_analysis().alias_size_in_bytes == sum(x.nbytes for x in jax.tree.leaves(donated))
+
+
+def joining(num_rows: int):
+    """Rows with two shared pages, and a third that begins as a copy."""
+    return [
+        chunk(row, 9, [1, 2], new_pages=[100 + row], shared_pages=[10 + row, 40 + row], copied_page=70 + row)
+        for row in range(num_rows)
+    ]
+
+
+def test_a_step_that_shares_nothing_sends_nothing():
+    step = plan(decode_rows((0, 5)), chunk(1, 0, [1, 2, 3], new_pages=[7]))
+    assert list(copy_groups(step)) == list(page_table_groups(step, SIZES)) == []
+
+
+def test_the_groups_of_the_docstring():
+    step = plan(decode_rows(), chunk(2, 12, [1], new_pages=[9], shared_pages=[7, 8, 12], copied_page=5))
+    (copies,), (rows,) = copy_groups(step), page_table_groups(step, SIZES)
+    assert copies.tolist() == [[5, 9], *[[0, 0]] * (COPIES_AT_A_TIME - 1)]
+    assert rows.tolist() == [[2, 7, 8, 12, 0], *[[20, 0, 0, 0, 0]] * (ROWS_AT_A_TIME - 1)]
+    assert copies.dtype == rows.dtype == np.int32
+
+
+def test_there_may_be_more_than_fit_into_a_group():
+    step = plan(decode_rows(), *joining(20))
+    copies, rows = list(copy_groups(step)), list(page_table_groups(step, SIZES))
+    assert (len(copies), len(rows)) == (2, 3)
+    assert np.concatenate(copies)[:20].tolist() == [[70 + row, 100 + row] for row in range(20)]
+    assert np.concatenate(rows)[:20].tolist() == [[row, 10 + row, 40 + row, 0, 0] for row in range(20)]

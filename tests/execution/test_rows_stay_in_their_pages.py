@@ -14,9 +14,10 @@ import pytest
 from jinfer.batching.batch import padding_batch
 from jinfer.batching.buckets import StepShape
 from jinfer.config import Limits
-from jinfer.execution.device_state import DeviceState, new_device_state
+from jinfer.execution.device_state import DeviceState, abstract_device_state
 from jinfer.execution.step import run_step
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import default_placement
 from tests.tiny_model import CONFIG
 
 LIMITS = Limits(page_size=4, num_pages=12, max_num_seqs=2, max_num_batched_tokens=8, max_model_len=10)
@@ -28,7 +29,9 @@ SHAPE = StepShape(2)
 
 def state_of(lengths: list[int]) -> DeviceState:
     """Two rows in the middle of a cache in which all is -8."""
-    state = new_device_state(read_model_config(CONFIG), LIMITS, jnp.dtype("float32"))
+    state = default_placement().zeros(
+        abstract_device_state(read_model_config(CONFIG), LIMITS, jnp.dtype("float32"))
+    )
     rows = state.rows._replace(
         lengths=jnp.array([*lengths, 0], jnp.int32), page_table=jnp.array([*TABLES, [0, 0, 0]], jnp.int32)
     )

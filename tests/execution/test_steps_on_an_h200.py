@@ -10,12 +10,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jinfer.batching.batch import layout_of
+from jinfer.batching.batch import layout_of, size_of
 from jinfer.batching.buckets import StepShape
-from jinfer.batching.packing import size_of
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
-from jinfer.execution.device_state import new_device_state
+from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.step import run_step
 from jinfer.execution.workspace import MIN_LAYERS
 from jinfer.models.registry import build_model, read_model_config
@@ -52,7 +51,7 @@ def compile_step(shape: StepShape, *, num_layers: int = NUM_LAYERS) -> CompiledP
             vars(module)["should_interpret"] = lambda interpret: False
     raw = {**QWEN3_06B, "num_hidden_layers": num_layers}
     model = build_model(read_model_config(raw), jnp.dtype("bfloat16"), "pallas")
-    state = jax.eval_shape(lambda: new_device_state(model.config, LIMITS, jnp.dtype("bfloat16")))
+    state = abstract_device_state(model.config, LIMITS, jnp.dtype("bfloat16"))
     packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
     options = {name: value for name, value in GPU_COMPILER_OPTIONS.items() if name != NEEDS_A_GPU}
     step = functools.partial(run_step, model, shape, LIMITS)
@@ -66,9 +65,7 @@ def compiled():
 
 
 def cache_bytes() -> int:
-    state = jax.eval_shape(
-        lambda: new_device_state(read_model_config(QWEN3_06B), LIMITS, jnp.dtype("bfloat16")).kv_cache
-    )
+    state = abstract_device_state(read_model_config(QWEN3_06B), LIMITS, jnp.dtype("bfloat16")).kv_cache
     return sum(math.prod(layer.shape) * layer.dtype.itemsize for layer in jax.tree.leaves(state))
 
 

@@ -11,7 +11,7 @@ from jinfer.batching.buckets import StepShape
 from jinfer.config import CompilerOptions, Limits
 from jinfer.execution import workspace
 from jinfer.execution.compiled_steps import lower_step
-from jinfer.execution.device_state import new_device_state
+from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.workspace import (
     estimated_workspace_bytes,
     largest_workspace_bytes,
@@ -99,7 +99,7 @@ def test_a_layer_of_each_kind_is_compiled_before_the_last(monkeypatch, windows, 
 def test_the_workspace_of_a_step_does_not_depend_on_the_number_of_pages():
     def size_with(num_pages: int) -> int | None:
         limits, shape = replace(LIMITS, num_pages=num_pages), StepShape(2)
-        state = jax.eval_shape(lambda: new_device_state(MODEL.config, limits, FLOAT32))
+        state = abstract_device_state(MODEL.config, limits, FLOAT32)
         return step_workspace_bytes(lower_step(MODEL, limits, MODEL.abstract_params, state, shape).compile())
 
     few, many = size_with(50), size_with(2000)

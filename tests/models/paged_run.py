@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinfer.execution.kv_cache import KVCache, KVLayout
+from jinfer.models.attention import TokenBatch
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.models.token_batch import TokenBatch
 from jinfer.placement import default_placement
 from jinfer.weights.hub import read_json
 from jinfer.weights.params import Params
@@ -112,7 +112,9 @@ class PagedRun:
 
     def _new_cache(self, num_rows: int) -> KVCache:
         config = self._model.config
-        cache = KVLayout.of(config, PAGE_SIZE, self._dtype).empty(1 + num_rows * self._pages_per_row)
+        cache = default_placement().zeros(
+            KVLayout.of(config, PAGE_SIZE, self._dtype).abstract(1 + num_rows * self._pages_per_row)
+        )
         return jax.tree.map(lambda pages: jnp.full_like(pages, jnp.nan), cache)
 
 

@@ -9,12 +9,13 @@ from jax.typing import ArrayLike
 
 from jinfer import LLM
 from jinfer.execution.kv_cache import KVHeads, KVLayout
+from jinfer.models.attention import TokenBatch
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
 from jinfer.models.params import layer_stacks
 from jinfer.models.registry import build_model
 from jinfer.models.rope_config import LongRopeScaling, RopeConfig
-from jinfer.models.token_batch import TokenBatch
-from jinfer.weights.params import Params, flatten
+from jinfer.placement import default_placement
+from jinfer.weights.params import Params, flatten, num_bytes
 from tests.models.paged_run import PagedRun
 
 FLOAT32 = jnp.dtype("float32")
@@ -129,7 +130,7 @@ def test_an_engine_gives_its_greedy_tokens(params):
 
 def test_layers_of_a_kind_share_a_trace(params):
     model = build_model(CONFIG, FLOAT32, "xla")
-    cache = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32).empty(3)
+    cache = default_placement().zeros(KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32).abstract(3))
     one_token = jnp.ones(1, jnp.int32)
     tokens = TokenBatch(
         one_token, one_token, one_token, one_token, jnp.ones((1, 2), jnp.int32), one_token + 1
@@ -166,7 +167,7 @@ def test_each_layer_has_pages_of_its_own_shape():
     assert layout.layers == tuple(
         KVHeads(2, 8) if layer is LOCAL else KVHeads(1, 16) for layer in CONFIG.layers
     )
-    assert layout.page_bytes == sum(pages.array.nbytes for pages in layout.empty(3)) / 3
+    assert layout.page_bytes == num_bytes(layout.abstract(3)) / 3
 
 
 def test_prompts_share_keys_where_every_layer_turns_them_alike():

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine.stats import Counters
-from jinfer.engine.step_output import StepOutput, TokenLogprobs
+from jinfer.engine.steps import StepOutput, TokenLogprobs
 from jinfer.requests.request import FinishReason, Request, Sequence
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.page_pool import PagePool

@@ -1,4 +1,4 @@
-"""The steps between dispatch and read, and the rule for how many there may be.
+"""The steps of an engine: what runs them, how many are in flight, and what comes back.
 
 With one step in flight, the host plans a step while the device computes the one before. A host that waits for
 the device for less than SHORT_WAIT_S is the bottleneck itself: one late dispatch, and the device is idle. Two
@@ -8,9 +8,9 @@ more.
 
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 from jinfer.scheduling.step_plan import StepPlan
 
@@ -19,6 +19,44 @@ SHORT_WAIT_S = 0.25e-3
 DepthRule = Callable[[float], int]
 """Steps that stay in flight while the next is planned, by how long the host last waited for the device, in
 seconds."""
+
+
+class TokenLogprobs(NamedTuple):
+    """The log probability of a sampled token, and those of the most likely tokens, the most likely first."""
+
+    logprob: float
+    top_token_ids: list[int]
+    top_logprobs: list[float]
+
+
+@dataclass(slots=True, eq=False)
+class StepOutput:
+    """The results of one step on the host, row by row of its plan. Made once and not changed.
+
+    A token is None where the logits were not finite. `token_ids` may be longer than the plan: padding comes
+    last. `logprobs` has the rows that were asked for. `wait_s` is how long the host waited for the device.
+    """
+
+    token_ids: list[int | None]
+    logprobs: Mapping[int, TokenLogprobs]
+    wait_s: float
+
+
+class StepExecutor(Protocol):
+    """The device as the engine sees it. Steps are read in the order in which they are dispatched, each
+    once."""
+
+    def dispatch(self, plan: StepPlan) -> Any:
+        """Starts a step and returns at once, with a handle of the step."""
+
+    def read(self, handle: Any, logprob_rows: Sequence[int]) -> StepOutput:
+        """Waits for a step. Log probabilities come to the host for `logprob_rows` only."""
+
+    def reset(self) -> None:
+        """Begins with an empty state, after a fault. It may be interrupted, and done again."""
+
+    def close(self) -> None:
+        """Gives back the memory of the state. The executor cannot be used afterwards."""
 
 
 def overlapped(last_wait_s: float) -> int:

@@ -1,0 +1,61 @@
+"""The checks of a request before it runs. Each raises RequestError with the numbers."""
+
+from collections.abc import Collection
+
+from jinfer.config import Limits
+from jinfer.errors import RequestError, shown
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
+
+
+def check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Limits) -> None:
+    """The prompt has tokens of the vocabulary, and can run when it is alone, with a token of output."""
+    if not prompt_token_ids:
+        raise RequestError("the prompt has no tokens; give at least one (the text '' is the BOS token alone)")
+    for token_id in prompt_token_ids:
+        if not isinstance(token_id, int) or isinstance(token_id, bool) or not 0 <= token_id < vocab_size:
+            raise RequestError(
+                f"the prompt holds token id {shown(token_id)}; ids are integers from 0 to {vocab_size - 1}"
+            )
+    length = len(prompt_token_ids)
+    usable_pages = limits.num_pages - 1
+    if limits.pages_for(length + 1) > usable_pages:
+        raise RequestError(
+            f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages "
+            f"of {limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or "
+            "raise num_pages"
+        )
+    if length >= limits.max_model_len:
+        raise RequestError(
+            f"the prompt has {length} tokens and the context holds {limits.max_model_len}, of which one "
+            "must be left for the output; shorten the prompt or raise max_model_len if the model allows"
+        )
+
+
+def check_stop_token_ids(
+    stop_token_ids: frozenset[int], eos_token_ids: frozenset[int], vocab_size: int, min_tokens: int
+) -> None:
+    """A model may name more ends of sequence than the device can block, which only `min_tokens` asks for."""
+    if len(stop_token_ids) > MAX_STOP_TOKEN_IDS and (min_tokens or len(eos_token_ids) <= MAX_STOP_TOKEN_IDS):
+        raise RequestError(
+            f"{len(stop_token_ids)} stop token ids, the end-of-sequence ids included; at most "
+            f"{MAX_STOP_TOKEN_IDS}"
+            + (", which min_tokens can block: leave it out, or give ignore_eos=True" if min_tokens else "")
+        )
+    for token_id in stop_token_ids:
+        if token_id >= vocab_size:
+            raise RequestError(f"stop token id {shown(token_id)} is outside the vocabulary of {vocab_size}")
+
+
+def check_min_tokens(
+    min_tokens: int, prompt_length: int, stop_token_ids: frozenset[int], vocab_size: int, limits: Limits
+) -> None:
+    """The context holds `min_tokens` of output, and some token may be chosen for them."""
+    if min_tokens and len(stop_token_ids) >= vocab_size:
+        raise RequestError(
+            "every token of the vocabulary is a stop token, so min_tokens can choose none; allow one"
+        )
+    if prompt_length + min_tokens > limits.max_model_len:
+        raise RequestError(
+            f"min_tokens={min_tokens} after a prompt of {prompt_length} tokens exceed the context of "
+            f"{limits.max_model_len}; lower min_tokens or shorten the prompt"
+        )
