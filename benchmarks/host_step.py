@@ -25,6 +25,7 @@ from jinfer.engine.stats import Counters
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
 from jinfer.placement import default_placement
+from jinfer.requests.new_request import create_request
 from jinfer.requests.request import Request
 from jinfer.requests.sampling_params import MAX_LOGPROBS, SamplingParams
 from jinfer.sampling import StepResult
@@ -125,7 +126,7 @@ def _requests(rows: int, limits: Limits) -> list[Request]:
     params = SamplingParams(max_tokens=WARM_UP_STEPS + 2 * TIMED_STEPS, ignore_eos=True).with_defaults({})
     prompts = [[i] * (PROMPT_LENGTH + i % PAGE_SIZE) for i in range(rows)]
     return [
-        Request.create(
+        create_request(
             f"{i}", None, prompt, params, eos_token_ids=frozenset(), vocab_size=rows, limits=limits
         )
         for i, prompt in enumerate(prompts)

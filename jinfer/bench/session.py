@@ -10,6 +10,7 @@ from jinfer.bench.arrivals import Arrival
 from jinfer.bench.workloads import Lengths, random_prompts
 from jinfer.config import Limits
 from jinfer.errors import EngineError
+from jinfer.requests.new_request import create_request
 from jinfer.requests.request import Request, SequenceOutput
 from jinfer.requests.sampling_params import SamplingParams
 
@@ -100,7 +101,7 @@ class Session:
         self._num_requests += 1
         seed = self.seed + self._num_requests
         params = SamplingParams(temperature=TEMPERATURE, max_tokens=max_tokens, ignore_eos=True, seed=seed)
-        return Request.create(
+        return create_request(
             f"bench-{self._num_requests}",
             None,
             prompt,

@@ -19,19 +19,20 @@ with an empty engine.
 import contextlib
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from jinfer.engine.engine import Engine
+from jinfer.engine.open_queues import OpenQueues
 from jinfer.engine.output_queue import OutputQueue
 from jinfer.errors import EngineError
-from jinfer.requests.request import FinishReason, Request, SequenceOutput
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+Command = Callable[[Any], None]
+"""Changes the engine. It is applied to its argument under the loop's lock."""
 
 CLOSED = "this LLM is closed; create another"
 INTERRUPTED = "another call was interrupted within a step, which ended every request; send this one again"
@@ -52,10 +53,7 @@ class EngineLoop:
         self._lock = threading.RLock()  # not to enter twice: it knows whether this thread has it
         self._threads_inside: set[int] = set()  # that have the lock, or wait for it
         self._commands: deque[tuple[Command, Any]] = deque()
-        self._queues: dict[
-            Request, OutputQueue
-        ] = {}  # of requests that were accepted, until their queue is over
-        self._deadlines: dict[OutputQueue, float] = {}  # of those of them that have one
+        self._open_queues = OpenQueues(engine)
         self._is_in_use = False
         self._is_closed = False
         self._thread: threading.Thread | None = None
@@ -73,7 +71,7 @@ class EngineLoop:
 
     def submit(self, queue: OutputQueue) -> None:
         """Queues all requests of an output queue at once. They are accepted before the next step."""
-        self._give(EngineLoop._accept, queue)
+        self._give(self._accept, queue)
         if self._is_closed:
             queue.fail(CLOSED)  # the command may have come too late for a thread to apply it
 
@@ -81,17 +79,17 @@ class EngineLoop:
         """Aborts the unfinished requests of a queue without a taker, before the next step. May be
         repeated."""
         if not queue.is_over:
-            self._give(EngineLoop._abandon, queue)
+            self._give(self._open_queues.abandon, queue)
 
     def abort(self, request_id: str) -> None:
         """Ends a request before the next step, unless it has ended; its queue gets the ends of its
         sequences."""
-        self._give(EngineLoop._abort, request_id)
+        self._give(self._open_queues.abort, request_id)
 
     def close_soon(self) -> None:
         """Closes at the end of the step that runs, without waiting for it: for finalizers."""
         self._is_closed = True
-        self._give(EngineLoop._shut, None)
+        self._give(self._shut, None)
 
     def close(self) -> None:
         """Fails unfinished requests and frees the engine's memory: now, or at the end of the step around this
@@ -102,7 +100,7 @@ class EngineLoop:
             if self._thread is not None:
                 self._thread.join()
 
-    def _give(self, command: "Command", argument: Any) -> None:
+    def _give(self, command: Command, argument: Any) -> None:
         self._commands.append((command, argument))
         if self._wake is not None:
             self._wake.put(None)
@@ -138,14 +136,14 @@ class EngineLoop:
     def _run(self, wake: "SimpleQueue[None]") -> None:
         while not self._is_closed:
             wake.get()
-            while (self._commands or self._queues) and not self._is_closed:
+            while (self._commands or self._open_queues.has_any) and not self._is_closed:
                 self._take_turn()
         self._take_turn()
 
     def _take_turn(self) -> None:
         """Runs a step in the thread. A fault has been reported to every caller whose request it ended."""
         try:
-            self._hold(lambda: self._step() if self._queues else _nothing())
+            self._hold(lambda: self._step() if self._open_queues.has_any else _nothing())
         except BaseException as error:  # whatever ends this thread would leave every caller waiting
             logger.error("%s", error)
             with self._lock:
@@ -156,9 +154,9 @@ class EngineLoop:
         """Fails the requests that wait to be accepted, after a reset that failed."""
         for _ in range(len(self._commands)):
             command, argument = self._commands.popleft()
-            if command is EngineLoop._accept:
+            if command == self._accept:
                 argument.fail(reason)
-            elif command is EngineLoop._shut:
+            elif command == self._shut:
                 self._commands.append((command, argument))
 
     def _hold(self, work: Callable[[], None]) -> None:
@@ -199,70 +197,26 @@ class EngineLoop:
             raise
 
     def _step(self) -> None:
-        if self._deadlines:
-            self._end_late_requests()
-        self._deliver(self._engine.step())
-
-    def _deliver(self, outputs: Iterable[SequenceOutput]) -> None:
-        for output in outputs:
-            queue = self._queues.get(output.sequence.request)
-            if queue is not None:  # or it was abandoned
-                queue.put(output)
-                if queue.is_complete:
-                    self._forget(queue)
-
-    def _end_late_requests(self) -> None:
-        now = time.monotonic()
-        for queue in [queue for queue, deadline in self._deadlines.items() if deadline <= now]:
-            for request in queue.requests:
-                self._end(request, queue)
+        self._open_queues.end_late()
+        self._open_queues.deliver(self._engine.step())
 
     def _apply_commands(self) -> None:
         """Applies commands in order. Each is removed after it was applied: an interrupted one is applied
         again."""
         while self._commands:
             command, argument = self._commands[0]
-            command(self, argument)
+            command(argument)
             self._commands.popleft()
 
     def _accept(self, queue: OutputQueue) -> None:
         if self._is_closed:
             queue.fail(CLOSED)
-        if queue.is_over:
-            return
-        self._queues |= dict.fromkeys(queue.requests, queue)
-        if queue.deadline is not None:
-            self._deadlines[queue] = queue.deadline
-        for request in queue.requests:
-            self._engine.add(request)
-
-    def _abandon(self, queue: OutputQueue) -> None:
-        self._forget(queue)
-        for request in queue.requests:
-            self._engine.abort(request)
-
-    def _abort(self, request_id: str) -> None:
-        for request, queue in self._queues.items():
-            if request.request_id == request_id:
-                self._end(request, queue)
-                return
-
-    def _end(self, request: Request, queue: OutputQueue) -> None:
-        self._engine.abort(request)
-        open_sequences = [sequence for sequence in request.sequences if queue.awaits(sequence)]
-        self._deliver(
-            SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ABORT)
-            for sequence in open_sequences
-        )
-
-    def _forget(self, queue: OutputQueue) -> None:
-        self._deadlines.pop(queue, None)
-        for request in queue.requests:
-            self._queues.pop(request, None)
+        if not queue.is_over:
+            self._open_queues.accept(queue)
 
     def _begin_anew(self, reason: str) -> None:
         """Ends everything that was accepted. May be interrupted, and repeated from its beginning."""
-        self._fail_all(reason)
+        self._open_queues.fail_all(reason)
         try:
             if not self._is_closed:
                 self._engine.reset(reason)
@@ -272,21 +226,11 @@ class EngineLoop:
             ) from error
         self._is_in_use = False
 
-    def _fail_all(self, reason: str) -> None:
-        for queue in tuple(self._queues.values()):
-            queue.fail(reason)
-        self._queues.clear()
-        self._deadlines.clear()
-
     def _shut(self, _: None) -> None:
-        self._fail_all(CLOSED)
+        self._open_queues.fail_all(CLOSED)
         self._engine.close()
         self._give_back()
 
 
 def _nothing() -> None:
     """The work of a holder that only applies the commands."""
-
-
-Command = Callable[[EngineLoop, Any], None]
-"""A method of the loop, with its argument."""

@@ -1,19 +1,11 @@
 """A request, the sequences that run for it, and what comes back to the caller."""
 
 import enum
-import secrets
-import time
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from jinfer.config import Limits
-from jinfer.requests.request_checks import check_min_tokens, check_prompt, check_stop_token_ids
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.text.detokenizer import Detokenizer
-
-SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: neighbouring sequences get seeds that are far apart
-SEED_MODULUS = 2**64
 
 
 class FinishReason(enum.StrEnum):
@@ -95,43 +87,6 @@ class Request:
     num_cached_tokens: int | None = None
     first_token_time: float | None = None
     finished_time: float | None = None
-
-    @classmethod
-    def create(
-        cls,
-        request_id: str,
-        prompt: str | None,
-        prompt_token_ids: Collection[int],
-        params: SamplingParams,
-        *,
-        eos_token_ids: frozenset[int],
-        vocab_size: int,
-        limits: Limits,
-    ) -> "Request":
-        """Checks everything that can be known before the request runs. Raises RequestError with the
-        numbers."""
-        check_prompt(prompt_token_ids, vocab_size, limits)
-        stop_token_ids = frozenset(params.stop_token_ids or ()) | (
-            frozenset() if params.ignore_eos else eos_token_ids
-        )
-        check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
-        check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
-        request = cls(request_id, prompt, tuple(prompt_token_ids), params, time.perf_counter())
-        max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
-        seed = secrets.randbelow(SEED_MODULUS) if params.seed is None else params.seed
-        for index in range(params.n):
-            request.sequences.append(
-                Sequence(
-                    request=request,
-                    index=index,
-                    token_ids=list(prompt_token_ids),
-                    stop_token_ids=stop_token_ids,
-                    max_total_tokens=min(len(prompt_token_ids) + max_tokens, limits.max_model_len),
-                    seed=(seed + index * SEED_STEP) % SEED_MODULUS,
-                    has_stop_strings=bool(params.stop_strings),
-                )
-            )
-        return request
 
     @property
     def is_finished(self) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError
+from jinfer.requests.new_request import create_request
 from jinfer.requests.prompts import Messages, Prompt, as_conversations
 from jinfer.requests.request import Request
 from jinfer.requests.sampling_params import SamplingParams
@@ -57,7 +58,7 @@ class RequestFactory:
         if ids is None:
             assert prompt.text is not None
             ids = tuple(self.need_tokenizer("a prompt of text").encode(prompt.text))
-        request = Request.create(
+        request = create_request(
             request_id=f"request-{next(self._numbers)}",
             prompt=prompt.text,
             prompt_token_ids=ids,

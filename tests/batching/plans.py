@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence as Ids
 
 from jinfer.config import Limits
-from jinfer.requests.request import Request, Sequence
+from jinfer.requests.new_request import create_request
+from jinfer.requests.request import Sequence
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
@@ -18,7 +19,7 @@ def limits(**changes: int) -> Limits:
 def new_sequence(prompt_length: int = 1, eos_token_ids: Ids[int] = (), **params) -> Sequence:
     """The first sequence of a request whose parameters are all resolved."""
     resolved = SamplingParams(**params).with_defaults({})
-    request = Request.create(
+    request = create_request(
         "test",
         None,
         [0] * prompt_length,

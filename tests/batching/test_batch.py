@@ -21,7 +21,7 @@ from jinfer.batching.sampling_state import (
     unpack_sampling,
 )
 from jinfer.config import Limits
-from jinfer.requests.request import SEED_STEP
+from jinfer.requests.new_request import SEED_STEP
 from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan

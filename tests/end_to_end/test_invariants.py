@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, event, example, given, settings
 from hypothesis import strategies as st
 
 from jinfer import LLM, FinishReason, RequestError, SamplingParams
-from jinfer.requests.request import SEED_MODULUS, SEED_STEP
+from jinfer.requests.new_request import SEED_MODULUS, SEED_STEP
 from tests.poison import poisoned
 from tests.tiny_model import CONFIG, CONTEXT, VOCAB_SIZE, shared_llm, tiny_llm
 

@@ -9,6 +9,7 @@ from jinfer.config import Limits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
 from jinfer.engine.steps import SHORT_WAIT_S, StepOutput, StepQueue, one_at_a_time, overlapped
+from jinfer.requests.new_request import create_request
 from jinfer.requests.request import FinishReason, Request, Sequence
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
@@ -27,7 +28,7 @@ def new_requests(count: int, **params: int) -> list[Request]:
     """Prompts of different lengths, some longer than a step."""
     options = SamplingParams(max_tokens=NUM_TOKENS, seed=0, **params).with_defaults({})
     return [
-        Request.create(
+        create_request(
             f"{i}",
             None,
             range(i, 3 * i + 3),
@@ -50,7 +51,7 @@ def run(engine: Engine, requests: list[Request]) -> None:
 
 def expected_tokens(sequence: Sequence) -> list[int]:
     """The tokens of a sequence that ran alone."""
-    (alone,) = Request.create(
+    (alone,) = create_request(
         "alone",
         None,
         sequence.request.prompt_token_ids,

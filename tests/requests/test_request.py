@@ -6,7 +6,7 @@ import pytest
 
 from jinfer import FinishReason, RequestError, SamplingParams
 from jinfer.config import Limits
-from jinfer.requests.request import SEED_MODULUS, SEED_STEP, Request
+from jinfer.requests.new_request import SEED_MODULUS, SEED_STEP, create_request
 from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 
 LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=32)
@@ -17,7 +17,7 @@ def create(
     prompt_token_ids=(1, 2, 3), *, eos=(7,), vocab_size: int = VOCAB_SIZE, limits: Limits = LIMITS, **params
 ):
     resolved = SamplingParams(**params).with_defaults({})
-    return Request.create(
+    return create_request(
         "request-1",
         None,
         prompt_token_ids,

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from jinfer.config import Limits, SchedulingPolicy
 from jinfer.engine.stats import Counters
 from jinfer.engine.steps import StepOutput, TokenLogprobs
-from jinfer.requests.request import FinishReason, Request, Sequence
+from jinfer.requests.new_request import create_request
+from jinfer.requests.request import FinishReason, Sequence
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.policies import DECODE_STEPS
@@ -22,7 +23,7 @@ def new_sequences(
 ) -> list[Sequence]:
     """The sequences of one request."""
     params = SamplingParams(max_tokens=max_tokens, cache_salt=salt, n=n, seed=0).with_defaults({})
-    request = Request.create(
+    request = create_request(
         "test", None, prompt, params, eos_token_ids=frozenset(), vocab_size=VOCAB_SIZE, limits=limits
     )
     return request.sequences

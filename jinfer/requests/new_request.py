@@ -1,13 +1,62 @@
-"""The checks of a request before it runs. Each raises RequestError with the numbers."""
+"""A request as it is made: everything that can be known before it runs is checked. Each check raises
+RequestError with the numbers."""
 
+import secrets
+import time
 from collections.abc import Collection
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError, shown
-from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.requests.request import Request, Sequence
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
+
+SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: neighbouring sequences get seeds that are far apart
+SEED_MODULUS = 2**64
 
 
-def check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Limits) -> None:
+def create_request(
+    request_id: str,
+    prompt: str | None,
+    prompt_token_ids: Collection[int],
+    params: SamplingParams,
+    *,
+    eos_token_ids: frozenset[int],
+    vocab_size: int,
+    limits: Limits,
+) -> Request:
+    """Checks everything that can be known before the request runs. Raises RequestError with the
+    numbers."""
+    _check_prompt(prompt_token_ids, vocab_size, limits)
+    stop_token_ids = frozenset(params.stop_token_ids or ()) | (
+        frozenset() if params.ignore_eos else eos_token_ids
+    )
+    _check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
+    _check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
+    request = Request(
+        request_id=request_id,
+        prompt=prompt,
+        prompt_token_ids=tuple(prompt_token_ids),
+        params=params,
+        arrival_time=time.perf_counter(),
+    )
+    max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
+    seed = secrets.randbelow(SEED_MODULUS) if params.seed is None else params.seed
+    for index in range(params.n):
+        request.sequences.append(
+            Sequence(
+                request=request,
+                index=index,
+                token_ids=list(prompt_token_ids),
+                stop_token_ids=stop_token_ids,
+                max_total_tokens=min(len(prompt_token_ids) + max_tokens, limits.max_model_len),
+                seed=(seed + index * SEED_STEP) % SEED_MODULUS,
+                has_stop_strings=bool(params.stop_strings),
+            )
+        )
+    return request
+
+
+def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Limits) -> None:
     """The prompt has tokens of the vocabulary, and can run when it is alone, with a token of output."""
     if not prompt_token_ids:
         raise RequestError("the prompt has no tokens; give at least one (the text '' is the BOS token alone)")
@@ -31,7 +80,7 @@ def check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Lim
         )
 
 
-def check_stop_token_ids(
+def _check_stop_token_ids(
     stop_token_ids: frozenset[int], eos_token_ids: frozenset[int], vocab_size: int, min_tokens: int
 ) -> None:
     """A model may name more ends of sequence than the device can block, which only `min_tokens` asks for."""
@@ -46,7 +95,7 @@ def check_stop_token_ids(
             raise RequestError(f"stop token id {shown(token_id)} is outside the vocabulary of {vocab_size}")
 
 
-def check_min_tokens(
+def _check_min_tokens(
     min_tokens: int, prompt_length: int, stop_token_ids: frozenset[int], vocab_size: int, limits: Limits
 ) -> None:
     """The context holds `min_tokens` of output, and some token may be chosen for them."""
