@@ -56,7 +56,7 @@ class DeviceMemory:
 
 
 def delete_arrays(tree: Any) -> None:
-    """Frees the device memory of every array in a pytree now, whoever still refers to them."""
+    """Frees the device memory of every array in a pytree now, though references to it may be left."""
     for leaf in jax.tree.leaves(tree):
         if not leaf.is_deleted():
             leaf.delete()

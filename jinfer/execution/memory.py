@@ -64,7 +64,7 @@ class MemoryNeeds:
         weight_bytes: int,
         step_bytes: int | None,
     ) -> "MemoryNeeds":
-        """`step_bytes` is the largest step's workspace, and None where nobody knows: it is estimated then."""
+        """`step_bytes` is the workspace of the largest step. None, where it is not known, is estimated."""
         if step_bytes is None:
             step_bytes = estimated_workspace_bytes(model, limits, dtype)
         return cls(

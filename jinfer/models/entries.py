@@ -21,9 +21,9 @@ class Entries:
     integers, as in transformers 5.
     """
 
-    def __init__(self, raw: Mapping[str, Any], place: str = "config.json") -> None:
-        """`place` says in messages where the entries stand."""
-        self.raw, self.place = raw, place
+    def __init__(self, raw: Mapping[str, Any], name: str = "config.json") -> None:
+        """`name` is the name of the object in messages."""
+        self.raw, self.name = raw, name
         self._names: set[str] = set()
 
     def has(self, name: str) -> bool:
@@ -31,7 +31,7 @@ class Entries:
         return self._value(name) is not None
 
     def unread(self) -> list[str]:
-        """Entries that are there, not null, and that nobody asked for."""
+        """Entries that are there and not null, and that no method has read."""
         return [name for name, value in self.raw.items() if name not in self._names and value is not None]
 
     def integer(self, name: str, default: Default, *, at_least: int = 1) -> int | Default:
@@ -122,17 +122,17 @@ class Entries:
             return None
         if not isinstance(value, Mapping):
             self.refuse(name, "it must be an object")
-        return Entries(value, f"{name} of {self.place}") if value else None
+        return Entries(value, f"{name} of {self.name}") if value else None
 
     def require(self, name: str) -> None:
         """Refuses a file in which the entry is absent or null."""
         if not self.has(name):
-            raise UnsupportedModelError(f"{self.place} has no {name!r}, {NEEDED}")
+            raise UnsupportedModelError(f"{self.name} has no {name!r}, {NEEDED}")
 
     def refuse(self, name: str, rule: str) -> NoReturn:
         """Raises the error of an entry that breaks a rule."""
         raise UnsupportedModelError(
-            f"{self.place} has {name} {shown(self.raw.get(name))}; {rule}: correct it or fetch the file again"
+            f"{self.name} has {name} {shown(self.raw.get(name))}; {rule}: correct it or fetch the file again"
         )
 
     def _value(self, name: str) -> Any:

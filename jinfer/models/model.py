@@ -106,8 +106,8 @@ class Decoder:
         """The last hidden states, and the cache with the tokens' keys and values in it.
 
         With `tokens.logits_indices` they are those of these tokens. The last layer then computes keys and
-        values of all tokens and the rest for these alone: nobody reads what else it would make, 2.5% of the
-        work of Qwen3-8B's prompts.
+        values of all tokens and the rest for these alone, since nothing reads its other hidden states: that
+        saves 2.5% of the work of Qwen3-8B's prompts.
         """
         angles = {table: _angles(table, tokens) for table in self.config.rope_tables}
         x, new_cache = self.embedding(tokens.token_ids), []

@@ -101,7 +101,7 @@ class RopeConfig:
         """True if a token is turned by more than its position: by the length of its sequence when it was
         computed.
 
-        That is the prompt's length for tokens of the prompt, and position + 1 for tokens behind it, as in
+        That is the prompt's length for tokens of the prompt, and position + 1 for tokens after it, as in
         transformers, where a prompt is computed in one step and each later token in one of its own.
         """
         return isinstance(self.scaling, DynamicRopeScaling | LongRopeScaling)

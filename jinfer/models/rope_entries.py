@@ -73,11 +73,11 @@ def _read_entry(
     for layer_type in set(layer_types):
         of_type = entry.object(layer_type)
         if of_type is None:
-            entry.refuse(layer_type, f"{entry.place} is by layer type, and layers are of this one")
+            entry.refuse(layer_type, f"{entry.name} is by layer type, and layers are of this one")
         found.add(_read_flat(of_type, entries, head_dim, max_position_embeddings))
     if len(found) > 1:
         raise UnsupportedModelError(
-            f"{entry.place} is {shown(entry.raw)}, which differs between types of layers; jinfer turns all "
+            f"{entry.name} is {shown(entry.raw)}, which differs between types of layers; jinfer turns all "
             "layers alike: use a model that does"
         )
     return found.pop()
@@ -95,7 +95,7 @@ def _read_flat(entry: Entries, entries: Entries, head_dim: int, max_position_emb
     if unread:
         logger.warning(
             "%s has %s, which rotary embedding of type %s does not read, in transformers either",
-            entry.place,
+            entry.name,
             ", ".join(f"{name} {shown(entry.raw[name])}" for name in unread),
             kind,
         )
@@ -108,7 +108,7 @@ def _rope_type(entry: Entries) -> str:
     kinds = {OLD_NAMES.get(kind, kind) for kind in names.values() if kind is not None}
     if len(kinds) > 1:
         raise UnsupportedModelError(
-            f"{entry.place} has rope_type {names['rope_type']!r} and type {names['type']!r}; they are two "
+            f"{entry.name} has rope_type {names['rope_type']!r} and type {names['type']!r}; they are two "
             "names of one entry: remove the one that does not hold"
         )
     kind = kinds.pop() if kinds else "default"
@@ -121,13 +121,13 @@ def _rope_type(entry: Entries) -> str:
 
 
 def _theta(entry: Entries, entries: Entries) -> float:
-    read = [place.number("rope_theta", None, above=0) for place in (entry, entries)]
+    read = [each.number("rope_theta", None, above=0) for each in (entry, entries)]
     return _one_of("rope_theta", entry, *read) or DEFAULT_THETA
 
 
 def _original(entry: Entries, entries: Entries, max_position_embeddings: int) -> int:
     """The context before it was extended."""
-    read = [place.integer(ORIGINAL, None) for place in (entry, entries)]
+    read = [each.integer(ORIGINAL, None) for each in (entry, entries)]
     return _one_of(ORIGINAL, entry, *read) or max_position_embeddings
 
 
@@ -135,7 +135,7 @@ def _one_of(name: str, entry: Entries, inside: Number | None, outside: Number | 
     """The value of a number that may stand in a rope entry, or beside it."""
     if inside is not None and outside is not None and inside != outside:
         raise UnsupportedModelError(
-            f"config.json has {name} {outside}, and {entry.place} has {name} {inside}; they are two places "
+            f"config.json has {name} {outside}, and {entry.name} has {name} {inside}; they are two places "
             "of one entry: remove the one that does not hold"
         )
     return outside if inside is None else inside
