@@ -68,6 +68,22 @@ def test_links_lead_to_files(document):
     assert [target for target in targets if not (document.parent / target).exists()] == []
 
 
+def test_the_files_of_a_decode_step_are_as_many_and_as_long_as_the_table_says():
+    """Lines within a tenth: the table is of the size of the reading, not of the last edit."""
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.split("## One decode step, file by file")[1].split("\n## ")[0]
+    num_files, num_lines = re.search(r"(\d+) files of ([\d,]+) lines", section).groups()
+    rows = [line.rstrip(" |").split("|") for line in section.splitlines() if line.startswith("|")][2:]
+    found = [(LINK.findall(row[-2]), int(row[-1])) for row in rows]
+    lengths = [
+        [len((REPOSITORY / "docs" / name).read_text(encoding="utf-8").splitlines()) for name in names]
+        for names, _ in found
+    ]
+    assert sum(map(len, lengths)) == int(num_files)
+    assert [sum(each) for each in lengths] == pytest.approx([said for _, said in found], rel=0.1)
+    assert sum(map(sum, lengths)) == pytest.approx(int(num_lines.replace(",", "")), rel=0.1)
+
+
 def test_tuning_names_options_that_there_are():
     """The first cell of each row names options of an engine."""
     rows = re.findall(
