@@ -60,7 +60,7 @@ def layout_of(shape: StepShape, limits: Limits) -> Layout:
     }
 
 
-def make_batch(plan: StepPlan, buckets: Buckets, limits: Limits) -> Batch:
+def make_batch(plan: StepPlan, *, buckets: Buckets, limits: Limits) -> Batch:
     """Pads a plan to the smallest compiled shape that holds it."""
     return _padded_batch(plan, smallest_shape(plan, buckets), limits)
 

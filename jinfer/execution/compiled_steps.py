@@ -28,11 +28,11 @@ from jinfer.weights.params import Params
 
 def compile_steps(
     model: Model,
+    *,
     limits: Limits,
     buckets: Buckets,
     params: Params,
     state: DeviceState,
-    *,
     device: jax.Device,
     compiler: CompilerOptions,
     progress: bool,

@@ -58,7 +58,7 @@ class Executor:
 
     def make_batch(self, plan: StepPlan) -> Batch:
         """The plan as arrays, padded to a compiled shape."""
-        return make_batch(plan, self.buckets, self._limits)
+        return make_batch(plan, buckets=self.buckets, limits=self._limits)
 
     def run(self, batch: Batch) -> StepResult:
         """Starts the step of a batch."""

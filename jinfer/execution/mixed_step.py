@@ -15,7 +15,7 @@ from jinfer.weights.params import Params
 
 
 def mixed_step(
-    model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]
+    model: Model, *, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]
 ) -> tuple[DeviceState, StepResult]:
     """Chunks of prompts and decode rows in one flattened batch; rows that join bring their sampling
     parameters."""
@@ -25,8 +25,12 @@ def mixed_step(
     lengths = batch["start_positions"] + jnp.diff(query_starts)
     tokens = _flattened_tokens(model, rows, batch, lengths, limits)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    sampling = unpack_sampling(batch["sampling"])
-    result = sample(model.logits(params, hidden), sampling, lengths, model.implementation)
+    result = sample(
+        model.logits(params, hidden),
+        rows=unpack_sampling(batch["sampling"]),
+        positions=lengths,
+        implementation=model.implementation,
+    )
     sampled_rows = jnp.where(batch["is_sampled"] > 0, row_ids, limits.max_num_seqs)
     rows = rows.with_tokens(sampled_rows, result.token_ids).with_lengths(row_ids, lengths)
     return DeviceState(kv_cache, rows), result

@@ -39,15 +39,17 @@ def start_executor(
         with logged_time(logger, f"compiling {len(buckets.all)} steps"):
             executables = compile_steps(
                 model,
-                limits,
-                buckets,
-                params,
-                state,
+                limits=limits,
+                buckets=buckets,
+                params=params,
+                state=state,
                 device=placement.device,
                 compiler=compiler,
                 progress=progress,
             )
-            prefix_updates = PrefixUpdates(limits, state, compiler) if has_prefix_updates else None
+            prefix_updates = (
+                PrefixUpdates(limits=limits, state=state, compiler=compiler) if has_prefix_updates else None
+            )
         executor = Executor(
             params=params,
             limits=limits,
@@ -59,12 +61,12 @@ def start_executor(
         )
         undo.callback(executor.close)
         with logged_time(logger, "warming up"):
-            warm_up(executor, limits, progress=progress)
+            warm_up(executor, limits=limits, progress=progress)
         undo.pop_all()
         return executor
 
 
-def warm_up(executor: Executor, limits: Limits, *, progress: bool) -> None:
+def warm_up(executor: Executor, *, limits: Limits, progress: bool) -> None:
     """Runs every shape once on padding: first calls load code and build CUDA graphs."""
     shapes = executor.buckets.all
     with progress_bar("warming up", total=len(shapes), enabled=progress) as bar:

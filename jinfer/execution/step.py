@@ -25,11 +25,12 @@ def run_step(
 ) -> tuple[DeviceState, StepResult]:
     """Computes one batch of `shape`: compiled once per shape, with `state` donated."""
     step = _decode_step if shape.is_decode else mixed_step
-    return step(model, limits, params, state, unpack(layout_of(shape, limits), packed))
+    batch = unpack(layout_of(shape, limits), packed)
+    return step(model, limits=limits, params=params, state=state, batch=batch)
 
 
 def _decode_step(
-    model: Model, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]
+    model: Model, *, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]
 ) -> tuple[DeviceState, StepResult]:
     """One token of each row; all but the rows that run and their new pages is on the device already.
 
@@ -53,7 +54,11 @@ def _decode_step(
         prompt_lengths=rows.prompt_lengths(row_ids) if model.config.depends_on_length else None,
     )
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    sampling = unpack_sampling(rows.sampling[row_ids])
-    result = sample(model.logits(params, hidden), sampling, positions + 1, model.implementation)
+    result = sample(
+        model.logits(params, hidden),
+        rows=unpack_sampling(rows.sampling[row_ids]),
+        positions=positions + 1,
+        implementation=model.implementation,
+    )
     rows = rows.with_tokens(row_ids, result.token_ids).with_lengths(row_ids, tokens.lengths)
     return DeviceState(kv_cache, rows), result

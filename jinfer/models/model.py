@@ -135,8 +135,10 @@ class Decoder:
 
 
 def _angles(table: RopeTable, tokens: TokenBatch) -> Angles:
-    frequencies = token_frequencies(table.rope, table.head_dim, tokens.positions, tokens.prompt_lengths)
-    return rope_angles(frequencies, tokens.positions, table.rope.attention_factor)
+    frequencies = token_frequencies(
+        table.rope, table.head_dim, positions=tokens.positions, prompt_lengths=tokens.prompt_lengths
+    )
+    return rope_angles(frequencies, positions=tokens.positions, attention_factor=table.rope.attention_factor)
 
 
 @jax.jit(static_argnums=1)

@@ -30,7 +30,9 @@ from tests.scheduling.fake_device import FakeEngine, rows_of
 
 
 def fields_of(step: StepPlan, engine_limits: Limits) -> dict[str, np.ndarray]:
-    return unpacked(make_batch(step, Buckets.for_limits(engine_limits), engine_limits), engine_limits)
+    return unpacked(
+        make_batch(step, buckets=Buckets.for_limits(engine_limits), limits=engine_limits), engine_limits
+    )
 
 
 def unpacked(batch: Batch, engine_limits: Limits) -> dict[str, np.ndarray]:

@@ -47,7 +47,7 @@ def filled_state():
 
 def test_pages_are_copied_in_every_layer_and_rows_are_set():
     before = jax.tree.map(np.array, filled_state())
-    updates = PrefixUpdates(LIMITS, filled_state(), CompilerOptions())
+    updates = PrefixUpdates(limits=LIMITS, state=filled_state(), compiler=CompilerOptions())
     joining = chunk(1, 9, [1, 2], new_pages=[6], shared_pages=[3, 2], copied_page=5)
     after = jax.tree.map(np.array, updates(filled_state(), plan(decode_rows((0, 3)), joining)))
 
@@ -62,7 +62,7 @@ def test_pages_are_copied_in_every_layer_and_rows_are_set():
 
 def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
     before = jax.tree.map(np.array, filled_state())
-    updates = PrefixUpdates(LIMITS, filled_state(), CompilerOptions())
+    updates = PrefixUpdates(limits=LIMITS, state=filled_state(), compiler=CompilerOptions())
     after = updates(updates.warm_up(filled_state()), plan(decode_rows((0, 3))))
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, after), before)
 
