@@ -17,10 +17,11 @@ from benchmarks import record
 from benchmarks.ablation.decode_step import DecodeStep
 from benchmarks.ablation.variants import Variant, find_variants
 from benchmarks.compare.workloads import comparable_workload
+from jinfer.bench.ids import model_prefix
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.measure import measure
 from jinfer.bench.opening import Source, machine_limits, open_bench, work_of
-from jinfer.bench.results import Result, model_prefix
+from jinfer.bench.results import Result
 from jinfer.bench.roofline import decode_step_s
 from jinfer.bench.workloads import Workload
 from jinfer.errors import JinferError

@@ -67,8 +67,17 @@ def _rows(file: Path) -> Iterator[Arrival]:
 def poisson_arrivals(rate_per_s: float, *, duration_s: float, seed: int) -> tuple[Arrival, ...]:
     """Independent arrivals at a mean rate, with prompts and outputs of 100 to 1,024 tokens. The first comes
     at 0."""
-    rng, arrivals, time_s = random.Random(seed), [], 0.0
-    while time_s < duration_s:
+    rng, arrivals = random.Random(seed), []
+    for time_s in poisson_times(rate_per_s, rng):
+        if time_s >= duration_s:
+            break
         arrivals.append(Arrival(time_s, Lengths(rng.randint(*MIXED_LENGTHS), rng.randint(*MIXED_LENGTHS))))
-        time_s += rng.expovariate(rate_per_s)
     return tuple(arrivals)
+
+
+def poisson_times(rate_per_s: float, rng: random.Random) -> Iterator[float]:
+    """Times in seconds of independent arrivals at a mean rate, without end. The first is 0."""
+    time_s = 0.0
+    while True:
+        yield time_s
+        time_s += rng.expovariate(rate_per_s)

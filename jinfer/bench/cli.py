@@ -4,18 +4,19 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinfer.bench import workloads
+from jinfer.bench.arguments import positive
 from jinfer.bench.arrivals import Arrival, poisson_arrivals, trace_arrivals
+from jinfer.bench.ids import model_prefix
 from jinfer.bench.measure import check, measure
 from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_limits, open_bench
 from jinfer.bench.output import add_output_options, check_output, open_output
 from jinfer.bench.profile import profile
-from jinfer.bench.results import Result, model_prefix
+from jinfer.bench.results import Result
 from jinfer.bench.start import measure_starts, start_results
 from jinfer.bench.steady import device_step_ms
 from jinfer.bench.workloads import Measure, Workload, find_workload
@@ -76,11 +77,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_measuring(parser: argparse.ArgumentParser, kind: str) -> None:
     parser.add_argument("workloads", nargs="+", metavar="WORKLOAD", help=workloads.FORMS[kind])
     parser.add_argument(
-        "--repeats", type=_positive(int), default=3, metavar="N", help="the median counts; default 3"
+        "--repeats", type=positive(int), default=3, metavar="N", help="the median counts; default 3"
     )
     parser.add_argument(
         "--output-len",
-        type=_positive(int),
+        type=positive(int),
         default=128,
         metavar="N",
         help="output tokens of bROWS-PROMPT (after the first) and REQUESTSxPROMPT; default 128",
@@ -101,12 +102,10 @@ def _add_measuring(parser: argparse.ArgumentParser, kind: str) -> None:
 
 def _add_arrivals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--trace", type=Path, metavar="FILE", help="the CSV that azure replays")
-    parser.add_argument(
-        "--speed", type=_positive(float), default=2.0, metavar="X", help="of azure; default 2"
-    )
+    parser.add_argument("--speed", type=positive(float), default=2.0, metavar="X", help="of azure; default 2")
     parser.add_argument(
         "--duration",
-        type=_positive(float),
+        type=positive(float),
         default=120.0,
         metavar="S",
         help="seconds of the trace, or of poisson's arrivals; default 120",
@@ -179,14 +178,3 @@ def _arrivals(workload: Workload, options: argparse.Namespace) -> Sequence[Arriv
 
 def _engine_options(options: argparse.Namespace) -> dict[str, Any]:
     return {**options.engine_options(options), **assigned_options(options.set)}
-
-
-def _positive(kind: type) -> Callable[[str], Any]:
-    def parse(text: str) -> Any:
-        value = kind(text)
-        if not 0 < value < math.inf:
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {kind.__name__}"
-    return parse

@@ -1,7 +1,6 @@
 """A workload on a session becomes a result. Times are medians over repeats; every measurement warms up
 first."""
 
-import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 from jinfer.bench.arrivals import Arrival
 from jinfer.bench.limits import MachineLimits
+from jinfer.bench.percentiles import percentiles
 from jinfer.bench.results import Result
 from jinfer.bench.roofline import ModelWork, decode_step_s, least_seconds, shared_prefix_seconds, weights_s
 from jinfer.bench.session import Session
@@ -200,17 +200,6 @@ def measure_arrivals(bench: Bench, workload: Workload, arrivals: Sequence[Arriva
             "output_tokens_per_s": round(sum(each.num_output_tokens for each in times) / seconds, 1),
         },
     )
-
-
-def percentiles(name: str, times_s: Sequence[float]) -> dict[str, float]:
-    """{"p50_<name>_ms": ..., "p99_<name>_ms": ...} by nearest rank; nothing of nothing."""
-    ordered = sorted(times_s)
-    if not ordered:
-        return {}
-    return {
-        f"p{percent}_{name}_ms": round(ordered[math.ceil(percent / 100 * len(ordered)) - 1] * 1e3, 3)
-        for percent in (50, 99)
-    }
 
 
 def _repeat(bench: Bench, workload: Workload) -> list[float]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import jax
 
+from jinfer.bench.ids import model_prefix
 from jinfer.bench.limits import MachineLimits, measure_limits
 from jinfer.bench.measure import Bench
 from jinfer.bench.monitor import Monitor
-from jinfer.bench.results import model_prefix
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
 from jinfer.config import EngineConfig, Limits

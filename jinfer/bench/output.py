@@ -2,21 +2,14 @@
 
 import argparse
 import contextlib
-import io
-import json
-import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from jinfer.bench import results
 from jinfer.bench.circumstances import circumstances
+from jinfer.bench.json_lines import JsonLines, command_text, open_json_lines
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.results import Result
-from jinfer.errors import ConfigError
-
-NOT_REPEATED = ("--json",)  # of a command: where somebody's results went
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +27,8 @@ def check_output() -> None:
 class ResultsOutput:
     """`command` measures the same again."""
 
-    def __init__(self, options: argparse.Namespace, command: str, json_file: io.RawIOBase | None) -> None:
-        self._options, self._command, self._json_file = options, command, json_file
+    def __init__(self, command: str, json_lines: JsonLines) -> None:
+        self._command, self._json_lines = command, json_lines
 
     def begin(self, machine: MachineLimits) -> None:
         """Prints the limits of the machine, and the head of the table."""
@@ -46,20 +39,10 @@ class ResultsOutput:
     def add(self, result: Result) -> None:
         """Prints a result, and writes it to --json. Raises ConfigError for a file that cannot be written."""
         self._text(results.result_text(result))
-        self._json({**result.line(), **self._circumstances, "details": result.details})
-
-    def _json(self, line: Mapping[str, Any]) -> None:
-        text = json.dumps(line) + "\n"
-        if self._options.json == "-":
-            sys.stdout.write(text)
-        elif self._json_file is not None:
-            with _file_errors(f"--json {self._options.json}"):
-                left = text.encode()
-                while left:
-                    left = left[self._json_file.write(left) :]
+        self._json_lines.write({**result.line(), **self._circumstances, "details": result.details})
 
     def _text(self, text: str) -> None:
-        if self._options.json != "-":
+        if not self._json_lines.is_on_stdout:
             print(text, flush=True)
 
 
@@ -67,30 +50,5 @@ class ResultsOutput:
 def open_output(options: argparse.Namespace, words: Sequence[str]) -> Iterator[ResultsOutput]:
     """`words` are those of the command line, behind `jinfer`."""
     command = command_text(["jinfer", *words])
-    with contextlib.ExitStack() as stack:
-        file = None
-        if options.json not in (None, "-"):
-            with _file_errors(f"--json {options.json}"):
-                file = stack.enter_context(open(options.json, "wb", buffering=0))
-        yield ResultsOutput(options, command, file)
-
-
-@contextlib.contextmanager
-def _file_errors(what: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(f"{what} cannot be written: {error}; name a file that can be") from error
-
-
-def command_text(words: Sequence[str]) -> str:
-    """A command as it can be repeated on another machine: without the places of results, and no absolute
-    path."""
-    kept: list[str] = []
-    is_value = False
-    for word in words:
-        name, equals, _ = word.partition("=")
-        if not is_value and name not in NOT_REPEATED:
-            kept.append(Path(word).name if word.startswith("/") else word)
-        is_value = not is_value and name in NOT_REPEATED and not equals
-    return shlex.join(kept)
+    with open_json_lines("--json", options.json) as json_lines:
+        yield ResultsOutput(command, json_lines)

@@ -1,6 +1,5 @@
 """Results of workloads beside the limits of the machine, as lines of JSON and as a table for people."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,11 +34,6 @@ class Result:
             "limit": rounded(self.limit),
             "percent_of_limit": round(self.percent_of_limit, 1),
         }
-
-
-def model_prefix(name: str) -> str:
-    """The beginning of the ids of a model's results: My.Model-8B -> my-model-8b."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-") or "model"
 
 
 def rounded(value: float) -> float:

@@ -14,8 +14,8 @@ import pytest
 from benchmarks import trace
 from jinfer import cli
 from jinfer.bench import opening, steady
+from jinfer.bench.json_lines import command_text
 from jinfer.bench.limits import MachineLimits
-from jinfer.bench.output import command_text
 from jinfer.bench.workloads import Lengths
 from tests.end_to_end.test_cli_streams import Failing, wrapped
 from tests.tiny_model import CONFIG

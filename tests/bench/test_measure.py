@@ -7,9 +7,11 @@ import pytest
 
 from jinfer import ConfigError, EngineError, RequestError
 from jinfer.bench.arrivals import Arrival
-from jinfer.bench.measure import measure, percentiles
+from jinfer.bench.ids import model_prefix
+from jinfer.bench.measure import measure
 from jinfer.bench.monitor import Monitor
-from jinfer.bench.results import Result, header, model_prefix, result_text
+from jinfer.bench.percentiles import percentiles
+from jinfer.bench.results import Result, header, result_text
 from jinfer.bench.roofline import decode_step_s, least_seconds, shared_prefix_seconds
 from jinfer.bench.workloads import Lengths, find_workload
 from jinfer.engine.stats import EngineStats
