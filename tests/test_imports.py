@@ -18,7 +18,7 @@ KERNELS = sorted(PALLAS_KERNELS.rglob("*.py"))
 OPERATIONS = sorted(
     path.parent.name for path in PALLAS_KERNELS.glob("*/__init__.py") if path.parent.name != "core"
 )
-HEAVY = ("torch", "transformers", "matplotlib", "tensorflow")
+HEAVY = ("torch", "transformers", "matplotlib", "tensorflow", "aiohttp")
 
 IMPORT_AND_TELL = """
 import json, os, sys
@@ -136,6 +136,12 @@ def test_the_host_runs_without_jax(folder):
     assert not [
         path for path in paths if "jinfer" in {name for name in imported_modules(path) if "." not in name}
     ]
+
+
+def test_the_load_generator_runs_without_jax():
+    paths = sorted((REPOSITORY / "jinfer" / "bench" / "serve").rglob("*.py"))
+    assert len(paths) > 3
+    assert importers(sorted(reached_from(paths)), "jax") == []
 
 
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])

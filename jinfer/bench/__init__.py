@@ -8,4 +8,5 @@ roofline    what a workload cannot avoid -> the least time    host, plain Python
 output      where results go: a table, lines of JSON with their circumstances
 profile     a trace with named steps, stations and requests
 start       time from nothing to ready, with an empty and a warm compilation cache
+serve       load on a server over HTTP, and what its users would feel
 """

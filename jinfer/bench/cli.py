@@ -1,4 +1,4 @@
-"""`jinfer bench latency | throughput | start`."""
+"""`jinfer bench latency | throughput | start | serve`."""
 
 import argparse
 import contextlib
@@ -17,6 +17,7 @@ from jinfer.bench.opening import OpenBench, Source, assigned_options, machine_li
 from jinfer.bench.output import add_output_options, check_output, open_output
 from jinfer.bench.profile import profile
 from jinfer.bench.results import Result
+from jinfer.bench.serve.cli import add_serve
 from jinfer.bench.start import measure_starts, start_results
 from jinfer.bench.steady import device_step_ms
 from jinfer.bench.workloads import Measure, Workload, find_workload
@@ -55,6 +56,7 @@ def add_bench(
         add_output_options(command)
         add_engine_options(command)
         command.set_defaults(run=_run_start if is_start else _run, kind=kind, engine_options=engine_options)
+    add_serve(commands)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
