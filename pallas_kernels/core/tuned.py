@@ -11,13 +11,21 @@ blocks.
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pallas_kernels.core.device import target_device
+from pallas_kernels.core.triton_call import next_power_of_two
 
 Blocks = TypeVar("Blocks")
+
+
+def tuned_key(call: NamedTuple, *, rounded: Sequence[str]) -> dict[str, Any]:
+    """The key of a call: its facts, of which those named in `rounded` count as the power of two that holds
+    them."""
+    powers = {name: next_power_of_two(getattr(call, name)) for name in rounded}
+    return call._asdict() | powers
 
 
 def tuned_blocks(

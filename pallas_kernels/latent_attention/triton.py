@@ -35,7 +35,7 @@ from pallas_kernels.core.triton_call import (
     next_power_of_two,
     triton_call,
 )
-from pallas_kernels.latent_attention.tuning import MlaBlocks, mla_blocks, uses_wgmma
+from pallas_kernels.latent_attention.tuning import MlaBlocks, MlaCall, mla_blocks, uses_wgmma
 
 
 def mla(
@@ -55,9 +55,7 @@ def mla(
     _check_dims(latent_dim, q_rope.shape[-1])
     shape = _kernel_shape(q_latent, kv_pages, scale, soft_cap, interpret)
     if blocks is None:
-        max_positions = page_table.shape[1] * shape.page_size
-        dims = latent_dim, q_rope.shape[-1]
-        blocks = mla_blocks(rows, num_heads, *dims, shape.page_size, max_positions, q_latent.dtype.itemsize)
+        blocks = mla_blocks(MlaCall.of(q_latent, q_rope, kv_pages, page_table))
     _check_blocks(blocks, q_latent.dtype)
     is_split = blocks.num_splits > 1
     whole = [jax.ShapeDtypeStruct(q_latent.shape, q_latent.dtype)]

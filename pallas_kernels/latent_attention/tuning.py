@@ -2,10 +2,13 @@
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.core.tuned import tuned_blocks
+from pallas_kernels.core.tuned import tuned_blocks, tuned_key
 
 WGMMA_HEADS = 64  # the rows of Hopper's own matrix instruction
 MAX_SPLITS = 64
@@ -55,67 +58,66 @@ class MlaBlocks:
     early_loads: bool
 
 
-def mla_blocks(
-    rows: int,
-    num_heads: int,
-    latent_dim: int,
-    rope_dim: int,
-    page_size: int,
-    max_positions: int,
-    itemsize: int,
-) -> MlaBlocks:
+class MlaCall(NamedTuple):
+    """The facts that the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
+
+    rows: int
+    num_heads: int
+    latent_dim: int
+    rope_dim: int
+    page_size: int
+    max_positions: int
+    itemsize: int
+
+    @classmethod
+    def of(cls, q_latent: Array, q_rope: Array, kv_pages: Array, page_table: Array) -> "MlaCall":
+        """The call with these arguments of `mla`."""
+        rows, num_heads, latent_dim = q_latent.shape
+        page_size = kv_pages.shape[1]
+        return cls(
+            rows=rows,
+            num_heads=num_heads,
+            latent_dim=latent_dim,
+            rope_dim=q_rope.shape[-1],
+            page_size=page_size,
+            max_positions=page_table.shape[1] * page_size,
+            itemsize=q_latent.dtype.itemsize,
+        )
+
+    @property
+    def cache_dim(self) -> int:
+        """Elements of a position of the cache: its latent vector and its rotary key."""
+        return self.latent_dim + self.rope_dim
+
+
+def mla_blocks(call: MlaCall) -> MlaBlocks:
     """Tuned numbers where there are any; else as many heads a program as share a tile well, and splits that
     fill the machine once."""
-    key = mla_key(rows, num_heads, latent_dim, rope_dim, page_size, max_positions, itemsize)
-    found = tuned_blocks("latent_attention", "mla", key, MlaBlocks)
+    found = tuned_blocks("latent_attention", "mla", mla_key(call), MlaBlocks)
     if found is not None:
         return found
-    if itemsize == 2 and num_heads > WGMMA_HEADS // 2:
+    if call.itemsize == 2 and call.num_heads > WGMMA_HEADS // 2:
         blocks = MlaBlocks(WGMMA_HEADS, 64, num_splits=1, num_warps=8, num_stages=3, early_loads=True)
-    elif itemsize == 2:
-        heads = max(MIN_DOT_SIZE, next_power_of_two(num_heads))
+    elif call.itemsize == 2:
+        heads = max(MIN_DOT_SIZE, next_power_of_two(call.num_heads))
         blocks = MlaBlocks(heads, 64, num_splits=1, num_warps=heads // 4, num_stages=3, early_loads=False)
     else:
         blocks = MlaBlocks(MIN_DOT_SIZE, 16, num_splits=1, num_warps=4, num_stages=3, early_loads=False)
-    while blocks.tile > MIN_DOT_SIZE and not _fits(blocks, latent_dim + rope_dim, itemsize):
+    while blocks.tile > MIN_DOT_SIZE and not _fits(blocks, call):
         blocks = replace(blocks, tile=blocks.tile // 2)
-    return with_splits(blocks, 1, rows, num_heads, latent_dim + rope_dim, max_positions, itemsize)
+    return with_splits(blocks, 1, call)
 
 
-def mla_key(
-    rows: int,
-    num_heads: int,
-    latent_dim: int,
-    rope_dim: int,
-    page_size: int,
-    max_positions: int,
-    itemsize: int,
-) -> dict[str, int]:
-    """The facts that the choice depends on; rows and positions as the power of two that holds them."""
-    return {
-        "rows": next_power_of_two(rows),
-        "num_heads": num_heads,
-        "latent_dim": latent_dim,
-        "rope_dim": rope_dim,
-        "page_size": page_size,
-        "max_positions": next_power_of_two(max_positions),
-        "itemsize": itemsize,
-    }
+def mla_key(call: MlaCall) -> dict[str, int]:
+    """A call's tuned entry; rows and positions count as the power of two that holds them."""
+    return tuned_key(call, rounded=["rows", "max_positions"])
 
 
-def mla_candidates(
-    rows: int,
-    num_heads: int,
-    latent_dim: int,
-    rope_dim: int,
-    page_size: int,
-    max_positions: int,
-    itemsize: int,
-) -> list[MlaBlocks]:
+def mla_candidates(call: MlaCall) -> list[MlaBlocks]:
     """The candidates of a sweep, each with splits that fill the machine once, twice and four times."""
-    padded_heads = max(MIN_DOT_SIZE, next_power_of_two(num_heads))
-    if itemsize == 2:
-        tried = [x for x in WGMMA_CANDIDATES if num_heads > MIN_DOT_SIZE]
+    padded_heads = max(MIN_DOT_SIZE, next_power_of_two(call.num_heads))
+    if call.itemsize == 2:
+        tried = [x for x in WGMMA_CANDIDATES if call.num_heads > MIN_DOT_SIZE]
         tried += [x for x in MMA_CANDIDATES if x[0] <= padded_heads <= 2 * x[0]]
     else:
         tried = [
@@ -133,33 +135,29 @@ def mla_candidates(
             num_stages=num_stages,
             early_loads=early_loads,
         )
-        if _fits(blocks, latent_dim + rope_dim, itemsize):
-            sizes = rows, num_heads, latent_dim + rope_dim, max_positions, itemsize
-            candidates.append(with_splits(blocks, waves, *sizes))
+        if _fits(blocks, call):
+            candidates.append(with_splits(blocks, waves, call))
     return list(dict.fromkeys(candidates))
 
 
-def with_splits(
-    blocks: MlaBlocks, waves: int, rows: int, num_heads: int, dim: int, max_positions: int, itemsize: int
-) -> MlaBlocks:
+def with_splits(blocks: MlaBlocks, waves: int, call: MlaCall) -> MlaBlocks:
     """The blocks with as many splits as the machine can run programs at once, `waves` times over."""
-    bytes_taken = shared_memory_bytes(blocks, dim, itemsize) + RESERVED_SHARED_MEMORY_BYTES
+    bytes_taken = shared_memory_bytes(blocks, call.cache_dim, call.itemsize) + RESERVED_SHARED_MEMORY_BYTES
     resident = max(1, min(MAX_RESIDENT_PROGRAMS, MULTIPROCESSOR_SHARED_MEMORY_BYTES // bytes_taken))
-    wanted = (
-        waves * resident * target_device().num_multiprocessors // (rows * ceil_div(num_heads, blocks.heads))
-    )
-    max_splits = min(MAX_SPLITS, ceil_div(max_positions, MIN_SPLIT_TILES * blocks.tile))
+    unsplit = call.rows * ceil_div(call.num_heads, blocks.heads)
+    wanted = waves * resident * target_device().num_multiprocessors // unsplit
+    max_splits = min(MAX_SPLITS, ceil_div(call.max_positions, MIN_SPLIT_TILES * blocks.tile))
     return replace(blocks, num_splits=max(1, min(wanted, max_splits)))
 
 
-def _fits(blocks: MlaBlocks, dim: int, itemsize: int) -> bool:
-    return shared_memory_bytes(blocks, dim, itemsize) <= PROGRAM_SHARED_MEMORY_BYTES
+def _fits(blocks: MlaBlocks, call: MlaCall) -> bool:
+    return shared_memory_bytes(blocks, call.cache_dim, call.itemsize) <= PROGRAM_SHARED_MEMORY_BYTES
 
 
-def shared_memory_bytes(blocks: MlaBlocks, dim: int, itemsize: int) -> int:
+def shared_memory_bytes(blocks: MlaBlocks, cache_dim: int, itemsize: int) -> int:
     """The queries, the tiles of which wgmma takes one more, and the weights on their way between warps."""
     tiles = (blocks.num_stages - 1) // 2 + uses_wgmma(blocks.heads, blocks.num_warps, itemsize)
-    return itemsize * (dim * (blocks.heads + tiles * blocks.tile) + blocks.heads * blocks.tile) + 1024
+    return itemsize * (cache_dim * (blocks.heads + tiles * blocks.tile) + blocks.heads * blocks.tile) + 1024
 
 
 def uses_wgmma(heads: int, num_warps: int, itemsize: int) -> bool:

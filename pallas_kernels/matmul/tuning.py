@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.core.tuned import tuned_blocks
+from pallas_kernels.core.tuned import tuned_blocks, tuned_key
 from pallas_kernels.matmul.contract import Fusion
 
 # Weights of a dot of few rows: rows of its left operand and inputs, per iteration; warps and stages. The
@@ -89,7 +89,7 @@ class MatmulCall(NamedTuple):
 
 def matmul_key(call: MatmulCall) -> dict[str, int | bool]:
     """A call's tuned entry; rows count as the power of two that holds them."""
-    return call._replace(rows=next_power_of_two(call.rows))._asdict()
+    return tuned_key(call, rounded=["rows"])
 
 
 def matmul_blocks(call: MatmulCall) -> MatmulBlocks:

@@ -27,6 +27,7 @@ from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.rope_cache_write.tuning import (
     RopeCacheWriteBlocks,
+    RopeCacheWriteCall,
     rope_cache_write_blocks,
     section_heads,
 )
@@ -45,9 +46,7 @@ def rope_cache_write(
 ) -> tuple[Array, KVPages]:
     """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
     if blocks is None:
-        (num_tokens, num_outputs, head_dim), num_kv_heads = heads.shape, kv_pages.num_kv_heads
-        sizes = num_outputs - 2 * num_kv_heads, num_kv_heads, head_dim, 2 * angles[0].shape[1]
-        blocks = rope_cache_write_blocks(num_tokens, *sizes, kv_pages.dtype.itemsize)
+        blocks = rope_cache_write_blocks(RopeCacheWriteCall.of(heads, kv_pages, angles[0]))
     *scales, epsilon = norm or (None,)
     layers = () if layer is None else (layer_index_operand(layer),)
     arguments = heads, kv_pages, *angles, *slots, *layers, *scales

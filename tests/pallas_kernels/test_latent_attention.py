@@ -16,6 +16,7 @@ from pallas_kernels.latent_attention.triton import mla as mla_on_triton
 from pallas_kernels.latent_attention.tuning import (
     PROGRAM_SHARED_MEMORY_BYTES,
     MlaBlocks,
+    MlaCall,
     mla_blocks,
     mla_candidates,
     shared_memory_bytes,
@@ -166,28 +167,32 @@ def test_candidates_on_a_gpu(rng, name):
     case = make_case(rng, SHAPES[name], [0, 1, 255, 256, 4095, 4096, *rng.integers(1, 6000, 10).tolist()], 16)
     wanted = run(case, "reference", jnp.bfloat16)
     assert relative_error(run(case, "pallas", jnp.bfloat16), wanted) < BOUNDS[jnp.bfloat16]
-    for blocks in every_nth(mla_candidates(*tuning_arguments(SHAPES[name], 16, 6016)), 3, rng):
+    for blocks in every_nth(mla_candidates(call_of(SHAPES[name], 16, 6016)), 3, rng):
         assert relative_error(run_with(case, blocks, jnp.bfloat16), wanted) < BOUNDS[jnp.bfloat16], blocks
 
 
-def tuning_arguments(shape: LatentShape, rows: int, max_positions: int, itemsize: int = 2) -> tuple[int, ...]:
-    return rows, shape.num_heads, shape.latent_dim, shape.rope_dim, 16, max_positions, itemsize
+def call_of(shape: LatentShape, rows: int, max_positions: int, itemsize: int = 2) -> MlaCall:
+    return MlaCall(
+        rows=rows,
+        num_heads=shape.num_heads,
+        latent_dim=shape.latent_dim,
+        rope_dim=shape.rope_dim,
+        page_size=16,
+        max_positions=max_positions,
+        itemsize=itemsize,
+    )
 
 
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("rows", [1, 64, 256])
 @pytest.mark.parametrize("name", SHAPES)
 def test_blocks_fit_and_splits_are_not_idle(name, rows, itemsize):
-    shape = SHAPES[name]
-    arguments = tuning_arguments(shape, rows, 4096, itemsize)
-    candidates = mla_candidates(*arguments)
-    assert mla_blocks(*arguments) in candidates
+    call = call_of(SHAPES[name], rows, 4096, itemsize)
+    candidates = mla_candidates(call)
+    assert mla_blocks(call) in candidates
     assert len(candidates) == len(set(candidates)) <= 60
     for blocks in candidates:
-        assert (
-            shared_memory_bytes(blocks, shape.latent_dim + shape.rope_dim, itemsize)
-            <= PROGRAM_SHARED_MEMORY_BYTES
-        )
+        assert shared_memory_bytes(blocks, call.cache_dim, itemsize) <= PROGRAM_SHARED_MEMORY_BYTES
         assert blocks.num_splits * blocks.tile <= 4096
 
 

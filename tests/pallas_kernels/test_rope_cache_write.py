@@ -15,6 +15,7 @@ from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
 from pallas_kernels.rope_cache_write.tuning import (
     RopeCacheWriteBlocks,
+    RopeCacheWriteCall,
     rope_cache_write_blocks,
     rope_cache_write_candidates,
 )
@@ -147,7 +148,8 @@ def test_any_blocks_with_padding_on_the_null_page(rng, shape, num_tokens, blocks
     norm = tuple(case.options(jnp.float32).values()) or None
     options = {"norm": norm, "blocks": blocks, "interpret": should_interpret(None)}
     write = jax.jit(functools.partial(triton.rope_cache_write, **options))
-    check(case, *write(heads, kv_pages, (cos, sin), tuple(slots)), jnp.float32, num_padding=5)
+    written = write(heads, kv_pages, angles=(cos, sin), slots=tuple(slots))
+    check(case, *written, jnp.float32, num_padding=5)
 
 
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])
@@ -258,9 +260,16 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
 @pytest.mark.parametrize("num_tokens", [1, 100, 16384])
 def test_blocks_are_consistent(name, num_tokens):
     shape = SHAPES[name]
-    facts = num_tokens, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.rotary_dim, 2
-    candidates = rope_cache_write_candidates(*facts)
+    call = RopeCacheWriteCall(
+        num_tokens=num_tokens,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        rotary_dim=shape.rotary_dim,
+        itemsize=2,
+    )
+    candidates = rope_cache_write_candidates(call)
     assert 1 < len(candidates) <= 64
-    for blocks in [rope_cache_write_blocks(*facts), *candidates]:
+    for blocks in [rope_cache_write_blocks(call), *candidates]:
         assert blocks.heads <= blocks.rows
         assert all(n > 0 and n & (n - 1) == 0 for n in (blocks.rows, blocks.heads, blocks.num_warps)), blocks

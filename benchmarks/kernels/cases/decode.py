@@ -73,13 +73,13 @@ def _case(
 ) -> Case:
     shape = paged.shape
     call = DecodeCall(
-        paged.rows,
-        shape.num_heads,
-        shape.num_kv_heads,
-        shape.head_dim,
-        paged.page_size,
-        paged.max_positions,
-        ITEMSIZE,
+        rows=paged.rows,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        page_size=paged.page_size,
+        max_positions=paged.max_positions,
+        itemsize=ITEMSIZE,
     )
     return Case(
         id=name,

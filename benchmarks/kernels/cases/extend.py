@@ -49,14 +49,14 @@ def cases(*, smoke: bool) -> Iterator[Case]:
 def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
     shape = paged.shape
     call = ExtendCall(
-        paged.rows * paged.queries,
-        paged.rows,
-        shape.num_heads,
-        shape.num_kv_heads,
-        shape.head_dim,
-        paged.page_size,
-        paged.max_positions,
-        ITEMSIZE,
+        tokens=paged.rows * paged.queries,
+        rows=paged.rows,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        page_size=paged.page_size,
+        max_positions=paged.max_positions,
+        itemsize=ITEMSIZE,
     )
     return Case(
         id=name,

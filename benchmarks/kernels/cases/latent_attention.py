@@ -16,7 +16,7 @@ from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.latent_attention import mla
 from pallas_kernels.latent_attention.shapes import SHAPES, LatentShape
 from pallas_kernels.latent_attention.triton import mla as triton_mla
-from pallas_kernels.latent_attention.tuning import MlaBlocks, mla_candidates, mla_key
+from pallas_kernels.latent_attention.tuning import MlaBlocks, MlaCall, mla_candidates, mla_key
 
 ITEMSIZE = 2
 
@@ -60,14 +60,14 @@ def cases(*, smoke: bool) -> Iterator[Case]:
 
 def _case(name: str, paged: _Rows, target: Target | None = None, *, is_latency: bool = False) -> Case:
     shape = paged.shape
-    facts = (
-        paged.rows,
-        shape.num_heads,
-        shape.latent_dim,
-        shape.rope_dim,
-        paged.page_size,
-        paged.pages_each * paged.page_size,
-        ITEMSIZE,
+    call = MlaCall(
+        rows=paged.rows,
+        num_heads=shape.num_heads,
+        latent_dim=shape.latent_dim,
+        rope_dim=shape.rope_dim,
+        page_size=paged.page_size,
+        max_positions=paged.pages_each * paged.page_size,
+        itemsize=ITEMSIZE,
     )
     heads = f"{shape.num_heads} heads, latent {shape.latent_dim} + {shape.rope_dim}"
     return Case(
@@ -82,7 +82,7 @@ def _case(name: str, paged: _Rows, target: Target | None = None, *, is_latency: 
         xla=functools.partial(_gathered, shape.scale),
         is_latency=is_latency,
         target=target,
-        tuning=Tuning("latent_attention", "mla", mla_key(*facts), mla_candidates(*facts)),
+        tuning=Tuning("latent_attention", "mla", mla_key(call), mla_candidates(call)),
     )
 
 

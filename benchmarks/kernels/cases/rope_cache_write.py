@@ -15,6 +15,7 @@ from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
 from pallas_kernels.rope_cache_write.tuning import (
     RopeCacheWriteBlocks,
+    RopeCacheWriteCall,
     rope_cache_write_candidates,
     rope_cache_write_key,
 )
@@ -42,7 +43,14 @@ def _case(
 ) -> Case:
     num_bytes = tokens * (shape.num_heads + 2 * shape.num_kv_heads) * shape.head_dim * ITEMSIZE
     angle_bytes = 4 * tokens * shape.rotary_dim  # cosines and sines of half as many pairs, in float32
-    facts = tokens, shape.num_heads, shape.num_kv_heads, shape.head_dim, shape.rotary_dim, ITEMSIZE
+    call = RopeCacheWriteCall(
+        num_tokens=tokens,
+        num_heads=shape.num_heads,
+        num_kv_heads=shape.num_kv_heads,
+        head_dim=shape.head_dim,
+        rotary_dim=shape.rotary_dim,
+        itemsize=ITEMSIZE,
+    )
     kind = "decode" if is_decode else "prefill"
     norm = ", norm" if shape.is_normalized else ""
     return Case(
@@ -60,8 +68,8 @@ def _case(
         tuning=Tuning(
             "rope_cache_write",
             "rope_cache_write",
-            rope_cache_write_key(*facts),
-            rope_cache_write_candidates(*facts),
+            rope_cache_write_key(call),
+            rope_cache_write_candidates(call),
         ),
     )
 

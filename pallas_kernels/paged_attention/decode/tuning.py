@@ -11,7 +11,8 @@ from jaxtyping import Array
 from pallas_kernels.core.device import target_device
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.core.tuned import tuned_blocks
+from pallas_kernels.core.tuned import tuned_blocks, tuned_key
+from pallas_kernels.paged_attention.tuning import attention_facts
 
 # One can compute while the other waits; with more splits there is more to merge.
 PROGRAMS_PER_MULTIPROCESSOR = 2
@@ -60,16 +61,7 @@ class DecodeCall(NamedTuple):
     @classmethod
     def of(cls, q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, page_table: Array) -> "DecodeCall":
         """The call with these arguments of `decode`."""
-        rows, num_heads, head_dim = q.shape
-        return cls(
-            rows=rows,
-            num_heads=num_heads,
-            num_kv_heads=kv_pages.num_kv_heads,
-            head_dim=head_dim,
-            page_size=kv_pages.page_size,
-            max_positions=page_table.shape[1] * kv_pages.page_size,
-            itemsize=q.dtype.itemsize,
-        )
+        return cls(rows=q.shape[0], **attention_facts(q, kv_pages, page_table))
 
     @property
     def group(self) -> int:
@@ -125,10 +117,7 @@ def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall)
 
 def decode_key(call: DecodeCall) -> dict[str, int]:
     """A call's tuned entry; rows and positions count as the power of two that holds them."""
-    rounded = call._replace(
-        rows=next_power_of_two(call.rows), max_positions=next_power_of_two(call.max_positions)
-    )
-    return rounded._asdict()
+    return tuned_key(call, rounded=["rows", "max_positions"])
 
 
 def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:

@@ -9,7 +9,8 @@ from jaxtyping import Array
 from pallas_kernels.core.device import target_device
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
-from pallas_kernels.core.tuned import tuned_blocks
+from pallas_kernels.core.tuned import tuned_blocks, tuned_key
+from pallas_kernels.paged_attention.tuning import attention_facts
 
 SHARED_MEMORY_BYTES = 160 * 1024  # of the 227 KB a program may have, with room for Triton's own staging
 MIN_SPLIT_POSITIONS = 256
@@ -44,18 +45,8 @@ class ExtendCall(NamedTuple):
     @classmethod
     def of(cls, q: Array, kv_pages: KVPages, page_table: Array) -> "ExtendCall":
         """The call with these arguments of `extend`."""
-        tokens, num_heads, head_dim = q.shape
-        rows, pages_per_row = page_table.shape
-        return cls(
-            tokens=tokens,
-            rows=rows,
-            num_heads=num_heads,
-            num_kv_heads=kv_pages.num_kv_heads,
-            head_dim=head_dim,
-            page_size=kv_pages.page_size,
-            max_positions=pages_per_row * kv_pages.page_size,
-            itemsize=q.dtype.itemsize,
-        )
+        facts = attention_facts(q, kv_pages, page_table)
+        return cls(tokens=q.shape[0], rows=page_table.shape[0], **facts)
 
     @property
     def padded_group(self) -> int:
@@ -118,8 +109,7 @@ def _num_splits(call: ExtendCall, block_tokens: int) -> int:
 
 def extend_key(call: ExtendCall) -> dict[str, int]:
     """A call's tuned entry; tokens, rows and positions count as the power of two that holds them."""
-    rounded = {name: next_power_of_two(getattr(call, name)) for name in ("tokens", "rows", "max_positions")}
-    return call._replace(**rounded)._asdict()
+    return tuned_key(call, rounded=["tokens", "rows", "max_positions"])
 
 
 def extend_candidates(call: ExtendCall) -> list[ExtendBlocks]:

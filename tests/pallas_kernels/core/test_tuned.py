@@ -46,7 +46,7 @@ def test_what_is_kept_is_what_the_kernels_ask_for(file, monkeypatch):
         keys = [tuple(entry["key"].items()) for entry in entries]
         assert len(set(keys)) == len(keys), "one entry a key"
         for entry in entries:
-            call = getattr(tuning, f"{function.capitalize()}Call", None)
+            call = getattr(tuning, f"{function.title().replace('_', '')}Call", None)
             facts = list(entry["key"].values()) if call is None else [call(**entry["key"])]
             assert getattr(tuning, f"{function}_key")(*facts) == entry["key"]
             chosen = getattr(tuning, f"{function}_blocks")(*facts)
