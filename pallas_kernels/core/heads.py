@@ -13,7 +13,7 @@ from pallas_kernels.core.selection import UnsupportedError
 KEYS, VALUES = 0, 1  # the first axis of KVPages.array
 
 
-def check_heads(heads: Array, kv_pages: KVPages, cos: Array, sin: Array) -> None:
+def check_heads(heads: Array, kv_pages: KVPages, *, cos: Array, sin: Array) -> None:
     """Raises where a projection's output does not fit the cache or the angles."""
     if heads.ndim != 3:
         raise ValueError(f"heads has shape {heads.shape}; give [tokens, heads, head_dim]")
@@ -42,6 +42,7 @@ def check_heads(heads: Array, kv_pages: KVPages, cos: Array, sin: Array) -> None
 def check_norm(
     q_scale: Array | None,
     k_scale: Array | None,
+    *,
     epsilon: float | None,
     layer: int | Array | None,
     head_dim: int,
@@ -64,8 +65,19 @@ def check_norm(
     return q_scale, k_scale, epsilon
 
 
+def queries_of(heads: Array, kv_pages: KVPages) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of the queries in a projection's output [tokens, heads, head_dim]."""
+    num_tokens, num_outputs, head_dim = heads.shape
+    return jax.ShapeDtypeStruct((num_tokens, num_outputs - 2 * kv_pages.num_kv_heads, head_dim), heads.dtype)
+
+
 def normalize_heads(
-    parts: Sequence[Array], scales: Sequence[Array], sum_of_squares: Array, head_dim: int, epsilon: float
+    parts: Sequence[Array],
+    scales: Sequence[Array],
+    *,
+    sum_of_squares: Array,
+    head_dim: int,
+    epsilon: float,
 ) -> list[Array]:
     """The RMSNorm of heads, of which the parts [..., columns] are some columns and the sums [...] of all
     columns."""
@@ -75,7 +87,7 @@ def normalize_heads(
     ]
 
 
-def rotate(x: Array, rotated_half: Array, cos: Array, sin: Array) -> Array:
+def rotate(x: Array, rotated_half: Array, *, cos: Array, sin: Array) -> Array:
     """A half of a head after the rotation, from it and the half that it is rotated with.
 
     The sine is negative for the first half, and positive for the second.

@@ -77,7 +77,7 @@ def soft_capped(scores: Array, shape: KernelShape) -> Array:
 
 
 def softmax_start(
-    num_queries: int, sink: Array | None, has_sink, shape: KernelShape
+    num_queries: int, *, sink: Array | None, has_sink, shape: KernelShape
 ) -> tuple[Array, Array, Array]:
     """The carry (accumulator, maximum in units of log 2, sum) before the first position.
 
@@ -94,7 +94,7 @@ def softmax_start(
     return acc, jnp.where(has_sink, sink.astype(jnp.float32) * LOG2_E, MASKED_SCORE), total
 
 
-def softmax_step(carry: tuple[Array, Array, Array], scores: Array, v: Array, shape: KernelShape):
+def softmax_step(carry: tuple[Array, Array, Array], *, scores: Array, v: Array, shape: KernelShape):
     """The carry after `scores` [queries, n] (from `raw_scores`, MASKED_SCORE where unseen) of `v` [n,
     padded_dim].
 
@@ -110,7 +110,7 @@ def softmax_step(carry: tuple[Array, Array, Array], scores: Array, v: Array, sha
     return acc, new_top, total * rescale + weight.sum(1)
 
 
-def softmax_step_of_one(carry: tuple[Array, Array, Array], score: Array, v: Array, shape: KernelShape):
+def softmax_step_of_one(carry: tuple[Array, Array, Array], *, score: Array, v: Array, shape: KernelShape):
     """The carry after one position, of which each query has a score (as `raw_scores` gives it) and a value:
     [queries] and [queries, padded_dim]."""
     acc, top, total = carry

@@ -26,7 +26,7 @@ def tiles_per_split(num_positions, tile: int, num_splits: int):
     return ceil_div(ceil_div(num_positions, tile), num_splits)
 
 
-def split_range(begin, end, split, tile: int, num_splits: int):
+def split_range(begin, end, *, split, tile: int, num_splits: int):
     """The positions [first, last) of one split of [begin, end); first >= last where nothing is left for
     it."""
     share = tiles_per_split(end - begin, tile, num_splits) * tile
@@ -34,7 +34,7 @@ def split_range(begin, end, split, tile: int, num_splits: int):
     return first, jnp.minimum(first + share, end)
 
 
-def partial_shapes(rows: int, num_heads: int, num_splits: int, dim: int) -> list[jax.ShapeDtypeStruct]:
+def partial_shapes(rows: int, num_heads: int, *, num_splits: int, dim: int) -> list[jax.ShapeDtypeStruct]:
     """The partial results that `merge_splits` takes: accumulator, maximum and sum."""
     partial = (rows, num_heads, num_splits)
     return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*partial, dim), partial, partial)]

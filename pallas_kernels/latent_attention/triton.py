@@ -26,6 +26,7 @@ from jaxtyping import Array
 
 from pallas_kernels.core.epilogues import store_attention
 from pallas_kernels.core.online_softmax import MASKED_SCORE, KernelShape, soft_capped
+from pallas_kernels.core.precision import full_precision
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import (
@@ -62,7 +63,9 @@ def mla(
     results = triton_call(
         functools.partial(_kernel, shape=shape, blocks=blocks),
         *(q_latent, q_rope, kv_pages, page_table, lengths),
-        out_shape=partial_shapes(rows, num_heads, blocks.num_splits, latent_dim) if is_split else whole,
+        out_shape=partial_shapes(rows, num_heads, num_splits=blocks.num_splits, dim=latent_dim)
+        if is_split
+        else whole,
         grid=(ceil_div(num_heads, blocks.heads), rows, blocks.num_splits),
         num_warps=blocks.num_warps,
         num_stages=blocks.num_stages,
@@ -103,8 +106,7 @@ def _kernel_shape(
         scale=scale,
         sliding_window=None,
         soft_cap=soft_cap,
-        # Without it a float32 dot is rounded to TF32 on tensor cores.
-        precision=jax.lax.Precision.HIGHEST if q_latent.dtype == jnp.float32 else None,
+        precision=full_precision(q_latent.dtype),
         interpret=interpret,
     )
 
@@ -114,7 +116,7 @@ def _kernel(
 ):
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
-    begin, end = split_range(0, length, split, blocks.tile, blocks.num_splits)
+    begin, end = split_range(0, length, split=split, tile=blocks.tile, num_splits=blocks.num_splits)
     head = head_block * blocks.heads + jnp.arange(blocks.heads)
 
     def store(carry: tuple[Array, Array, Array]) -> None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
+from pallas_kernels.core.precision import full_precision
 from pallas_kernels.matmul.contract import Fusion, of_layer
 from pallas_kernels.rms_norm import rms_norm
 
@@ -25,7 +26,7 @@ def matmul(
         formula,
         x,
         of_layer(w, layer, ndim=2),
-        precision=_full_precision(x.dtype),
+        precision=full_precision(x.dtype),
         preferred_element_type=out_dtype,
     )
     if fusion.bias is not None:
@@ -34,8 +35,3 @@ def matmul(
         gate, other = jnp.split(y, 2, axis=-1)
         y = jax.nn.silu(gate) * other
     return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y
-
-
-def _full_precision(dtype: jnp.dtype) -> jax.lax.Precision | None:
-    """float32 in full float32, which a GPU otherwise rounds to TF32."""
-    return jax.lax.Precision.HIGHEST if dtype == jnp.float32 else None

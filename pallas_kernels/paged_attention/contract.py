@@ -30,12 +30,21 @@ class AttentionOptions:
         if self.soft_cap is not None and not self.soft_cap > 0:
             raise ValueError(f"soft_cap={self.soft_cap} must be positive; None means no cap")
 
+    def scale_for(self, head_dim: int) -> float:
+        """The factor of the scores, of heads of `head_dim`."""
+        return head_dim**-0.5 if self.scale is None else self.scale
+
 
 PLAIN = AttentionOptions()
 
 
 def check_shapes(
-    q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None
+    q: Array | jax.ShapeDtypeStruct,
+    kv_pages: KVPages,
+    *,
+    page_table: Array,
+    lengths: Array,
+    sinks: Array | None,
 ) -> None:
     """Raises where they contradict each other, or where no implementation serves them."""
     num_heads, head_dim = q.shape[1:]

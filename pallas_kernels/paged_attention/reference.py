@@ -16,7 +16,7 @@ TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole r
 
 
 def decode(
-    q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None, options
+    q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, *, sinks: Array | None, options
 ) -> Array:
     """See `pallas_kernels.paged_attention.decode`."""
     return jax.vmap(functools.partial(_attend, kv_pages, sinks, options))(q, page_table, lengths)
@@ -27,6 +27,7 @@ def append_and_decode(
     kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
+    *,
     angles: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
     layer: int | Array | None,
@@ -43,15 +44,15 @@ def append_and_decode(
         heads,
         kv_pages,
         *angles,
-        page_ids,
-        position % page_size,
+        page_ids=page_ids,
+        page_offsets=position % page_size,
         q_scale=q_scale,
         k_scale=k_scale,
         epsilon=epsilon,
         layer=layer,
         implementation="reference",
     )
-    return decode(q, kv_pages, page_table, lengths, sinks, options), kv_pages
+    return decode(q, kv_pages, page_table, lengths, sinks=sinks, options=options), kv_pages
 
 
 def extend(
@@ -60,6 +61,7 @@ def extend(
     page_table: Array,
     query_starts: Array,
     lengths: Array,
+    *,
     sinks: Array | None,
     options,
 ) -> Array:

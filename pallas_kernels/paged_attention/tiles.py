@@ -10,10 +10,13 @@ from jaxtyping import Array
 
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import MASKED_SCORE, KernelShape, raw_scores, softmax_step
+from pallas_kernels.core.precision import full_precision
 from pallas_kernels.core.triton_call import ceil_div, load_rows
 
 
-def kernel_shape(q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, options, interpret: bool) -> KernelShape:
+def kernel_shape(
+    q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, *, options, interpret: bool
+) -> KernelShape:
     """The shape of attention of queries [..., num_heads, head_dim] over these pages."""
     num_heads, head_dim = q.shape[-2:]
     return KernelShape(
@@ -21,11 +24,10 @@ def kernel_shape(q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, options, in
         num_kv_heads=kv_pages.num_kv_heads,
         head_dim=head_dim,
         page_size=kv_pages.page_size,
-        scale=head_dim**-0.5 if options.scale is None else options.scale,
+        scale=options.scale_for(head_dim),
         sliding_window=options.sliding_window,
         soft_cap=options.soft_cap,
-        # Without it a float32 dot is rounded to TF32 on tensor cores.
-        precision=jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None,
+        precision=full_precision(q.dtype),
         interpret=interpret,
     )
 
@@ -43,7 +45,9 @@ class Tiles(NamedTuple):
     first_page: Array  # page_of(0), looked up as early as possible: everything else waits for it
 
 
-def tiles_of_row(begin, end, tile: int, position_in_tile: Array, row, table_ref, shape: KernelShape) -> Tiles:
+def tiles_of_row(
+    begin, end, *, tile: int, position_in_tile: Array, row, table_ref, shape: KernelShape
+) -> Tiles:
     """The positions [begin, end) in tiles of `tile`; `position_in_tile` [n] is that of each column of a
     tile."""
 
@@ -62,7 +66,15 @@ def tiles_of_row(begin, end, tile: int, position_in_tile: Array, row, table_ref,
 
 
 def attend_tiles(
-    tiles: Tiles, carry, q: Array, mask_of: Callable, is_edge: Callable | None, kv_head, kv_ref, shape
+    tiles: Tiles,
+    carry,
+    q: Array,
+    *,
+    mask_of: Callable,
+    is_edge: Callable | None,
+    kv_head,
+    kv_ref,
+    shape: KernelShape,
 ):
     """The softmax carry after all tiles of a range.
 
@@ -85,6 +97,6 @@ def attend_tiles(
 
         scores = masked(scores) if is_edge is None else jax.lax.cond(is_edge(i), masked, lambda x: x, scores)
         v = load_rows(kv_ref, 1, page, offset, kv_head, **sizes)
-        return softmax_step(softmax, scores, v, shape), tiles.page_of(i + 1)
+        return softmax_step(softmax, scores=scores, v=v, shape=shape), tiles.page_of(i + 1)
 
     return jax.lax.fori_loop(0, tiles.num_tiles, one_tile, (carry, tiles.first_page))[0]

@@ -6,6 +6,9 @@ itself as in Yang et al., "Qwen3 Technical Report" (2025); the embedding that of
 in the half-split layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
 """
 
+import functools
+from collections.abc import Callable
+
 from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.core.heads import check_heads, check_norm
@@ -58,14 +61,17 @@ def rope_cache_write(
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
     serve them.
     """
-    check_heads(heads, kv_pages, cos, sin)
+    check_heads(heads, kv_pages, cos=cos, sin=sin)
     if page_ids.shape != heads.shape[:1] or page_offsets.shape != heads.shape[:1]:
         raise ValueError(
             f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be "
             f"({len(heads)},)"
         )
-    norm = check_norm(q_scale, k_scale, epsilon, layer, heads.shape[-1])
-    arguments = heads, kv_pages, (cos, sin), (page_ids, page_offsets), norm, layer
+    norm = check_norm(q_scale, k_scale, epsilon=epsilon, layer=layer, head_dim=heads.shape[-1])
+    write: Callable[..., tuple[Array, KVPages]]
     if select(implementation) == "reference":
-        return reference.rope_cache_write(*arguments)
-    return triton.rope_cache_write(*arguments, interpret=should_interpret(interpret))
+        write = reference.rope_cache_write
+    else:
+        write = functools.partial(triton.rope_cache_write, interpret=should_interpret(interpret))
+    slots = page_ids, page_offsets
+    return write(heads=heads, kv_pages=kv_pages, angles=(cos, sin), slots=slots, norm=norm, layer=layer)

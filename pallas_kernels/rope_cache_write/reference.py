@@ -9,6 +9,7 @@ from pallas_kernels.core.kv_pages import KVPages
 def rope_cache_write(
     heads: Array,
     kv_pages: KVPages,
+    *,
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,

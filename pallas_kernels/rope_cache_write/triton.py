@@ -36,11 +36,11 @@ from pallas_kernels.rope_cache_write.tuning import (
 def rope_cache_write(
     heads: Array,
     kv_pages: KVPages,
+    *,
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
     layer: int | Array | None = None,
-    *,
     blocks: RopeCacheWriteBlocks | None = None,
     interpret: bool,
 ) -> tuple[Array, KVPages]:
@@ -234,9 +234,11 @@ def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[_Tile], s
     scales = [] if scale_ref is None else [tile.load(scale_ref, *layer, tile.column) for tile in tiles]
     x = [part.astype(jnp.float32) for part in heads]
     if scales:
-        x = normalize_heads(x, scales, _sum_of_squares(x), heads_ref.shape[-1], epsilon)
+        x = normalize_heads(
+            x, scales, sum_of_squares=_sum_of_squares(x), head_dim=heads_ref.shape[-1], epsilon=epsilon
+        )
     first, second, *rest = x
-    return [rotate(first, second, cos, -sin), rotate(second, first, cos, sin), *rest]
+    return [rotate(first, second, cos=cos, sin=-sin), rotate(second, first, cos=cos, sin=sin), *rest]
 
 
 def _sum_of_squares(x: list[Array]) -> Array:

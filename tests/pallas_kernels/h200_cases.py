@@ -93,7 +93,7 @@ def extend_case(name: str, tokens: int, rows: int, positions: int, **options) ->
 
 def triton_extend(*arguments, options, sinks=None):
     """Also where the public function takes Mosaic's kernel, which is no kernel of XLA's."""
-    return extend_triton.extend(*arguments, sinks, options, interpret=False)
+    return extend_triton.extend(*arguments, sinks=sinks, options=options, interpret=False)
 
 
 def _suffix(options: dict) -> str:

@@ -101,7 +101,7 @@ def _pointer(array: np.ndarray) -> Any:
 def decode_chain(q, kv_pages, page_table, lengths, *, call: str, num_decodes: int = 6):
     """A few decodes, each of which needs the one before, with something of XLA's between them."""
     for _ in range(num_decodes):
-        q = jax_triton.decode(q * 0.5, kv_pages, page_table, lengths, None, PLAIN, call=call)
+        q = jax_triton.decode(q * 0.5, kv_pages, page_table, lengths, sinks=None, options=PLAIN, call=call)
     return q
 
 

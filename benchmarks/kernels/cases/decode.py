@@ -131,7 +131,14 @@ def _pallas(paged: PagedRows, blocks: DecodeBlocks | None) -> Step:
         (q, lengths, sinks), (kv_pages, table) = carry, cache
         interpret = should_interpret(None)
         out = triton.decode(
-            q, kv_pages, table, lengths, sinks, paged.options, blocks=blocks, interpret=interpret
+            q,
+            kv_pages,
+            table,
+            lengths,
+            sinks=sinks,
+            options=paged.options,
+            blocks=blocks,
+            interpret=interpret,
         )
         return (out, lengths, sinks), None
 

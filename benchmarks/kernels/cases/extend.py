@@ -95,7 +95,7 @@ def _pallas(paged: PagedRows, blocks: ExtendBlocks | None) -> Step:
         (starts, lengths, sinks), (q, kv_pages, table) = carry, arguments
         rows = q, kv_pages, table, starts, lengths
         return carry, triton.extend(
-            *rows, sinks, paged.options, blocks=blocks, interpret=should_interpret(None)
+            *rows, sinks=sinks, options=paged.options, blocks=blocks, interpret=should_interpret(None)
         )
 
     return step

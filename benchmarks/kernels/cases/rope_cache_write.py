@@ -113,7 +113,7 @@ def _pallas(blocks: RopeCacheWriteBlocks | None) -> Step:
         norm = (*scales, EPSILON) if scales else None
         interpret = should_interpret(None)
         q, kv_pages = triton.rope_cache_write(
-            heads, kv_pages, angles, slots, norm, blocks=blocks, interpret=interpret
+            heads, kv_pages, angles=angles, slots=slots, norm=norm, blocks=blocks, interpret=interpret
         )
         return (kv_pages, angles, scales), q
 

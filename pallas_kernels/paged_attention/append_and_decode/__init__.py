@@ -1,9 +1,11 @@
 """Decode that takes in the new token: attention and what `rope_cache_write` does before it, in one kernel."""
 
-import jax
+import functools
+from collections.abc import Callable
+
 from jaxtyping import Array, Float, Float32, Int32
 
-from pallas_kernels.core.heads import check_heads, check_norm
+from pallas_kernels.core.heads import check_heads, check_norm, queries_of
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference
@@ -45,14 +47,26 @@ def append_and_decode(
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
     serve them.
     """
-    check_heads(heads, kv_pages, cos, sin)
-    rows, num_outputs, head_dim = heads.shape
-    q = jax.ShapeDtypeStruct((rows, num_outputs - 2 * kv_pages.num_kv_heads, head_dim), heads.dtype)
-    check_shapes(q, kv_pages, page_table, lengths, sinks)
+    check_heads(heads, kv_pages, cos=cos, sin=sin)
+    q = queries_of(heads, kv_pages)
+    check_shapes(q, kv_pages, page_table=page_table, lengths=lengths, sinks=sinks)
+    rows, _, head_dim = heads.shape
     if lengths.shape != (rows,):
         raise ValueError(f"lengths has shape {lengths.shape}, but heads has one token of each of {rows} rows")
-    norm = check_norm(q_scale, k_scale, epsilon, layer, head_dim)
-    arguments = heads, kv_pages, page_table, lengths, (cos, sin), norm, layer, sinks, options
+    norm = check_norm(q_scale, k_scale, epsilon=epsilon, layer=layer, head_dim=head_dim)
+    attend: Callable[..., tuple[Array, KVPages]]
     if select(implementation) == "reference":
-        return reference.append_and_decode(*arguments)
-    return triton.append_and_decode(*arguments, interpret=should_interpret(interpret))
+        attend = reference.append_and_decode
+    else:
+        attend = functools.partial(triton.append_and_decode, interpret=should_interpret(interpret))
+    return attend(
+        heads=heads,
+        kv_pages=kv_pages,
+        page_table=page_table,
+        lengths=lengths,
+        angles=(cos, sin),
+        norm=norm,
+        layer=layer,
+        sinks=sinks,
+        options=options,
+    )

@@ -44,7 +44,7 @@ class Angles(NamedTuple):
     sin: Array
 
 
-def load_raw_heads(refs: NewTokenRefs, row, head: Array, kind: int, shape: KernelShape) -> RawHeads:
+def load_raw_heads(refs: NewTokenRefs, *, row, head: Array, kind: int, shape: KernelShape) -> RawHeads:
     """Heads [heads] of the projection's output; kind 0 has the scale of queries and 1 that of keys."""
     column, inside = _columns(head, shape)
     columns = column, _exchanged(column, refs.cos.shape[1], shape)
@@ -56,13 +56,13 @@ def load_raw_heads(refs: NewTokenRefs, row, head: Array, kind: int, shape: Kerne
     return RawHeads(x, rotated_half, scales)
 
 
-def load_values(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Array:
+def load_values(refs: NewTokenRefs, *, row, head: Array, shape: KernelShape) -> Array:
     """Heads [heads] of the projection's output as they are."""
     column, inside = _columns(head, shape)
     return _load(refs.heads.at[row, head[:, None], column], inside)
 
 
-def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Angles:
+def load_angles(refs: NewTokenRefs, *, row, head: Array, shape: KernelShape) -> Angles:
     """The angles of a row; columns that are not rotated have an angle of 0."""
     half = refs.cos.shape[1]
     column, inside = _columns(head, shape)
@@ -73,17 +73,23 @@ def load_angles(refs: NewTokenRefs, row, head: Array, shape: KernelShape) -> Ang
     return Angles(cos, jnp.where(column < half, -sin, sin))
 
 
-def rotated(heads: RawHeads, angles: Angles, epsilon: float, head_dim: int, dtype: jnp.dtype) -> Array:
+def rotated(heads: RawHeads, angles: Angles, *, epsilon: float, head_dim: int, dtype: jnp.dtype) -> Array:
     """The heads, normed where there are scales, rotated, and rounded once, as `rope_cache_write` does it."""
     x = heads.x.astype(jnp.float32)
     rotated_half = heads.rotated_half.astype(jnp.float32)
     if heads.scales:
-        x, rotated_half = normalize_heads((x, rotated_half), heads.scales, (x * x).sum(1), head_dim, epsilon)
-    return rotate(x, rotated_half, *angles).astype(dtype)
+        x, rotated_half = normalize_heads(
+            (x, rotated_half),
+            heads.scales,
+            sum_of_squares=(x * x).sum(1),
+            head_dim=head_dim,
+            epsilon=epsilon,
+        )
+    return rotate(x, rotated_half, cos=angles.cos, sin=angles.sin).astype(dtype)
 
 
 def store_new_token(
-    kv_ref, table_ref, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape
+    kv_ref, table_ref, *, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape
 ):
     """Keys and values of the heads [heads] where `is_first`, once for each KV head, at the position.
 

@@ -14,9 +14,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.heads import queries_of
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import KernelShape, soft_capped, softmax_start, softmax_step_of_one
-from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
+from pallas_kernels.core.splits import partial_shapes, split_range
 from pallas_kernels.core.stacked import layer_index_operand
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.paged_attention.append_and_decode.new_token import (
@@ -32,6 +33,7 @@ from pallas_kernels.paged_attention.decode.parts import (
     attend_row,
     decode_queries,
     decode_tiles,
+    merge_row_splits,
     store_row,
 )
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
@@ -43,19 +45,19 @@ def append_and_decode(
     kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
+    *,
     angles: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
     layer: int | Array | None,
     sinks: Array | None,
     options,
-    *,
     blocks: DecodeBlocks | None = None,
     interpret: bool,
 ) -> tuple[Array, KVPages]:
     """One program per (block of KV heads, row, split), with decode's blocks. See the package for the
     contract."""
     if blocks is None:
-        blocks = decode_blocks(DecodeCall.of(_queries_of(heads, kv_pages), kv_pages, page_table))
+        blocks = decode_blocks(DecodeCall.of(queries_of(heads, kv_pages), kv_pages, page_table))
     *scales, epsilon = norm or (None,)
     new_token: dict[str, Any] = {"cos": angles[0], "sin": angles[1]}  # fields of NewTokenRefs
     if layer is not None:
@@ -64,11 +66,6 @@ def append_and_decode(
         new_token["scales"] = tuple(scales)
     operands = heads, kv_pages, page_table, lengths, new_token, sinks
     return _append(*operands, options=options, epsilon=epsilon, blocks=blocks, interpret=interpret)
-
-
-def _queries_of(heads: Array, kv_pages: KVPages) -> jax.ShapeDtypeStruct:
-    rows, num_outputs, head_dim = heads.shape
-    return jax.ShapeDtypeStruct((rows, num_outputs - 2 * kv_pages.num_kv_heads, head_dim), heads.dtype)
 
 
 @functools.partial(jax.jit, static_argnames=("options", "epsilon", "blocks", "interpret"))
@@ -86,20 +83,24 @@ def _append(
     interpret: bool,
 ) -> tuple[Array, KVPages]:
     """Jitted, so that all layers of a model share one trace of the kernel."""
-    q = _queries_of(heads, kv_pages)
+    q = queries_of(heads, kv_pages)
     rows, num_heads, head_dim = q.shape
     others, structure = jax.tree.flatten((new_token, sinks))
     *results, written = triton_call(
         functools.partial(
             _append_kernel,
             structure=structure,
-            shape=kernel_shape(q, kv_pages, options, interpret),
+            shape=kernel_shape(q, kv_pages, options=options, interpret=interpret),
             blocks=blocks,
             epsilon=epsilon,
         ),
         *(heads, kv_pages.array, page_table, lengths, *others),
         out_shape=[
-            *(partial_shapes(rows, num_heads, blocks.num_splits, head_dim) if blocks.num_splits > 1 else [q]),
+            *(
+                partial_shapes(rows, num_heads, num_splits=blocks.num_splits, dim=head_dim)
+                if blocks.num_splits > 1
+                else [q]
+            ),
             jax.ShapeDtypeStruct(kv_pages.array.shape, kv_pages.dtype),
         ],
         input_output_aliases={1: 3 if blocks.num_splits > 1 else 1},
@@ -111,11 +112,10 @@ def _append(
     )
     if blocks.num_splits == 1:
         return results[0], KVPages(written)
-    acc, top, total = results
-    seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
-    return merge_splits(acc, top, total, seen, tile=blocks.tile, dtype=q.dtype, interpret=interpret), KVPages(
-        written
+    out = merge_row_splits(
+        results, lengths, options=options, tile=blocks.tile, dtype=q.dtype, interpret=interpret
     )
+    return out, KVPages(written)
 
 
 def _append_kernel(
@@ -136,7 +136,9 @@ def _append_kernel(
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
     newest = length - 1
-    begin, last = split_range(shape.window_begin(newest), length, split, blocks.tile, blocks.num_splits)
+    begin, last = split_range(
+        shape.window_begin(newest), length, split=split, tile=blocks.tile, num_splits=blocks.num_splits
+    )
     end = jnp.minimum(last, newest)
     has_new = (begin < last) & (last == length)
 
@@ -144,14 +146,25 @@ def _append_kernel(
         (begin < last) | (blocks.num_splits == 1)
     )  # where nothing is merged, a row of length 0 is written here
     def _():
-        tiles = decode_tiles(begin, end, row, table_ref, shape, blocks)
+        tiles = decode_tiles(begin, end, row=row, table_ref=table_ref, shape=shape, blocks=blocks)
         queries = decode_queries(head_block, shape, blocks)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[queries.any_head])
         attend_new, q = _new_token(token_refs, written_ref, table_ref, row, newest, queries, shape, epsilon)
-        carry = softmax_start(q.shape[0], sink, split == 0, shape)
+        carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
         carry = jax.lax.cond(has_new, attend_new, lambda carry: carry, carry)
-        carry = attend_row(tiles, carry, q, begin, end, queries.first_kv_head, kv_ref, shape, blocks)
-        store_row(operand_refs[-num_results:], carry, row, queries, split, shape)
+        carry = attend_row(
+            tiles,
+            carry,
+            q,
+            begin=begin,
+            end=end,
+            first_kv_head=queries.first_kv_head,
+            kv_ref=kv_ref,
+            shape=shape,
+            blocks=blocks,
+        )
+        result_refs = operand_refs[-num_results:]
+        store_row(result_refs, carry, row=row, queries=queries, split=split, shape=shape)
 
 
 def _new_token(
@@ -162,17 +175,28 @@ def _new_token(
     Each query has the key and the value of its KV head to itself, so that threads exchange nothing but sums.
     """
     kv_head = queries.any_head // shape.group
-    raw_q = load_raw_heads(refs, row, queries.any_head, 0, shape)
-    raw_k = load_raw_heads(refs, row, shape.num_heads + kv_head, 1, shape)
-    v = load_values(refs, row, shape.num_heads + shape.num_kv_heads + kv_head, shape)
-    angles = load_angles(refs, row, kv_head, shape)
-    q = rotated(raw_q, angles, epsilon, shape.head_dim, kv_ref.dtype)
+    raw_q = load_raw_heads(refs, row=row, head=queries.any_head, kind=0, shape=shape)
+    raw_k = load_raw_heads(refs, row=row, head=shape.num_heads + kv_head, kind=1, shape=shape)
+    v = load_values(refs, row=row, head=shape.num_heads + shape.num_kv_heads + kv_head, shape=shape)
+    angles = load_angles(refs, row=row, head=kv_head, shape=shape)
+    rounding = {"epsilon": epsilon, "head_dim": shape.head_dim, "dtype": kv_ref.dtype}
+    q = rotated(raw_q, angles, **rounding)
 
     def attend_new(carry):
-        k = rotated(raw_k, angles, epsilon, shape.head_dim, kv_ref.dtype)
+        k = rotated(raw_k, angles, **rounding)
         is_first = queries.is_query & (queries.head % shape.group == 0)
-        store_new_token(kv_ref, table_ref, row, position, kv_head, is_first, k, v, shape)
+        store_new_token(
+            kv_ref,
+            table_ref,
+            row=row,
+            position=position,
+            kv_head=kv_head,
+            is_first=is_first,
+            k=k,
+            v=v,
+            shape=shape,
+        )
         score = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(1)
-        return softmax_step_of_one(carry, soft_capped(score, shape), v, shape)
+        return softmax_step_of_one(carry, score=soft_capped(score, shape), v=v, shape=shape)
 
     return attend_new, q

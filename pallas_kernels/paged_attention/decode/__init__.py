@@ -1,5 +1,8 @@
 """One query token per row."""
 
+import functools
+from collections.abc import Callable
+
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.core.kv_pages import KVPages
@@ -38,11 +41,15 @@ def decode(
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
     serve them.
     """
-    check_shapes(q, kv_pages, page_table, lengths, sinks)
-    arguments = q, kv_pages, page_table, lengths, sinks, options
+    check_shapes(q, kv_pages, page_table=page_table, lengths=lengths, sinks=sinks)
     chosen = select(implementation, ("pallas", "jax-triton", "reference"))
+    attend: Callable[..., Array]
     if chosen == "reference":
-        return reference.decode(*arguments)
-    if chosen == "jax-triton":
-        return jax_triton.decode(*arguments)
-    return triton.decode(*arguments, interpret=should_interpret(interpret))
+        attend = reference.decode
+    elif chosen == "jax-triton":
+        attend = jax_triton.decode
+    else:
+        attend = functools.partial(triton.decode, interpret=should_interpret(interpret))
+    return attend(
+        q=q, kv_pages=kv_pages, page_table=page_table, lengths=lengths, sinks=sinks, options=options
+    )

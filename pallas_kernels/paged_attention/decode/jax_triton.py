@@ -8,11 +8,11 @@ import importlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.jax_triton_call import CallKind, jax_triton_call, require_jax_triton
 from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.splits import partial_shapes
 from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
 
@@ -24,9 +24,9 @@ def decode(
     kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
+    *,
     sinks: Array | None,
     options,
-    *,
     blocks: DecodeBlocks | None = None,
     call: CallKind = "auto",
 ) -> Array:
@@ -78,8 +78,7 @@ def _results(q: Array, num_splits: int) -> list[jax.ShapeDtypeStruct]:
     rows, num_heads, head_dim = q.shape
     if num_splits == 1:
         return [jax.ShapeDtypeStruct(q.shape, q.dtype)]
-    partial = (rows, num_heads, num_splits)
-    return [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((*partial, head_dim), partial, partial)]
+    return partial_shapes(rows, num_heads, num_splits=num_splits, dim=head_dim)
 
 
 def _constants(
@@ -87,7 +86,7 @@ def _constants(
 ) -> dict[str, Any]:
     """The constants that `decode_kernel` is compiled for."""
     num_heads, head_dim = q.shape[1:]
-    scale = head_dim**-0.5 if options.scale is None else options.scale
+    scale = options.scale_for(head_dim)
     num_queries = blocks.kv_heads * (num_heads // kv_pages.num_kv_heads)
     return {
         "NUM_HEADS": num_heads,

@@ -13,6 +13,7 @@ head than the row's is masked. For two KV heads a, b of two query heads each:
     q3 (b)        x         x
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -20,9 +21,10 @@ from jaxtyping import Array
 
 from pallas_kernels.core.epilogues import store_attention
 from pallas_kernels.core.online_softmax import KernelShape
+from pallas_kernels.core.splits import merge_splits
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, next_power_of_two
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks
-from pallas_kernels.paged_attention.tiles import attend_tiles, tiles_of_row
+from pallas_kernels.paged_attention.tiles import Tiles, attend_tiles, tiles_of_row
 
 
 class DecodeQueries(NamedTuple):
@@ -44,13 +46,32 @@ def decode_queries(head_block, shape: KernelShape, blocks: DecodeBlocks) -> Deco
     return DecodeQueries(first_kv_head, head, is_query, jnp.where(is_query, head, 0))
 
 
-def decode_tiles(begin, end, row, table_ref, shape: KernelShape, blocks: DecodeBlocks):
+def decode_tiles(begin, end, *, row, table_ref, shape: KernelShape, blocks: DecodeBlocks) -> Tiles:
     """The positions [begin, end) of a row: every column of a tile is a (position, KV head) pair."""
     column = jnp.arange(blocks.tile * blocks.kv_heads)
-    return tiles_of_row(begin, end, blocks.tile, column // blocks.kv_heads, row, table_ref, shape)
+    return tiles_of_row(
+        begin,
+        end,
+        tile=blocks.tile,
+        position_in_tile=column // blocks.kv_heads,
+        row=row,
+        table_ref=table_ref,
+        shape=shape,
+    )
 
 
-def attend_row(tiles, carry, q, begin, end, first_kv_head, kv_ref, shape: KernelShape, blocks: DecodeBlocks):
+def attend_row(
+    tiles: Tiles,
+    carry,
+    q: Array,
+    *,
+    begin,
+    end,
+    first_kv_head,
+    kv_ref,
+    shape: KernelShape,
+    blocks: DecodeBlocks,
+):
     """The carry after the positions [begin, end), of which each query sees those of its own KV head."""
     query = jnp.arange(q.shape[0])
     column = jnp.arange(blocks.tile * blocks.kv_heads)
@@ -62,11 +83,30 @@ def attend_row(tiles, carry, q, begin, end, first_kv_head, kv_ref, shape: Kernel
         inside = (begin + i * blocks.tile + column // blocks.kv_heads < end)[None, :]
         return inside if blocks.kv_heads == 1 else inside & is_own
 
-    return attend_tiles(tiles, carry, q, mask_of, None, kv_head, kv_ref, shape)
+    return attend_tiles(
+        tiles, carry, q, mask_of=mask_of, is_edge=None, kv_head=kv_head, kv_ref=kv_ref, shape=shape
+    )
 
 
-def store_row(result_refs, carry, row, queries: DecodeQueries, split, shape: KernelShape) -> None:
+def store_row(result_refs, carry, *, row, queries: DecodeQueries, split, shape: KernelShape) -> None:
     """The results of a program."""
     store_attention(
         result_refs, carry, row=row, head=queries.head, is_query=queries.is_query, split=split, shape=shape
     )
+
+
+def merge_row_splits(
+    partial: Sequence[Array],
+    lengths: Array,
+    *,
+    options,
+    into: Array | None = None,
+    tile: int,
+    dtype: jnp.dtype,
+    interpret: bool,
+) -> Array:
+    """The attention of rows from the partial results of their splits, which share the positions that a row's
+    query sees."""
+    acc, top, total = partial
+    seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
+    return merge_splits(acc, top, total, seen, into=into, tile=tile, dtype=dtype, interpret=interpret)

@@ -10,9 +10,15 @@ from jaxtyping import Array
 
 from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
-from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
+from pallas_kernels.core.splits import partial_shapes, split_range
 from pallas_kernels.core.triton_call import ceil_div, load_rows, triton_call
-from pallas_kernels.paged_attention.decode.parts import attend_row, decode_queries, decode_tiles, store_row
+from pallas_kernels.paged_attention.decode.parts import (
+    attend_row,
+    decode_queries,
+    decode_tiles,
+    merge_row_splits,
+    store_row,
+)
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
 from pallas_kernels.paged_attention.tiles import kernel_shape
 
@@ -22,9 +28,9 @@ def decode(
     kv_pages: KVPages,
     page_table: Array,
     lengths: Array,
+    *,
     sinks: Array | None,
     options,
-    *,
     into: Array | None = None,
     blocks: DecodeBlocks | None = None,
     interpret: bool,
@@ -50,12 +56,12 @@ def _decode(
     rows = lengths.shape[0]
     _, num_heads, head_dim = q.shape
     is_split = blocks.num_splits > 1
-    partial = partial_shapes(rows, num_heads, blocks.num_splits, head_dim)
+    partial = partial_shapes(rows, num_heads, num_splits=blocks.num_splits, dim=head_dim)
     whole = jax.ShapeDtypeStruct((rows, num_heads, head_dim), q.dtype) if into is None else into
     writes_into = into is not None and not is_split
     others = [*([] if sinks is None else [sinks]), *([into] if writes_into else [])]
     operands = q, kv_pages.array, page_table, lengths, *others
-    shape = kernel_shape(q, kv_pages, options, interpret)
+    shape = kernel_shape(q, kv_pages, options=options, interpret=interpret)
     results = triton_call(
         functools.partial(
             _decode_kernel,
@@ -75,10 +81,14 @@ def _decode(
     )
     if not is_split:
         return results[0]
-    seen = lengths if options.sliding_window is None else jnp.minimum(lengths, options.sliding_window)
-    acc, top, total = results
-    return merge_splits(
-        acc, top, total, seen, into=into, tile=blocks.tile, dtype=q.dtype, interpret=interpret
+    return merge_row_splits(
+        results,
+        lengths,
+        options=options,
+        into=into,
+        tile=blocks.tile,
+        dtype=q.dtype,
+        interpret=interpret,
     )
 
 
@@ -97,17 +107,29 @@ def _decode_kernel(
     sinks_ref = refs[0] if has_sinks else None
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
-    begin, end = split_range(shape.window_begin(length - 1), length, split, blocks.tile, blocks.num_splits)
+    begin, end = split_range(
+        shape.window_begin(length - 1), length, split=split, tile=blocks.tile, num_splits=blocks.num_splits
+    )
 
     writes_empty_rows = blocks.num_splits == 1 and not keeps_empty_rows  # with splits, the merge writes them
 
     @pl.when((begin < end) | writes_empty_rows)
     def _():
-        tiles = decode_tiles(begin, end, row, table_ref, shape, blocks)
+        tiles = decode_tiles(begin, end, row=row, table_ref=table_ref, shape=shape, blocks=blocks)
         queries = decode_queries(head_block, shape, blocks)
         rows = jnp.full_like(queries.head, row)
         q = load_rows(q_ref, rows, queries.any_head, size=shape.head_dim, padded_size=shape.padded_dim)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[queries.any_head])
-        carry = softmax_start(q.shape[0], sink, split == 0, shape)
-        carry = attend_row(tiles, carry, q, begin, end, queries.first_kv_head, kv_ref, shape, blocks)
-        store_row(result_refs, carry, row, queries, split, shape)
+        carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
+        carry = attend_row(
+            tiles,
+            carry,
+            q,
+            begin=begin,
+            end=end,
+            first_kv_head=queries.first_kv_head,
+            kv_ref=kv_ref,
+            shape=shape,
+            blocks=blocks,
+        )
+        store_row(result_refs, carry, row=row, queries=queries, split=split, shape=shape)

@@ -1,5 +1,8 @@
 """Many query tokens per row: ragged and causal."""
 
+import functools
+from collections.abc import Callable
+
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.core.kv_pages import KVPages
@@ -48,7 +51,7 @@ def extend(
     Raises ValueError where shapes contradict each other, and UnsupportedError where `implementation` cannot
     serve them.
     """
-    check_shapes(q, kv_pages, page_table, lengths, sinks)
+    check_shapes(q, kv_pages, page_table=page_table, lengths=lengths, sinks=sinks)
     if query_starts.shape != (lengths.shape[0] + 1,):
         raise ValueError(
             f"query_starts has shape {query_starts.shape}, but {lengths.shape[0]} rows need one more entry"
@@ -57,13 +60,26 @@ def extend(
         raise ValueError(
             f"{q.shape[0]} tokens cannot be those of {lengths.shape[0]} rows; give a mixed batch as many"
         )
-    arguments = q, kv_pages, page_table, query_starts, lengths, sinks, options
     chosen = select(implementation, ("pallas", "triton", "mosaic", "reference"))
+    attend: Callable[..., Array]
     if chosen == "reference":
-        return reference.extend(*arguments)
-    interpret = should_interpret(interpret)
-    is_best = chosen == "pallas" and not interpret and mosaic.is_best_for(q, kv_pages, sinks, options)
-    use_mosaic = chosen == "mosaic" or is_best
-    if num_decode_rows is not None:
-        return extend_mixed(*arguments, num_decode_rows, use_mosaic=use_mosaic, interpret=interpret)
-    return mosaic.extend(*arguments) if use_mosaic else triton.extend(*arguments, interpret=interpret)
+        attend = reference.extend
+    else:
+        interpret = should_interpret(interpret)
+        is_best = chosen == "pallas" and not interpret
+        is_best = is_best and mosaic.is_best_for(q, kv_pages, sinks=sinks, options=options)
+        use_mosaic = chosen == "mosaic" or is_best
+        attend = mosaic.extend if use_mosaic else functools.partial(triton.extend, interpret=interpret)
+        if num_decode_rows is not None:
+            attend = functools.partial(
+                extend_mixed, num_decode_rows=num_decode_rows, use_mosaic=use_mosaic, interpret=interpret
+            )
+    return attend(
+        q=q,
+        kv_pages=kv_pages,
+        page_table=page_table,
+        query_starts=query_starts,
+        lengths=lengths,
+        sinks=sinks,
+        options=options,
+    )

@@ -1,5 +1,8 @@
 """Mixed batches: rows of one query token through decode's kernel, the others through extend's."""
 
+import functools
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
@@ -21,10 +24,10 @@ def extend_mixed(
     page_table: Array,
     query_starts: Array,
     lengths: Array,
+    *,
     sinks: Array | None,
     options,
     num_decode_rows: Array,
-    *,
     use_mosaic: bool,
     interpret: bool,
 ) -> Array:
@@ -39,23 +42,30 @@ def extend_mixed(
     """
     is_decode = jnp.arange(lengths.shape[0]) < num_decode_rows
     chunk_starts = jnp.maximum(query_starts, num_decode_rows)
-    chunks = q, kv_pages, page_table, chunk_starts, lengths, sinks, options
-    if use_mosaic:
-        extended = mosaic.extend(*chunks)
-    else:
-        # As for one long row: the rows are mostly padding and decode rows, and say nothing of how long the
-        # chunks are.
+    attend_chunks: Callable[..., Array] = mosaic.extend
+    if not use_mosaic:
+        # The blocks are those of one long row: most rows are padding and decode rows, so that their number
+        # does not tell how long the chunks are.
         blocks = extend_blocks(ExtendCall.of(q, kv_pages, page_table)._replace(rows=1))
-        extended = extend(*chunks, blocks=blocks, interpret=interpret)
+        attend_chunks = functools.partial(extend, blocks=blocks, interpret=interpret)
+    extended = attend_chunks(
+        q=q,
+        kv_pages=kv_pages,
+        page_table=page_table,
+        query_starts=chunk_starts,
+        lengths=lengths,
+        sinks=sinks,
+        options=options,
+    )
     decode_lengths = jnp.where(is_decode, lengths, 0)
     decode_rows = ceil_div(lengths.shape[0], ROWS_PER_DECODE_ROW)
     return decode(
-        q,
-        kv_pages,
-        page_table,
-        decode_lengths,
-        sinks,
-        options,
+        q=q,
+        kv_pages=kv_pages,
+        page_table=page_table,
+        lengths=decode_lengths,
+        sinks=sinks,
+        options=options,
         into=extended,
         blocks=decode_blocks(DecodeCall.of(q, kv_pages, page_table)._replace(rows=decode_rows)),
         interpret=interpret,

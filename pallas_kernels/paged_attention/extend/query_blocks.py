@@ -46,7 +46,9 @@ class _Rows(NamedTuple):
         return cls(starts, lengths, num_queries, ceil_div(num_queries, block_tokens), max_blocks)
 
 
-def longest_rows_first(query_starts: Array, lengths: Array, num_tokens: int, block_tokens: int) -> QueryBlock:
+def longest_rows_first(
+    query_starts: Array, lengths: Array, *, num_tokens: int, block_tokens: int
+) -> QueryBlock:
     """Blocks in the order in which programs should start: longest rows first, and of each row its last block
     first, so that no long block is left for the end. Every field is [blocks] int32.
 
@@ -79,7 +81,7 @@ def longest_rows_first(query_starts: Array, lengths: Array, num_tokens: int, blo
 
 
 def newest_positions_first(
-    query_starts: Array, lengths: Array, num_tokens: int, block_tokens: int
+    query_starts: Array, lengths: Array, *, num_tokens: int, block_tokens: int
 ) -> tuple[Array, Array]:
     """The fields of a QueryBlock but the last, [fields, blocks], the newest positions first, of whatever row;
     and how many blocks have queries, [1], which are the first. For programs that take blocks one after
@@ -117,7 +119,7 @@ def _descending(key: Array, index: Array) -> Array:
 
 
 def positions_shared(
-    query_starts: Array, lengths: Array, num_tokens: int, sliding_window: int | None
+    query_starts: Array, lengths: Array, *, num_tokens: int, sliding_window: int | None
 ) -> Array:
     """The positions that the splits of each token's row share; 0 for padding tokens. [tokens]"""
     num_queries = jnp.diff(query_starts)

@@ -34,9 +34,9 @@ def extend(
     page_table: Array,
     query_starts: Array,
     lengths: Array,
+    *,
     sinks: Array | None,
     options,
-    *,
     blocks: ExtendBlocks | None = None,
     interpret: bool,
 ) -> Array:
@@ -71,12 +71,16 @@ def _extend(
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     tokens, num_heads, head_dim = q.shape
-    work = longest_rows_first(query_starts, lengths, tokens, blocks.block_tokens)
+    work = longest_rows_first(query_starts, lengths, num_tokens=tokens, block_tokens=blocks.block_tokens)
     is_split = blocks.num_splits > 1
     results = triton_call(
-        functools.partial(_extend_kernel, shape=kernel_shape(q, kv_pages, options, interpret), blocks=blocks),
+        functools.partial(
+            _extend_kernel,
+            shape=kernel_shape(q, kv_pages, options=options, interpret=interpret),
+            blocks=blocks,
+        ),
         *(q, kv_pages.array, page_table, *work, *([] if sinks is None else [sinks])),
-        out_shape=partial_shapes(tokens, num_heads, blocks.num_splits, head_dim)
+        out_shape=partial_shapes(tokens, num_heads, num_splits=blocks.num_splits, dim=head_dim)
         if is_split
         else [jax.ShapeDtypeStruct(q.shape, q.dtype)],
         grid=(kv_pages.num_kv_heads, work.row.shape[0], blocks.num_splits),
@@ -87,7 +91,7 @@ def _extend(
     )
     if not is_split:
         return results[0]
-    shared = positions_shared(query_starts, lengths, tokens, options.sliding_window)
+    shared = positions_shared(query_starts, lengths, num_tokens=tokens, sliding_window=options.sliding_window)
     acc, top, total = results
     return merge_splits(acc, top, total, shared, tile=blocks.tile, dtype=q.dtype, interpret=interpret)
 
@@ -117,16 +121,26 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
     end = jnp.minimum(block.length, block.position + blocks.block_tokens)
     if blocks.num_splits > 1:  # all blocks of a row share the same range, which `positions_shared` knows
         begin = shape.window_begin(block.row_begin)
-        begin, end = split_range(begin, block.length, split, blocks.tile, blocks.num_splits)
+        begin, end = split_range(
+            begin, block.length, split=split, tile=blocks.tile, num_splits=blocks.num_splits
+        )
 
     @pl.when((block.num_queries > 0) & ((begin < end) | (blocks.num_splits == 1)))
     def _():
-        tiles = tiles_of_row(begin, end, blocks.tile, jnp.arange(blocks.tile), block.row, table_ref, shape)
+        tiles = tiles_of_row(
+            begin,
+            end,
+            tile=blocks.tile,
+            position_in_tile=jnp.arange(blocks.tile),
+            row=block.row,
+            table_ref=table_ref,
+            shape=shape,
+        )
         queries = _queries(block, kv_head, shape, blocks)
         token, head = (jnp.where(queries.is_query, x, 0) for x in (queries.token, queries.head))
         q = load_rows(q_ref, token, head, size=shape.head_dim, padded_size=shape.padded_dim)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[head])
-        carry = softmax_start(q.shape[0], sink, split == 0, shape)
+        carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
         carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
         # anew: kept so long, their registers would be spilled.
         queries = _queries(load_block(), kv_head, shape, blocks)
@@ -172,4 +186,6 @@ def _attend(tiles, carry, q, query_position, begin, end, block: QueryBlock, kv_h
         last_query = jnp.minimum(block.position + blocks.block_tokens, block.length) - 1
         return is_cut | (first < shape.window_begin(last_query))
 
-    return attend_tiles(tiles, carry, q, mask_of, is_edge, kv_head, kv_ref, shape)
+    return attend_tiles(
+        tiles, carry, q, mask_of=mask_of, is_edge=is_edge, kv_head=kv_head, kv_ref=kv_ref, shape=shape
+    )

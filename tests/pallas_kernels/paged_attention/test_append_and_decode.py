@@ -116,10 +116,10 @@ def run_blocks(case: AppendCase, blocks: DecodeBlocks) -> tuple[np.ndarray, np.n
     layer = norm.pop("layer", None)
     result = triton.append_and_decode(
         *arguments,
-        (cos, sin),
-        tuple(norm.values()) or None,
-        layer,
-        *reversed(case.paged.keywords().values()),
+        angles=(cos, sin),
+        norm=tuple(norm.values()) or None,
+        layer=layer,
+        **case.paged.keywords(),
         blocks=blocks,
         interpret=should_interpret(None),
     )

@@ -64,15 +64,8 @@ def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
 def run_triton(case: PagedCase, dtype, blocks: DecodeBlocks | ExtendBlocks | None = None) -> np.ndarray:
     """The Triton kernels with these blocks, also where another would serve the call."""
     kernel = decode_triton.decode if case.query_starts is None else extend_triton.extend
-    keywords = case.keywords()
-    result = kernel(
-        *case.arguments(dtype),
-        keywords["sinks"],
-        keywords["options"],
-        blocks=blocks,
-        interpret=should_interpret(None),
-    )
-    return np.asarray(result, np.float32)
+    options = {"blocks": blocks, "interpret": should_interpret(None)}
+    return np.asarray(kernel(*case.arguments(dtype), **case.keywords(), **options), np.float32)
 
 
 @pytest.mark.parametrize("page_size", [1, 4, 16])

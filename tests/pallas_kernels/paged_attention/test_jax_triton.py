@@ -93,7 +93,7 @@ def test_a_missing_package_is_an_error_that_says_what_to_install(rng, monkeypatc
         jnp.float32
     )
     with pytest.raises(UnsupportedError, match=r'needs jax-triton, Triton .* pip install "jinfer\[cuda\]"'):
-        jax_triton.decode(q, kv_pages, page_table, lengths, None, AttentionOptions())
+        jax_triton.decode(q, kv_pages, page_table, lengths, sinks=None, options=AttentionOptions())
 
 
 @needs_jax_triton
@@ -103,7 +103,7 @@ def test_a_cpu_is_an_error_that_says_what_can(rng):
         jnp.float32
     )
     with pytest.raises(UnsupportedError, match="runs on NVIDIA GPUs, not on 'cpu'"):
-        jax_triton.decode(q, kv_pages, page_table, lengths, None, AttentionOptions())
+        jax_triton.decode(q, kv_pages, page_table, lengths, sinks=None, options=AttentionOptions())
 
 
 @pytest.mark.skipif(jax.default_backend() == "gpu", reason="needs a machine without a GPU")
@@ -184,7 +184,7 @@ def test_a_chain_runs_as_one_graph_on_a_gpu(rng, call, graphs):
     assert_captured(thunk_sequence(chain.lower(q, *cache, call=call)), graphs)
     wanted = q
     for _ in range(6):
-        wanted = decode_reference(wanted * 0.5, *cache, None, case.options)
+        wanted = decode_reference(wanted * 0.5, *cache, sinks=None, options=case.options)
     for _ in range(3):
         q, cache = jax.tree.map(jnp.copy, (q, cache))
         assert relative_error(chain(q, *cache, call=call), wanted) < 2 * BOUNDS[jnp.bfloat16]

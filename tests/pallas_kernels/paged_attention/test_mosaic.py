@@ -100,34 +100,40 @@ def as_on_an_h200(monkeypatch):
 @pytest.mark.usefixtures("as_on_an_h200")
 class TestWhatItServes:
     def test_the_plain_case_of_a_prefill(self):
-        assert mosaic.why_not(*call(), None, PLAIN) is None
-        assert mosaic.is_best_for(*call(), None, PLAIN)
-        assert not mosaic.is_best_for(*call(tokens=serves.MIN_TOKENS - 1), None, PLAIN)
+        assert mosaic.why_not(*call(), sinks=None, options=PLAIN) is None
+        assert mosaic.is_best_for(*call(), sinks=None, options=PLAIN)
+        assert not mosaic.is_best_for(*call(tokens=serves.MIN_TOKENS - 1), sinks=None, options=PLAIN)
 
     @pytest.mark.parametrize("options", [{"sliding_window": 4}, {"soft_cap": 2.0}], ids=str)
     def test_not_windows_and_caps(self, options):
-        assert "left out" in mosaic.why_not(*call(), None, AttentionOptions(**options))
+        assert "left out" in mosaic.why_not(*call(), sinks=None, options=AttentionOptions(**options))
 
     def test_not_sinks(self):
-        assert "left out" in mosaic.why_not(*call(), jnp.zeros(32), PLAIN)
+        assert "left out" in mosaic.why_not(*call(), sinks=jnp.zeros(32), options=PLAIN)
 
     def test_not_float32(self):
-        assert "float32, and must be bfloat16" in mosaic.why_not(*call(dtype=jnp.float32), None, PLAIN)
+        assert "float32, and must be bfloat16" in mosaic.why_not(
+            *call(dtype=jnp.float32), sinks=None, options=PLAIN
+        )
 
     def test_not_every_head_dim(self):
-        assert "head_dim is 96" in mosaic.why_not(*call(AttentionShape(32, 32, 96)), None, PLAIN)
+        assert "head_dim is 96" in mosaic.why_not(
+            *call(AttentionShape(32, 32, 96)), sinks=None, options=PLAIN
+        )
 
     @pytest.mark.parametrize("page_size", [1, 4, 24, 192])
     def test_not_every_page_size(self, page_size):
-        assert f"pages have {page_size} positions" in mosaic.why_not(*call(page_size=page_size), None, PLAIN)
+        assert f"pages have {page_size} positions" in mosaic.why_not(
+            *call(page_size=page_size), sinks=None, options=PLAIN
+        )
 
     def test_not_other_devices(self, monkeypatch):
         monkeypatch.setattr(serves, "target_device", lambda: Device("NVIDIA A100-SXM4-80GB", 108))
-        assert "'NVIDIA A100-SXM4-80GB'" in mosaic.why_not(*call(), None, PLAIN)
+        assert "'NVIDIA A100-SXM4-80GB'" in mosaic.why_not(*call(), sinks=None, options=PLAIN)
 
     def test_not_older_versions_of_jax(self, monkeypatch):
         monkeypatch.setattr(serves, "OLDEST_JAX", (999, 0))
-        assert "must be 999.0 or newer" in mosaic.why_not(*call(), None, PLAIN)
+        assert "must be 999.0 or newer" in mosaic.why_not(*call(), sinks=None, options=PLAIN)
 
 
 def test_a_call_that_it_does_not_serve_is_an_error_that_says_what_does(rng):
@@ -144,14 +150,16 @@ def test_hopper_is_known_by_its_name(kind):
 
 def test_the_work_list_is_that_of_triton_in_another_order(rng):
     """Of random rows, some of them empty, with tokens of decode rows before them and padding behind."""
-    compiled = [jax.jit(f, static_argnums=(2, 3)) for f in (newest_positions_first, longest_rows_first)]
+    static = {"static_argnames": ("num_tokens", "block_tokens")}
+    compiled = [jax.jit(f, **static) for f in (newest_positions_first, longest_rows_first)]
     for num_rows in rng.integers(1, 9, 4):
         query_lengths = rng.integers(0, 90, num_rows) * (rng.random(num_rows) < 0.7)
         lengths = jnp.asarray(query_lengths + rng.integers(0, 200, num_rows) * (query_lengths > 0), jnp.int32)
         starts = int(rng.integers(0, 5)) + np.concatenate([[0], np.cumsum(query_lengths)])
         num_tokens = int(starts[-1] + rng.integers(1, 60))
-        rows = jnp.asarray(starts, jnp.int32), lengths, num_tokens, 32
-        (work, num_blocks), wanted = (jax.tree.map(np.asarray, f(*rows)) for f in compiled)
+        rows = {"query_starts": jnp.asarray(starts, jnp.int32), "lengths": lengths}
+        found = (f(**rows, num_tokens=num_tokens, block_tokens=32) for f in compiled)
+        (work, num_blocks), wanted = (jax.tree.map(np.asarray, blocks) for blocks in found)
         work = work[:, : int(num_blocks[0])]
         wanted = np.stack([wanted.row, wanted.token, wanted.num_queries, wanted.position, wanted.length])
         assert sorted(map(tuple, work.T)) == sorted(map(tuple, wanted[:, wanted[2] > 0].T))

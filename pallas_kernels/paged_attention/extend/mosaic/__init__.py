@@ -29,6 +29,7 @@ def extend(
     page_table: Array,
     query_starts: Array,
     lengths: Array,
+    *,
     sinks: Array | None,
     options,
 ) -> Array:
@@ -36,12 +37,13 @@ def extend(
 
     Raises UnsupportedError for what `why_not` names.
     """
-    reason = why_not(q, kv_pages, sinks, options)
+    reason = why_not(q, kv_pages, sinks=sinks, options=options)
     if reason is not None:
         raise UnsupportedError(f"the Mosaic kernel does not serve this call: {reason}; use 'pallas'")
     from pallas_kernels.paged_attention.extend.mosaic.call import (
         call_extend,  # here, where JAX is known to have what it needs
     )
 
-    scale = q.shape[-1] ** -0.5 if options.scale is None else options.scale
+    scale = options.scale_for(q.shape[-1])
+    # The arrays go by position, since jit would order named ones by name.
     return call_extend(q, kv_pages, page_table, query_starts, lengths, scale=scale)

@@ -185,10 +185,16 @@ def _store(refs: Refs, q_tile, result: jax.Array, work: Work, shape: Shape) -> N
         for chunk in range(shape.chunks):
             q_tile[chunk] = result[:, chunk * CHUNK : (chunk + 1) * CHUNK]
         plgpu.commit_smem()
-        copies.start_store(q_tile, refs.out, work.token, work.head, (shape.tokens, shape.heads))
+        sizes = shape.tokens, shape.heads
+        copies.start_store(q_tile, refs.out, token=work.token, head=work.head, shape=sizes)
 
     @when(jnp.logical_not(is_full))
     def _() -> None:
         copies.store_rows(
-            result, refs.out, work.token, work.head, jnp.maximum(work.num_queries, 0), shape.heads
+            result,
+            refs.out,
+            token=work.token,
+            head=work.head,
+            num_tokens=jnp.maximum(work.num_queries, 0),
+            heads=shape.heads,
         )

@@ -35,7 +35,9 @@ def call_extend(
     """Jitted, so that all layers of a model share one trace of the kernel."""
     shape = _shape(q, kv_pages, scale)
     page_table, query_starts, lengths = _with_empty_rows(page_table, query_starts, lengths)
-    work, num_blocks = newest_positions_first(query_starts, lengths, q.shape[0], shape.block_tokens)
+    work, num_blocks = newest_positions_first(
+        query_starts, lengths, num_tokens=q.shape[0], block_tokens=shape.block_tokens
+    )
     call = plgpu.kernel(
         functools.partial(kernel, shape=shape),
         out_type=jax.ShapeDtypeStruct(q.shape, q.dtype),

@@ -32,7 +32,7 @@ TRANSFORMS = (plgpu.TilingTransform(TILING), plgpu.SwizzleTransform(SWIZZLE_BYTE
 TILE = plgpu.RefType(TRANSFORMS)
 
 
-def start_pages(kv, tile, barriers, barrier, first_rows: Sequence, column, rows: int) -> None:
+def start_pages(kv, tile, barriers, *, barrier, first_rows: Sequence, column, rows: int) -> None:
     """Starts copying kv[row : row + rows, column : column + head_dim], for every row of `first_rows`, into
     `tile` one below the other. `barrier` gets one arrival and the bytes. The warps take turns at starting
     copies."""
@@ -61,7 +61,7 @@ def start_pages(kv, tile, barriers, barrier, first_rows: Sequence, column, rows:
     copy(kv, tile, barriers, scalar(barrier), scalar(column), *map(scalar, first_rows))
 
 
-def start_queries(q, tile, barriers, barrier, token, head, shape: tuple[int, int]) -> None:
+def start_queries(q, tile, barriers, *, barrier, token, head, shape: tuple[int, int]) -> None:
     """Starts copying q[token : token + tokens, head : head + heads] into `tile` [chunks, warpgroups, rows,
     CHUNK].
 
@@ -89,7 +89,7 @@ def start_queries(q, tile, barriers, barrier, token, head, shape: tuple[int, int
     copy(q, tile, barriers, scalar(barrier), scalar(token), scalar(head))
 
 
-def start_store(tile, out, token, head, shape: tuple[int, int]) -> None:
+def start_store(tile, out, *, token, head, shape: tuple[int, int]) -> None:
     """Starts copying `tile`, which the warpgroup has committed, to out[token : token + tokens, head : head +
     heads]."""
 
@@ -126,7 +126,7 @@ def _slice_of_queries(token, head, chunk: int, shape: tuple[int, int]):
     )
 
 
-def store_rows(values, out, token, head, num_tokens, heads: int) -> None:
+def store_rows(values, out, *, token, head, num_tokens, heads: int) -> None:
     """out[token + r // heads, head + r % heads] = values[r], for the rows r of the first `num_tokens` tokens.
 
     Two elements at a time, by predicated instructions: as many branches would take the compiler a quarter of

@@ -58,10 +58,10 @@ def _load_queries(refs: Refs, n, work: Work, shape: Shape) -> None:
         refs.q,
         refs.q_tiles.at[slot],
         refs.barriers,
-        Barriers.q_full + slot,
-        work.token,
-        work.head,
-        (shape.block_tokens, shape.heads),
+        barrier=Barriers.q_full + slot,
+        token=work.token,
+        head=work.head,
+        shape=(shape.block_tokens, shape.heads),
     )
 
 
@@ -83,7 +83,13 @@ def _load_tile(refs: Refs, count, work: Work, key_rows, tail: _Tail, shape: Shap
 
     def start(tiles, barrier, first_rows):
         copies.start_pages(
-            refs.kv, tiles.at[stage], refs.barriers, barrier, first_rows, column, shape.rows_per_copy
+            refs.kv,
+            tiles.at[stage],
+            refs.barriers,
+            barrier=barrier,
+            first_rows=first_rows,
+            column=column,
+            rows=shape.rows_per_copy,
         )
 
     wait(refs.barriers, Barriers.k_free + stage, 1 - phase)

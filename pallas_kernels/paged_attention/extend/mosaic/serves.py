@@ -18,7 +18,7 @@ OLDEST_JAX = (0, 11)
 MIN_TOKENS = 4096
 
 
-def why_not(q: Array, kv_pages: KVPages, sinks: Array | None, options) -> str | None:
+def why_not(q: Array, kv_pages: KVPages, *, sinks: Array | None, options) -> str | None:
     """The part of a call of `extend` that the kernel leaves out; None where it serves it."""
     page_size, head_dim = kv_pages.page_size, kv_pages.head_dim
     if sinks is not None or options.sliding_window is not None or options.soft_cap is not None:
@@ -39,6 +39,6 @@ def why_not(q: Array, kv_pages: KVPages, sinks: Array | None, options) -> str | 
     return None
 
 
-def is_best_for(q: Array, kv_pages: KVPages, sinks: Array | None, options) -> bool:
+def is_best_for(q: Array, kv_pages: KVPages, *, sinks: Array | None, options) -> bool:
     """True where "auto" and "pallas" take it."""
-    return q.shape[0] >= MIN_TOKENS and why_not(q, kv_pages, sinks, options) is None
+    return q.shape[0] >= MIN_TOKENS and why_not(q, kv_pages, sinks=sinks, options=options) is None
