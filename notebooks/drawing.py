@@ -1,5 +1,4 @@
-"""Pictures of the engine's inside for 02_follow_one_request.ipynb. They read private attributes and change
-nothing."""
+"""Pictures of the engine's state for 02_follow_one_request.ipynb. Drawing changes nothing in the engine."""
 
 from collections import defaultdict
 
@@ -7,10 +6,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Patch, Rectangle
 
-# Of Okabe and Ito, and a purple: told apart by those who do not see red and green, too.
+# The palette of Okabe and Ito, and a purple: colour-blind readers can tell these colours apart.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#8C6BB1"]
 FREE, CACHED, NULL = "white", "#D0D0D0", "#606060"
-DARK = {"#0072B2", "#009E73", "#D55E00", "#8C6BB1", NULL}  # under white letters
+DARK = {"#0072B2", "#009E73", "#D55E00", "#8C6BB1", NULL}  # colours that need white text
 
 DECODE = {"color": COLOURS[1], "marker": "o", "markeredgecolor": "black", "markersize": 6, "linestyle": ""}
 WAITING = {"facecolor": "white", "edgecolor": "black", "hatch": "...", "linewidth": 0.5}
@@ -26,17 +25,17 @@ def colour_of(sequence):
 
 
 def box(axes, x, y, width, colour, text="", *, line=0.6, height=0.9, size=8):
-    """A rectangle with its text in the middle, in a colour that can be read on it."""
+    """Draws a rectangle with `text` in its middle, white on dark colours and black on others."""
     axes.add_patch(Rectangle((x, y), width, height, facecolor=colour, edgecolor="black", linewidth=line))
     text_colour = "white" if colour in DARK else "black"
     axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=size, color=text_colour)
 
 
 def draw_pages(engine):
-    """Above: every page, in the colours of those that use it. Below: the page table, a row for each
-    sequence."""
+    """Draws every page in the colours of the sequences that use it, and below them the page table with one
+    row per sequence."""
     _, (pool, table) = plt.subplots(2, figsize=(12, 3.6), height_ratios=(1, 2.4), layout="constrained")
-    running = sorted(engine.scheduler._running, key=lambda sequence: sequence.row)
+    running = sorted(engine.scheduler.running_sequences, key=lambda sequence: sequence.row)
     _draw_pool(pool, engine, running)
     num_rows, num_entries = engine.limits.max_num_seqs, engine.limits.pages_per_sequence
     for sequence in running:
@@ -63,10 +62,10 @@ def _draw_pool(axes, engine, running):
             users[page_id].append(colour_of(sequence))
     pool, num_pages = engine.scheduler.page_pool, engine.limits.num_pages
     for page_id in range(num_pages):
-        colours = users[page_id] or [NULL if page_id == 0 else CACHED if page_id in pool._cached else FREE]
+        colours = users[page_id] or [NULL if page_id == 0 else CACHED if pool.is_cached(page_id) else FREE]
         width = 0.92 / len(colours)
-        for place, colour in enumerate(colours):
-            box(axes, page_id + place * width, 0, width, colour)
+        for i, colour in enumerate(colours):
+            box(axes, page_id + i * width, 0, width, colour)
         colour = "white" if DARK.issuperset(colours) else "black"
         weight = "bold" if len(colours) > 1 else "normal"
         axes.text(
@@ -84,34 +83,34 @@ def _draw_pool(axes, engine, running):
 
 
 def draw_batch(fields, sequences, tokenizer):
-    """The flattened tokens of a mixed step in the order of the batch, each in the colour of its row, then
-    padding."""
+    """Draws the flattened tokens of a mixed step in the order of the batch, each in the colour of its row,
+    then the padding."""
     starts, size = fields["query_starts"], len(fields["token_ids"])
     _, axes = plt.subplots(figsize=(12, 2.3), layout="constrained")
     for row, sequence in enumerate(sequences):
-        for place in range(starts[row], starts[row + 1]):
-            text = _token_label(fields["token_ids"][place], tokenizer)
-            box(axes, place, 0, 0.92, colour_of(sequence), text, size=7)
-            position = fields["start_positions"][row] + place - starts[row]
-            axes.text(place + 0.46, -0.22, position, ha="center", fontsize=8)
+        for token in range(starts[row], starts[row + 1]):
+            text = _token_label(fields["token_ids"][token], tokenizer)
+            box(axes, token, 0, 0.92, colour_of(sequence), text, size=7)
+            position = fields["start_positions"][row] + token - starts[row]
+            axes.text(token + 0.46, -0.22, position, ha="center", fontsize=8)
         kind = "decode" if row < fields["num_decode_rows"][0] else "chunk"
         middle = (starts[row] + starts[row + 1]) / 2 - 0.04
         axes.text(middle, 1.0, f"{name_of(sequence)}\n{kind}", ha="center", fontsize=9)
-    for place in range(starts[-1], size):
-        box(axes, place, 0, 0.92, FREE, "padding", size=7)
+    for token in range(starts[-1], size):
+        box(axes, token, 0, 0.92, FREE, "padding", size=7)
     axes.text(-0.1, -0.22, "position ", ha="right", fontsize=8)
-    axes.set(xlim=(-1.1, size), ylim=(-0.35, 1.6), yticks=[], xlabel="place in the batch")
-    axes.set_xticks([place + 0.46 for place in range(size)], range(size))
+    axes.set(xlim=(-1.1, size), ylim=(-0.35, 1.6), yticks=[], xlabel="index in the batch")
+    axes.set_xticks([token + 0.46 for token in range(size)], range(size))
     axes.spines[["top", "left", "right"]].set_visible(False)
 
 
 def _token_label(token_id, tokenizer):
     text = "on the\ndevice" if token_id < 0 else tokenizer.token_text(int(token_id)).strip()
-    return text.replace("endoftext", "end\noftext")  # it is wider than a box
+    return text.replace("endoftext", "end\noftext")  # the label is wider than a box
 
 
 def draw_probabilities(logprobs, token_ids, chosen_id, tokenizer):
-    """The most likely next tokens as bars; the one that was sampled stands out."""
+    """Draws the probabilities of the most likely next tokens as bars, the sampled token in another colour."""
     _, axes = plt.subplots(figsize=(9, 3.2), layout="constrained")
     bars = axes.bar(range(len(token_ids)), np.exp(logprobs), color=COLOURS[0])
     for bar, token_id in zip(bars, token_ids, strict=True):
@@ -125,7 +124,8 @@ def draw_probabilities(logprobs, token_ids, chosen_id, tokenizer):
 
 
 def draw_spans(spans):
-    """Who is busy when: `spans` are (lane, number of the step, begin, end) in seconds."""
+    """Draws a timeline with one lane per part of the engine; `spans` are (lane, number of the step, begin,
+    end) in seconds."""
     lanes = list(dict.fromkeys(lane for lane, *_ in spans))
     origin, last = min(begin for *_, begin, _ in spans), max(end for *_, end in spans)
     _, axes = plt.subplots(figsize=(12, 2.6), layout="constrained")
@@ -146,8 +146,8 @@ def draw_spans(spans):
 
 
 def draw_tree(engine, tokenizer):
-    """The radix tree as an indented list: a box for each node, with a line for each of its pages."""
-    cache = engine.scheduler._pages._cache
+    """Draws the radix tree as an indented list: a box for each node, with a line for each of its pages."""
+    cache = engine.scheduler.radix_cache
     nodes = list(_below(cache.root, 0))
     num_lines = sum(len(node.page_ids) for node, _ in nodes) + 1
     _, axes = plt.subplots(figsize=(12, 0.27 * num_lines + 0.3), layout="constrained")
@@ -157,7 +157,7 @@ def draw_tree(engine, tokenizer):
         x, (parent_x, parent_y) = 0.6 * depth, bottom_of[node.parent]
         elbow = [parent_x + 0.2, parent_x + 0.2, x], [parent_y, line + 0.45, line + 0.45]
         axes.plot(*elbow, color="black", linewidth=0.8)
-        _draw_node(axes, x, line, node, cache, tokenizer)
+        _draw_node(axes, x, line, node, engine, tokenizer)
         line += len(node.page_ids)
         bottom_of[node] = x, line - 0.15
     axes.set(xlim=(-0.1, 9.2 + 0.6 * max(depth for _, depth in nodes)), ylim=(line, 0))
@@ -170,46 +170,46 @@ def _below(node, depth):
         yield from _below(child, depth + 1)
 
 
-def _draw_node(axes, x, line, node, cache, tokenizer):
+def _draw_node(axes, x, line, node, engine, tokenizer):
     box(axes, x, line, 9, COLOURS[4] if node.num_locks else CACHED, height=len(node.page_ids) - 0.15)
-    size = cache._page_size
-    for place, page_id in enumerate(node.page_ids):
-        text = tokenizer.decode(node.token_ids[place * size : (place + 1) * size], skip_special_tokens=False)
+    size = engine.limits.page_size
+    for i, page_id in enumerate(node.page_ids):
+        text = tokenizer.decode(node.token_ids[i * size : (i + 1) * size], skip_special_tokens=False)
         label = f"page {page_id:2d}  {text!r}"
-        axes.text(x + 0.1, line + place + 0.45, label, va="center", fontsize=8, family="monospace")
-    users = f"locked by {node.num_locks}" if node.num_locks else f"cached, {_turn(node, cache)} to be evicted"
+        axes.text(x + 0.1, line + i + 0.45, label, va="center", fontsize=8, family="monospace")
+    turn = None if node.num_locks else _ordinal(engine.scheduler.radix_cache.eviction_order.index(node) + 1)
+    users = f"locked by {node.num_locks}" if turn is None else f"cached, {turn} to be evicted"
     label = f"{users}; in the tree since step {node.step}"
     axes.text(x + 8.9, line + 0.45, label, va="center", ha="right", fontsize=8)
 
 
-def _turn(node, cache):
-    """When a cached node is evicted: 1st, 2nd, ... The node that was used last comes last."""
-    turn = 1 + list(cache._unlocked).index(node)
-    suffix = {1: "st", 2: "nd", 3: "rd"}.get(turn, "th")
-    return f"{turn}{suffix}"
+def _ordinal(number):
+    """1st, 2nd, 3rd, 4th, ..., for numbers below 21."""
+    suffix = {1: "st", 2: "nd", 3: "rd"}.get(number, "th")
+    return f"{number}{suffix}"
 
 
 def draw_run(plans, arrivals, budget):
-    """Above: what each sequence does in each step. Below: the tokens of each step, and the most that it may
-    have.
+    """Draws the work of each sequence in each step, and below it the number of tokens of each step with its
+    bound.
 
-    `arrivals` has, for each sequence, the number of steps before it came.
+    `arrivals` maps each sequence to the number of steps before its arrival.
     """
     options = {"sharex": True, "height_ratios": (2.2, 1), "layout": "constrained"}
     _, (lines, sums) = plt.subplots(2, figsize=(12, 6), **options)
-    place_of = {sequence: place for place, sequence in enumerate(arrivals)}
+    line_of = {sequence: line for line, sequence in enumerate(arrivals)}
     begun = {}
     for step, plan in enumerate(plans):
         for chunk in plan.chunks:
             begun.setdefault(chunk.sequence, step)
-            y = place_of[chunk.sequence]
+            y = line_of[chunk.sequence]
             box(lines, step, y - 0.35, chunk.num_tokens / budget, COLOURS[0], height=0.7)
             lines.text(step + 0.03, y - 0.38, chunk.num_tokens, va="bottom", fontsize=7)
         for sequence in plan.decode.sequences:
-            lines.plot(step + 0.5, place_of[sequence], **DECODE)
+            lines.plot(step + 0.5, line_of[sequence], **DECODE)
         _draw_sums(sums, step, len(plan.decode), plan.num_tokens)
     for sequence, arrival in arrivals.items():
-        lines.barh(place_of[sequence], begun[sequence] - arrival, left=arrival, height=0.7, **WAITING)
+        lines.barh(line_of[sequence], begun[sequence] - arrival, left=arrival, height=0.7, **WAITING)
     _label_run(lines, sums, list(arrivals), len(plans), budget)
 
 

@@ -39,6 +39,9 @@ class PagePool:
     def num_cached(self) -> int:
         return len(self._cached)
 
+    def is_cached(self, page_id: int) -> bool:
+        return page_id in self._cached
+
     def allocate(self, count: int) -> list[int] | None:
         """`count` pages, or None and no change if there are not as many free ones."""
         if count > len(self._free):

@@ -90,6 +90,11 @@ class RadixCache:
     def root(self) -> Node:
         return self._root
 
+    @property
+    def eviction_order(self) -> tuple[Node, ...]:
+        """The nodes without a lock, the next to be evicted first."""
+        return tuple(self._unlocked)
+
     def match(
         self, salt: Salt, token_ids: Sequence[int], max_tokens: int, *, after: Node, start: int = 0
     ) -> Match:

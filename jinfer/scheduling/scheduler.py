@@ -18,6 +18,7 @@ from jinfer.scheduling.page_pool import PageAllocator, PagePool
 from jinfer.scheduling.policies import new_policy
 from jinfer.scheduling.prefix_cache import PrefixCache, RotationClass, rotated_by_position
 from jinfer.scheduling.prompts import PromptPlanner
+from jinfer.scheduling.radix_cache import RadixCache
 from jinfer.scheduling.step_plan import StepInProgress, StepPlan
 
 
@@ -62,6 +63,15 @@ class Scheduler:
             make_room=self._make_room,
         )
         self._num_arrivals = 0
+
+    @property
+    def radix_cache(self) -> RadixCache:
+        return self._prefix_cache.tree
+
+    @property
+    def running_sequences(self) -> tuple[Sequence, ...]:
+        """The sequences that have a row, in order of arrival."""
+        return tuple(self._running)
 
     @property
     def num_waiting(self) -> int:

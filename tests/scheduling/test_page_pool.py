@@ -85,6 +85,7 @@ class PagePoolMachine(RuleBasedStateMachine):
         self.pool.check_integrity()
         assert self.pool.num_used == len(self.held)
         assert self.pool.num_cached == len(self.cached)
+        assert set(filter(self.pool.is_cached, range(self.num_pages))) == set(self.cached)
         assert self.pool.num_free == self.num_pages - 1 - len(self.held) - len(self.cached)
 
     def teardown(self) -> None:

@@ -404,6 +404,7 @@ def test_a_page_of_the_same_step_is_not_copied():
     engine.add_prompt([0, 1, 2, 3, 4, 5, 6, 9], 4)
     plan = engine.step()
     assert summary(plan) == [(0, 0, 8), (1, 4, 4)]
+    assert engine.scheduler.running_sequences == tuple(chunk.sequence for chunk in plan.chunks)
     assert plan.page_copies == []
     engine.drain()
 
@@ -415,6 +416,7 @@ def test_cached_pages_go_before_anybody_is_preempted_least_recently_used_first()
         engine.add_prompt(prompt, 1)
         engine.drain()
     assert engine.scheduler.page_pool.num_cached == 4
+    assert [node.token_ids for node in engine.scheduler.radix_cache.eviction_order] == [[0] * 8, [1] * 8]
     # Takes the four that are free, and then three: the old, and the end of the new.
     engine.add_prompt([2] * 20, 8)
     engine.drain()
