@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def compare(llm: LLM, num_requests: int, num_tokens: int, sampling: dict[str, float]) -> str:
-    """The texts of requests that run alone beside those of all together."""
+    """Compares the texts of requests that run alone with those of the same requests in one batch."""
     prompts = [f"{STARTS[i % len(STARTS)]} {i // len(STARTS)}" for i in range(num_requests)]
     bounds = {"max_tokens": num_tokens, "ignore_eos": True, "seed": 1, **sampling}
     alone = [llm.generate(prompt, **bounds)[0].outputs[0].token_ids for prompt in prompts]

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def table(rows: Sequence[Row]) -> Iterator[str]:
-    """A line of Markdown for each row; the last column is how many times as fast jinfer is."""
+    """Yields a line of Markdown for each row; the last column says how many times as fast jinfer is."""
     yield "| workload | vLLM | jinfer | limit | jinfer is |"
     yield "|---|---|---|---|---|"
     for row in rows:
@@ -51,22 +51,22 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def amount(value: float, unit: str) -> str:
-    """Four digits of a rate, three of a time."""
+    """Formats a rate with four digits and a time with three."""
     return f"{value:,.0f} {unit}" if unit.endswith("/s") else f"{value:.3g} {unit}"
 
 
 def speedup(row: Row) -> float:
-    """How many times as fast jinfer is."""
+    """The speed of jinfer relative to vLLM's."""
     return share_of_limit(row, "jinfer") / share_of_limit(row, "vllm")
 
 
 def share_of_limit(row: Row, engine: str) -> float:
-    """1 for an engine that is at the limit."""
+    """The share of the limit that an engine reaches."""
     return row[engine] / row["limit"] if row["unit"].endswith("/s") else row["limit"] / row[engine]
 
 
 def draw(rows: Sequence[Row], picture: Path) -> None:
-    """Two bars a workload, in percent of the limit."""
+    """Draws two bars per workload, in percent of the limit."""
     import matplotlib  # heavy, and an extra
 
     matplotlib.use("Agg")

@@ -78,7 +78,8 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _record(options: argparse.Namespace) -> int:
-    """Keeps each result as soon as it is there, but none that is above its limit, which is an error."""
+    """Records each result as soon as it is measured. A result above its limit is an error, and is not
+    recorded."""
     if not os.access(options.results, os.W_OK):
         raise SystemExit(f"{options.results} is no directory that can be written; give --results DIR")
     try:
@@ -104,8 +105,8 @@ def _table(options: argparse.Namespace) -> int:
 
 
 def table(lines: Mapping[str, Mapping[str, Any]], other: Mapping[str, Any]) -> Iterator[str]:
-    """A row for each workload that was recorded, model after model. The last column is how many times as
-    fast."""
+    """Yields a row for each recorded workload, model after model. The last column says how many times as fast
+    jinfer is."""
     engine = other["engine"]
     yield f"| model | workload | {engine} | jinfer | limit | of limit | beside {engine.split()[0]} |"
     yield "|---|---|---|---|---|---|---|"
@@ -121,7 +122,7 @@ def table(lines: Mapping[str, Mapping[str, Any]], other: Mapping[str, Any]) -> I
 
 
 def described(suffix: str) -> str:
-    """What an id stands for, for readers."""
+    """The description of the workload of an id."""
     for pattern, text in WORKLOADS:
         found = re.fullmatch(pattern, suffix)
         if found:

@@ -48,7 +48,7 @@ class InstantStep:
 
 
 class Stopwatch:
-    """Wraps functions and keeps how long each call took."""
+    """Wraps functions and records the duration of each call."""
 
     def __init__(self) -> None:
         self.microseconds: dict[str, list[float]] = {}
@@ -77,7 +77,7 @@ def main() -> None:
 
 
 def measure(rows: int) -> dict[str, float]:
-    """Median microseconds of each part."""
+    """Returns the median microseconds of each part."""
     watch = Stopwatch()
     engine = _engine(rows)
     requests = _requests(rows, engine.limits)

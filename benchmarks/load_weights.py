@@ -43,7 +43,7 @@ COPIED_BYTES = 4 * GB
 
 
 def main() -> None:
-    """Writes, measures and deletes."""
+    """Writes the checkpoint, measures, and deletes the files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,7 +91,8 @@ def _load(model: Model, directory: Path) -> Params:
 
 
 def _measure_copies() -> None:
-    """Staging buffers to the device, as many in flight as while loading, with nothing read into them."""
+    """Copies staging buffers to the device, as many at a time as a load does, without reading files into
+    them."""
     reads = [lambda buffer: None] * (COPIED_BYTES // BUFFER_BYTES)
 
     def copy() -> None:
@@ -103,7 +104,7 @@ def _measure_copies() -> None:
 
 
 def _read_alone(directory: Path) -> None:
-    """All tensors into ordinary memory, in pieces and threads as they are when they are loaded."""
+    """Reads all tensors into ordinary memory, in the pieces and threads of a load."""
     buffers = {}
 
     def read(file: Path, first_byte: int) -> None:
@@ -133,7 +134,7 @@ def _check(model: Model, params: Params, directory: Path) -> None:
 
 
 def _write_checkpoint(model: Model, directory: Path) -> None:
-    """Shards of SHARD_BYTES, all written at the same time, and their index."""
+    """Writes shards of SHARD_BYTES, in parallel, and their index."""
     block = (
         np.random.default_rng(0)
         .standard_normal(BLOCK_ELEMENTS, np.float32)
@@ -169,7 +170,7 @@ def _write_shard(file: Path, shapes: dict[str, tuple[int, ...]], block: memoryvi
 
 
 def _tensor_shapes(model: Model) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The tensors that the model's parameters are made of, layer after layer, as they are stored."""
+    """Yields the stored tensors of the model's parameters, layer after layer."""
     specs = list(model.param_specs.by_path.values())
     for layer in range(model.config.num_layers):
         for spec in specs:

@@ -84,7 +84,7 @@ def _words(policy: str, options: argparse.Namespace) -> list[str]:
 
 
 def load_of(line: Line) -> str:
-    """poisson-4, or azure."""
+    """The name of a load: poisson-4, or azure."""
     found = re.search(r"-(azure|poisson-[\d.]+)-p99-tpot", line["id"])
     assert found, line["id"]
     return found[1]
@@ -98,8 +98,8 @@ def row_text(policy: str, line: Line) -> str:
 
 
 def kept_lines(policy: str, line: Line) -> Iterator[Line]:
-    """A line for each percentile. The limit of all is the step that reads the weights, as in the line
-    itself."""
+    """Yields a record for each percentile. The limit of all of them is the step that reads the weights, as in
+    the line itself."""
     load = load_of(line)
     model = line["id"].split(f"-{load}-")[0]
     shared = {name: line[name] for name in ("commit", "date", "versions", "command")}
@@ -117,7 +117,7 @@ def kept_lines(policy: str, line: Line) -> Iterator[Line]:
 
 
 def draw(lines: dict[str, list[Line]], picture: Path) -> None:
-    """TTFT and TPOT over the loads: the 50th percentile as a line, the 99th dashed."""
+    """Draws TTFT and TPOT over the loads: the 50th percentile as a solid line, the 99th dashed."""
     import matplotlib  # heavy, and an extra
 
     matplotlib.use("Agg")

@@ -46,8 +46,8 @@ FIGURES = "clocks.sm", "power.draw.instant"
 
 
 def main() -> int:
-    """Measures each workload with each kind of data. The exit status; an error of ours is said without a
-    traceback."""
+    """Measures each workload with each kind of data, and returns the exit status. An error of jinfer's is
+    printed without a traceback."""
     options = _parsed()
     try:
         for line in (_engine_lines if options.engine else _step_lines)(options):
@@ -102,9 +102,9 @@ def _engine_lines(options: argparse.Namespace) -> Iterator[dict[str, float | str
 
 
 def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator[dict[str, float | str]]:
-    """A line for each workload on the weights that the engine has, and then on zeros, which it keeps: value,
-    unit and limit as `jinfer bench` has them, and medians of power in watts and of the clock in MHz, if
-    nvidia-smi tells."""
+    """Yields a line for each workload on the engine's weights, and then on zeros: value, unit and limit of
+    `jinfer bench`, and the medians of power in watts and of the clock in MHz where nvidia-smi runs. The
+    engine keeps the zeros."""
     for data in ("random", "zeros"):
         if data == "zeros":
             executor = opened.parts.executor
@@ -117,7 +117,7 @@ def measure_engine(opened: OpenBench, workloads: Sequence[Workload]) -> Iterator
 
 
 def _into_zeros(params: Params) -> Params:
-    """Zeros in the place of weights, for which there is no room beside them."""
+    """Deletes the weights and returns zeros of their shapes; there is no memory for both."""
     shapes = jax.eval_shape(lambda: params)
     delete_arrays(params)
     return jax.tree.map(lambda each: jnp.zeros(each.shape, each.dtype), shapes)
@@ -126,7 +126,7 @@ def _into_zeros(params: Params) -> Params:
 def measure(
     model: Model, params: Params, workload: Workload, repeats: int
 ) -> Iterator[dict[str, float | str]]:
-    """A line for each kind of data, all of one executable."""
+    """Yields a line for each kind of data, with one executable for all."""
     step = DecodeStep(model, params, workload, StepChoices())
     compiled = step.compile()
     for name, (are_weights_zeros, is_cache_zeros) in DATA.items():
@@ -140,7 +140,7 @@ def measure(
 
 @contextlib.contextmanager
 def watched(shown: dict[str, list[float]]) -> Iterator[None]:
-    """Appends what nvidia-smi shows of the first GPU to `shown`, by figure; nothing where there is no
+    """Appends nvidia-smi's figures of the first GPU to the lists in `shown`; does nothing where there is no
     nvidia-smi."""
     command = "nvidia-smi", "-i", "0", f"--query-gpu={','.join(FIGURES)}", "--format=csv,noheader,nounits"
     try:
@@ -161,7 +161,7 @@ def watched(shown: dict[str, list[float]]) -> Iterator[None]:
 
 
 def _busiest(shown: Mapping[str, list[float]]) -> dict[str, float]:
-    """Medians over the half of the time that draws most power: while the state is filled, little is drawn."""
+    """Returns medians over the half of the samples with the most power: filling the state draws little."""
     if not shown:
         return {}
     clocks, watts = (shown[figure] for figure in FIGURES)

@@ -33,18 +33,19 @@ def json_lines(command: Sequence[str], request: Any = None) -> Iterator[Line]:
 
 
 def jinfer_bench(*words: str) -> Iterator[Line]:
-    """The results of `jinfer bench`, each as soon as it is there, as they are kept but for their details."""
+    """Yields the results of `jinfer bench` as they come, in the form of the records but without their
+    details."""
     return map(record.kept_line, json_lines([sys.executable, "-c", JINFER, "bench", *words, "--json", "-"]))
 
 
 def append(results: Path, lines: Sequence[Line]) -> None:
-    """Keeps lines with the results of the device that they name. Asks no device itself: a child may have
-    it."""
+    """Appends lines to the results of the device that they name. It does not open the device, which a child
+    may hold."""
     for line in lines:
         file = results / Device(line["versions"]["device"], 0).file_name / ENGINE_FILE
         record.append(file, [{name: value for name, value in line.items() if name != "details"}])
 
 
 def result_directory(results: Path, lines: Sequence[Line]) -> Path:
-    """Where the results of the lines' device lie."""
+    """The directory of results of the device that the lines name."""
     return results / Device(lines[0]["versions"]["device"], 0).file_name

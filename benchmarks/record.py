@@ -24,7 +24,7 @@ Line = dict[str, Any]
 
 
 def results_file(results: Path, name: str) -> Path:
-    """Where the lines of this machine are kept: results/<device>/<name>."""
+    """The file of this machine's lines: results/<device>/<name>."""
     return results / target_device().file_name / name
 
 
@@ -39,7 +39,7 @@ def short_id(name: str) -> str:
 
 
 def kept_line(line: Line) -> Line:
-    """A line of `jinfer bench` with its short id and the commit, which stands before the date."""
+    """A line of `jinfer bench` with its short id, and with the commit before the date."""
     first = ("id", "value", "unit", "limit", "percent_of_limit")
     others = {name: value for name, value in line.items() if name not in first}
     return {
@@ -51,8 +51,8 @@ def kept_line(line: Line) -> Line:
 
 
 def append(file: Path, lines: list[Line]) -> None:
-    """Raises ValueError for lines that claim more than the limit, which something else than speed explains;
-    the others are kept."""
+    """Appends the lines. Raises ValueError for lines above their limit, which are wrong measurements, after
+    it has appended the others."""
     possible = [line for line in lines if 0 <= line["percent_of_limit"] <= 100]
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
@@ -71,7 +71,7 @@ def newest_lines(file: Path) -> dict[str, Line]:
 
 
 def commit() -> str | None:
-    """What the environment says of it, or the commit of the working tree; None where nobody knows."""
+    """The commit that the environment names, or that of the working tree; None where there is neither."""
     if COMMIT_VARIABLE in os.environ:
         return os.environ[COMMIT_VARIABLE]
     head = output_of("git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD")

@@ -25,7 +25,7 @@ NAME_WIDTH = 90
 
 
 class Event(NamedTuple):
-    """Something that took time, in microseconds."""
+    """An event with its begin and duration in microseconds."""
 
     name: str
     start_us: float
@@ -50,8 +50,8 @@ class Trace:
         return sum(event.name == STEP for event in self.host)
 
     def steady(self, events: Sequence[Event]) -> list[Event]:
-        """Those that begin after the first STEPS_LEFT_OUT steps of the host; all of them if there are no more
-        steps."""
+        """Returns the events that begin after the first STEPS_LEFT_OUT steps of the host; all events if there
+        are no more steps."""
         begins = sorted(event.start_us for event in self.host if event.name == STEP)
         return [
             event
@@ -61,7 +61,7 @@ class Trace:
 
     @property
     def stations_us(self) -> dict[str, float]:
-        """Microseconds in each station, over all steps."""
+        """Returns the microseconds in each station, over all steps."""
         total: Counter[str] = Counter()
         for event in self.host:
             if event.name != STEP:
@@ -71,7 +71,8 @@ class Trace:
 
 @dataclass(frozen=True)
 class Occupation:
-    """Of a device between its first and its last kernel; `gaps_us` are the times in which no kernel ran."""
+    """The busy time of a device between its first and its last kernel; `gaps_us` are the times in which no
+    kernel ran."""
 
     window_us: float
     busy_us: float
@@ -83,7 +84,7 @@ class Occupation:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints what is in the newest trace under a directory."""
+    """Prints a summary of the newest trace under a directory."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.trace",
         description=__doc__,
@@ -116,7 +117,8 @@ def read_trace(directory: Path) -> Trace:
 
 
 def sort_events(events: Iterable[dict[str, Any]]) -> Trace:
-    """Kernels are what runs on a GPU's streams; its other lines repeat them by program and operation."""
+    """Sorts events into kernels and copies of each device and stations of the host. Only events on a GPU's
+    streams are kernels: other lines of a device repeat them by program and operation."""
     events = list(events)
     named = [event for event in events if event.get("ph") == "M" and "name" in event.get("args", {})]
     processes = {event["pid"]: event["args"]["name"] for event in named if event["name"] == "process_name"}
@@ -137,7 +139,7 @@ def sort_events(events: Iterable[dict[str, Any]]) -> Trace:
 
 
 def occupation(kernels: Sequence[Event]) -> Occupation:
-    """The union of the kernels' times, over all streams, and what lies between."""
+    """Returns the union of the kernels' times, over all streams, and the gaps between them."""
     ordered = sorted(kernels, key=lambda event: event.start_us)
     first, end, busy, gaps = ordered[0].start_us, ordered[0].start_us, 0.0, []
     for event in ordered:
@@ -149,7 +151,7 @@ def occupation(kernels: Sequence[Event]) -> Occupation:
 
 
 def print_host(trace: Trace) -> None:
-    """Time of a step, and of each station in it. Stations lie within one another: make_batch is a part of
+    """Prints the time of a step, and of each station in it. Stations are nested: make_batch is a part of
     dispatch."""
     steps = [event for event in trace.host if event.name == STEP]
     if not steps:
@@ -164,7 +166,7 @@ def print_host(trace: Trace) -> None:
 
 
 def print_device(device: str, trace: Trace, top: int) -> None:
-    """Busy and idle time, and the kernels that took longest."""
+    """Prints busy and idle time, and the kernels that took longest."""
     kernels, copies = trace.steady(trace.kernels[device]), trace.steady(trace.copies[device])
     left_out = STEPS_LEFT_OUT if trace.num_steps > STEPS_LEFT_OUT else 0
     found, num_steps = occupation(kernels), max(1, trace.num_steps - left_out)

@@ -46,7 +46,7 @@ class Table:
         )
 
     def add(self, line: Line) -> None:
-        """A child's line: a result, or the error of one variant among several."""
+        """Takes a line of a child: a result, or the error of one variant among several."""
         self.machine, name = line.pop("machine"), line.pop("variant")
         if "error" in line:
             self.fail(name, line["error"])
@@ -59,13 +59,13 @@ class Table:
             append(self._options.results, [line])
 
     def fail(self, name: str, error: Any) -> None:
-        """A variant that gave no result, or not all."""
+        """Reports a variant that gave no result, or not all of them."""
         self.has_failed = True
         print(f"{name:<26}failed: {error}", flush=True)
 
 
 def _groups(variants: Sequence[Variant]) -> list[list[Variant]]:
-    """An engine in a process of its own, and all steps in one."""
+    """Groups the variants by process: each engine has its own, and all decode steps share one."""
     steps = [variant for variant in variants if variant.step]
     return [*([variant] for variant in variants if not variant.step), *([steps] if steps else [])]
 

@@ -38,7 +38,7 @@ SMALL = {
 
 
 def main(request: dict[str, Any]) -> int:
-    """The exit status. An error of ours is said without a traceback."""
+    """Returns the exit status. An error of jinfer's is printed without a traceback."""
     try:
         variants = find_variants(request["variants"])
         for variant in variants:
@@ -59,8 +59,7 @@ def main(request: dict[str, Any]) -> int:
 def results(
     variants: Sequence[Variant], request: dict[str, Any], machine: MachineLimits
 ) -> Iterator[tuple[str, Result | Exception]]:
-    """A result for each workload of each variant, or for those of the request; or what was raised in place of
-    it."""
+    """Yields a result for each workload of each variant, or the exception that was raised instead."""
     source = Source(config=Path(request["config"]))
     prefix = f"ablation-{record.short_id(model_prefix(source.name))}"
     if all(variant.step for variant in variants):
@@ -79,8 +78,8 @@ def results(
 def _steps(
     variants: Sequence[Variant], source: Source, request: dict[str, Any], prefix: str, machine: MachineLimits
 ) -> Iterator[tuple[str, Result | Exception]]:
-    """Of a model without its engine. All are traced, then compiled in threads, then timed one after the
-    other; a step that fails does not end the others."""
+    """Times decode steps of a model without its engine. All steps are traced, then compiled in threads, then
+    timed one after the other; a step that fails does not end the others."""
     with source.start({**request["options"], **SMALL}) as parts, ThreadPoolExecutor(os.cpu_count()) as pool:
         loaded = parts.loaded
         work, model, params = work_of(parts), loaded.model, loaded.params

@@ -1,4 +1,5 @@
-"""A decode step dispatched back to back, as the engine has it or with one choice undone. See the package."""
+"""A decode step, dispatched back to back, as the engine compiles it or with one choice undone. See the
+package."""
 
 import contextlib
 import functools
@@ -35,7 +36,7 @@ PAGES_PER_BLOCK, NUM_WARPS = 8, 4
 
 @dataclass(frozen=True)
 class StepChoices:
-    """Of a step: an engine's own, where nothing else is said. `compiler_options` are those of a GPU."""
+    """The options of a step. The defaults are those of an engine; `compiler_options` are for a GPU."""
 
     page_size: int = 16
     compiler_options: Mapping[str, str | bool] | None = None
@@ -81,13 +82,13 @@ class DecodeStep:
         self._lowered = jax.jit(step, donate_argnums=1).lower(params, state, foreign, self._words)
 
     def compile(self) -> jax.stages.Compiled:
-        """May run in a thread beside others."""
+        """Compiles the step. Several steps may compile in threads at the same time."""
         return self._lowered.compile(_compiler_options(self._choices))
 
     def time_ms(
         self, compiled: jax.stages.Compiled, params: Params, *, has_zero_cache: bool = False
     ) -> float:
-        """Milliseconds of a step, dispatched again and again without reading it."""
+        """Returns the milliseconds of a step that is dispatched again and again and never read."""
         sizes = self._model, self._limits, self._context, self._dtype
         state, foreign = filled_state(*sizes, has_zero_cache=has_zero_cache), self._foreign_cache()
         try:
@@ -102,8 +103,8 @@ class DecodeStep:
             delete_arrays((state, foreign))
 
     def _foreign_cache(self) -> tuple[tuple[jax.Array, jax.Array], ...]:
-        """Keys and values of each layer as jax's kernel wants them, (kv_heads, pages, page_size, head_dim),
-        if it is used."""
+        """Keys and values of each layer in the layout of jax's kernel, (kv_heads, pages, page_size,
+        head_dim), if the step uses it."""
         layout = KVLayout.of(self._model.config, self._limits.page_size, self._dtype)
         layers = layout.layers if self._choices.has_jax_attention else ()
 
@@ -123,8 +124,8 @@ def _compiler_options(choices: StepChoices) -> Mapping[str, str | bool] | None:
 
 
 def _pages_and_splits(model: Model, rows: int, positions: int, page_size: int) -> tuple[int, int]:
-    """Entries of a row of the page table, and splits of it in jax's kernel: enough to fill the machine, each
-    of whole blocks of pages."""
+    """The entries of a row of the page table, and the number of splits in jax's kernel: enough to fill the
+    machine, each of whole blocks of pages."""
     pages = -(-positions // page_size)
     splits = max(
         1, min(PROGRAMS // (rows * model.config.layers[0].attention.num_kv_heads), pages // PAGES_PER_BLOCK)

@@ -1,4 +1,5 @@
-"""Choices that are no option of an engine, undone in this process. Each fails where the code has moved on."""
+"""Patches that undo choices for which an engine has no option, in this process alone. A patch raises where
+the code it changes no longer exists."""
 
 from typing import Any
 
@@ -9,17 +10,17 @@ DENSE = (1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
 
 
 def sparse_buckets() -> None:
-    """8, 16, 32, ... rows."""
+    """Makes row buckets of 8, 16, 32, ... rows."""
     _replace(buckets, "STEPS_PER_OCTAVE", (2.0,))
 
 
 def dense_buckets() -> None:
-    """8, 9, 10, 11, 12, 14, 16, 18, ... rows."""
+    """Makes row buckets of 8, 9, 10, 11, 12, 14, 16, 18, ... rows."""
     _replace(buckets, "STEPS_PER_OCTAVE", DENSE)
 
 
 def order_of_arrival() -> None:
-    """Decode rows as they came: all are as long as each other, and sorting leaves them where they are."""
+    """Keeps decode rows in order of arrival: with all lengths equal, sorting does not move them."""
     _replace(scheduler, "_BY_LENGTH", lambda sequence: 0)
 
 

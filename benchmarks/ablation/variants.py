@@ -78,8 +78,8 @@ VARIANTS = (
 
 
 def find_variants(names: list[str]) -> list[Variant]:
-    """In the order of the table, all of them where no name is given. Raises ConfigError for an unknown
-    name."""
+    """Returns the variants in the order of the table, all of them where no name is given. Raises ConfigError
+    for an unknown name."""
     known = {variant.name: variant for variant in VARIANTS}
     unknown = [name for name in names if name not in known]
     if unknown:

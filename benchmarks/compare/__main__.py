@@ -67,7 +67,7 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def run_engine(name: str, options: argparse.Namespace) -> dict[str, Cell]:
-    """What an engine gave for each workload, or why there is nothing."""
+    """Returns an engine's result for each workload, or the reason why there is none."""
     if importlib.util.find_spec(ENGINES[name].package) is None:
         return dict.fromkeys(options.workloads, NOT_INSTALLED)
     request = {
@@ -89,8 +89,8 @@ def run_engine(name: str, options: argparse.Namespace) -> dict[str, Cell]:
 
 
 def table(workloads: Sequence[str], cells: dict[str, dict[str, Cell]]) -> str:
-    """A line for each workload. The last column says how many times as fast jinfer is as the fastest
-    other."""
+    """The table, with a line for each workload. The last column says how many times as fast jinfer is as the
+    fastest other engine."""
     lines = [f"{'workload':<20}" + "".join(f"{name:>24}" for name in cells) + f"{'jinfer':>10}"]
     for workload in workloads:
         row = {name: found[workload] for name, found in cells.items()}
@@ -113,7 +113,7 @@ def _is_failure(cell: Cell) -> bool:
 
 
 def _ratio(row: dict[str, Cell]) -> str:
-    """By the rate, or by the inverse of the time."""
+    """The speed relative to another engine's: the ratio of the rates, or the inverse ratio of the times."""
     speeds = {
         name: cell["value"] if cell["unit"].endswith("/s") else 1 / cell["value"]
         for name, cell in row.items()

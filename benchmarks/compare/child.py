@@ -11,7 +11,7 @@ from benchmarks.compare.workloads import comparable_workload, described, measure
 
 
 def main(request: dict[str, Any]) -> None:
-    """A workload that fails is a line as well; an engine that does not start is an error."""
+    """Prints a line for each workload, also for one that fails. An engine that does not start is an error."""
     workloads = [comparable_workload(name, request["output_len"]) for name in request["workloads"]]
     config = Path(request["config"])
     vocab_size = json.loads((config / "config.json").read_text())["vocab_size"]

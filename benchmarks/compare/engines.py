@@ -11,7 +11,7 @@ from benchmarks.compare.workloads import Generate, check_counts
 from jinfer.bench.session import TEMPERATURE
 
 MAX_NUM_SEQS = 256
-STATIC_BATCH = 64  # rows of transformers' generate, which adds nobody to a batch that runs
+STATIC_BATCH = 64  # rows of transformers' generate, which adds no request to a running batch
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,7 @@ def open_jinfer(config: Path, max_model_len: int, options: Mapping[str, Any]) ->
 
 
 def open_vllm(config: Path, max_model_len: int, options: Mapping[str, Any]) -> Generate:
-    """The offline engine with its defaults, but for the prefix cache and the tokenizer, which it goes
-    without."""
+    """The offline engine with its defaults, but without prefix cache and tokenizer."""
     from vllm import LLM, SamplingParams
 
     llm = LLM(

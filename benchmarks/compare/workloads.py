@@ -1,4 +1,4 @@
-"""A workload on anything that generates: prompts and output lengths in, seconds out."""
+"""The workloads, for any function from prompts and output lengths to seconds."""
 
 import random
 import statistics
@@ -21,8 +21,8 @@ class Figure(NamedTuple):
 
 
 def comparable_workload(name: str, output_len: int) -> Workload:
-    """Raises ConfigError for a name that nobody knows, and for a workload that another engine cannot be
-    given."""
+    """The workload of that name. Raises ConfigError for an unknown name, and for a workload that other
+    engines cannot run."""
     try:
         workload = find_workload("latency", name, output_len)
     except ConfigError:
@@ -33,7 +33,8 @@ def comparable_workload(name: str, output_len: int) -> Workload:
 
 
 def measure(generate: Generate, workload: Workload, *, vocab_size: int, repeats: int, seed: int) -> Figure:
-    """The definitions of `jinfer bench`: TPOT is (time with m + 1 output tokens - time with 1) / m."""
+    """Measures a workload by the definitions of `jinfer bench`: TPOT is (time with m + 1 output tokens - time
+    with 1) / m."""
     rng = random.Random(seed)
 
     def seconds(requests: Sequence[Lengths]) -> float:

@@ -88,8 +88,8 @@ def _json_text(row: Row) -> str:
 
 
 def _record(rows: list[Row], versus_jax: dict[str, Any] | None, options: argparse.Namespace) -> None:
-    """Appends what was measured, with the command that measures it again, wherever that is to keep its
-    results."""
+    """Appends the measured rows, with the command that measures them again, to the file of results of the
+    device."""
     flags = [
         *(["--smoke"] if options.smoke else []),
         *(f"--case={name}" for name in options.case),

@@ -1,5 +1,4 @@
-"""What a case is: work of a known size, the implementations that do it, and the limit that they are held
-against."""
+"""A case: work of a known size, the implementations that do it, and the limit that they are compared with."""
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +15,7 @@ ROTATED_BYTES = 512 * 10**6  # eight times the L2 cache of an H200
 
 
 class Limit(enum.Enum):
-    """What bounds a case."""
+    """The limit of the machine that bounds a case."""
 
     READ = "read bandwidth"
     COPY = "copy bandwidth"
@@ -26,7 +25,7 @@ class Limit(enum.Enum):
 
 @dataclass(frozen=True)
 class Work:
-    """What a call cannot avoid."""
+    """The bytes and operations that a call cannot avoid."""
 
     read_bytes: int = 0
     written_bytes: int = 0
@@ -35,7 +34,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Target:
-    """What the project wants: at least so many percent, TB/s or TFLOP/s, or at most so many microseconds."""
+    """The project's target: a minimum in percent, TB/s or TFLOP/s, or a maximum in microseconds."""
 
     amount: float
     unit: Literal["%", "TB/s", "TFLOP/s", "us", "ratio"]
@@ -43,8 +42,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A foreign implementation, with inputs in its own layout and a few settings of which the fastest
-    counts."""
+    """An implementation of another project, with inputs in its own layout and a few settings, of which the
+    fastest counts."""
 
     make: Make
     steps: Mapping[str, Step]
@@ -52,8 +51,8 @@ class Baseline:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Where the best blocks of a case go: `pallas_kernels/<folder>/tuned/<device>.json`, under `function` and
-    `key`."""
+    """The entry that holds the best blocks of a case: `function` and `key` in
+    `pallas_kernels/<folder>/tuned/<device>.json`."""
 
     folder: str
     function: str
@@ -80,7 +79,7 @@ class Case:
     tuning: Tuning | None = None
 
     def num_sets(self, *, smoke: bool) -> int:
-        """Enough to find nothing in the L2 cache, at least two."""
+        """The number of sets of arguments, at least two, with which no call finds its own in the L2 cache."""
         num_bytes = self.work.read_bytes + self.work.written_bytes
         return 2 if smoke else max(2, min(MAX_SETS, -(-ROTATED_BYTES // num_bytes)))
 
@@ -108,7 +107,7 @@ def limit_us(work: Work, limit: Limit, limits: MachineLimits) -> tuple[float, Li
 
 
 def figure(case: Case, microseconds: float, limits: MachineLimits) -> Figure:
-    """What a case's time means."""
+    """A case's time in the unit of the case, beside the limit in the same unit."""
     least_us, limit = limit_us(case.work, case.limit, limits)
     percent = 100 * least_us / microseconds
     if case.is_latency:

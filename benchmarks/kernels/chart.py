@@ -19,7 +19,7 @@ OURS, THEIRS, INK = "#2a6fbb", "#b0b7c0", "#1f2933"
 
 
 def main(arguments: list[str]) -> int:
-    """Writes the picture and says where."""
+    """Writes the picture and prints its path."""
     parser = argparse.ArgumentParser(
         "python -m benchmarks.kernels chart",
         description=__doc__,
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def draw(lines: dict[str, Line], picture: Path) -> None:
-    """A bar of the percentage of the limit for each case, with its target as a tick."""
+    """Draws a bar with the percentage of the limit for each case, and its target as a tick."""
     import matplotlib  # heavy, and an extra
 
     matplotlib.use("Agg")
@@ -66,7 +66,7 @@ def draw(lines: dict[str, Line], picture: Path) -> None:
 
 
 def _bar(axes: Any, y: int, line: Line, target: Target | None) -> None:
-    """The figure itself is written inside a long bar, behind a short one and its target."""
+    """Writes the number inside a long bar, and to the right of a short bar and its target."""
     is_versus_jax = line["id"] == VERSUS_JAX
     # jax's own share of the limit.
     percent = 100 / line["limit"] if is_versus_jax else line["percent_of_limit"]
@@ -86,7 +86,7 @@ def _bar(axes: Any, y: int, line: Line, target: Target | None) -> None:
 
 
 def target_percent(line: Line, target: Target) -> float:
-    """Where the target lies on the axis: what share of the limit it asks for."""
+    """The share of the limit that the target asks for, which is its position on the axis."""
     if target.unit == "%":
         return target.amount
     return 100 * (line["limit"] / target.amount if target.unit == "us" else target.amount / line["limit"])

@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 
 
 class Data(Protocol):
-    """Where a case gets its inputs from."""
+    """The source of a case's inputs."""
 
     def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> Any:
         """Normally distributed numbers of the given standard deviation."""
@@ -22,11 +22,11 @@ class Data(Protocol):
         """The given values as int32."""
 
     def page_table(self, rows: int, pages_each: int) -> Any:
-        """[rows, pages_each] over the pages 1 to rows * pages_each, in random order."""
+        """Returns a page table [rows, pages_each] over the pages 1 to rows * pages_each, in random order."""
 
 
 class RandomData:
-    """Arrays. The same seed gives the same arrays in the same order of calls."""
+    """Makes arrays. The same seed gives the same arrays in the same order of calls."""
 
     def __init__(self, seed: int) -> None:
         self._host = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ class RandomData:
 
 
 class ShapesOnly:
-    """What RandomData would give, without memory: enough to compile with."""
+    """Makes the shapes of RandomData's arrays, without memory: enough to compile with."""
 
     def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -59,7 +59,8 @@ class ShapesOnly:
 
 @functools.cache
 def generator(shape: tuple[int, ...], dtype: jnp.dtype) -> Callable[[np.ndarray, np.float32], jax.Array]:
-    """Compiled once for a shape: by `compile_generators` ahead, in parallel, or else when it is needed."""
+    """Returns the generator of a shape, compiled once: ahead, in parallel, by `compile_generators`, or at its
+    first use."""
 
     def generate(seed, scale):
         key = jax.random.wrap_key_data(seed, impl="rbg")  # Philox: gigabytes in milliseconds
@@ -70,7 +71,7 @@ def generator(shape: tuple[int, ...], dtype: jnp.dtype) -> Callable[[np.ndarray,
 
 
 def compile_generators(shapes: Any) -> None:
-    """For all floating-point arrays of a pytree of shapes."""
+    """Compiles the generators of all floating-point arrays of a pytree of shapes."""
     for shape, dtype in {(x.shape, x.dtype) for x in jax.tree.leaves(shapes)}:
         if jnp.issubdtype(dtype, jnp.floating):
             generator(shape, dtype)

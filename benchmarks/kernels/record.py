@@ -1,4 +1,4 @@
-"""Rows as the lines of JSON that are kept of them."""
+"""The lines of JSON that are recorded for rows."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ VERSUS_JAX = "decode-vs-jax"
 
 
 def measured_line(row: Row) -> dict[str, Any]:
-    """The part of a line that this run found out. KeyError is ours: the row must have a figure."""
+    """The part of a line that this run measured. Raises KeyError for a row without a figure, which is a
+    bug."""
     assert row.figure is not None
     return {
         "id": row.case.id,
@@ -53,7 +54,7 @@ def versus_jax_line(
 
 
 def further_facts(row: Row) -> dict[str, Any]:
-    """What `--json` says of a row beside its line."""
+    """The entries that `--json` prints of a row besides its line."""
     measured = row.measured
     if isinstance(measured, Exception):
         return {"id": row.case.id, "op": row.case.op, "shape": row.case.shape, "error": first_line(measured)}
@@ -72,7 +73,7 @@ def further_facts(row: Row) -> dict[str, Any]:
 
 
 def first_line(error: Exception) -> str:
-    """What went wrong, short enough for a table."""
+    """The error of a row, short enough for a table."""
     text = str(error).strip()
     return f"{type(error).__name__}: {text.splitlines()[0][:160] if text else ''}"
 

@@ -26,7 +26,7 @@ Job = tuple[Make, Step, int, int, dict[str, str | bool] | None]  # the arguments
 
 @dataclass(frozen=True)
 class Measured:
-    """The time of one call; `is_host_bound` where it is not the device's alone."""
+    """The time of one call; `is_host_bound` where the host takes a part of it."""
 
     microseconds: float
     is_host_bound: bool
@@ -34,7 +34,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """A case and what came of it. `jax_setting` names the fastest setting of jax's kernel."""
+    """A case and its results. `jax_setting` names the fastest setting of jax's kernel."""
 
     case: Case
     measured: Measured | Exception
@@ -45,12 +45,12 @@ class Row:
 
     @property
     def xla_ratio(self) -> float | None:
-        """How many times as fast as XLA."""
+        """The speed relative to XLA's."""
         return self._ratio(self.xla_us)
 
     @property
     def jax_ratio(self) -> float | None:
-        """How many times as fast as jax's own kernel."""
+        """The speed relative to that of jax's own kernel."""
         return self._ratio(self.jax_us)
 
     def _ratio(self, microseconds: float | None) -> float | None:
@@ -62,7 +62,7 @@ class Row:
 def measure(
     cases: list[Case], limits: MachineLimits, *, smoke: bool, progress: Callable[[str], None]
 ) -> Iterator[Row]:
-    """A row for each case, as soon as it is there."""
+    """Yields a row for each case as soon as it is measured."""
     progress(f"compiling {len(cases)} cases")
     compiled = compile_cases(cases, limits, smoke=smoke)
     for case in cases:
@@ -72,8 +72,8 @@ def measure(
 def compile_cases(
     cases: list[Case], limits: MachineLimits, *, smoke: bool
 ) -> dict[str, dict[str, dict[str, Chain | Exception]]]:
-    """By the case's id, then "pallas", "xla" or "jax", then the setting, which is "" where there is but
-    one."""
+    """Compiles all chains. Returns them by the case's id; by "pallas", "xla" or "jax"; and by the setting, ""
+    where there is only one."""
     jobs: dict[tuple[str, str, str], Job] = {}
     for case in cases:
         calls = num_calls(case, limits, smoke=smoke)
@@ -91,7 +91,7 @@ def compile_cases(
 
 
 def compile_all(jobs: list[Job]) -> list[Chain | Exception]:
-    """In parallel."""
+    """Compiles the chains in parallel."""
     with ThreadPoolExecutor(min(MAX_COMPILATIONS, os.cpu_count() or 1)) as pool:
         return list(pool.map(lambda job: compile_one(*job), jobs))
 
@@ -99,7 +99,7 @@ def compile_all(jobs: list[Job]) -> list[Chain | Exception]:
 def compile_one(
     make: Make, step: Step, num_sets: int, num_calls: int, compiler_options: dict[str, str | bool] | None
 ) -> Chain | Exception:
-    """The chain, or why there is none."""
+    """Returns the chain, or the error of its compilation."""
     try:
         shapes = make(ShapesOnly(), num_sets)
         compile_generators(shapes)
@@ -109,7 +109,8 @@ def compile_one(
 
 
 def num_calls(case: Case, limits: MachineLimits, *, smoke: bool) -> int:
-    """Calls of a chain: as many as last CHAIN_US at the limit, and every set equally often."""
+    """The number of calls of a chain: as many as last CHAIN_US at the limit, with every set used equally
+    often."""
     sets = case.num_sets(smoke=smoke)
     if smoke:
         return sets
@@ -121,7 +122,7 @@ def num_calls(case: Case, limits: MachineLimits, *, smoke: bool) -> int:
 def time_each(
     make: Make, num_sets: int, chains: Mapping[Name, Chain | Exception], effort: Effort
 ) -> Iterator[tuple[Name, Measured | Exception]]:
-    """Each chain in turn, on the same inputs."""
+    """Times each chain in turn, on the same inputs."""
     inputs = None
     for name, chain in chains.items():
         try:
@@ -137,7 +138,7 @@ def time_each(
 
 
 def fastest(results: Mapping[str, Measured | Exception]) -> tuple[str | None, float | None]:
-    """The name and the microseconds of the fastest that ran."""
+    """Returns the name and the microseconds of the fastest chain that ran."""
     times = {name: result.microseconds for name, result in results.items() if isinstance(result, Measured)}
     best = min(times, key=times.__getitem__, default=None)
     return best, None if best is None else times[best]

@@ -1,4 +1,4 @@
-"""Rows as a table for people."""
+"""The rows as a text table."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ COLUMNS: tuple[tuple[str, int], ...] = (
 
 
 def limits_text(limits: MachineLimits) -> str:
-    """What the machine was measured to reach."""
+    """The line with the measured limits of the machine."""
     return (
         f"measured limits: read {limits.read_tb_per_s:.3f} TB/s, copy {limits.copy_tb_per_s:.3f} TB/s, "
         f"bfloat16 matmul {limits.matmul_tflop_per_s:.1f} TFLOP/s"
@@ -34,7 +34,7 @@ def header() -> str:
 
 
 def row_text(row: Row) -> str:
-    """One line, as wide as its shape is long."""
+    """The line of a row; its width depends on the shape's text."""
     if row.figure is None or not isinstance(row.measured, Measured):
         error = row.measured if isinstance(row.measured, Exception) else RuntimeError("no figure")
         return f"{row.case.id:<{COLUMNS[0][1]}} failed: {first_line(error)}"
@@ -63,7 +63,7 @@ def versus_jax_text(line: dict[str, Any], target: Target) -> str:
 
 
 def target_text(target: Target | None, figure: Figure) -> str:
-    """What is wanted, and whether it was reached."""
+    """The target of a row, and whether the row reaches it."""
     if target is None:
         return ""
     value = figure.percent_of_limit if target.unit == "%" else figure.value
@@ -77,7 +77,7 @@ def _ratio(ratio: float | None) -> str:
 
 
 def _cells(values: list[str]) -> str:
-    """Names and shapes to the left, numbers to the right."""
+    """Joins cells to a line, with names and shapes aligned left and numbers right."""
     is_text = {"case", "target", "shape"}
     cells = [
         f"{value:<{width}}" if name in is_text else f"{value:>{width}}"

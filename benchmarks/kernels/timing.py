@@ -22,7 +22,7 @@ WARM_UP_RUNS = 3  # the first captures the graph
 
 
 class Inputs(NamedTuple):
-    """What a chain runs on, or its shapes."""
+    """The inputs of a chain, or their shapes."""
 
     # What a call hands on to the next: a query, a cache that is written in place, a weight that all share.
     carry: Any
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure."""
+    """The duration of a measurement."""
 
     num_batches: int
     batch_s: float
@@ -43,24 +43,25 @@ SMOKE = Effort(num_batches=1, batch_s=0.0)
 
 
 class Timing(NamedTuple):
-    """`is_host_bound` where dispatching took about as long as running: the time is then not the device's."""
+    """The time of a call. `is_host_bound` where dispatching took about as long as running: the device then
+    waits for the host."""
 
     microseconds: float
     is_host_bound: bool
-    inputs: Inputs  # with the carry that the chain left behind; the one that went in is gone
+    inputs: Inputs  # with the carry after the chain; the carry before it was donated
 
 
 @dataclass(frozen=True)
 class Chain:
-    """A compiled chain of `num_calls` calls. Its results stay in buffers that the next run writes again, so
-    that no address in the graph changes from run to run."""
+    """A compiled chain of `num_calls` calls. The next run writes its results to the same buffers, so that no
+    address in the graph changes from run to run."""
 
     run: Callable[[Any, list[Any]], Any]
     num_calls: int
     result_shape: Any
 
     def time(self, inputs: Inputs, effort: Effort) -> Timing:
-        """The median over batches of runs that are dispatched without waiting."""
+        """Returns the median over batches of runs that are dispatched without waiting."""
         results = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), [self.result_shape] * self.num_calls)
         state = jax.block_until_ready((inputs.carry, results))
         for _ in range(WARM_UP_RUNS):
@@ -74,7 +75,8 @@ class Chain:
         return Timing(run_s / self.num_calls * 1e6, dispatch_s > 0.8 * run_s, Inputs(state[0], inputs.sets))
 
     def _batch(self, state: Any, sets: list[Any], num_runs: int) -> tuple[Any, float, float]:
-        """The new state, the seconds until all was dispatched, and until all was done."""
+        """Returns the new state, the seconds until all runs were dispatched, and the seconds until all were
+        done."""
         began = time.perf_counter()
         for _ in range(num_runs):
             state = self.run(state, sets)
@@ -86,10 +88,10 @@ class Chain:
 def compile_chain(
     step: Step, shapes: Inputs, num_calls: int, compiler_options: dict[str, str | bool] | None = None
 ) -> Chain:
-    """Compiles without data. Safe to call from several threads."""
+    """Compiles a chain for shapes alone. Several threads may call it at the same time."""
     _, result_shape = jax.eval_shape(step, shapes.carry, shapes.sets[0])
     state = shapes.carry, [result_shape] * num_calls
-    # The results of the last run are donated although nobody reads them: they are what this run writes to.
+    # The results of the last run are donated, though no call reads them: this run writes to their buffers.
     lowered = jax.jit(chain_of(step, num_calls), donate_argnums=0, keep_unused=True).lower(state, shapes.sets)
     return Chain(lowered.compile(compiler_options=compiler_options), num_calls, result_shape)
 

@@ -34,7 +34,7 @@ from pallas_kernels.core.device import target_device
 Entry = dict[str, Any]  # see pallas_kernels/core/tuned.py
 COMPILE_SHARE = 0.6  # of the time for a shape
 NUM_FINALISTS = 4
-# Data that is as good as the choice in force, within what repeats, is kept: it says that somebody looked.
+# An entry as fast as the current choice, within the noise, is stored: it shows that the shape was tuned.
 TIE = 1.01
 MAX_ERROR = 5e-3  # relative, in the Euclidean norm: what the tests ask of bfloat16
 
@@ -75,7 +75,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _cases_by_key(options: argparse.Namespace) -> list[Case]:
-    """The op's cases that can be tuned, and of those that share a key the first."""
+    """Returns the op's cases that can be tuned, the first one of each key."""
     try:
         cases = selected(all_cases(smoke=options.smoke), [options.op], options.case)
     except ValueError as error:
@@ -90,8 +90,8 @@ def _cases_by_key(options: argparse.Namespace) -> list[Case]:
 
 
 def sweep(case: Case, limits: MachineLimits, seconds: float, *, smoke: bool) -> Entry | None:
-    """The winner's entry, {} where the choice in force is better than every candidate, None where nothing
-    ran."""
+    """Returns the winner's entry, {} where the current choice is better than every candidate, None where no
+    candidate ran."""
     began = time.monotonic()
     chains = _compiled(case, limits, COMPILE_SHARE * seconds, smoke)
     quick, thorough = (SMOKE, SMOKE) if smoke else (QUICK, THOROUGH)
@@ -114,7 +114,7 @@ def sweep(case: Case, limits: MachineLimits, seconds: float, *, smoke: bool) -> 
 
 
 def _compiled(case: Case, limits: MachineLimits, seconds: float, smoke: bool) -> dict[Any, Chain | Exception]:
-    """By blocks, None for the choice in force: whatever is compiled when the time is up."""
+    """Returns the chains that are compiled in time, by their blocks; None stands for the current choice."""
     assert case.tuning is not None
     sets, calls = case.num_sets(smoke=smoke), num_calls(case, limits, smoke=smoke)
     with ThreadPoolExecutor(min(MAX_COMPILATIONS, os.cpu_count() or 1)) as pool:
@@ -131,7 +131,7 @@ def _compiled(case: Case, limits: MachineLimits, seconds: float, smoke: bool) ->
 
 
 def _winner(case: Case, times: dict[Any, Measured]) -> Entry | None:
-    """The fastest whose result is right."""
+    """Returns the fastest candidate whose result is right."""
     assert case.tuning is not None
     current = times.pop(None, None)
     beside = "" if current is None else f", the choice in force {current.microseconds:.2f}"
@@ -153,7 +153,8 @@ def _winner(case: Case, times: dict[Any, Measured]) -> Entry | None:
 
 
 def relative_error(case: Case, blocks: Any) -> float:
-    """|got - wanted| / |wanted| of the worst array that a call returns; NaN where it returns one."""
+    """Returns the largest |got - wanted| / |wanted| of the arrays that a call returns; NaN where a result
+    holds NaN."""
     inputs = case.make(RandomData(1), 1)
     got, wanted = (
         jax.jit(step)(inputs.carry, inputs.sets[0]) for step in (case.build(blocks), case.reference)
@@ -172,7 +173,7 @@ def _distance(got: jax.Array, wanted: jax.Array) -> jax.Array:
 
 
 def store(file: Path, function: str, entry: Entry) -> None:
-    """Adds the entry in place of an older one of the same key."""
+    """Adds the entry, which replaces an older one of the same key."""
     functions = json.loads(file.read_text()) if file.is_file() else {}
     others = [other for other in functions.get(function, []) if other["key"] != entry["key"]]
     functions[function] = [*others, entry]
@@ -181,7 +182,8 @@ def store(file: Path, function: str, entry: Entry) -> None:
 
 
 def tuned_text(functions: Mapping[str, list[Entry]]) -> str:
-    """An entry a line, functions by name and entries by key, so that a change of one is a line of a diff."""
+    """Formats one entry per line, functions by name and entries by key, so that a changed entry is one line
+    of a diff."""
     parts = []
     for function in sorted(functions):
         entries = sorted(

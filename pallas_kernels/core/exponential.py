@@ -12,5 +12,5 @@ def exp(x: Array, *, interpret: bool) -> Array:
 
 
 def finite_or_zero(largest: Array) -> Array:
-    """The maximum to subtract: 0 where all is -inf, since -inf - -inf would be NaN."""
+    """The maximum to subtract: 0 where all values are -inf, since -inf - -inf would be NaN."""
     return jnp.where(largest == -jnp.inf, 0, largest)

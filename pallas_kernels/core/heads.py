@@ -88,7 +88,7 @@ def normalize_heads(
 
 
 def rotate(x: Array, rotated_half: Array, *, cos: Array, sin: Array) -> Array:
-    """A half of a head after the rotation, from it and the half that it is rotated with.
+    """One half of a head after the rotation; `rotated_half` is the other half before it.
 
     The sine is negative for the first half, and positive for the second.
     """

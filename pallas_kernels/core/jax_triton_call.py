@@ -1,9 +1,9 @@
-"""The one place that calls kernels in Triton proper, through jax-triton 0.3, as `triton_call` does for
-Pallas.
+"""The only module that calls kernels written in Triton itself, through jax-triton 0.3, as `triton_call` is
+the only one that calls Pallas.
 
 jax-triton 0.3 compiles a kernel and asks XLA for a custom call of the old kind ("legacy"), which XLA never
 puts into a CUDA graph. jaxlib 0.10.1 and later take the same payload through a typed call as well ("ffi"),
-which declares itself fit for graphs: that is what we ask for. Neither runs on a CPU.
+which XLA may put into a CUDA graph, and which is the default here. Neither runs on a CPU.
 """
 
 import functools

@@ -43,8 +43,8 @@ class KernelShape:
         return LOG2_E * (self.scale if self.soft_cap is None else self.soft_cap)
 
     def page_index(self, position):
-        """The entry of the page table that holds a position. Positions are not negative, which `//` would
-        care for."""
+        """The entry of the page table that holds a position. Positions are not negative, so the
+        division needs no instructions for the sign as `//` does."""
         if self.page_size & (self.page_size - 1) == 0:
             return jax.lax.shift_right_logical(position, jnp.int32(self.page_size.bit_length() - 1))
         return jax.lax.div(position, jnp.int32(self.page_size))
@@ -98,8 +98,8 @@ def softmax_step(carry: tuple[Array, Array, Array], *, scores: Array, v: Array, 
     """The carry after `scores` [queries, n] (from `raw_scores`, MASKED_SCORE where unseen) of `v` [n,
     padded_dim].
 
-    Where a query has seen nothing yet, masked scores weigh 1 and not 0: the first score that counts wipes
-    that out.
+    Where a query has seen no position yet, masked scores weigh 1 and not 0; the first unmasked score
+    rescales them to 0.
     """
     acc, top, total = carry
     new_top = jnp.maximum(top, scores.max(1) * shape.log2_scale)

@@ -22,13 +22,13 @@ MAX_WARPS = 16
 
 
 def tiles_per_split(num_positions, tile: int, num_splits: int):
-    """The splits share what a row has, not what its page table could hold, in whole tiles."""
+    """The tiles of one split of a row: the splits share the row's positions, and not the capacity of its page
+    table."""
     return ceil_div(ceil_div(num_positions, tile), num_splits)
 
 
 def split_range(begin, end, *, split, tile: int, num_splits: int):
-    """The positions [first, last) of one split of [begin, end); first >= last where nothing is left for
-    it."""
+    """The positions [first, last) of one split of [begin, end); first >= last where the split has none."""
     share = tiles_per_split(end - begin, tile, num_splits) * tile
     first = begin + split * share
     return first, jnp.minimum(first + share, end)
@@ -45,8 +45,9 @@ def merge_splits(
 ) -> Array:
     """Partial results [rows, heads, splits, dim] and [rows, heads, splits] -> [rows, heads, dim] in `dtype`.
 
-    `num_positions` [rows] is what each row's splits shared, in tiles of `tile`; rows of 0 give zeros, or keep
-    what they have of `into` [at least rows, heads, dim], which is written and returned where it is given.
+    The splits of a row shared its `num_positions` [rows] positions in tiles of `tile`. Rows of 0 positions
+    give zeros. With `into` [at least rows, heads, dim], the result is that array, and rows of 0 positions
+    keep what it has.
     """
     rows, num_heads, num_splits, dim = acc.shape
     padded_splits = next_power_of_two(num_splits)

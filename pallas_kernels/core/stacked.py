@@ -1,6 +1,6 @@
 """The index of a layer in a stack, as an operand of a kernel.
 
-Were it a constant in the kernel, a model would trace and compile a kernel for each of its layers.
+With a constant instead, a model would trace and compile a kernel for each of its layers.
 """
 
 import jax
@@ -18,6 +18,6 @@ def layer_index_operand(layer: int | Array) -> Array | np.ndarray:
 
 
 def load_layer_index(layer_ref) -> Array:
-    """The layer, in a kernel. It is to stay in the L2 cache through all the weights of a step, until the next
-    step."""
+    """The layer, in a kernel. The load's policy keeps it in the L2 cache until the next step, although all
+    weights pass through that cache in between."""
     return plt.load(layer_ref.at[jnp.int32(0)], eviction_policy="evict_last")

@@ -1,7 +1,7 @@
-"""The one place that calls Pallas on Triton, so that what differs between JAX versions is settled once.
+"""The only module that calls Pallas on Triton, so that differences between JAX versions are handled once.
 
-JAX 0.11 and later warn, while lowering, that this backend is deprecated. docs/decisions/0001 is our answer to
-the notice; Python's default filters do not show it.
+JAX 0.11 and later warn, while lowering, that this backend is deprecated. docs/decisions/0001 says what
+follows from the notice; Python's default filters do not show it.
 """
 
 import importlib.util
@@ -22,9 +22,8 @@ MIN_DOT_SIZE = 16  # Triton's tensor-core dot wants at least 16 in every dimensi
 
 
 def _spare_mlir_a_search(module: str = "jaxlib.mlir.dialects.tt") -> None:
-    """Gives MLIR the Python module of Triton's dialect that it looks for, in three packages on disk, at each
-    operation that it makes, as long as there is none: 40% of the time that it took to lower a kernel. An
-    empty one will do."""
+    """Registers an empty Python module for Triton's dialect. Without one, MLIR searches three packages on
+    disk for it at each operation that it makes, which took 40% of the time to lower a kernel."""
     if module not in sys.modules and importlib.util.find_spec(module) is None:
         sys.modules[module] = types.ModuleType(module)
 
@@ -69,8 +68,8 @@ def triton_call(
 def load_rows(ref, *index: Any, size: int, padded_size: int) -> Array:
     """ref[*index, :] as [..., padded_size]: rows of `size` elements, padded with zeros to a power of two.
 
-    An index is a scalar or an array; the arrays are one-dimensional and of one length. Both ways to write it
-    mean the same when nothing is padded, but only the first is as fast on a GPU as a plain slice.
+    An index is a scalar or an array; the arrays are one-dimensional and of one length. The code below has a
+    branch for rows without padding, which gives the same and is as fast on a GPU as a plain slice.
     """
     if size == padded_size:
         return ref[(*index, slice(None))]
@@ -87,8 +86,8 @@ def _num_rows(index: tuple[Any, ...]) -> int:
 def exp2_scaled(x: Array, scale: float, shift: Array, *, interpret: bool) -> Array:
     """exp2(x * scale - shift) in float32, for x and shift of one shape; denormal results are flushed to zero.
 
-    Two instructions on a GPU. XLA compiles jnp's words for it to six: it neither fuses the multiplication
-    with the subtraction nor leaves out the care for denormal numbers, and in attention that takes as long as
+    These are two instructions on a GPU. XLA compiles the jnp expression to six, since it neither fuses the
+    multiplication with the subtraction nor flushes denormal numbers, and in attention the six take as long as
     the matmuls.
     """
     if interpret:

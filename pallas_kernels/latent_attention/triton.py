@@ -4,9 +4,9 @@ A program serves a block of query heads of one row. A tile of the cache is read 
 used twice: all its columns as keys, the latent ones as values. Programs of one row that run side by side
 share it in the L2 cache.
 
-With 64 heads a program, Hopper's own matrix instruction (wgmma) does both matmuls, and shared memory is what
-is scarce: the queries and two tiles of 64 positions fill it. Two branches are there for what Triton makes of
-them:
+With 64 heads a program, Hopper's own matrix instruction (wgmma) does both matmuls, and shared memory is the
+bottleneck: the queries and two tiles of 64 positions fill it. Two branches are there for their effect on
+Triton's compiler:
 
 - Around the mask, which all tiles but a row's last skip. Where a matmul feeds another one, Triton gives all
   its warps rows and none of them columns; with 64 rows, both groups of four warps would compute all the
@@ -151,13 +151,13 @@ def _attend(q, row, begin, end, kv_ref, table_ref, shape: KernelShape, blocks: M
     sum of values, the maximum score in units of log 2 and the sum of weights relative to it."""
     q_latent, q_rope = q
     latent_dim, rope_dim = q_latent.shape[1], q_rope.shape[1]
-    # At least 1, which the compiler shall see: with a way around the loop it would wait for each matmul
-    # inside.
+    # The maximum tells the compiler that there is at least 1: if it could skip the loop, it would wait for
+    # each matmul inside.
     num_tiles = jnp.maximum(ceil_div(end - begin, blocks.tile), 1)
 
     def one_tile(i, carry):
         tile_begin = begin + i * blocks.tile
-        # One that was written, and finite.
+        # The last position for columns after the end: it was written, and is finite.
         position = jnp.minimum(tile_begin + jnp.arange(blocks.tile), end - 1)
         page = table_ref[row, shape.page_index(position)]
         offset = shape.page_offset(position)

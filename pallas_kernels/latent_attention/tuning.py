@@ -91,8 +91,8 @@ class MlaCall(NamedTuple):
 
 
 def mla_blocks(call: MlaCall) -> MlaBlocks:
-    """Tuned numbers where there are any; else as many heads a program as share a tile well, and splits that
-    fill the machine once."""
+    """Tuned numbers where there are any; else 64 heads a program for wgmma, fewer where a call has fewer or
+    the dtype is wider, and splits that fill the machine once."""
     found = tuned_blocks("latent_attention", "mla", mla_key(call), MlaBlocks)
     if found is not None:
         return found

@@ -1,5 +1,5 @@
-"""Layer normalization in Pallas on Triton: each element is read and written once, and lies in registers
-between."""
+"""Layer normalization in Pallas on Triton: each element is read once and written once, and stays in registers
+in between."""
 
 import functools
 

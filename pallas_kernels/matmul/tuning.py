@@ -128,7 +128,7 @@ def matmul_candidates(call: MatmulCall) -> list[MatmulBlocks]:
 
 
 def _few_rows_candidates(call: MatmulCall, block_out: int, num_splits: int) -> Iterator[MatmulBlocks]:
-    """Many for whole inputs, and few for splits."""
+    """Yields many candidates for whole inputs, and few for splits."""
     is_whole = num_splits == 1
     if call.itemsize == 2:
         for rows, block_in, num_warps, num_stages in FEW_ROWS if is_whole else FEW_ROWS[:3]:

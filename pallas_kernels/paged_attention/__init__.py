@@ -1,9 +1,9 @@
-"""Attention over a paged KV cache: `decode` (one query token per row), `append_and_decode` (with all that
-its heads need before) and `extend` (many, ragged, causal).
+"""Attention over a paged KV cache: `decode` (one query token per row), `append_and_decode` (with norm,
+rotation and cache write before it) and `extend` (many, ragged, causal).
 
 The cache is `KVPages`, and a page table lists, in order, the pages of each row, so that rows of any length
 share one allocation (Kwon et al., "Efficient Memory Management for Large Language Model Serving with
-PagedAttention", 2023). Both functions compute, for a query q at position p of its row and with `window =
+PagedAttention", 2023). All of them compute, for a query q at position p of its row and with `window =
 sliding_window or infinity`,
 
     s[j] = cap(scale * q . k[j])   for max(0, p - window + 1) <= j <= p

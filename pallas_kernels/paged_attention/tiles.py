@@ -35,8 +35,8 @@ def kernel_shape(
 class Tiles(NamedTuple):
     """A range of a row's positions, a tile at a time: where each is in the cache, by the number of its tile.
 
-    Positions from the end of the range on, which are for a mask to leave out, are read as the last before it,
-    which was written and is finite.
+    Columns after the end of the range read the last position of the range, which was written and is finite; a
+    mask must leave them out.
     """
 
     num_tiles: Array
@@ -81,9 +81,9 @@ def attend_tiles(
     mask_of(i) [queries, n] says which columns of tile i each query sees, and is_edge(i) whether any query
     does not see all of them; None for always. `kv_head` is a scalar or, per column, [n].
 
-    One loop with a branch around the mask, and not a loop for each kind of tile: a second loop would wait for
-    its first keys anew. The pages of a tile are looked up one tile ahead and carried: a load whose address is
-    loaded in the same iteration takes two stages of the pipeline instead of one.
+    There is one loop with a branch around the mask, and not a loop for each kind of tile, since a second loop
+    would wait for its first keys again. The pages of a tile are looked up one tile ahead and carried: a load
+    whose address is loaded in the same iteration takes two stages of the pipeline instead of one.
     """
     sizes = {"size": shape.head_dim, "padded_size": shape.padded_dim}
 

@@ -1,4 +1,5 @@
-"""RMSNorm in Pallas on Triton: each element is read and written once, and lies in registers between."""
+"""RMSNorm in Pallas on Triton: each element is read once and written once, and stays in registers in
+between."""
 
 import functools
 
@@ -77,7 +78,7 @@ def _kernel(*refs, num_inputs, epsilon, blocks):
 
 
 def _rounded_sum(inputs):
-    """The sum in the inputs' dtype: it is normalized as it will be read by others."""
+    """The sum in the inputs' dtype: the norm is that of the rounded sum, which the caller gets as well."""
     if len(inputs) == 1:
         return inputs[0]
     return functools.reduce(jnp.add, [x.astype(jnp.float32) for x in inputs]).astype(inputs[0].dtype)

@@ -1,7 +1,7 @@
 """The choice of a token from logits, row by row, and log probabilities.
 
-No row costs what only another asked for: what a row needs is decided inside of the kernels, and a call is the
-same few kernels whatever the rows want.
+The kernels decide for each row which steps it needs, so that a row does not pay for the parameters of another
+one, and every call is the same few kernels.
 """
 
 import jax.numpy as jnp

@@ -2,8 +2,8 @@
 float.
 
 Bisection is exact: the kept set is everything at or above a threshold, ties included. Random numbers, filters
-and log probabilities are computed only when a row of the batch needs them, which is what a CPU is grateful
-for.
+and log probabilities are computed only when a row of the batch needs them, which saves most of the
+time on a CPU.
 """
 
 import jax

@@ -97,7 +97,7 @@ def sample_candidates(num_rows: int, vocab_size: int) -> list[SampleBlocks]:
 
 
 def top_blocks(num_rows: int, vocab_size: int) -> TopBlocks:
-    """A program a row, however many there are: requests that want log probabilities are few."""
+    """One program per row for any number of rows: few requests ask for log probabilities."""
     tuned = tuned_blocks("sampling", "top_logprobs", top_key(num_rows, vocab_size), TopBlocks)
     slice_size = draw_slice_size(vocab_size)
     slices_per_chunk = min(

@@ -46,8 +46,9 @@ def softmax_blocks(num_rows: int, features: int, itemsize: int) -> RowBlocks | L
 
 
 def _long_blocks(num_rows: int, features: int, itemsize: int) -> LongBlocks:
-    """A row a program where those are enough: one that fills the registers of a multiprocessor, so that few
-    rows are under way and the second reading finds them in the cache. Splits elsewhere, of small programs."""
+    """One program per row where there are enough rows. It fills the registers of a multiprocessor, so that
+    few rows are read at a time and the second reading finds them in the cache. Fewer rows are split over
+    small programs."""
     num_multiprocessors = target_device().num_multiprocessors
     evict_first = 2 * num_rows * features * itemsize > CACHE_BYTES
     if num_rows >= num_multiprocessors:

@@ -25,7 +25,7 @@ OPS = (
 
 
 def all_cases(*, smoke: bool = False) -> list[Case]:
-    """In the order of the table."""
+    """All cases, in the order of the table."""
     return list(_cases(smoke))
 
 
@@ -35,7 +35,8 @@ def _cases(smoke: bool) -> Iterator[Case]:
 
 
 def selected(cases: list[Case], ops: list[str], ids: list[str]) -> list[Case]:
-    """Those of the given ops ("rms_norm", "paged_attention.decode") and ids; none given means all."""
+    """Returns the cases of the given ops ("rms_norm", "paged_attention.decode") and ids; no op and no id
+    means all."""
     known_ops = {name for case in cases for name in (case.op, *case.op.split("."))}
     known_ids = {case.id for case in cases}
     for kind, unknown, known in (

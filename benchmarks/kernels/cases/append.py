@@ -1,5 +1,5 @@
-"""paged_attention.append_and_decode, in place of XLA beside the two kernels that it is: bound by reading the
-cache."""
+"""paged_attention.append_and_decode: bound by reading the cache. It is compared with the two kernels that it
+replaces, and not with XLA."""
 
 import functools
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ EPSILON = 1e-6
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """Decode steps of 8B, and of one row of 0.6B; all with the norm."""
+    """Yields decode steps of Qwen3-8B, and of one row of 0.6B, all of them with the norm."""
     if smoke:
         yield _case("decode-append-64x2048", PagedRows(3, 20, AttentionShape(4, 2, 32)))
         return
@@ -45,7 +45,7 @@ def _case(name: str, paged: PagedRows) -> Case:
 
 
 def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
-    """One cache, written in place, with pages for the rows of every set."""
+    """Makes one cache, which calls write in place, with pages for the rows of every set."""
     shape, rows = paged.shape, paged.rows
     num_pages = num_sets * rows * paged.pages_each + 1
     pages = KVPages(data.normal((2, num_pages, paged.page_size, shape.num_kv_heads, shape.head_dim)))

@@ -25,12 +25,12 @@ from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 
 BANDWIDTH = Target(85, "%")
 PROGRAMS = 512  # four a multiprocessor, for jax's kernel
-JAX_DEFAULTS = (16, 8, 8)  # k_splits, pages_per_compute_block and num_warps of jax's kernel where nobody says
+JAX_DEFAULTS = (16, 8, 8)  # k_splits, pages_per_compute_block and num_warps of jax's kernel by default
 COMPARED_WITH_JAX = ("decode-64x2048", "decode-8x16384", "decode-256x1024")
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """The shapes of the targets, then other models, page sizes, and the sizes of an engine's steps."""
+    """Yields the shapes of the targets, then other models, page sizes, and the sizes of an engine's steps."""
     llama = SHAPES["llama-3.1-8b"]
     if smoke:
         yield _case("decode-64x2048", PagedRows(3, 64, AttentionShape(4, 2, 32)), BANDWIDTH, beside_jax=True)
@@ -99,7 +99,7 @@ def _case(
 
 
 def _jax_triton_case(paged: PagedRows, *, is_latency: bool) -> Case:
-    """The op's second implementation, with the blocks of the first."""
+    """The case of the implementation "jax-triton", with the blocks of the Pallas kernel."""
     case = _case(f"decode-{paged.rows}x{paged.positions}-jax-triton", paged, is_latency=is_latency)
     return replace(
         case, build=lambda blocks: functools.partial(_call, paged, "jax-triton"), xla=None, tuning=None
@@ -107,8 +107,8 @@ def _jax_triton_case(paged: PagedRows, *, is_latency: bool) -> Case:
 
 
 def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
-    """The result of a call is the query of the next. An average over the values is small, so the values are
-    large."""
+    """Makes the inputs. The result of a call is the query of the next one. An average over the values is
+    small, so the values are large."""
     window = paged.shape.sliding_window or paged.positions
     scale = 0.5 * math.sqrt(min(paged.positions, window))
     carry = paged.queries_from(data), paged.lengths_from(data), paged.sinks_from(data)
@@ -151,8 +151,8 @@ def _gathered(paged: PagedRows, carry, cache):
 
 
 def _jax_paged_attention(paged: PagedRows) -> Baseline | None:
-    """In its own layout, where a page is [KV head, position, head_dim], with the splits that fill the machine
-    or twice as many, a few block sizes, and its defaults."""
+    """jax's own kernel in its own layout, where a page is [KV head, position, head_dim]: with the splits that
+    fill the machine or twice as many, a few block sizes, and its defaults."""
     paged_attention = jax_kernel("paged_attention")
     if paged_attention is None:
         return None

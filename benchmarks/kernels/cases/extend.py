@@ -22,7 +22,7 @@ from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """Prefill from nothing and behind a cached prefix, and the few tokens of speculative verification."""
+    """Yields prefill without and with a cached prefix, and the few tokens of speculative verification."""
     llama = SHAPES["llama-3.1-8b"]
     if smoke:
         yield _case(
@@ -74,8 +74,8 @@ def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
 
 
 def _make(paged: PagedRows, data: Data, num_sets: int) -> Inputs:
-    """Every call has queries of its own: results in their place would make all weights alike, and power
-    low."""
+    """Makes queries for every call: results of the call before would be nearly equal, so that all weights are
+    alike and the power is low."""
     starts = data.integers(np.arange(paged.rows + 1) * paged.queries)
     carry = starts, paged.lengths_from(data), paged.sinks_from(data)
     return Inputs(carry, [(paged.queries_from(data), *paged.cache_from(data)) for _ in range(num_sets)])

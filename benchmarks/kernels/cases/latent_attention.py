@@ -1,5 +1,5 @@
-"""latent_attention.mla: all heads read the same cache, so that with 128 of them products bound it, with 16
-reading."""
+"""latent_attention.mla: all heads read the same cache, so that matrix products bound 128 heads, and reading
+bounds 16."""
 
 import functools
 from collections.abc import Iterator
@@ -38,14 +38,14 @@ class _Rows:
 
     @property
     def work(self) -> Work:
-        """Scores over the whole of a position, sums over its latent part."""
+        """The products of the scores, over all of a position, and of the sums, over its latent part."""
         shape, num_positions = self.shape, self.rows * self.positions
         flops = 2 * num_positions * shape.num_heads * (self.cache_dim + shape.latent_dim)
         return Work(read_bytes=num_positions * self.cache_dim * ITEMSIZE, flops=flops)
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """DeepSeek's heads on one device and on several, DeepSeek-V2-Lite, and one request."""
+    """Yields DeepSeek's heads on one device and on several, DeepSeek-V2-Lite, and one request."""
     target = Target(70, "%")
     if smoke:
         yield _case("mla-64x4096", _Rows(2, 24, SHAPES["tiny"]), target)
@@ -87,7 +87,8 @@ def _case(name: str, paged: _Rows, target: Target | None = None, *, is_latency: 
 
 
 def _make(paged: _Rows, data: Data, num_sets: int) -> Inputs:
-    """Every call has queries of its own: a result, an average over latent vectors, would be a small one."""
+    """Makes queries for every call: the result of the call before, an average over latent vectors, would be a
+    small query."""
     shape = paged.shape
     num_pages = paged.rows * paged.pages_each + 1
     sets = [
@@ -133,7 +134,7 @@ def _pallas(scale: float, blocks: MlaBlocks | None) -> Step:
 
 
 def _gathered(scale: float, lengths, arguments):
-    """Gathers the pages, and leaves scores, softmax and sums to XLA, in bfloat16 with float32 scores."""
+    """Attends to gathered pages, with scores, softmax and sums by XLA, in bfloat16 with float32 scores."""
     q_latent, q_rope, kv_pages, table = arguments
     kv = kv_pages[table].reshape(table.shape[0], -1, kv_pages.shape[-1])
     q = jnp.concatenate([q_latent, q_rope], axis=-1)

@@ -14,7 +14,7 @@ EPSILON = 1e-5
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """64 MiB in and as much out, in widths of models."""
+    """Yields matrices of 64 MiB in widths of models."""
     if smoke:
         yield _case("layer-norm", 6, 64)
         return
@@ -48,7 +48,7 @@ def _case(name: str, rows: int, features: int) -> Case:
 
 
 def _their_layer_norm() -> Callable[[Any, Any], Any] | None:
-    """It wants a batch axis."""
+    """jax's kernel, which needs a batch axis."""
     kernel = jax_kernel("layer_norm")
     if kernel is None:
         return None

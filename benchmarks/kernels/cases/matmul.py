@@ -24,7 +24,7 @@ MODELS = ("qwen3-0.6b", "qwen3-8b")
 
 @dataclass(frozen=True)
 class Fused:
-    """What a model fuses to a product."""
+    """The operations that a model fuses to a product."""
 
     norm: bool = False
     gated: bool = False
@@ -42,8 +42,8 @@ FUSED = {
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """The linear layers of Qwen3 at the rows of a small decode step: by themselves, and with what can be
-    fused."""
+    """Yields the linear layers of Qwen3 at the rows of a small decode step, alone and with the operations
+    that can be fused."""
     if smoke:
         yield _case("matmul-smoke", 2, MatmulShape(64, 96), Fused())
         return

@@ -1,4 +1,4 @@
-"""Rows of equal length in a paged cache: inputs of decode and extend, and what one writes in JAX without a
+"""Rows of equal length in a paged cache: inputs of decode and extend, and their attention in JAX without a
 kernel."""
 
 import math
@@ -18,7 +18,7 @@ ITEMSIZE = 2  # bfloat16
 
 @dataclass(frozen=True)
 class PagedRows:
-    """`rows` rows of `positions` positions, of which the last `queries` are asked for."""
+    """`rows` rows of `positions` positions, of which the last `queries` have queries."""
 
     rows: int
     positions: int
@@ -41,7 +41,7 @@ class PagedRows:
 
     @property
     def max_positions(self) -> int:
-        """What a row of the page table can hold."""
+        """The positions that a row of the page table can hold."""
         return self.pages_each * self.page_size
 
     @property
@@ -50,7 +50,7 @@ class PagedRows:
 
     @property
     def kv_bytes(self) -> int:
-        """Of the keys and values that some query sees."""
+        """The bytes of the keys and values that some query sees."""
         window = (
             self.positions
             if self.shape.sliding_window is None
@@ -61,12 +61,12 @@ class PagedRows:
 
     @property
     def query_bytes(self) -> int:
-        """Of the queries, and of the results."""
+        """The bytes of the queries, which are also those of the results."""
         return self.rows * self.queries * self.shape.num_heads * self.shape.head_dim * ITEMSIZE
 
     @property
     def flops(self) -> int:
-        """Of the two products, over (query, position) pairs that are visible."""
+        """The operations of the two products, over the (query, position) pairs that are visible."""
         visible = np.arange(self.positions - self.queries, self.positions) + 1
         if self.shape.sliding_window is not None:
             visible = np.minimum(visible, self.shape.sliding_window)
@@ -91,7 +91,7 @@ class PagedRows:
 def gathered_attention(
     q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, sinks: Array | None, paged: PagedRows
 ) -> Array:
-    """Gathers the pages, and leaves scores, softmax and sums to XLA, in bfloat16 with float32 scores."""
+    """Attends to gathered pages, with scores, softmax and sums by XLA, in bfloat16 with float32 scores."""
     shape, rows, queries = paged.shape, paged.rows, paged.queries
     k, v = kv_pages.array[:, page_table].reshape(2, rows, -1, shape.num_kv_heads, shape.head_dim)
     grouped = q.reshape(rows, queries, shape.num_kv_heads, -1, shape.head_dim)

@@ -21,7 +21,7 @@ EPSILON = 1e-6
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """64 MiB in and as much out, then widths of models, then a decode step's rows."""
+    """Yields matrices of 64 MiB, then widths of models, then the rows of a decode step."""
     target = Target(80, "%")
     if smoke:
         yield _rms_norm("rms-norm", 6, 64, target)
@@ -63,7 +63,7 @@ def _rms_norm(name: str, rows: int, features: int, target: Target | None = None)
 
 
 def _their_rms_norm() -> Callable[[Any, Any], Any] | None:
-    """It has a bias as well, and wants a batch axis."""
+    """jax's kernel, which has a bias as well and needs a batch axis."""
     kernel = jax_kernel("rms_norm")
     if kernel is None:
         return None
@@ -89,7 +89,8 @@ def _add_rms_norm(name: str, rows: int, features: int) -> Case:
         )
 
     def plain_pair(weights, activations):
-        """The reference rounds the sum in a way that makes XLA read its operands twice."""
+        """The sum and its norm as XLA fuses them best: the reference's rounding of the sum makes XLA read the
+        operands twice."""
         (x, residual), (weight,) = activations, weights
         new_residual = x + residual
         return rms_norm(new_residual, weight, epsilon=EPSILON, implementation="reference"), new_residual

@@ -26,7 +26,7 @@ PAGE_SIZE = 16
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """A prefill of 8,192 tokens, and decode steps, where a token goes to a page of its own."""
+    """Yields a prefill of 8,192 tokens, and decode steps, where each token is written to another page."""
     if smoke:
         shape = RopeCacheShape(4, 2, 32, 32, is_normalized=True)
         yield _case("fused-write", 5, shape, is_decode=False, target=Target(80, "%"))
@@ -75,8 +75,8 @@ def _case(
 
 
 def _make(tokens: int, shape: RopeCacheShape, is_decode: bool, data: Data, num_sets: int) -> Inputs:
-    """One cache, written in place, with a page for every token of a decode step or `PAGE_SIZE` of a
-    prefill."""
+    """Makes one cache, which calls write in place, with a page for every token of a decode step or
+    `PAGE_SIZE` tokens of a prefill."""
     pages_each = tokens if is_decode else -(-tokens // PAGE_SIZE)
     pages = (2, num_sets * pages_each + 1, PAGE_SIZE, shape.num_kv_heads, shape.head_dim)
     angles = [data.normal((tokens, shape.rotary_dim // 2), jnp.float32) for _ in range(2)]

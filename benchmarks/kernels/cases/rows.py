@@ -1,5 +1,5 @@
-"""What the ops that work row by row share: activations in and out, bound by copying, and weights for all
-calls."""
+"""The cases of ops that work row by row: activations in and out, bound by copying, and weights that all calls
+share."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""sampling: bound by reading the logits. The same rows in the three ways that people sample, and log
+"""sampling: bound by reading the logits. The same rows with three usual sets of parameters, and log
 probabilities."""
 
 import functools
@@ -37,7 +37,7 @@ LATENCY_TARGET_US = 12
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """A large batch, a middling one, and one row."""
+    """Yields a large batch, a medium one, and one row."""
     if smoke:
         yield _sample_case("qwen3", 3, 100)
         yield _top_case(3, 100)
@@ -73,7 +73,7 @@ def _make(rows: int, vocab: int, data: Data, num_sets: int) -> Inputs:
 
 
 def _parameters(way: str, rows: int) -> dict[str, jnp.ndarray]:
-    """All rows alike, with seeds of their own."""
+    """Makes rows of equal parameters and different seeds."""
     chosen = {"temperature": 0.0, "top_p": 1.0, "min_p": 0.0, "top_k": 0, **WAYS[way]}
     dtypes = {"temperature": jnp.float32, "top_p": jnp.float32, "min_p": jnp.float32, "top_k": jnp.int32}
     return {

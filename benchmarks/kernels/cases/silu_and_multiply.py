@@ -10,7 +10,7 @@ from pallas_kernels.silu_and_multiply.tuning import silu_and_multiply_candidates
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """A prefill's rows and a decode step's, in widths of Qwen3."""
+    """Yields the rows of a prefill and of a decode step, in widths of Qwen3."""
     if smoke:
         yield _case("silu-and-multiply", 6, 48)
         return

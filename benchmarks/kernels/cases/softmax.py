@@ -14,7 +14,8 @@ MAX_THEIR_FEATURES = 32768  # jax's kernel holds a row in four warps' registers
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """64 MiB in and as much out, a router's experts, and the vocabulary of Qwen3 for a batch of requests."""
+    """Yields a matrix of 64 MiB, the experts of a router, and the vocabulary of Qwen3 for a batch of
+    requests."""
     if smoke:
         yield _case("softmax", 6, 64)
         return

@@ -1,5 +1,4 @@
-"""jax's own kernels: jax.experimental.pallas.ops.gpu, which JAX calls deprecated and which not every version
-has."""
+"""jax's own kernels, jax.experimental.pallas.ops.gpu: JAX deprecated them, and newer versions have none."""
 
 import importlib
 import warnings
@@ -8,7 +7,7 @@ from typing import Any
 
 
 def jax_kernel(name: str) -> Callable[..., Any] | None:
-    """The function of the module of that name; None where this version of jax is without it."""
+    """The function of jax's module of that name; None where this version of jax lacks it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         try:

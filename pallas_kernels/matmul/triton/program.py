@@ -14,7 +14,7 @@ from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall
 
 
 class MatmulRefs(NamedTuple):
-    """The operands, and None for what there is not."""
+    """The operands; those that a call does not have are None."""
 
     x: Any
     w: Any

@@ -36,13 +36,12 @@ def extend(
     there are too few.
 
     `num_decode_rows` says that so many rows, the first ones, have one query token each: mixed batches of
-    continuous batching. They go through decode's kernel, which reads a row's cache at the speed of memory,
-    where a block of 64 query tokens of which 63 are padding would multiply for nothing. The count may change
+    continuous batching. Decode's kernel serves them: it is bound by reading a row's cache, while extend's
+    would multiply blocks of 64 query tokens of which 63 are padding. The count may change
     from call to call.
 
-    "pallas" is one of two kernels: on Hopper and for 4,096 tokens or more the one in Mosaic GPU, where it
-    serves the call (`mosaic.why_not`), which "mosaic" asks for; and else the one in Triton, which "triton"
-    asks for.
+    "pallas" is one of two kernels. On Hopper and for 4,096 tokens or more it is "mosaic", the kernel in
+    Mosaic GPU, where that serves the call (`mosaic.why_not`); otherwise it is "triton".
 
     On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at
     381 in Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519

@@ -31,7 +31,7 @@ def extend_mixed(
     use_mosaic: bool,
     interpret: bool,
 ) -> Array:
-    """Both kernels see all rows, and each takes the other's for empty, which cost it nearly nothing.
+    """Both kernels get all rows, and treat each other's rows as empty, at nearly no cost.
 
     Of 3 decode rows and a chunk of 4 tokens:
 

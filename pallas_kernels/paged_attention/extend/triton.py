@@ -142,7 +142,7 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[head])
         carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
         carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
-        # anew: kept so long, their registers would be spilled.
+        # Loaded and computed again, since the registers of values kept through the loop would be spilled.
         queries = _queries(load_block(), kv_head, shape, blocks)
         store_attention(
             result_refs,

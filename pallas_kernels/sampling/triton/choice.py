@@ -35,7 +35,7 @@ class Scratch:
 
 
 def choice_kernel(*refs, blocks, interpret):
-    """One program a row."""
+    """One program per row."""
     row = Row.load(pl.program_id(0), refs[:NUM_ROW_OPERANDS], interpret=interpret).with_key()
     largest_ref, weights_ref, fault_ref, token_ref, is_finite_ref, *scratch_refs = refs[NUM_ROW_OPERANDS:]
     index = jnp.arange(next_power_of_two(num_slices(row.vocab_size, blocks)))

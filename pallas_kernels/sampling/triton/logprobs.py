@@ -28,7 +28,7 @@ def logprobs_kernel(
     count,
     interpret,
 ):
-    """One program a row; zeros for a row that wants nothing. The last two results are scratch: [rows,
+    """One program per row; a row that is not wanted gets zeros. The last two results are scratch: [rows,
     slices]."""
     row = pl.program_id(0)
     wanted = wanted_ref[row]

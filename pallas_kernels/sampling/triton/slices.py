@@ -1,5 +1,5 @@
-"""The first kernel reads every logit once, and says of each slice of a row what the choice of a token needs
-of it."""
+"""The first kernel reads every logit once, and stores the statistics of each slice that the choice of a token
+needs."""
 
 import jax
 import jax.numpy as jnp

@@ -1,5 +1,5 @@
-"""Softmax of rows that a program can hold: each element is read and written once, and lies in registers
-between."""
+"""Softmax of rows that a program can hold: each element is read once and written once, and stays in registers
+in between."""
 
 import functools
 

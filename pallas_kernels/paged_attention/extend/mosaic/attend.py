@@ -157,7 +157,7 @@ def _start_scores(scores_ref, refs: Refs, q_tile, stage, shape: Shape) -> None:
 
 def _masked(scores: jax.Array, tile, work: Work, shape: Shape) -> jax.Array:
     """A query sees the positions up to its own. Where it sees nothing of its first tile, masked scores weigh
-    1 and not 0: the first score that counts wipes that out."""
+    1 and not 0; the first unmasked score rescales them to 0."""
 
     def iota(axis: int) -> jax.Array:
         return plgpu.broadcasted_iota(jnp.int32, scores.shape, axis, layout=plgpu.Layout.WGMMA)

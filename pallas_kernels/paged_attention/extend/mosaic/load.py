@@ -66,7 +66,7 @@ def _load_queries(refs: Refs, n, work: Work, shape: Shape) -> None:
 
 
 def _rows_of_tile(refs: Refs, work: Work, tile, shape: Shape) -> tuple:
-    """The first row of `kv` of each copy of a tile of keys. Behind the row's end its last page is read
+    """The first row of `kv` of each copy of a tile of keys. Copies after the row's end read its last page
     again."""
     last_copy = div(jnp.maximum(work.length - 1, 0), shape.rows_per_copy) * shape.rows_per_copy
     rows = []
@@ -101,8 +101,8 @@ def _load_tile(refs: Refs, count, work: Work, key_rows, tail: _Tail, shape: Shap
 
     @when(tail.is_one)
     def _() -> None:
-        """A weight of 0 does not silence a NaN after the row's end, so zeros take its place before anyone
-        sees it."""
+        """Writes zeros after the row's end before a matmul reads the tile: a NaN there times a weight of 0
+        would be NaN."""
         wait(refs.barriers, Barriers.v_tail, tail.phase)
         copies.zero_rows(refs.v_tiles.at[stage], tail.first_row)
         arrive_once(refs.barriers, Barriers.v_full + stage)

@@ -112,12 +112,12 @@ class Work(NamedTuple):
 
 
 def div(a, b: int):
-    """a // b of a number that is not negative, which `//` would care for."""
+    """a // b for a >= 0: `//` would add instructions for negative numbers."""
     return lax.div(a, jnp.int32(b))
 
 
 def rem(a, b: int):
-    """a % b of a number that is not negative."""
+    """a % b for a >= 0."""
     return lax.rem(a, jnp.int32(b))
 
 
@@ -127,13 +127,13 @@ def slot_and_phase(count, num_slots: int):
 
 
 def as_int(condition):
-    """1 or 0. By a selection: to convert a boolean, Mosaic asks the assembler for its version, which takes 20
+    """1 or 0, by a selection. To convert a boolean, Mosaic asks the assembler for its version, which takes 20
     ms."""
     return jnp.where(condition, jnp.int32(1), jnp.int32(0))
 
 
 def when(condition):
-    """`pl.when`, which would convert the condition."""
+    """`pl.when` without the conversion of the condition, see `as_int`."""
 
     def run(body):
         lax.switch(as_int(condition), [lambda: None, body])
