@@ -30,11 +30,10 @@ from pallas_kernels.paged_attention.append_and_decode.new_token import (
 )
 from pallas_kernels.paged_attention.decode.parts import (
     DecodeQueries,
-    attend_row,
+    attend_and_store,
     decode_queries,
     decode_tiles,
     merge_row_splits,
-    store_row,
 )
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
 from pallas_kernels.paged_attention.tiles import kernel_shape
@@ -152,19 +151,20 @@ def _append_kernel(
         attend_new, q = _new_token(token_refs, written_ref, table_ref, row, newest, queries, shape, epsilon)
         carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
         carry = jax.lax.cond(has_new, attend_new, lambda carry: carry, carry)
-        carry = attend_row(
+        attend_and_store(
             tiles,
             carry,
             q,
             begin=begin,
             end=end,
-            first_kv_head=queries.first_kv_head,
+            row=row,
+            split=split,
+            queries=queries,
             kv_ref=kv_ref,
+            result_refs=operand_refs[-num_results:],
             shape=shape,
             blocks=blocks,
         )
-        result_refs = operand_refs[-num_results:]
-        store_row(result_refs, carry, row=row, queries=queries, split=split, shape=shape)
 
 
 def _new_token(

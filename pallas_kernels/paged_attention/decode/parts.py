@@ -60,36 +60,36 @@ def decode_tiles(begin, end, *, row, table_ref, shape: KernelShape, blocks: Deco
     )
 
 
-def attend_row(
+def attend_and_store(
     tiles: Tiles,
     carry,
     q: Array,
     *,
     begin,
     end,
-    first_kv_head,
+    row,
+    split,
+    queries: DecodeQueries,
     kv_ref,
+    result_refs,
     shape: KernelShape,
     blocks: DecodeBlocks,
-):
-    """The carry after the positions [begin, end), of which each query sees those of its own KV head."""
+) -> None:
+    """Attends the positions [begin, end), of which each query sees those of its own KV head, and stores the
+    results of the program. `carry` is the softmax of what came before them."""
     query = jnp.arange(q.shape[0])
     column = jnp.arange(blocks.tile * blocks.kv_heads)
     column_head = column % blocks.kv_heads
     is_own = (query // shape.group)[:, None] == column_head[None, :]
-    kv_head = jnp.minimum(first_kv_head + column_head, shape.num_kv_heads - 1)
+    kv_head = jnp.minimum(queries.first_kv_head + column_head, shape.num_kv_heads - 1)
 
     def mask_of(i):
         inside = (begin + i * blocks.tile + column // blocks.kv_heads < end)[None, :]
         return inside if blocks.kv_heads == 1 else inside & is_own
 
-    return attend_tiles(
+    carry = attend_tiles(
         tiles, carry, q, mask_of=mask_of, is_edge=None, kv_head=kv_head, kv_ref=kv_ref, shape=shape
     )
-
-
-def store_row(result_refs, carry, *, row, queries: DecodeQueries, split, shape: KernelShape) -> None:
-    """The results of a program."""
     store_attention(
         result_refs, carry, row=row, head=queries.head, is_query=queries.is_query, split=split, shape=shape
     )

@@ -13,11 +13,10 @@ from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import partial_shapes, split_range
 from pallas_kernels.core.triton_call import ceil_div, load_rows, triton_call
 from pallas_kernels.paged_attention.decode.parts import (
-    attend_row,
+    attend_and_store,
     decode_queries,
     decode_tiles,
     merge_row_splits,
-    store_row,
 )
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
 from pallas_kernels.paged_attention.tiles import kernel_shape
@@ -121,15 +120,17 @@ def _decode_kernel(
         q = load_rows(q_ref, rows, queries.any_head, size=shape.head_dim, padded_size=shape.padded_dim)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[queries.any_head])
         carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
-        carry = attend_row(
+        attend_and_store(
             tiles,
             carry,
             q,
             begin=begin,
             end=end,
-            first_kv_head=queries.first_kv_head,
+            row=row,
+            split=split,
+            queries=queries,
             kv_ref=kv_ref,
+            result_refs=result_refs,
             shape=shape,
             blocks=blocks,
         )
-        store_row(result_refs, carry, row=row, queries=queries, split=split, shape=shape)
