@@ -73,9 +73,11 @@ def make_case(
     return PagedCase(shape, q, kv_pages, page_table, np.array(lengths, np.int32), query_starts, sinks, dense)
 
 
-def oracle(case: PagedCase) -> np.ndarray:
-    """The definition, in float64 over the dense keys and values, one query at a time."""
-    out = np.zeros_like(case.q, np.float64)
+def oracle(case: PagedCase, dtype: jnp.dtype = jnp.float32) -> np.ndarray:
+    """The definition for inputs rounded to `dtype`, in float64 over the dense keys and values, one query at a
+    time."""
+    q, *dense = (np.asarray(jnp.asarray(x, dtype), np.float32) for x in (case.q, *case.dense))
+    out = np.zeros_like(q, np.float64)
     for row, length in enumerate(case.lengths):
         if case.query_starts is None:
             queries = {row: length}
@@ -83,7 +85,7 @@ def oracle(case: PagedCase) -> np.ndarray:
             begin, end = case.query_starts[row], case.query_starts[row + 1]
             queries = {token: length - (end - 1 - token) for token in range(begin, end)}
         for token, num_visible in queries.items():
-            out[token] = _attend(case.q[token], case.dense[row][:, :num_visible], case.shape, case.sinks)
+            out[token] = _attend(q[token], dense[row][:, :num_visible], case.shape, case.sinks)
     return out
 
 

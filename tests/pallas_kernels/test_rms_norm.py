@@ -12,7 +12,7 @@ from pallas_kernels.core.rowwise.blocks import RowBlocks
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm, triton, tuning
 from pallas_kernels.rms_norm.shapes import SHAPES
 from tests.pallas_kernels.paged_cases import relative_error
-from tests.pallas_kernels.some import every_nth
+from tests.pallas_kernels.some import diagonal_pairs, every_nth
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
 EPSILON = 1e-6
@@ -50,9 +50,8 @@ def check(got, wanted, dtype):
 
 
 @implementations
-@dtypes
 @pytest.mark.parametrize("features", FEATURES)
-@pytest.mark.parametrize("rows", [1, 33])
+@pytest.mark.parametrize(("rows", "dtype"), diagonal_pairs([1, 33], list(BOUNDS)))
 def test_is_the_definition(rng, features, rows, dtype, implementation):
     x, weight = random_inputs(rng, (rows, features), dtype, 1)
     got = rms_norm(x, weight, epsilon=EPSILON, implementation=implementation)

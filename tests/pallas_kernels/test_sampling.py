@@ -16,6 +16,7 @@ from pallas_kernels.sampling import reference, sample, shapes, top_logprobs, tri
 from pallas_kernels.sampling.draw import MIN_SLICE, draw_slice_size
 from pallas_kernels.sampling.triton import random, search
 from pallas_kernels.sampling.tuning import SampleBlocks, TopBlocks
+from tests.pallas_kernels.compiled import compiled
 from tests.pallas_kernels.some import every_nth
 
 ROWS, VOCAB = 16, 203  # so that the last slice, chunk and program overhang
@@ -132,7 +133,7 @@ def in_blocks(logits, parameters, blocks):
 
 def call(logits, parameters, **options):
     arrays = {name: jnp.asarray(x) for name, x in parameters.items()}
-    return jax.tree.map(np.asarray, sample(jnp.asarray(logits), **arrays, **options))
+    return jax.tree.map(np.asarray, compiled(sample, **options)(jnp.asarray(logits), **arrays))
 
 
 # --- tokens
@@ -149,7 +150,7 @@ def test_tokens_are_those_of_the_definition(rng, implementation):
 
 @every_way_to_cut
 def test_blocks_do_not_change_the_tokens(rng, blocks):
-    for _ in range(15):
+    for _ in range(8):
         logits, parameters = random_logits(rng), random_parameters(rng)
         token_ids, is_finite = in_blocks(logits, parameters, blocks)
         check(token_ids, logits, parameters, blocks)
@@ -533,6 +534,5 @@ def test_a_top_p_of_next_to_nothing_keeps_the_most_likely_token(implementation, 
     logits[:, [0, -1]] = -40
     parameters |= {"top_p": np.full(ROWS, top_p, np.float32), "min_lengths": np.zeros(ROWS, np.int32)}
     parameters["temperature"] = rng.choice([0, 0.3, 1, 2, 1e-6, 1e-40], ROWS).astype(np.float32)
-    operands = {name: jnp.asarray(x) for name, x in parameters.items()}
-    token_ids, _ = sample(jnp.asarray(logits), **operands, implementation=implementation)
+    token_ids, _ = call(logits, parameters, implementation=implementation)
     np.testing.assert_array_equal(token_ids, logits.argmax(-1))

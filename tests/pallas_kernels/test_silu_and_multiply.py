@@ -10,7 +10,7 @@ from pallas_kernels.silu_and_multiply import silu_and_multiply, triton, tuning
 from pallas_kernels.silu_and_multiply.shapes import SHAPES
 from pallas_kernels.silu_and_multiply.tuning import SiluBlocks
 from tests.pallas_kernels.paged_cases import relative_error
-from tests.pallas_kernels.some import every_nth
+from tests.pallas_kernels.some import diagonal_pairs, every_nth
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}
 ALL_HIDDEN = sorted(set(SHAPES.values()))
@@ -38,9 +38,8 @@ def check(got, wanted, dtype):
 
 
 @implementations
-@dtypes
 @pytest.mark.parametrize("hidden", HIDDEN)
-@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize(("rows", "dtype"), diagonal_pairs([1, 5], list(BOUNDS)))
 def test_is_the_definition(rng, hidden, rows, dtype, implementation):
     gate_up = random_gate_up(rng, (rows, 2 * hidden), dtype)
     check(silu_and_multiply(gate_up, implementation=implementation), definition(gate_up), dtype)
