@@ -1,9 +1,11 @@
 """Token ids to text while they are generated, with stop strings."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from jinfer.errors import RequestError
+from jinfer.text.decoder_kind import DecoderKind
 from jinfer.text.incremental_decoder import incremental_decoder
+from jinfer.text.placed_token import PlacedToken
 from jinfer.text.stop_search import Found, StopSearch
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.text.utf8 import REPLACEMENT_CHARACTER
@@ -31,6 +33,9 @@ class Detokenizer:
     A stop string that contains the text of a special token is looked for in the text with special tokens as
     well, where skip_special_tokens leaves them out; the text that is given out stays without them.
 
+    The places of tokens in the text are noted on request, for a parser that goes by tokens. The text of such
+    a token is given out whole, unless a stop string cuts it.
+
     A token costs the decoding of the few ids whose text is not final yet, and a search in the text that is
     held back.
     """
@@ -44,10 +49,14 @@ class Detokenizer:
         skip_special_tokens: bool = True,
         min_tokens: int = 0,
         context: Sequence[int] = (),
+        placed_token_ids: Collection[int] = frozenset(),
     ) -> None:
         """`context` is what the new tokens follow: the whole prompt, of which no more is looked at than
         needed. Its own text is not given out, and no stop string is looked for in it, but it decides how the
         first token reads: decoders of the Llama kind drop the space before a first word.
+
+        `placed_token_ids` are the added tokens whose places are noted. Where the kind of the decoder is
+        unknown there are no places.
 
         Raises RequestError for a stop string that is empty, or has a character that no text of the tokenizer
         has."""
@@ -63,6 +72,10 @@ class Detokenizer:
         self._decoder = incremental_decoder(tokenizer)
         self._decoder.begin(token_id for token_id in reversed(context) if self._has_text(token_id))
         self._context_end = self._decoder.pending()  # the context's text that the next tokens may change
+        has_places = tokenizer.decoder_kind is not DecoderKind.UNKNOWN
+        self._placed_token_ids = placed_token_ids if has_places else frozenset()
+        self._placed_tokens: list[PlacedToken] = []
+        self._num_given = 0  # characters given out
         self._num_tokens = 0
         self._held = ""  # final text that is not given out, because a stop string may begin with it
         self._pieces: list[str] = []
@@ -80,6 +93,12 @@ class Detokenizer:
         return self._num_tokens
 
     @property
+    def placed_tokens(self) -> Sequence[PlacedToken]:
+        """The places noted so far, in order, in the text from its beginning: those in text that is still held
+        back, or that a stop string cut off, included."""
+        return self._placed_tokens
+
+    @property
     def stop_reason(self) -> str | None:
         """The stop string that was found. `add` must not be called after that."""
         return self._stop_reason
@@ -90,6 +109,8 @@ class Detokenizer:
         self._num_tokens += 1
         if has_text := self._has_text(token_id):
             self._held += self._take(self._decoder.push(token_id))
+        if token_id in self._placed_token_ids:
+            self._place(token_id, has_text)
         if not self._searches:
             return self._give_out(len(self._held))
         text = self._held + self._own(self._decoder.pending())
@@ -98,7 +119,8 @@ class Detokenizer:
         if self._num_tokens > self._min_tokens and (found := self._find(text)):
             return self._stop_at(text, found)
         self._mark_searched(text)
-        return self._give_out(len(self._held) - max(search.num_open(self._held) for search in self._searches))
+        num_open = max(search.num_open(self._held) for search in self._searches)
+        return self._give_out(self._without_cut_token(len(self._held) - num_open))
 
     def finish(self, token_ids: Sequence[int] = ()) -> str:
         """The text that is still held back, for a sequence that ended without a stop string; nothing after
@@ -111,6 +133,8 @@ class Detokenizer:
             assert not token_ids, "finish() with tokens after the end"
             return ""
         assert not (token_ids and self._searches), "tokens in which a stop string may be"
+        if any(token_id in self._placed_token_ids for token_id in token_ids):
+            return "".join(map(self.add, token_ids)) + self.finish()
         self._ended = True
         self._num_tokens += len(token_ids)
         self._held += self._take(self._decoder.flush([i for i in token_ids if self._has_text(i)]))
@@ -134,6 +158,21 @@ class Detokenizer:
     def _own(self, text: str) -> str:
         return _from_where_it_parts(text, self._context_end) if self._context_end else text
 
+    def _place(self, token_id: int, has_text: bool) -> None:
+        text = self._tokenizer.token_text(token_id) if has_text else ""
+        end = self._num_given + len(self._held)
+        if self._held.endswith(text):
+            self._placed_tokens.append(PlacedToken(token_id, end - len(text), end))
+
+    def _without_cut_token(self, num_characters: int) -> int:
+        """Fewer characters of the held text, if that many end within a token whose place is noted."""
+        end = self._num_given + num_characters
+        for token in reversed(self._placed_tokens):
+            if token.end <= end:
+                break
+            end = min(end, token.start)
+        return end - self._num_given
+
     def _find(self, text: str) -> Found | None:
         found = [one for search in self._searches if (one := search.find(text)) is not None]
         return min(found) if found else None
@@ -153,6 +192,7 @@ class Detokenizer:
     def _give_out(self, num_characters: int) -> str:
         piece = self._held[:num_characters]
         self._held = self._held[num_characters:]
+        self._num_given += num_characters
         for search in self._searches:
             search.drop(num_characters)
         if piece:

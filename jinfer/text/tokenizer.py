@@ -41,14 +41,17 @@ class Tokenizer:
         special_tokens: Mapping[str, str] | None = None,
         chat_template: str | Mapping[str, str] | None = None,
         default_bos_token_id: int | None = None,
+        response_template: Any = None,
     ) -> None:
         """Wrap a tokenizer of the tokenizers library, which must not change from here on.
 
         special_tokens: texts by name, such as {"bos_token": "<s>"}; chat templates see them under these
         names. chat_template: the source of the chat template, or of several by name. default_bos_token_id:
-        the BOS token where special_tokens has no bos_token.
+        the BOS token where special_tokens has no bos_token. response_template: the description of the
+        model's answers (see output_parsing.response_template), which is kept as it is.
         """
         self._backend = backend
+        self._response_template = response_template
         self._special_tokens = dict(special_tokens or {})
         self._chat_templates = (
             {"default": chat_template} if isinstance(chat_template, str) else dict(chat_template or {})
@@ -70,6 +73,7 @@ class Tokenizer:
             token_id for token_id, token in added_tokens.items() if token.special
         )
         self._special_texts = tuple(token.content for token in added_tokens.values() if token.special)
+        self._added_tokens = {token.content: token_id for token_id, token in added_tokens.items()}
         self._bytes_of_token: dict[int, bytes | None] = {}  # filled as tokens are met
 
     @classmethod
@@ -85,6 +89,7 @@ class Tokenizer:
             special_tokens=files.special_tokens,
             chat_template=files.chat_templates,
             default_bos_token_id=files.default_bos_token_id,
+            response_template=files.response_template,
         )
 
     @property
@@ -118,9 +123,20 @@ class Tokenizer:
         return MappingProxyType(self._chat_templates)
 
     @property
+    def response_template(self) -> Any:
+        """The model's description of its answers, as it brings it; None if it brings none."""
+        return self._response_template
+
+    @property
     def special_texts(self) -> tuple[str, ...]:
         """The texts of the special tokens, as a text is written that they are found in."""
         return self._special_texts
+
+    @property
+    def added_tokens(self) -> Mapping[str, int]:
+        """The ids of the tokens that are found in a text before all others, special or not, by their
+        texts."""
+        return MappingProxyType(self._added_tokens)
 
     @property
     def decoder_kind(self) -> DecoderKind:

@@ -1,7 +1,8 @@
 """Reads the files of a Hugging Face model directory that concern its tokenizer.
 
     tokenizer.json              the tokenizer itself; the one file that must exist
-    tokenizer_config.json       names of the special tokens, flags of the added tokens, the chat template
+    tokenizer_config.json       names of the special tokens, flags of the added tokens, the chat template,
+                                the response template
     special_tokens_map.json     older home of those names, and
     added_tokens.json           of tokens that tokenizer.json lacks; both are read only where
                                 tokenizer_config.json has no added_tokens_decoder
@@ -38,6 +39,7 @@ class TokenizerFiles:
     backend: Backend
     special_tokens: Mapping[str, str]  # {"bos_token": "<s>", ...}
     chat_templates: Mapping[str, str]  # by name; a single one is "default"
+    response_template: Any  # of transformers, as it is; None if there is none
     default_bos_token_id: int | None  # from generation_config.json or config.json
 
 
@@ -59,6 +61,7 @@ def read_tokenizer_files(directory: Path) -> TokenizerFiles:
         backend=backend,
         special_tokens=special.texts,
         chat_templates=_chat_templates(directory, config),
+        response_template=config.get("response_template"),
         default_bos_token_id=_default_bos_token_id(directory),
     )
 
