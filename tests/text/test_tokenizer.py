@@ -50,6 +50,21 @@ def from_files(tmp_path, tiny):
 # --- reading a directory
 
 
+def test_a_response_template_is_kept_as_it_is(tmp_path, tiny):
+    template = {"version": 9, "fields": [None]}
+    directory = write_directory(
+        tmp_path, tokenizer_json(tiny), tokenizer_config={"response_template": template}
+    )
+    assert Tokenizer.from_directory(directory).response_template == template
+    assert tiny["llama"].response_template is None
+
+
+def test_added_tokens_are_named_by_their_texts(tiny):
+    tokens = tiny["byte_level"].added_tokens
+    assert set(tokens) == {"<|end|>", "<|user|>", "<think>", "日本 語"}
+    assert tiny["byte_level"].encode("<think>", add_special_tokens=False) == [tokens["<think>"]]
+
+
 def test_a_missing_tokenizer_json_is_named_with_a_remedy(tmp_path):
     with pytest.raises(TokenizerError, match=r"no tokenizer.json in .*pass token ids.*transformers"):
         Tokenizer.from_directory(tmp_path)

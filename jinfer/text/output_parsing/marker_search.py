@@ -9,7 +9,7 @@ alive is a marker that may have begun: what comes before the first of them is te
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from jinfer.text.output_parsing.pattern_syntax import Either, Exactly, Chain, Named, Node, OneOf, Repeated
+from jinfer.text.output_parsing.pattern_syntax import Chain, Either, Exactly, Named, Node, OneOf, Repeated
 from jinfer.text.output_parsing.symbols import Symbol
 
 MAX_STATES = 5_000

@@ -32,16 +32,16 @@ class SymbolStream:
         """The symbols of the next text; strings have many characters.
 
         `tokens` are the next ones, in order, placed in all the text from the beginning: each is given with
-        the text it is in, or before. A token that the text ends within is text."""
+        the text it is in, or before. A token's text comes whole, but where the answer ends within it: that is
+        text."""
         self._waiting.extend(token for token in tokens if token.token_id in self._marker_texts)
         begin = at = self._position
         self._position += len(text)
         symbols: list[Symbol] = []
         while self._waiting and self._waiting[0].end <= self._position:
             token = self._waiting.popleft()
-            if token.start >= at:
-                symbols += [text[at - begin : token.start - begin], self._marker(token, text, begin)]
-                at = token.end
+            symbols += [text[at - begin : token.start - begin], self._marker(token, text, begin)]
+            at = token.end
         return [symbol for symbol in (*symbols, text[at - begin :]) if symbol]
 
     def _marker(self, token: PlacedToken, text: str, begin: int) -> MarkerToken:

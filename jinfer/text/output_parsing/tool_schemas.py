@@ -1,13 +1,11 @@
 """The types that a request's tools give to arguments, for formats that write arguments as bare text."""
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any
 
-from jinfer.text.output_parsing.plain_json import json_value
+from jinfer.text.output_parsing.plain_json import json_text, json_value
 from jinfer.text.output_parsing.python_literals import read_literal
 
-MAX_DEPTH = 10
 TYPE_NAMES = {str: "string", bool: "boolean", int: "integer", float: "number", dict: "object", list: "array"}
 
 
@@ -29,7 +27,7 @@ class ToolSchemas:
         """
         parameters = self._parameters.get(tool, {})
         schema = _mapping(parameters.get("properties")).get(argument)
-        types = _types(schema, parameters, MAX_DEPTH)
+        types = _types(schema, parameters, set())
         if not types or "string" in types:
             return text
         found = _as_boolean_or_null(text, types)
@@ -47,18 +45,19 @@ def _list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _types(schema: Any, root: Mapping[str, Any], depth: int) -> set[str]:
+def _types(schema: Any, root: Mapping[str, Any], seen: set[int]) -> set[str]:
     """The types that a JSON schema allows; none where it does not say. References are to the root's own
-    definitions."""
+    definitions. `seen` are the parts, by `id`, that count no more: each is read once."""
     schema = _mapping(schema)
-    if depth == 0:
+    if id(schema) in seen:
         return set()
+    seen.add(id(schema))
     if isinstance(reference := schema.get("$ref"), str):
-        return _types(_referred(reference, root), root, depth - 1)
+        return _types(_referred(reference, root), root, seen)
     declared = schema.get("type")
     types = {name for name in [declared, *_list(declared)] if isinstance(name, str)}
     for key in ("anyOf", "oneOf", "allOf"):
-        types |= {name for choice in _list(schema.get(key)) for name in _types(choice, root, depth - 1)}
+        types |= {name for choice in _list(schema.get(key)) for name in _types(choice, root, seen)}
     if not types:
         values = [*_list(schema.get("enum")), *([schema["const"]] if "const" in schema else [])]
         types = {TYPE_NAMES.get(type(value), "null") for value in values}
@@ -84,9 +83,8 @@ def _as_json(text: str, types: set[str]) -> Any:
     for read in (json_value, read_literal):
         try:
             value = read(text.strip())
+            json_text(value)
         except (ValueError, OverflowError):
-            continue
-        if isinstance(value, float) and not isfinite(value):
             continue
         if TYPE_NAMES.get(type(value)) in types - {"boolean"}:
             return value

@@ -223,6 +223,24 @@ def test_a_value_that_is_not_of_its_type_stays_text(value):
     assert json.loads(arguments) == {"days": value}
 
 
+@pytest.mark.parametrize("value", ["[1e999]", "(1, 2", "[f()]"])
+def test_a_list_that_is_no_json_stays_text(value):
+    text = f"<function=weather><parameter=tags>{value}</parameter></function>"
+    [(_, arguments)] = calls(parse(formats.QWEN3_CODER, f"<tool_call>{text}</tool_call>"))
+    assert json.loads(arguments) == {"tags": value}
+
+
+def test_a_schema_that_refers_to_itself_types_nothing():
+    schema = {"anyOf": [{"$ref": "#/properties/a"} for _ in range(100)]}
+    tool = {"name": "f", "parameters": {"properties": {"a": schema, "b": {"$ref": "#/properties/b"}}}}
+    text = (
+        "<tool_call><function=f><parameter=a>1</parameter><parameter=b>2</parameter></function></tool_call>"
+    )
+    assert calls(parse(formats.QWEN3_CODER, text, tools=[tool, "f", {"function": {"name": 1}}])) == [
+        ("f", '{"a": "1", "b": "2"}')
+    ]
+
+
 def test_a_value_may_have_lines_and_tags():
     value = "\n<b>\n1</b> </para>\n"
     text = f"<tool_call><function=f><parameter=a>\n{value}\n</parameter></function></tool_call>"

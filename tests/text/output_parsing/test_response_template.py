@@ -9,7 +9,7 @@ import pytest
 from jinfer.text.output_parsing.deltas import join
 from jinfer.text.output_parsing.response_format import HeadedJsonCall, JsonCalls, TemplateCalls
 from jinfer.text.output_parsing.response_template import read_response_template
-from tests.text.output_parsing.running import WEATHER, calls, deltas_of, parse
+from tests.text.output_parsing.running import WEATHER, calls, deltas_of, parse, parser
 
 CALL = {"type": "function", "function": {"name": "{name}", "arguments": "{content}"}}
 
@@ -178,6 +178,18 @@ def test_calls_that_do_not_parse_are_content():
     assert parse(read_response_template(broken), "Hi <f>{}</f> so").content == "Hi <f>{}</f> so"
     assert parse(read_response_template(broken), "Hi <f>[</f> so").content == "Hi <f>[</f> so"
     assert calls(parse(read_response_template(MERGED), text)) == [("g", "{}")]
+
+
+@pytest.mark.parametrize("text", [" " * 10_000 + "x", "<a>" * 3_000, "<a>" + " x" * 5_000])
+def test_a_marker_that_never_ends_is_text(text):
+    """And is not waited for without end."""
+    template = with_calls(open_pattern=r"\s*<a>.*?<b>", content="json", transform={"function": "{content}"})
+    response_format = read_response_template(template)
+    running = parser(response_format)
+    early = running.feed([text])
+    assert join([*early, *running.finish()]).content == text
+    assert early
+    assert join(deltas_of(response_format, text)).content == text
 
 
 def changed(**parts: Any) -> dict[str, Any]:
