@@ -150,6 +150,15 @@ def test_a_message_without_a_known_channel_is_content():
 
 
 @pytest.mark.parametrize(
+    ("response_format", "call"),
+    [(formats.LLAMA3_JSON, '{"name": "f", "parameters": {}}'), (formats.LLAMA_PYTHONIC, "[f()]")],
+)
+def test_a_call_that_no_marker_opens_begins_the_answer(response_format, call):
+    assert calls(parse(response_format, f"\n {call}")) == [("f", "{}")]
+    assert parse(response_format, f"Such as {call}").content == f"Such as {call}"
+
+
+@pytest.mark.parametrize(
     ("written", "arguments"),
     [
         ("{}", "{}"),
