@@ -1,5 +1,5 @@
-"""The front door for asyncio: `AsyncLLM` with generate, chat, stream and abort, its engine in a thread of its
-own."""
+"""The front door for asyncio: `AsyncLLM` with generate, chat, stream, chat_stream and abort, its engine in a
+thread of its own."""
 
 import asyncio
 import atexit
@@ -93,6 +93,20 @@ class AsyncLLM:
         loop."""
         prompt_list = as_prompts(prompts)
         queue = self._submit(prompt_list, as_params(params, options, len(prompt_list)), timeout_s)
+        return AsyncStream(self._loop, queue)
+
+    def chat_stream(
+        self,
+        messages: Messages,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        timeout_s: float | None = None,
+        **options: Any,
+    ) -> "AsyncStream":
+        """Starts answers whose text comes as it becomes final, over all conversations, as `LLM.chat_stream`
+        does. To be called in an event loop."""
+        prompts = self.parts.requests.render(messages)
+        queue = self._submit(prompts, as_params(params, options, len(prompts)), timeout_s)
         return AsyncStream(self._loop, queue)
 
     def abort(self, request_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The front door: `generate`, and `LLM` with generate, chat and stream."""
+"""The front door: `generate`, and `LLM` with generate, chat, stream and chat_stream."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -117,7 +117,20 @@ class LLM:
         """Yields text as it becomes final, over all prompts; see `generate`. Closing the iterator aborts what
         runs."""
         prompt_list = as_prompts(prompts)
-        requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
+        return self._stream(prompt_list, as_params(params, options, len(prompt_list)))
+
+    def chat_stream(
+        self,
+        messages: Messages,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **options: Any,
+    ) -> Iterator[StreamPiece]:
+        """Yields the answers of `chat` as their text becomes final; see `stream`."""
+        prompts = self.parts.requests.render(messages)
+        return self._stream(prompts, as_params(params, options, len(prompts)))
+
+    def _stream(self, prompts: list[Prompt], params: list[SamplingParams]) -> Iterator[StreamPiece]:
+        requests = self._create(prompts, params)
         prompt_index = {request: index for index, request in enumerate(requests)}
         return self._run(
             requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output)

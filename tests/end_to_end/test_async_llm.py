@@ -114,6 +114,13 @@ class TestTokens:
         ]
         assert [joined(pieces, index) for index in range(len(PROMPTS))] == expected
 
+    def test_a_stream_of_a_conversation_is_what_chat_gives(self, llm, inline):
+        async def stream() -> list[StreamPiece]:
+            return await pieces_of(llm.chat_stream(MESSAGES, **RANDOM))
+
+        (output,) = inline.chat(MESSAGES, **RANDOM)
+        assert joined(run(stream())) == (output.text, output.outputs[0].token_ids)
+
     def test_stop_strings_and_log_probabilities(self, llm, inline):
         options = {"temperature": 0, "max_tokens": 12, "ignore_eos": True, "logprobs": 3, "stop": "e"}
         assert [out.outputs for out in run(llm.generate(PROMPTS, **options))] == [

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from jinfer import FinishReason, StreamPiece
 from tests.end_to_end.llm.helpers import (
     GREEDY,
+    MESSAGES,
     PROMPTS,
     RANDOM,
     TEXT,
@@ -35,6 +36,15 @@ class TestStream:
 
         assert joined(pieces)[0] == llm.generate(TEXT, **options)[0].text
         assert pieces[-1].finish_reason is FinishReason.STOP
+
+    def test_pieces_of_conversations_are_what_chat_gives(self, llm):
+        conversations = [MESSAGES, [{"role": "user", "content": "rain"}]]
+        outputs = llm.chat(conversations, **RANDOM)
+        pieces = list(llm.chat_stream(conversations, **RANDOM))
+
+        expected = [(output.text, output.outputs[0].token_ids) for output in outputs]
+        assert [joined(pieces, index) for index in range(2)] == expected
+        assert joined(list(llm.chat_stream(MESSAGES, **RANDOM))) == expected[0]
 
     def test_text_comes_while_it_is_generated(self, llm):
         stream = llm.stream(TEXT, **GREEDY)
