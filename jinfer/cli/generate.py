@@ -16,7 +16,7 @@ from jinfer.cli.options import (
     sampling_params,
     token_ids,
 )
-from jinfer.cli.output import InOrder, check_stdout, json_line, report_errors
+from jinfer.cli.output import InOrder, check_stdout, json_line, report_errors, speed
 from jinfer.config import EngineConfig
 from jinfer.errors import RequestError
 from jinfer.llm import LLM
@@ -54,7 +54,11 @@ def add_generate(commands: Any) -> None:
         help="print each prompt before its completion, text as it was given; with --json it is there anyway",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object per prompt")
-    add_sampling_options(parser)
+    sampling = add_sampling_options(parser)
+    sampling.add_argument("--n", type=int, help="completions of each prompt")
+    sampling.add_argument(
+        "--logprobs", type=int, metavar="K", help="with --json: the K most likely tokens of each step"
+    )
     add_engine_options(parser)
     parser.set_defaults(run=_generate)
 
@@ -107,13 +111,6 @@ def _print_text(llm: LLM, prompts: list[Any], params: SamplingParams, echo: bool
     if sys.stdout.isatty():
         print(file=sys.stderr)
     if first_token is not None:
-        _tell_speed(num_tokens, time.perf_counter() - started, first_token - started)
+        elapsed_s = time.perf_counter() - started
+        print(speed(num_tokens, elapsed_s, first_token_s=first_token - started), file=sys.stderr)
     return report_errors(errors)
-
-
-def _tell_speed(num_tokens: int, elapsed_s: float, first_token_s: float) -> None:
-    print(
-        f"{num_tokens} tokens in {elapsed_s:.2f} s: {num_tokens / elapsed_s:.1f} tokens/s, "
-        f"first token after {first_token_s * 1e3:.0f} ms",
-        file=sys.stderr,
-    )

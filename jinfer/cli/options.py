@@ -30,12 +30,11 @@ SAMPLING_OPTIONS = (
 )
 
 
-def add_sampling_options(parser: argparse.ArgumentParser) -> None:
-    """The group of what SamplingParams has."""
+def add_sampling_options(parser: argparse.ArgumentParser) -> Any:
+    """Adds the group of what SamplingParams has for every command, and returns it for further options."""
     sampling = parser.add_argument_group(
         "sampling (default: the model's generation_config.json, else 1, 1, 0, 0)"
     )
-    sampling.add_argument("--n", type=int, help="completions of each prompt")
     sampling.add_argument("--max-tokens", type=int, metavar="N", help="default: the rest of the context")
     sampling.add_argument("--min-tokens", type=int, metavar="N")
     sampling.add_argument("--temperature", type=float, metavar="T", help="0 is greedy")
@@ -51,9 +50,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
         help="ends the output; may be given several times",
     )
     sampling.add_argument("--ignore-eos", action="store_true", help="go on after the end of sequence")
-    sampling.add_argument(
-        "--logprobs", type=int, metavar="K", help="with --json: the K most likely tokens of each step"
-    )
+    return sampling
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +77,8 @@ def _form(option: Option) -> dict[str, Any]:
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
     """The sampling parameters that were given. Raises RequestError."""
-    given = {name: getattr(options, name) for name in SAMPLING_OPTIONS if getattr(options, name) is not None}
+    values = {name: getattr(options, name, None) for name in SAMPLING_OPTIONS}
+    given = {name: value for name, value in values.items() if value is not None}
     return SamplingParams(ignore_eos=options.ignore_eos, **given)
 
 

@@ -85,3 +85,11 @@ def report_errors(errors: Iterable[str | None]) -> int:
     for error in found:
         print(f"jinfer: error: {error}", file=sys.stderr)
     return EXIT_ERROR if found else EXIT_OK
+
+
+def speed(num_tokens: int, elapsed_s: float, *, first_token_s: float) -> str:
+    """The figures of an output in words; both times are counted from its request."""
+    return (
+        f"{num_tokens} tokens in {elapsed_s:.2f} s: {num_tokens / elapsed_s:.1f} tokens/s, "
+        f"first token after {first_token_s * 1e3:.0f} ms"
+    )
