@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from jinfer.bench.cli import add_bench
+from jinfer.cli.chat import add_chat
 from jinfer.cli.convert import add_convert
 from jinfer.cli.generate import add_generate
 from jinfer.cli.options import add_engine_options, engine_options
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_generate(commands)
+    add_chat(commands)
     bench = commands.add_parser("bench", help="measure an engine beside the machine's limits")
     add_bench(bench, add_engine_options, engine_options)
     add_convert(commands)
