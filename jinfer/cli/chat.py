@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jinfer.cli.chat_commands import COMMANDS, run_command
-from jinfer.cli.chat_session import Answer, ChatSession
+from jinfer.cli.chat_session import ChatAnswer, ChatSession
 from jinfer.cli.chat_terminal import LineReader, remark, stop_on_interrupt, typing_is_hidden
 from jinfer.cli.chat_view import View, choose_view
 from jinfer.cli.options import (
@@ -123,7 +123,7 @@ class Chat:
         else:
             self.say(message[1:] if message.startswith("//") else message)
 
-    def _show_answer(self, answer: Callable[..., Answer]) -> None:
+    def _show_answer(self, answer: Callable[..., ChatAnswer]) -> None:
         try:
             with typing_is_hidden(), stop_on_interrupt() as is_stopped, self._view() as show:
                 given = answer(show=show, is_stopped=is_stopped)
@@ -132,7 +132,7 @@ class Chat:
         else:
             self._tell_end(given)
 
-    def _tell_end(self, answer: Answer) -> None:
+    def _tell_end(self, answer: ChatAnswer) -> None:
         if answer.error is not None:
             raise JinferError(f"{answer.error}; the turn is taken back")
         figures = speed(answer.num_tokens, answer.elapsed_s, first_token_s=answer.first_token_s or 0.0)
@@ -142,7 +142,7 @@ class Chat:
             remark("")
 
 
-def _ending(answer: Answer, max_model_len: int) -> str:
+def _ending(answer: ChatAnswer, max_model_len: int) -> str:
     """The remark on an answer that did not end by itself."""
     if not answer.is_kept:
         return "stopped before the first word, and the turn is taken back; "

@@ -20,7 +20,7 @@ TAIL_TOKENS = 16  # of a prompt: in these a template's opening mark would be
 
 
 @dataclass
-class Answer:
+class ChatAnswer:
     """An answer of the model, with its figures. `finish_reason` is None where the answer was stopped."""
 
     num_prompt_tokens: int
@@ -64,7 +64,7 @@ class ChatSession:
         self.system = system
         self.uses_template = uses_template
         self.messages: list[Message] = []
-        self.last_answer: Answer | None = None
+        self.last_answer: ChatAnswer | None = None
 
     @property
     def all_messages(self) -> list[Message]:
@@ -87,14 +87,14 @@ class ChatSession:
         """Forgets the history, but not the system message and the parameters."""
         self.messages, self.last_answer = [], None
 
-    def say(self, text: str, *, show: Show, is_stopped: Callable[[], bool]) -> Answer:
+    def say(self, text: str, *, show: Show, is_stopped: Callable[[], bool]) -> ChatAnswer:
         """Answers a message. The history has both afterwards, unless the answer is not kept.
 
         Raises RequestError where the conversation no longer fits the context, or the template refuses it.
         """
         return self._answer([*self.messages, {"role": "user", "content": text}], show, is_stopped)
 
-    def retry(self, *, show: Show, is_stopped: Callable[[], bool]) -> Answer:
+    def retry(self, *, show: Show, is_stopped: Callable[[], bool]) -> ChatAnswer:
         """Answers the last message of the user once more. The new answer replaces the old one if it is
         kept."""
         messages = list(self.messages)
@@ -104,9 +104,9 @@ class ChatSession:
             raise RequestError("there is no message to answer again; say something first")
         return self._answer(messages, show, is_stopped)
 
-    def _answer(self, messages: list[Message], show: Show, is_stopped: Callable[[], bool]) -> Answer:
+    def _answer(self, messages: list[Message], show: Show, is_stopped: Callable[[], bool]) -> ChatAnswer:
         prompt = self._prompt(messages)
-        answer = Answer(num_prompt_tokens=len(prompt))
+        answer = ChatAnswer(num_prompt_tokens=len(prompt))
         splitter = self._splitter(prompt)
         pieces = cast(Generator[StreamPiece, None, None], self.llm.stream([prompt], self.params))
         started = time.perf_counter()
@@ -165,7 +165,7 @@ def _with_system(system: str | None, messages: Sequence[Message]) -> list[Messag
     return [*([] if system is None else [{"role": "system", "content": system}]), *messages]
 
 
-def _count(answer: Answer, piece: StreamPiece, elapsed_s: float) -> None:
+def _count(answer: ChatAnswer, piece: StreamPiece, elapsed_s: float) -> None:
     answer.num_tokens += len(piece.token_ids)
     answer.elapsed_s = elapsed_s
     if answer.first_token_s is None:
@@ -173,7 +173,7 @@ def _count(answer: Answer, piece: StreamPiece, elapsed_s: float) -> None:
     answer.finish_reason, answer.error = piece.finish_reason, piece.error
 
 
-def _add(answer: Answer, deltas: Iterable[Delta], show: Show) -> None:
+def _add(answer: ChatAnswer, deltas: Iterable[Delta], show: Show) -> None:
     for part, text in deltas:
         answer.texts[part] += text
         show(part, text)
