@@ -42,7 +42,7 @@ class AnswerParsing:
     """The format of a model's answers with its tokenizer; immutable, and safe to share between requests."""
 
     def __init__(self, tokenizer: Tokenizer, response_format: ResponseFormat) -> None:
-        """Where the kind of the tokenizer's decoder is unknown, markers are found by their text alone."""
+        """Markers are found by their text alone where the kind of the tokenizer's decoder is unknown."""
         is_exact = tokenizer.decoder_kind is not DecoderKind.UNKNOWN
         added_tokens = tokenizer.added_tokens if is_exact else {}
         self._tokenizer = tokenizer

@@ -37,7 +37,7 @@ EVIDENCE = (
     (LLAMA3_JSON, ("<|header_start|>", '"parameters"')),
     (THINKING, ("</think>",)),
 )
-"""What a chat template says, or an added token is, by which a format is known. The first that fits wins."""
+"""The texts in a chat template, or of added tokens, by which a format is known. The first that fits wins."""
 
 
 def choose_format(

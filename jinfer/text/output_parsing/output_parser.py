@@ -6,10 +6,10 @@ from secrets import choice
 from string import ascii_letters, digits
 from typing import Any
 
-from jinfer.text.output_parsing.answer import Answer
 from jinfer.text.output_parsing.calls.call_reader import CallReader, ReaderState
 from jinfer.text.output_parsing.calls.readers import call_reader
 from jinfer.text.output_parsing.compiled_format import CLOSE, IGNORED, CompiledFormat, Watch
+from jinfer.text.output_parsing.delta_queue import DeltaQueue
 from jinfer.text.output_parsing.deltas import Delta
 from jinfer.text.output_parsing.marker_search import MarkerMatch, MarkerSearch
 from jinfer.text.output_parsing.response_format import Region, TextKind
@@ -45,7 +45,7 @@ class OutputParser:
         self._reads_calls = tools is not None
         self._reads_reasoning = reads_reasoning
         length = compiled.format.call_id_length
-        self._answer = Answer(new_call_id or (lambda: random_call_id(length)))
+        self._answer = DeltaQueue(new_call_id or (lambda: random_call_id(length)))
         self._content = TextWriter(self._answer.content, is_stripped=compiled.format.is_leftover_stripped)
         self._reasoning = TextWriter(self._answer.reasoning, is_stripped=True)
         self._region: int | None = None
@@ -56,7 +56,7 @@ class OutputParser:
         self._begin_search()
 
     def feed(self, symbols: Iterable[Symbol]) -> list[Delta]:
-        """What is certain with these symbols. A string among them may have many characters."""
+        """The deltas that are certain with these symbols. A string among them may have many characters."""
         for symbol in symbols:
             if isinstance(symbol, str):
                 self._advance_text(symbol)
@@ -65,7 +65,7 @@ class OutputParser:
         return self._answer.take()
 
     def finish(self) -> list[Delta]:
-        """What is left at the end of the answer."""
+        """The deltas that are left at the end of the answer."""
         while self._held:
             self._settle()
         if self._reader is not None:

@@ -136,7 +136,7 @@ def _marker(entries: Mapping[str, Any], key: str, what: str) -> Marker | None:
 
 
 def _calls(field: Mapping[str, Any], what: str) -> CallSyntax:
-    """How the calls are written; one that passes JSON on as it comes, where the template amounts to that."""
+    """The syntax of the calls; one that passes JSON on as it comes, where the template amounts to that."""
     content, arguments = field.get("content", "text"), field.get("content_args", {})
     _check_content(content, arguments, what)
     transform, is_each = field.get("transform"), bool(field.get("transform_each", False))

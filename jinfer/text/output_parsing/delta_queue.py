@@ -12,8 +12,8 @@ from jinfer.text.output_parsing.deltas import (
 )
 
 
-class Answer:
-    """Collects deltas until they are taken. It is the sink of calls, too."""
+class DeltaQueue:
+    """The deltas that were not taken yet. It is the sink of calls, too."""
 
     def __init__(self, new_call_id: Callable[[], str]) -> None:
         self._new_call_id = new_call_id
@@ -42,7 +42,7 @@ class Answer:
         self.num_calls -= first_call if first_call is not None else self.num_calls
 
     def take(self) -> list[Delta]:
-        """What has come since the last time, neighbours of one kind joined."""
+        """The deltas since the last time, neighbours of one kind joined."""
         joined: list[Delta] = []
         for delta in self._deltas:
             if joined and (both := _joined(joined[-1], delta)) is not None:
