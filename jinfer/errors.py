@@ -10,6 +10,7 @@
     │   └── TokenizerError          no tokenizer, or no chat template, where one is needed
     ├── RequestError                a request is invalid; no other request is affected
     └── EngineError                 the engine failed or is closed
+        └── OverloadedError         the engine takes no more requests at present
 
 A message gives the value, the rule that it breaks and the remedy. The classes that report a caller's bad
 value are also ValueErrors, so that code written against the standard library's habits catches them.
@@ -66,3 +67,15 @@ class RequestError(JinferError, ValueError):
 
 class EngineError(JinferError, RuntimeError):
     """The engine failed or was closed; the message says which."""
+
+
+class OverloadedError(EngineError):
+    """The engine takes no more requests at present: its queue is full, or it is about to start again.
+
+    `retry_after_s` is an estimate of the seconds until it may take one, different for each caller, so that
+    not all come back at the same moment.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

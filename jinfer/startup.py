@@ -55,6 +55,11 @@ class EngineParts:
         """The sizes that followed from the options."""
         return self.memory.limits
 
+    @property
+    def device_kind(self) -> str:
+        """The name of the kind of device that the engine runs on."""
+        return default_placement().device.device_kind
+
     def close(self) -> None:
         """Gives back the device's memory, but not params that the caller brought."""
         self.engine.close()

@@ -42,14 +42,17 @@ class Tokenizer:
         chat_template: str | Mapping[str, str] | None = None,
         default_bos_token_id: int | None = None,
         response_template: Any = None,
+        directory: Path | None = None,
     ) -> None:
         """Wrap a tokenizer of the tokenizers library, which must not change from here on.
 
         special_tokens: texts by name, such as {"bos_token": "<s>"}; chat templates see them under these
         names. chat_template: the source of the chat template, or of several by name. default_bos_token_id:
         the BOS token where special_tokens has no bos_token. response_template: the description of the
-        model's answers (see output_parsing.response_template), which is kept as it is.
+        model's answers (see output_parsing.response_template), which is kept as it is. directory: where all
+        of it was read from.
         """
+        self.directory = directory
         self._backend = backend
         self._response_template = response_template
         self._special_tokens = dict(special_tokens or {})
@@ -90,6 +93,7 @@ class Tokenizer:
             chat_template=files.chat_templates,
             default_bos_token_id=files.default_bos_token_id,
             response_template=files.response_template,
+            directory=Path(path),
         )
 
     @property
