@@ -43,7 +43,7 @@ def steady(session: Session, engine: Engine, workload: Workload) -> Iterator[Non
         yield
     finally:
         for request in requests:
-            engine.abort(request)
+            engine.abort(request.sequences)
         engine.step()  # reads what is in flight, for nobody
 
 

@@ -3,6 +3,7 @@ work."""
 
 import dataclasses
 import time
+from collections.abc import Iterable
 
 from jinfer.config import Limits
 from jinfer.engine.stats import EngineStats
@@ -53,9 +54,9 @@ class Engine:
                 self._logprob_sequences.add(sequence)
             self.scheduler.add(sequence)
 
-    def abort(self, request: Request) -> None:
-        """Ends what of the request still runs and frees its pages."""
-        for sequence in request.sequences:
+    def abort(self, sequences: Iterable[Sequence]) -> None:
+        """Ends those of the sequences that still run and frees their pages."""
+        for sequence in sequences:
             if sequence in self._sequences:
                 self._end(sequence, FinishReason.ABORT)
 

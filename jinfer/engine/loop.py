@@ -28,6 +28,7 @@ from jinfer.engine.engine import Engine
 from jinfer.engine.open_queues import OpenQueues
 from jinfer.engine.output_queue import OutputQueue
 from jinfer.errors import EngineError
+from jinfer.requests.request import Sequence
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -56,6 +57,7 @@ class EngineLoop:
         self._open_queues = OpenQueues(engine)
         self._is_in_use = False
         self._is_closed = False
+        self._failure: str | None = None
         self._thread: threading.Thread | None = None
         # Of the thread; to put something there takes no lock of Python's.
         self._wake: SimpleQueue[None] | None = None
@@ -63,6 +65,12 @@ class EngineLoop:
     @property
     def is_closed(self) -> bool:
         return self._is_closed
+
+    @property
+    def failure(self) -> str | None:
+        """The reason for which the engine cannot go on: a reset that failed after a fault. None while it
+        can."""
+        return self._failure
 
     def check_open(self) -> None:
         """Raises EngineError if the loop was closed."""
@@ -85,6 +93,14 @@ class EngineLoop:
         """Ends a request before the next step, unless it has ended; its queue gets the ends of its
         sequences."""
         self._give(self._open_queues.abort, request_id)
+
+    def abort_sequence(self, sequence: Sequence) -> None:
+        """Ends one sequence of a request before the next step, unless it has ended."""
+        self._give(self._open_queues.abort_sequence, sequence)
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Calls a function between two steps, after all that was given before."""
+        self._give(_call, function)
 
     def close_soon(self) -> None:
         """Closes at the end of the step that runs, without waiting for it: for finalizers."""
@@ -124,20 +140,28 @@ class EngineLoop:
         """Steps the engine in a thread from now on, while a request runs, until `close`."""
         self._wake = SimpleQueue()
         self._thread = threading.Thread(
-            target=self._run, args=[self._wake], name="jinfer-engine", daemon=True
+            target=self._run, args=[self._wake, _nothing], name="jinfer-engine", daemon=True
         )
         self._thread.start()
+
+    def run(self, after_turn: Callable[[], None]) -> None:
+        """Steps the engine in this thread while a request runs, until `close_soon`. `after_turn` is called
+        after each step, and whenever commands were applied."""
+        self._wake = SimpleQueue()
+        self._wake.put(None)  # for commands that were given before
+        self._run(self._wake, after_turn)
 
     def between_steps(self, look: Callable[[], T]) -> T:
         """Calls a function that changes nothing of the engine, while no step runs."""
         with self._lock:
             return look()
 
-    def _run(self, wake: "SimpleQueue[None]") -> None:
+    def _run(self, wake: "SimpleQueue[None]", after_turn: Callable[[], None]) -> None:
         while not self._is_closed:
             wake.get()
             while (self._commands or self._open_queues.has_any) and not self._is_closed:
                 self._take_turn()
+                after_turn()
         self._take_turn()
 
     def _take_turn(self) -> None:
@@ -148,7 +172,8 @@ class EngineLoop:
             logger.error("%s", error)
             with self._lock:
                 if self._is_in_use:
-                    self._refuse(str(error))
+                    self._failure = str(error)
+                    self._refuse(self._failure)
 
     def _refuse(self, reason: str) -> None:
         """Fails the requests that wait to be accepted, after a reset that failed."""
@@ -225,6 +250,7 @@ class EngineLoop:
                 f"{reason}; nor could it begin anew ({error}); close this LLM and create another"
             ) from error
         self._is_in_use = False
+        self._failure = None
 
     def _shut(self, _: None) -> None:
         self._open_queues.fail_all(CLOSED)
@@ -234,3 +260,7 @@ class EngineLoop:
 
 def _nothing() -> None:
     """The work of a holder that only applies the commands."""
+
+
+def _call(function: Callable[[], None]) -> None:
+    function()

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from jinfer.engine.engine import Engine
 from jinfer.engine.output_queue import OutputQueue
-from jinfer.requests.request import FinishReason, Request, SequenceOutput
+from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput
 
 
 class OpenQueues:
@@ -36,14 +36,20 @@ class OpenQueues:
         """Aborts the requests of a queue that has no taker any more."""
         self._forget(queue)
         for request in queue.requests:
-            self._engine.abort(request)
+            self._engine.abort(request.sequences)
 
     def abort(self, request_id: str) -> None:
         """Aborts a request, unless it has ended."""
         for request, queue in self._queues.items():
             if request.request_id == request_id:
-                self._end(request, queue)
+                self._end(request.sequences, queue)
                 return
+
+    def abort_sequence(self, sequence: Sequence) -> None:
+        """Aborts one sequence of a request, unless it has ended."""
+        queue = self._queues.get(sequence.request)
+        if queue is not None:
+            self._end([sequence], queue)
 
     def end_late(self) -> None:
         """Aborts the requests whose deadline has passed."""
@@ -52,7 +58,7 @@ class OpenQueues:
         now = time.monotonic()
         for queue in [queue for queue, deadline in self._deadlines.items() if deadline <= now]:
             for request in queue.requests:
-                self._end(request, queue)
+                self._end(request.sequences, queue)
 
     def deliver(self, outputs: Iterable[SequenceOutput]) -> None:
         """Puts each output into the queue of its request."""
@@ -70,9 +76,9 @@ class OpenQueues:
         self._queues.clear()
         self._deadlines.clear()
 
-    def _end(self, request: Request, queue: OutputQueue) -> None:
-        self._engine.abort(request)
-        open_sequences = [sequence for sequence in request.sequences if queue.awaits(sequence)]
+    def _end(self, sequences: list[Sequence], queue: OutputQueue) -> None:
+        self._engine.abort(sequences)
+        open_sequences = [sequence for sequence in sequences if queue.awaits(sequence)]
         self.deliver(
             SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ABORT)
             for sequence in open_sequences

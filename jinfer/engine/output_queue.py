@@ -32,6 +32,11 @@ class OutputQueue:
         """True once nothing is put here any more."""
         return self.is_complete or self._failure is not None
 
+    @property
+    def num_untaken(self) -> int:
+        """Outputs that wait here to be taken."""
+        return len(self._outputs)
+
     def awaits(self, sequence: Sequence) -> bool:
         """True until the end of the sequence is put here."""
         return sequence in self._open
