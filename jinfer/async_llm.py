@@ -34,7 +34,8 @@ class AsyncLLM:
     `asyncio.to_thread`. `close`, or an async with block, gives the memory back.
 
     A task that is cancelled, and a stream that is closed or dropped, leave the engine at once. With
-    `timeout_s`, what has not ended by then ends with the tokens that it has and finish_reason `abort`.
+    `timeout_s`, what has not ended by then ends with the tokens that it has and finish_reason `abort`. Calls
+    of a lower `priority` begin first, and keep their pages longest where these are short.
     """
 
     def __init__(
@@ -62,11 +63,14 @@ class AsyncLLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         timeout_s: float | None = None,
+        priority: int = 0,
         **options: Any,
     ) -> list[RequestOutput]:
         """Completes a string, token ids, or a list of either, as `LLM.generate` does."""
         prompt_list = as_prompts(prompts)
-        return await self._complete(prompt_list, as_params(params, options, len(prompt_list)), timeout_s)
+        return await self._complete(
+            prompt_list, as_params(params, options, len(prompt_list)), timeout_s, priority
+        )
 
     async def chat(
         self,
@@ -74,12 +78,13 @@ class AsyncLLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         timeout_s: float | None = None,
+        priority: int = 0,
         **options: Any,
     ) -> list[RequestOutput]:
         """Answers a conversation, or a list of them, through the model's chat template, as `LLM.chat`
         does."""
         prompts = self.parts.requests.render(messages)
-        return await self._complete(prompts, as_params(params, options, len(prompts)), timeout_s)
+        return await self._complete(prompts, as_params(params, options, len(prompts)), timeout_s, priority)
 
     def stream(
         self,
@@ -87,12 +92,13 @@ class AsyncLLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         timeout_s: float | None = None,
+        priority: int = 0,
         **options: Any,
     ) -> "AsyncStream":
         """Starts requests whose text comes as it becomes final, over all prompts. To be called in an event
         loop."""
         prompt_list = as_prompts(prompts)
-        queue = self._submit(prompt_list, as_params(params, options, len(prompt_list)), timeout_s)
+        queue = self._submit(prompt_list, as_params(params, options, len(prompt_list)), timeout_s, priority)
         return AsyncStream(self._loop, queue)
 
     def chat_stream(
@@ -136,9 +142,9 @@ class AsyncLLM:
         await self.close()
 
     async def _complete(
-        self, prompts: list[Prompt], params: list[SamplingParams], timeout_s: float | None
+        self, prompts: list[Prompt], params: list[SamplingParams], timeout_s: float | None, priority: int
     ) -> list[RequestOutput]:
-        queue = self._submit(prompts, params, timeout_s)
+        queue = self._submit(prompts, params, timeout_s, priority)
         try:
             while await queue.take():
                 pass
@@ -147,14 +153,14 @@ class AsyncLLM:
         return [RequestOutput.of(request) for request in queue.requests]
 
     def _submit(
-        self, prompts: list[Prompt], params: list[SamplingParams], timeout_s: float | None
+        self, prompts: list[Prompt], params: list[SamplingParams], timeout_s: float | None, priority: int
     ) -> AsyncOutputQueue:
         self._loop.check_open()
         deadline = _deadline(timeout_s)
         event_loop = asyncio.get_running_loop()
         if self._waker is None or self._waker.event_loop is not event_loop:
             self._waker = Waker(event_loop)
-        requests = self.parts.requests.create_all(prompts, params)
+        requests = self.parts.requests.create_all(prompts, params, priority=priority)
         queue = AsyncOutputQueue(requests, self._waker, deadline=deadline)
         self._loop.submit(queue)
         return queue

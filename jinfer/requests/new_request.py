@@ -12,6 +12,7 @@ from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 
 SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: neighbouring sequences get seeds that are far apart
 SEED_MODULUS = 2**64
+MAX_PRIORITY = 2**31 - 1
 
 
 def create_request(
@@ -23,9 +24,11 @@ def create_request(
     eos_token_ids: frozenset[int],
     vocab_size: int,
     limits: Limits,
+    priority: int = 0,
 ) -> Request:
     """Checks everything that can be known before the request runs. Raises RequestError with the
     numbers."""
+    _check_priority(priority)
     _check_prompt(prompt_token_ids, vocab_size, limits)
     stop_token_ids = frozenset(params.stop_token_ids or ()) | (
         frozenset() if params.ignore_eos else eos_token_ids
@@ -38,6 +41,7 @@ def create_request(
         prompt_token_ids=tuple(prompt_token_ids),
         params=params,
         arrival_time=time.perf_counter(),
+        priority=priority,
     )
     max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
     seed = secrets.randbelow(SEED_MODULUS) if params.seed is None else params.seed
@@ -54,6 +58,14 @@ def create_request(
             )
         )
     return request
+
+
+def _check_priority(priority: int) -> None:
+    if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > MAX_PRIORITY:
+        raise RequestError(
+            f"priority={shown(priority)} must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}; lower "
+            "ones begin first"
+        )
 
 
 def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Limits) -> None:

@@ -56,6 +56,12 @@ class Sequence:
         return self.request.params
 
     @property
+    def rank(self) -> tuple[int, int]:
+        """The place in the order in which accepted sequences begin; the last one loses its pages first."""
+        assert self.arrival is not None, "it was not accepted"
+        return self.request.priority, self.arrival
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that exist, the unread one included."""
         return len(self.token_ids) + self.num_pending_tokens
@@ -82,9 +88,12 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     arrival_time: float
+    priority: int = 0
+    """Requests of lower priority begin first, and keep their pages longest; among equals, the first come."""
     sequences: list[Sequence] = field(default_factory=list)
     # Of the prompt, found in the prefix cache when the first sequence began.
     num_cached_tokens: int | None = None
+    begun_time: float | None = None  # then: until there it waited in line
     first_token_time: float | None = None
     finished_time: float | None = None
 

@@ -36,22 +36,24 @@ class RequestFactory:
         self._limits = limits
         self._numbers = itertools.count(1)
 
-    def create_all(self, prompts: Sequence[Prompt], params: Sequence[SamplingParams]) -> list[Request]:
+    def create_all(
+        self, prompts: Sequence[Prompt], params: Sequence[SamplingParams], *, priority: int = 0
+    ) -> list[Request]:
         """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are
         several."""
         requests = []
         for index, pair in enumerate(zip(prompts, params, strict=True)):
             try:
-                requests.append(self.create(*pair))
+                requests.append(self.create(*pair, priority=priority))
             except RequestError as error:
                 if len(prompts) == 1:
                     raise
                 raise RequestError(f"prompts[{index}]: {error}") from error
         return requests
 
-    def create(self, prompt: Prompt, params: SamplingParams) -> Request:
+    def create(self, prompt: Prompt, params: SamplingParams, *, priority: int = 0) -> Request:
         """A request that could run alone, with the numbers in the RequestError if it could not. Nothing is
-        accepted yet."""
+        accepted yet. Requests of lower `priority` begin first."""
         if params.stop_strings:
             self.need_tokenizer("stop strings")
         ids = prompt.token_ids
@@ -66,6 +68,7 @@ class RequestFactory:
             eos_token_ids=self._eos_token_ids,
             vocab_size=self._vocab_size,
             limits=self._limits,
+            priority=priority,
         )
         for sequence in request.sequences:
             sequence.detokenizer = self._detokenizer(request)

@@ -12,7 +12,7 @@
                     sequence decodes: the smoothest stream of tokens. A prompt waits for DECODE_STEPS - 1
                     steps before each of its chunks.
 
-Whatever the policy, prompts are taken in order of arrival, and no request overtakes another.
+Whatever the policy, prompts are taken in order of priority and arrival, and no request overtakes an equal.
 """
 
 from collections.abc import Callable, Mapping

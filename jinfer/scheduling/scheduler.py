@@ -1,9 +1,10 @@
 """Continuous batching: which sequences run in the next step, how many tokens of each, and on which pages.
 
 A policy decides which steps decode and which compute prompts (policies.py). Prompts are computed in chunks,
-in order of arrival, within a budget of tokens for each step (prompts.py). Pages are given out as they are
-needed. When they run out, the newest sequence is preempted: it loses its pages and waits, first in line, to
-be computed again, from what the prefix cache still holds by then.
+in order of their ranks, within a budget of tokens for each step (prompts.py). Pages are given out as they
+are needed. When they run out, the sequence of the last rank is preempted: it loses its pages and waits to be
+computed again, from what the prefix cache still holds by then. Ranks are by priority, and by arrival among
+equals.
 
 The scheduler plans ahead of what the host has read: a planned step counts as computed, and the token that it
 samples as pending, so that the next step can be planned before the token is read. Reusing the pages of a
@@ -53,7 +54,7 @@ class Scheduler:
             rotation_class=self._rotation_class,
         )
         self._pages = PageAllocator(self.limits, self.page_pool, evict=self._prefix_cache.tree.evict)
-        self._running: dict[Sequence, None] = {}  # in order of arrival
+        self._running: dict[Sequence, None] = {}  # in order of their ranks
         self._prompts = PromptPlanner(
             self.limits,
             self.counters,
@@ -86,10 +87,10 @@ class Scheduler:
         return bool(self._prompts.waiting or self._running)
 
     def add(self, sequence: Sequence) -> None:
-        """Appends a new sequence to the waiting ones."""
+        """Adds a new sequence to the waiting ones."""
         sequence.arrival = self._num_arrivals
         self._num_arrivals += 1
-        self._prompts.waiting.append(sequence)
+        self._prompts.add_waiting(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Removes a sequence that ended and takes back its row and pages. These stay in the prefix cache,
@@ -128,23 +129,23 @@ class Scheduler:
         return bool(step.decoding)
 
     def _make_room(self, sequence: Sequence, num_tokens: int, step: StepInProgress) -> bool:
-        """Preempts newer sequences until the pages for `num_tokens` more are available.
+        """Preempts sequences of later ranks until the pages for `num_tokens` more are available.
 
-        The newest of all does not run in this step: it keeps its pages, and waits for others to finish or for
-        an older one to take them. So the oldest always gets what it needs.
+        The last of all does not run in this step: it keeps its pages, and waits for others to finish or for
+        an earlier one to take them. So the first always gets what it needs; a prompt perhaps some steps
+        later, for it takes no pages of a row that is in this step already.
         """
         while self._pages.num_missing(sequence, num_tokens) > self._pages.num_available:
             step.is_short_of_pages = True
-            newest = next(reversed(self._running))
-            if newest is sequence:
+            last = next(reversed(self._running))
+            if last is sequence or last in step.decoding:
                 return False
-            self._preempt(newest)
+            self._preempt(last)
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
         self._release(sequence, keep=True)
-        # It came before all that wait, for admission is in order of arrival.
-        self._prompts.waiting.appendleft(sequence)
+        self._prompts.add_waiting(sequence)
         self.counters.num_preemptions += 1
 
     def _release(self, sequence: Sequence, *, keep: bool) -> None:
@@ -160,8 +161,9 @@ class Scheduler:
         self._prefix_cache.check_integrity(self._running)
         rows = sorted([*self._prompts.free_rows, *(s.row for s in self._running if s.row is not None)])
         assert rows == list(range(self.limits.max_num_seqs)), "a row is lost, or has two owners"
-        arrivals = [s.arrival for s in (*self._running, *self._prompts.waiting) if s.arrival is not None]
-        assert arrivals == sorted(arrivals), "a sequence runs or waits out of its turn"
-        assert all(s.has_token_on_device for s in list(self._running)[:-1]), (
+        for sequences in (self._running, self._prompts.waiting):
+            ranks = [sequence.rank for sequence in sequences]
+            assert ranks == sorted(ranks), "a sequence runs or waits out of its turn"
+        assert sum(not s.has_token_on_device for s in self._running) <= 1, (
             "two are in the middle of their prompts"
         )

@@ -19,13 +19,20 @@ VOCAB_SIZE = 1000
 
 
 def new_sequences(
-    limits: Limits, prompt: Collection[int], max_tokens: int, *, salt: str | None = None, n: int = 1
+    limits: Limits,
+    prompt: Collection[int],
+    max_tokens: int,
+    *,
+    salt: str | None = None,
+    n: int = 1,
+    priority: int = 0,
 ) -> list[Sequence]:
     """The sequences of one request."""
     params = SamplingParams(max_tokens=max_tokens, cache_salt=salt, n=n, seed=0).with_defaults({})
     request = create_request(
         "test", None, prompt, params, eos_token_ids=frozenset(), vocab_size=VOCAB_SIZE, limits=limits
     )
+    request.priority = priority
     return request.sequences
 
 
@@ -212,11 +219,13 @@ class FakeEngine:
         self._in_flight: tuple[StepPlan, list[int | None]] | None = None
         self._next_start: dict[Sequence, int] = {}
 
-    def add(self, prompt_length: int, max_tokens: int, *, eos_after: int | None = None) -> Sequence:
+    def add(
+        self, prompt_length: int, max_tokens: int, *, eos_after: int | None = None, priority: int = 0
+    ) -> Sequence:
         """Accepts a sequence with a prompt like no other, and ends it after `eos_after` tokens of output, or
         at its length bound."""
         prompt = [len(self.eos_after) % VOCAB_SIZE, *range(prompt_length - 1)]
-        return self.add_prompt(prompt, max_tokens, eos_after=eos_after)[0]
+        return self.add_prompt(prompt, max_tokens, eos_after=eos_after, priority=priority)[0]
 
     def add_prompt(
         self,
@@ -226,9 +235,10 @@ class FakeEngine:
         eos_after: int | None = None,
         salt: str | None = None,
         n: int = 1,
+        priority: int = 0,
     ) -> list[Sequence]:
         """As `add`, with a prompt that others may have as well."""
-        sequences = new_sequences(self.limits, prompt, max_tokens, salt=salt, n=n)
+        sequences = new_sequences(self.limits, prompt, max_tokens, salt=salt, n=n, priority=priority)
         for sequence in sequences:
             self.eos_after[sequence] = eos_after
             self.live.append(sequence)
@@ -241,18 +251,25 @@ class FakeEngine:
     def fail(self, sequence: Sequence) -> None:
         self._end(sequence, FinishReason.ERROR)
 
+    @property
+    def has_priorities(self) -> bool:
+        """True if not all that were accepted are equals."""
+        return len({sequence.request.priority for sequence in self.eos_after}) > 1
+
     def step(self) -> StepPlan | None:
         """As Engine.step: plan and dispatch, then read the step before."""
         self.num_steps += 1
-        running = [s for s in self.live if s.row is not None]
-        oldest_may_run = bool(running) and running[0].num_tokens < running[0].max_total_tokens
+        first = min((s for s in self.live if s.row is not None), key=lambda s: s.rank, default=None)
+        first_may_run = first is not None and first.num_tokens < first.max_total_tokens
+        if first_may_run and self.has_priorities:  # in its prompt, it may wait for pages of rows in a step
+            first_may_run = first.has_token_on_device
         plan = self.scheduler.schedule()
         self._check(plan)
-        if oldest_may_run:
-            assert plan is not None, "the oldest sequence stands still"
+        if first_may_run:
+            assert plan is not None, "the first sequence stands still"
             is_prefill = self.policy == "prefill_first" and plan.chunks
-            is_in_step = running[0] in [row.sequence for row in self._rows(plan)]
-            assert is_in_step or is_prefill, "the oldest sequence stands still"
+            is_in_step = first in [row.sequence for row in self._rows(plan)]
+            assert is_in_step or is_prefill, "the first sequence stands still"
         dispatched = (plan, self.device.dispatch(plan)) if plan else None
         if self._in_flight:
             plan_before, handle = self._in_flight
@@ -269,6 +286,8 @@ class FakeEngine:
         max_between = 1 + (
             self.limits.max_num_seqs * self.limits.max_model_len if self.policy == "prefill_first" else 0
         )
+        if self.has_priorities:  # one that is first may wait, in its prompt, for others to fill their pages
+            max_between *= 1 + self.limits.max_num_seqs * self.limits.page_size
         most = self.num_steps + 2 + max_between * sum(sequence.max_total_tokens + 2 for sequence in self.live)
         while self.live or self._in_flight:
             self.step()
@@ -299,9 +318,11 @@ class FakeEngine:
         return rows_of(plan, self.limits.page_size)
 
     def _check(self, plan: StepPlan | None) -> None:
-        waiting = [s.arrival for s in self.live if s.row is None]
-        running = [s.arrival for s in self.live if s.row is not None]
-        assert max(running, default=-1) < min(waiting, default=len(self.eos_after)), "admitted out of turn"
+        waiting = [s for s in self.live if s.row is None]
+        for one in (s for s in self.live if s.row is not None):
+            has_joined = one not in self._next_start
+            rivals = [s for s in waiting if has_joined or s.request.priority == one.request.priority]
+            assert all(one.rank < s.rank for s in rivals), "admitted out of turn"
         for sequence in self.live:
             if sequence.row is None:
                 self._next_start.pop(sequence, None)  # preempted, it begins again
@@ -323,8 +344,9 @@ class FakeEngine:
         assert len(rows) == plan.num_rows <= self.limits.max_num_seqs
         starts = [row.start for row in rows if row.token_ids is None]
         assert starts == sorted(starts, reverse=True), "a short row decodes before a longer one"
-        arrivals = [row.sequence.arrival for row in rows if row.token_ids is not None]
-        assert arrivals == sorted(arrivals)
+        joined = [row for row in rows if row.token_ids is not None and row.sequence not in self._next_start]
+        ranks = [row.sequence.rank for row in joined]
+        assert ranks == sorted(ranks)
         for row in rows:
             self._check_row(row)
 

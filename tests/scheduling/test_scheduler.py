@@ -47,6 +47,7 @@ class Arrival:
     eos_after: int | None
     salt: str | None
     n: int
+    priority: int
 
     def prompt(self, longest: int) -> list[int]:
         length = 1 + round(self.length * (longest - 1))
@@ -63,6 +64,7 @@ arrivals = st.builds(
     eos_after=st.none() | st.integers(1, 6),
     salt=st.sampled_from([None, None, None, "salt"]),
     n=st.sampled_from([1, 1, 1, 2]),
+    priority=st.sampled_from([0, 0, -1, 1]),
 )
 
 
@@ -73,17 +75,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         limits=all_limits(),
         policy=st.sampled_from(get_args(SchedulingPolicy)),
         prefix_caching=st.sampled_from([True, True, False]),
+        has_priorities=st.booleans(),
     )
-    def start(self, limits: Limits, policy: SchedulingPolicy, prefix_caching: bool) -> None:
+    def start(
+        self, limits: Limits, policy: SchedulingPolicy, prefix_caching: bool, has_priorities: bool
+    ) -> None:
         self.engine, self.accepted = FakeEngine(limits, policy, prefix_caching=prefix_caching), []
-        self.prefix_caching = prefix_caching
+        self.prefix_caching, self.has_priorities = prefix_caching, has_priorities
 
     @rule(several=st.lists(arrivals, min_size=1, max_size=5))
     def add(self, several: list[Arrival]) -> None:
         longest = self.engine.limits.max_model_len - 1
         for one in several:
             self.accepted += self.engine.add_prompt(
-                one.prompt(longest), one.max_tokens, eos_after=one.eos_after, salt=one.salt, n=one.n
+                one.prompt(longest),
+                one.max_tokens,
+                eos_after=one.eos_after,
+                salt=one.salt,
+                n=one.n,
+                priority=one.priority if self.has_priorities else 0,
             )
 
     @rule(count=st.integers(1, 6))
@@ -467,4 +477,58 @@ def test_a_prefix_that_fills_the_pages_is_no_reason_to_wait_for_ever():
     plan = engine.step()
     assert summary(plan) == [(1, 12, 7)]
     assert plan.page_copies == []
+    engine.drain()
+
+
+def test_waiting_sequences_begin_in_order_of_priority_and_then_of_arrival():
+    engine = FakeEngine(limits(max_num_seqs=1))
+    added = [engine.add(2, 2, priority=priority) for priority in (5, 5, 0, 5, -1)]
+    begun: list[int] = []
+    while engine.live:
+        engine.step()
+        begun += [s.arrival for s in added if s.has_begun and s.arrival not in begun]
+    assert begun == [4, 2, 0, 1, 3]
+    engine.drain()
+
+
+def test_a_sequence_that_overtakes_takes_no_row_from_one_that_runs():
+    engine = FakeEngine(limits(max_num_seqs=1))
+    running = engine.add(2, 9, priority=1)
+    engine.step()
+    urgent = engine.add(2, 2, priority=0)
+    engine.step()
+    assert running.row is not None
+    assert not urgent.has_begun
+    engine.drain()
+    assert engine.counters.num_preemptions == 0
+
+
+def test_the_last_priority_is_preempted_and_not_the_last_arrival():
+    """Five pages, of which three sequences need nine."""
+    engine = FakeEngine(limits(num_pages=6), prefix_caching=False)
+    lost: list[int] = []
+    added = [engine.add(3, 10, priority=priority) for priority in (1, 0, 0)]
+    while engine.live:
+        before = [sequence.row for sequence in added]
+        engine.step()
+        lost += [
+            sequence.arrival
+            for sequence, row in zip(added, before, strict=True)
+            if row is not None and sequence.row is None and not sequence.is_finished
+        ]
+    assert lost == [0]
+
+
+def test_a_prompt_that_overtakes_takes_no_page_from_a_row_of_the_same_step():
+    """It waits until that row is at the end of its page, and then goes first."""
+    engine = FakeEngine(limits(num_pages=8, max_num_batched_tokens=4), prefix_caching=False)
+    late = engine.add(3, 24, priority=1)
+    for _ in range(6):
+        engine.step()
+    urgent = engine.add(20, 4, priority=0)
+    while not urgent.is_finished:
+        engine.step()
+        engine.scheduler.check_integrity()
+    assert engine.counters.num_preemptions == 1
+    assert not late.is_finished
     engine.drain()
