@@ -1,0 +1,68 @@
+"""The engine process as its parent sees it: how it is started, how it is ended, and how it ended."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import sysconfig
+from asyncio.subprocess import DEVNULL, Process
+from pathlib import Path
+
+import jinfer
+
+CLOSE_S = 15.0
+TERMINATE_S = 5.0
+
+
+async def spawn_engine() -> tuple[Process, socket.socket]:
+    """Starts an engine process, with this side of its one connection. It writes to this process's stderr."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-P",  # not to import from whatever folder the server was started in
+            "-m",
+            "jinfer.server.engine_process",
+            "--fd",
+            str(theirs.fileno()),
+            pass_fds=[theirs.fileno()],
+            stdin=DEVNULL,
+            env=_environment(),
+        )
+    ours.setblocking(False)
+    return process, ours
+
+
+def _environment() -> dict[str, str]:
+    """This process's, in which the same jinfer is found: a checkout is no folder of installed packages."""
+    root = str(Path(jinfer.__file__).resolve().parents[1])
+    if root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
+        return dict(os.environ)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+async def end_process(process: Process, *, close_s: float = CLOSE_S) -> None:
+    """Waits for a process that was asked to end. One that takes too long gets SIGTERM, and then SIGKILL."""
+    for patience_s, end in ((close_s, process.terminate), (TERMINATE_S, process.kill)):
+        try:
+            await asyncio.wait_for(process.wait(), patience_s)
+            return
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                end()
+    await process.wait()
+
+
+def described_exit(status: int) -> str:
+    """How a process ended, by its status: negative ones are signals."""
+    if status >= 0:
+        return f"it ended with status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    out_of_memory = " (by the system, perhaps, for want of memory)" if name == "SIGKILL" else ""
+    return f"it was ended by {name}{out_of_memory}"

@@ -1,0 +1,138 @@
+"""The front's client and the engine process's loop, joined by a socket pair: the engine has no jax, and runs
+in a thread of the test."""
+
+import asyncio
+
+import pytest
+
+from jinfer import EngineError, FinishReason, ModelNotFoundError
+from jinfer.requests.request import Request
+from tests.server.fakes import (
+    EngineThread,
+    connected,
+    expected_tokens,
+    new_engine,
+    new_queue,
+    outputs_of,
+    run,
+    until,
+)
+
+PROMPTS = [(1, 2, 3), range(20), (7,), range(30, 41), (5, 5, 5), range(3)]
+
+
+def check_outputs(queue_requests: tuple[Request, ...], outputs: list, num_tokens: int) -> None:
+    for request in queue_requests:
+        for sequence in request.sequences:
+            own = [output for output in outputs if output.sequence is sequence]
+            assert [output.token_id for output in own] == expected_tokens(sequence, num_tokens)
+            assert sequence.output_token_ids == expected_tokens(sequence, num_tokens)
+            assert [output.finish_reason for output in own[:-1]] == [None] * (num_tokens - 1)
+            assert sequence.finish_reason is own[-1].finish_reason is FinishReason.LENGTH
+
+
+def test_every_sequence_gets_its_own_tokens():
+    async def use() -> None:
+        client = await connected(engine)
+        queues = [new_queue([prompt], max_tokens=9, n=n) for n in (1, 3) for prompt in PROMPTS]
+        for queue in queues:
+            client.submit(queue)
+        assert client.num_queued_requests == len(queues)
+        for queue, outputs in zip(queues, await asyncio.gather(*map(outputs_of, queues)), strict=True):
+            check_outputs(queue.requests, outputs, 9)
+        await client.heartbeat()
+        assert client.stats().num_used_pages == client.num_queued_requests == client.num_queued_tokens == 0
+        assert client.stats().num_generated_tokens == 9 * 4 * len(PROMPTS)
+        await client.close()
+
+    engine = EngineThread(new_engine())
+    run(use())
+    assert engine.join() == 0
+    assert engine.num_given_back
+    assert not engine.was_left.is_set()
+
+
+def test_a_request_knows_its_times_and_what_the_cache_had():
+    async def use() -> None:
+        client = await connected(engine)
+        for num_cached_tokens in (0, 18):
+            queue = new_queue([range(19)], max_tokens=2)
+            client.submit(queue)
+            await outputs_of(queue)
+            (request,) = queue.requests
+            assert request.num_cached_tokens == num_cached_tokens
+            assert request.arrival_time <= request.begun_time
+            assert request.begun_time <= request.first_token_time <= request.finished_time
+        await client.close()
+
+    engine = EngineThread(new_engine())
+    run(use())
+
+
+def test_log_probabilities_come_with_the_tokens():
+    async def use() -> None:
+        client = await connected(engine)
+        asking, other = new_queue(max_tokens=5, logprobs=1), new_queue(max_tokens=5)
+        client.submit(asking)
+        client.submit(other)
+        await asyncio.gather(outputs_of(asking), outputs_of(other))
+        (sequence,), (silent,) = asking.requests[0].sequences, other.requests[0].sequences
+        assert sequence.logprobs == [{token_id: -float(token_id)} for token_id in sequence.output_token_ids]
+        assert sequence.cumulative_logprob == -sum(sequence.output_token_ids)
+        assert silent.logprobs == []
+        await client.close()
+
+    engine = EngineThread(new_engine())
+    run(use())
+
+
+def test_what_is_abandoned_gives_its_pages_back():
+    async def use() -> None:
+        client = await connected(engine)
+        queues = [new_queue([range(10 + i % 5)], max_tokens=50) for i in range(200)]
+        for queue in queues:
+            client.submit(queue)
+        await queues[0].take()
+        for queue in queues:
+            client.abandon(queue)
+            client.abandon(queue)
+        await until(lambda: not engine.engine.has_work)
+        await client.heartbeat()
+        stats = client.stats()
+        assert (stats.num_running, stats.num_waiting, stats.num_used_pages) == (0, 0, 0)
+        assert client.num_queued_requests == 0
+        await client.close()
+
+    engine = EngineThread(new_engine())
+    run(use())
+    engine.join()
+    engine.engine.check_integrity()
+
+
+def test_a_deadline_ends_what_runs_and_what_waits():
+    async def use() -> None:
+        client = await connected(engine)
+        queues = [new_queue(max_tokens=50, timeout_s=1e-4) for _ in range(9)]
+        for queue in queues:
+            client.submit(queue)
+        for queue in queues:
+            assert (await outputs_of(queue))[-1].finish_reason is FinishReason.ABORT
+        await client.close()
+
+    engine = EngineThread(new_engine())
+    run(use())
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "message"),
+    [("no such model", ModelNotFoundError, "there is no such"), ("a bug", EngineError, "KeyError: 'a bug'")],
+)
+def test_a_start_that_fails_is_the_callers_error(model, error, message):
+    async def use() -> None:
+        with pytest.raises(error, match=message) as caught:
+            await connected(engine, model=model)
+        assert type(caught.value) is error
+
+    engine = EngineThread(new_engine())
+    run(use())
+    assert engine.join() == 1
