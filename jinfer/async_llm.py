@@ -107,12 +107,13 @@ class AsyncLLM:
         params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         timeout_s: float | None = None,
+        priority: int = 0,
         **options: Any,
     ) -> "AsyncStream":
         """Starts answers whose text comes as it becomes final, over all conversations, as `LLM.chat_stream`
         does. To be called in an event loop."""
         prompts = self.parts.requests.render(messages)
-        queue = self._submit(prompts, as_params(params, options, len(prompts)), timeout_s)
+        queue = self._submit(prompts, as_params(params, options, len(prompts)), timeout_s, priority)
         return AsyncStream(self._loop, queue)
 
     def abort(self, request_id: str) -> None:

@@ -144,6 +144,27 @@ def test_the_load_generator_runs_without_jax():
     assert importers(sorted(reached_from(paths)), "jax") == []
 
 
+ENGINE_PROCESS = {"engine_process.py", "model_info.py"}  # what of the server runs beside the device
+SERVER_USES = {"async_queue", "config", "engine", "errors", "requests", "server", "startup", "text"}
+
+
+def test_the_front_of_the_server_runs_without_jax():
+    front = [path for path in sources_of("server") if path.name not in ENGINE_PROCESS]
+    assert len(front) > 5
+    assert importers(front, "jinfer.startup") == []
+    assert importers(sorted(reached_from(front)), "jax") == []
+
+
+def test_the_server_uses_the_engine_and_no_part_of_it():
+    used = {
+        name.split(".")[1]
+        for path in sources_of("server")
+        for name in imported_modules(path)
+        if name.startswith("jinfer.") and path_of(name) is not None
+    }
+    assert used - SERVER_USES == set()
+
+
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])
 @pytest.mark.parametrize("name", ["weights", "compilation", "placement"])
 def test_what_every_kind_of_model_shares_knows_none(name, package):

@@ -6,8 +6,7 @@ import itertools
 import socket
 import time
 from asyncio.subprocess import Process
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from typing import Any
 
 from jinfer import errors
@@ -23,13 +22,13 @@ from jinfer.server.wire import (
     PROTOCOL,
     Abort,
     Close,
+    EngineSpec,
     Failed,
     Fatal,
     Hello,
     Ping,
     Pong,
     Ready,
-    Start,
     Starting,
     Step,
     ToFront,
@@ -39,16 +38,6 @@ from jinfer.server.wire import (
 HEARTBEAT_TIMEOUT_S = 10.0
 END_S = 5.0
 SHUTTING_DOWN = "the server is shutting down"
-
-
-@dataclass(frozen=True)
-class EngineSpec:
-    """The engine to start: a directory, a hub id or None for the demo model; a tokenizer's directory if it is
-    not the model's; and the options of EngineConfig by name."""
-
-    model: str | None = None
-    tokenizer: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class EngineClient:
@@ -101,7 +90,7 @@ class EngineClient:
         try:
             await self._connection.open(connection)
             self._connection.send(Hello(PROTOCOL))
-            self._connection.send(Start(spec.model, spec.tokenizer, spec.options))
+            self._connection.send(spec)
             ready = await self._ready
         except BaseException:
             self._connection.abort()

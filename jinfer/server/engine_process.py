@@ -28,10 +28,10 @@ from jinfer.server.model_info import model_info
 from jinfer.server.served_engine import ModelInfo
 from jinfer.server.wire import (
     PROTOCOL,
+    EngineSpec,
     Fatal,
     Hello,
     Ready,
-    Start,
     Starting,
     ToFront,
     check_protocol,
@@ -53,10 +53,10 @@ class StartedEngine:
     give_back: Callable[[], None]
 
 
-StartEngine = Callable[[Start], StartedEngine]
+EngineStarter = Callable[[EngineSpec], StartedEngine]
 
 
-def serve(connection: socket.socket, start: StartEngine, *, exit_now: Callable[[], None]) -> int:
+def serve(connection: socket.socket, start: EngineStarter, *, exit_now: Callable[[], None]) -> int:
     """Starts an engine and serves it over a connection until that ends, in this thread and another. Gives the
     exit status.
 
@@ -69,8 +69,8 @@ def serve(connection: socket.socket, start: StartEngine, *, exit_now: Callable[[
         send(Hello(PROTOCOL))
         check_protocol(next(messages))
         request = next(messages)
-        if not isinstance(request, Start):
-            raise EngineError(f"{type(request).__name__} came where Start was expected")
+        if not isinstance(request, EngineSpec):
+            raise EngineError(f"{type(request).__name__} came where EngineSpec was expected")
         reader = CommandReader(messages, exit_now)
         reader.start()
         with _told_progress(send):
@@ -143,7 +143,7 @@ class _ProgressHandler(logging.Handler):
             self._send(Starting(record.getMessage()))
 
 
-def start_real_engine(message: Start) -> StartedEngine:
+def start_real_engine(message: EngineSpec) -> StartedEngine:
     """Starts the engine of a model. Raises ConfigError and ModelError, as `LLM` does."""
     config = EngineConfig.from_options(message.options)
     parts = start_engine(message.model, config, tokenizer=message.tokenizer)

@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
-import dataclasses
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from jinfer.async_queue import AsyncOutputQueue
 from jinfer.engine.stats import EngineStats
 from jinfer.errors import EngineError, JinferError, OverloadedError
-from jinfer.server.engine_client import EngineClient, EngineSpec
+from jinfer.server.engine_client import EngineClient
 from jinfer.server.served_engine import ModelInfo
 from jinfer.server.waiting_line import jittered
+from jinfer.server.wire import EngineSpec
 
 logger = logging.getLogger(__name__)
 
@@ -164,4 +166,4 @@ class Supervisor:
 def _with_sizes_of(spec: EngineSpec, info: ModelInfo) -> EngineSpec:
     """The same engine again: requests were checked against the sizes that the first one found in memory."""
     sizes = {"num_pages": info.limits.num_pages, "max_model_len": info.limits.max_model_len}
-    return dataclasses.replace(spec, options={**spec.options, **sizes})
+    return msgspec.structs.replace(spec, options={**spec.options, **sizes})

@@ -1,6 +1,6 @@
 """The messages between the front and the engine process, in msgpack.
 
-    front -> engine   Hello, Start, then Submit, Abort, Ping and Close in any order
+    front -> engine   Hello, EngineSpec, then Submit, Abort, Ping and Close in any order
     engine -> front   Hello, Starting ..., Ready, then Step, Failed and Pong in any order; at the end Fatal
 
 Each message is an array that begins with its tag, in a frame of its own (frames.py). Sequences are named by
@@ -30,12 +30,13 @@ class Hello(msgspec.Struct, array_like=True, tag=0, frozen=True):
     protocol: int
 
 
-class Start(msgspec.Struct, array_like=True, tag=1, frozen=True):
-    """The model as the front's user named it, and the options of EngineConfig by name."""
+class EngineSpec(msgspec.Struct, array_like=True, tag=1, frozen=True):
+    """The engine to start: a directory, a hub id or None for the demo model; a tokenizer's directory if it is
+    not the model's; and the options of EngineConfig by name."""
 
-    model: str | None
-    tokenizer: str | None
-    options: Mapping[str, Any]
+    model: str | None = None
+    tokenizer: str | None = None
+    options: Mapping[str, Any] = {}
 
 
 class WireRequest(msgspec.Struct, array_like=True, frozen=True):
@@ -151,7 +152,7 @@ class Fatal(msgspec.Struct, array_like=True, tag=15, frozen=True):
     reason: str
 
 
-ToEngine = Hello | Start | Submit | Abort | Ping | Close
+ToEngine = Hello | EngineSpec | Submit | Abort | Ping | Close
 ToFront = Hello | Starting | Ready | Step | Failed | Pong | Fatal
 
 _encoder = msgspec.msgpack.Encoder()

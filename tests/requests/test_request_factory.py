@@ -108,3 +108,15 @@ def test_of_several_prompts_the_wrong_one_is_named():
         factory().create_all([good, bad], [SamplingParams()] * 2)
     with pytest.raises(RequestError, match=r"^the prompt holds token id -1"):
         factory().create_all([bad], [SamplingParams()])
+
+
+@pytest.mark.parametrize("priority", [True, 1.5, "high", 2**31, -(2**31)])
+def test_a_priority_is_a_small_integer(priority):
+    with pytest.raises(RequestError, match="priority="):
+        factory().create(Prompt(token_ids=(5,)), SamplingParams(), priority=priority)
+
+
+def test_a_priority_is_that_of_every_request_of_a_call():
+    prompts = [Prompt(token_ids=(5,))] * 2
+    made = factory().create_all(prompts, [SamplingParams()] * 2, priority=-3)
+    assert [request.priority for request in made] == [-3, -3]

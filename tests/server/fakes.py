@@ -18,11 +18,11 @@ from jinfer.requests.prompts import Prompt
 from jinfer.requests.request import Sequence, SequenceOutput
 from jinfer.requests.request_factory import RequestFactory
 from jinfer.scheduling.scheduler import Scheduler
-from jinfer.server.engine_client import EngineClient, EngineSpec
+from jinfer.server.engine_client import EngineClient
 from jinfer.server.engine_process import StartedEngine, serve
 from jinfer.server.served_engine import ModelInfo
 from jinfer.server.waiting_line import QueueLimits
-from jinfer.server.wire import Start
+from jinfer.server.wire import EngineSpec
 from tests.scheduling.fake_device import VOCAB_SIZE, FakeDevice, expected_token
 
 SECONDS = 30  # nothing takes so long that does not hang
@@ -106,7 +106,7 @@ class EngineThread:
             self.connection.shutdown(socket.SHUT_RDWR)  # a thread may be reading, as in no process that ended
         self.connection.close()
 
-    def _start(self, message: Start) -> StartedEngine:
+    def _start(self, message: EngineSpec) -> StartedEngine:
         if message.model == "no such model":
             raise ModelNotFoundError("there is no such model")
         if message.model == "a bug":

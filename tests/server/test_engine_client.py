@@ -9,6 +9,7 @@ from jinfer import EngineError, FinishReason, ModelNotFoundError
 from jinfer.requests.request import Request
 from tests.server.fakes import (
     EngineThread,
+    FallibleDevice,
     connected,
     expected_tokens,
     new_engine,
@@ -101,12 +102,45 @@ def test_what_is_abandoned_gives_its_pages_back():
         stats = client.stats()
         assert (stats.num_running, stats.num_waiting, stats.num_used_pages) == (0, 0, 0)
         assert client.num_queued_requests == 0
+        assert stats.num_generated_tokens < 200 * 50 / 2, "it went on for those who had left"
         await client.close()
 
     engine = EngineThread(new_engine())
     run(use())
     engine.join()
     engine.engine.check_integrity()
+
+
+def test_what_runs_waits_no_longer():
+    async def use() -> None:
+        client = await connected(engine)
+        engine.engine.executor.step_s = 0.01
+        queue, other = new_queue(max_tokens=50), new_queue([range(9)], max_tokens=50)
+        client.submit(queue)
+        client.submit(other)
+        assert (client.num_queued_requests, client.num_queued_tokens) == (2, 12)
+        assert await queue.take()
+        assert await other.take()
+        assert (client.num_queued_requests, client.num_queued_tokens) == (0, 0)
+        assert not queue.is_over
+        await client.close()
+
+    engine = EngineThread(new_engine(FallibleDevice))
+    run(use())
+
+
+def test_the_figures_of_an_engine_that_became_idle_come_unasked():
+    async def use() -> None:
+        client = await connected(engine)
+        queue = new_queue(max_tokens=5)
+        client.submit(queue)
+        await outputs_of(queue)
+        await until(lambda: client.stats().num_generated_tokens == 5)
+        assert (client.stats().num_running, client.stats().num_used_pages) == (0, 0)
+        await client.close()
+
+    engine = EngineThread(new_engine())
+    run(use())
 
 
 def test_a_deadline_ends_what_runs_and_what_waits():

@@ -20,15 +20,16 @@ from jinfer.async_queue import AsyncOutputQueue, Waker
 from jinfer.requests.outputs import RequestOutput
 from jinfer.requests.prompts import as_prompts
 from jinfer.requests.request_factory import RequestFactory
-from jinfer.server.engine_client import EngineClient, EngineSpec
+from jinfer.server.engine_client import EngineClient
 from jinfer.server.supervisor import RestartPolicy, Supervisor
+from jinfer.server.wire import EngineSpec
 from jinfer.text.tokenizer import Tokenizer
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.conftest import COMPILES_FAST
 from tests.server.fakes import outputs_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OPTIONS = {"dtype": "float32", "max_num_seqs": 4, "max_num_batched_tokens": 16, "progress": False}
+OPTIONS = {"dtype": "float32", "max_num_seqs": 2, "max_num_batched_tokens": 16, "progress": False}
 SECONDS = 240  # a start compiles, on a machine that may do other things
 
 
@@ -122,9 +123,9 @@ def told(outputs: list[RequestOutput]) -> list[Any]:
 
 PROMPTS = ["Once upon a time", [5, 6, 7], "A very long day " * 3]
 CASES: dict[str, dict[str, Any]] = {
-    "greedy": {"temperature": 0, "max_tokens": 24},
-    "seeded": {"temperature": 1.0, "seed": 2**64 - 1, "max_tokens": 24},
-    "several": {"n": 3, "seed": 3, "max_tokens": 12},
+    "greedy": {"temperature": 0, "max_tokens": 16},
+    "seeded": {"temperature": 1.0, "seed": 2**64 - 1, "max_tokens": 16},
+    "several": {"n": 3, "seed": 3, "max_tokens": 6},
     "filters": {"seed": 5, "top_k": 20, "top_p": 0.9, "min_p": 0.01, "max_tokens": 12},
     "logprobs": {"temperature": 0, "max_tokens": 8, "logprobs": 3},
     "stop strings": {"temperature": 0, "max_tokens": 40, "stop": [" the", "."]},
@@ -235,7 +236,8 @@ def test_an_engine_that_is_killed_fails_its_requests_and_another_begins(runner, 
 
 FRONT = """
 import asyncio, json, os, sys
-from jinfer.server.engine_client import EngineClient, EngineSpec
+from jinfer.server.engine_client import EngineClient
+from jinfer.server.wire import EngineSpec
 
 async def main():
     client = await EngineClient.start(EngineSpec(model=sys.argv[1], options=json.loads(sys.argv[2])))

@@ -11,7 +11,7 @@ from jinfer import EngineError, FinishReason, OverloadedError, RequestError
 from jinfer.server import frames
 from jinfer.server.frames import SocketWriter, framed
 from jinfer.server.waiting_line import QueueLimits
-from jinfer.server.wire import PROTOCOL, Hello, Start, Submit, encode
+from jinfer.server.wire import PROTOCOL, EngineSpec, Fatal, Hello, Submit, decode_for_front, encode
 from tests.server.fakes import (
     EngineThread,
     FallibleDevice,
@@ -129,7 +129,8 @@ def test_a_taker_who_is_too_slow_loses_the_request_and_no_other(engine):
     async def use() -> None:
         client = await connected(engine)
         client._submissions._max_untaken_outputs = 10
-        slow, quick = new_queue(max_tokens=40), new_queue([(8, 9)], max_tokens=40)
+        engine.engine.executor.step_s = 0.005
+        slow, quick = new_queue(max_tokens=60), new_queue([(8, 9)], max_tokens=40)
         client.submit(slow)
         client.submit(quick)
         assert len(await outputs_of(quick)) == 40
@@ -137,6 +138,8 @@ def test_a_taker_who_is_too_slow_loses_the_request_and_no_other(engine):
         with pytest.raises(EngineError, match="too slow"):
             await outputs_of(slow)
         assert slow.requests[0].sequences[0].num_output_tokens == 11
+        await client.heartbeat()
+        assert client.stats().num_generated_tokens < 90, "the engine was not told"
         await client.close()
 
     run(use())
@@ -193,7 +196,7 @@ def test_closing_ends_what_does_not_end_in_time(engine):
 
 
 def greeting() -> bytes:
-    return framed(encode(Hello(PROTOCOL))) + framed(encode(Start(None, None, {})))
+    return framed(encode(Hello(PROTOCOL))) + framed(encode(EngineSpec(None, None, {})))
 
 
 GARBAGE = {
@@ -202,7 +205,7 @@ GARBAGE = {
     "another tag": greeting() + framed(encode(Hello(PROTOCOL)).replace(b"\x00", b"\x63")),
     "in the middle": greeting() + framed(encode(Hello(PROTOCOL))),
     "a field of another type": greeting() + framed(b"\x94\x02\xa1a\x90\xc0"),
-    "another version": framed(encode(Hello(PROTOCOL + 1))),
+    "another version": framed(encode(Hello(PROTOCOL + 1))) + greeting(),
     "half a frame": greeting() + framed(encode(Submit(0, (), None)))[:-1],
 }
 
@@ -214,6 +217,16 @@ def test_what_is_no_message_of_the_front_ends_the_engine(engine, data):
     engine.front.shutdown(socket.SHUT_WR)
     assert engine.join() is not None
     assert engine.num_given_back or engine.exit_status == 1
+
+
+def test_a_front_of_another_version_is_told_so(engine):
+    engine.front.setblocking(True)
+    start = framed(encode(EngineSpec(None, None, {})))
+    engine.front.sendall(framed(encode(Hello(PROTOCOL + 1))) + start)
+    assert engine.join() == 1
+    told = [decode_for_front(frame) for frame in frames.FrameReader().feed(engine.front.recv(10_000))]
+    assert isinstance(told[-1], Fatal)
+    assert "different protocols" in told[-1].reason
 
 
 @pytest.mark.parametrize("data", [b"HTTP/1.1 200 OK\r\n\r\n", framed(b"\xc1"), framed(encode(Hello(99)))])

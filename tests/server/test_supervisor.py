@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from jinfer import EngineError, ModelNotFoundError, OverloadedError
-from jinfer.server.engine_client import EngineClient, EngineSpec
+from jinfer.server.engine_client import EngineClient
 from jinfer.server.supervisor import RestartPolicy, Supervisor
+from jinfer.server.wire import EngineSpec
 from tests.server.fakes import (
     LIMITS,
     EngineThread,
