@@ -62,7 +62,12 @@ class TokenizerError(ModelError, ValueError):
 
 
 class RequestError(JinferError, ValueError):
-    """A request is invalid; no other request is affected."""
+    """A request is invalid; no other request is affected. `param` is the name of the parameter at fault, if
+    one is."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
 
 
 class EngineError(JinferError, RuntimeError):

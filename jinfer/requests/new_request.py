@@ -64,7 +64,8 @@ def _check_priority(priority: int) -> None:
     if not isinstance(priority, int) or isinstance(priority, bool) or abs(priority) > MAX_PRIORITY:
         raise RequestError(
             f"priority={shown(priority)} must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}; lower "
-            "ones begin first"
+            "ones begin first",
+            param="priority",
         )
 
 

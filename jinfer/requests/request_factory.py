@@ -48,7 +48,7 @@ class RequestFactory:
             except RequestError as error:
                 if len(prompts) == 1:
                     raise
-                raise RequestError(f"prompts[{index}]: {error}") from error
+                raise RequestError(f"prompts[{index}]: {error}", param=error.param) from error
         return requests
 
     def create(self, prompt: Prompt, params: SamplingParams, *, priority: int = 0) -> Request:

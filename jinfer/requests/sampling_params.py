@@ -74,10 +74,14 @@ class SamplingParams:
         _check_cache_salt(self.cache_salt)
         if self.n > 1 and self.temperature == 0:
             raise RequestError(
-                f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0"
+                f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0",
+                param="n",
             )
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
-            raise RequestError(f"min_tokens={self.min_tokens} must not exceed max_tokens={self.max_tokens}")
+            raise RequestError(
+                f"min_tokens={self.min_tokens} must not exceed max_tokens={self.max_tokens}",
+                param="min_tokens",
+            )
 
     @property
     def stop_strings(self) -> tuple[str, ...]:
@@ -119,7 +123,7 @@ def _check_integers(params: SamplingParams) -> None:
         if value is None and name in optional:
             continue
         if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise RequestError(f"{name}={shown(value)} must be an integer from {low} to {high}")
+            raise RequestError(f"{name}={shown(value)} must be an integer from {low} to {high}", param=name)
 
 
 def _check_reals(params: SamplingParams) -> None:
@@ -134,38 +138,45 @@ def _check_reals(params: SamplingParams) -> None:
             continue
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         if not is_number or not holds(value):
-            raise RequestError(f"{name}={shown(value)} must be a finite number {rule}")
+            raise RequestError(f"{name}={shown(value)} must be a finite number {rule}", param=name)
 
 
 def _check_stops(params: SamplingParams) -> None:
     _check_is_list("stop", params.stop, "a string or a list of strings")
     _check_is_list("stop_token_ids", params.stop_token_ids, "a list of token ids")
     if len(params.stop_strings) > MAX_STOP_STRINGS:
-        raise RequestError(f"{len(params.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed")
+        raise RequestError(
+            f"{len(params.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed", param="stop"
+        )
     for text in params.stop_strings:
         if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_STRING_LENGTH:
             raise RequestError(
-                f"stop={shown(text)} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters"
+                f"stop={shown(text)} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters",
+                param="stop",
             )
     for token_id in params.stop_token_ids or ():
         if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-            raise RequestError(f"stop_token_ids holds {shown(token_id)}; token ids are integers from 0")
+            raise RequestError(
+                f"stop_token_ids holds {shown(token_id)}; token ids are integers from 0",
+                param="stop_token_ids",
+            )
 
 
 def _check_is_list(name: str, value: Any, rule: str) -> None:
     if value is not None and (not isinstance(value, Collection) or isinstance(value, BYTES | Mapping)):
-        raise RequestError(f"{name}={shown(value)} must be {rule}")
+        raise RequestError(f"{name}={shown(value)} must be {rule}", param=name)
 
 
 def _check_switches(params: SamplingParams) -> None:
     for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
         if not isinstance(getattr(params, name), bool):
-            raise RequestError(f"{name}={shown(getattr(params, name))} must be True or False")
+            raise RequestError(f"{name}={shown(getattr(params, name))} must be True or False", param=name)
 
 
 def _check_cache_salt(salt: Any) -> None:
     if salt is not None and not (isinstance(salt, str) and 0 < len(salt) <= MAX_CACHE_SALT_LENGTH):
         raise RequestError(
             f"cache_salt={shown(salt)} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None "
-            "to share with all that have none"
+            "to share with all that have none",
+            param="cache_salt",
         )
