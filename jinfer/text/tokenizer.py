@@ -132,6 +132,11 @@ class Tokenizer:
         return self._response_template
 
     @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Texts of special tokens by name, such as {"bos_token": "<s>"}."""
+        return MappingProxyType(self._special_tokens)
+
+    @property
     def special_texts(self) -> tuple[str, ...]:
         """The texts of the special tokens, as a text is written that they are found in."""
         return self._special_texts
