@@ -7,7 +7,6 @@ import time
 from collections.abc import Generator
 from typing import Any, cast
 
-from jinfer.cli.echo import Echo
 from jinfer.cli.options import (
     add_engine_options,
     add_sampling_options,
@@ -20,6 +19,7 @@ from jinfer.cli.output import InOrder, check_stdout, json_line, report_errors, s
 from jinfer.config import EngineConfig
 from jinfer.errors import RequestError
 from jinfer.llm import LLM
+from jinfer.requests.echo import Echo
 from jinfer.requests.outputs import StreamPiece
 from jinfer.requests.prompts import as_params, as_prompts
 from jinfer.requests.request import FinishReason

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from jinfer import LLM, StreamPiece, cli
-from jinfer.cli.echo import Echo
 from jinfer.execution.executor import Executor
+from jinfer.requests.echo import Echo
 from tests.checkpoints import (
     BOS,
     BOS_ID,

@@ -1,11 +1,25 @@
 """The text of a prompt before its completion."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
-from jinfer.requests.outputs import StreamPiece
+from jinfer.requests.request import FinishReason
 from jinfer.text.tokenizer import Tokenizer
 
 REPLACEMENT_CHARACTER = "\ufffd"  # what decoding gives for bytes that are no character
+
+
+class TextPiece(Protocol):
+    """New text of a completion, as every stream gives it."""
+
+    @property
+    def text(self) -> str: ...
+
+    @property
+    def token_ids(self) -> Sequence[int]: ...
+
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
 
 
 class Echo:
@@ -26,7 +40,7 @@ class Echo:
         self._output_ids: list[int] = []
         self._is_given = isinstance(prompt, str) or self.text == self._decoded
 
-    def end_before(self, piece: StreamPiece) -> str:
+    def end_before(self, piece: TextPiece) -> str:
         """The prompt's text that still has to stand before a piece of the output; '' once there was text."""
         if self._is_given or self._tokenizer is None:
             return ""
