@@ -1,0 +1,81 @@
+"""The service and the model's names, as every route is given them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeVar
+
+import msgspec
+from fastapi import Request
+
+from jinfer.requests.prompts import Prompt
+from jinfer.requests.sampling_params import SamplingParams
+from jinfer.server.errors import ApiError
+from jinfer.server.generation import Generation
+from jinfer.server.generation_service import GenerationService
+from jinfer.server.json_body import read_json
+from jinfer.server.served_engine import ModelInfo
+from jinfer.server.streaming import now_s
+from jinfer.text.tokenizer import Tokenizer
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True)
+class ServedModels:
+    """The names under which the one model is served. `root` is where it came from, and `created` when the
+    server began, in seconds since 1970."""
+
+    names: tuple[str, ...]
+    root: str
+    created: int
+
+    @classmethod
+    def begun_now(cls, names: Sequence[str], root: str) -> "ServedModels":
+        """The names of a server that starts at this moment."""
+        return cls(names=tuple(names), root=root, created=now_s())
+
+    def chosen(self, name: str | None) -> str:
+        """The name as an answer shows it; the first where a request has none. Raises ApiError for another."""
+        if name is None:
+            return self.names[0]
+        if name not in self.names:
+            served = ", ".join(map(repr, self.names))
+            raise ApiError(
+                f"the model {name[:200]!r} is not served here; the names are {served}",
+                status=HTTPStatus.NOT_FOUND,
+                code="model_not_found",
+                param="model",
+            )
+        return name
+
+
+@dataclass(frozen=True, eq=False)
+class Api:
+    """The service, and the names of its model."""
+
+    service: GenerationService
+    models: ServedModels
+
+    @property
+    def info(self) -> ModelInfo:
+        return self.service.engine.info
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        return self.service.requests.tokenizer
+
+    async def read(self, request: Request, body_type: type[Body]) -> Body:
+        """The body of a request. Raises ApiError."""
+        return await read_json(request, body_type, self.service.limits)
+
+    async def generate(
+        self, request: Request, prompts: Sequence[Prompt], params: SamplingParams, *, priority: int | None
+    ) -> Generation:
+        """Starts completions for the client of a request, who must stay."""
+        client = "" if request.client is None else request.client.host
+        generation = await self.service.start(
+            prompts, params, receive=request.receive, client=client, priority=priority or 0
+        )
+        request.state.generation = generation
+        return generation
