@@ -165,6 +165,12 @@ def test_the_server_uses_the_engine_and_no_part_of_it():
     assert used - SERVER_USES == set()
 
 
+def test_the_routes_know_the_service_and_no_engine():
+    routes = sorted((REPOSITORY / "jinfer" / "server" / "routes").glob("*.py"))
+    assert len(routes) > 4
+    assert importers(routes, "jinfer.engine") == importers(routes, "jinfer.async_queue") == []
+
+
 @pytest.mark.parametrize("package", ["jinfer.models", "jinfer.execution", "jinfer.config"])
 @pytest.mark.parametrize("name", ["weights", "compilation", "placement"])
 def test_what_every_kind_of_model_shares_knows_none(name, package):
@@ -173,7 +179,10 @@ def test_what_every_kind_of_model_shares_knows_none(name, package):
     assert importers(paths, package) == []
 
 
-FRONT_DOOR = {"config", "engine", "errors", "llm", "options", "placement", "progress", "requests", "startup"}
+FRONT_DOOR = {
+    *("config", "engine", "errors", "llm", "options", "placement", "progress", "requests", "server"),
+    "startup",
+}
 BEYOND_THE_FRONT_DOOR = {
     "cli/command.py": {"bench.cli"},  # `jinfer bench` is one of the commands
     "cli/convert.py": {
@@ -182,7 +191,6 @@ BEYOND_THE_FRONT_DOOR = {
         "weights.hub",
         "weights.orbax",
     },  # files only, no engine
-    "cli/echo.py": {"text.tokenizer"},  # the type of `LLM.tokenizer`
     "bench/opening.py": {
         "execution.kv_cache",
         "weights.hub",

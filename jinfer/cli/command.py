@@ -12,6 +12,7 @@ from jinfer.cli.convert import add_convert
 from jinfer.cli.generate import add_generate
 from jinfer.cli.options import add_engine_options, engine_options
 from jinfer.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_READER_GONE
+from jinfer.cli.serve import add_serve
 from jinfer.cli.streams import ReaderGoneError, command_streams
 from jinfer.errors import JinferError
 
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_generate(commands)
     add_chat(commands)
+    add_serve(commands)
     bench = commands.add_parser("bench", help="measure an engine beside the machine's limits")
     add_bench(bench, add_engine_options, engine_options)
     add_convert(commands)

@@ -6,7 +6,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_origin
 
 from jinfer.config import EngineConfig
@@ -55,12 +55,16 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> Any:
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """The group of all that EngineConfig has. Progress is shown in a terminal, where nothing else is said."""
-    engine = parser.add_argument_group("engine")
-    for option in EngineConfig.options().values():
-        engine.add_argument(
-            option.flag, dest=option.name, default=option.default, help=option.help, **_form(option)
-        )
+    add_options(parser.add_argument_group("engine"), EngineConfig.options().values())
     parser.set_defaults(progress=sys.stderr.isatty())
+
+
+def add_options(group: Any, options: Iterable[Option], *, only_given: bool = False) -> None:
+    """Adds options to a group of a parser. With `only_given`, those that are not given are not in the
+    namespace."""
+    for option in options:
+        default = argparse.SUPPRESS if only_given else option.default
+        group.add_argument(option.flag, dest=option.name, default=default, help=option.help, **_form(option))
 
 
 def _form(option: Option) -> dict[str, Any]:
@@ -69,6 +73,8 @@ def _form(option: Option) -> dict[str, Any]:
         return {"choices": option.words}
     if option.value_type is bool:
         return {"action": argparse.BooleanOptionalAction}
+    if get_origin(option.value_type) is tuple:
+        return {"nargs": "+", "metavar": option.metavar}
     if get_origin(option.value_type) is Mapping:
         return {"action": _Assign, "metavar": option.metavar}
     parse = functools.partial(_number_or_word, option.words) if option.words else option.value_type
@@ -122,7 +128,9 @@ class _Assign(argparse.Action):
         if not name or not equals:
             raise argparse.ArgumentError(self, f"{values!r} is not NAME=VALUE")
         setattr(
-            namespace, self.dest, {**getattr(namespace, self.dest), name: BOOLEANS.get(value.lower(), value)}
+            namespace,
+            self.dest,
+            {**getattr(namespace, self.dest, {}), name: BOOLEANS.get(value.lower(), value)},
         )
 
 

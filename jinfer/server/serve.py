@@ -1,0 +1,72 @@
+"""`jinfer serve`: an engine process, and the HTTP server in front of it."""
+
+import contextlib
+import functools
+import logging
+import resource
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import uvloop
+
+from jinfer.server.assembly import banner, build_server
+from jinfer.server.engine_client import EngineClient, EngineSpec
+from jinfer.server.http_server import bind
+from jinfer.server.limits import ServerLimits
+from jinfer.server.log_format import set_log_format
+from jinfer.server.options import ServerOptions
+from jinfer.server.supervisor import RestartPolicy, Supervisor
+from jinfer.server.waiting_line import QueueLimits
+
+logger = logging.getLogger(__name__)
+EXIT_OK, EXIT_ERROR = 0, 1
+
+
+@dataclass(frozen=True)
+class ServeConfig:
+    """All options of a server: its own, and those of its engine by name."""
+
+    options: ServerOptions
+    limits: ServerLimits
+    engine_options: Mapping[str, Any]
+
+
+def serve(config: ServeConfig) -> int:
+    """Serves until a signal or the death of the engine, and returns the exit status. Raises ConfigError and
+    ModelError for what cannot be served."""
+    set_log_format(config.options.log_format)
+    _allow_many_connections()
+    with contextlib.closing(bind(config.options.host, config.options.port)) as bound:
+        return uvloop.run(_serve(config, bound))
+
+
+async def _serve(config: ServeConfig, bound: socket.socket) -> int:
+    options = config.options
+    spec = EngineSpec(model=options.model, tokenizer=options.tokenizer, options=config.engine_options)
+    queue_limits = QueueLimits(options.max_queued_requests, options.max_queued_tokens)
+    engine = await Supervisor.start(
+        spec,
+        policy=RestartPolicy() if options.restart_engine else None,
+        start_client=functools.partial(EngineClient.start, queue_limits=queue_limits),
+    )
+    try:
+        server = build_server(engine, options, config.limits)
+        print(banner(engine.info, options, bound), file=sys.stderr, flush=True)
+        await server.serve([bound])
+    finally:
+        await engine.close()
+    if server.failure is not None:
+        logger.error("the server ends with its engine: %s", server.failure)
+    return EXIT_OK if server.failure is None else EXIT_ERROR
+
+
+def _allow_many_connections() -> None:
+    """Raises the bound to open files, of which each connection is one, from the usual 1,024 to what the
+    system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,73 @@
+"""One engine and one server for all tests of the HTTP front: compiling takes longer than all of them."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+import jinfer
+from jinfer.config import EngineConfig
+from jinfer.engine.loop import EngineLoop
+from jinfer.server.local_engine import LocalEngine
+from jinfer.server.model_info import model_info
+from jinfer.server.options import ServerOptions
+from jinfer.startup import EngineParts, start_engine
+from tests.server.http.running_server import RunningServer, running_server
+
+TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+MODEL = "stories"
+
+
+@pytest.fixture(scope="session")
+def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model that ships, with a chat template."""
+    directory = tmp_path_factory.mktemp("model") / "stories"
+    shutil.copytree(Path(jinfer.__file__).parent / "demo_model", directory)
+    (directory / "chat_template.jinja").write_text(TEMPLATE)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def engine_parts(model_directory: Path) -> EngineParts:
+    config = EngineConfig(
+        dtype="float32",
+        max_num_seqs=4,
+        max_num_batched_tokens=64,
+        page_size=16,
+        num_pages=256,
+        progress=False,
+    )
+    return start_engine(str(model_directory), config)
+
+
+@pytest.fixture(scope="session")
+def engine(engine_parts: EngineParts) -> Iterator[LocalEngine]:
+    loop = EngineLoop(engine_parts.engine, engine_parts.delete_weights)
+    loop.start()
+    yield LocalEngine(loop, engine_parts.engine, model_info(engine_parts))
+    loop.close()
+
+
+@pytest.fixture(scope="session")
+def served(engine: LocalEngine, model_directory: Path) -> Iterator[RunningServer]:
+    options = ServerOptions(model=str(model_directory), served_model_name=(MODEL, "other-name"), grace_s=0)
+    with running_server(engine, options) as running:
+        yield running
+
+
+@pytest.fixture
+def client(served: RunningServer) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=served.url + "/v1", api_key="none", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+def http(served: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=served.url, timeout=60) as client:
+        yield client
