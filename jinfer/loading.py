@@ -20,6 +20,7 @@ from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import Placement
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.choice import choose_weights
+from jinfer.weights.dummy_params import dummy_params
 from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.hub import read_json, resolve_model_directory
 from jinfer.weights.in_memory import adopt, fit_given
@@ -133,7 +134,7 @@ def _fitted_to_given(model: Model, params: Params | None) -> Model:
 
 def _load_params(found: FoundModel, config: EngineConfig, placement: Placement) -> Params:
     if found.weights is None:
-        return found.model.dummy_params(config.model.dummy_weights_seed)
+        return dummy_params(found.model.param_specs, config.model.dummy_weights_seed, placement=placement)
     return found.weights.load(placement=placement, progress=config.progress)
 
 

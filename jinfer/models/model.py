@@ -13,7 +13,6 @@ from jinfer.models.config import LayerConfig, ModelConfig, RopeTable
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
 from jinfer.models.params import HEAD, LayerStack, layer_stacks
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
-from jinfer.weights.dummy_params import dummy_params
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
@@ -186,7 +185,3 @@ class Model:
 
     def _module_of(self, params: Params) -> Decoder:
         return self.module.of(params, self.config, self.implementation)
-
-    def dummy_params(self, seed: int) -> Params:
-        """Random weights: scales of one, biases of zero, matrices normal with standard deviation 0.02."""
-        return dummy_params(self.param_specs, seed)

@@ -4,31 +4,40 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 from jax.typing import ArrayLike
 from jaxtyping import Array
 
+from jinfer.placement import Placement
 from jinfer.weights.param_spec import Init, ParamSpecs
 from jinfer.weights.params import Params, unflatten
 
 DUMMY_SCALE = 0.02  # the usual standard deviation of an untrained transformer's weights
 
 
-def dummy_params(specs: ParamSpecs, seed: int) -> Params:
-    """Ones, zeros, or normal values with standard deviation 0.02, as the `init` of each parameter says."""
-    paths = list(specs.flat)
+def dummy_params(specs: ParamSpecs, seed: int, *, placement: Placement) -> Params:
+    """Ones, zeros, or normal values with standard deviation 0.02, as the `init` of each parameter says. Each
+    parameter is computed where the placement puts its axes."""
+    placed = specs.placed(placement)
     key = jax.random.key(seed)
 
     def make(index: int, path: str) -> Array:
-        spec = specs.by_path[path]
-        return _dummy(key, index, spec.init, spec.shape, spec.dtype)
+        x = placed[path]
+        return _dummy(key, index, specs.by_path[path].init, x.shape, x.dtype, x.sharding)
 
     with ThreadPoolExecutor() as threads:  # each shape is a program of its own, which takes longer to compile
-        return unflatten(dict(zip(paths, threads.map(make, range(len(paths)), paths), strict=True)))
+        return unflatten(dict(zip(placed, threads.map(make, range(len(placed)), placed), strict=True)))
 
 
-@jax.jit(static_argnums=(2, 3, 4))
-def _dummy(key: Array, index: ArrayLike, init: Init, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+@jax.jit(static_argnums=(2, 3, 4, 5))
+def _dummy(
+    key: Array, index: ArrayLike, init: Init, shape: tuple[int, ...], dtype: jnp.dtype, sharding: Sharding
+) -> Array:
     """One parameter. XLA fuses the random bits into it on a GPU: no memory is needed beside the result."""
+    return jax.lax.with_sharding_constraint(_values(key, index, init, shape, dtype), sharding)
+
+
+def _values(key: Array, index: ArrayLike, init: Init, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     if init == "ones":
         return jnp.ones(shape, dtype)
     if init == "zeros":

@@ -15,7 +15,9 @@ from benchmarks.compare.workloads import comparable_workload
 from jinfer import ConfigError
 from jinfer.batching import buckets
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import default_placement
 from jinfer.scheduling import scheduler
+from jinfer.weights.dummy_params import dummy_params
 from pallas_kernels import paged_attention
 from tests.tiny_model import CONFIG
 
@@ -97,7 +99,7 @@ def test_a_decode_step_reads_each_layer_of_the_foreign_cache(monkeypatch):
     monkeypatch.setattr(decode_step, "jax_kernel", lambda name: theirs)
     before = paged_attention.append_and_decode
     workload = comparable_workload("b2-16", 8)
-    params = model.dummy_params(0)
+    params = dummy_params(model.param_specs, 0, placement=default_placement())
     for choices, num_calls in ((StepChoices(), 0), (StepChoices(has_jax_attention=True), 2)):
         step = DecodeStep(model, params, workload, choices)
         assert step.time_ms(step.compile(), params) > 0

@@ -14,6 +14,8 @@ from benchmarks.compare.workloads import comparable_workload
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.opening import Source, open_bench
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.placement import default_placement
+from jinfer.weights.dummy_params import dummy_params
 from tests.tiny_model import CONFIG
 
 FAKE = """#!/bin/sh
@@ -27,7 +29,14 @@ exec sleep 60
 def test_every_kind_of_data_is_measured_on_one_executable(monkeypatch):
     monkeypatch.setenv("PATH", "")
     model = build_model(read_model_config(CONFIG), jnp.dtype("float32"), "xla")
-    lines = list(power.measure(model, model.dummy_params(0), comparable_workload("b2-16", 8), repeats=1))
+    lines = list(
+        power.measure(
+            model,
+            dummy_params(model.param_specs, 0, placement=default_placement()),
+            comparable_workload("b2-16", 8),
+            repeats=1,
+        )
+    )
     assert [line["data"] for line in lines] == ["random", "zero cache", "zeros"]
     assert all(line.keys() == {"data", "step_ms"} for line in lines), (
         "no figures where there is no nvidia-smi"

@@ -18,6 +18,7 @@ from jinfer.execution.device_state import DeviceState, abstract_device_state
 from jinfer.execution.step import run_step
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import default_placement
+from jinfer.weights.dummy_params import dummy_params
 from tests.tiny_model import CONFIG
 
 LIMITS = Limits(page_size=4, num_pages=12, max_num_seqs=2, max_num_batched_tokens=8, max_model_len=10)
@@ -44,7 +45,10 @@ def test_a_row_at_the_end_of_its_pages_stays_there(implementation):
     step = jax.jit(functools.partial(run_step, model, SHAPE, LIMITS), donate_argnums=1)
     packed = padding_batch(SHAPE, LIMITS).packed.copy()
     packed[:2] = [0, 1]  # its row_ids
-    params, state = model.dummy_params(0), state_of([CAPACITY - 2, CAPACITY - 1])
+    params, state = (
+        dummy_params(model.param_specs, 0, placement=default_placement()),
+        state_of([CAPACITY - 2, CAPACITY - 1]),
+    )
     for _ in range(5):
         state, _ = step(params, state, packed)
 
