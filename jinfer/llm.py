@@ -16,7 +16,7 @@ from jinfer.requests.outputs import RequestOutput, StreamPiece
 from jinfer.requests.prompts import Messages, Prompt, Prompts, as_params, as_prompts, split_options
 from jinfer.requests.request import Request, SequenceOutput
 from jinfer.requests.sampling_params import SamplingParams
-from jinfer.startup import find_checked, start_engine
+from jinfer.startup import resolve_checked, start_engine
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.params import Params
 
@@ -43,8 +43,8 @@ def generate(
     config = EngineConfig.from_options(engine_options)
     prompt_list = as_prompts(prompts)
     params_list = as_params(params, sampling_options, len(prompt_list))
-    found = find_checked(model, config, prompts=prompt_list, params=params_list, tokenizer=tokenizer)
-    with LLM(found, **engine_options) as llm:
+    resolved = resolve_checked(model, config, prompts=prompt_list, params=params_list, tokenizer=tokenizer)
+    with LLM(resolved, **engine_options) as llm:
         return llm.generate(prompts, params_list)
 
 

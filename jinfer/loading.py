@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jinfer.config import EngineConfig
+from jinfer.config import EngineConfig, Limits
 from jinfer.errors import ConfigError, TokenizerError
 from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
 from jinfer.generation_config import GenerationConfig
@@ -30,46 +30,48 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class FoundModel:
-    """All but the params: `weights` are what they are loaded from, None where they are given or random."""
+class ResolvedModel:
+    """Everything but the params. `weights` are what the params are loaded from, None where they are given or
+    random. `chosen_limits` follow from the options alone, as if memory held the whole context."""
 
     model: Model
     dtype: jnp.dtype
+    chosen_limits: Limits
     tokenizer: Tokenizer | None
     eos_token_ids: frozenset[int]
     sampling_defaults: Mapping[str, Any]
     weights: FittedWeights | None
 
 
-ModelSource = str | Path | ModelConfig | Mapping[str, Any] | FoundModel | None
-"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), what find_model
-found for the same options, or None: the demo model."""
+ModelSource = str | Path | ModelConfig | Mapping[str, Any] | ResolvedModel | None
+"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), what
+resolve_model returned for the same options, or None: the demo model."""
 
 
 @dataclass(frozen=True, eq=False)
-class LoadedModel(FoundModel):
+class LoadedModel(ResolvedModel):
     """`owned_params` are the arrays that closing an engine deletes: all but those that the caller brought."""
 
     params: Params
     owned_params: tuple[jax.Array, ...]
 
 
-def find_model(
+def resolve_model(
     source: ModelSource,
     *,
     params: Params | None,
     tokenizer: Tokenizer | str | Path | None,
     config: EngineConfig,
     placement: Placement,
-) -> FoundModel:
+) -> ResolvedModel:
     """Reads all that is small, and of the weights what decides on the model: headers, and a head that is
     stored beside the embedding of a tied model. Raises ModelError, or ConfigError for arguments that
     contradict others."""
-    if isinstance(source, FoundModel):
-        assert tokenizer is None, "the tokenizer is found with the model"
+    if isinstance(source, ResolvedModel):
+        assert tokenizer is None, "a resolved model has its tokenizer"
         return source
     needs_weights = params is None and not config.model.dummy_weights
-    directory, raw, model_config = _find(source, needs_weights)
+    directory, raw, model_config = _read_config(source, needs_weights)
     if directory is None and needs_weights:
         raise ConfigError(
             "a configuration alone has no weights; give params=, a model directory, or dummy_weights=True"
@@ -78,8 +80,8 @@ def find_model(
         raise ConfigError(
             "params and dummy_weights=True are both given; they are two sources of the same weights"
         )
-    # Options are refused before weights are looked at.
-    choose_limits(config, model_config, placement.device)
+    # Before the weights are looked at, for it refuses options.
+    limits = choose_limits(config, model_config, placement.device)
     dtype = choose_dtype(config.model.dtype, placement.device)
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)
@@ -88,9 +90,10 @@ def find_model(
     weights = (
         choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
     )
-    return FoundModel(
+    return ResolvedModel(
         model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params),
         dtype=dtype,
+        chosen_limits=limits,
         tokenizer=text,
         eos_token_ids=generation.eos_token_ids(raw, text, model_config.vocab_size),
         sampling_defaults=generation.sampling_defaults(),
@@ -99,20 +102,22 @@ def find_model(
 
 
 def load_model(
-    found: FoundModel, *, params: Params | None, config: EngineConfig, placement: Placement
+    resolved: ResolvedModel, *, params: Params | None, config: EngineConfig, placement: Placement
 ) -> LoadedModel:
     """Brings the weights to the devices. Raises CheckpointError, and InsufficientMemoryError before
     anything."""
     if params is None:
-        check_weights_fit(found.model, config.cache.gpu_memory_utilization, placement.device)
-        loaded = _load_params(found, config, placement)
+        check_weights_fit(resolved.model, config.cache.gpu_memory_utilization, placement.device)
+        loaded = _load_params(resolved, config, placement)
         owned = tuple(jax.tree.leaves(loaded))
     else:
-        loaded, owned = adopt(found.model.param_specs, params, placement=placement, progress=config.progress)
-    return LoadedModel(**vars(found), params=loaded, owned_params=owned)
+        loaded, owned = adopt(
+            resolved.model.param_specs, params, placement=placement, progress=config.progress
+        )
+    return LoadedModel(**vars(resolved), params=loaded, owned_params=owned)
 
 
-def _find(
+def _read_config(
     source: str | Path | ModelConfig | Mapping[str, Any] | None, needs_weights: bool
 ) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:
     """The directory, if there is one, what its config.json says, and that read."""
@@ -132,10 +137,10 @@ def _fitted_to_given(model: Model, params: Params | None) -> Model:
     return model.fitted_to(fit_given(model.param_specs, params))
 
 
-def _load_params(found: FoundModel, config: EngineConfig, placement: Placement) -> Params:
-    if found.weights is None:
-        return dummy_params(found.model.param_specs, config.model.dummy_weights_seed, placement=placement)
-    return found.weights.load(placement=placement, progress=config.progress)
+def _load_params(resolved: ResolvedModel, config: EngineConfig, placement: Placement) -> Params:
+    if resolved.weights is None:
+        return dummy_params(resolved.model.param_specs, config.model.dummy_weights_seed, placement=placement)
+    return resolved.weights.load(placement=placement, progress=config.progress)
 
 
 def _load_tokenizer(

@@ -1,4 +1,4 @@
-"""Starts an engine from options: find the model, load it, size the memory, compile, warm up."""
+"""Starts an engine from options: resolve the model, load it, size the memory, compile, warm up."""
 
 import dataclasses
 import functools
@@ -18,11 +18,11 @@ from jinfer.errors import InsufficientMemoryError
 from jinfer.execution.device_memory import DeviceMemory, delete_arrays
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.executor import Executor
-from jinfer.execution.memory import MemoryNeeds, check_fits, check_workspace, choose_limits, plan_memory
+from jinfer.execution.memory import MemoryNeeds, check_fits, check_workspace, plan_memory
 from jinfer.execution.memory_plan import MemoryPlan
 from jinfer.execution.start import start_executor
 from jinfer.execution.workspace import start_probing
-from jinfer.loading import FoundModel, LoadedModel, ModelSource, find_model, load_model
+from jinfer.loading import LoadedModel, ModelSource, ResolvedModel, load_model, resolve_model
 from jinfer.placement import Placement, default_placement
 from jinfer.progress import logged_time
 from jinfer.requests.prompts import Prompt
@@ -76,44 +76,44 @@ class EngineParts:
         self.close()
 
 
-def find_checked(
+def resolve_checked(
     model: ModelSource,
     config: EngineConfig,
     *,
     prompts: Sequence[Prompt] = (),
     params: Sequence[SamplingParams] = (),
     tokenizer: Tokenizer | str | Path | None = None,
-) -> FoundModel:
-    """Finds a model, and refuses what can be refused before weights are read and steps are compiled: all that
-    config.json, the tokenizer, the options and the device tell of requests that are known beforehand.
+) -> ResolvedModel:
+    """Resolves a model, and refuses what can be refused before weights are read and steps are compiled:
+    whatever config.json, the tokenizer, the options and the device tell of requests known beforehand.
 
     Raises ModelError for a model, ConfigError for options, and RequestError for a prompt or its parameters,
     that the engine would refuse. An engine may still refuse a prompt that passes here: memory may hold fewer
     pages than the context needs.
     """
     placement = default_placement()
-    found = find_model(model, params=None, tokenizer=tokenizer, config=config, placement=placement)
+    resolved = resolve_model(model, params=None, tokenizer=tokenizer, config=config, placement=placement)
     memory = DeviceMemory.of(placement.device)
-    _chosen_limits(found, config, placement, memory, num_bytes(found.model.abstract_params))
-    request_factory(found, longest_limits(found, config, placement)).create_all(prompts, params)
-    return found
+    _check_fits(resolved, config, memory, num_bytes(resolved.model.abstract_params))
+    request_factory(resolved, longest_limits(resolved, config)).create_all(prompts, params)
+    return resolved
 
 
-def longest_limits(found: FoundModel, config: EngineConfig, placement: Placement) -> Limits:
+def longest_limits(resolved: ResolvedModel, config: EngineConfig) -> Limits:
     """The limits of an engine whose memory holds as many pages as all rows can use, or as the options say."""
-    chosen = choose_limits(config, found.model.config, placement.device)
+    chosen = resolved.chosen_limits
     num_pages = config.cache.num_pages or chosen.max_num_seqs * chosen.pages_per_sequence + 1
     max_model_len = min(chosen.max_model_len, (num_pages - 1) * chosen.page_size)
     return dataclasses.replace(chosen, num_pages=num_pages, max_model_len=max_model_len)
 
 
-def request_factory(found: FoundModel, limits: Limits) -> RequestFactory:
+def request_factory(resolved: ResolvedModel, limits: Limits) -> RequestFactory:
     """Makes the requests that an engine of the model accepts."""
     return RequestFactory(
-        tokenizer=found.tokenizer,
-        vocab_size=found.model.config.vocab_size,
-        eos_token_ids=found.eos_token_ids,
-        sampling_defaults=found.sampling_defaults,
+        tokenizer=resolved.tokenizer,
+        vocab_size=resolved.model.config.vocab_size,
+        eos_token_ids=resolved.eos_token_ids,
+        sampling_defaults=resolved.sampling_defaults,
         limits=limits,
     )
 
@@ -130,36 +130,40 @@ def start_engine(
     started = time.perf_counter()
     placement = default_placement()
     memory = DeviceMemory.of(placement.device)
-    found = find_model(model, params=params, tokenizer=tokenizer, config=config, placement=placement)
-    weight_bytes = num_bytes(found.model.abstract_params) if params is None else 0
-    chosen = _chosen_limits(found, config, placement, memory, weight_bytes)
-    step_bytes = start_probing(found.model, chosen, found.dtype, placement, config.compiler)
+    resolved = resolve_model(model, params=params, tokenizer=tokenizer, config=config, placement=placement)
+    weight_bytes = num_bytes(resolved.model.abstract_params) if params is None else 0
+    _check_fits(resolved, config, memory, weight_bytes)
+    step_bytes = start_probing(
+        resolved.model, resolved.chosen_limits, resolved.dtype, placement, config.compiler
+    )
     with logged_time(logger, "loading the weights"):
-        loaded = load_model(found, params=params, config=config, placement=placement)
+        loaded = load_model(resolved, params=params, config=config, placement=placement)
     with ExitStack() as undo:
         undo.callback(delete_arrays, loaded.owned_params)
         with logged_time(logger, "waiting for what steps need"):
             needs = MemoryNeeds.of(
-                found.model.config,
-                chosen,
-                found.dtype,
+                resolved.model.config,
+                resolved.chosen_limits,
+                resolved.dtype,
                 weight_bytes=num_bytes(loaded.owned_params),
                 step_bytes=step_bytes.result(),
             )
-        parts = _parts(loaded, plan_memory(config.cache, chosen, memory, needs), config, placement)
+        parts = _parts(
+            loaded, plan_memory(config.cache, resolved.chosen_limits, memory, needs), config, placement
+        )
         undo.pop_all()
     kind = placement.device.device_kind
     logger.info("ready in %.1f s on %s: %s", time.perf_counter() - started, kind, parts.limits)
     return parts
 
 
-def _chosen_limits(
-    found: FoundModel, config: EngineConfig, placement: Placement, memory: DeviceMemory, weight_bytes: int
-) -> Limits:
-    """The sizes that follow from the options alone. Raises what `choose_limits` and `check_fits` raise."""
-    chosen = choose_limits(config, found.model.config, placement.device)
-    check_fits(config.cache, chosen, found.model.config, found.dtype, memory, weight_bytes)
-    return chosen
+def _check_fits(
+    resolved: ResolvedModel, config: EngineConfig, memory: DeviceMemory, weight_bytes: int
+) -> None:
+    """Raises what `check_fits` raises."""
+    check_fits(
+        config.cache, resolved.chosen_limits, resolved.model.config, resolved.dtype, memory, weight_bytes
+    )
 
 
 def _parts(

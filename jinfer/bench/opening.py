@@ -19,7 +19,7 @@ from jinfer.config import EngineConfig, Limits
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.execution.kv_cache import KVLayout
 from jinfer.placement import default_placement
-from jinfer.startup import EngineParts, find_checked, longest_limits, start_engine
+from jinfer.startup import EngineParts, longest_limits, resolve_checked, start_engine
 from jinfer.weights.hub import read_json
 
 DEMO_NAME = "demo"
@@ -53,7 +53,7 @@ class Source:
         """The limits of the engine, if memory holds its context. Raises ModelError or ConfigError, before it
         starts."""
         config = EngineConfig.from_options(self._options(options))
-        return longest_limits(find_checked(self._source(), config), config, default_placement())
+        return longest_limits(resolve_checked(self._source(), config), config)
 
     def _source(self) -> str | Mapping[str, Any] | None:
         if self.config is None:

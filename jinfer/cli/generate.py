@@ -24,7 +24,7 @@ from jinfer.requests.outputs import StreamPiece
 from jinfer.requests.prompts import as_params, as_prompts
 from jinfer.requests.request import FinishReason
 from jinfer.requests.sampling_params import SamplingParams
-from jinfer.startup import find_checked
+from jinfer.startup import resolve_checked
 
 
 def add_generate(commands: Any) -> None:
@@ -77,8 +77,8 @@ def _generate(options: argparse.Namespace) -> int:
     config = EngineConfig.from_options(chosen)
     check_stdout()
     params_of_each = as_params(params, {}, len(prompts))
-    found = find_checked(options.model, config, prompts=as_prompts(prompts), params=params_of_each)
-    with LLM(found, **chosen) as llm:
+    resolved = resolve_checked(options.model, config, prompts=as_prompts(prompts), params=params_of_each)
+    with LLM(resolved, **chosen) as llm:
         return (
             _print_json(llm, prompts, params)
             if options.json

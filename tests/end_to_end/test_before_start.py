@@ -7,7 +7,7 @@ import pytest
 from jinfer import LLM, ConfigError, InsufficientMemoryError, RequestError, SamplingParams
 from jinfer.config import EngineConfig
 from jinfer.requests.prompts import as_prompts
-from jinfer.startup import find_checked
+from jinfer.startup import resolve_checked
 from tests.checkpoints import CONFIG, CONTEXT, TINY_ENGINE, VOCAB_SIZE, write_checkpoint
 
 ROWS = VOCAB_SIZE + 20
@@ -32,7 +32,7 @@ def weights_are_not_read(monkeypatch):
 def check(directory: Path, prompts, params: SamplingParams | None = None, **options) -> None:
     config = EngineConfig.from_options({**TINY_ENGINE, **options})
     listed = as_prompts(prompts)
-    find_checked(directory, config, prompts=listed, params=[params or SamplingParams()] * len(listed))
+    resolve_checked(directory, config, prompts=listed, params=[params or SamplingParams()] * len(listed))
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_a_context_longer_than_the_pages_that_steps_are_compiled_for_passes(tmp_
     check(tmp_path, [5] * 60_000)
 
 
-def test_what_was_found_is_not_read_again(tmp_path, monkeypatch):
+def test_a_resolved_model_is_not_read_again(tmp_path, monkeypatch):
     monkeypatch.undo()
     write_checkpoint(tmp_path)
     config = EngineConfig.from_options(TINY_ENGINE)
-    found = find_checked(tmp_path, config)
+    resolved = resolve_checked(tmp_path, config)
     for name in ("config.json", "tokenizer.json"):
         (tmp_path / name).unlink()
-    with LLM(found, **TINY_ENGINE) as llm:
+    with LLM(resolved, **TINY_ENGINE) as llm:
         assert len(llm.generate("the cat", max_tokens=2, ignore_eos=True)[0].outputs[0].token_ids) == 2

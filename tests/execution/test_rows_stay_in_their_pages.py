@@ -45,10 +45,8 @@ def test_a_row_at_the_end_of_its_pages_stays_there(implementation):
     step = jax.jit(functools.partial(run_step, model, SHAPE, LIMITS), donate_argnums=1)
     packed = padding_batch(SHAPE, LIMITS).packed.copy()
     packed[:2] = [0, 1]  # its row_ids
-    params, state = (
-        dummy_params(model.param_specs, 0, placement=default_placement()),
-        state_of([CAPACITY - 2, CAPACITY - 1]),
-    )
+    params = dummy_params(model.param_specs, 0, placement=default_placement())
+    state = state_of([CAPACITY - 2, CAPACITY - 1])
     for _ in range(5):
         state, _ = step(params, state, packed)
 

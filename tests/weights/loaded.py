@@ -9,7 +9,7 @@ import pytest
 
 from jinfer.config import EngineConfig
 from jinfer.errors import ModelError
-from jinfer.loading import find_model, load_model
+from jinfer.loading import load_model, resolve_model
 from jinfer.placement import default_placement
 from jinfer.weights.params import flatten
 
@@ -27,8 +27,8 @@ def loaded(source: Path | Mapping[str, Any], params: Any = None, **options: Any)
     """Parameters by path, of a directory, or of a config and params."""
     config = EngineConfig.from_options({"dtype": "float32", "progress": False, **options})
     placement = default_placement()
-    found = find_model(source, params=params, tokenizer=None, config=config, placement=placement)
-    loaded_model = load_model(found, params=params, config=config, placement=placement)
+    resolved = resolve_model(source, params=params, tokenizer=None, config=config, placement=placement)
+    loaded_model = load_model(resolved, params=params, config=config, placement=placement)
     return {path: np.asarray(x) for path, x in flatten(loaded_model.params).items()}
 
 
