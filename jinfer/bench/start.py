@@ -19,7 +19,7 @@ from typing import Any
 from jinfer.bench.opening import Source, work_of
 from jinfer.bench.results import Result
 from jinfer.errors import EngineError
-from jinfer.progress import collected_times
+from jinfer.progress import collected_times, progress_bar
 
 CACHE_ENVIRONMENT = {
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
@@ -41,8 +41,15 @@ class Start:
 
 def measure_starts(source: Source, options: Mapping[str, Any]) -> tuple[Start, Start]:
     """A start with an empty compilation cache, then one with a warm one. Uses no device in this process."""
-    with tempfile.TemporaryDirectory(prefix="jinfer-bench-cache-") as cache:
-        return start_once(source, options, Path(cache)), start_once(source, options, Path(cache))
+    with (
+        tempfile.TemporaryDirectory(prefix="jinfer-bench-cache-") as cache,
+        progress_bar("starting", total=2, enabled=options["progress"]) as bar,
+    ):
+        cold = start_once(source, options, Path(cache))
+        bar.update()
+        warm = start_once(source, options, Path(cache))
+        bar.update()
+    return cold, warm
 
 
 def start_once(source: Source, options: Mapping[str, Any], cache: Path) -> Start:
