@@ -27,7 +27,8 @@ CHECKED = (
     "jinfer.compilation",
 )
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
-    import jinfer  # noqa: F401
+    import jinfer.async_llm
+    import jinfer.cli.command  # noqa: F401  # everything else
 
 # Engines of the same shapes are compiled once, and not in every test: most of the time that tests take is
 # XLA's. Each process has a cache of its own, for JAX does not lock what it writes there.

@@ -24,7 +24,7 @@ IMPORT_AND_TELL = """
 import json, os, sys
 import jax  # which sets two variables itself
 before = dict(os.environ)
-import jinfer, jinfer.cli
+import jinfer.async_llm, jinfer.cli.command
 after = dict(os.environ)
 from jax._src import xla_bridge
 print(json.dumps({
@@ -46,6 +46,13 @@ def fresh_import() -> dict:
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
     return json.loads(process.stdout)
+
+
+def test_the_host_is_imported_without_jax():
+    host = "jinfer.engine.loop, jinfer.scheduling.scheduler, jinfer.text.tokenizer, jinfer.cli"
+    code = f"import sys, {host}; from jinfer import ConfigError, SamplingParams, RequestOutput"
+    code += "; assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=120)
 
 
 def test_importing_starts_no_backend(fresh_import):
@@ -109,8 +116,8 @@ def path_of(module: str) -> Path | None:
 
 
 def reached_from(paths: list[Path]) -> set[Path]:
-    """The sources that importing `paths` runs, all packages' own `__init__` but jinfer's included: that one,
-    the front door, imports everything."""
+    """The sources that importing `paths` runs, all packages' own `__init__` included but jinfer's, which
+    imports a name when it is first used."""
     reached, new = set(paths), list(paths)
     while new:
         modules = [module for module in imported_modules(new.pop()) if module.startswith("jinfer.")]

@@ -8,6 +8,7 @@ from jinfer.cli.chat_commands import COMMANDS, run_command
 from jinfer.cli.chat_session import ChatAnswer, ChatSession
 from jinfer.cli.chat_terminal import LineReader, remark, stop_on_interrupt, typing_is_hidden
 from jinfer.cli.chat_view import View, choose_view
+from jinfer.cli.exit_status import EXIT_ERROR, EXIT_OK
 from jinfer.cli.options import (
     add_engine_options,
     add_sampling_options,
@@ -15,13 +16,13 @@ from jinfer.cli.options import (
     engine_options,
     sampling_params,
 )
-from jinfer.cli.output import EXIT_ERROR, EXIT_OK, check_stdout, report_errors, speed
+from jinfer.cli.output import check_stdout, report_errors, speed
 from jinfer.cli.streams import WriteError
 from jinfer.config import EngineConfig
 from jinfer.errors import JinferError, TokenizerError
 from jinfer.llm import LLM
 from jinfer.requests.request import FinishReason
-from jinfer.startup import find_checked
+from jinfer.startup import resolve_checked
 
 
 def add_chat(commands: Any) -> None:
@@ -49,10 +50,10 @@ def _chat(options: argparse.Namespace) -> int:
     chosen = engine_options(options)
     config = EngineConfig.from_options(chosen)
     check_stdout()
-    found = find_checked(options.model, config)
-    uses_template = _uses_template(options, found.tokenizer)
+    resolved = resolve_checked(options.model, config)
+    uses_template = _uses_template(options, resolved.tokenizer)
     view = choose_view(wants_markdown=uses_template and not options.plain)
-    with LLM(found, **chosen) as llm:
+    with LLM(resolved, **chosen) as llm:
         session = ChatSession(llm, params=params, system=options.system, uses_template=uses_template)
         return Chat(session, view).run()
 

@@ -9,18 +9,18 @@ from collections.abc import Iterator, Sequence
 from jinfer.bench.cli import add_bench
 from jinfer.cli.chat import add_chat
 from jinfer.cli.convert import add_convert
+from jinfer.cli.exit_status import EXIT_ERROR, EXIT_READER_GONE, report_interrupt
 from jinfer.cli.generate import add_generate
 from jinfer.cli.options import add_engine_options, engine_options
-from jinfer.cli.output import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_READER_GONE
 from jinfer.cli.serve import add_serve
 from jinfer.cli.streams import ReaderGoneError, command_streams
 from jinfer.errors import JinferError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 when interrupted,
-    and 141, as a shell says it of SIGPIPE, when nobody reads stdout any more. Raises SystemExit for --help
-    and for words that are no command, as argparse does."""
+    """Runs a command and returns its exit status: 0, 1 for an error that was reported, 130 after an
+    interrupt, and 141, a shell's status for SIGPIPE, when stdout has no reader any more. Raises SystemExit
+    for --help and for words that are no command, as argparse does."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     with command_streams():
         return _run_reporting_errors(words)
@@ -31,17 +31,13 @@ def _run_reporting_errors(words: Sequence[str]) -> int:
         options = _parser().parse_args(words, argparse.Namespace(words=words))
         with _messages_on_stderr():
             return options.run(options)
-    except (
-        JinferError,
-        OSError,
-    ) as error:  # of the system's errors, those that nobody expected: they name the file
+    except (JinferError, OSError) as error:  # an OSError names the file
         print(f"jinfer: error: {error}", file=sys.stderr)
         return EXIT_ERROR
     except ReaderGoneError:
         return EXIT_READER_GONE
     except KeyboardInterrupt:
-        print("jinfer: interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return report_interrupt()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 import jax.numpy as jnp
 
-from jinfer.cli.output import EXIT_OK
+from jinfer.cli.exit_status import EXIT_OK
 from jinfer.config import DType
 from jinfer.errors import ConfigError, JinferError
 from jinfer.models.registry import build_model, read_model_config

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from jinfer.cli.exit_status import EXIT_ERROR, EXIT_OK
 from jinfer.requests.outputs import RequestOutput
 from jinfer.requests.request import FinishReason
 
-EXIT_OK, EXIT_ERROR, EXIT_INTERRUPTED, EXIT_READER_GONE = 0, 1, 130, 141
 LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}  # besides those that JSON escapes itself
 
 
