@@ -1,4 +1,4 @@
-"""The front door: `generate`, and `LLM` with generate, chat, stream and chat_stream."""
+"""The front door: `generate`, and `LLM` with generate, chat, stream, chat_stream and as_completed."""
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
@@ -136,20 +136,44 @@ class LLM:
             requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output)
         )
 
+    def as_completed(
+        self,
+        prompts: Prompts,
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+        **options: Any,
+    ) -> Iterator[tuple[int, RequestOutput]]:
+        """Yields the index and the output of each prompt as soon as it has ended; see `generate`. Closing the
+        iterator aborts what runs."""
+        prompt_list = as_prompts(prompts)
+        requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
+        prompt_index = {request: index for index, request in enumerate(requests)}
+        return ((prompt_index[ended], RequestOutput.of(ended)) for ended in self._run_to_ends(requests))
+
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)
-        count = sum(len(request.sequences) for request in requests)
+        with closing(self._run_to_ends(requests)) as ended:
+            for _ in ended:
+                pass  # text is made once the device has nothing left to do
+        return [RequestOutput.of(request) for request in requests]
+
+    def _run_to_ends(self, requests: list[Request]) -> Generator[Request, None, None]:
+        """Yields each request when its last sequence has ended, and shows the progress."""
+        num_open = {request: len(request.sequences) for request in requests}
         num_tokens = 0
         with (
-            progress_bar("generating", total=count, enabled=self.config.progress) as bar,
+            progress_bar("generating", total=sum(num_open.values()), enabled=self.config.progress) as bar,
             closing(self._run(requests, lambda output: output)) as outputs,
         ):
             for output in outputs:
                 num_tokens += output.token_id is not None
-                if output.finish_reason is not None:
-                    bar.set_postfix_str(f"{num_tokens} tokens", refresh=False)
-                    bar.update()
-        return [RequestOutput.of(request) for request in requests]
+                if output.finish_reason is None:
+                    continue
+                bar.set_postfix_str(f"{num_tokens} tokens", refresh=False)
+                bar.update()
+                request = output.sequence.request
+                num_open[request] -= 1
+                if not num_open[request]:
+                    yield request
 
     def _run(self, requests: list[Request], form: Callable[[SequenceOutput], T]) -> Generator[T, None, None]:
         """Steps the engine until the requests have ended, and gives each output in a form. Whatever stops it

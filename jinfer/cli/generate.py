@@ -20,7 +20,7 @@ from jinfer.config import EngineConfig
 from jinfer.errors import RequestError
 from jinfer.llm import LLM
 from jinfer.requests.echo import Echo
-from jinfer.requests.outputs import StreamPiece
+from jinfer.requests.outputs import RequestOutput, StreamPiece
 from jinfer.requests.prompts import as_params, as_prompts
 from jinfer.requests.request import FinishReason
 from jinfer.requests.sampling_params import SamplingParams
@@ -87,10 +87,15 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 def _print_json(llm: LLM, prompts: list[Any], params: SamplingParams) -> int:
-    outputs = llm.generate(prompts, params)
-    for output in outputs:
-        sys.stdout.write(json_line(output, sys.stdout.encoding) + "\n")
-    return report_errors(completion.error for output in outputs for completion in output.outputs)
+    """Prints the outputs in the order of the prompts, also after Ctrl-C or a fault those that had ended."""
+    outputs: dict[int, RequestOutput] = {}
+    try:
+        for index, output in llm.as_completed(prompts, params):
+            outputs[index] = output
+    finally:
+        for index in sorted(outputs):
+            sys.stdout.write(json_line(outputs[index], sys.stdout.encoding) + "\n")
+    return report_errors(completion.error for output in outputs.values() for completion in output.outputs)
 
 
 def _print_text(llm: LLM, prompts: list[Any], params: SamplingParams, echo: bool) -> int:

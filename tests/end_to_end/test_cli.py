@@ -1,5 +1,6 @@
 """The command line: results on stdout and nothing else, the rest on stderr, and an exit status that tells."""
 
+import itertools
 import json
 import logging
 import os
@@ -319,6 +320,33 @@ class TestJson:
         assert printed["prompt_token_ids"] == [BOS_ID]
         assert len(printed["token_ids"]) == 12
 
+    @pytest.mark.parametrize(
+        ("fault", "status", "line"),
+        [
+            (RuntimeError("the device fell over"), 1, "jinfer: error: the engine failed"),
+            (KeyboardInterrupt(), 130, "jinfer: interrupted"),
+        ],
+    )
+    def test_what_had_ended_is_printed_after_a_fault_or_ctrl_c(
+        self, generate, llm, monkeypatch, fault, status, line
+    ):
+        """Two of three prompts run at a time, and the fault comes while the third does."""
+        dispatch, num_steps = Executor.dispatch, itertools.count(1)
+
+        def failing(executor, plan):
+            if next(num_steps) == 18:
+                raise fault
+            return dispatch(executor, plan)
+
+        prompts = [TEXT, OTHER_TEXT, IDS]
+        expected = [list(output.outputs[0].token_ids) for output in llm.generate(prompts, **GREEDY_OPTIONS)]
+        monkeypatch.setattr(Executor, "dispatch", failing)
+        finished = generate(*command_line(prompts), "--json", *GREEDY)
+
+        assert [printed["token_ids"] for printed in finished.objects] == expected[:2]
+        assert finished.status == status
+        assert line in finished.stderr
+
     def test_an_automatic_context_is_what_the_pages_hold_and_the_start_says_what_went_where(self, generate):
         finished = generate(
             "--prompt-token-ids", "5,6,7", "--max-model-len", "auto", "--num-pages", "6", "--json"
@@ -445,6 +473,18 @@ class TestErrors:
         captured = capsys.readouterr()
         assert (caught.value.code, captured.out) == (2, "")
         assert part in captured.err
+
+    def test_ctrl_c_while_jax_is_imported(self, tmp_path):
+        (tmp_path / "jax.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
+        done = subprocess.run(
+            [sys.executable, "-m", "jinfer", "generate", "--prompt", TEXT],
+            cwd=REPOSITORY,
+            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (130, "", "jinfer: interrupted\n")
 
     def test_no_command_exits_with_2(self, capsys):
         with pytest.raises(SystemExit) as caught:
