@@ -12,6 +12,8 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
+from tests.conftest import CACHE
+
 VOCAB_SIZE = 300
 BOS, EOS = "<|bos|>", "<|eos|>"
 BOS_ID, EOS_ID = 0, 1
@@ -47,6 +49,7 @@ TINY_ENGINE: Mapping[str, Any] = {
     "max_num_seqs": 2,
     "max_num_batched_tokens": 16,
     "progress": False,
+    "compilation_cache_dir": CACHE.name,  # else each start on a CPU would trace its steps anew
 }
 """Engine options with three shapes to compile."""
 

@@ -17,7 +17,7 @@ from jinfer.bench import opening, steady
 from jinfer.bench.json_lines import command_text
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.workloads import Lengths
-from tests.end_to_end.test_cli_streams import Failing, wrapped
+from tests.end_to_end.cli.helpers import Failing, wrapped
 from tests.tiny_model import CONFIG
 
 LINE_KEYS = ["id", "value", "unit", "limit", "percent_of_limit", "date", "versions", "command"]

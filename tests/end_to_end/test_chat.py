@@ -29,7 +29,7 @@ from tests.checkpoints import (
     write_checkpoint,
     write_json,
 )
-from tests.end_to_end.test_cli import REPOSITORY, new_environment
+from tests.end_to_end.cli.helpers import REPOSITORY, new_environment
 from tests.terminal import TerminalProcess
 
 GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}

@@ -1,4 +1,4 @@
-"""One engine for all tests of LLM in a process: its start takes as long as most of them together."""
+"""One engine for all tests in a process: its start takes as long as most of them together."""
 
 from collections.abc import Iterator
 from pathlib import Path
