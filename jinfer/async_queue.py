@@ -1,4 +1,4 @@
-"""Output queues whose taker is a task of an event loop, while a thread puts."""
+"""Output queues that a task of an event loop takes from, while another thread puts."""
 
 import asyncio
 import contextlib
@@ -10,8 +10,7 @@ from jinfer.requests.request import Request, SequenceOutput
 
 
 class Waker:
-    """Sets events of an event loop from another thread, all that are waiting to be set with one call into the
-    loop."""
+    """Sets events of an event loop from another thread: all waiting events with one call into the loop."""
 
     def __init__(self, event_loop: asyncio.AbstractEventLoop) -> None:
         self.event_loop = event_loop
@@ -27,7 +26,7 @@ class Waker:
                 self.event_loop.call_soon_threadsafe(self._set_all)
 
     def _set_all(self) -> None:
-        # first: an event that comes while the others are set is set, too, or scheduled.
+        # First, so that an event that is added meanwhile is set as well, or scheduled.
         self._is_scheduled = False
         while self._waiting:
             self._waiting.popleft().set()
@@ -53,7 +52,7 @@ class AsyncOutputQueue(OutputQueue):
         """Waits for at least one output; none means the end. Raises EngineError if the queue failed."""
         while True:
             self._changed.clear()
-            is_over = self.is_over  # before what is there is taken: else what comes last could be missed
+            is_over = self.is_over  # before the outputs are taken, or the last one could be missed
             outputs = list(self.take_all())
             if outputs:
                 return outputs

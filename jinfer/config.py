@@ -102,7 +102,7 @@ def _is_compiler_option(item: tuple[Any, Any]) -> bool:
 
 @dataclass(frozen=True)
 class CompilerOptions:
-    """The compilation of steps, and the place where they are kept. Raises ConfigError for a malformed
+    """The compilation of steps, and the directory where they are kept. Raises ConfigError for a malformed
     option."""
 
     compiler_options: Mapping[str, CompilerValue] = option(

@@ -72,7 +72,7 @@ OF_BEAMS: Mapping[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True, eq=False)
 class GenerationConfig:
-    """The entries, and the file in which they stand."""
+    """The entries, and the name of their file."""
 
     entries: Mapping[str, Any]
     file: str
@@ -86,10 +86,10 @@ class GenerationConfig:
         return cls(read_json(path), FILE) if path is not None and is_there else cls(raw, "config.json")
 
     def sampling_defaults(self) -> dict[str, Any]:
-        """The values of `MODEL_DEFAULTS` that the model sets, logged since they surprise users.
+        """The values of `MODEL_DEFAULTS` that the model sets. They are logged, because they surprise users.
 
-        They hold whatever `do_sample` says. A value that no request could ask for is left out, which is
-        logged as well.
+        They apply with any value of `do_sample`. A value that no request could have is left out, and logged
+        as well.
         """
         defaults = {}
         for name in MODEL_DEFAULTS:
@@ -117,8 +117,8 @@ class GenerationConfig:
         return defaults
 
     def say_what_is_not_applied(self) -> None:
-        """Logs entries that jinfer does not apply although they change what transformers' `generate`
-        gives."""
+        """Logs the entries that change the results of transformers' `generate` and that jinfer does not
+        apply."""
         has_beams = "num_beams" in self._found(CHANGES_GREEDY_TOKENS)
         greedy = {**self._found(CHANGES_GREEDY_TOKENS), **(self._found(OF_BEAMS) if has_beams else {})}
         for found, level, what in (

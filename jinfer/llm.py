@@ -32,8 +32,8 @@ def generate(
 ) -> list[RequestOutput]:
     """Completes prompts with a model that is loaded for this call: `jinfer.generate("Once upon a time")`.
 
-    What is wrong with options, model, prompts or parameters is said before weights are read, as far as it can
-    be known.
+    Errors in options, model, prompts or parameters are raised before weights are read, as far as they can be
+    known then.
 
     `options` are those of EngineConfig and, without `params`, of SamplingParams. Keep an `LLM` to call it
     more than once.
@@ -56,7 +56,8 @@ class LLM:
     configuration (`ModelConfig`, or the mapping of a config.json) together with `params`, a nested dict of
     arrays that is served as it is. `options` are the fields of EngineConfig. Threads may share one LLM.
 
-    `limits` are the sizes that followed from the options, and `memory` (a MemoryPlan) says what went where.
+    `limits` are the sizes that followed from the options, and `memory` (a MemoryPlan) lists the memory of
+    each part.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class LLM:
 
     @property
     def engine(self) -> Engine:
-        """The engine, to be looked at, or to be driven by hand while no call runs."""
+        """The engine, for inspection, or for stepping it by hand while no call runs."""
         return self.parts.engine
 
     @property
@@ -176,8 +177,8 @@ class LLM:
                     yield request
 
     def _run(self, requests: list[Request], form: Callable[[SequenceOutput], T]) -> Generator[T, None, None]:
-        """Steps the engine until the requests have ended, and gives each output in a form. Whatever stops it
-        early aborts them."""
+        """Steps the engine until the requests have ended, and yields `form` of each output. An exception or a
+        closed generator aborts them."""
         queue = OutputQueue(requests)
         try:
             try:
@@ -185,12 +186,12 @@ class LLM:
                 while not queue.is_over:
                     self._loop.run_once(queue)
                     yield from map(form, queue.take_all())
-                yield from map(form, queue.take_all())  # another thread may have put the end there since
+                yield from map(form, queue.take_all())  # another thread may have put the last ones
                 queue.raise_failure()
             finally:
                 self._loop.abandon(queue)
         finally:
-            self._loop.abandon(queue)  # an interrupt may have kept the first from it
+            self._loop.abandon(queue)  # an interrupt may have prevented the first call
 
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
         self._loop.check_open()

@@ -1,5 +1,5 @@
-"""The parts of a model that an engine needs: its configuration, weights, tokenizer and defaults, from
-wherever they come."""
+"""The parts of a model that an engine needs, from any source: configuration, weights, tokenizer and
+defaults."""
 
 import logging
 from collections.abc import Mapping
@@ -64,9 +64,9 @@ def resolve_model(
     config: EngineConfig,
     placement: Placement,
 ) -> ResolvedModel:
-    """Reads all that is small, and of the weights what decides on the model: headers, and a head that is
+    """Reads all small files, and from the weights what decides on the model: the headers, and a head that is
     stored beside the embedding of a tied model. Raises ModelError, or ConfigError for arguments that
-    contradict others."""
+    contradict each other."""
     if isinstance(source, ResolvedModel):
         assert tokenizer is None, "a resolved model has its tokenizer"
         return source
@@ -80,7 +80,7 @@ def resolve_model(
         raise ConfigError(
             "params and dummy_weights=True are both given; they are two sources of the same weights"
         )
-    # Before the weights are looked at, for it refuses options.
+    # First, because it may refuse an option.
     limits = choose_limits(config, model_config, placement.device)
     dtype = choose_dtype(config.model.dtype, placement.device)
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
@@ -104,8 +104,8 @@ def resolve_model(
 def load_model(
     resolved: ResolvedModel, *, params: Params | None, config: EngineConfig, placement: Placement
 ) -> LoadedModel:
-    """Brings the weights to the devices. Raises CheckpointError, and InsufficientMemoryError before
-    anything."""
+    """Copies the weights to the devices. Raises CheckpointError; and InsufficientMemoryError before anything
+    is read."""
     if params is None:
         check_weights_fit(resolved.model, config.cache.gpu_memory_utilization, placement.device)
         loaded = _load_params(resolved, config, placement)
@@ -120,7 +120,7 @@ def load_model(
 def _read_config(
     source: str | Path | ModelConfig | Mapping[str, Any] | None, needs_weights: bool
 ) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:
-    """The directory, if there is one, what its config.json says, and that read."""
+    """The directory, if there is one, its config.json, and the ModelConfig read from that."""
     if isinstance(source, ModelConfig):
         return None, {}, source
     if isinstance(source, Mapping):
@@ -157,5 +157,5 @@ def _load_tokenizer(
     except TokenizerError as error:
         if (directory / "tokenizer.json").is_file():
             raise
-        logger.warning("%s", error)  # token ids go in and come out without one
+        logger.warning("%s", error)  # prompts and outputs are token ids then
         return None

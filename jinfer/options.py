@@ -1,5 +1,5 @@
-"""Options as fields of frozen dataclasses: what a front door shows of each, and the checks that their types
-ask for."""
+"""Options as fields of frozen dataclasses: their texts for the command line, and the checks that follow from
+their types."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from jinfer.errors import ConfigError, shown
 
 CompilerValue = str | bool
 """The value of an option of XLA's compiler; a number is given as a string."""
-LARGEST_INTEGER = 2**31 - 1  # of what the device counts in int32: pages, positions, rows
+LARGEST_INTEGER = 2**31 - 1  # pages, positions and rows are int32 on the device
 
 
 def option(
@@ -30,10 +30,10 @@ def option(
 
 @dataclass(frozen=True)
 class Option:
-    """An option by its name: what a command line needs to know of it, and its check.
+    """An option by its name: its form on the command line, and its check.
 
-    `words` are the values that are named one by one, as in Literal["auto"], and `value_type` is the type of
-    the others: None where there are none. `is_optional` allows None, which leaves the choice to the engine.
+    `words` are the values that the type names, as in Literal["auto"], and `value_type` is the type of other
+    values: None if there are none. `is_optional` allows None, which leaves the choice to the engine.
     """
 
     name: str

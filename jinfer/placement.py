@@ -1,4 +1,4 @@
-"""The places of arrays: the devices of an engine, and how arrays are laid out over them.
+"""The devices of an engine, and the layout of arrays on them.
 
 Nothing else in jinfer asks JAX for devices or makes a sharding, so that a mesh of several devices begins and
 ends here. Today there is one device, and every array is whole on it.
@@ -16,8 +16,8 @@ from jax.sharding import Sharding, SingleDeviceSharding
 
 @dataclass(frozen=True)
 class Placement:
-    """The devices of one engine. `device` stands for each of them: what kind it is, and how much memory it
-    has."""
+    """The devices of one engine. `device` represents all of them: its kind and its memory size are those of
+    each."""
 
     device: jax.Device
 
@@ -55,7 +55,7 @@ class Placement:
         return jax.device_put(source, SingleDeviceSharding(self.device, memory_kind=kind))
 
     def has(self, array: jax.Array) -> bool:
-        """True if the array is where an engine can use it as it is."""
+        """True if the engine can use the array where it is."""
         return self.device in array.devices()
 
 

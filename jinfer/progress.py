@@ -28,8 +28,8 @@ def logged_time(logger: logging.Logger, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def collected_times() -> Iterator[dict[str, float]]:
-    """The seconds of each `logged_time` of jinfer that ends within the block, by what took them, as they
-    come."""
+    """The seconds of each `logged_time` of jinfer that ends within the block, by its description. The mapping
+    fills while the block runs."""
     found: dict[str, float] = {}
     root = logging.getLogger("jinfer")
     handler = _Collector(found)

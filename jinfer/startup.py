@@ -37,10 +37,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class EngineParts:
-    """A running engine and all that it was made from. `close`, or a with block, gives its memory back.
+    """A running engine and its parts. `close`, or a with block, gives its memory back.
 
-    `requests` makes what the engine accepts. `executor` is the engine's own, with the device state and the
-    params.
+    `requests` makes the requests that the engine accepts. `executor` is the engine's own, with the device
+    state and the params.
     """
 
     config: EngineConfig
@@ -66,7 +66,7 @@ class EngineParts:
         self.delete_weights()
 
     def delete_weights(self) -> None:
-        """Gives back the memory of the weights, once nothing runs any more. It may be repeated."""
+        """Gives back the memory of the weights. Nothing may run any more. It may be called more than once."""
         delete_arrays(self.loaded.owned_params)
 
     def __enter__(self) -> "EngineParts":
@@ -84,10 +84,11 @@ def resolve_checked(
     params: Sequence[SamplingParams] = (),
     tokenizer: Tokenizer | str | Path | None = None,
 ) -> ResolvedModel:
-    """Resolves a model, and refuses what can be refused before weights are read and steps are compiled:
-    whatever config.json, the tokenizer, the options and the device tell of requests known beforehand.
+    """Resolves a model, and raises every error that can be known before weights are read and steps are
+    compiled: from config.json, the tokenizer, the options, the device, and the requests that are known
+    beforehand.
 
-    Raises ModelError for a model, ConfigError for options, and RequestError for a prompt or its parameters,
+    Raises ModelError for a model, ConfigError for options, and RequestError for a prompt or its parameters
     that the engine would refuse. An engine may still refuse a prompt that passes here: memory may hold fewer
     pages than the context needs.
     """
@@ -160,7 +161,7 @@ def start_engine(
 def _check_fits(
     resolved: ResolvedModel, config: EngineConfig, memory: DeviceMemory, weight_bytes: int
 ) -> None:
-    """Raises what `check_fits` raises."""
+    """Raises InsufficientMemoryError as `memory.check_fits` does."""
     check_fits(
         config.cache, resolved.chosen_limits, resolved.model.config, resolved.dtype, memory, weight_bytes
     )

@@ -1,4 +1,4 @@
-"""The most that this machine reaches, measured: the figures that everything else is held against."""
+"""The limits of this machine, measured: every other figure is compared with them."""
 
 import statistics
 import time

@@ -32,7 +32,7 @@ class Monitor:
         self.begin("")
 
     def begin(self, label: str) -> None:
-        """Starts the clock of what is measured next."""
+        """Starts the clock of the next measurement."""
         self._label = label
         self._began = self._last = self._clock()
         self._num_tokens = 0

@@ -87,8 +87,7 @@ def machine_limits() -> MachineLimits:
 
 @dataclass(frozen=True)
 class OpenBench:
-    """A measurement that can begin, the engine it is about, and who tells how it goes, if somebody
-    listens."""
+    """A measurement that can begin, its engine, and the monitor that shows its progress, if there is one."""
 
     bench: Bench
     parts: EngineParts

@@ -48,7 +48,7 @@ class ResultsOutput:
 
 @contextlib.contextmanager
 def open_output(options: argparse.Namespace, words: Sequence[str]) -> Iterator[ResultsOutput]:
-    """`words` are those of the command line, behind `jinfer`."""
+    """`words` are those of the command line after `jinfer`."""
     command = command_text(["jinfer", *words])
     with open_json_lines("--json", options.json) as json_lines:
         yield ResultsOutput(command, json_lines)

@@ -52,7 +52,7 @@ def profile(session: Session, engine: Engine, workload: Workload, directory: Pat
 
 
 def _quiet() -> dict[str, Any]:
-    """Python's own calls are not traced: they would cost the host more than what it does."""
+    """Switches off the trace of Python's own calls, which would cost the host more than its work."""
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0
     return {"profiler_options": options}

@@ -1,4 +1,4 @@
-"""Another function in the place of a method, for as long as something is measured."""
+"""Replaces a method of one object while something is measured."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -14,6 +14,6 @@ def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[No
         yield
     finally:
         if before is None:
-            delattr(owner, name)  # it is the class's again
+            delattr(owner, name)  # the method of the class is found again
         else:
             setattr(owner, name, before)

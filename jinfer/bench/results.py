@@ -26,7 +26,7 @@ class Result:
         return 100 * (self.value / self.limit if self.more_is_better else self.limit / self.value)
 
     def line(self) -> dict[str, Any]:
-        """The part of a recorded line that the run found out."""
+        """The part of a recorded line that this run measured."""
         return {
             "id": self.id,
             "value": rounded(self.value),

@@ -45,7 +45,7 @@ class ModelWork:
         return self.config.hidden_size * (attention + 3 * layer.mlp.intermediate_size)
 
     def prompt_flops(self, first: int, last: int) -> int:
-        """Operations of linear layers, but for the head, on the tokens at places `first` to `last` of a
+        """Operations of linear layers, but for the head, on the tokens at positions `first` to `last` of a
         prompt."""
         num_tokens = last - first + 1
         return 2 * (self.linear_params * num_tokens - self.newest_only_params * (num_tokens - 1))
@@ -56,8 +56,8 @@ class ModelWork:
         return self.config.vocab_size * self.config.hidden_size
 
     def kv_bytes(self, first: int, last: int) -> int:
-        """Bytes of keys and values that the tokens at places `first` to `last` (from 1) of a sequence read,
-        each by itself: the sum of KV(n)."""
+        """Bytes of keys and values that the tokens at positions `first` to `last` (from 1) of a sequence
+        read, each by itself: the sum of KV(n)."""
         return sum(
             position_bytes * _visible(first, last, layer.attention.sliding_window)
             for layer, position_bytes in zip(self.config.layers, self.kv_layout.position_bytes(), strict=True)
@@ -65,7 +65,7 @@ class ModelWork:
 
     def attention_flops(self, first: int, last: int) -> int:
         """Operations of the two products of attention, over the pairs of tokens that see each other, of the
-        tokens at places `first` to `last` of a prompt."""
+        tokens at positions `first` to `last` of a prompt."""
         *layers, last_layer = self.config.layers
         return sum(_attention_flops(layer, first, last) for layer in layers) + _attention_flops(
             last_layer, last, last
@@ -78,7 +78,7 @@ def _attention_flops(layer: LayerConfig, first: int, last: int) -> int:
 
 
 def _visible(first: int, last: int, window: int | None) -> int:
-    """Positions that the tokens at places `first` to `last` see, themselves included, in a layer of this
+    """Positions that the tokens at positions `first` to `last` see, themselves included, in a layer of this
     window."""
     return _triangle(last, window) - _triangle(first - 1, window)
 

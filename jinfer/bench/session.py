@@ -1,4 +1,4 @@
-"""An engine that is being measured: requests of token ids go in, times come out."""
+"""An engine that is being measured: takes requests of token ids and gives times."""
 
 import random
 import time

@@ -44,19 +44,19 @@ def steady(session: Session, engine: Engine, workload: Workload) -> Iterator[Non
     finally:
         for request in requests:
             engine.abort(request.sequences)
-        engine.step()  # reads what is in flight, for nobody
+        engine.step()  # reads the step in flight, whose result is dropped
 
 
 def device_step_ms(session: Session, engine: Any, requests: Sequence[Lengths]) -> float:
     """Milliseconds of a decode step of the device alone: the last step of a running batch, dispatched again
-    and again without reading it. Its requests get tokens that nobody asked for, and are aborted.
+    and again without reading it. Its requests get tokens beyond their number, and are aborted.
 
-    Before each dispatch the rows go back by a position, to the one that the last step wrote. Else they would
-    leave the pages that they have, and write into others'. That is a kernel of its own, of some two
+    Before each dispatch, the rows go back by a position, to the one that the last step wrote. Otherwise they
+    would leave their pages and write into those of others. That is a kernel of its own, of some two
     microseconds.
 
-    What the engine's own step takes longer than this, the device is idle; no profiler is needed, under which
-    CUDA graphs are off.
+    The difference from the engine's own step is the idle time of the device. No profiler is needed, under
+    which CUDA graphs are off.
     """
     workload = Workload("", Measure.TPOT, tuple(requests))
     executor = engine.executor

@@ -42,8 +42,7 @@ def _run_reporting_errors(words: Sequence[str]) -> int:
 
 @contextlib.contextmanager
 def _messages_on_stderr() -> Iterator[None]:
-    """Shows what jinfer says while it starts, and leaves logging as it was: main() may be called by a
-    program."""
+    """Prints jinfer's log on stderr, and restores logging at the end, because a program may call main()."""
     logger, handler = logging.getLogger("jinfer"), logging.StreamHandler(sys.stderr)
     before = logger.level, logger.propagate
     logger.addHandler(handler)

@@ -49,10 +49,7 @@ def _convert(options: argparse.Namespace) -> int:
         save_orbax(params, directory, options.out)
     except JinferError:
         raise
-    except (
-        OSError,
-        ValueError,
-    ) as error:  # a ValueError is what TensorStore, which Orbax writes with, makes of one
+    except (OSError, ValueError) as error:  # TensorStore, which Orbax uses, raises ValueError for an OSError
         raise ConfigError(
             f"{options.out} cannot be written: {error}; remove what is there of it, and name a directory "
             "with room"
@@ -66,5 +63,5 @@ def _check_can_be_made(out: Path) -> None:
     parent = next(each for each in out.absolute().parents if each.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise ConfigError(
-            f"{out} cannot be made: {parent} is no directory that can be written; name another place"
+            f"{out} cannot be made: {parent} is no directory that can be written; name another directory"
         )

@@ -71,7 +71,9 @@ def _generate(options: argparse.Namespace) -> int:
             "nothing to complete; give --prompt TEXT (several times for several) or --prompt-token-ids"
         )
     if options.logprobs is not None and not options.json:
-        raise RequestError(f"--logprobs {options.logprobs} has no place in text; add --json, or leave it out")
+        raise RequestError(
+            f"--logprobs {options.logprobs} cannot be printed as text; add --json, or leave it out"
+        )
     params = sampling_params(options)
     chosen = engine_options(options)
     config = EngineConfig.from_options(chosen)
@@ -100,7 +102,7 @@ def _print_json(llm: LLM, prompts: list[Any], params: SamplingParams) -> int:
 
 def _print_text(llm: LLM, prompts: list[Any], params: SamplingParams, echo: bool) -> int:
     """Streams the completions in the order of the prompts, a line feed between two of them."""
-    # Checks all, and prints nothing.
+    # All prompts are checked here, before anything is printed.
     pieces = cast(Generator[StreamPiece, None, None], llm.stream(prompts, params))
     echoes = [Echo(prompt if echo else "", llm.tokenizer) for prompt in prompts for _ in range(params.n)]
     started, num_tokens, first_token, errors = time.perf_counter(), 0, None, []
@@ -109,8 +111,8 @@ def _print_text(llm: LLM, prompts: list[Any], params: SamplingParams, echo: bool
         for piece in pieces:
             first_token = first_token or time.perf_counter()
             num_tokens += len(piece.token_ids)
-            place = piece.prompt_index * params.n + piece.output_index
-            printer.add(place, echoes[place].end_before(piece) + piece.text, piece.finish_reason)
+            index = piece.prompt_index * params.n + piece.output_index
+            printer.add(index, echoes[index].end_before(piece) + piece.text, piece.finish_reason)
             if piece.finish_reason is FinishReason.ERROR:
                 errors.append(f"prompts[{piece.prompt_index}]: {piece.error}")
     if sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""Options that several commands have, and what becomes of them."""
+"""Options that several commands have, and the values that are made of them."""
 
 import argparse
 import contextlib
@@ -54,7 +54,7 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> Any:
 
 
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
-    """The group of all that EngineConfig has. Progress is shown in a terminal, where nothing else is said."""
+    """Adds the group of EngineConfig's options. Progress is on by default in a terminal only."""
     add_options(parser.add_argument_group("engine"), EngineConfig.options().values())
     parser.set_defaults(progress=sys.stderr.isatty())
 
@@ -89,15 +89,15 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
-    """All of them, as keyword arguments of LLM."""
+    """The options of the engine, as keyword arguments of LLM."""
     return {name: getattr(options, name) for name in EngineConfig.options()}
 
 
 def argument_text(word: str) -> str:
-    """The text of a word of the command line: UTF-8, also where the locale says another encoding, such as
-    C's.
+    """The text of a word of the command line: UTF-8, also under a locale of another encoding, such as C's.
 
-    Bytes that are no UTF-8 stay surrogates, which a prompt refuses."""
+    Bytes that are no UTF-8 stay surrogates, which a prompt refuses.
+    """
     try:
         word.encode()
     except UnicodeEncodeError:
@@ -107,7 +107,7 @@ def argument_text(word: str) -> str:
 
 
 def token_ids(text: str) -> list[int]:
-    """Ids from the form 1,2,3. Whether a model has them is found out later."""
+    """Ids from the form 1,2,3. The request checks them against the vocabulary."""
     parts = text.split(",")
     if not all(TOKEN_ID.fullmatch(part) for part in parts):
         shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

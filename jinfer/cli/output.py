@@ -24,10 +24,10 @@ class InOrder:
         self._current = 0
         self._flush()
 
-    def add(self, place: int, text: str, finish_reason: FinishReason | None) -> None:
-        """More of the text at `place`."""
-        self._waiting[place] += text
-        self._finished[place] = finish_reason is not None
+    def add(self, index: int, text: str, finish_reason: FinishReason | None) -> None:
+        """Adds text to the one at `index`."""
+        self._waiting[index] += text
+        self._finished[index] = finish_reason is not None
         self._flush()
 
     def _flush(self) -> None:

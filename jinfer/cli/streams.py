@@ -1,5 +1,5 @@
-"""stdout and stderr while a command runs: whatever cannot be written there ends the command in an orderly
-way, or not at all."""
+"""stdout and stderr while a command runs: an error of stdout ends the command with a message, and an error of
+stderr is ignored."""
 
 import codecs
 import contextlib
@@ -21,8 +21,8 @@ class WriteError(JinferError):
 
 
 class ReaderGoneError(Exception):
-    """The reader of stdout has gone, as in `jinfer generate | head -c 100`: the command ends, and nothing is
-    wrong."""
+    """The reader of stdout has closed it, as in `jinfer generate | head -c 100`: the command ends, and this
+    is no error."""
 
 
 @contextlib.contextmanager
@@ -62,7 +62,7 @@ class Writer:
         fitting = self._fitting(text)
         if self._raw is None:
             self._stream.write(fitting)
-        self._stream.flush()  # with a raw file: what somebody wrote before this stream was wrapped
+        self._stream.flush()  # with a raw file: text that was written before this stream was wrapped
         if self._raw is not None:
             _write_all(self._raw, self._encoder.encode(fitting))
         return len(text)

@@ -41,12 +41,12 @@ class Echo:
         self._is_given = isinstance(prompt, str) or self.text == self._decoded
 
     def end_before(self, piece: TextPiece) -> str:
-        """The prompt's text that still has to stand before a piece of the output; '' once there was text."""
+        """The rest of the prompt's text, which goes before this piece of the output; '' once it was given."""
         if self._is_given or self._tokenizer is None:
             return ""
         self._output_ids += self._with_text(piece.token_ids)
         if not piece.text and piece.finish_reason is None:
-            return ""  # the output has not shown yet how it goes on
+            return ""  # the rest of the character may still come
         self._is_given = True
         together = self._tokenizer.decode(self._ids + self._output_ids)
         there = together[len(self.text) : len(self._decoded)]

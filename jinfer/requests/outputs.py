@@ -17,7 +17,7 @@ class RequestMetrics:
 
     @property
     def output_tokens_per_s(self) -> float | None:
-        """Output tokens over latency: what the request saw, not what the engine did."""
+        """Output tokens over latency: the speed of this request, and not of the engine."""
         return self.num_output_tokens / self.latency_s if self.latency_s else None
 
 
@@ -96,7 +96,8 @@ class StreamPiece:
 
     @classmethod
     def of(cls, prompt_index: int, output: SequenceOutput) -> "StreamPiece":
-        """A sequence output as text. Those of a sequence must come in order, and each once."""
+        """The piece of text of a sequence output. The outputs of a sequence must be given in order, each
+        once."""
         sequence = output.sequence
         is_last = output.finish_reason is not None
         return cls(

@@ -26,8 +26,8 @@ class Prompt:
 
 
 def as_prompts(prompts: Prompts) -> list[Prompt]:
-    """A list of prompts from whatever form they were given in. Raises RequestError for an empty or a mixed-up
-    list."""
+    """A list of prompts from any of their forms. Raises RequestError for an empty list and for one that mixes
+    forms."""
     plain = _as_plain(prompts)
     if isinstance(plain, str):
         return [Prompt(text=plain)]

@@ -9,8 +9,8 @@ from jinfer.text.detokenizer import Detokenizer
 
 
 class FinishReason(enum.StrEnum):
-    """The reason for an end: a stop string, stop id or end of sequence; a length bound; the caller; a
-    fault."""
+    """The reason why a completion ended: a stop string, stop id or end of sequence; a length bound; an abort
+    by the caller; a fault."""
 
     STOP = "stop"
     LENGTH = "length"

@@ -90,7 +90,7 @@ class RequestFactory:
         return prompts
 
     def need_tokenizer(self, what: str) -> Tokenizer:
-        """The tokenizer. Raises RequestError, which says what needs one, where the model has none."""
+        """The tokenizer. Raises RequestError where the model has none, with the feature that needs one."""
         if self.tokenizer is None:
             raise RequestError(
                 f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)"

@@ -1,4 +1,4 @@
-"""The choice of weights among all in a directory that looks like them, and the warnings of the others."""
+"""Chooses the weights of a directory that may hold several, and warns of the others."""
 
 import functools
 import logging
@@ -72,7 +72,7 @@ def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict
 def _warn_of_others(
     directory: Path, taken: str, sources: Collection[str], faults: Mapping[str, Exception], specs: ParamSpecs
 ) -> None:
-    """Names each thing beside the weights that looks like weights, too, and is not read."""
+    """Warns of each file beside the weights that also looks like weights and is not read."""
     files = _files_of(directory / taken)
     untaken = [name for name in sources if name != taken and directory / name not in files]
     others = [f"{name} ({faults[name]})" if name in faults else name for name in untaken]
@@ -88,7 +88,7 @@ def _warn_of_others(
 
 
 def _files_of(origin: Path) -> set[Path]:
-    """All files of a source, as far as it can be read."""
+    """All files of a source that can be read."""
     if not is_index(origin) or not origin.is_file():
         return {origin}
     try:

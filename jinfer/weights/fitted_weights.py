@@ -1,4 +1,4 @@
-"""Weights that are stored somewhere and the parameters that they fill, before anything large is read."""
+"""Stored weights and the parameters that they fill, before anything large is read."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -12,7 +12,7 @@ from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, SafetensorsTensor
 T = TypeVar("T")
 BYTE, NARROW_FLOATS = "uint8", ("F8_E4M3", "F8_E5M2")  # whose zero is a byte of zeros
 BIAS_SUFFIX, BIAS_LEAF = ".bias", "/bias"
-MAX_BIAS_BYTES = 2**24  # of one that is read to see whether it is zero; a row of any model is smaller
+MAX_BIAS_BYTES = 2**24  # of a tensor that is read to compare it with zero; a row of any model is smaller
 
 
 def is_harmless(name: str, tensor: SafetensorsTensor, specs: ParamSpecs) -> bool:

@@ -1,4 +1,5 @@
-"""Parameters that a caller has in memory: which array is which, and how they come to be used."""
+"""Parameters that a caller has in memory: matching arrays to the model's parameters, and copying where
+needed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -56,7 +57,7 @@ def adopt(
 
 
 def _arrays(specs: ParamSpecs, params: Params) -> dict[str, Any]:
-    """The arrays by the paths of the model's parameters, and whatever is beside them."""
+    """The arrays by the paths of the model's parameters, and the other arrays that lie beside them."""
     if not isinstance(params, Mapping):
         raise ConfigError(
             f"params is a {type(params).__name__}, and must be a nested dict of arrays (nnx.state(module) "

@@ -87,7 +87,7 @@ def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
 
 @dataclass(frozen=True, eq=False)
 class _Leaf:
-    """The keys of a leaf of a stored tree, and what Orbax says of it."""
+    """The keys of a leaf of a stored tree, and its description by Orbax."""
 
     keys: Keys
     stored: Any

@@ -1,4 +1,4 @@
-"""Parameters as training code keeps them: the leaf of a tree that is a parameter of a model."""
+"""Parameters in the trees of training code: finds the leaves that are parameters of a model."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence

@@ -14,7 +14,7 @@ from jinfer.weights.tensor_source import TensorSource
 
 SUPPORTED_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 METADATA = "__metadata__"  # the only entry of a header that is no tensor
-LENGTH_BYTES = 8  # of the number that a file begins with: how long its header is
+LENGTH_BYTES = 8  # of the first number of a file, which is the length of its header
 
 
 @dataclass(frozen=True)

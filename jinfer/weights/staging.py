@@ -41,7 +41,7 @@ class StagingBuffer:
 
     @classmethod
     def pageable(cls, num_bytes: int, placement: Placement) -> "StagingBuffer":
-        """Ordinary memory: all there is to have for a CPU, which reads it in place."""
+        """Ordinary memory. A CPU reads it in place and needs no other kind."""
         content = np.zeros(num_bytes, np.uint8)
         return cls(content, content)
 
@@ -53,8 +53,8 @@ class StagingBuffer:
         return cls(np.ctypeslib.as_array(memory), source)
 
     def copy_to(self, placement: Placement) -> jax.Array:
-        """Starts a copy. Until the result was used, `content` may not change: the copy may not have begun,
-        and on a CPU there is none."""
+        """Starts a copy. `content` may not change until the result was used: the copy may not have begun, and
+        on a CPU there is no copy."""
         return placement.put_staged(self.source)
 
 
@@ -89,7 +89,7 @@ def _send(buffer: StagingBuffer, read: Read, placement: Placement) -> tuple[Stag
 
 
 def _new_buffer(placement: Placement) -> Callable[[int, Placement], StagingBuffer]:
-    """The kind of buffer that a device is best served from."""
+    """A buffer of the kind that is fastest for the device."""
     if placement.device.platform == "cpu":
         return StagingBuffer.pageable
     try:

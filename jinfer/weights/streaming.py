@@ -119,7 +119,7 @@ def fill_params(
             for chunk in transfer.chunks:
                 params[chunk.slice.path] = _write_chunk(params[chunk.slice.path], staged, chunk)
             paths = {chunk.slice.path for chunk in transfer.chunks}
-            jax.block_until_ready([params[path] for path in paths])  # for the buffer is filled anew
+            jax.block_until_ready([params[path] for path in paths])  # because the buffer is filled again
             bar.update(transfer.num_bytes)
     return params
 

@@ -13,7 +13,7 @@ from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, SafetensorsTensor
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-COMPARED_BYTES = 2**24  # at a time, of each of two tensors
+COMPARED_BYTES = 2**24  # of each of two tensors at a time
 
 
 def fit_tied(
