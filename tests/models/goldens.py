@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from jinfer import LLM
+from tests.conftest import CACHE
 
 GOLDENS = Path(__file__).resolve().parents[1] / "fixtures" / "goldens"
 NAMES = tuple(sorted(path.name for path in GOLDENS.iterdir()))
@@ -18,6 +19,7 @@ ENGINE: Mapping[str, Any] = {
     "max_num_batched_tokens": 16,  # with two rows, three shapes to compile
     "kernels": "xla",
     "progress": False,
+    "compilation_cache_dir": CACHE.name,  # the variants of the oracle are those of the goldens
 }
 MAX_LOGIT_ERROR = 1e-4
 

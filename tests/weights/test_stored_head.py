@@ -4,8 +4,6 @@ lie."""
 import json
 import logging
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from jinfer import cli
 from jinfer.errors import InsufficientMemoryError
 from jinfer.weights.params import unflatten
 from tests.checkpoints import CONFIG, random_tensors, write_checkpoint, write_json, write_shards
@@ -174,15 +173,11 @@ def test_jax_arrays_of_a_callers_own_keep_their_head(dtype):
     assert "head/kernel" in loaded(TIED, params)
 
 
-def test_what_convert_writes_of_a_tied_model_with_a_head_is_served_with_it(tmp_path):
+def test_what_convert_writes_of_a_tied_model_with_a_head_is_served_with_it(tmp_path, capsys):
     source = write_checkpoint(tmp_path / "source", config=TIED, tensors=WITH_HEAD, tokenizer=False)
     out = tmp_path / "out"
     words = ["convert", "--model", str(source), "--to", "orbax", str(out)]
-    process = subprocess.run(
-        [sys.executable, "-m", "jinfer", *words], capture_output=True, text=True, timeout=120
-    )
-
-    assert process.returncode == 0, process.stderr
-    assert "tie_word_embeddings is true" in process.stderr
+    assert cli.main(words) == 0
+    assert "tie_word_embeddings is true" in capsys.readouterr().err
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
     assert_same(loaded(out), expected(WITH_HEAD))
