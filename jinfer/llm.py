@@ -130,13 +130,6 @@ class LLM:
         prompts = self.parts.requests.render(messages)
         return self._stream(prompts, as_params(params, options, len(prompts)))
 
-    def _stream(self, prompts: list[Prompt], params: list[SamplingParams]) -> Iterator[StreamPiece]:
-        requests = self._create(prompts, params)
-        prompt_index = {request: index for index, request in enumerate(requests)}
-        return self._run(
-            requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output)
-        )
-
     def as_completed(
         self,
         prompts: Prompts,
@@ -149,6 +142,13 @@ class LLM:
         requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
         prompt_index = {request: index for index, request in enumerate(requests)}
         return ((prompt_index[ended], RequestOutput.of(ended)) for ended in self._run_to_ends(requests))
+
+    def _stream(self, prompts: list[Prompt], params: list[SamplingParams]) -> Iterator[StreamPiece]:
+        requests = self._create(prompts, params)
+        prompt_index = {request: index for index, request in enumerate(requests)}
+        return self._run(
+            requests, lambda output: StreamPiece.of(prompt_index[output.sequence.request], output)
+        )
 
     def _complete(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[RequestOutput]:
         requests = self._create(prompts, params)

@@ -84,6 +84,16 @@ def users_compiler_options() -> dict[str, bool]:
     return {NEWER_EMITTERS: True} if jax.__version_info__ < (0, 11) else {}
 
 
+@pytest.fixture
+def one_torch_thread() -> Iterator[None]:
+    """Torch's threads cost more than they bring on models as small as the tests'."""
+    torch = pytest.importorskip("torch")
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def compiled_programs_are_dropped() -> Iterator[None]:
     """After a file of tests that leaves many behind."""

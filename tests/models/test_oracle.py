@@ -7,7 +7,6 @@ import copy
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -24,7 +23,7 @@ from tools.goldens.models import ROPE_VARIANTS, VARIANTS, Variant
 if TYPE_CHECKING:
     from tools.goldens.oracle import Answer
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("one_torch_thread")]
 torch = pytest.importorskip("torch", reason="torch computes what is right; install jinfer[oracle]")
 pytest.importorskip("transformers", reason="transformers computes what is right; install jinfer[oracle]")
 
@@ -37,15 +36,6 @@ H200."""
 @pytest.fixture(scope="module")
 def first_seed() -> int:
     return int(os.environ.get("ORACLE_SEED", random.randrange(2**31)))
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Torch's threads cost more than they bring on models this small."""
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(num_threads)
 
 
 ALL = {**VARIANTS, **ROPE_VARIANTS}

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from jinfer import LLM
 from tests.checkpoints import CONFIG, TINY_ENGINE, random_tensors, write_json, write_shards
 
-pytestmark = pytest.mark.oracle
+pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("one_torch_thread")]
 torch = pytest.importorskip("torch", reason="torch computes what is right; install jinfer[oracle]")
 pytest.importorskip("transformers", reason="transformers computes what is right; install jinfer[oracle]")
 
