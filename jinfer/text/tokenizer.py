@@ -152,6 +152,10 @@ class Tokenizer:
         """The kind of the decoder."""
         return self._decoder_kind
 
+    def to_json(self) -> str:
+        """The text of a tokenizer.json, with the tokens that other files add; for another reader of it."""
+        return self._backend.to_str()
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a text.
 

@@ -1,0 +1,99 @@
+"""The masks of one sequence under a grammar."""
+
+from concurrent.futures import Future
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jinfer.errors import RequestError
+from jinfer.text.grammar.library import error_words
+
+Matcher = Any
+"""llguidance.LLMatcher"""
+
+
+def check_words(words: NDArray[np.uint32]) -> None:
+    """llguidance writes at the address of an array."""
+    assert words.dtype == np.uint32
+    assert words.flags.c_contiguous
+    assert words.flags.writeable
+
+
+class Prototype:
+    """A compiled grammar, whose copies are given to sequences.
+
+    The copies share the states that their lexers met. A copy that finds no room for one more spoils the
+    prototype, which is then compiled anew for later requests.
+    """
+
+    def __init__(self, matcher: Matcher) -> None:
+        self._matcher = matcher
+        self.is_spoiled = False
+
+    def new_matcher(self) -> Matcher:
+        """A matcher of the beginning of an output. Threads may ask for some at once."""
+        return self._matcher.deep_copy()
+
+
+class GrammarMasker:
+    """A TokenMasker (see requests.token_masker) of a grammar that a GrammarCompiler compiles."""
+
+    def __init__(self, prototype: Future[Prototype], matcher: Matcher | None = None) -> None:
+        """`matcher` is at the sequence's place, and None at its beginning."""
+        self._prototype = prototype
+        self._matcher = matcher
+        self._error: RequestError | None = None
+
+    @property
+    def is_ready(self) -> bool:
+        """True once the grammar is compiled, or was refused."""
+        return self._prototype.done()
+
+    @property
+    def error(self) -> RequestError | None:
+        """llguidance's words about a grammar that it refuses, or that outgrew its limits; None while all is
+        well."""
+        if self._error is None:
+            refused = self._prototype.exception()
+            assert refused is None or isinstance(refused, RequestError)
+            self._error = refused
+        if self._error is None and self._matcher is not None and self._matcher.is_error():
+            self._prototype.result().is_spoiled = True
+            self._error = RequestError(
+                f"structured_outputs: the output cannot go on: {error_words(self._matcher.get_error())}; "
+                "make the grammar simpler"
+            )
+        return self._error
+
+    @property
+    def is_finished(self) -> bool:
+        """True if nothing but an end-of-sequence token may follow, or one has come."""
+        return self.matcher().is_stopped()
+
+    def fill(self, words: NDArray[np.uint32]) -> bool:
+        """Write the mask of the next token. False if no token is allowed, and `error` is set."""
+        if self.error is None:
+            check_words(words)
+            self.matcher().unsafe_compute_mask_ptr(words.ctypes.data, words.nbytes)
+        return self.is_usable(words)
+
+    def accept(self, token_id: int) -> None:
+        """Take a token of the sequence."""
+        self.matcher().consume_token(token_id)
+
+    def copy(self) -> "GrammarMasker":
+        """An independent masker in the same state."""
+        return GrammarMasker(self._prototype, None if self._matcher is None else self._matcher.deep_copy())
+
+    def matcher(self) -> Matcher:
+        """llguidance's own object, for `fill_masks`. The grammar must be compiled."""
+        if self._matcher is None:
+            self._matcher = self._prototype.result().new_matcher()
+        return self._matcher
+
+    def is_usable(self, words: NDArray[np.uint32]) -> bool:
+        """False for a mask with no token; the mask of an error is made one."""
+        if self.error is not None:
+            words[:] = 0
+        return bool(words.any())

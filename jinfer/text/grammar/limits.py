@@ -1,0 +1,28 @@
+"""What a grammar may cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+
+@dataclass(frozen=True)
+class GrammarLimits:
+    """The bounds of compiling a grammar, and of the masks of its tokens. docs/decisions/0033 has the figures
+    by which they were chosen."""
+
+    compile_cpu_s: float = 1.0
+    compile_bytes: int = 2 << 30
+    """Of memory of the checking process in all."""
+    stack_bytes: int = 2 << 20
+    """Of the checking process: less than a thread has here, where the same grammar is compiled next."""
+    max_cached: int = 64
+    """Compiled grammars that are kept, the most recently used."""
+    max_waiting: int = 256
+    """Grammars that wait to be compiled; a request for one more is refused."""
+    parser: Mapping[str, int | bool] = field(
+        default_factory=lambda: MappingProxyType(
+            {"step_max_items": 5_000, "max_lexer_states": 50_000, "verbose_errors": False}
+        )
+    )
+    """Keywords of llguidance's LLParserLimits. The first bounds the time of a mask, the second a grammar's
+    memory; the message of an error has no state of the parser."""
