@@ -55,9 +55,10 @@ def tool_call_grammar(
         return None
     offered = [tool for tool in known if choice.name in (None, tool.name)]
     if not offered:
-        names = ", ".join(tool.name for tool in known) or "none"
+        names = ", ".join(tool.name for tool in known) or "not given"
+        asked = "a call" if choice.name is None else f"a call of {shown(choice.name)}"
         raise RequestError(
-            f"tool_choice names {shown(choice.name)}, and the tools are {names}; name one of them"
+            f"tool_choice asks for {asked}, and the tools are {names}; give the tool, or name one"
         )
     bodies = [
         {**_arguments(tool, index, must_fit=is_required or tool.is_strict), "name": f"arguments_{index}"}

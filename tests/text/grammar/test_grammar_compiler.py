@@ -184,8 +184,7 @@ def test_compiled_grammars_are_kept_and_the_oldest_dropped(make_compiler):
 def test_only_so_many_may_wait(make_compiler):
     compiler = make_compiler(max_waiting=3)
     with pytest.raises(RequestError, match="3 grammars wait"):
-        for number in range(9):
-            compiler.masker(StructuredOutputs(choice=[str(number)]))
+        [compiler.masker(StructuredOutputs(choice=[str(number)])) for number in range(9)]
 
 
 def test_a_closed_compiler_refuses_and_ends_what_waits(make_compiler):

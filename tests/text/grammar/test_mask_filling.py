@@ -1,0 +1,50 @@
+"""Many rows at once."""
+
+import random
+
+import numpy as np
+
+from jinfer.requests.structured_outputs import StructuredOutputs
+from jinfer.requests.token_masker import num_mask_words
+from jinfer.text.grammar.mask_filling import fill_masks
+
+
+class FirstToken:
+    """A masker of another kind, that allows token 0."""
+
+    is_ready, error, is_finished = True, None, False
+
+    def fill(self, words):
+        words[:] = 0
+        words[0] = 1
+        return True
+
+
+def test_each_row_is_what_its_masker_fills(demo):
+    texts = ["red", "green", "blue", "a", "b"]
+    maskers = [demo.masker(StructuredOutputs(choice=[text, text * 2])) for text in texts]
+    draw = random.Random(0)
+    for masker in maskers:
+        masker.accept(draw.choice(sorted(demo.allows(masker))))
+    rows = np.full((6, num_mask_words(demo.vocab_size)), 0xFFFFFFFF, np.uint32)
+    assert fill_masks([*maskers[:3], FirstToken(), *maskers[3:]], rows) == [True] * 6
+    for row, masker in zip(rows[[0, 1, 2, 4, 5]], maskers, strict=True):
+        alone = np.empty_like(row)
+        masker.fill(alone)
+        np.testing.assert_array_equal(row, alone)
+    assert rows[3].tolist() == [1] + [0] * (rows.shape[1] - 1)
+
+
+def test_a_failed_row_harms_no_other(demo):
+    wrong, right = (demo.masker(StructuredOutputs(choice=["ab"])) for _ in range(2))
+    wrong.accept(demo.ids("z")[0])
+    refused = demo.compiler.masker(StructuredOutputs(choice=["ab"]))
+    rows = np.full((4, num_mask_words(demo.vocab_size)), 0xFFFFFFFF, np.uint32)
+    assert fill_masks([wrong, refused, right], rows) == [False, True, True]
+    assert not rows[0].any()
+    np.testing.assert_array_equal(rows[1], rows[2])
+    assert (rows[3] == 0xFFFFFFFF).all()  # more rows than maskers: left as they are
+
+
+def test_no_rows(demo):
+    assert fill_masks([], np.empty((0, num_mask_words(demo.vocab_size)), np.uint32)) == []
