@@ -1,14 +1,14 @@
-"""What the text of an output must be: a JSON schema, a regular expression, a choice or a grammar."""
+"""Structured outputs: the schema, the expression, the choice or the grammar that a text must fit."""
 
-import json as json_text
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from jinfer.errors import RequestError, shown
+from jinfer.text.output_parsing.plain_json import json_text, json_value
 
 MAX_GRAMMAR_BYTES = 256 * 1024
-"""Of the UTF-8 text of a schema, an expression or a grammar, and of all choices together."""
+"""The UTF-8 text of a schema, an expression or a grammar, or of all choices together, has no more."""
 MAX_CHOICES = 10_000
 MAX_JSON_DEPTH = 64
 """Objects and lists within each other; llguidance reads 128, and wraps a schema into a few."""
@@ -16,7 +16,7 @@ MAX_JSON_DEPTH = 64
 
 @dataclass(frozen=True)
 class StructuredOutputs:
-    """Exactly one field is given. Raises RequestError for anything else, and for a value outside its rule.
+    """The rule that an output fits. Exactly one field is given. Raises RequestError for anything else, and for a value outside its rule.
 
     Plain data. Whether a grammar can be kept is found out when it is compiled (text.grammar).
     """
@@ -61,31 +61,22 @@ def json_object_of(name: str, value: Any) -> dict[str, Any]:
     """
     if not isinstance(value, Mapping | str):
         raise RequestError(f"{name}={shown(value)} must be a JSON object, or the text of one")
-    text = value if isinstance(value, str) else _text_of(name, value)
-    _check_text(name, text)
     try:
-        found = json_text.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{name}={shown(text)} is no JSON: {error}; correct it") from error
+        text = value if isinstance(value, str) else json_text(dict(value))
+        _check_text(name, text)
+        found = json_value(text)
+    except RequestError:
+        raise
+    except ValueError as error:
+        raise RequestError(f"{name}={shown(value)} is no JSON: {error}; correct it") from error
     if not isinstance(found, dict):
-        raise RequestError(f"{name}={shown(text)} must be a JSON object")
+        raise RequestError(f"{name}={shown(value)} must be a JSON object")
     if _depth(found) > MAX_JSON_DEPTH:
         raise RequestError(
             f"{name} has objects and lists more than {MAX_JSON_DEPTH} deep within each other; flatten it, or "
             "define its parts once under $defs and refer to them"
         )
     return found
-
-
-def _text_of(name: str, value: Mapping[str, Any]) -> str:
-    try:
-        return json_text.dumps(dict(value), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise RequestError(f"{name}={shown(value)} is no JSON: {error}; use what JSON can hold") from error
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant} is no number of JSON")
 
 
 def _depth(value: Any) -> int:

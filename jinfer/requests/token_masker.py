@@ -1,4 +1,4 @@
-"""What restricts a sequence's tokens: the engine's side of structured outputs."""
+"""The protocol of what restricts a sequence's tokens: the engine's side of structured outputs."""
 
 from collections.abc import Iterable
 from typing import Protocol
@@ -30,7 +30,7 @@ class TokenMasker(Protocol):
 
     @property
     def error(self) -> RequestError | None:
-        """Why the sequence's request must fail, and no other; None while all is well."""
+        """The reason why the sequence's request must fail, and no other; None while all is well."""
 
     @property
     def is_finished(self) -> bool:

@@ -34,8 +34,8 @@ class GrammarChecker:
         self._process: subprocess.Popen[str] | None = None
 
     def error(self, grammar: str) -> str | None:
-        """Why a grammar cannot be compiled, in llguidance's words or, if it ended the process, in our own.
-        None if it can."""
+        """The reason why a grammar cannot be compiled, in llguidance's words or, if it ended the process, in
+        our own. None if it can."""
         try:
             process = self._started()
             answer = _ask(process, grammar)

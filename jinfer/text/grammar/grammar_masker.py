@@ -54,11 +54,13 @@ class GrammarMasker:
     def error(self) -> RequestError | None:
         """llguidance's words about a grammar that it refuses, or that outgrew its limits; None while all is
         well."""
-        if self._error is None and self._matcher is None:
+        if self._error is not None:
+            return self._error
+        if self._matcher is None:
             refused = self._prototype.exception()
             assert refused is None or isinstance(refused, RequestError)
             self._error = refused
-        elif self._error is None and self._matcher.is_error():
+        elif self._matcher.is_error():
             self._prototype.result().is_spoiled = True
             self._error = RequestError(
                 f"structured_outputs: the output cannot go on: {error_words(self._matcher.get_error())}; "

@@ -1,4 +1,4 @@
-"""What a grammar may cost."""
+"""The bounds of what a grammar may cost."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ class GrammarLimits:
 
     compile_cpu_s: float = 1.0
     compile_bytes: int = 2 << 30
-    """Of memory of the checking process in all."""
+    """Memory of the checking process in all."""
     stack_bytes: int = 2 << 20
-    """Of the checking process: less than a thread has here, where the same grammar is compiled next."""
+    """A stack of the checking process: less than a thread has here, where the grammar is compiled next."""
     max_cached: int = 64
     """Compiled grammars that are kept, the most recently used."""
     max_waiting: int = 256

@@ -68,7 +68,7 @@ def tagged_text(tagged: list[TaggedGrammar], added_tokens: Mapping[str, int]) ->
 
 
 def _body(one: TaggedGrammar, start: int, added_tokens: Mapping[str, int]) -> str:
-    """What follows the trigger."""
+    """The symbols behind the trigger."""
     return (
         f"{sequence(one.begin[start:], added_tokens)} @{one.body} {sequence(one.end, added_tokens)}".strip()
     )

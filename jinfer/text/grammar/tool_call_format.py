@@ -1,4 +1,4 @@
-"""How families of models write a tool call, as data for a grammar.
+"""The ways in which families of models write a tool call, as data for a grammar.
 
 The names are those of output_parsing's formats, which read what is written here. Sources: the chat templates
 of Qwen/Qwen3-8B and NousResearch/Hermes-3-Llama-3.1-8B; meta-llama/llama-models, prompt_format.md;
@@ -7,6 +7,9 @@ mistralai/mistral-common, instruct tokenizers v3 and v11; the templates of deeps
 
 from collections.abc import Collection
 from dataclasses import dataclass
+
+from jinfer.text.output_parsing import formats
+from jinfer.text.output_parsing.formats import DEEPSEEK_CALL, DEEPSEEK_SEPARATOR, deepseek_token
 
 
 @dataclass(frozen=True)
@@ -30,16 +33,11 @@ class ToolCallFormat:
     may_follow_text: bool = True
 
 
-def _deepseek(name: str) -> str:
-    """A token's text. DeepSeek writes a full-width bar, U+FF5C, and U+2581 between words."""
-    return f"<\uff5c{name.replace('_', chr(0x2581))}\uff5c>"
-
-
-_DEEPSEEK_FIRST, _DEEPSEEK_LAST = _deepseek("tool_calls_begin"), _deepseek("tool_calls_end")
-_DEEPSEEK_BEGIN, _DEEPSEEK_END = _deepseek("tool_call_begin"), _deepseek("tool_call_end")
+_DEEPSEEK_FIRST, _DEEPSEEK_LAST = deepseek_token("tool_calls_begin"), deepseek_token("tool_calls_end")
+_DEEPSEEK_END = deepseek_token("tool_call_end")
 
 HERMES = ToolCallFormat(
-    name="hermes",
+    name=formats.HERMES.name,
     trigger="<tool_call>",
     begin='<tool_call>\n{"name": "',
     middle='", "arguments": ',
@@ -47,7 +45,7 @@ HERMES = ToolCallFormat(
     separator="\n",
 )
 LLAMA3_JSON = ToolCallFormat(
-    name="llama3_json",
+    name=formats.LLAMA3_JSON.name,
     trigger="{",
     begin='{"name": "',
     middle='", "parameters": ',
@@ -56,10 +54,10 @@ LLAMA3_JSON = ToolCallFormat(
     may_follow_text=False,
 )
 MISTRAL = ToolCallFormat(
-    name="mistral", trigger="[TOOL_CALLS]", begin="[TOOL_CALLS]", middle="[ARGS]", end=""
+    name=formats.MISTRAL.name, trigger="[TOOL_CALLS]", begin="[TOOL_CALLS]", middle="[ARGS]", end=""
 )
 MISTRAL_LIST = ToolCallFormat(
-    name="mistral",
+    name=formats.MISTRAL.name,
     trigger="[TOOL_CALLS]",
     begin='{"name": "',
     middle='", "arguments": ',
@@ -69,18 +67,18 @@ MISTRAL_LIST = ToolCallFormat(
     last="]",
 )
 DEEPSEEK_V3_1 = ToolCallFormat(
-    name="deepseek_v3_1",
+    name=formats.DEEPSEEK_V3_1.name,
     trigger=_DEEPSEEK_FIRST,
-    begin=_DEEPSEEK_BEGIN,
-    middle=_deepseek("tool_sep"),
+    begin=DEEPSEEK_CALL,
+    middle=DEEPSEEK_SEPARATOR,
     end=_DEEPSEEK_END,
     first=_DEEPSEEK_FIRST,
     last=_DEEPSEEK_LAST,
 )
 DEEPSEEK_V3 = ToolCallFormat(
-    name="deepseek_v3",
+    name=formats.DEEPSEEK_V3.name,
     trigger=_DEEPSEEK_FIRST,
-    begin=f"{_DEEPSEEK_BEGIN}function{_deepseek('tool_sep')}",
+    begin=f"{DEEPSEEK_CALL}function{DEEPSEEK_SEPARATOR}",
     middle="\n```json\n",
     end=f"\n```{_DEEPSEEK_END}",
     first=_DEEPSEEK_FIRST,

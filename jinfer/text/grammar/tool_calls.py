@@ -19,7 +19,7 @@ TOOL_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")  # so that it is itself in JSON
 
 @dataclass(frozen=True)
 class ToolChoice:
-    """What OpenAI's tool_choice and parallel_tool_calls say. `name` is of the one tool to call; with
+    """OpenAI's tool_choice and parallel_tool_calls. `name` is of the one tool to call; with
     `is_required` at least one tool is called, and else text may stand for calls or before them."""
 
     is_required: bool = False

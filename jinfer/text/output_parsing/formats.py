@@ -27,13 +27,13 @@ from jinfer.text.output_parsing.response_format import (
 NUM_MISTRAL_ID_CHARACTERS = 9
 
 
-def _deepseek(name: str) -> str:
+def deepseek_token(name: str) -> str:
     """A token's text. DeepSeek writes a full-width bar, U+FF5C, and U+2581 between words."""
     return f"<\uff5c{name.replace('_', chr(0x2581))}\uff5c>"
 
 
-DEEPSEEK_CALL = _deepseek("tool_call_begin")
-DEEPSEEK_SEPARATOR = _deepseek("tool_sep")
+DEEPSEEK_CALL = deepseek_token("tool_call_begin")
+DEEPSEEK_SEPARATOR = deepseek_token("tool_sep")
 
 ASSISTANT = (
     Marker(("<|im_start|>assistant\n",)),
@@ -41,7 +41,7 @@ ASSISTANT = (
         ("<|start_header_id|>assistant<|end_header_id|>\n\n", "<|header_start|>assistant<|header_end|>\n\n")
     ),
     Marker(("[/INST]", "[/TOOL_RESULTS]")),
-    Marker((_deepseek("Assistant"), _deepseek("tool_outputs_end"))),
+    Marker((deepseek_token("Assistant"), deepseek_token("tool_outputs_end"))),
     Marker(("<|start|>assistant",)),
     Marker(("<|assistant|>", "<start_of_turn>model\n")),
 )
@@ -132,12 +132,12 @@ DEEPSEEK_V3 = ResponseFormat(
         _between(
             TextKind.TOOL_CALLS,
             DEEPSEEK_CALL,
-            _deepseek("tool_call_end"),
+            deepseek_token("tool_call_end"),
             HeadedJsonCall(name_after=f"function{DEEPSEEK_SEPARATOR}", name_before=("\n",), trailer="`"),
         ),
     ),
     ASSISTANT,
-    ignored=(Marker((_deepseek("tool_calls_begin"), _deepseek("tool_calls_end"))),),
+    ignored=(Marker((deepseek_token("tool_calls_begin"), deepseek_token("tool_calls_end"))),),
 )
 
 DEEPSEEK_V3_1 = replace(

@@ -45,6 +45,7 @@ REFUSED = [
     (StructuredOutputs(json={"type": "string", "format": "unheard-of"}), "unheard-of"),
     (StructuredOutputs(json={"type": "string", "pattern": "(?=a)"}), "look"),
     (StructuredOutputs(json={"type": 3}), "type"),
+    (StructuredOutputs(json={"const": "\ud800"}), "serializable"),
     (StructuredOutputs(regex="(a)\\1"), "backreferences"),
     (StructuredOutputs(regex="[a"), "unclosed"),
     (StructuredOutputs(grammar="start: nowhere"), "nowhere"),

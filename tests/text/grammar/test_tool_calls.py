@@ -1,5 +1,9 @@
 """Calls as the families write them, and nothing else."""
 
+import json
+import random
+
+import jsonschema
 import pytest
 
 from jinfer.errors import RequestError
@@ -14,6 +18,9 @@ from jinfer.text.grammar.tool_call_format import (
     tool_call_format,
 )
 from jinfer.text.grammar.tool_calls import ToolChoice, tool_call_grammar
+from jinfer.text.output_parsing.formats import FORMATS as FORMATS_THAT_ARE_READ
+from tests.text.grammar.walking import random_walk
+from tests.text.output_parsing.running import parse
 
 CITY = {
     "type": "object",
@@ -117,6 +124,25 @@ def test_strict_tools_are_strict_and_others_any_object(demo):
     assert not accepts('<tool_call>\n{"name": "now", "arguments": []')
     assert not accepts('<tool_call>\n{"name": "weather", "arguments": {}')
     assert not accepts('<tool_call>\n{"name": "never"')
+
+
+@pytest.mark.parametrize("seed", range(5))
+@FORMATS
+def test_what_is_forced_is_what_the_parser_reads(demo, call_format, seed):
+    closing = [ids[0] for text in ('"', "}", '"}') if len(ids := demo.ids(text)) == 1]
+    ids = random_walk(
+        grammar(demo, call_format),
+        random.Random(seed),
+        vocab_size=demo.vocab_size,
+        eos_token_ids=demo.eos_token_ids,
+        closing_ids=closing,
+    )
+    parsed = parse(FORMATS_THAT_ARE_READ[call_format.name], demo.tokenizer.decode(ids), tools=TOOLS)
+    assert parsed.tool_calls
+    assert not parsed.content
+    for call in parsed.tool_calls:
+        schema = {"weather": CITY, "now": {"type": "object", "maxProperties": 0}}[call.name]
+        jsonschema.validate(json.loads(call.arguments), schema)
 
 
 def test_no_grammar_where_nothing_is_asked_for(demo):
