@@ -152,7 +152,17 @@ def test_the_load_generator_runs_without_jax():
 
 
 ENGINE_PROCESS = {"engine_process.py", "model_info.py"}  # what of the server runs beside the device
-SERVER_USES = {"async_queue", "config", "engine", "errors", "requests", "server", "startup", "text"}
+SERVER_USES = {
+    "async_queue",
+    "config",
+    "engine",
+    "errors",
+    "options",
+    "requests",
+    "server",
+    "startup",
+    "text",
+}
 
 
 def test_the_front_of_the_server_runs_without_jax():
