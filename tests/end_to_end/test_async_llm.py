@@ -150,6 +150,7 @@ class TestEnds:
             task = asyncio.create_task(
                 pieces_of(stream) if use == "stream" else llm.generate(PROMPTS, **GREEDY)
             )
+            await asyncio.sleep(0)  # a task that is cancelled before it began would close nothing
             if use == "generate":
                 await stream.aclose()
             while not llm.stats().num_used_pages:
