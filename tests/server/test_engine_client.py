@@ -7,6 +7,7 @@ import pytest
 
 from jinfer import EngineError, FinishReason, ModelNotFoundError
 from jinfer.requests.request import Request
+from jinfer.server.wire import Abort
 from tests.server.fakes import (
     EngineThread,
     FallibleDevice,
@@ -141,6 +142,26 @@ def test_the_figures_of_an_engine_that_became_idle_come_unasked():
 
     engine = EngineThread(new_engine())
     run(use())
+
+
+def test_one_sequence_of_a_request_ends_and_the_other_goes_on():
+    async def use() -> None:
+        client = await connected(engine)
+        engine.engine.executor.step_s = 0.005
+        queue = new_queue(max_tokens=50, n=2, seed=1)
+        client.submit(queue)
+        assert await queue.take()
+        client._connection.send(Abort(submissions=[], keys=[0]))
+        await outputs_of(queue)
+        first, second = queue.requests[0].sequences
+        assert (first.finish_reason, second.finish_reason) == (FinishReason.ABORT, FinishReason.LENGTH)
+        assert first.num_output_tokens < second.num_output_tokens == 50
+        await client.close()
+
+    engine = EngineThread(new_engine(FallibleDevice))
+    run(use())
+    engine.join()
+    engine.engine.check_integrity()
 
 
 def test_a_deadline_ends_what_runs_and_what_waits():
