@@ -127,7 +127,7 @@ class CommandReader:
         loop.submit(queue)
 
     def _abort(self, message: Abort, loop: EngineLoop) -> None:
-        """What has ended in the meantime is not there any more."""
+        """Gives on the aborts of all that is still there; the rest has ended in the meantime."""
         for submission in message.submissions:
             queue = self._queues.get(submission)
             if queue is not None:

@@ -36,7 +36,8 @@ async def spawn_engine() -> tuple[Process, socket.socket]:
 
 
 def _environment() -> dict[str, str]:
-    """This process's, in which the same jinfer is found: a checkout is no folder of installed packages."""
+    """Variables of this process, and a path on which the same jinfer is found: Python does not look into a
+    checkout by itself."""
     root = str(Path(jinfer.__file__).resolve().parents[1])
     if root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         return dict(os.environ)
@@ -57,7 +58,7 @@ async def end_process(process: Process, *, close_s: float = CLOSE_S) -> None:
 
 
 def described_exit(status: int) -> str:
-    """How a process ended, by its status: negative ones are signals."""
+    """The end of a process in words, by its status: negative ones are signals."""
     if status >= 0:
         return f"it ended with status {status}"
     try:

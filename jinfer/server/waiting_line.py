@@ -76,7 +76,7 @@ class WaitingLine:
         self.num_tokens -= self._num_tokens_of.pop(request, 0)
 
     def _seconds_until_empty(self) -> float:
-        """How long all that wait will take to begin, at the rate of the last ones."""
+        """The time until all that wait have begun, at the rate of the last ones."""
         if len(self._begun) < 2:
             return MIN_RETRY_S
         elapsed_s = max(self._clock() - self._begun[0], 1e-3)

@@ -62,8 +62,8 @@ class Submit(msgspec.Struct, array_like=True, tag=2, frozen=True):
 
 
 class Abort(msgspec.Struct, array_like=True, tag=3, frozen=True):
-    """What nobody waits for any more: whole submissions, and single sequences whose text has ended. Nothing
-    more comes of them."""
+    """The end of whole submissions, and of single sequences whose text has ended: the front waits for neither
+    any more."""
 
     submissions: list[int]
     keys: list[int]
