@@ -2,6 +2,7 @@
 
 import { streamChunks } from "./api.js";
 
+const MIN_RATE_S = 0.01; // a rate over less says how the network cut the stream
 const TEXT_MAX_TOKENS = 256; // /v1/completions ends after 16 by itself
 
 /** The path and the body that ask for the next message of a chat. */
@@ -54,7 +55,7 @@ function addChoice(answer, choice, clock) {
   answer.reasoning += reasoning;
   const isThinking = answer.reasoning !== "" && answer.reasoningMs === null;
   if (isThinking && (delta.content || calls.length > 0 || choice.finish_reason)) {
-    answer.reasoningMs = clock.elapsedMs();
+    answer.reasoningMs = clock.sinceFirstMs();
   }
   answer.content += delta.content ?? "";
   for (const call of calls) addToolCall(answer.toolCalls, call);
@@ -76,12 +77,12 @@ class Clock {
   #lastMs = null;
   #numChunks = 0;
 
-  elapsedMs() {
-    return performance.now() - this.#start;
+  sinceFirstMs() {
+    return this.#elapsedMs() - (this.#firstMs ?? 0);
   }
 
   tick() {
-    this.#lastMs = this.elapsedMs();
+    this.#lastMs = this.#elapsedMs();
     this.#firstMs ??= this.#lastMs;
     this.#numChunks += 1;
   }
@@ -91,10 +92,14 @@ class Clock {
     const seconds = (this.#lastMs - this.#firstMs) / 1000;
     return {
       ttftMs: this.#firstMs,
-      tokensPerS: numTokens > 1 && seconds > 0 ? (numTokens - 1) / seconds : null,
+      tokensPerS: numTokens > 1 && seconds >= MIN_RATE_S ? (numTokens - 1) / seconds : null,
       numTokens,
       numPromptTokens: this.usage?.prompt_tokens ?? null,
       numCachedTokens: this.usage?.prompt_tokens_details?.cached_tokens ?? null,
     };
+  }
+
+  #elapsedMs() {
+    return performance.now() - this.#start;
   }
 }

@@ -3,6 +3,7 @@
 import { element } from "./dom.js";
 
 const SVG = "http://www.w3.org/2000/svg";
+const UNKNOWN = "—";
 const WIDTH = 120;
 const HEIGHT = 32;
 
@@ -34,7 +35,7 @@ export class Charts {
 }
 
 class Chart {
-  #value = element("span", { className: "chart-value", textContent: "–" });
+  #value = element("span", { className: "chart-value", textContent: UNKNOWN });
   #scale = element("span", { className: "chart-scale" });
   #line = shape("path", { class: "chart-line" });
   #area = shape("path", { class: "chart-area" });
@@ -53,7 +54,7 @@ class Chart {
   update(series) {
     const values = series.map((figures) => figures[this.chart.name]);
     const newest = values.at(-1) ?? null;
-    this.#value.textContent = newest === null ? "–" : this.chart.format(newest);
+    this.#value.textContent = newest === null ? UNKNOWN : this.chart.format(newest);
     const highest = Math.max(this.chart.least, ...values.map((value) => value ?? 0));
     const top = Math.min(highest, this.chart.most);
     this.#scale.textContent = this.chart.most === Infinity ? `of ${this.chart.format(top)}` : "";

@@ -34,7 +34,7 @@ export class ChatList {
       closeCovering();
     }, { className: "chat-title" });
     if (chat.id === this.#openId) open.setAttribute("aria-current", "true");
-    const save = button("⭳", () => exportChats([chat], `jinfer-chat-${chat.id}.json`), { label: `Export “${title}”` });
+    const save = button("↓", () => exportChats([chat], `jinfer-chat-${chat.id}.json`), { label: `Export “${title}”` });
     const remove = button("✕", () => this.#delete(chat, title), { label: `Delete “${title}”` });
     return element("li", {}, [open, save, remove]);
   }

@@ -82,7 +82,7 @@ export class Conversation {
       await streamAnswer(answer, request, { signal: abort.signal, onChange: () => this.#redraw(view) });
     } catch (error) {
       if (error.name === "AbortError") answer.finishReason = "stopped";
-      else answer.error = error.message;
+      else answer.error = errorText(error);
       if (error.name !== "AbortError") this.hooks.onError(error);
     } finally {
       if (this.#abort === abort) this.#abort = null;
@@ -153,3 +153,6 @@ export class Conversation {
     this.container.scrollTop = this.container.scrollHeight;
   }
 }
+
+const errorText = (error) =>
+  error.retryAfterS ? `${error.message} (The server asks to wait ${error.retryAfterS} s.)` : error.message;

@@ -19,7 +19,7 @@ class Page {
   #prompt = byId("prompt");
 
   constructor(model) {
-    const onError = (error) => { if (error.status === 401) changeKey(error.message); };
+    const onError = (error) => { if (error.status === 401) changeKey(refusalText()); };
     this.conversation = new Conversation(byId("messages"), model, {
       onChange: (chat) => this.#keep(chat),
       onState: () => this.#showState(),
@@ -67,7 +67,7 @@ class Page {
   }
 
   #escape(event) {
-    if (event.key !== "Escape" || byId("key-dialog").open) return;
+    if (event.key !== "Escape" || event.defaultPrevented || byId("key-dialog").open) return;
     if (this.conversation.isStreaming) this.#stop();
     else this.#endEditing();
   }
@@ -180,6 +180,8 @@ async function changeKey(reason) {
   return key !== null;
 }
 
+const refusalText = () => (hasKey() ? "The server does not accept this key." : "This server wants a key.");
+
 /** Connects, however often that takes. */
 async function connect() {
   for (;;) {
@@ -187,7 +189,7 @@ async function connect() {
       return await fetchModel();
     } catch (error) {
       byId("model").textContent = error.message;
-      if (error.status === 401 && (await changeKey(error.message))) continue;
+      if (error.status === 401 && (await changeKey(refusalText()))) continue;
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
     }
   }

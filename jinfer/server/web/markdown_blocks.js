@@ -104,6 +104,7 @@ function listAt(lines, at, depth) {
       end = item;
     }
   }
+  isLoose ||= items.some((blocks) => blocks.filter((block) => block.kind === "paragraph").length > 1);
   return [{ kind: "list", isOrdered, start: Number.parseInt(marker, 10) || 1, isLoose, items }, end];
 }
 

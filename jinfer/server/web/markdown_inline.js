@@ -3,6 +3,7 @@
 import { element } from "./dom.js";
 
 const MAX_URL_LENGTH = 2000;
+const MAX_URL_DEPTH = 3;
 const MAX_DEPTH = 8;
 const MARKS = [["**", "strong"], ["__", "strong"], ["~~", "del"], ["*", "em"], ["_", "em"]];
 const BARE_URL = /https?:\/\/[^\s<>"'`]{1,2000}/y;
@@ -144,7 +145,7 @@ function endOfUrl(text, start) {
   let depth = 0;
   for (let at = start; at < Math.min(text.length, start + MAX_URL_LENGTH); at++) {
     if (/\s/.test(text[at])) return null;
-    if (text[at] === "(") depth++;
+    if (text[at] === "(" && ++depth > MAX_URL_DEPTH) return null;
     if (text[at] === ")" && depth-- === 0) return at;
   }
   return null;

@@ -12,18 +12,23 @@ export function startPanels() {
     toggleOf(side).addEventListener("click", () => toggle(side));
   }
   WIDE.addEventListener("change", () => SIDES.forEach((side) => show(side, WIDE.matches)));
-  document.addEventListener("keydown", (event) => { if (event.key === "Escape") closeCovering(); });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && closeCovering()) event.preventDefault(); // and stop no answer
+  });
 }
 
-/** Closes the side that covers the page, if one does. */
+/** Closes the side that covers the page; false if none does. */
 export function closeCovering() {
-  if (WIDE.matches) return;
+  if (WIDE.matches) return false;
+  let wasOpen = false;
   for (const side of SIDES) {
     if (byId(side).hidden) continue;
     const hadFocus = byId(side).contains(document.activeElement);
     show(side, false);
+    wasOpen = true;
     if (hadFocus) toggleOf(side).focus();
   }
+  return wasOpen;
 }
 
 function toggle(side) {

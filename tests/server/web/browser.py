@@ -84,6 +84,9 @@ class Browser:
         """Keys for whatever has the focus."""
         ActionChains(self.driver).send_keys(*keys).perform()
 
+    def type_with(self, modifier: str, key: str) -> None:
+        ActionChains(self.driver).key_down(modifier).send_keys(key).key_up(modifier).perform()
+
     def fill(self, selector: str, text: str) -> None:
         field = self.element(selector)
         field.clear()
