@@ -32,6 +32,7 @@ from jinfer.server.routes.completions import completions_router
 from jinfer.server.routes.health import OPEN_PATHS, health_router
 from jinfer.server.routes.models import models_router
 from jinfer.server.routes.text import text_router
+from jinfer.server.routes.web import WEB_PATHS, web_router
 
 BODIES = (
     *(
@@ -49,11 +50,11 @@ BODIES = (
 def create_app(
     api: Api, metrics: ServerMetrics, *, keys: Sequence[str] = (), allowed_origins: Sequence[str] = ()
 ) -> Any:
-    """The ASGI app. With `keys`, all but /health needs one; `allowed_origins` are the pages of which browsers
-    may call it."""
+    """The ASGI app. With `keys`, all but /health and the files of the page at / needs one; `allowed_origins`
+    are other pages of which browsers may call it."""
     app: Any = routes_app(api, metrics)
     if keys:
-        app = ApiKeyGuard(app, keys, open_paths=OPEN_PATHS)
+        app = ApiKeyGuard(app, keys, open_paths=OPEN_PATHS | WEB_PATHS)
     if allowed_origins:  # around the guard: a browser asks before it sends the key
         app = CORSMiddleware(
             app, allow_origins=allowed_origins, allow_methods=["*"], allow_headers=["*"], max_age=600
@@ -70,6 +71,7 @@ def routes_app(api: Api, metrics: ServerMetrics) -> FastAPI:
     app.include_router(chat_router(api))
     app.include_router(text_router(api))
     app.include_router(health_router(api, metrics))
+    app.include_router(web_router())
     app.add_exception_handler(JinferError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_status)
     app.add_exception_handler(RequestValidationError, _answer_validation)

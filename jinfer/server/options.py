@@ -24,7 +24,7 @@ class ServerOptions:
     port: int = option(8000, minimum=0, help="default 8000; 0 picks a free one", metavar="N")
     api_key: tuple[str, ...] = option(
         (),
-        help="keys, of which a client needs one for all but /health; default: JINFER_API_KEY, which other "
+        help="keys, of which a client needs one for all but /health and the page at /; default: JINFER_API_KEY, which other "
         "users of the machine cannot see",
         metavar="KEY",
     )

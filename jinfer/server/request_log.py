@@ -10,8 +10,10 @@ from jinfer.server.errors import CLIENT_LEFT, ClientLeftError, error_reply
 from jinfer.server.metrics import ServerMetrics
 from jinfer.server.replies import send_reply
 from jinfer.server.routes.health import QUIET_PATHS
+from jinfer.server.routes.web import WEB_PATHS
 
 logger = logging.getLogger(__name__)
+DEBUG_PATHS = QUIET_PATHS | WEB_PATHS
 GIVEN_ID = re.compile(rb"[!-~]{1,128}")
 ID_HEADER = b"x-request-id"
 
@@ -51,7 +53,7 @@ class RequestLog:
 
     def _tell(self, scope: Any, request_id: str, status: int, duration_s: float) -> None:
         self._metrics.count_answer(status)
-        level = logging.DEBUG if scope["path"] in QUIET_PATHS else logging.INFO
+        level = logging.DEBUG if scope["path"] in DEBUG_PATHS else logging.INFO
         if not logger.isEnabledFor(level):
             return
         fields = {"request_id": request_id, "status": status, "duration_s": round(duration_s, 6)}

@@ -4,12 +4,14 @@ import msgspec
 
 
 class ModelCard(msgspec.Struct):
-    """A name under which the model is served. `root` is where it came from."""
+    """A name under which the model is served. `root` is where it came from. One without `has_chat_template`
+    continues texts and has no chat."""
 
     id: str
     created: int
     root: str
     max_model_len: int
+    has_chat_template: bool
     object: str = "model"
     owned_by: str = "jinfer"
     parent: str | None = None

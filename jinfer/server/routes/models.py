@@ -34,4 +34,5 @@ def _card(api: Api, name: str) -> ModelCard:
         created=api.models.created,
         root=api.models.root,
         max_model_len=api.info.limits.max_model_len,
+        has_chat_template=api.tokenizer is not None and api.tokenizer.chat_template is not None,
     )

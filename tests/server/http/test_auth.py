@@ -72,6 +72,20 @@ def test_health_needs_no_key(guarded):
     assert httpx.get(guarded.url + "/health").status_code == 200
 
 
+def test_the_page_needs_no_key_and_what_is_none_of_its_files_does(guarded):
+    for path in ("/", "/web/main.js"):
+        assert httpx.get(guarded.url + path).status_code == 200
+    for path in (
+        "/web/nothing.js",
+        "/web/",
+        "/web/main.js/",
+        "//",
+        "/web/../v1/models",
+        "/web/%2e%2e/metrics",
+    ):
+        assert httpx.get(guarded.url + path).status_code == 401
+
+
 def test_openais_client_sees_an_authentication_error(guarded):
     client = openai.OpenAI(base_url=guarded.url + "/v1", api_key="wrong", max_retries=0)
     with client, pytest.raises(openai.AuthenticationError):
