@@ -1,6 +1,7 @@
 """What all tests share: where the real data is, and tiny models that are real in every part."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,11 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if not any(map(os.path.exists, ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg"))):  # where JAX looks for a GPU
     # Else its CUDA plugin, there to compile for an H200, complains.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# A shell starts what runs in the background with SIGINT ignored, which a process hands on to those that it
+# starts: commands that are tested would not see their Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import jax
 import jaxtyping

@@ -24,8 +24,8 @@ class ServerOptions:
     port: int = option(8000, minimum=0, help="default 8000; 0 picks a free one", metavar="N")
     api_key: tuple[str, ...] = option(
         (),
-        help="keys, of which a client needs one for all but /health and the page at /; default: JINFER_API_KEY, which other "
-        "users of the machine cannot see",
+        help="keys, of which a client needs one for all but /health and the page at /; default: "
+        "JINFER_API_KEY, which other users of the machine cannot see",
         metavar="KEY",
     )
     served_model_name: tuple[str, ...] = option(
