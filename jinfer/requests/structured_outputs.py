@@ -16,9 +16,10 @@ MAX_JSON_DEPTH = 64
 
 @dataclass(frozen=True)
 class StructuredOutputs:
-    """The rule that an output fits. Exactly one field is given. Raises RequestError for anything else, and for a value outside its rule.
+    """The rule that an output fits: exactly one field is given.
 
-    Plain data. Whether a grammar can be kept is found out when it is compiled (text.grammar).
+    Raises RequestError for anything else, and for a value outside its own rule. Plain data. Whether a grammar
+    can be kept is found out when it is compiled (text.grammar).
     """
 
     json: Mapping[str, Any] | str | None = None

@@ -21,8 +21,13 @@ class GrammarLimits:
     """Grammars that wait to be compiled; a request for one more is refused."""
     parser: Mapping[str, int | bool] = field(
         default_factory=lambda: MappingProxyType(
-            {"step_max_items": 5_000, "max_lexer_states": 50_000, "verbose_errors": False}
+            {
+                "max_items_in_row": 1_000,
+                "step_max_items": 5_000,
+                "max_lexer_states": 50_000,
+                "verbose_errors": False,
+            }
         )
     )
-    """Keywords of llguidance's LLParserLimits. The first bounds the time of a mask, the second a grammar's
-    memory; the message of an error has no state of the parser."""
+    """Keywords of llguidance's LLParserLimits. The first two bound the time of a mask and of a token, the
+    third a grammar's memory; the message of an error has no state of the parser."""

@@ -3,6 +3,7 @@
 import builtins
 import json
 import random
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -156,6 +157,16 @@ def test_each_mask_of_a_bomb_is_made_in_bounded_time(demo, name):
     assert slowest < 0.5  # measured: 0.06
 
 
+def test_an_ambiguous_text_ends_in_an_error_and_not_in_ever_slower_steps(demo):
+    masker = demo.masker(WALKED_BOMBS["mutual ambiguity"])
+    (letter,) = demo.ids("x")
+    while letter in allowed_ids(masker, demo.vocab_size):
+        started = time.thread_time()
+        masker.accept(letter)
+        assert time.thread_time() - started < 0.5  # measured: 0.02
+    assert re.search("max is 1000|limit 5000", str(masker.error))
+
+
 def test_a_copy_that_fills_the_shared_states_spoils_no_later_request(make_compiler):
     compiler = make_compiler(parser={"max_lexer_states": 2000, "verbose_errors": False})
     outputs = WALKED_BOMBS["an automaton that remembers"]
@@ -167,7 +178,9 @@ def test_a_copy_that_fills_the_shared_states_spoils_no_later_request(make_compil
             break
         masker.accept(draw.choice(allowed))
     assert "too many states" in str(masker.error)
-    assert good(compiler, outputs).error is None
+    later = good(compiler, outputs)
+    assert len(allowed_ids(later, 4096)) > 1000
+    assert later.error is None
 
 
 def test_compiled_grammars_are_kept_and_the_oldest_dropped(make_compiler):

@@ -96,8 +96,9 @@ def test_a_named_tool_is_called_once(demo, call_format):
 
 @FORMATS
 def test_without_parallel_calls_there_is_one(demo, call_format):
-    one, _, last = CALLS[call_format]
+    one, two, last = CALLS[call_format]
     masker = grammar(demo, call_format, choice=ToolChoice(is_required=True, is_parallel=False))
+    assert not demo.accepts(masker.copy(), one, two)
     assert demo.accepts(masker, one, last)
     assert masker.is_finished
 
