@@ -2,7 +2,7 @@
 engine."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from jinfer.config import Limits
@@ -26,14 +26,17 @@ class RequestFactory:
         eos_token_ids: frozenset[int],
         sampling_defaults: Mapping[str, Any],
         limits: Limits,
+        placed_token_ids: Collection[int] = frozenset(),
     ) -> None:
         """`vocab_size` is the model's, whose embedding may have more rows than the tokenizer has tokens.
-        `sampling_defaults` stand for parameters that are None."""
+        `sampling_defaults` stand for parameters that are None. `placed_token_ids` are the added tokens whose
+        places in outputs are noted."""
         self.tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._sampling_defaults = sampling_defaults
         self._limits = limits
+        self._placed_token_ids = placed_token_ids
         self._numbers = itertools.count(1)
 
     def create_all(
@@ -108,4 +111,5 @@ class RequestFactory:
             skip_special_tokens=params.skip_special_tokens,
             min_tokens=params.min_tokens,
             context=request.prompt_token_ids,
+            placed_token_ids=self._placed_token_ids,
         )

@@ -3,19 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import Request
 
 from jinfer.requests.prompts import Prompt
 from jinfer.requests.sampling_params import SamplingParams
+from jinfer.server.answer_parser import ChoiceParser, choice_parsers
 from jinfer.server.errors import ApiError
 from jinfer.server.generation import Generation
 from jinfer.server.generation_service import GenerationService
 from jinfer.server.json_body import read_json
 from jinfer.server.served_engine import ModelInfo
 from jinfer.server.streaming import now_s
+from jinfer.text.output_parsing.answer_parsing import AnswerParsing
 from jinfer.text.tokenizer import Tokenizer
 
 Body = TypeVar("Body", bound=msgspec.Struct)
@@ -52,10 +54,11 @@ class ServedModels:
 
 @dataclass(frozen=True, eq=False)
 class Api:
-    """The service, and the names of its model."""
+    """The service, the names of its model, and how its answers are read: not at all without a tokenizer."""
 
     service: GenerationService
     models: ServedModels
+    answer_parsing: AnswerParsing | None
 
     @property
     def info(self) -> ModelInfo:
@@ -68,6 +71,19 @@ class Api:
     async def read(self, request: Request, body_type: type[Body]) -> Body:
         """The body of a request. Raises ApiError."""
         return await read_json(request, body_type, self.service.limits)
+
+    async def choice_parsers(
+        self, prompt: Prompt, num_choices: int, *, tools: Sequence[Any] | None, allows_parallel: bool | None
+    ) -> list[ChoiceParser]:
+        """A parser for each answer to a prompt of chat, with the tools that are offered."""
+        return await choice_parsers(
+            self.service,
+            self.answer_parsing,
+            prompt,
+            num_choices=num_choices,
+            tools=tools,
+            allows_parallel_calls=allows_parallel,
+        )
 
     async def generate(
         self, request: Request, prompts: Sequence[Prompt], params: SamplingParams, *, priority: int | None

@@ -15,6 +15,8 @@ from jinfer.server.limits import ServerLimits
 from jinfer.server.metrics import ServerMetrics
 from jinfer.server.options import ServerOptions
 from jinfer.server.served_engine import ModelInfo, ServedEngine
+from jinfer.text.output_parsing.answer_parsing import AnswerParsing
+from jinfer.text.output_parsing.format_choice import choose_format
 from jinfer.text.tokenizer import Tokenizer
 
 KEY_VARIABLE = "JINFER_API_KEY"
@@ -23,32 +25,56 @@ DEMO_NAME = "jinfer-demo"
 
 def build_server(engine: ServedEngine, options: ServerOptions, limits: ServerLimits) -> HttpServer:
     """The server of an engine that takes requests. Raises TokenizerError where its tokenizer cannot be
-    read."""
+    read, and ConfigError where a parser's name is not one of the model's."""
     names = model_names(options)
+    tokenizer = tokenizer_of(engine.info)
+    parsing = None if tokenizer is None else answer_parsing_of(tokenizer, options)
     metrics = ServerMetrics(names[0], engine.stats)
     service = GenerationService(
         engine,
-        request_factory_of(engine.info),
+        request_factory_of(engine.info, tokenizer, parsing),
         limits=limits,
         metrics=metrics,
         request_timeout_s=options.request_timeout_s,
     )
-    api = Api(service=service, models=ServedModels.begun_now(names, root=options.model or DEMO_NAME))
+    api = Api(
+        service=service,
+        models=ServedModels.begun_now(names, root=options.model or DEMO_NAME),
+        answer_parsing=parsing,
+    )
     app = create_app(
         api, metrics, keys=api_keys(options, os.environ), allowed_origins=options.allowed_origins
     )
     return HttpServer(app, service, limits=limits, grace_s=options.grace_s)
 
 
-def request_factory_of(info: ModelInfo) -> RequestFactory:
-    """Makes the requests of a model that another process may run."""
+def tokenizer_of(info: ModelInfo) -> Tokenizer | None:
+    """The tokenizer of a model that another process may run, if it has one."""
     directory = info.tokenizer_directory
+    return None if directory is None else Tokenizer.from_directory(Path(directory))
+
+
+def answer_parsing_of(tokenizer: Tokenizer, options: ServerOptions) -> AnswerParsing:
+    """How the model's answers are read. Raises ConfigError for a format that the model does not have."""
+    chosen = choose_format(
+        tokenizer,
+        tool_call_parser=options.tool_call_parser,
+        reasoning_parser=options.reasoning_parser,
+    )
+    return AnswerParsing(tokenizer, chosen)
+
+
+def request_factory_of(
+    info: ModelInfo, tokenizer: Tokenizer | None, parsing: AnswerParsing | None
+) -> RequestFactory:
+    """Makes the requests of a model that another process may run."""
     return RequestFactory(
-        tokenizer=None if directory is None else Tokenizer.from_directory(Path(directory)),
+        tokenizer=tokenizer,
         vocab_size=info.vocab_size,
         eos_token_ids=frozenset(info.eos_token_ids),
         sampling_defaults=info.sampling_defaults,
         limits=info.limits,
+        placed_token_ids=frozenset() if parsing is None else parsing.marker_token_ids,
     )
 
 

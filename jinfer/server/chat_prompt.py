@@ -8,6 +8,7 @@ from jinfer.requests.prompts import Prompt
 from jinfer.server.generation_service import MAX_INLINE_SIZE, GenerationService
 from jinfer.server.json_body import bad_request
 from jinfer.server.limits import ServerLimits
+from jinfer.server.template_messages import template_messages
 
 OWN_OPTIONS = ("tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template")
 """Options of the template that are fields of the request, or nobody's, and no keywords."""
@@ -29,7 +30,7 @@ async def chat_prompt(
     tokenizer = service.requests.need_tokenizer("chat")
     render = functools.partial(
         tokenizer.apply_chat_template,
-        messages,
+        template_messages(messages),
         tools=tools,
         documents=documents,
         add_generation_prompt=add_generation_prompt,

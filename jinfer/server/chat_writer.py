@@ -1,13 +1,15 @@
 """The answers of /v1/chat/completions: chunks of a stream, or all at once."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jinfer.requests.request import FinishReason
+from jinfer.server.answer_parser import ChoiceParser
 from jinfer.server.api import Api
+from jinfer.server.chat_message import delta_body, message_body, role_body
 from jinfer.server.errors import ErrorReply
 from jinfer.server.generation import Generation, Piece
-from jinfer.server.message_parser import MessageDelta, MessageParser, joined
 from jinfer.server.protocol.chat import (
     ChatChoice,
     ChatLogprobs,
@@ -20,8 +22,8 @@ from jinfer.server.protocol.sampling_fields import wants_usage
 from jinfer.server.protocol.usage import usage_body
 from jinfer.server.streaming import DONE, ChunkFrames, encode, error_frame, now_s
 from jinfer.server.token_texts import TokenTexts, finite, likeliest
+from jinfer.text.output_parsing.deltas import join
 
-ROLE = {"role": "assistant", "content": ""}
 TOOL_CALLS = "tool_calls"
 
 
@@ -35,12 +37,14 @@ class ChatWriter:
         generation: Generation,
         *,
         model: str,
-        parsers: Sequence[MessageParser],
+        parsers: Sequence[ChoiceParser],
+        has_tools: bool,
     ) -> None:
         self._body = body
         self._generation = generation
         self._model = model
         self._parsers = parsers
+        self._has_tools = has_tools
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = now_s()
         self._frames = ChunkFrames(
@@ -56,7 +60,8 @@ class ChatWriter:
         self._is_plain = not (body.return_token_ids or self._has_every_usage)
 
     def write(self, pieces: Sequence[Piece]) -> bytes:
-        """A chunk or more for each piece; before the first, one for each choice with its role."""
+        """A chunk or more for each piece, an empty one where its text is held back. Before the first comes
+        one for each choice with its role."""
         beginning = b""
         if not self._has_begun:
             self._has_begun = True
@@ -86,18 +91,18 @@ class ChatWriter:
 
     def _role(self, index: int) -> bytes:
         usage = usage_body(self._generation.usage()) if self._has_every_usage else None
-        return self._frames.chunk(index, encode(ROLE), usage=usage)
+        return self._frames.chunk(index, encode(role_body(has_tools=self._has_tools)), usage=usage)
 
     def _chunks(self, piece: Piece) -> bytes:
-        deltas = self._deltas(piece)
+        deltas = list(map(delta_body, self._parsers[piece.choice].read(piece))) or [{}]
         if self._is_plain and piece.finish_reason is None and piece.logprobs is None:
             return b"".join(self._frames.chunk(piece.choice, encode(delta)) for delta in deltas)
-        *before, last = deltas or ({},)
+        *before, last = deltas
         frames = [self._frames.chunk(piece.choice, encode(delta)) for delta in before]
         frames.append(self._full_chunk(piece, last))
         return b"".join(frames)
 
-    def _full_chunk(self, piece: Piece, delta: MessageDelta) -> bytes:
+    def _full_chunk(self, piece: Piece, delta: Mapping[str, Any]) -> bytes:
         return self._frames.chunk(
             piece.choice,
             encode(delta),
@@ -108,17 +113,12 @@ class ChatWriter:
             usage=usage_body(self._generation.usage()) if self._has_every_usage else None,
         )
 
-    def _deltas(self, piece: Piece) -> tuple[MessageDelta, ...]:
-        parser = self._parsers[piece.choice]
-        deltas = parser.feed(piece.text, piece.token_ids)
-        return (*deltas, *parser.finish()) if piece.finish_reason is not None else tuple(deltas)
-
     def _choice(self, index: int, pieces: Sequence[Piece]) -> ChatChoice:
-        deltas = [delta for piece in pieces for delta in self._deltas(piece)]
+        output = join(delta for piece in pieces for delta in self._parsers[index].read(piece))
         wants_ids = bool(self._body.return_token_ids)
         return ChatChoice(
             index=index,
-            message=joined(deltas),
+            message=message_body(output, has_tools=self._has_tools),
             logprobs=self._logprobs(pieces),
             finish_reason=self._finish_reason(pieces[-1]),
             stop_reason=pieces[-1].stop_reason,

@@ -11,6 +11,7 @@ from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOut
 from jinfer.server.errors import ClientLeftError
 from jinfer.server.metrics import ServerMetrics
 from jinfer.server.served_engine import ServedEngine
+from jinfer.text.placed_token import PlacedToken
 
 Receive = Callable[[], Any]
 
@@ -19,7 +20,8 @@ class Piece(NamedTuple):
     """New final text of one choice, with the token of a step; the last of a choice has a finish_reason.
 
     Choices are counted over all prompts: choice i of n is completion i % n of prompt i // n. `logprobs` are
-    those of the token, where they were asked for, the sampled one's included.
+    those of the token, where they were asked for, the sampled one's included. `placed_tokens` are the markers
+    of the model's format that were not in an earlier piece, with their places in the text from its beginning.
     """
 
     choice: int
@@ -28,6 +30,7 @@ class Piece(NamedTuple):
     logprobs: Mapping[int, float] | None
     finish_reason: FinishReason | None
     stop_reason: str | int | None
+    placed_tokens: tuple[PlacedToken, ...] = ()
 
 
 class Usage(NamedTuple):
@@ -41,13 +44,22 @@ class Usage(NamedTuple):
 class TakenChoice:
     """One choice as its tokens are taken."""
 
-    __slots__ = ("index", "last_token_time", "num_tokens", "wants_logprobs")
+    __slots__ = ("index", "last_token_time", "num_placed", "num_tokens", "wants_logprobs")
 
     def __init__(self, index: int, sequence: Sequence) -> None:
         self.index = index
         self.num_tokens = 0
+        self.num_placed = 0
         self.last_token_time: float | None = None
         self.wants_logprobs = sequence.params.logprobs is not None
+
+    def new_placed_tokens(self, sequence: Sequence) -> tuple[PlacedToken, ...]:
+        """The markers that were placed since the last call."""
+        if sequence.detokenizer is None or self.num_placed == len(sequence.detokenizer.placed_tokens):
+            return ()
+        placed = tuple(sequence.detokenizer.placed_tokens[self.num_placed :])
+        self.num_placed += len(placed)
+        return placed
 
 
 class Generation:
@@ -141,18 +153,22 @@ class Generation:
         sequence = output.sequence
         choice = self._choices[sequence]
         text = output.detokenize()
+        placed = choice.new_placed_tokens(sequence)
         logprobs = None
         if output.token_id is not None:
             if choice.wants_logprobs:
                 logprobs = sequence.logprobs[choice.num_tokens]
             self._count_token(choice, now)
         if output.finish_reason is None:
-            return Piece(choice.index, text, (output.token_id,), logprobs, None, None)  # type: ignore[arg-type]
+            assert output.token_id is not None, "an output without a token that is no end"
+            return Piece(choice.index, text, (output.token_id,), logprobs, None, None, placed)
         if output.finish_reason is FinishReason.ERROR:
             raise EngineError(sequence.error or "the engine failed at this request")
         self._count_end(choice, output.finish_reason, now)
         token_ids = () if output.token_id is None else (output.token_id,)
-        return Piece(choice.index, text, token_ids, logprobs, output.finish_reason, sequence.stop_reason)
+        return Piece(
+            *(choice.index, text, token_ids, logprobs, output.finish_reason, sequence.stop_reason, placed)
+        )
 
     def _count_token(self, choice: TakenChoice, now: float) -> None:
         choice.num_tokens += 1

@@ -5,6 +5,7 @@ from typing import Literal
 
 from jinfer.errors import ConfigError, shown
 from jinfer.options import check_options, option
+from jinfer.text.output_parsing.format_choice import check_format_names
 
 LogFormat = Literal["text", "json"]
 TEXTS = ("model", "tokenizer", "host")
@@ -34,6 +35,12 @@ class ServerOptions:
     allowed_origins: tuple[str, ...] = option(
         (), help="origins of web pages that may call, or *; default: none", metavar="ORIGIN"
     )
+    tool_call_parser: str | None = option(
+        None, help="format of the model's tool calls; default: found by its template", metavar="NAME"
+    )
+    reasoning_parser: str | None = option(
+        None, help="format of the model's reasoning; default: found by its template", metavar="NAME"
+    )
     log_format: LogFormat = option("text", help="form of the log's lines, on stderr; default text")
     max_queued_requests: int | None = option(
         1024, help="requests that wait for the engine, past which 503 answers; default 1024", metavar="N"
@@ -61,5 +68,6 @@ class ServerOptions:
             value = getattr(self, name)
             if not isinstance(value, tuple) or not all(isinstance(each, str) and each for each in value):
                 raise ConfigError(f"{name}={shown(value)} must be a list of texts, none of them empty")
+        check_format_names(tool_call_parser=self.tool_call_parser, reasoning_parser=self.reasoning_parser)
         if self.port > 65535:
             raise ConfigError(f"port={self.port} must be from 0 to 65535")

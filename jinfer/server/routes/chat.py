@@ -1,6 +1,6 @@
 """/v1/chat/completions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -11,11 +11,11 @@ from jinfer.server.api import Api
 from jinfer.server.chat_prompt import chat_prompt
 from jinfer.server.chat_writer import ChatWriter
 from jinfer.server.json_body import bad_request
-from jinfer.server.message_parser import MessageParser, PlainMessageParser
 from jinfer.server.openapi import operation
 from jinfer.server.protocol.chat import ChatRequest, ChatResponse
 from jinfer.server.protocol.sampling_fields import refuse, sampling_params
 from jinfer.server.streaming import json_response, stream
+from jinfer.server.tools import offered_tools
 
 REFUSED_HERE: Mapping[str, tuple[Any, ...]] = {
     "chat_template": (),  # a template is code, and comes with the model alone
@@ -26,7 +26,6 @@ REFUSED_HERE: Mapping[str, tuple[Any, ...]] = {
     "audio": (),
     "add_special_tokens": (False,),  # the template writes them
 }
-HONOURED_TOOL_CHOICES = (None, "auto", "none")
 
 
 def chat_router(api: Api) -> APIRouter:
@@ -38,10 +37,13 @@ def chat_router(api: Api) -> APIRouter:
         body = await api.read(request, ChatRequest)
         model = api.models.chosen(body.model)
         params = _params(body)
-        prompt = await _prompt(api, body)
+        tools = offered_tools(body.tools, body.tool_choice)
+        prompt = await _prompt(api, body, tools)
+        parsers = await api.choice_parsers(
+            prompt, params.n, tools=tools, allows_parallel=body.parallel_tool_calls
+        )
         generation = await api.generate(request, [prompt], params, priority=body.priority)
-        parsers = [_parser(api, body, prompt) for _ in range(params.n)]
-        writer = ChatWriter(api, body, generation, model=model, parsers=parsers)
+        writer = ChatWriter(api, body, generation, model=model, parsers=parsers, has_tools=tools is not None)
         if body.stream:
             return await stream(generation, writer)
         with generation:
@@ -52,11 +54,6 @@ def chat_router(api: Api) -> APIRouter:
 
 def _params(body: ChatRequest) -> SamplingParams:
     refuse(body, REFUSED_HERE)
-    if body.tool_choice not in HONOURED_TOOL_CHOICES:
-        raise bad_request(
-            "this tool_choice forces a call, which this version cannot; choose 'auto' or 'none'",
-            param="tool_choice",
-        )
     if body.top_logprobs is not None and not body.logprobs:
         raise bad_request("top_logprobs needs logprobs=true; set it, or leave both out", param="top_logprobs")
     num_top = body.top_logprobs or 0
@@ -66,22 +63,16 @@ def _params(body: ChatRequest) -> SamplingParams:
     return sampling_params(body, max_tokens=max_tokens, logprobs=num_top if body.logprobs else None)
 
 
-async def _prompt(api: Api, body: ChatRequest) -> Prompt:
-    has_tools = bool(body.tools) and body.tool_choice != "none"
+async def _prompt(api: Api, body: ChatRequest, tools: Sequence[Mapping[str, Any]] | None) -> Prompt:
     kwargs: dict[str, Any] = dict(body.chat_template_kwargs or {})
     if body.reasoning_effort is not None:
         kwargs.setdefault("reasoning_effort", body.reasoning_effort)
     return await chat_prompt(
         api.service,
         body.messages,
-        tools=body.tools if has_tools else None,
+        tools=tools,
         documents=body.documents,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=bool(body.continue_final_message),
         template_kwargs=kwargs,
     )
-
-
-def _parser(api: Api, body: ChatRequest, prompt: Prompt) -> MessageParser:
-    """The parser of one choice: the place where reasoning and tool calls are told from content."""
-    return PlainMessageParser()

@@ -63,6 +63,16 @@ def choose_format(
     return calls if calls is reasoning else _mixed(calls, reasoning)
 
 
+def check_format_names(**options: str | None) -> None:
+    """Raises ConfigError for an option that names no format, before there is a model."""
+    for option, name in options.items():
+        if name is not None and name != NAME and name not in FORMATS:
+            raise ConfigError(
+                f"{option}={name!r} is no format; choose one of {', '.join(FORMATS)}, or {NAME!r} for the "
+                "model's own"
+            )
+
+
 def _own_format(tokenizer: Tokenizer, *, must_work: bool) -> ResponseFormat | None:
     try:
         response_format = read_response_template(tokenizer.response_template)
@@ -84,11 +94,7 @@ def _found_format(tokenizer: Tokenizer) -> ResponseFormat:
 def _named(name: str, found: ResponseFormat, option: str) -> ResponseFormat:
     if name == NAME and found.name != NAME:
         raise ConfigError(f"{option} is {NAME!r}, and the model has none; choose one of {', '.join(FORMATS)}")
-    if name != NAME and name not in FORMATS:
-        raise ConfigError(
-            f"{option}={name!r} is no format; choose one of {', '.join(FORMATS)}, or {NAME!r} for the "
-            "model's own"
-        )
+    check_format_names(**{option: name})
     return found if name == NAME else FORMATS[name]
 
 

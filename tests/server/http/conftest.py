@@ -15,6 +15,7 @@ from jinfer.server.local_engine import LocalEngine
 from jinfer.server.model_info import model_info
 from jinfer.server.options import ServerOptions
 from jinfer.startup import EngineParts, start_engine
+from tests.server.http.playing_engine import PlayingEngine, write_byte_tokenizer
 from tests.server.http.running_server import RunningServer, running_server
 
 TEMPLATE = (
@@ -70,4 +71,31 @@ def client(served: RunningServer) -> Iterator[openai.OpenAI]:
 @pytest.fixture
 def http(served: RunningServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=served.url, timeout=60) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def playing_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[PlayingEngine, str]]:
+    directory = tmp_path_factory.mktemp("bytes")
+    write_byte_tokenizer(directory)
+    engine = PlayingEngine(directory)
+    with running_server(engine, ServerOptions(served_model_name=(MODEL,), grace_s=0)) as running:
+        yield engine, running.url
+
+
+@pytest.fixture
+def player(playing_server: tuple[PlayingEngine, str]) -> PlayingEngine:
+    """The engine behind `played`, which plays what a test tells it."""
+    return playing_server[0]
+
+
+@pytest.fixture
+def played_url(playing_server: tuple[PlayingEngine, str]) -> str:
+    return playing_server[1]
+
+
+@pytest.fixture
+def played(played_url: str) -> Iterator[openai.OpenAI]:
+    """A client of a model whose format has tool calls and reasoning."""
+    with openai.OpenAI(base_url=played_url + "/v1", api_key="none", max_retries=0) as client:
         yield client

@@ -1,0 +1,133 @@
+"""Tool calls and reasoning in /v1/chat/completions, with OpenAI's client."""
+
+import json
+
+import openai
+import pytest
+
+from jinfer.errors import ConfigError
+from jinfer.requests.request import FinishReason
+from jinfer.server.options import ServerOptions
+from tests.server.http.conftest import MODEL
+
+CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
+TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
+MESSAGES = [{"role": "user", "content": "Is it warm?"}]
+CALLS = (
+    "<think>\nTwo cities.\n</think>\n\nI look."
+    '<tool_call>\n{"name": "weather", "arguments": {"city": "Oslo"}}\n</tool_call>\n'
+    '<tool_call>\n{"name": "weather", "arguments": {"city": "Zürich"}}\n</tool_call><|im_end|>'
+)
+THOUGHT = "<think>It is June.</think>Yes.<|im_end|>"
+
+
+def create(client, **fields):
+    return client.chat.completions.create(model=MODEL, messages=MESSAGES, **fields)
+
+
+def streamed_message(client, **fields):
+    """The message and the finish_reason as the client joins them, its ids left as they came."""
+    with client.chat.completions.stream(model=MODEL, messages=MESSAGES, **fields) as stream:
+        choice = stream.get_final_completion().choices[0]
+    return choice.message, choice.finish_reason
+
+
+def plain(message) -> dict:
+    """The message without ids, which are new for every answer, and without what only a client adds."""
+    body = message.to_dict()
+    calls = body.pop("tool_calls", None) or []
+    body["calls"] = [(call["function"]["name"], call["function"]["arguments"]) for call in calls]
+    return {name: body.get(name) for name in ("role", "content", "reasoning", "calls")}
+
+
+@pytest.mark.parametrize("answer", [CALLS, THOUGHT, "Yes.<|im_end|>", '<tool_call>{"name": "weather"'])
+@pytest.mark.parametrize("tools", [{"tools": TOOLS}, {}])
+def test_the_chunks_of_a_stream_add_up_to_the_unstreamed_answer(played, player, answer, tools):
+    player.play(answer)
+    whole = create(played, **tools).choices[0]
+    message, finish_reason = streamed_message(played, **tools)
+    assert plain(message) == plain(whole.message)
+    assert finish_reason == whole.finish_reason
+
+
+def test_calls_have_names_arguments_and_ids_of_their_own(played, player):
+    player.play(CALLS)
+    choice = create(played, tools=TOOLS).choices[0]
+    calls = choice.message.tool_calls
+    assert [(call.type, call.function.name) for call in calls] == [("function", "weather")] * 2
+    assert [json.loads(call.function.arguments) for call in calls] == [{"city": "Oslo"}, {"city": "Zürich"}]
+    assert len({call.id for call in calls}) == 2
+    assert choice.finish_reason == "tool_calls"
+    assert choice.message.content == "I look."
+    assert choice.message.reasoning == "Two cities."
+    assert '"name": "weather"' in player.prompt
+
+
+def test_a_name_and_an_id_are_streamed_once_for_each_call(played, player):
+    player.play(CALLS)
+    deltas = [
+        call
+        for chunk in create(played, tools=TOOLS, stream=True)
+        for call in chunk.choices[0].delta.tool_calls or ()
+    ]
+    begun = [(call.index, call.function.name) for call in deltas if call.id is not None]
+    assert begun == [(0, "weather"), (1, "weather")]
+    assert all(call.function.name is None for call in deltas if call.id is None)
+
+
+def test_without_tools_a_call_is_content(played, player):
+    player.play(CALLS)
+    for fields in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        choice = create(played, **fields).choices[0]
+        assert choice.message.tool_calls is None
+        assert '"arguments": {"city": "Oslo"}' in choice.message.content
+        assert choice.finish_reason == "stop"
+        assert "weather" not in player.prompt
+
+
+def test_one_call_at_most_where_parallel_ones_are_not_allowed(played, player):
+    player.play(CALLS)
+    message = create(played, tools=TOOLS, parallel_tool_calls=False).choices[0].message
+    assert [json.loads(call.function.arguments) for call in message.tool_calls] == [{"city": "Oslo"}]
+
+
+def test_an_answer_cut_within_its_reasoning_has_no_content(played, player):
+    player.play("<think>It is", end=FinishReason.LENGTH)
+    choice = create(played).choices[0]
+    assert (choice.message.reasoning, choice.message.content) == ("It is", "")
+    assert choice.finish_reason == "length"
+
+
+def test_a_conversation_goes_on_after_calls_good_and_bad(played, player):
+    player.play("Yes.<|im_end|>")
+    calls = [
+        {"id": "a", "type": "function", "function": {"name": "weather", "arguments": text}}
+        for text in ('{"city": "Oslo"}', '{"city": ')
+    ]
+    said = {"role": "assistant", "content": None, "reasoning": "Hm.", "tool_calls": calls}
+    result = {"role": "tool", "tool_call_id": "a", "content": "18"}
+    begin = [{"role": "developer", "content": "Be brief."}, *MESSAGES]
+    played.chat.completions.create(model=MODEL, messages=[*begin, said, result], tools=TOOLS)
+    assert '<think>Hm.</think><tool_call>weather {"city": "Oslo"}</tool_call>' in player.prompt
+    assert r'<tool_call>weather "{\"city\": "</tool_call>' in player.prompt
+    assert "<|im_start|>system\nBe brief." in player.prompt
+    assert player.prompt.endswith("<|im_start|>tool\n18<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        {"type": "custom", "custom": {"name": "f"}},
+        {"type": "function", "function": {"parameters": CITY}},
+        {"type": "function", "function": {"name": "f", "parameters": CITY, "strict": True}},
+    ],
+)
+def test_a_tool_that_cannot_be_honoured_is_refused(played, tool):
+    with pytest.raises(openai.BadRequestError, match=r"tools\[0\]") as caught:
+        create(played, tools=[tool])
+    assert caught.value.param == "tools"
+
+
+def test_a_parser_that_does_not_exist_is_refused_before_anything_starts():
+    with pytest.raises(ConfigError, match=r"tool_call_parser='hermess' is no format; choose one of"):
+        ServerOptions(tool_call_parser="hermess")
