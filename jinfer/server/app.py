@@ -18,6 +18,7 @@ from jinfer.server.openapi import install_schemas
 from jinfer.server.protocol.chat import ChatRequest, ChatResponse
 from jinfer.server.protocol.completions import CompletionRequest, CompletionResponse
 from jinfer.server.protocol.models import ModelCard, ModelList, VersionBody
+from jinfer.server.protocol.responses import ResponseBody, ResponsesRequest
 from jinfer.server.protocol.text import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -31,6 +32,7 @@ from jinfer.server.routes.chat import chat_router
 from jinfer.server.routes.completions import completions_router
 from jinfer.server.routes.health import OPEN_PATHS, health_router
 from jinfer.server.routes.models import models_router
+from jinfer.server.routes.responses import responses_router
 from jinfer.server.routes.text import text_router
 from jinfer.server.routes.web import WEB_PATHS, web_router
 
@@ -43,7 +45,8 @@ BODIES = (
         DetokenizeRequest,
         DetokenizeResponse,
     ),
-    *(ModelCard, ModelList, TokenizeRequest, TokenizeResponse, TokenizerInfo, VersionBody),
+    *(ModelCard, ModelList, ResponseBody, ResponsesRequest),
+    *(TokenizeRequest, TokenizeResponse, TokenizerInfo, VersionBody),
 )
 
 
@@ -69,6 +72,7 @@ def routes_app(api: Api, metrics: ServerMetrics) -> FastAPI:
     app.include_router(models_router(api))
     app.include_router(completions_router(api))
     app.include_router(chat_router(api))
+    app.include_router(responses_router(api))
     app.include_router(text_router(api))
     app.include_router(health_router(api, metrics))
     app.include_router(web_router())

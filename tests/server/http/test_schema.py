@@ -19,6 +19,7 @@ OPERATIONS = [
     ("POST", "/tokenize"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/responses"),
 ]
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
 
@@ -36,7 +37,7 @@ def test_every_operation_is_in_the_list(schema):
 def bounded(case):
     """The request with an end soon, whatever else it has."""
     if isinstance(case.body, dict):
-        case.body = {**case.body, "max_tokens": 2, "max_completion_tokens": 2}
+        case.body = {**case.body, "max_tokens": 2, "max_completion_tokens": 2, "max_output_tokens": 2}
     return case
 
 
