@@ -12,11 +12,18 @@ from jinfer import __version__
 from jinfer.errors import JinferError
 from jinfer.server.api import Api
 from jinfer.server.auth import ApiKeyGuard
-from jinfer.server.errors import ClientLeftError, error_reply, status_reply
+from jinfer.server.error_shapes import AnthropicErrorBody, in_shape_of
+from jinfer.server.errors import ClientLeftError, ErrorReply, error_reply, status_reply
 from jinfer.server.metrics import ServerMetrics
 from jinfer.server.openapi import install_schemas
 from jinfer.server.protocol.chat import ChatRequest, ChatResponse
 from jinfer.server.protocol.completions import CompletionRequest, CompletionResponse
+from jinfer.server.protocol.messages import (
+    CountTokensRequest,
+    CountTokensResponse,
+    MessageBody,
+    MessagesRequest,
+)
 from jinfer.server.protocol.models import ModelCard, ModelList, VersionBody
 from jinfer.server.protocol.responses import ResponseBody, ResponsesRequest
 from jinfer.server.protocol.text import (
@@ -31,6 +38,7 @@ from jinfer.server.request_log import RequestLog
 from jinfer.server.routes.chat import chat_router
 from jinfer.server.routes.completions import completions_router
 from jinfer.server.routes.health import OPEN_PATHS, health_router
+from jinfer.server.routes.messages import messages_router
 from jinfer.server.routes.models import models_router
 from jinfer.server.routes.responses import responses_router
 from jinfer.server.routes.text import text_router
@@ -45,6 +53,7 @@ BODIES = (
         DetokenizeRequest,
         DetokenizeResponse,
     ),
+    *(AnthropicErrorBody, CountTokensRequest, CountTokensResponse, MessageBody, MessagesRequest),
     *(ModelCard, ModelList, ResponseBody, ResponsesRequest),
     *(TokenizeRequest, TokenizeResponse, TokenizerInfo, VersionBody),
 )
@@ -73,6 +82,7 @@ def routes_app(api: Api, metrics: ServerMetrics) -> FastAPI:
     app.include_router(completions_router(api))
     app.include_router(chat_router(api))
     app.include_router(responses_router(api))
+    app.include_router(messages_router(api))
     app.include_router(text_router(api))
     app.include_router(health_router(api, metrics))
     app.include_router(web_router())
@@ -87,14 +97,18 @@ def routes_app(api: Api, metrics: ServerMetrics) -> FastAPI:
 async def _answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientLeftError):
         raise error  # to the log, which sends nothing
-    return reply_response(error_reply(error))
+    return _response(request, error_reply(error))
 
 
 async def _answer_status(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{error.detail}: {request.method} {request.url.path}; /openapi.json has what there is"
-    return reply_response(status_reply(error.status_code, message, error.headers))
+    return _response(request, status_reply(error.status_code, message, error.headers))
 
 
 async def _answer_validation(request: Request, error: Exception) -> Response:
-    return reply_response(status_reply(400, str(error)))
+    return _response(request, status_reply(400, str(error)))
+
+
+def _response(request: Request, reply: ErrorReply) -> Response:
+    return reply_response(in_shape_of(request.url.path, reply))

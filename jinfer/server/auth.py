@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from http import HTTPStatus
 from typing import Any
 
+from jinfer.server.error_shapes import in_shape_of
 from jinfer.server.errors import ApiError, error_reply
 from jinfer.server.replies import send_reply
 
@@ -35,7 +36,7 @@ class ApiKeyGuard:
             code="invalid_api_key",
             headers={"www-authenticate": "Bearer"},
         )
-        await send_reply(error_reply(error), send)
+        await send_reply(in_shape_of(scope["path"], error_reply(error)), send)
 
     def _knows(self, key: bytes) -> bool:
         """True for one of the keys, in a time that does not depend on which, or how much of it is right."""

@@ -24,14 +24,18 @@ ERRORS = {
 
 
 def operation(
-    answer: type[msgspec.Struct], *, body: type[msgspec.Struct] | None = None, streams: bool = False
+    answer: type[msgspec.Struct],
+    *,
+    body: type[msgspec.Struct] | None = None,
+    streams: bool = False,
+    error: type[msgspec.Struct] = ErrorBody,
 ) -> dict[str, Any]:
     """Keywords of a route: the schemas of its body and its answers."""
     content = {"application/json": {"schema": _reference(answer)}, **(STREAM if streams else {})}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "the answer", "content": content}}
     for status, description in ERRORS.items():
-        error = {"application/json": {"schema": _reference(ErrorBody)}}
-        responses[status] = {"description": description, "content": error}
+        error_content = {"application/json": {"schema": _reference(error)}}
+        responses[status] = {"description": description, "content": error_content}
     extra = {}
     if body is not None:
         schema = {"application/json": {"schema": _reference(body)}}

@@ -6,6 +6,7 @@ import time
 import uuid
 from typing import Any
 
+from jinfer.server.error_shapes import in_shape_of
 from jinfer.server.errors import CLIENT_LEFT, ClientLeftError, error_reply
 from jinfer.server.metrics import ServerMetrics
 from jinfer.server.replies import send_reply
@@ -47,7 +48,7 @@ class RequestLog:
         except Exception as error:
             logger.exception("an error at %s", scope["path"], extra={"request_id": request_id.decode()})
             if status is None:
-                await send_reply(error_reply(error), send_with_id)
+                await send_reply(in_shape_of(scope["path"], error_reply(error)), send_with_id)
         finally:
             self._tell(scope, request_id.decode(), status or CLIENT_LEFT, time.perf_counter() - began)
 

@@ -53,6 +53,8 @@ class PlayingEngine(ScriptedEngine):
         self.answer, self.end, self.failure = answer, end, None
 
     def submit(self, queue: AsyncOutputQueue) -> None:
+        if self.refusal is not None:
+            raise self.refusal
         self.requests += queue.requests
         self.emit(queue, self.tokenizer.encode(self.answer, add_special_tokens=False), self.end)
         if self.failure is not None:

@@ -19,6 +19,8 @@ OPERATIONS = [
     ("POST", "/tokenize"),
     ("POST", "/v1/chat/completions"),
     ("POST", "/v1/completions"),
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
     ("POST", "/v1/responses"),
 ]
 CHECKS = [not_a_server_error, status_code_conformance, response_schema_conformance]
