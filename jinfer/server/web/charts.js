@@ -55,9 +55,10 @@ class Chart {
     const values = series.map((figures) => figures[this.chart.name]);
     const newest = values.at(-1) ?? null;
     this.#value.textContent = newest === null ? UNKNOWN : this.chart.format(newest);
-    const highest = Math.max(this.chart.least, ...values.map((value) => value ?? 0));
-    const top = Math.min(highest, this.chart.most);
-    this.#scale.textContent = this.chart.most === Infinity ? `of ${this.chart.format(top)}` : "";
+    const peak = Math.max(0, ...values.map((value) => value ?? 0));
+    const top = Math.min(Math.max(this.chart.least, peak), this.chart.most);
+    const hasPeak = newest !== null && this.chart.most === Infinity;
+    this.#scale.textContent = hasPeak ? `peak ${this.chart.format(peak)}` : "";
     const points = this.#points(values, top);
     this.#line.setAttribute("d", points.length > 1 ? `M${points.join("L")}` : "");
     const [first, last] = [points[0], points.at(-1)].map((point) => point?.split(",")[0]);
