@@ -1,4 +1,4 @@
-"""From the text of a choice to the parts of its answer: reasoning, content and tool calls."""
+"""The parts of an answer, made of the text of a choice: reasoning, content and tool calls."""
 
 from collections.abc import Sequence
 from typing import Any

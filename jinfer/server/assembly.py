@@ -55,7 +55,7 @@ def tokenizer_of(info: ModelInfo) -> Tokenizer | None:
 
 
 def answer_parsing_of(tokenizer: Tokenizer, options: ServerOptions) -> AnswerParsing:
-    """How the model's answers are read. Raises ConfigError for a format that the model does not have."""
+    """The format in which the model answers. Raises ConfigError for one that the model does not have."""
     chosen = choose_format(
         tokenizer,
         tool_call_parser=options.tool_call_parser,

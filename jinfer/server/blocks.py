@@ -14,7 +14,7 @@ from jinfer.text.output_parsing.deltas import (
 
 
 class BlockKind(enum.Enum):
-    """What a block holds: `text` of this kind, or the JSON text of a call's arguments."""
+    """Contents of a block: `text` of this kind, or the JSON text of a call's arguments."""
 
     REASONING = "reasoning"
     CONTENT = "content"
@@ -37,7 +37,7 @@ class Block:
 
 
 class Change(enum.Enum):
-    """What happens to a block."""
+    """A change of a block."""
 
     OPENED = "opened"
     GROWN = "grown"
