@@ -4,7 +4,7 @@ the code it changes no longer exists."""
 from typing import Any
 
 from jinfer.batching import buckets
-from jinfer.scheduling import scheduler
+from jinfer.scheduling import step_plan
 
 DENSE = (1.125, 1.25, 1.375, 1.5, 1.75, 2.0)
 
@@ -21,7 +21,7 @@ def dense_buckets() -> None:
 
 def order_of_arrival() -> None:
     """Keeps decode rows in order of arrival: with all lengths equal, sorting does not move them."""
-    _replace(scheduler, "_BY_LENGTH", lambda sequence: 0)
+    _replace(step_plan, "BY_LENGTH", lambda sequence: 0)
 
 
 def _replace(module: Any, name: str, value: Any) -> None:

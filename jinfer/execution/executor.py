@@ -32,7 +32,7 @@ class Executor:
         *,
         params: Params,
         limits: Limits,
-        executables: Mapping[StepShape, jax.stages.Compiled],
+        executables: Mapping[StepShape, Any],
         placement: Placement,
         prefix_updates: PrefixUpdates | None,
         state: DeviceState,

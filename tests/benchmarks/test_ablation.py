@@ -16,7 +16,7 @@ from jinfer import ConfigError
 from jinfer.batching import buckets
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import default_placement
-from jinfer.scheduling import scheduler
+from jinfer.scheduling import step_plan
 from jinfer.weights.dummy_params import dummy_params
 from pallas_kernels import paged_attention
 from tests.tiny_model import CONFIG
@@ -71,8 +71,8 @@ def test_patches_change_the_shapes_that_are_compiled(monkeypatch):
 
 
 def test_decode_rows_in_order_of_arrival(monkeypatch):
-    monkeypatch.setattr(scheduler, "_BY_LENGTH", scheduler._BY_LENGTH)
-    step = scheduler._StepInProgress(16)
+    monkeypatch.setattr(step_plan, "BY_LENGTH", step_plan.BY_LENGTH)
+    step = step_plan.StepInProgress(16)
     step.decoding = [Mock(row=row, num_computed_tokens=length) for row, length in enumerate((3, 9, 6))]
     patches.order_of_arrival()
     assert step.plan().decode.row_ids == [0, 1, 2]
