@@ -409,10 +409,6 @@ class TestTerminal:
             terminal.type(f"/sa\t! {tmp_path / 'file.json'}{ENTER}")
             terminal.expect("wrote 4 messages")
             terminal.expect("> ")
-            terminal.type("/foo")
-            terminal.expect("/foo")
-            terminal.type(CTRL_C)
-            terminal.expect("> ")
             terminal.type(f"\x1b[A{ENTER}")  # the line before
             terminal.expect("wrote 4 messages")
             terminal.expect("> ")
@@ -421,7 +417,6 @@ class TestTerminal:
         messages = json.loads((tmp_path / "file.json").read_text())
         assert [messages[0], messages[2]] == [user("the cat"), user("a \nb")]
         assert messages[1] == assistant(answer_of(llm, messages[:1]))
-        assert "/foo is no command" not in terminal.raw
         assert "\x1b[?25h" in terminal.raw  # the cursor is there again
 
     def test_ctrl_c_with_the_model_that_ships(self):
