@@ -282,13 +282,15 @@ class TestEventLoop:
 
 class TestFaults:
     def test_every_waiting_stream_gets_the_fault_and_the_next_request_runs(self, llm, inline, monkeypatch):
-        fail_once(monkeypatch, llm.parts, RuntimeError("the device fell over"))
+        all_are_in = threading.Event()
+        fail_once(monkeypatch, llm.parts, RuntimeError("the device fell over"), begin=all_are_in)
 
         async def all_fail() -> None:
-            calls = [pieces_of(llm.stream(TEXT, **GREEDY)) for _ in range(3)] + [
-                llm.generate(PROMPTS, **GREEDY)
-            ]
-            for result in await asyncio.gather(*calls, return_exceptions=True):
+            calls: list[Coroutine[Any, Any, Any]] = [pieces_of(llm.stream(TEXT, **GREEDY)) for _ in range(3)]
+            tasks = [asyncio.create_task(call) for call in [*calls, llm.generate(PROMPTS, **GREEDY)]]
+            await asyncio.sleep(0)  # each runs to where it waits
+            all_are_in.set()
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
                 assert isinstance(result, EngineError)
                 assert "the device fell over" in str(result)
             assert ids_of(await llm.generate(PROMPTS, **GREEDY)) == ids_of(inline.generate(PROMPTS, **GREEDY))

@@ -1,6 +1,7 @@
 """What the tests of LLM share besides its fixtures."""
 
 import gc
+import threading
 from typing import Any
 
 import jax
@@ -55,12 +56,21 @@ def joined(
     return "".join(map(str, own)), tuple(token_id for piece in own for token_id in piece.token_ids)
 
 
-def fail_once(monkeypatch: pytest.MonkeyPatch, llm: LLM, error: BaseException, *, at_step: int = 3) -> None:
-    """The device fails in the step `at_step` from now, and never again."""
+def fail_once(
+    monkeypatch: pytest.MonkeyPatch,
+    llm: LLM,
+    error: BaseException,
+    *,
+    at_step: int = 3,
+    begin: threading.Event | None = None,
+) -> None:
+    """The device fails in the step `at_step` from now, and never again. Steps wait for `begin`."""
     executor, steps = llm.engine.executor, iter(range(1, 10**9))
     dispatch = type(executor).dispatch
 
     def failing(self: Executor, plan: StepPlan):
+        if self is executor and begin is not None:
+            begin.wait(60)
         if self is executor and next(steps) == at_step:
             raise error
         return dispatch(self, plan)
