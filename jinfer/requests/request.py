@@ -4,7 +4,9 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+from jinfer.requests.logits_rules import LogitsRules
 from jinfer.requests.sampling_params import SamplingParams
+from jinfer.requests.token_masker import TokenMasker
 from jinfer.text.detokenizer import Detokenizer
 
 
@@ -43,6 +45,7 @@ class Sequence:
 
     # The parameters as the device reads them, once they were needed; see batching.
     packed_sampling: Any = None
+    masker: TokenMasker | None = None  # what restricts its next token by those before it
     detokenizer: Detokenizer | None = None
     has_stop_strings: bool = False  # so that every token has to become text at once
     finish_reason: FinishReason | None = None
@@ -88,11 +91,15 @@ class Request:
     prompt_token_ids: tuple[int, ...]
     params: SamplingParams
     arrival_time: float
+    # What changes its logits. None: nothing does, nor has any sequence a masker, and fused steps serve it.
+    logits_rules: LogitsRules | None = None
     priority: int = 0
     """Requests of lower priority begin first, and keep their pages longest; among equals, the first come."""
     sequences: list[Sequence] = field(default_factory=list)
     # Of the prompt, found in the prefix cache when the first sequence began.
     num_cached_tokens: int | None = None
+    # By position, where params.prompt_logprobs asks for them; None at the first, and where none is read yet.
+    prompt_logprobs: list[dict[int, float] | None] | None = None
     begun_time: float | None = None  # then: until there it waited in line
     first_token_time: float | None = None
     finished_time: float | None = None
