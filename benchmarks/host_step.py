@@ -28,7 +28,7 @@ from jinfer.placement import default_placement
 from jinfer.requests.new_request import create_request
 from jinfer.requests.request import Request
 from jinfer.requests.sampling_params import MAX_LOGPROBS, SamplingParams
-from jinfer.sampling import StepResult
+from jinfer.sampling.sampler import StepResult
 from jinfer.scheduling.scheduler import Scheduler
 
 PROMPT_LENGTH, PAGE_SIZE, CONTEXT = 128, 16, 2048

@@ -12,7 +12,7 @@ from jinfer.engine.engine import Engine
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
 from jinfer.execution.kv_cache import KVCache
-from jinfer.sampling import StepResult
+from jinfer.sampling.sampler import StepResult
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
 

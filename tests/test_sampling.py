@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from jinfer.batching.sampling_state import NO_BLOCKED_ID, SamplingRows
 from jinfer.requests.sampling_params import MAX_LOGPROBS
-from jinfer.sampling import NOT_FINITE, StepResult, sample
+from jinfer.sampling.sampler import NOT_FINITE, StepResult, sample
 
 ROWS, VOCAB = 4, 24
 ROUNDING = 1e-5  # of a sum of float32 probabilities, with room

@@ -15,7 +15,7 @@ from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.prefix_updates import PrefixUpdates
 from jinfer.placement import Placement
-from jinfer.sampling import NOT_FINITE, StepResult
+from jinfer.sampling.sampler import NOT_FINITE, StepResult
 from jinfer.scheduling.step_plan import StepPlan
 from jinfer.weights.params import Params
 

@@ -1,39 +1,28 @@
-"""The mixed step on the device: chunks of prompts and decode rows in one flattened batch."""
+"""The tokens of a mixed step on the device: chunks of prompts and decode rows in one flattened batch."""
 
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int32
 
 from jinfer.batching.mixed_batch import TOKEN_ON_DEVICE
-from jinfer.batching.sampling_state import unpack_sampling
 from jinfer.config import Limits
-from jinfer.execution.device_state import DeviceState, Rows
+from jinfer.execution.device_state import Rows
 from jinfer.models.attention import TokenBatch
 from jinfer.models.model import Model
-from jinfer.sampling import StepResult, sample
 from jinfer.scheduling.page_pool import NULL_PAGE
-from jinfer.weights.params import Params
 
 
-def mixed_step(
-    model: Model, *, limits: Limits, params: Params, state: DeviceState, batch: dict[str, Array]
-) -> tuple[DeviceState, StepResult]:
+def mixed_tokens(
+    model: Model, *, limits: Limits, rows: Rows, batch: dict[str, Array]
+) -> tuple[Rows, TokenBatch, Int32[Array, " rows"], Int32[Array, "rows packed"]]:
     """Chunks of prompts and decode rows in one flattened batch; rows that join bring their sampling
-    parameters."""
-    row_ids, query_starts = batch["row_ids"], batch["query_starts"]
-    rows = state.rows.with_pages(batch["page_rows"], batch["page_entries"], batch["page_ids"])
+    parameters. The third result has the null row for a chunk that is not the last of its prompt."""
+    row_ids = batch["row_ids"]
+    rows = rows.with_pages(batch["page_rows"], batch["page_entries"], batch["page_ids"])
     rows = rows._replace(sampling=rows.sampling.at[row_ids].set(batch["sampling"]))
-    lengths = batch["start_positions"] + jnp.diff(query_starts)
+    lengths = batch["start_positions"] + jnp.diff(batch["query_starts"])
     tokens = _flattened_tokens(model, rows, batch, lengths, limits)
-    hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
-    result = sample(
-        model.logits(params, hidden),
-        rows=unpack_sampling(batch["sampling"]),
-        positions=lengths,
-        implementation=model.implementation,
-    )
     sampled_rows = jnp.where(batch["is_sampled"] > 0, row_ids, limits.max_num_seqs)
-    rows = rows.with_tokens(sampled_rows, result.token_ids).with_lengths(row_ids, lengths)
-    return DeviceState(kv_cache, rows), result
+    return rows, tokens, sampled_rows, batch["sampling"]
 
 
 def _flattened_tokens(

@@ -1,0 +1,98 @@
+"""Programs that are compiled ahead of time: each in a thread, and found again on disk at a later start."""
+
+import os
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+
+from jinfer.compilation.cache import persistent_cache
+from jinfer.compilation.options import compiled
+from jinfer.compilation.traced_programs import traced, with_tree
+from jinfer.options import CompilerValue
+from jinfer.progress import progress_bar
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A function of pytrees, and the shapes that it is compiled for.
+
+    `donated` are the positions of arguments whose memory the results take over. `facts` have a repr that
+    tells the function from all others of these sources: all that it follows from besides its arguments.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...]
+    donated: tuple[int, ...]
+    result_structure: jax.tree_util.PyTreeDef
+    facts: Any
+
+    def lower(self) -> jax.stages.Lowered:
+        """Traces and lowers the program."""
+        return jax.jit(self.function, donate_argnums=self.donated).lower(*self.arguments)
+
+    def lower_traced(self, directory: Path, device: jax.Device) -> jax.stages.Lowered:
+        """Lowers the program, whose trace is taken from `directory` or kept there."""
+        leaves, structure = jax.tree.flatten(self.arguments)
+
+        def flat_function(*arguments: Any) -> list[Any]:
+            return jax.tree.leaves(self.function(*jax.tree.unflatten(structure, arguments)))
+
+        shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
+        exported = traced(flat_function, leaves, (self.facts, structure, shapes), directory, device)
+        function = with_tree(exported, self.result_structure)
+        return jax.jit(function, donate_argnums=self.donated).lower(*self.arguments)
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """The way to compile programs for a device: XLA's options, and the directories, None where nothing is
+    kept, of what was compiled and of what was traced."""
+
+    device: jax.Device
+    options: dict[str, CompilerValue] | None
+    directory: Path | None
+    traces_directory: Path | None
+
+    def lower(self, program: Program) -> jax.stages.Lowered:
+        """Lowers a program, traced now or at an earlier start."""
+        if self.traces_directory is None:
+            return program.lower()
+        return program.lower_traced(self.traces_directory, self.device)
+
+    def compile(self, program: Program) -> jax.stages.Compiled:
+        """Compiles one program, for callers who have opened the persistent cache."""
+        return compiled(self.lower(program), self.options)
+
+    def compile_all(
+        self, programs: Mapping[Key, Program], *, progress: bool
+    ) -> Mapping[Key, jax.stages.Compiled]:
+        """The executables of all programs, compiled in threads in the order in which they are given."""
+        tracing = threading.Lock()  # Python's own lock is shared: one is traced while others compile
+
+        def compile_one(program: Program) -> jax.stages.Compiled:
+            with tracing:
+                lowered = self.lower(program)
+            return compiled(lowered, self.options)
+
+        executables: dict[Key, jax.stages.Compiled] = {}
+        with (
+            persistent_cache(self.directory),
+            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+            progress_bar("compiling", total=len(programs), enabled=progress) as bar,
+        ):
+            futures = {pool.submit(compile_one, program): key for key, program in programs.items()}
+            try:
+                for future in as_completed(futures):
+                    executables[futures[future]] = future.result()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return executables
