@@ -8,7 +8,8 @@ from typing import Any
 
 from jinfer.config import EngineConfig
 from jinfer.errors import ConfigError, RequestError, shown
-from jinfer.requests.sampling_params import BYTES, SamplingParams
+from jinfer.requests.sampling_checks import BYTES
+from jinfer.requests.sampling_params import SamplingParams
 
 TokenIds = Sequence[int]
 Prompts = str | TokenIds | Sequence[str | TokenIds]

@@ -1,11 +1,19 @@
 """The parameters of a request: how its tokens are chosen and when it ends."""
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jinfer.errors import RequestError, shown
+from jinfer.errors import RequestError
+from jinfer.requests.sampling_checks import (
+    check_integer,
+    check_is_list,
+    check_real,
+    check_switch,
+    check_text,
+    check_token_ids,
+)
 
 MAX_N = 128
 MAX_LOGPROBS = 20
@@ -15,9 +23,20 @@ MAX_CACHE_SALT_LENGTH = 256
 # Per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens.
 MAX_STOP_TOKEN_IDS = 16
 
-BYTES = bytes | bytearray | memoryview  # collections of integers that are no token ids
-
 MODEL_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+
+INTEGERS = {
+    "n": (1, MAX_N),
+    "top_k": (-1, 2**31 - 1),
+    "seed": (0, 2**64 - 1),
+    "max_tokens": (1, 2**31 - 1),
+    "min_tokens": (0, 2**31 - 1),
+    "logprobs": (0, MAX_LOGPROBS),
+}
+REALS = {"temperature": (0, 2), "top_p": (0, 1), "min_p": (0, 1)}
+"""Names with their bounds; the lower one of top_p is no value itself."""
+SWITCHES = ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
+OPTIONAL = {"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "logprobs"}
 
 
 @dataclass(frozen=True)
@@ -67,11 +86,17 @@ class SamplingParams:
     of equal salts share the keys and values of a common prefix. 1 to 256 characters."""
 
     def __post_init__(self) -> None:
-        _check_integers(self)
-        _check_reals(self)
-        _check_stops(self)
-        _check_switches(self)
-        _check_cache_salt(self.cache_salt)
+        self._check_numbers()
+        self._check_stops()
+        for name in SWITCHES:
+            check_switch(name, getattr(self, name))
+        if self.cache_salt is not None:
+            check_text(
+                "cache_salt",
+                self.cache_salt,
+                MAX_CACHE_SALT_LENGTH,
+                remedy=", or None to share with all that have none",
+            )
         if self.n > 1 and self.temperature == 0:
             raise RequestError(
                 f"n={self.n} with temperature 0 would give {self.n} equal texts; use n=1 or temperature > 0",
@@ -107,76 +132,25 @@ class SamplingParams:
             self, **{name: value for name, value in merged.items() if getattr(self, name) is None}
         )
 
+    def _check_numbers(self) -> None:
+        for name, bounds in {**INTEGERS, **REALS}.items():
+            value = getattr(self, name)
+            if value is None and name in OPTIONAL:
+                continue
+            if name in INTEGERS:
+                check_integer(name, value, *INTEGERS[name])
+            else:
+                check_real(name, value, *bounds, is_open=name == "top_p")
 
-def _check_integers(params: SamplingParams) -> None:
-    bounds = {
-        "n": (1, MAX_N),
-        "top_k": (-1, 2**31 - 1),
-        "seed": (0, 2**64 - 1),
-        "max_tokens": (1, 2**31 - 1),
-        "min_tokens": (0, 2**31 - 1),
-        "logprobs": (0, MAX_LOGPROBS),
-    }
-    optional = {"top_k", "seed", "max_tokens", "logprobs"}
-    for name, (low, high) in bounds.items():
-        value = getattr(params, name)
-        if value is None and name in optional:
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise RequestError(f"{name}={shown(value)} must be an integer from {low} to {high}", param=name)
-
-
-def _check_reals(params: SamplingParams) -> None:
-    rules = {
-        "temperature": (lambda x: 0 <= x <= 2, "from 0 to 2"),
-        "top_p": (lambda x: 0 < x <= 1, "above 0 and at most 1"),
-        "min_p": (lambda x: 0 <= x <= 1, "from 0 to 1"),
-    }
-    for name, (holds, rule) in rules.items():
-        value = getattr(params, name)
-        if value is None:
-            continue
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not holds(value):
-            raise RequestError(f"{name}={shown(value)} must be a finite number {rule}", param=name)
-
-
-def _check_stops(params: SamplingParams) -> None:
-    _check_is_list("stop", params.stop, "a string or a list of strings")
-    _check_is_list("stop_token_ids", params.stop_token_ids, "a list of token ids")
-    if len(params.stop_strings) > MAX_STOP_STRINGS:
-        raise RequestError(
-            f"{len(params.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed", param="stop"
-        )
-    for text in params.stop_strings:
-        if not isinstance(text, str) or not 0 < len(text) <= MAX_STOP_STRING_LENGTH:
+    def _check_stops(self) -> None:
+        if self.stop is not None:
+            check_is_list("stop", self.stop, "a string or a list of strings")
+        if len(self.stop_strings) > MAX_STOP_STRINGS:
             raise RequestError(
-                f"stop={shown(text)} must be a string of 1 to {MAX_STOP_STRING_LENGTH} characters",
-                param="stop",
+                f"{len(self.stop_strings)} stop strings; at most {MAX_STOP_STRINGS} are allowed", param="stop"
             )
-    for token_id in params.stop_token_ids or ():
-        if not isinstance(token_id, int) or isinstance(token_id, bool) or token_id < 0:
-            raise RequestError(
-                f"stop_token_ids holds {shown(token_id)}; token ids are integers from 0",
-                param="stop_token_ids",
-            )
-
-
-def _check_is_list(name: str, value: Any, rule: str) -> None:
-    if value is not None and (not isinstance(value, Collection) or isinstance(value, BYTES | Mapping)):
-        raise RequestError(f"{name}={shown(value)} must be {rule}", param=name)
-
-
-def _check_switches(params: SamplingParams) -> None:
-    for name in ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens"):
-        if not isinstance(getattr(params, name), bool):
-            raise RequestError(f"{name}={shown(getattr(params, name))} must be True or False", param=name)
-
-
-def _check_cache_salt(salt: Any) -> None:
-    if salt is not None and not (isinstance(salt, str) and 0 < len(salt) <= MAX_CACHE_SALT_LENGTH):
-        raise RequestError(
-            f"cache_salt={shown(salt)} must be a string of 1 to {MAX_CACHE_SALT_LENGTH} characters, or None "
-            "to share with all that have none",
-            param="cache_salt",
-        )
+        for text in self.stop_strings:
+            check_text("stop", text, MAX_STOP_STRING_LENGTH)
+        if self.stop_token_ids is not None:
+            check_is_list("stop_token_ids", self.stop_token_ids, "a list of token ids")
+            check_token_ids("stop_token_ids", self.stop_token_ids)
