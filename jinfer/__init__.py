@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jinfer.requests.outputs import CompletionOutput, RequestOutput, StreamPiece
     from jinfer.requests.request import FinishReason
     from jinfer.requests.sampling_params import SamplingParams
+    from jinfer.requests.structured_outputs import StructuredOutputs
 
 __version__ = "0.1.0"
 
@@ -45,6 +46,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "StreamPiece",
+    "StructuredOutputs",
     "TokenizerError",
     "UnsupportedModelError",
     "generate",
@@ -57,6 +59,7 @@ _MODULES = {
     "jinfer.requests.outputs": ("CompletionOutput", "RequestOutput", "StreamPiece"),
     "jinfer.requests.request": ("FinishReason",),
     "jinfer.requests.sampling_params": ("SamplingParams",),
+    "jinfer.requests.structured_outputs": ("StructuredOutputs",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

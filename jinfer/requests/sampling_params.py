@@ -3,23 +3,35 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from jinfer.errors import RequestError
+from jinfer.errors import RequestError, shown
+from jinfer.requests.logits_rules import MAX_LOGIT_BIAS
 from jinfer.requests.sampling_checks import (
+    check_bias,
+    check_count,
     check_integer,
     check_is_list,
     check_real,
     check_switch,
     check_text,
+    check_texts,
     check_token_ids,
+    check_word,
 )
+from jinfer.requests.structured_outputs import StructuredOutputs
 
 MAX_N = 128
 MAX_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 1024
 MAX_CACHE_SALT_LENGTH = 256
+MAX_BAD_WORDS = 1024
+MAX_BAD_WORD_LENGTH = 256
+MAX_ALLOWED_TOKEN_IDS = 2**20  # more than any vocabulary has
+MAX_BIAS = 100.0
+# Float32 holds every product and quotient of a logit with them.
+MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.001, 1000
 # Per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens.
 MAX_STOP_TOKEN_IDS = 16
 
@@ -32,11 +44,22 @@ INTEGERS = {
     "max_tokens": (1, 2**31 - 1),
     "min_tokens": (0, 2**31 - 1),
     "logprobs": (0, MAX_LOGPROBS),
+    "prompt_logprobs": (0, MAX_LOGPROBS),
 }
-REALS = {"temperature": (0, 2), "top_p": (0, 1), "min_p": (0, 1)}
+REALS = {
+    "temperature": (0, 2),
+    "top_p": (0, 1),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY),
+}
 """Names with their bounds; the lower one of top_p is no value itself."""
 SWITCHES = ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
-OPTIONAL = {"temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "logprobs"}
+OPTIONAL = {
+    *("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "logprobs", "prompt_logprobs"),
+}
+LogprobsMode = Literal["raw_logprobs", "processed_logprobs"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +104,28 @@ class SamplingParams:
     """Leave special tokens out of the text."""
     logprobs: int | None = None
     """Log probabilities of the sampled token and of the k most likely, 0 to 20; None gives none."""
+    logprobs_mode: LogprobsMode = "raw_logprobs"
+    """`logprobs` are of the model's own distribution, or, with "processed_logprobs", of the one that a token
+    is sampled from: after penalties, bias, masks, temperature and filters."""
+    prompt_logprobs: int | None = None
+    """Log probabilities of each token of the prompt after those before it, and of the k most likely there, 0
+    to 20, by the model's own distribution. None gives none."""
+    presence_penalty: float = 0.0
+    """-2 to 2: subtracted from the logit of each token that is in the output."""
+    frequency_penalty: float = 0.0
+    """-2 to 2: subtracted from the logit of a token as often as it is in the output."""
+    repetition_penalty: float = 1.0
+    """0.001 to 1000: divides the logit of each token that is in the prompt or the output where it is above 0,
+    and multiplies it below."""
+    logit_bias: Mapping[int, float] | None = None
+    """Added to the logits of up to 1,024 token ids; values beyond -100 and 100 are taken as these."""
+    allowed_token_ids: Sequence[int] | None = None
+    """The only token ids that may be sampled. An output ends early if an end-of-sequence id is among them."""
+    bad_words: Sequence[str] | None = None
+    """Up to 1,024 texts whose tokens are not sampled one after another, neither with a space before them nor
+    without. A text that the model spells with other tokens than the tokenizer does is not met."""
+    structured_outputs: StructuredOutputs | None = None
+    """The rule that the output fits; as a keyword argument also a mapping, {"regex": "..."}."""
     cache_salt: str | None = None
     """Separates tenants in the prefix cache, so that timing reveals no other tenant's prompts: only requests
     of equal salts share the keys and values of a common prefix. 1 to 256 characters."""
@@ -88,8 +133,10 @@ class SamplingParams:
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_stops()
+        self._check_token_rules()
         for name in SWITCHES:
             check_switch(name, getattr(self, name))
+        check_word("logprobs_mode", self.logprobs_mode, get_args(LogprobsMode))
         if self.cache_salt is not None:
             check_text(
                 "cache_salt",
@@ -122,6 +169,9 @@ class SamplingParams:
                 raise RequestError(
                     f"unknown sampling parameter {name!r}; the parameters are {', '.join(known)}"
                 )
+        structure = options.get("structured_outputs")
+        if isinstance(structure, Mapping):
+            options = {**options, "structured_outputs": StructuredOutputs.from_options(structure)}
         return cls(**options)
 
     def with_defaults(self, defaults: Mapping[str, Any]) -> "SamplingParams":
@@ -154,3 +204,19 @@ class SamplingParams:
         if self.stop_token_ids is not None:
             check_is_list("stop_token_ids", self.stop_token_ids, "a list of token ids")
             check_token_ids("stop_token_ids", self.stop_token_ids)
+
+    def _check_token_rules(self) -> None:
+        if self.logit_bias is not None:
+            check_bias("logit_bias", self.logit_bias, MAX_LOGIT_BIAS)
+        if self.allowed_token_ids is not None:
+            check_is_list("allowed_token_ids", self.allowed_token_ids, "a list of token ids")
+            check_count("allowed_token_ids", self.allowed_token_ids, 1, MAX_ALLOWED_TOKEN_IDS)
+            check_token_ids("allowed_token_ids", self.allowed_token_ids)
+        if self.bad_words is not None:
+            check_texts("bad_words", self.bad_words, MAX_BAD_WORDS, MAX_BAD_WORD_LENGTH)
+        if not isinstance(self.structured_outputs, StructuredOutputs | None):
+            raise RequestError(
+                f"structured_outputs={shown(self.structured_outputs)} must be a StructuredOutputs, such as "
+                'StructuredOutputs(regex="...")',
+                param="structured_outputs",
+            )

@@ -44,7 +44,8 @@ class StructuredOutputs:
         if len(given) != 1:
             names = ", ".join(field.name for field in fields(self))
             raise RequestError(
-                f"structured_outputs has {' and '.join(given) or 'nothing'}; give exactly one of {names}"
+                f"structured_outputs has {' and '.join(given) or 'nothing'}; give exactly one of {names}",
+                param="structured_outputs",
             )
         checks: dict[str, Callable[[str, Any], object]] = {
             "json_object": _check_switch,
@@ -53,6 +54,18 @@ class StructuredOutputs:
         }
         checks |= {"grammar": _check_text, "json": json_object_of, "structural_tag": json_object_of}
         checks[given[0]](f"structured_outputs.{given[0]}", getattr(self, given[0]))
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> "StructuredOutputs":
+        """The rule of a mapping, as JSON has it; an unknown name is an error that lists the known ones."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                raise RequestError(
+                    f"structured_outputs has {shown(name)}; give exactly one of {', '.join(known)}",
+                    param="structured_outputs",
+                )
+        return cls(**options)
 
 
 def json_object_of(name: str, value: Any) -> dict[str, Any]:

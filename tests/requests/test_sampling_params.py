@@ -6,8 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from jinfer import JinferError, RequestError, SamplingParams
+from jinfer import JinferError, RequestError, SamplingParams, StructuredOutputs
+from jinfer.requests.logits_rules import MAX_LOGIT_BIAS
 from jinfer.requests.sampling_params import (
+    MAX_BAD_WORD_LENGTH,
+    MAX_BAD_WORDS,
     MAX_LOGPROBS,
     MAX_N,
     MAX_STOP_STRING_LENGTH,
@@ -22,8 +25,16 @@ INTEGERS = {
     "max_tokens": (1, 2**31 - 1),
     "min_tokens": (0, 2**31 - 1),
     "logprobs": (0, MAX_LOGPROBS),
+    "prompt_logprobs": (0, MAX_LOGPROBS),
 }
-REALS = {"temperature": (0, 2), "top_p": (1e-6, 1), "min_p": (0, 1)}
+REALS = {
+    "temperature": (0, 2),
+    "top_p": (1e-6, 1),
+    "min_p": (0, 1),
+    "presence_penalty": (-2, 2),
+    "frequency_penalty": (-2, 2),
+    "repetition_penalty": (0.001, 1000),
+}
 NUMBERS = [*INTEGERS, *REALS]
 
 
@@ -57,7 +68,7 @@ def test_integers_are_accepted_within_their_bounds_and_refused_outside(name, bou
 def test_reals_are_accepted_within_their_bounds_and_refused_outside(name, bounds):
     for bound in bounds:
         assert getattr(SamplingParams(**{name: bound}), name) == bound
-    refused(f"{name}=-0.1 must be a finite number", **{name: -0.1})
+    refused(f"{name}={bounds[0] - 0.1} must be a finite number", **{name: bounds[0] - 0.1})
     above = math.nextafter(bounds[1], math.inf)
     refused(f"{name}={above} must be a finite number", **{name: above})
 
@@ -78,7 +89,7 @@ def test_an_integer_is_no_real(name, value):
     refused(f"{name}=", **{name: value})
 
 
-@pytest.mark.parametrize("name", ["n", "min_tokens"])
+@pytest.mark.parametrize("name", ["n", "min_tokens", "presence_penalty", "repetition_penalty"])
 def test_what_has_no_absence_refuses_none(name):
     refused(f"{name}=None", **{name: None})
 
@@ -121,7 +132,10 @@ def test_stop_token_ids_are_ids(token_ids):
     refused("stop_token_ids holds", stop_token_ids=token_ids)
 
 
-@pytest.mark.parametrize("params", [{"stop": 5}, {"stop_token_ids": 5}])
+@pytest.mark.parametrize(
+    "params",
+    [{"stop": 5}, {"stop_token_ids": 5}, {"allowed_token_ids": 5}, {"bad_words": 5}, {"logit_bias": 5}],
+)
 def test_what_is_no_list_is_refused_as_such(params):
     refused(f"{next(iter(params))}=5", **params)
 
@@ -174,10 +188,70 @@ def test_a_number_of_any_size_is_refused_by_its_rule(name, value):
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.parametrize("name", ["stop", "stop_token_ids"])
+@pytest.mark.parametrize("name", ["stop", "stop_token_ids", "allowed_token_ids", "bad_words"])
 @pytest.mark.parametrize(
     "value", [b"\x01\x02", bytearray(b"\x01"), memoryview(b"\x01"), {1: 2}], ids=lambda x: type(x).__name__
 )
 def test_collections_of_integers_that_are_no_token_ids_are_refused(name, value):
     with pytest.raises(RequestError, match=f"{name}=.* must be "):
         SamplingParams(**{name: value})
+
+
+def test_rules_of_logits_are_off_unless_they_are_given():
+    params = SamplingParams()
+    assert (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0.0, 0.0, 1.0)
+    assert (params.logit_bias, params.allowed_token_ids, params.bad_words) == (None, None, None)
+    assert (params.prompt_logprobs, params.structured_outputs) == (None, None)
+    assert params.logprobs_mode == "raw_logprobs"
+
+
+def test_a_bias_is_a_finite_number_of_a_token_id():
+    assert SamplingParams(logit_bias={7: -1e9, 8: 3}).logit_bias == {7: -1e9, 8: 3}
+    refused("logit_bias holds -1; token ids", logit_bias={-1: 1.0})
+    refused("logit_bias holds '7'; token ids", logit_bias={"7": 1.0})
+    for value in (math.nan, math.inf, -math.inf, True, "1", None):
+        refused(r"logit_bias\[7\]=.* must be a finite number", logit_bias={7: value})
+    refused(r"logit_bias=\[1, 2\] must map token ids", logit_bias=[1, 2])
+
+
+def test_biases_are_bounded_in_number():
+    SamplingParams(logit_bias=dict.fromkeys(range(MAX_LOGIT_BIAS), 1.0))
+    refused("logit_bias has 1025 entries", logit_bias=dict.fromkeys(range(MAX_LOGIT_BIAS + 1), 1.0))
+
+
+@pytest.mark.parametrize("token_ids", [[-1], [True], [1.0], ["1"], [3, None]])
+def test_allowed_token_ids_are_ids(token_ids):
+    refused("allowed_token_ids holds", allowed_token_ids=token_ids)
+
+
+def test_an_allowed_token_id_is_there():
+    refused("allowed_token_ids has 0 entries; give 1 to ", allowed_token_ids=[])
+    SamplingParams(allowed_token_ids=[5])
+
+
+def test_bad_words_are_texts_of_a_bounded_length():
+    SamplingParams(bad_words=[])
+    SamplingParams(bad_words=["a", " b c"])
+    refused(r"bad_words='cat' must be a list of strings; give \['cat'\]", bad_words="cat")
+    for word in ("", 1, None, "x" * (MAX_BAD_WORD_LENGTH + 1)):
+        refused("bad_words=.* must be a string of 1 to 256 characters", bad_words=["a", word])
+
+
+def test_bad_words_are_bounded_in_number():
+    SamplingParams(bad_words=["a"] * MAX_BAD_WORDS)
+    refused("bad_words has 1025 entries", bad_words=["a"] * (MAX_BAD_WORDS + 1))
+
+
+@pytest.mark.parametrize("value", ["raw", None, 1, "raw_logits"])
+def test_log_probabilities_are_raw_or_processed(value):
+    SamplingParams(logprobs_mode="processed_logprobs")
+    refused("logprobs_mode=.* must be one of raw_logprobs, processed_logprobs", logprobs_mode=value)
+
+
+def test_structured_outputs_are_an_object_or_as_an_option_a_mapping():
+    rule = StructuredOutputs(regex="a+")
+    assert SamplingParams(structured_outputs=rule).structured_outputs is rule
+    assert SamplingParams.from_options({"structured_outputs": {"regex": "a+"}}).structured_outputs == rule
+    refused("structured_outputs={.* must be a StructuredOutputs", structured_outputs={"regex": "a+"})
+    with pytest.raises(RequestError, match="structured_outputs has 'regexp'; give exactly one of json, "):
+        SamplingParams.from_options({"structured_outputs": {"regexp": "a+"}})
