@@ -51,7 +51,7 @@ class AsyncLLM:
         self.parts = start_engine(model, self.config, params=params, tokenizer=tokenizer)
         self.limits = self.parts.limits
         self._waker: Waker | None = None
-        self._loop = EngineLoop(self.parts.engine, self.parts.delete_weights)
+        self._loop = EngineLoop(self.parts.engine, self.parts.give_back)
         self._loop.start()
         atexit.register(self._loop.close)  # a thread that steps while Python ends could crash
         self._finalizer = weakref.finalize(self, _close_soon, self._loop)

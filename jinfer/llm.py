@@ -73,7 +73,7 @@ class LLM:
         self.parts = start_engine(model, self.config, params=params, tokenizer=tokenizer)
         self.limits = self.parts.limits
         self.memory = self.parts.memory
-        self._loop = EngineLoop(self.parts.engine, self.parts.delete_weights)
+        self._loop = EngineLoop(self.parts.engine, self.parts.give_back)
 
     @property
     def engine(self) -> Engine:
@@ -195,7 +195,7 @@ class LLM:
 
     def _create(self, prompts: list[Prompt], params: list[SamplingParams]) -> list[Request]:
         self._loop.check_open()
-        return self.parts.requests.create_all(prompts, params)
+        return self.parts.requests.create_all(prompts, params, waits=True)
 
     def stats(self) -> EngineStats:
         """The figures of the engine: its present state, and counts since its start."""

@@ -63,10 +63,12 @@ class EngineParts:
     def close(self) -> None:
         """Gives back the device's memory, but not params that the caller brought."""
         self.engine.close()
-        self.delete_weights()
+        self.give_back()
 
-    def delete_weights(self) -> None:
-        """Gives back the memory of the weights. Nothing may run any more. It may be called more than once."""
+    def give_back(self) -> None:
+        """Gives back what a closed engine leaves: the memory of the weights, and the process that compiles
+        grammars. Nothing may run any more. It may be called more than once."""
+        self.requests.close()
         delete_arrays(self.loaded.owned_params)
 
     def __enter__(self) -> "EngineParts":
@@ -96,7 +98,8 @@ def resolve_checked(
     resolved = resolve_model(model, params=None, tokenizer=tokenizer, config=config, placement=placement)
     memory = DeviceMemory.of(placement.device)
     _check_fits(resolved, config, memory, num_bytes(resolved.model.abstract_params))
-    request_factory(resolved, longest_limits(resolved, config)).create_all(prompts, params)
+    limits = longest_limits(resolved, config)
+    request_factory(resolved, limits, makes_maskers=False).create_all(prompts, params)
     return resolved
 
 
@@ -108,14 +111,15 @@ def longest_limits(resolved: ResolvedModel, config: EngineConfig) -> Limits:
     return dataclasses.replace(chosen, num_pages=num_pages, max_model_len=max_model_len)
 
 
-def request_factory(resolved: ResolvedModel, limits: Limits) -> RequestFactory:
-    """Makes the requests that an engine of the model accepts."""
+def request_factory(resolved: ResolvedModel, limits: Limits, *, makes_maskers: bool = True) -> RequestFactory:
+    """Makes the requests that an engine of the model accepts; without maskers, for checks alone."""
     return RequestFactory(
         tokenizer=resolved.tokenizer,
         vocab_size=resolved.model.config.vocab_size,
         eos_token_ids=resolved.eos_token_ids,
         sampling_defaults=resolved.sampling_defaults,
         limits=limits,
+        makes_maskers=makes_maskers,
     )
 
 

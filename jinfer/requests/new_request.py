@@ -7,6 +7,8 @@ from collections.abc import Collection
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError, shown
+from jinfer.requests.bad_words import BadWords
+from jinfer.requests.new_logits_rules import new_logits_rules
 from jinfer.requests.request import Request, Sequence
 from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 
@@ -25,9 +27,10 @@ def create_request(
     vocab_size: int,
     limits: Limits,
     priority: int = 0,
+    bad_words: BadWords | None = None,
 ) -> Request:
-    """Checks everything that can be known before the request runs. Raises RequestError with the
-    numbers."""
+    """Checks everything that can be known before the request runs. `bad_words` are those of the parameters.
+    Its sequences have no maskers yet. Raises RequestError with the numbers."""
     _check_priority(priority)
     _check_prompt(prompt_token_ids, vocab_size, limits)
     stop_token_ids = frozenset(params.stop_token_ids or ()) | (
@@ -41,6 +44,9 @@ def create_request(
         prompt_token_ids=tuple(prompt_token_ids),
         params=params,
         arrival_time=time.perf_counter(),
+        logits_rules=new_logits_rules(
+            params, bad_words, stop_token_ids=stop_token_ids, vocab_size=vocab_size
+        ),
         priority=priority,
     )
     max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError
+from jinfer.requests.masker_factory import MaskerFactory
 from jinfer.requests.new_request import create_request
 from jinfer.requests.prompts import Messages, Prompt, as_conversations
 from jinfer.requests.request import Request
@@ -27,42 +28,54 @@ class RequestFactory:
         sampling_defaults: Mapping[str, Any],
         limits: Limits,
         placed_token_ids: Collection[int] = frozenset(),
+        makes_maskers: bool = True,
     ) -> None:
         """`vocab_size` is the model's, whose embedding may have more rows than the tokenizer has tokens.
         `sampling_defaults` stand for parameters that are None. `placed_token_ids` are the added tokens whose
-        places in outputs are noted."""
+        places in outputs are noted. Where requests run in another process, or not at all, no maskers are
+        made."""
         self.tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._sampling_defaults = sampling_defaults
         self._limits = limits
         self._placed_token_ids = placed_token_ids
+        self._makes_maskers = makes_maskers
+        self.maskers = MaskerFactory(tokenizer, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
         self._numbers = itertools.count(1)
 
     def create_all(
-        self, prompts: Sequence[Prompt], params: Sequence[SamplingParams], *, priority: int = 0
+        self,
+        prompts: Sequence[Prompt],
+        params: Sequence[SamplingParams],
+        *,
+        priority: int = 0,
+        waits: bool = False,
     ) -> list[Request]:
         """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are
         several."""
         requests = []
         for index, pair in enumerate(zip(prompts, params, strict=True)):
             try:
-                requests.append(self.create(*pair, priority=priority))
+                requests.append(self.create(*pair, priority=priority, waits=waits))
             except RequestError as error:
                 if len(prompts) == 1:
                     raise
                 raise RequestError(f"prompts[{index}]: {error}", param=error.param) from error
         return requests
 
-    def create(self, prompt: Prompt, params: SamplingParams, *, priority: int = 0) -> Request:
+    def create(
+        self, prompt: Prompt, params: SamplingParams, *, priority: int = 0, waits: bool = False
+    ) -> Request:
         """A request that could run alone, with the numbers in the RequestError if it could not. Nothing is
-        accepted yet. Requests of lower `priority` begin first."""
-        if params.stop_strings:
-            self.need_tokenizer("stop strings")
+        accepted yet. Requests of lower `priority` begin first. With `waits` a grammar is compiled when it
+        returns, and else the request may still end for it."""
+        self._check_text_needs(params)
         ids = prompt.token_ids
         if ids is None:
             assert prompt.text is not None
             ids = tuple(self.need_tokenizer("a prompt of text").encode(prompt.text))
+        bad_words = self.maskers.bad_words(params)
         request = create_request(
             request_id=f"request-{next(self._numbers)}",
             prompt=prompt.text,
@@ -72,7 +85,10 @@ class RequestFactory:
             vocab_size=self._vocab_size,
             limits=self._limits,
             priority=priority,
+            bad_words=bad_words,
         )
+        if self._makes_maskers:
+            self.maskers.add_to(request, bad_words, waits=waits)
         for sequence in request.sequences:
             sequence.detokenizer = self._detokenizer(request)
         return request
@@ -99,6 +115,20 @@ class RequestFactory:
                 f"{what} needs a tokenizer, and the model has none; pass token ids, or LLM(tokenizer=...)"
             )
         return self.tokenizer
+
+    def close(self) -> None:
+        """Ends the process that compiles grammars, if a request needed it."""
+        self.maskers.close()
+
+    def _check_text_needs(self, params: SamplingParams) -> None:
+        needs = {
+            "stop strings": params.stop_strings,
+            "bad_words": params.bad_words,
+            "structured_outputs": params.structured_outputs,
+        }
+        for what, value in needs.items():
+            if value:
+                self.need_tokenizer(what)
 
     def _detokenizer(self, request: Request) -> Detokenizer | None:
         if self.tokenizer is None:

@@ -1,6 +1,6 @@
 """The protocol of what restricts a sequence's tokens: the engine's side of structured outputs."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,23 @@ TOKENS_PER_WORD = 32
 def num_mask_words(vocab_size: int) -> int:
     """The number of uint32 words of a mask: one bit a token, and the bits behind the last token are 0."""
     return -(-vocab_size // TOKENS_PER_WORD)
+
+
+def mask_of(token_ids: Collection[int], vocab_size: int) -> NDArray[np.uint32]:
+    """The mask that allows some tokens of a vocabulary: uint32[num_mask_words(vocab_size)]."""
+    bits = np.zeros(num_mask_words(vocab_size) * TOKENS_PER_WORD, np.uint8)
+    bits[np.asarray(token_ids, np.int64)] = 1
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+def num_allowed(words: NDArray[np.uint32]) -> int:
+    """The number of tokens that a mask allows."""
+    return int(np.bitwise_count(words).sum())
+
+
+def allows(words: NDArray[np.uint32], token_id: int) -> bool:
+    """True for a token that a mask allows."""
+    return bool(words[token_id // TOKENS_PER_WORD] >> np.uint32(token_id % TOKENS_PER_WORD) & 1)
 
 
 class TokenMasker(Protocol):

@@ -147,7 +147,7 @@ def start_real_engine(message: EngineSpec) -> StartedEngine:
     """Starts the engine of a model. Raises ConfigError and ModelError, as `LLM` does."""
     config = EngineConfig.from_options(message.options)
     parts = start_engine(message.model, config, tokenizer=message.tokenizer)
-    return StartedEngine(parts.engine, model_info(parts), parts.delete_weights)
+    return StartedEngine(parts.engine, model_info(parts), parts.give_back)
 
 
 def _stop_reading(connection: socket.socket) -> None:

@@ -88,6 +88,11 @@ class GrammarMasker:
         """An independent masker in the same state."""
         return GrammarMasker(self._prototype, None if self._matcher is None else self._matcher.deep_copy())
 
+    def wait(self) -> None:
+        """Wait until it is ready, which is bounded as compiling is. Raises RequestError for a grammar that is
+        refused."""
+        self._prototype.result()
+
     def matcher(self) -> Matcher:
         """llguidance's own object, for `fill_masks`. The grammar must be compiled."""
         if self._matcher is None:

@@ -49,7 +49,7 @@ def engine_parts(model_directory: Path) -> EngineParts:
 
 @pytest.fixture(scope="session")
 def engine(engine_parts: EngineParts) -> Iterator[LocalEngine]:
-    loop = EngineLoop(engine_parts.engine, engine_parts.delete_weights)
+    loop = EngineLoop(engine_parts.engine, engine_parts.give_back)
     loop.start()
     yield LocalEngine(loop, engine_parts.engine, model_info(engine_parts))
     loop.close()
