@@ -121,6 +121,14 @@ class CompilerOptions:
     )
     """Directory of compiled steps. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a
     GPU, ~/.cache/jinfer/compiled."""
+    compile_split_steps: bool = option(
+        False,
+        help="compile at the start what penalties, biases, masks and structured outputs need, and not when "
+        "a request first asks for one; default: no, and yes for serve",
+    )
+    """Compile at the start what steps in two halves need: those with penalties, biases, allowed or bad words,
+    structured outputs, or processed log probabilities. Otherwise the first request that asks for one waits
+    for it, while others go on; it takes about as long as the start. A server compiles it at its start."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -52,6 +52,19 @@ class PoisonedExecutor:
         self._executor.state = self._poison(self._executor.state)
         return self._executor.dispatch(plan)
 
+    def prepare(self, *kind: Any) -> Any:
+        return self._executor.prepare(*kind)
+
+    def begin(self, plan: StepPlan) -> Any:
+        self._executor.state = self._poison(self._executor.state)
+        return self._executor.begin(plan)
+
+    def new_masks(self, *num_rows: Any) -> Any:
+        return self._executor.new_masks(*num_rows)
+
+    def choose(self, *step: Any) -> None:
+        self._executor.choose(*step)
+
     def read(self, *step: Any) -> Any:
         return self._executor.read(*step)
 

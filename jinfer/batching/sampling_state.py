@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
 from jinfer.requests.request import Sequence
-from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
+from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 
 NO_BLOCKED_ID = -1  # on the device: outside every vocabulary, so that it blocks nothing
+RAW_LOGPROBS, PROCESSED_LOGPROBS = 1, 2  # of a row that wants them; 0 of any other
 FIRST_BLOCKED = 8
 PROMPT_LENGTH = FIRST_BLOCKED + MAX_STOP_TOKEN_IDS
 SAMPLING_SIZE = PROMPT_LENGTH + 1
@@ -55,12 +56,18 @@ def _pack_sampling(sequence: Sequence) -> np.ndarray:
     packed[3] = params.top_k
     packed[4:6] = np.array([sequence.seed], np.uint64).view(np.int32)
     packed[6] = prompt_length + params.min_tokens
-    packed[7] = params.logprobs is not None
+    packed[7] = _wanted_logprobs(params)
     packed[PROMPT_LENGTH] = prompt_length
     if params.min_tokens:
         stop_ids = sorted(sequence.stop_token_ids)
         packed[FIRST_BLOCKED : FIRST_BLOCKED + len(stop_ids)] = stop_ids
     return packed
+
+
+def _wanted_logprobs(params: SamplingParams) -> int:
+    if params.logprobs is None:
+        return 0
+    return PROCESSED_LOGPROBS if params.logprobs_mode == "processed_logprobs" else RAW_LOGPROBS
 
 
 def unpack_sampling(packed: Int32[Array, "rows packed"]) -> SamplingRows:

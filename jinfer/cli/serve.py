@@ -59,8 +59,10 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _defaults(known: Mapping[str, Option]) -> dict[str, Any]:
-    """The defaults. The engine's own bars are for terminals, and a server's stderr is a log."""
-    return {name: option.default for name, option in known.items()} | {"progress": False}
+    """The defaults. The engine's own bars are for terminals, and a server's stderr is a log. No request of a
+    server waits for programs to be compiled."""
+    defaults = {name: option.default for name, option in known.items()}
+    return defaults | {"progress": False, "compile_split_steps": True}
 
 
 def _as_option(option: Option, value: Any) -> Any:

@@ -6,10 +6,23 @@ import time
 from collections.abc import Iterable
 
 from jinfer.config import Limits
+from jinfer.engine.logprobs import record_logprobs, record_scores
+from jinfer.engine.masks import accept, fill, masked_rows
 from jinfer.engine.stats import EngineStats
-from jinfer.engine.steps import StepExecutor, StepInFlight, StepOutput, StepQueue, one_at_a_time, overlapped
+from jinfer.engine.steps import (
+    SplitKind,
+    StepExecutor,
+    StepInFlight,
+    StepQueue,
+    one_at_a_time,
+    overlapped,
+)
+from jinfer.engine.waiting_room import WaitingRoom
 from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput, append_token
 from jinfer.scheduling.scheduler import Scheduler
+from jinfer.scheduling.step_plan import StepPlan
+
+NOT_FINITE = "the model gave logits that are not finite (NaN or infinity)"
 
 
 class Engine:
@@ -24,6 +37,8 @@ class Engine:
         self.in_flight = StepQueue(overlapped if overlap else one_at_a_time)
         self._sequences: set[Sequence] = set()  # accepted and not ended
         self._logprob_sequences: set[Sequence] = set()  # those of them that want log probabilities
+        self._split_sequences: set[Sequence] = set()  # those that fused steps do not serve
+        self._waiting_room = WaitingRoom()  # some of these, while what they need is made
 
     @property
     def limits(self) -> Limits:
@@ -39,7 +54,7 @@ class Engine:
         pool = scheduler.page_pool
         return EngineStats(
             num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
+            num_waiting=scheduler.num_waiting + len(self._waiting_room),
             num_used_pages=pool.num_used,
             num_cached_pages=pool.num_cached,
             num_free_pages=pool.num_free,
@@ -52,7 +67,22 @@ class Engine:
             self._sequences.add(sequence)
             if request.params.logprobs is not None:
                 self._logprob_sequences.add(sequence)
-            self.scheduler.add(sequence)
+            if request.logits_rules is None and request.params.prompt_logprobs is None:
+                self.scheduler.add(sequence)
+            else:
+                self._prepare(sequence)
+
+    def _prepare(self, sequence: Sequence) -> None:
+        """Lets a sequence that fused steps do not serve wait for what does."""
+        request = sequence.request
+        kinds: list[SplitKind] = []
+        if request.logits_rules is not None:
+            kinds.append("processed")
+        if request.params.prompt_logprobs is not None:
+            kinds.append("scored")
+            request.prompt_logprobs = [None] * len(request.prompt_token_ids)
+        self._split_sequences.add(sequence)
+        self._waiting_room.add(sequence, [self.executor.prepare(kind) for kind in kinds])
 
     def abort(self, sequences: Iterable[Sequence]) -> None:
         """Ends those of the sequences that still run and frees their pages."""
@@ -66,12 +96,41 @@ class Engine:
         `in_flight` says which steps are due. After any exception here, an interrupt too, the engine needs a
         `reset`.
         """
+        outputs = self._admit_ready() if self._waiting_room else []
         plan = self.scheduler.schedule()
-        if plan is not None:
+        if plan is not None and self._split_sequences and plan.is_split:
+            outputs += self._dispatch_split(plan)
+        elif plan is not None:
             self.in_flight.append(plan, self.executor.dispatch(plan))
-        outputs = []
+        elif not self.in_flight and self._waiting_room:
+            self._waiting_room.wait()
         for step in self.in_flight.take_due(has_new_step=plan is not None):
             outputs += self.read(step)
+        return outputs
+
+    def _admit_ready(self) -> list[SequenceOutput]:
+        """Schedules the sequences for which all is there now; those for which it cannot be fail."""
+        outputs = []
+        for sequence, error in self._waiting_room.take_ready():
+            if error is None:
+                self.scheduler.add(sequence)
+            else:
+                outputs.append(self._fail(sequence, error))
+        return outputs
+
+    def _dispatch_split(self, plan: StepPlan) -> list[SequenceOutput]:
+        """Dispatches a step in two halves. Where masks follow from tokens, these are read in between, while
+        the device computes the first half."""
+        handle = self.executor.begin(plan)
+        outputs: list[SequenceOutput] = []
+        masks = None
+        if rows := masked_rows(plan):
+            for step in self.in_flight.take_all():
+                outputs += self.read(step)
+            masks, unfillable = fill([row for row in rows if not row.sequence.is_finished], self.executor)
+            outputs += [self._fail(sequence, error) for sequence, error in unfillable]
+        self.executor.choose(handle, masks)
+        self.in_flight.append(plan, handle)
         return outputs
 
     def read(self, step: StepInFlight) -> list[SequenceOutput]:
@@ -82,7 +141,9 @@ class Engine:
         output = self.executor.read(step.handle, logprob_rows)
         self.in_flight.last_wait_s = output.wait_s
         if logprob_rows:
-            _record_logprobs(sequences, output)
+            record_logprobs(sequences, output)
+        for scores in output.prompt_scores:
+            record_scores(scores)
         outputs = []
         for sequence, token_id in zip(sequences, output.token_ids, strict=False):  # padding comes last
             if sequence is None:
@@ -90,7 +151,9 @@ class Engine:
             sequence.num_pending_tokens -= 1
             if sequence.finish_reason is None:
                 outputs.append(
-                    self._fail(sequence) if token_id is None else self._advance(sequence, token_id)
+                    self._fail(sequence, NOT_FINITE)
+                    if token_id is None
+                    else self._advance(sequence, token_id)
                 )
         return outputs
 
@@ -103,12 +166,14 @@ class Engine:
             sequence.request.first_token_time = time.perf_counter()
         self._counters.num_generated_tokens += 1
         output = append_token(sequence, token_id)
+        if sequence.masker is not None:
+            accept(sequence, output)
         if output.finish_reason is not None:
             self._end(sequence, output.finish_reason)
         return output
 
-    def _fail(self, sequence: Sequence) -> SequenceOutput:
-        sequence.error = "the model gave logits that are not finite (NaN or infinity)"
+    def _fail(self, sequence: Sequence, error: str) -> SequenceOutput:
+        sequence.error = error
         self._end(sequence, FinishReason.ERROR)
         return SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ERROR)
 
@@ -116,6 +181,8 @@ class Engine:
         sequence.finish_reason = reason
         self._sequences.discard(sequence)
         self._logprob_sequences.discard(sequence)
+        self._split_sequences.discard(sequence)
+        self._waiting_room.remove(sequence)
         self.scheduler.remove(sequence)
         if sequence.request.is_finished:
             sequence.request.finished_time = time.perf_counter()
@@ -131,6 +198,8 @@ class Engine:
         self.in_flight.clear()
         self.executor.reset()
         self._logprob_sequences.clear()
+        self._split_sequences.clear()
+        self._waiting_room.clear()
         self._sequences.clear()
 
     def check_integrity(self) -> None:
@@ -148,17 +217,3 @@ class Engine:
     def __repr__(self) -> str:
         scheduler = self.scheduler
         return f"Engine(running={scheduler.num_running}, waiting={scheduler.num_waiting}, {self.limits})"
-
-
-def _record_logprobs(sequences: list[Sequence | None], output: StepOutput) -> None:
-    """Keeps the log probability of each sampled token, and those of the `params.logprobs` most likely
-    tokens."""
-    for row, found in output.logprobs.items():
-        sequence = sequences[row]
-        token_id = output.token_ids[row]
-        if sequence is None or token_id is None:
-            continue
-        count = sequence.params.logprobs
-        entry = dict(zip(found.top_token_ids[:count], found.top_logprobs[:count], strict=True))
-        sequence.logprobs.append({**entry, token_id: found.logprob})
-        sequence.cumulative_logprob += found.logprob

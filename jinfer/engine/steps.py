@@ -9,12 +9,20 @@ more.
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from jinfer.requests.request import Request
 from jinfer.scheduling.step_plan import StepPlan
 
 SHORT_WAIT_S = 0.25e-3
+
+SplitKind = Literal["processed", "scored"]
+"""The reason for a step in two halves: a row's logits change, or a prompt's log probabilities are wanted."""
 
 DepthRule = Callable[[float], int]
 """Steps that stay in flight while the next is planned, by how long the host last waited for the device, in
@@ -29,6 +37,22 @@ class TokenLogprobs(NamedTuple):
     top_logprobs: list[float]
 
 
+class StepMasks(NamedTuple):
+    """The masks of some rows of a plan, for the token that its step chooses: uint32 [rows, words], a bit a
+    token."""
+
+    rows: list[int]
+    words: NDArray[np.uint32]
+
+
+class ChunkScores(NamedTuple):
+    """Log probabilities of a prompt's tokens from position `start` on."""
+
+    request: Request
+    start: int
+    logprobs: list[TokenLogprobs]
+
+
 @dataclass(slots=True, eq=False)
 class StepOutput:
     """The results of one step on the host, row by row of its plan. Made once and not changed.
@@ -40,6 +64,7 @@ class StepOutput:
     token_ids: list[int | None]
     logprobs: Mapping[int, TokenLogprobs]
     wait_s: float
+    prompt_scores: Sequence[ChunkScores] = ()
 
 
 class StepExecutor(Protocol):
@@ -48,6 +73,19 @@ class StepExecutor(Protocol):
 
     def dispatch(self, plan: StepPlan) -> Any:
         """Starts a step and returns at once, with a handle of the step."""
+
+    def prepare(self, kind: SplitKind) -> Future[None]:
+        """Makes steps in two halves of a kind possible, if need be in a thread: they are when the future is
+        done, unless it has an error."""
+
+    def begin(self, plan: StepPlan) -> Any:
+        """Starts the first half of a step and returns at once, with its handle. `choose` must follow."""
+
+    def new_masks(self, num_rows: int) -> NDArray[np.uint32]:
+        """uint32 [num_rows, words], to be filled for `choose`."""
+
+    def choose(self, handle: Any, masks: StepMasks | None) -> None:
+        """Starts the second half: tokens are chosen, under the masks of some rows."""
 
     def read(self, handle: Any, logprob_rows: Sequence[int]) -> StepOutput:
         """Waits for a step. Log probabilities come to the host for `logprob_rows` only."""
@@ -103,6 +141,12 @@ class StepQueue:
         num_steps = len(self._steps)
         num_left = self.depth(self.last_wait_s) if has_new_step else max(0, num_steps - 1)
         return [self._steps.popleft() for _ in range(num_steps - num_left)]
+
+    def take_all(self) -> list[StepInFlight]:
+        """Takes out all steps, oldest first."""
+        steps = list(self._steps)
+        self._steps.clear()
+        return steps
 
     def clear(self) -> None:
         """Forgets all steps."""

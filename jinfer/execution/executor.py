@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -10,10 +11,11 @@ import numpy as np
 from jinfer.batching.batch import Batch, make_batch
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.config import Limits
-from jinfer.engine.steps import StepOutput, TokenLogprobs
+from jinfer.engine.steps import SplitKind, StepMasks, StepOutput, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.prefix_updates import PrefixUpdates
+from jinfer.execution.split_steps import SplitStep, SplitSteps, prompt_scores, token_logprobs
 from jinfer.placement import Placement
 from jinfer.sampling.sampler import NOT_FINITE, StepResult
 from jinfer.scheduling.step_plan import StepPlan
@@ -21,7 +23,8 @@ from jinfer.weights.params import Params
 
 
 class Executor:
-    """Runs plans on the device. A handle of a step is its StepResult, whose arrays are on the device.
+    """Runs plans on the device. A handle of a step is its StepResult, whose arrays are on the device, or a
+    SplitStep.
 
     `state` is donated to every step and replaced by what the step returns. `params` are read by every step.
     `executables` are the compiled steps of all shapes (compiled_steps.py).
@@ -35,6 +38,7 @@ class Executor:
         executables: Mapping[StepShape, Any],
         placement: Placement,
         prefix_updates: PrefixUpdates | None,
+        split_steps: SplitSteps,
         state: DeviceState,
         new_state: Callable[[], DeviceState],
     ) -> None:
@@ -46,15 +50,37 @@ class Executor:
         self._limits = limits
         self._input_cache = InputCache(placement)
         self.prefix_updates = prefix_updates
+        self.split_steps = split_steps
         self._new_state = new_state
 
     def dispatch(self, plan: StepPlan) -> StepResult:
         """Starts a step and the copy of its tokens to the host, and returns at once."""
-        if self.prefix_updates is not None:
-            self.state = self.prefix_updates(self.state, plan)
+        self._join_prefixes(plan)
         result = self.run(self.make_batch(plan))
         result.token_ids.copy_to_host_async()
         return result
+
+    def _join_prefixes(self, plan: StepPlan) -> None:
+        if self.prefix_updates is not None:
+            self.state = self.prefix_updates(self.state, plan)
+
+    def prepare(self, kind: SplitKind) -> Future[None]:
+        """Makes steps in two halves of a kind possible, if need be in a thread."""
+        return self.split_steps.prepare(kind)
+
+    def begin(self, plan: StepPlan) -> SplitStep:
+        """Starts the first half of a step, and returns at once."""
+        self._join_prefixes(plan)
+        self.state, step = self.split_steps.begin(self.params, self.state, plan, self.make_batch(plan))
+        return step
+
+    def new_masks(self, num_rows: int) -> np.ndarray:
+        """uint32 [num_rows, words], to be filled for `choose`."""
+        return self.split_steps.new_masks(num_rows)
+
+    def choose(self, handle: SplitStep, masks: StepMasks | None) -> None:
+        """Starts the second half of a step, and the copy of its tokens to the host."""
+        self.state = self.split_steps.choose(self.state, handle, masks)
 
     def make_batch(self, plan: StepPlan) -> Batch:
         """The plan as arrays, padded to a compiled shape."""
@@ -66,39 +92,37 @@ class Executor:
         self.state, result = step(self.params, self.state, self._input_cache(batch))
         return result
 
-    def read(self, handle: StepResult, logprob_rows: Sequence[int]) -> StepOutput:
+    def read(self, handle: StepResult | SplitStep, logprob_rows: Sequence[int]) -> StepOutput:
         """Waits for a step. Log probabilities come to the host for `logprob_rows` only."""
+        result = handle.result if isinstance(handle, SplitStep) else handle
+        assert result is not None, "its tokens are not chosen yet"
         began = time.perf_counter()
-        token_ids = np.asarray(handle.token_ids).tolist()
+        token_ids = np.asarray(result.token_ids).tolist()
         wait_s = time.perf_counter() - began
         if NOT_FINITE in token_ids:
             token_ids = [None if token_id == NOT_FINITE else token_id for token_id in token_ids]
-        return StepOutput(token_ids, _logprobs(handle, logprob_rows) if logprob_rows else {}, wait_s)
+        logprobs = _logprobs(result, logprob_rows) if logprob_rows else {}
+        scores = prompt_scores(handle) if isinstance(handle, SplitStep) else ()
+        return StepOutput(token_ids, logprobs, wait_s, scores)
 
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""
         delete_arrays(self.state)
         self.state = self._new_state()
+        self.split_steps.reset()
 
     def close(self) -> None:
         """Gives back the memory of the state, not that of the params. The executor cannot be used
         afterwards."""
         delete_arrays(self.state)
+        self.split_steps.close()
         self._input_cache.clear()
 
 
 def _logprobs(result: StepResult, rows: Iterable[int]) -> dict[int, TokenLogprobs]:
     """The arrays come to the host whole: indexing on the device would compile."""
     arrays: Any = result.logprobs, result.top_token_ids, result.top_logprobs
-    logprobs, top_token_ids, top_logprobs = map(np.asarray, arrays)
-    return {
-        row: TokenLogprobs(
-            logprob=float(logprobs[row]),
-            top_token_ids=top_token_ids[row].tolist(),
-            top_logprobs=top_logprobs[row].tolist(),
-        )
-        for row in rows
-    }
+    return token_logprobs(map(np.asarray, arrays), rows)
 
 
 class CachedInput(NamedTuple):

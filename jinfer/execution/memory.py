@@ -19,7 +19,7 @@ from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution.device_memory import GB, DeviceMemory
 from jinfer.execution.kv_cache import KVLayout
 from jinfer.execution.memory_plan import MemoryPlan
-from jinfer.execution.workspace import estimated_workspace_bytes, largest_workspace_bytes
+from jinfer.execution.workspace import estimated_workspace_bytes, largest_workspace_bytes, split_steps_bytes
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from jinfer.weights.params import num_bytes
@@ -64,11 +64,14 @@ class MemoryNeeds:
         weight_bytes: int,
         step_bytes: int | None,
     ) -> "MemoryNeeds":
-        """`step_bytes` is the workspace of the largest step. None, where it is not known, is estimated."""
+        """`step_bytes` is the workspace of the largest step. None, where it is not known, is estimated. What
+        steps in two halves keep is counted, whether or not a request will need them."""
         if step_bytes is None:
             step_bytes = estimated_workspace_bytes(model, limits, dtype)
         return cls(
-            weight_bytes, KVLayout.of(model, limits.page_size, dtype).page_bytes, step_bytes + RESERVE_BYTES
+            weight_bytes,
+            KVLayout.of(model, limits.page_size, dtype).page_bytes,
+            step_bytes + split_steps_bytes(model.vocab_size, limits) + RESERVE_BYTES,
         )
 
 

@@ -7,11 +7,13 @@ from logging import getLogger
 from jinfer.batching.batch import padding_batch
 from jinfer.batching.buckets import Buckets
 from jinfer.config import CompilerOptions, Limits
-from jinfer.execution.compiled_steps import compile_steps
+from jinfer.execution.compiled_steps import abstract, compilation_for, compile_steps
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
 from jinfer.execution.prefix_updates import PrefixUpdates
+from jinfer.execution.split_programs import SplitPrograms
+from jinfer.execution.split_steps import SplitSteps
 from jinfer.models.model import Model
 from jinfer.placement import Placement
 from jinfer.progress import logged_time, progress_bar
@@ -50,18 +52,24 @@ def start_executor(
             prefix_updates = (
                 PrefixUpdates(limits=limits, state=state, compiler=compiler) if has_prefix_updates else None
             )
+        programs = SplitPrograms(model, limits, buckets, abstract(params), abstract(state))
         executor = Executor(
             params=params,
             limits=limits,
             executables=executables,
             placement=placement,
             prefix_updates=prefix_updates,
+            split_steps=SplitSteps(programs, compilation_for(compiler, placement.device), placement),
             state=state,
             new_state=new_state,
         )
         undo.callback(executor.close)
         with logged_time(logger, "warming up"):
             warm_up(executor, limits=limits, progress=progress)
+        if compiler.compile_split_steps:
+            with logged_time(logger, "compiling and warming up steps in two halves"):
+                executor.split_steps.prepare("processed", progress=progress).result()
+                executor.state = executor.split_steps.warm_up(executor.params, executor.state)
         undo.pop_all()
         return executor
 

@@ -16,6 +16,7 @@ from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model
 from jinfer.placement import Placement
+from jinfer.sampling.processed_logits import abstract_logits_state
 from jinfer.weights.params import unflatten
 
 # Weights are on their way to the GPU meanwhile, and what is timed beside them would be kept for the steps
@@ -102,3 +103,10 @@ def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dty
     )
     logits = LOGITS_COPIES * limits.max_num_seqs * model.vocab_size * 4
     return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize
+
+
+def split_steps_bytes(vocab_size: int, limits: Limits) -> int:
+    """The memory that steps in two halves take beside a step's workspace: what follows from the rules of all
+    rows, and the logits that wait for the second half."""
+    kept = jax.tree.leaves(abstract_logits_state(limits.max_num_seqs, vocab_size))
+    return sum(x.size * x.dtype.itemsize for x in kept) + limits.max_num_seqs * vocab_size * 4

@@ -65,6 +65,13 @@ class Sequence:
         return self.request.priority, self.arrival
 
     @property
+    def scores_prompt(self) -> bool:
+        """True while log probabilities of the prompt are wanted and not all read: its positions must be
+        computed, wherever their keys and values may be. The first sequence does it for all."""
+        scores = self.request.prompt_logprobs
+        return scores is not None and self.index == 0 and None in scores[1:]
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that exist, the unread one included."""
         return len(self.token_ids) + self.num_pending_tokens

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32
 
 from jinfer.batching.sampling_state import SamplingRows
 from jinfer.requests.sampling_params import MAX_LOGPROBS
@@ -17,8 +17,8 @@ class StepResult(NamedTuple):
 
     A token is NOT_FINITE where logits hold NaN or infinity: a second array to say so would take as long to
     come to the host as the tokens. `top_*` are the MAX_LOGPROBS most likely tokens. Log probabilities are of
-    the model's own distribution, before temperature and filters; they are zeros in rows that do not want
-    them.
+    the model's own distribution, before temperature and filters, unless a row asks for those of the
+    distribution that it is sampled from; they are zeros in rows that do not want them.
     """
 
     token_ids: Int32[Array, " rows"]
@@ -34,7 +34,18 @@ def sample(
     implementation: Implementation,
 ) -> StepResult:
     """Chooses the token at `positions[row]` of each row's sequence."""
-    token_ids, is_finite = sampling.sample(
+    token_ids, is_finite = choose(logits, rows, positions, implementation)
+    return step_result(logits, token_ids, is_finite, rows, implementation)
+
+
+def choose(
+    logits: Float32[Array, "rows vocab"],
+    rows: SamplingRows,
+    positions: Int32[Array, " rows"],
+    implementation: Implementation,
+) -> tuple[Int32[Array, " rows"], Bool[Array, " rows"]]:
+    """The token of each row, and whether its logits are finite."""
+    return sampling.sample(
         logits,
         temperature=rows.temperature,
         top_p=rows.top_p,
@@ -46,6 +57,16 @@ def sample(
         blocked_ids=rows.blocked_ids,
         implementation=implementation,
     )
+
+
+def step_result(
+    logits: Float32[Array, "rows vocab"],
+    token_ids: Int32[Array, " rows"],
+    is_finite: Bool[Array, " rows"],
+    rows: SamplingRows,
+    implementation: Implementation,
+) -> StepResult:
+    """The results for the host, with the log probabilities of these logits."""
     logprobs, top_token_ids, top_logprobs = sampling.top_logprobs(
         logits,
         token_ids,

@@ -93,11 +93,12 @@ class PrefixCache:
         """Cached prefixes of a waiting sequence, best first: with a page to copy, if there is one, and
         without.
 
-        The last token is never part of one: the step must compute it to know the next.
+        The last token is never part of one: the step must compute it to know the next. Nor is any where the
+        prompt's own log probabilities are wanted.
         """
         salt = self._salt(sequence)
         token_ids = sequence.token_ids
-        max_tokens = len(token_ids) - 1
+        max_tokens = 0 if sequence.scores_prompt else len(token_ids) - 1
         match = self.tree.match(salt=salt, token_ids=token_ids, max_tokens=max_tokens, after=self.tree.root)
         num_shared = len(match.page_ids) * self._limits.page_size
         partial = self.tree.match_partial(

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float32, Int32, UInt32
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.sampling import reference, triton
 
-__all__ = ["sample", "top_logprobs"]
+__all__ = ["sample", "sampled_logits", "top_logprobs"]
 
 
 def sample(
@@ -65,6 +65,30 @@ def sample(
             jnp.full((logits.shape[0], 1), -1, jnp.int32),
         )
     return triton.sample(logits, *parameters, interpret=should_interpret(interpret))
+
+
+def sampled_logits(
+    logits: Float32[Array, "rows vocab"],
+    *,
+    temperature: Float32[Array, " rows"],
+    top_p: Float32[Array, " rows"],
+    min_p: Float32[Array, " rows"],
+    top_k: Int32[Array, " rows"],
+    positions: Int32[Array, " rows"],
+    min_lengths: Int32[Array, " rows"],
+    blocked_ids: Int32[Array, "rows blocked"],
+) -> Float32[Array, "rows vocab"]:
+    """Logits of the distribution that `sample` draws from: divided by the temperature, up to a constant, and
+    -inf for each token that a filter or `blocked_ids` excludes. At temperature 0 there are no filters, and
+    the logits are not divided.
+
+    It looks at all logits a hundred times, for there is no kernel: to be computed when somebody asks.
+    """
+    seeds = jnp.zeros((logits.shape[0], 2), jnp.uint32)
+    _check(logits, (temperature, top_p, min_p, top_k, seeds, positions, min_lengths, blocked_ids))
+    return reference.sampled_logits(
+        logits, temperature, top_p, min_p, top_k, positions, min_lengths, blocked_ids
+    )
 
 
 def top_logprobs(

@@ -69,6 +69,22 @@ def top_logprobs(logits: Array, token_ids: Array, wanted: Array, count: int) -> 
     )
 
 
+def sampled_logits(
+    logits: Array,
+    temperature: Array,
+    top_p: Array,
+    min_p: Array,
+    top_k: Array,
+    positions: Array,
+    min_lengths: Array,
+    blocked_ids: Array,
+) -> Array:
+    """See `pallas_kernels.sampling.sampled_logits`."""
+    allowed = _without_blocked(logits, positions < min_lengths, blocked_ids)
+    kept = kept_by(_scaled(allowed, temperature), top_k, jnp.maximum(top_p, SMALLEST_NORMAL), min_p)
+    return jnp.where((temperature > 0)[:, None], kept, allowed)
+
+
 def kept_by(logits: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
     """-inf outside top_k, then outside top_p of what is left, and outside min_p."""
     vocab_size = logits.shape[-1]

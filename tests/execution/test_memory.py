@@ -25,6 +25,7 @@ from jinfer.execution.memory import (
     plan_memory,
 )
 from jinfer.execution.memory_plan import MemoryPlan
+from jinfer.execution.workspace import split_steps_bytes
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights.params import num_bytes
 from tests.checkpoints import CONFIG, CONTEXT, random_tensors
@@ -122,7 +123,8 @@ def test_pages_fill_what_weights_workspace_and_reserve_leave_of_the_share():
         model, gpu(10 * GB, used=2 * GB), weight_bytes=GB, step_bytes=GB, gpu_memory_utilization=0.5
     )
 
-    left = 10 * GB * 0.5 - 2 * GB - GB - GB - RESERVE_BYTES
+    split = split_steps_bytes(model.vocab_size, given.limits)
+    left = 10 * GB * 0.5 - 2 * GB - GB - GB - split - RESERVE_BYTES
     most = int(left // page_bytes)
     assert most * 255 / 256 < given.limits.num_pages <= most
     assert given.cache_bytes == given.limits.num_pages * page_bytes
@@ -141,7 +143,8 @@ def test_a_little_more_or_less_in_use_gives_the_same_number_of_pages():
 
 def test_few_pages_are_not_rounded():
     model, page_bytes = long_model(1 << 20), 16 * BYTES_PER_TOKEN
-    total = RESERVE_BYTES + 255 * page_bytes
+    split = split_steps_bytes(model.vocab_size, plan(model, gpu(10 * GB)))
+    total = RESERVE_BYTES + split + 255 * page_bytes
 
     assert plan(model, gpu(total), step_bytes=0, gpu_memory_utilization=1).num_pages == 255
 
@@ -155,7 +158,7 @@ def test_pages_of_a_smaller_dtype_are_twice_as_many():
 def test_the_workspace_is_estimated_where_xla_does_not_say():
     known, estimated = (memory_plan(step_bytes=size).workspace_bytes for size in (1000, None))
 
-    assert known == RESERVE_BYTES + 1000
+    assert known == RESERVE_BYTES + 1000 + split_steps_bytes(MODEL.vocab_size, plan())
     logits = 256 * MODEL.vocab_size * 4
     assert estimated > RESERVE_BYTES + 2 * logits
 

@@ -1,0 +1,25 @@
+"""The second half of a step in which rows have rules for their logits. A pure function."""
+
+from jinfer.batching.sampling_state import unpack_sampling
+from jinfer.execution.device_state import Rows
+from jinfer.execution.step import NextTokens
+from jinfer.sampling.processed_logits import LogitsState, RowFlags
+from jinfer.sampling.processed_sampler import sample_processed
+from jinfer.sampling.sampler import StepResult
+from pallas_kernels import Implementation
+
+
+def choose_processed(
+    implementation: Implementation, rows: Rows, state: LogitsState, wanted: NextTokens, flags: RowFlags
+) -> tuple[Rows, LogitsState, StepResult]:
+    """As `step.choose_tokens`, with the logits changed by the rules of each row that has some."""
+    state, result = sample_processed(
+        wanted.logits,
+        state,
+        wanted.row_ids,
+        flags,
+        unpack_sampling(wanted.sampling),
+        wanted.positions,
+        implementation,
+    )
+    return rows.with_tokens(wanted.row_ids, result.token_ids), state, result

@@ -1,0 +1,81 @@
+"""The first half of a step that also gives the log probabilities of a prompt's tokens. Pure functions."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int32
+
+from jinfer.batching.batch import layout_of, unpack
+from jinfer.batching.buckets import StepShape
+from jinfer.config import Limits
+from jinfer.execution.device_state import DeviceState
+from jinfer.execution.mixed_step import mixed_tokens
+from jinfer.execution.step import NextTokens
+from jinfer.models.model import Model
+from jinfer.requests.sampling_params import MAX_LOGPROBS
+from jinfer.weights.params import Params
+from pallas_kernels import sampling
+
+NO_TARGET = -1  # of a token after which nobody wants log probabilities
+TOKENS_AT_A_TIME = 128  # whose logits exist at a time: 78 MB with a vocabulary of 152,000
+
+
+class PromptScores(NamedTuple):
+    """Of each token of a batch, the log probability of its target after it, and the most likely tokens.
+    Zeros where there is no target."""
+
+    logprobs: Float32[Array, " tokens"]
+    top_token_ids: Int32[Array, "tokens top"]
+    top_logprobs: Float32[Array, "tokens top"]
+
+
+def scored_forward(
+    model: Model,
+    shape: StepShape,
+    limits: Limits,
+    params: Params,
+    state: DeviceState,
+    packed: Int32[Array, " packed"],
+    targets: Int32[Array, " tokens"],
+) -> tuple[DeviceState, NextTokens, PromptScores]:
+    """As `step.forward`, of a mixed batch, with the last layer computed for all tokens. `targets` are the
+    tokens that come next in prompts; NO_TARGET where nobody asks."""
+    batch = unpack(layout_of(shape, limits), packed)
+    rows, tokens, row_ids, packed_sampling = mixed_tokens(model, limits=limits, rows=state.rows, batch=batch)
+    hidden, kv_cache = model.forward(params, state.kv_cache, tokens._replace(logits_indices=None))
+    rows = rows.with_lengths(batch["row_ids"], tokens.lengths)
+    logits = model.logits(params, hidden[tokens.logits_indices])
+    wanted = NextTokens(logits, row_ids, tokens.lengths, packed_sampling)
+    return DeviceState(kv_cache, rows), wanted, _scores(model, params, hidden, targets)
+
+
+def _scores(
+    model: Model,
+    params: Params,
+    hidden: Float[Array, "tokens features"],
+    targets: Int32[Array, " tokens"],
+) -> PromptScores:
+    """A piece of the tokens after the other, so that their logits are never there all together."""
+    num_tokens = targets.shape[0]
+    size = min(TOKENS_AT_A_TIME, num_tokens)
+    num_pieces = -(-num_tokens // size)
+    padding = num_pieces * size - num_tokens
+    pieces = (
+        jnp.pad(hidden, ((0, padding), (0, 0))).reshape(num_pieces, size, -1),
+        jnp.pad(targets, (0, padding), constant_values=NO_TARGET).reshape(num_pieces, size),
+    )
+
+    def of_piece(piece: tuple[Array, Array]) -> PromptScores:
+        hidden, targets = piece
+        found = sampling.top_logprobs(
+            model.logits(params, hidden),
+            jnp.maximum(targets, 0),
+            targets != NO_TARGET,
+            count=min(MAX_LOGPROBS, model.config.vocab_size),
+            implementation=model.implementation,
+        )
+        return PromptScores(*found)
+
+    scores = jax.lax.map(of_piece, pieces)
+    return jax.tree.map(lambda x: x.reshape(num_pieces * size, *x.shape[2:])[:num_tokens], scores)

@@ -1,0 +1,187 @@
+"""Steps in two halves as they run: their executables, what they carry on the device, and their handles."""
+
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jinfer.batching.batch import NOTHING, Batch, padding_batch
+from jinfer.batching.logits_rules import empty_row, joining_row
+from jinfer.compilation.program import Compilation
+from jinfer.engine.steps import ChunkScores, SplitKind, StepMasks, TokenLogprobs
+from jinfer.execution.device_memory import delete_arrays
+from jinfer.execution.device_state import DeviceState
+from jinfer.execution.scored_step import NO_TARGET, PromptScores
+from jinfer.execution.split_programs import ProgramKey, SplitPrograms
+from jinfer.execution.step import NextTokens
+from jinfer.placement import Placement
+from jinfer.requests.request import Sequence
+from jinfer.requests.token_masker import num_mask_words
+from jinfer.sampling.processed_logits import LogitsState, RowFlags
+from jinfer.sampling.sampler import StepResult
+from jinfer.scheduling.step_plan import ScoredChunk, StepPlan
+from jinfer.weights.params import Params
+
+
+@dataclass(slots=True, eq=False)
+class SplitStep:
+    """A step whose first half was dispatched: the handle of a step in two halves. `result` is there once the
+    second half was."""
+
+    plan: StepPlan
+    wanted: NextTokens | None
+    scored_chunks: list[ScoredChunk]
+    scores: PromptScores | None
+    result: StepResult | None = None
+
+
+class SplitSteps:
+    """Runs steps in two halves. The programs are compiled when the first request needs them, in a thread."""
+
+    def __init__(self, programs: SplitPrograms, compilation: Compilation, placement: Placement) -> None:
+        self._programs = programs
+        self._compilation = compilation
+        self._placement = placement
+        self._executables: dict[ProgramKey, jax.stages.Compiled] = {}
+        self._prepared: dict[SplitKind, Future[None]] = {}
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix="jinfer-split-steps")
+        self._state: LogitsState | None = None
+        self._is_closed = False
+
+    def prepare(self, kind: SplitKind, *, progress: bool = False) -> Future[None]:
+        """Compiles what steps of a kind need, unless it is there or being compiled. The future is done when
+        they can run, and has the error if they cannot."""
+        prepared = self._prepared.get(kind)
+        if prepared is None or (prepared.done() and prepared.exception() is not None):
+            prepared = self._prepared[kind] = self._threads.submit(self._prepare, kind, progress)
+        return prepared
+
+    def _prepare(self, kind: SplitKind, progress: bool) -> None:
+        missing = {
+            key: program
+            for key, program in self._programs.of_kind(kind).items()
+            if key not in self._executables and not self._is_closed
+        }
+        self._executables |= self._compilation.compile_all(missing, progress=progress)
+        if self._state is None and not self._is_closed:
+            self._state = self._placement.zeros(self._programs.logits_state)
+
+    def warm_up(self, params: Params, state: DeviceState) -> DeviceState:
+        """Runs every program of processed logits once on padding: first calls load code."""
+        limits = self._programs.limits
+        empty = empty_row(limits, self._programs.vocab_size)._replace(row=np.array(limits.max_num_seqs))
+        self._state = self._executables[ProgramKey("join")](self._state, empty)
+        for size in self._programs.mask_counts:
+            self._send(StepMasks([], self.new_masks(0)), [], size)
+        for shape in self._programs.buckets.all:
+            state, step = self.begin(params, state, NOTHING, padding_batch(shape, limits))
+            state = self.choose(state, step, None)
+        state.rows.newest_token.block_until_ready()
+        return state
+
+    def begin(
+        self, params: Params, state: DeviceState, plan: StepPlan, batch: Batch
+    ) -> tuple[DeviceState, SplitStep]:
+        """Starts the first half, and the copies of scores to the host."""
+        scores, scored_chunks = None, plan.scored_chunks
+        if scored_chunks:
+            score = self._executables[ProgramKey("score", batch.shape)]
+            state, wanted, scores = score(params, state, batch.packed, _targets(scored_chunks, batch))
+            jax.tree.map(lambda x: x.copy_to_host_async(), scores)
+        else:
+            state, wanted = self._executables[ProgramKey("forward", batch.shape)](params, state, batch.packed)
+        for chunk in plan.chunks:
+            if chunk.is_last_chunk and chunk.sequence.request.logits_rules is not None:
+                self._join(chunk.sequence, chunk.row)
+        return state, SplitStep(plan, wanted, scored_chunks, scores)
+
+    def _join(self, sequence: Sequence, row: int) -> None:
+        joining = joining_row(sequence, row, self._programs.limits, self._programs.vocab_size)
+        self._state = self._executables[ProgramKey("join")](self._state, joining)
+
+    def choose(self, state: DeviceState, step: SplitStep, masks: StepMasks | None) -> DeviceState:
+        """Starts the second half, with the masks of some rows."""
+        assert step.wanted is not None, "its tokens are chosen already"
+        num_rows = step.wanted.row_ids.shape[0]
+        flags = RowFlags(has_rules=np.zeros(num_rows, bool), has_step_mask=np.zeros(num_rows, bool))
+        for index, sequence in enumerate(step.plan.sampling_sequences):
+            flags.has_rules[index] = sequence is not None and sequence.request.logits_rules is not None
+        if masks is not None and masks.rows:
+            flags.has_step_mask[masks.rows] = True
+            size = next(size for size in self._programs.mask_counts if size >= len(masks.rows))
+            self._send(masks, step.plan.row_ids, size)
+        choose = self._executables[ProgramKey("choose", size=num_rows)]
+        rows, self._state, step.result = choose(state.rows, self._state, step.wanted, flags)
+        step.wanted = None  # the logits are large
+        step.result.token_ids.copy_to_host_async()
+        return DeviceState(state.kv_cache, rows)
+
+    def _send(self, masks: StepMasks, row_ids: list[int], size: int) -> None:
+        num_masks = len(masks.rows)
+        words = np.zeros((size, masks.words.shape[1]), np.uint32)
+        words[:num_masks] = masks.words
+        targets = np.full(size, self._programs.limits.max_num_seqs, np.int32)
+        targets[:num_masks] = [row_ids[row] for row in masks.rows]
+        send = self._executables[ProgramKey("step masks", size=size)]
+        state = self._state
+        assert state is not None
+        self._state = state._replace(step_masks=send(state.step_masks, targets, words))
+
+    def new_masks(self, num_rows: int) -> np.ndarray:
+        """uint32 [num_rows, words], to be filled."""
+        return np.empty((num_rows, num_mask_words(self._programs.vocab_size)), np.uint32)
+
+    def reset(self) -> None:
+        """Begins with an empty state. It may be interrupted, and done again."""
+        if self._state is not None:
+            delete_arrays(self._state)
+            self._state = self._placement.zeros(self._programs.logits_state)
+
+    def close(self) -> None:
+        """Gives back the memory of the state."""
+        self._is_closed = True
+        self._threads.shutdown(wait=True)
+        if self._state is not None:
+            delete_arrays(self._state)
+
+
+def _targets(scored_chunks: list[ScoredChunk], batch: Batch) -> np.ndarray:
+    """The next token of each token of a batch whose log probability is wanted."""
+    assert batch.shape.tokens is not None
+    targets = np.full(batch.shape.tokens, NO_TARGET, np.int32)
+    for chunk, begin, num_scored in scored_chunks:
+        first = chunk.start + 1
+        targets[begin : begin + num_scored] = chunk.sequence.token_ids[first : first + num_scored]
+    return targets
+
+
+def prompt_scores(step: SplitStep) -> list[ChunkScores]:
+    """What a step says of the prompts that it scored."""
+    if step.scores is None:
+        return []
+    found = tuple(map(np.asarray, step.scores))
+    return [
+        ChunkScores(
+            each.chunk.sequence.request,
+            each.chunk.start + 1,
+            list(token_logprobs(found, range(each.first_token, each.first_token + each.num_scored)).values()),
+        )
+        for each in step.scored_chunks
+    ]
+
+
+def token_logprobs(arrays: Any, rows: Iterable[int]) -> dict[int, TokenLogprobs]:
+    """The log probabilities of some rows: of a token each, and the ids and log probabilities of the most
+    likely ones, as arrays of the host with a row each."""
+    logprobs, top_token_ids, top_logprobs = arrays
+    return {
+        row: TokenLogprobs(
+            logprob=float(logprobs[row]),
+            top_token_ids=top_token_ids[row].tolist(),
+            top_logprobs=top_logprobs[row].tolist(),
+        )
+        for row in rows
+    }
