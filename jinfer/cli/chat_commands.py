@@ -14,7 +14,18 @@ from jinfer.errors import RequestError, shown
 if TYPE_CHECKING:
     from jinfer.cli.chat import Chat
 
-PARAMS = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "min_tokens", "seed", "stop", "ignore_eos")
+PARAMS = (
+    *(
+        "temperature",
+        "top_p",
+        "top_k",
+        "min_p",
+        "presence_penalty",
+        "frequency_penalty",
+        "repetition_penalty",
+    ),
+    *("max_tokens", "min_tokens", "seed", "stop", "ignore_eos"),
+)
 WORDS: Mapping[str, Any] = {"none": None, "true": True, "false": False}
 
 KEYS = [
@@ -113,7 +124,7 @@ def _params(chat: "Chat", argument: str) -> None:
     for name in PARAMS:
         value = getattr(session.params, name)
         from_model = f" (the model's: {defaults[name]})" if value is None and name in defaults else ""
-        remark(f"{name:11}  {'none' if value is None else value}{from_model}")
+        remark(f"{name:18}  {'none' if value is None else value}{from_model}")
 
 
 def _words(argument: str) -> list[str]:

@@ -12,6 +12,7 @@ from jinfer.cli.options import (
     add_sampling_options,
     argument_text,
     engine_options,
+    json_object,
     sampling_params,
     token_ids,
 )
@@ -59,6 +60,18 @@ def add_generate(commands: Any) -> None:
     sampling.add_argument(
         "--logprobs", type=int, metavar="K", help="with --json: the K most likely tokens of each step"
     )
+    sampling.add_argument(
+        "--prompt-logprobs", type=int, metavar="K", help="with --json: the same of each token of the prompt"
+    )
+    sampling.add_argument(
+        "--bad-words", action="append", type=argument_text, metavar="TEXT", help="kept out of the output"
+    )
+    sampling.add_argument(
+        "--structured-outputs",
+        type=json_object,
+        metavar="JSON",
+        help="""a rule that the output fits, as '{"regex": "[0-9]+"}' or '{"json": {...}}'""",
+    )
     add_engine_options(parser)
     parser.set_defaults(run=_generate)
 
@@ -70,10 +83,9 @@ def _generate(options: argparse.Namespace) -> int:
         raise RequestError(
             "nothing to complete; give --prompt TEXT (several times for several) or --prompt-token-ids"
         )
-    if options.logprobs is not None and not options.json:
-        raise RequestError(
-            f"--logprobs {options.logprobs} cannot be printed as text; add --json, or leave it out"
-        )
+    for name, count in (("--logprobs", options.logprobs), ("--prompt-logprobs", options.prompt_logprobs)):
+        if count is not None and not options.json:
+            raise RequestError(f"{name} {count} cannot be printed as text; add --json, or leave it out")
     params = sampling_params(options)
     chosen = engine_options(options)
     config = EngineConfig.from_options(chosen)

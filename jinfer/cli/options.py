@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_origin
 
 from jinfer.config import EngineConfig
+from jinfer.errors import RequestError
 from jinfer.options import Option
 from jinfer.requests.sampling_params import SamplingParams
+from jinfer.requests.structured_outputs import json_object_of
 
 MAX_DIGITS, MAX_SHOWN = 18, 60
 BOOLEANS = {"true": True, "false": False}
@@ -24,9 +26,15 @@ SAMPLING_OPTIONS = (
     "top_p",
     "top_k",
     "min_p",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
     "seed",
     "stop",
+    "bad_words",
     "logprobs",
+    "prompt_logprobs",
+    "structured_outputs",
 )
 
 
@@ -41,6 +49,8 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> Any:
     sampling.add_argument("--top-p", type=float, metavar="P")
     sampling.add_argument("--top-k", type=int, metavar="K")
     sampling.add_argument("--min-p", type=float, metavar="P")
+    for name, rule in (("presence", "-2 to 2"), ("frequency", "-2 to 2"), ("repetition", "1 is none")):
+        sampling.add_argument(f"--{name}-penalty", type=float, metavar="P", help=rule)
     sampling.add_argument("--seed", type=int, help="the same seed gives the same tokens")
     sampling.add_argument(
         "--stop",
@@ -85,7 +95,7 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
     """The sampling parameters that were given. Raises RequestError."""
     values = {name: getattr(options, name, None) for name in SAMPLING_OPTIONS}
     given = {name: value for name, value in values.items() if value is not None}
-    return SamplingParams(ignore_eos=options.ignore_eos, **given)
+    return SamplingParams.from_options({"ignore_eos": options.ignore_eos, **given})
 
 
 def engine_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -116,6 +126,14 @@ def token_ids(text: str) -> list[int]:
             f"{MAX_DIGITS} digits"
         )
     return [int(part) for part in parts]
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object of a text of JSON."""
+    try:
+        return json_object_of("the value", text)
+    except RequestError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 class _Assign(argparse.Action):

@@ -62,11 +62,13 @@ def _fields(output: RequestOutput) -> dict[str, Any]:
     """The first completion at the top, and all of them under `outputs` where there are several."""
     metrics = dataclasses.asdict(output.metrics) | {"output_tokens_per_s": output.metrics.output_tokens_per_s}
     completions = [dataclasses.asdict(completion) for completion in output.outputs]
-    common = {
+    common: dict[str, Any] = {
         "request_id": output.request_id,
         "prompt": output.prompt,
         "prompt_token_ids": output.prompt_token_ids,
     }
+    if output.prompt_logprobs is not None:
+        common["prompt_logprobs"] = output.prompt_logprobs
     several = {"outputs": completions} if len(completions) > 1 else {}
     return {**common, **completions[0], **several, "timings": metrics}
 

@@ -45,7 +45,8 @@ class RequestOutput:
     """The completions of one prompt, in order of their index.
 
     `num_cached_tokens` of the prompt were found in the prefix cache when the request began; None if it has
-    not begun.
+    not begun. `prompt_logprobs` has, where they were asked for, the log probabilities of each token of the
+    prompt as `logprobs` has those of the output; None for the first token, and for what was not computed.
     """
 
     request_id: str
@@ -55,6 +56,7 @@ class RequestOutput:
     finished: bool
     metrics: RequestMetrics
     num_cached_tokens: int | None
+    prompt_logprobs: tuple[Mapping[int, float] | None, ...] | None
 
     @property
     def text(self) -> str:
@@ -77,6 +79,7 @@ class RequestOutput:
                 num_output_tokens=sum(sequence.num_output_tokens for sequence in request.sequences),
             ),
             num_cached_tokens=request.num_cached_tokens,
+            prompt_logprobs=_prompt_logprobs(request),
         )
 
 
@@ -111,6 +114,12 @@ class StreamPiece:
 
     def __str__(self) -> str:
         return self.text
+
+
+def _prompt_logprobs(request: Request) -> tuple[Mapping[int, float] | None, ...] | None:
+    if request.params.prompt_logprobs is None:
+        return None
+    return tuple(request.prompt_logprobs or [None] * len(request.prompt_token_ids))
 
 
 def _completion(sequence: Sequence) -> CompletionOutput:

@@ -300,7 +300,7 @@ class TestCommands:
     def test_params_are_seen_and_set(self, chat, capsys):
         run_command(chat, "/params top_k=3 stop='. a' seed=none max_tokens=2")
         assert chat.session.params == SamplingParams(**GREEDY | {"top_k": 3, "stop": ". a", "max_tokens": 2})
-        assert "max_tokens   2\n" in capsys.readouterr().err
+        assert "max_tokens          2\n" in capsys.readouterr().err
         chat.say("the cat")
         assert chat.session.last_answer.num_tokens == 2
         run_command(chat, "/params stop=none temperature=0.5 ignore_eos=false")

@@ -49,6 +49,12 @@ from tests.end_to_end.cli.helpers import ENGINE, GREEDY, REPOSITORY, TEXT
         (("--prompt", TEXT, *(["--stop", "a"] * 17)), ("17 stop strings", "at most 16")),
         (("--prompt", TEXT, "--logprobs", "21", "--json"), ("logprobs=21", "from 0 to 20")),
         (("--prompt", TEXT, "--logprobs", "2"), ("--logprobs 2", "add --json")),
+        (("--prompt", TEXT, "--prompt-logprobs", "2"), ("--prompt-logprobs 2", "add --json")),
+        (("--prompt", TEXT, "--prompt-logprobs", "-1", "--json"), ("prompt_logprobs=-1", "from 0 to 20")),
+        (("--prompt", TEXT, "--presence-penalty", "2.5"), ("presence_penalty=2.5", "from -2 to 2")),
+        (("--prompt", TEXT, "--repetition-penalty", "0"), ("repetition_penalty=0.0", "from 0.001 to 1000")),
+        (("--prompt", TEXT, "--bad-words", ""), ("bad_words=''", "1 to 256")),
+        (("--prompt", TEXT, "--structured-outputs", '{"regexp": "a"}'), ("'regexp'", "exactly one of json")),
     ],
 )
 def test_what_is_wrong_is_on_stderr_and_nothing_is_on_stdout(start, arguments, parts):
