@@ -119,9 +119,9 @@ class TestPromptLogprobs:
             scored, other = llm.generate(**beside)
             assert scored.prompt_logprobs[0] is None
             assert len(scored.prompt_logprobs) == len(prompt)
-            assert other.prompt_logprobs[1:] == pytest.approx(scored.prompt_logprobs[1 : len(PROMPT)])
-            for entry, expected in zip(scored.prompt_logprobs[len(PROMPT) :], output.logprobs, strict=True):
-                assert entry == pytest.approx(expected, abs=1e-4)
+            expected = [*other.prompt_logprobs[1:], *output.logprobs]
+            for entry, same in zip(scored.prompt_logprobs[1:], expected, strict=True):
+                assert entry == pytest.approx(same, abs=1e-4)
 
     def test_a_request_that_scores_gets_its_usual_tokens(self, llm):
         assert completion(llm, prompt_logprobs=0).token_ids == completion(llm).token_ids
@@ -150,7 +150,7 @@ class TestPreparation:
         never: Future[None] = Future()
         monkeypatch.setattr(fresh.engine.executor, "prepare", lambda kind: never)
         params = SamplingParams(**GREEDY, presence_penalty=1.0)
-        request = fresh.requests.create(Prompt(token_ids=PROMPT), params)
+        request = fresh.parts.requests.create(Prompt(token_ids=PROMPT), params)
         fresh.engine.add(request)
         assert completion(fresh).finish_reason is FinishReason.LENGTH
         assert fresh.stats().num_waiting == 1
@@ -174,7 +174,7 @@ class TestPreparation:
 
     def test_closing_in_the_middle_does_not_hang(self, fresh):
         params = SamplingParams(**GREEDY, presence_penalty=1.0)
-        fresh.engine.add(fresh.requests.create(Prompt(token_ids=PROMPT), params))
+        fresh.engine.add(fresh.parts.requests.create(Prompt(token_ids=PROMPT), params))
         closer = threading.Thread(target=fresh.close)
         closer.start()
         closer.join(timeout=120)
