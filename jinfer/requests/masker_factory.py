@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Collection
 
+from jinfer.errors import RequestError
 from jinfer.requests.bad_words import BadWords
 from jinfer.requests.filtered_masker import FilteredMasker
 from jinfer.requests.request import Request
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.requests.token_masker import TokenMasker, mask_of
 from jinfer.text.grammar.grammar_compiler import GrammarCompiler
+from jinfer.text.grammar.grammar_masker import GrammarMasker
 from jinfer.text.tokenizer import Tokenizer
 
 
@@ -22,7 +24,7 @@ class MaskerFactory:
         """`vocab_size` is the number of the model's logits. Without a tokenizer no request may ask for bad
         words or a structure."""
         self._tokenizer = tokenizer
-        self._vocab_size = vocab_size
+        self.vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._compiler: GrammarCompiler | None = None
         self._lock = threading.Lock()
@@ -33,7 +35,7 @@ class MaskerFactory:
         if not params.bad_words:
             return None
         assert self._tokenizer is not None, "bad words without a tokenizer"
-        return BadWords.of(params.bad_words, self._tokenizer, self._vocab_size)
+        return BadWords.of(params.bad_words, self._tokenizer, self.vocab_size)
 
     def add_to(self, request: Request, bad_words: BadWords | None, *, waits: bool = False) -> None:
         """Gives each sequence of a new request its masker, if it needs one: for a structure, and for bad
@@ -48,6 +50,15 @@ class MaskerFactory:
             first.masker = masker
             for sequence in others:
                 sequence.masker = masker.copy()
+
+    def add_late(self, request: Request, bad_words: BadWords | None) -> None:
+        """Does what `add_to` does for a request that was accepted already: what it cannot have becomes the
+        error of its maskers, so that it fails as with a grammar that is refused later."""
+        try:
+            self.add_to(request, bad_words)
+        except RequestError as error:
+            for sequence in request.sequences:
+                sequence.masker = GrammarMasker.refused(error)
 
     def close(self) -> None:
         """Ends the process that compiles grammars. What still waits for one fails."""
@@ -66,7 +77,7 @@ class MaskerFactory:
                 return grammar
             bad_words = BadWords({})  # single ones are in the mask
         if mask is None:
-            mask = mask_of(range(self._vocab_size), self._vocab_size)
+            mask = mask_of(range(self.vocab_size), self.vocab_size)
         return FilteredMasker(grammar, allowed=mask, bad_words=bad_words)
 
     def _the_compiler(self) -> GrammarCompiler:
@@ -74,6 +85,6 @@ class MaskerFactory:
         with self._lock:
             if self._compiler is None:
                 self._compiler = GrammarCompiler(
-                    self._tokenizer, vocab_size=self._vocab_size, eos_token_ids=self._eos_token_ids
+                    self._tokenizer, vocab_size=self.vocab_size, eos_token_ids=self._eos_token_ids
                 )
             return self._compiler

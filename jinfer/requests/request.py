@@ -51,6 +51,9 @@ class Sequence:
     finish_reason: FinishReason | None = None
     stop_reason: str | int | None = None
     error: str | None = None
+    is_refused: bool = (
+        False  # its error is what it asks for, which cannot be kept, and no fault of the engine
+    )
     logprobs: list[dict[int, float]] = field(default_factory=list)
     cumulative_logprob: float = 0.0
 

@@ -67,7 +67,7 @@ def answer_parsing_of(tokenizer: Tokenizer, options: ServerOptions) -> AnswerPar
 def request_factory_of(
     info: ModelInfo, tokenizer: Tokenizer | None, parsing: AnswerParsing | None
 ) -> RequestFactory:
-    """Makes the requests of a model that another process may run."""
+    """Makes the requests of a model that another process may run, where their maskers are made."""
     return RequestFactory(
         tokenizer=tokenizer,
         vocab_size=info.vocab_size,
@@ -75,6 +75,7 @@ def request_factory_of(
         sampling_defaults=info.sampling_defaults,
         limits=info.limits,
         placed_token_ids=frozenset() if parsing is None else parsing.marker_token_ids,
+        makes_maskers=False,
     )
 
 

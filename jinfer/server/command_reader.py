@@ -1,6 +1,7 @@
 """The thread of the engine process that reads the front's commands, and hands them to the loop.
 
-It only decodes: every command is applied by the thread that steps, before its next step.
+It decodes, and makes the maskers of requests. Every command is applied by the thread that steps, before its
+next step.
 """
 
 import functools
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 
 from jinfer.engine.loop import EngineLoop
 from jinfer.errors import EngineError
+from jinfer.requests.masker_factory import MaskerFactory
 from jinfer.requests.request import Sequence
 from jinfer.server.engine_outbox import EngineOutbox, WireQueue
 from jinfer.server.frames import FrameReader
@@ -58,6 +60,7 @@ class CommandReader:
         self._exit_now = exit_now
         self._loop: EngineLoop | None = None
         self._outbox: EngineOutbox | None = None
+        self._maskers: MaskerFactory | None = None
         self._queues: dict[int, WireQueue] = {}  # that are not over, by submission
         self._sequences: dict[int, Sequence] = {}  # of these queues, by key
         self._has_ended = False
@@ -67,9 +70,10 @@ class CommandReader:
         """Starts the thread."""
         threading.Thread(target=self._run, name="jinfer-commands", daemon=True).start()
 
-    def attach(self, loop: EngineLoop, outbox: EngineOutbox) -> None:
-        """Gives the commands from now on to a loop."""
+    def attach(self, loop: EngineLoop, outbox: EngineOutbox, maskers: MaskerFactory) -> None:
+        """Gives the commands from now on to a loop. `maskers` are of its engine's model."""
         self._outbox = outbox
+        self._maskers = maskers
         self._loop = loop
         if self._has_ended:
             loop.close_soon()
@@ -101,10 +105,10 @@ class CommandReader:
         self._loop.close_soon()
 
     def _apply(self, message: ToEngine) -> None:
-        if self._loop is None or self._outbox is None:
+        if self._loop is None or self._outbox is None or self._maskers is None:
             raise EngineError(f"{type(message).__name__} came before the engine was ready")
         if isinstance(message, Submit):
-            self._submit(message, self._loop, self._outbox)
+            self._submit(message, self._loop, self._outbox, self._maskers)
         elif isinstance(message, Abort):
             self._abort(message, self._loop)
         elif isinstance(message, Ping):
@@ -112,8 +116,10 @@ class CommandReader:
         else:
             raise EngineError(f"{type(message).__name__} came in the middle of a session")
 
-    def _submit(self, message: Submit, loop: EngineLoop, outbox: EngineOutbox) -> None:
-        requests = {from_wire(wire): wire.first_key for wire in message.requests}
+    def _submit(
+        self, message: Submit, loop: EngineLoop, outbox: EngineOutbox, maskers: MaskerFactory
+    ) -> None:
+        requests = {from_wire(wire, maskers): wire.first_key for wire in message.requests}
         queue = WireQueue(
             message.submission,
             requests,

@@ -28,6 +28,7 @@ from jinfer.server.wire import (
     Hello,
     Ping,
     Pong,
+    PromptLogprobs,
     Ready,
     Starting,
     Step,
@@ -181,6 +182,8 @@ class EngineClient:
             self._has_greeted = True
         elif isinstance(message, Step):
             self._apply(message)
+        elif isinstance(message, PromptLogprobs):
+            self._submissions.add_prompt_logprobs(message)
         elif isinstance(message, Failed):
             self._submissions.fail(message.submission, message.reason)
         elif isinstance(message, Pong):

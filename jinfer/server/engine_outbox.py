@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from jinfer.engine.engine import Engine
 from jinfer.engine.output_queue import OutputQueue
 from jinfer.requests.request import Request, Sequence, SequenceOutput
-from jinfer.server.wire import Begun, End, Failed, Logprobs, Pong, Step, ToFront
+from jinfer.server.wire import Begun, End, Failed, Logprobs, Pong, PromptLogprobs, Step, ToFront
 
 STATS_INTERVAL_S = 0.25
+MAX_PROMPT_LOGPROBS = 4096  # positions in one message: about a megabyte
 
 
 class EngineOutbox:
@@ -20,7 +21,8 @@ class EngineOutbox:
         self._last_stats = clock()
         self._num_prompt_tokens_seen = 0
         self._waiting: dict[Request, int] = {}  # with its first key, until it has begun
-        self._later: list[ToFront] = []  # messages that follow the step's
+        self._before: list[ToFront] = []  # messages that go before the step's, and that follow it
+        self._later: list[ToFront] = []
         self._step = _new_step()
 
     def add_waiting(self, requests: dict[Request, int]) -> None:
@@ -40,6 +42,12 @@ class EngineOutbox:
         """Adds the log probabilities of a token."""
         self._step.logprobs.append(logprobs)
 
+    def add_prompt_logprobs(self, first_key: int, found: list[dict[int, float] | None]) -> None:
+        """Adds the log probabilities of a prompt, which arrive before the step's outputs."""
+        for start in range(0, len(found), MAX_PROMPT_LOGPROBS):
+            part = found[start : start + MAX_PROMPT_LOGPROBS]
+            self._before.append(PromptLogprobs(first_key, start, part))
+
     def add_failure(self, submission: int, reason: str) -> None:
         """Adds the end of a submission by a fault."""
         self._later.append(Failed(submission, reason))
@@ -51,13 +59,14 @@ class EngineOutbox:
     def take(self) -> Iterator[ToFront]:
         """The messages of a turn, in their order. There is no step where nothing happened."""
         self._add_begun()
-        step, later = self._step, self._later
-        self._step, self._later = _new_step(), []
+        before, step, later = self._before, self._step, self._later
+        self._before, self._step, self._later = [], _new_step(), []
         is_empty = not (step.keys or step.ends or step.begun)
         now = self._clock()
         if now - self._last_stats >= STATS_INTERVAL_S or not self._engine.has_work:
             self._last_stats = now
             step.stats, is_empty = self._engine.stats(), False
+        yield from before
         if not is_empty:
             yield step
         yield from later
@@ -100,17 +109,28 @@ class WireQueue(OutputQueue):
         self._num_logprobs_sent = {
             sequence: 0 for sequence in self.keys if sequence.params.logprobs is not None
         }
+        self._unscored = {
+            request: key for request, key in requests.items() if request.params.prompt_logprobs is not None
+        }  # requests whose prompts' log probabilities are not sent yet
 
     def put(self, output: SequenceOutput) -> None:
         sequence, token_id = output.sequence, output.token_id
         key = self.keys[sequence]
+        if self._unscored and sequence.request in self._unscored:
+            first_key = self._unscored.pop(sequence.request)
+            self._outbox.add_prompt_logprobs(first_key, sequence.request.prompt_logprobs or [])
         if self._num_logprobs_sent and token_id is not None:
             self._add_logprobs(sequence, key, token_id)
         if output.finish_reason is None:
             assert token_id is not None, "an output is a token, an end or both"
             self._outbox.add_token(key, token_id)
             return
-        self._outbox.add_end(End(key, token_id, output.finish_reason, sequence.stop_reason, sequence.error))
+        self._outbox.add_end(
+            End(
+                *(key, token_id, output.finish_reason),
+                *(sequence.stop_reason, sequence.error, sequence.is_refused),
+            )
+        )
         self._open.discard(sequence)
         if self.is_complete:
             self._when_over(self)

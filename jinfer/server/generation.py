@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from jinfer.async_queue import AsyncOutputQueue
-from jinfer.errors import EngineError
+from jinfer.errors import EngineError, JinferError, RequestError
 from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput
 from jinfer.server.errors import ClientLeftError
 from jinfer.server.metrics import ServerMetrics
@@ -107,8 +107,8 @@ class Generation:
         )
 
     async def take(self) -> list[Piece]:
-        """Waits for pieces; none means the end. Raises ClientLeftError, and EngineError where the engine, or
-        one of the choices, failed."""
+        """Waits for pieces; none means the end. Raises ClientLeftError, EngineError where the engine, or one
+        of the choices, failed, and RequestError for what the engine refuses, such as a grammar."""
         try:
             outputs = await self._queue.take()
         except EngineError:
@@ -163,7 +163,7 @@ class Generation:
             assert output.token_id is not None, "an output without a token that is no end"
             return Piece(choice.index, text, (output.token_id,), logprobs, None, None, placed)
         if output.finish_reason is FinishReason.ERROR:
-            raise EngineError(sequence.error or "the engine failed at this request")
+            raise _error_of(sequence)
         self._count_end(choice, output.finish_reason, now)
         token_ids = () if output.token_id is None else (output.token_id,)
         return Piece(
@@ -189,3 +189,9 @@ class Generation:
         self._metrics.count_finished(
             reason.value, latency_s=now - self.arrival, num_output_tokens=choice.num_tokens
         )
+
+
+def _error_of(sequence: Sequence) -> JinferError:
+    if sequence.is_refused:
+        return RequestError(sequence.error or "the engine refuses this request")
+    return EngineError(sequence.error or "the engine failed at this request")

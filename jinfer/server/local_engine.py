@@ -8,6 +8,7 @@ from jinfer.engine.engine import Engine
 from jinfer.engine.loop import EngineLoop
 from jinfer.engine.stats import EngineStats
 from jinfer.errors import EngineError
+from jinfer.requests.masker_factory import MaskerFactory
 from jinfer.server.served_engine import ModelInfo
 
 HEARTBEAT_TIMEOUT_S = 10.0
@@ -19,8 +20,10 @@ class LocalEngine:
     The loop stays the caller's, who closes it. There is no bound to the queue of waiting requests.
     """
 
-    def __init__(self, loop: EngineLoop, engine: Engine, info: ModelInfo) -> None:
+    def __init__(self, loop: EngineLoop, engine: Engine, info: ModelInfo, maskers: MaskerFactory) -> None:
+        """`maskers` are of the engine's model."""
         self.info = info
+        self._maskers = maskers
         self._loop = loop
         self._engine = engine
 
@@ -31,6 +34,8 @@ class LocalEngine:
     def submit(self, queue: AsyncOutputQueue) -> None:
         """Queues all requests of an output queue at once. Raises EngineError if the loop was closed."""
         self.check_open()
+        for request in queue.requests:
+            self._maskers.add_late(request, self._maskers.bad_words(request.params))
         self._loop.submit(queue)
 
     def abandon(self, queue: AsyncOutputQueue) -> None:

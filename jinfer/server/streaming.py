@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import msgspec
 from fastapi import Response
 
-from jinfer.errors import EngineError
+from jinfer.errors import EngineError, RequestError
 from jinfer.server.errors import ClientLeftError, ErrorReply, error_reply
 from jinfer.server.generation import Generation, Piece
 from jinfer.server.protocol.usage import usage_body
@@ -113,7 +113,7 @@ class EventStream(Response):
             return self._writer.finish()
         except ClientLeftError:
             return b""
-        except EngineError as error:
+        except (EngineError, RequestError) as error:
             return self._writer.fail(error_reply(error))
         except Exception as error:
             logger.exception("an error in a stream")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jinfer.async_queue import AsyncOutputQueue
 from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput, append_token
 from jinfer.server.waiting_line import QueueLimits, WaitingLine
-from jinfer.server.wire import Abort, Begun, End, Logprobs, Step, Submit, WireRequest
+from jinfer.server.wire import Abort, Begun, End, Logprobs, PromptLogprobs, Step, Submit, WireRequest
 from jinfer.server.wire_requests import to_wire
 
 MAX_UNTAKEN_OUTPUTS = 16_384
@@ -101,6 +101,13 @@ class Submissions:
                 self._put(end.key, opened, _with_end(opened.sequence, end), None)
         return answer
 
+    def add_prompt_logprobs(self, message: PromptLogprobs) -> None:
+        """Gives a part of the prompt's log probabilities to its request. The parts come in order."""
+        opened = self._open.get(message.first_key)
+        if opened is not None:
+            request = opened.sequence.request
+            request.prompt_logprobs = (request.prompt_logprobs or [])[: message.start] + message.by_token_id
+
     def _begin(self, begun: Begun) -> None:
         opened = self._open.get(begun.first_key)
         if opened is not None:
@@ -147,7 +154,7 @@ def _with_token(sequence: Sequence, token_id: int) -> SequenceOutput:
 
 def _with_end(sequence: Sequence, end: End) -> SequenceOutput:
     """The last output. Where the text and the engine each name an end, `append_token` knows which counts."""
-    sequence.error = end.error
+    sequence.error, sequence.is_refused = end.error, end.is_refused
     if end.token_id is None:
         return SequenceOutput(sequence, None, None, end.finish_reason)
     output = _with_token(sequence, end.token_id)

@@ -1,7 +1,8 @@
 """The messages between the front and the engine process, in msgpack.
 
     front -> engine   Hello, EngineSpec, then Submit, Abort, Ping and Close in any order
-    engine -> front   Hello, Starting ..., Ready, then Step, Failed and Pong in any order; at the end Fatal
+    engine -> front   Hello, Starting ..., Ready, then PromptLogprobs, Step, Failed and Pong in any order; at
+                      the end Fatal
 
 Each message is an array that begins with its tag, in a frame of its own (frames.py). Sequences are named by
 keys, integers that the front gives: those of a request are `first_key`, `first_key` + 1, and so on, and a
@@ -19,7 +20,7 @@ from jinfer.requests.request import FinishReason
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.server.served_engine import ModelInfo
 
-PROTOCOL = 1
+PROTOCOL = 2
 """The version of these messages. Both sides say theirs first, for jinfer may be upgraded between the start of
 the front and a restart of the engine."""
 
@@ -40,7 +41,8 @@ class EngineSpec(msgspec.Struct, array_like=True, tag=1, frozen=True):
 
 
 class WireRequest(msgspec.Struct, array_like=True, frozen=True):
-    """A validated request. Its parameters have no stop strings, which are the front's."""
+    """A validated request. Its parameters have no stop strings, which are the front's. The engine process
+    makes the rules of logits and the maskers of them."""
 
     first_key: int
     request_id: str
@@ -108,14 +110,25 @@ class Logprobs(msgspec.Struct, array_like=True, frozen=True):
     by_token_id: dict[int, float]
 
 
+class PromptLogprobs(msgspec.Struct, array_like=True, tag=16, frozen=True):
+    """The log probabilities of a request's prompt from a position on. They come before its first output,
+    those of a long prompt in several messages."""
+
+    first_key: int
+    start: int
+    by_token_id: list[dict[int, float] | None]
+
+
 class End(msgspec.Struct, array_like=True, frozen=True):
-    """The last output of a sequence, with a token or without."""
+    """The last output of a sequence, with a token or without. `is_refused`: the error is what the request
+    asks for, and no fault of the engine."""
 
     key: int
     token_id: int | None
     finish_reason: FinishReason
     stop_reason: str | int | None
     error: str | None
+    is_refused: bool
 
 
 class Step(msgspec.Struct, array_like=True, tag=12):
@@ -153,7 +166,7 @@ class Fatal(msgspec.Struct, array_like=True, tag=15, frozen=True):
 
 
 ToEngine = Hello | EngineSpec | Submit | Abort | Ping | Close
-ToFront = Hello | Starting | Ready | Step | Failed | Pong | Fatal
+ToFront = Hello | Starting | Ready | PromptLogprobs | Step | Failed | Pong | Fatal
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine = msgspec.msgpack.Decoder(ToEngine)

@@ -7,6 +7,7 @@ import pytest
 
 from jinfer import EngineError, FinishReason, ModelNotFoundError
 from jinfer.requests.request import Request
+from jinfer.server import engine_outbox
 from jinfer.server.wire import Abort
 from tests.server.fakes import (
     EngineThread,
@@ -86,6 +87,35 @@ def test_log_probabilities_come_with_the_tokens():
 
     engine = EngineThread(new_engine())
     run(use())
+
+
+def test_log_probabilities_of_prompts_come_before_the_first_token(monkeypatch):
+    """In parts, and once for all sequences of a request."""
+    monkeypatch.setattr(engine_outbox, "MAX_PROMPT_LOGPROBS", 2)
+
+    class ScoringDevice(FallibleDevice):
+        def dispatch(self, plan):
+            for sequence in filter(None, plan.sampling_sequences):
+                if sequence.params.prompt_logprobs is not None:
+                    sequence.request.prompt_logprobs = [None, {2: -2.0}, {3: -3.0}]
+            return super().dispatch(plan)
+
+    engine = EngineThread(new_engine(ScoringDevice))
+
+    async def use() -> None:
+        client = await connected(engine)
+        queue, beside = new_queue(max_tokens=3, prompt_logprobs=0, n=2, seed=1), new_queue(max_tokens=3)
+        client.submit(queue)
+        client.submit(beside)
+        assert await queue.take()
+        assert queue.requests[0].prompt_logprobs == [None, {2: -2.0}, {3: -3.0}]
+        await outputs_of(queue)
+        await outputs_of(beside)
+        assert beside.requests[0].prompt_logprobs is None
+        await client.close()
+
+    run(use())
+    assert engine.join() == 0
 
 
 def test_what_is_abandoned_gives_its_pages_back():

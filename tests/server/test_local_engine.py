@@ -7,7 +7,7 @@ import pytest
 from jinfer import EngineError
 from jinfer.engine.loop import EngineLoop
 from jinfer.server.local_engine import LocalEngine
-from tests.server.fakes import INFO, expected_tokens, new_engine, new_queue, outputs_of, run
+from tests.server.fakes import INFO, expected_tokens, new_engine, new_factory, new_queue, outputs_of, run
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def engine() -> Iterator[LocalEngine]:
     inner = new_engine()
     loop = EngineLoop(inner, lambda: None)
     loop.start()
-    yield LocalEngine(loop, inner, INFO)
+    yield LocalEngine(loop, inner, INFO, new_factory().maskers)
     loop.close()
 
 

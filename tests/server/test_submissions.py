@@ -3,20 +3,41 @@ too late."""
 
 import asyncio
 
-from jinfer import FinishReason, SamplingParams
+import numpy as np
+import pytest
+
+from jinfer import FinishReason, SamplingParams, StructuredOutputs
 from jinfer.async_queue import AsyncOutputQueue, Waker
+from jinfer.requests.masker_factory import MaskerFactory
 from jinfer.requests.outputs import RequestOutput
 from jinfer.requests.prompts import Prompt
+from jinfer.requests.request import Request
 from jinfer.requests.request_factory import RequestFactory
+from jinfer.requests.token_masker import mask_of
 from jinfer.server.submissions import Submissions
 from jinfer.server.waiting_line import QueueLimits
-from jinfer.server.wire import Begun, End, Step, Submit, decode_for_engine, encode
+from jinfer.server.wire import (
+    Begun,
+    End,
+    PromptLogprobs,
+    Step,
+    Submit,
+    decode_for_engine,
+    decode_for_front,
+    encode,
+)
 from jinfer.server.wire_requests import from_wire
+from jinfer.text.grammar.grammar_masker import GrammarMasker
 from jinfer.text.tokenizer import Tokenizer
 from tests.checkpoints import VOCAB_SIZE, tiny_tokenizer
 from tests.server.fakes import LIMITS, run
+from tests.text.grammar.walking import accepts, allowed_ids
 
 TOKENIZER = Tokenizer(tiny_tokenizer())
+MASKERS = MaskerFactory(TOKENIZER, vocab_size=VOCAB_SIZE, eos_token_ids={1})
+
+
+END = End(0, 5, FinishReason.LENGTH, None, None, False)
 
 
 def new_queue(**params) -> AsyncOutputQueue:
@@ -26,6 +47,7 @@ def new_queue(**params) -> AsyncOutputQueue:
         eos_token_ids=frozenset({1}),
         sampling_defaults={},
         limits=LIMITS,
+        makes_maskers=False,
     )
     request = factory.create(Prompt(text="once"), SamplingParams(**params))
     return AsyncOutputQueue([request], Waker(asyncio.get_running_loop()), deadline=None)
@@ -52,7 +74,7 @@ def test_a_stop_string_ends_its_sequence_and_the_engine_is_told():
         assert output.outputs[0].finish_reason is FinishReason.STOP
         assert output.outputs[1].finish_reason is None
         assert not submissions.is_idle.is_set()
-        submissions.apply(step(ends=[End(1, 1, FinishReason.STOP, None, None)]))
+        submissions.apply(step(ends=[End(1, 1, FinishReason.STOP, None, None, False)]))
         assert queue.is_complete
         assert submissions.is_idle.is_set()
         assert submissions.remove(queue) is None
@@ -65,7 +87,7 @@ def test_where_text_and_engine_both_end_a_sequence_the_text_counts_as_with_llm()
         submissions, queue = Submissions(QueueLimits()), new_queue(stop=" the", max_tokens=1)
         submissions.add(queue)
         (the,) = ids_of(" the")
-        answer = submissions.apply(step(ends=[End(0, the, FinishReason.LENGTH, None, None)]))
+        answer = submissions.apply(step(ends=[End(0, the, FinishReason.LENGTH, None, None, False)]))
         assert answer.keys == []  # the engine knows
         (sequence,) = queue.requests[0].sequences
         assert (sequence.finish_reason, sequence.stop_reason) == (FinishReason.STOP, " the")
@@ -78,7 +100,7 @@ def test_an_end_that_only_the_engine_knows_brings_the_text_that_was_held_back():
         submissions, queue = Submissions(QueueLimits()), new_queue(stop=" the rain")
         submissions.add(queue)
         (the,) = ids_of(" the")
-        submissions.apply(step(ends=[End(0, the, FinishReason.STOP, "grammar", None)]))
+        submissions.apply(step(ends=[End(0, the, FinishReason.STOP, "grammar", None, False)]))
         (output,) = await queue.take()
         assert (output.text, output.finish_reason) == (" the", FinishReason.STOP)
         assert output.sequence.stop_reason == "grammar"
@@ -91,9 +113,7 @@ def test_what_comes_after_the_end_changes_nothing():
         submissions, queue = Submissions(QueueLimits()), new_queue()
         submissions.add(queue)
         assert submissions.remove(queue) == 0
-        answer = submissions.apply(
-            step([0, 7], [5, 5], ends=[End(0, 5, FinishReason.LENGTH, None, None)], begun=[Begun(0, 0, 0.1)])
-        )
+        answer = submissions.apply(step([0, 7], [5, 5], ends=[END], begun=[Begun(0, 0, 0.1)]))
         assert (answer.keys, answer.submissions) == ([], [])
         assert queue.requests[0].sequences[0].num_output_tokens == queue.num_untaken == 0
         submissions.fail(0, "too late")
@@ -112,7 +132,7 @@ def test_no_text_crosses_and_all_that_the_engine_needs_does():
         assert b"once" not in message
         submit = decode_for_engine(message)
         assert isinstance(submit, Submit)
-        arrived = from_wire(submit.requests[0])
+        arrived = from_wire(submit.requests[0], MASKERS)
         assert arrived.prompt_token_ids == request.prompt_token_ids
         assert arrived.priority == -7
         for name in ("temperature", "top_p", "top_k", "min_p", "min_tokens", "cache_salt", "logprobs"):
@@ -123,5 +143,114 @@ def test_no_text_crosses_and_all_that_the_engine_needs_does():
             assert theirs.max_total_tokens == ours.max_total_tokens
             assert theirs.detokenizer is None
             assert not theirs.has_stop_strings
+
+    run(use())
+
+
+def sent(**params) -> Request:
+    """A request as it arrives at the engine."""
+
+    async def send() -> bytes:
+        return encode(Submissions(QueueLimits()).add(new_queue(**params)))
+
+    submit = decode_for_engine(run(send()))
+    assert isinstance(submit, Submit)
+    return from_wire(submit.requests[0], MASKERS)
+
+
+def test_the_rules_of_logits_are_made_anew_from_the_parameters():
+    arrived = sent(
+        presence_penalty=1,
+        frequency_penalty=-0.5,
+        repetition_penalty=1.5,
+        logit_bias={7: 200, 8: -3},
+        allowed_token_ids=[5, 6],
+        logprobs=1,
+        logprobs_mode="processed_logprobs",
+        prompt_logprobs=3,
+    )
+    rules = arrived.logits_rules
+    assert rules is not None
+    assert (rules.presence_penalty, rules.frequency_penalty, rules.repetition_penalty) == (1.0, -0.5, 1.5)
+    assert rules.bias == {7: 100.0, 8: -3.0}
+    np.testing.assert_array_equal(rules.allowed_mask, mask_of([5, 6], VOCAB_SIZE))
+    assert (arrived.params.prompt_logprobs, arrived.params.logprobs_mode) == (3, "processed_logprobs")
+    assert arrived.sequences[0].masker is None
+    assert sent(max_tokens=3).logits_rules is None
+
+
+def test_bad_words_become_maskers_at_the_engine():
+    q, z = ids_of("qz")
+    for sequence in sent(bad_words=["qz"], n=2, seed=1).sequences:
+        sequence.masker.accept(q)
+        assert z not in allowed_ids(sequence.masker, VOCAB_SIZE)
+
+
+LARGE = 10**30  # than any integer of a message
+
+
+@pytest.mark.parametrize(
+    ("structure", "output"),
+    [
+        (StructuredOutputs(json={"const": LARGE}), str(LARGE)),
+        (StructuredOutputs(json='{"enum": ["qz"]}'), '"qz"'),
+        (StructuredOutputs(choice=("qz", "dog")), "dog"),
+        (StructuredOutputs(regex="[a-c]+"), "abc"),
+        (
+            StructuredOutputs(
+                structural_tag={
+                    "type": "structural_tag",
+                    "triggers": ["<f"],
+                    "structures": [{"begin": "<f>", "schema": {"const": LARGE}, "end": "</f>"}],
+                }
+            ),
+            f"so <f>{LARGE}</f>",
+        ),
+    ],
+    ids=["object", "text", "choice", "regex", "structural_tag"],
+)
+def test_structures_become_maskers_at_the_engine(structure, output):
+    pytest.importorskip("llguidance", reason="needs llguidance: pip install 'jinfer[structured]'")
+    (sequence,) = sent(structured_outputs=structure).sequences
+    assert isinstance(sequence.masker, GrammarMasker)
+    sequence.masker.wait()
+    assert accepts(sequence.masker, ids_of(output), VOCAB_SIZE)
+    assert 1 in allowed_ids(sequence.masker, VOCAB_SIZE)
+
+
+def test_a_structure_that_cannot_be_had_is_an_error_of_the_request_alone():
+    first, second = sent(
+        n=2, seed=1, structured_outputs=StructuredOutputs(structural_tag={"type": "none"})
+    ).sequences
+    for sequence in (first, second):
+        assert sequence.masker.is_ready
+        assert "structural_tag" in str(sequence.masker.error)
+
+
+def test_a_prompts_log_probabilities_are_there_before_the_output():
+    async def use() -> None:
+        submissions, queue = Submissions(QueueLimits()), new_queue(prompt_logprobs=1)
+        submissions.add(queue)
+        (request,) = queue.requests
+        parts = [[None, {5: -1.0, 6: -0.5}], [{7: -2.0}]]
+        for start, part in ((0, parts[0]), (2, parts[1])):
+            message = decode_for_front(encode(PromptLogprobs(0, start, part)))
+            assert isinstance(message, PromptLogprobs)
+            submissions.add_prompt_logprobs(message)
+        assert request.prompt_logprobs == [*parts[0], *parts[1]]
+        submissions.add_prompt_logprobs(PromptLogprobs(9, 0, parts[0]))  # of one that is gone
+        submissions.apply(step(ends=[END]))
+
+    run(use())
+
+
+def test_a_refusal_is_told_from_a_fault():
+    async def use() -> None:
+        submissions, queue = Submissions(QueueLimits()), new_queue(n=2, seed=1)
+        submissions.add(queue)
+        ends = [End(key, None, FinishReason.ERROR, None, "why", key == 1) for key in (0, 1)]
+        submissions.apply(step(ends=ends))
+        first, second = queue.requests[0].sequences
+        assert [(each.error, each.is_refused) for each in (first, second)] == [("why", False), ("why", True)]
 
     run(use())

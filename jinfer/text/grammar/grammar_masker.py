@@ -45,6 +45,13 @@ class GrammarMasker:
         self._matcher = matcher
         self._error: RequestError | None = None
 
+    @classmethod
+    def refused(cls, error: RequestError) -> "GrammarMasker":
+        """The masker of what is no grammar, for the reason that becomes its `error`."""
+        prototype: Future[Prototype] = Future()
+        prototype.set_exception(error)
+        return cls(prototype)
+
     @property
     def is_ready(self) -> bool:
         """True once the grammar is compiled, or was refused."""

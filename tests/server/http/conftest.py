@@ -51,7 +51,8 @@ def engine_parts(model_directory: Path) -> EngineParts:
 def engine(engine_parts: EngineParts) -> Iterator[LocalEngine]:
     loop = EngineLoop(engine_parts.engine, engine_parts.give_back)
     loop.start()
-    yield LocalEngine(loop, engine_parts.engine, model_info(engine_parts))
+    info = model_info(engine_parts)
+    yield LocalEngine(loop, engine_parts.engine, info, engine_parts.requests.maskers)
     loop.close()
 
 
