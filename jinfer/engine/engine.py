@@ -18,6 +18,7 @@ from jinfer.engine.steps import (
     overlapped,
 )
 from jinfer.engine.waiting_room import WaitingRoom
+from jinfer.errors import EngineError, JinferError, RequestError
 from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput, append_token
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.scheduling.step_plan import StepPlan
@@ -151,7 +152,7 @@ class Engine:
             sequence.num_pending_tokens -= 1
             if sequence.finish_reason is None:
                 outputs.append(
-                    self._fail(sequence, NOT_FINITE)
+                    self._fail(sequence, EngineError(NOT_FINITE))
                     if token_id is None
                     else self._advance(sequence, token_id)
                 )
@@ -172,8 +173,8 @@ class Engine:
             self._end(sequence, output.finish_reason)
         return output
 
-    def _fail(self, sequence: Sequence, error: str) -> SequenceOutput:
-        sequence.error = error
+    def _fail(self, sequence: Sequence, error: JinferError) -> SequenceOutput:
+        sequence.error, sequence.is_refused = str(error), isinstance(error, RequestError)
         self._end(sequence, FinishReason.ERROR)
         return SequenceOutput(sequence=sequence, token_id=None, text=None, finish_reason=FinishReason.ERROR)
 

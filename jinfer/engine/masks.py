@@ -27,7 +27,7 @@ class Unfillable(NamedTuple):
     """A sequence that no token may follow, and why."""
 
     sequence: Sequence
-    error: str
+    error: RequestError
 
 
 def masked_rows(plan: StepPlan) -> list[MaskedRow]:
@@ -53,15 +53,15 @@ def fill(rows: Items[MaskedRow], executor: StepExecutor) -> tuple[StepMasks, lis
     return StepMasks([rows[index].row for index in kept], words[kept]), unfillable
 
 
-def _check(sequence: Sequence, words: NDArray[np.uint32], is_usable: bool) -> str | None:
+def _check(sequence: Sequence, words: NDArray[np.uint32], is_usable: bool) -> RequestError | None:
     """Takes ends of the output out of a mask while min_tokens asks for more. The reason if nothing is
     left."""
     if not is_usable:
         error = sequence.masker.error if sequence.masker is not None else None
-        return NO_TOKEN_ALLOWED if error is None else str(error)
+        return RequestError(NO_TOKEN_ALLOWED) if error is None else error
     min_tokens = sequence.params.min_tokens
     if sequence.num_output_tokens < min_tokens and not forbid_tokens(words, sequence.stop_token_ids):
-        return str(min_tokens_error(sequence.num_output_tokens, min_tokens))
+        return min_tokens_error(sequence.num_output_tokens, min_tokens)
     return None
 
 
@@ -79,7 +79,7 @@ def accept(sequence: Sequence, output: SequenceOutput) -> None:
         else:
             end(output, FinishReason.STOP)
     if error is not None:
-        sequence.error = str(error)
+        sequence.error, sequence.is_refused = str(error), True
         end(output, FinishReason.ERROR)
 
 

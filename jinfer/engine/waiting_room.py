@@ -5,6 +5,7 @@ from collections.abc import Sequence as Items
 from concurrent.futures import Future
 from typing import NamedTuple
 
+from jinfer.errors import EngineError, JinferError
 from jinfer.requests.request import Sequence
 
 WAIT_S = 0.002
@@ -15,7 +16,7 @@ class Ready(NamedTuple):
     """A sequence that may be scheduled, or the reason why it must fail."""
 
     sequence: Sequence
-    error: str | None
+    error: JinferError | None
 
 
 class WaitingRoom:
@@ -55,8 +56,8 @@ class WaitingRoom:
         self._needs.clear()
 
 
-def _error(sequence: Sequence, needs: Items[Future[None]]) -> str | None:
+def _error(sequence: Sequence, needs: Items[Future[None]]) -> JinferError | None:
     if sequence.masker is not None and sequence.masker.error is not None:
-        return str(sequence.masker.error)
+        return sequence.masker.error
     errors = [error for need in needs if (error := need.exception()) is not None]
-    return f"what the request needs could not be compiled: {errors[0]}" if errors else None
+    return EngineError(f"what the request needs could not be compiled: {errors[0]}") if errors else None
