@@ -3,6 +3,7 @@ harms."""
 
 import asyncio
 import gc
+import itertools
 import threading
 import time
 from collections.abc import Awaitable, Coroutine, Iterator
@@ -16,9 +17,9 @@ from jinfer.scheduling.step_plan import StepPlan
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.end_to_end.llm.helpers import GREEDY, MESSAGES, PROMPTS, RANDOM, TEXT, fail_once, ids_of, joined
 
-SECONDS = 60  # nothing takes so long that does not hang
+SECONDS = 120  # nothing takes so long that does not hang
 NUM_STREAMS = 100
-STEP_S = 0.3  # of a slow device
+STEP_S = 0.1  # of a slow device
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,30 @@ def slow_device(monkeypatch: pytest.MonkeyPatch, llm: AsyncLLM) -> None:
     monkeypatch.setattr(llm.parts.executor, "dispatch", slow)
 
 
+class HeldDevice:
+    """Steps after the first `num_steps` wait for `release`, while which Python goes on in other threads, as it
+    may with a real device."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, llm: AsyncLLM, *, num_steps: int = 0) -> None:
+        self._go_on, self._is_held = threading.Event(), threading.Event()
+        dispatch, numbers = llm.parts.executor.dispatch, itertools.count()
+
+        def held(plan: StepPlan) -> Any:
+            if next(numbers) >= num_steps:
+                self._is_held.set()
+                assert self._go_on.wait(SECONDS), "nobody released the device"
+            return dispatch(plan)
+
+        monkeypatch.setattr(llm.parts.executor, "dispatch", held)
+
+    def release(self) -> None:
+        self._go_on.set()
+
+    async def wait_until_held(self) -> None:
+        while not self._is_held.is_set():
+            await asyncio.sleep(0.001)
+
+
 class TestTokens:
     def test_generate_and_chat_give_what_llm_gives(self, llm, inline):
         assert ids_of(run(llm.generate(PROMPTS, n=2, **RANDOM))) == ids_of(
@@ -143,7 +168,7 @@ class TestTokens:
 class TestEnds:
     @pytest.mark.parametrize("use", ["generate", "stream"])
     def test_a_cancelled_task_gives_its_pages_back(self, llm, monkeypatch, use):
-        slow_device(monkeypatch, llm)
+        device = HeldDevice(monkeypatch, llm, num_steps=1)
 
         async def cancelled() -> None:
             stream = llm.stream(PROMPTS, **GREEDY)
@@ -153,18 +178,18 @@ class TestEnds:
             await asyncio.sleep(0)  # a task that is cancelled before it began would close nothing
             if use == "generate":
                 await stream.aclose()
-            while not llm.stats().num_used_pages:
-                await asyncio.sleep(0.001)
+            await device.wait_until_held()
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+            device.release()
             await wait_until_idle(llm)
             assert await pieces_of(stream) == []
 
         generated = llm.stats().num_generated_tokens
         run(cancelled())
         assert llm.stats().num_used_pages == 0
-        assert llm.stats().num_generated_tokens - generated < len(PROMPTS) * 6, "it did not run to its end"
+        assert llm.stats().num_generated_tokens - generated < len(PROMPTS) * 2, "it did not run to its end"
 
     def test_a_stream_that_is_closed_or_dropped_leaves_the_engine(self, llm):
         async def left() -> None:
@@ -184,26 +209,28 @@ class TestEnds:
         run(left())
 
     def test_a_stream_that_another_task_waits_for_can_be_closed(self, llm, monkeypatch):
-        slow_device(monkeypatch, llm)
+        device = HeldDevice(monkeypatch, llm)
 
-        async def closed() -> list[StreamPiece]:
+        async def closed() -> None:
             stream = llm.stream(TEXT, **GREEDY)
             waiting = asyncio.create_task(pieces_of(stream))
             await asyncio.sleep(0)
             await stream.aclose()
             with pytest.raises(EngineError, match="stream was closed"):
                 await waiting
+            device.release()
 
         run(closed())
 
     def test_abort_ends_one_request_and_no_other(self, llm, inline, monkeypatch):
-        slow_device(monkeypatch, llm)
+        device = HeldDevice(monkeypatch, llm, num_steps=3)  # two of which may be in flight
 
-        async def aborted() -> tuple[list[StreamPiece], list[str]]:
-            stream = llm.stream([[1, 2, 3], [7, 8, 9]], **GREEDY | {"max_tokens": 4})
+        async def aborted() -> list[StreamPiece]:
+            stream = llm.stream([[1, 2, 3], [7, 8, 9]], **GREEDY)
             await anext(stream)
             llm.abort(stream.request_ids[0])
             llm.abort("no such request")
+            device.release()
             return await pieces_of(stream)
 
         pieces = run(aborted())
@@ -211,10 +238,10 @@ class TestEnds:
             piece.finish_reason for piece in pieces if piece.prompt_index == 0 and piece.finish_reason
         ]
         assert first is FinishReason.ABORT
-        expected = inline.generate([[7, 8, 9]], **GREEDY | {"max_tokens": 4})[0].outputs[0].token_ids
+        expected = inline.generate([[7, 8, 9]], **GREEDY)[0].outputs[0].token_ids
         rest = joined(pieces, 1)[1]
         assert rest == expected[len(expected) - len(rest) :]
-        assert len(rest) >= 3
+        assert len(rest) >= len(expected) - 1
 
     def test_a_deadline_ends_what_runs_and_what_waits(self, llm, inline, monkeypatch):
         slow_device(monkeypatch, llm)
@@ -240,20 +267,19 @@ class TestEnds:
 
 class TestEventLoop:
     def test_it_goes_on_while_the_engine_steps(self, llm, monkeypatch):
-        slow_device(monkeypatch, llm)
+        """It takes a hundred turns in the middle of a step, which waits for them."""
+        device = HeldDevice(monkeypatch, llm)
 
-        async def largest_gap() -> float:
+        async def take_turns() -> None:
             task = asyncio.create_task(llm.generate([[1, 2, 3]], **GREEDY | {"max_tokens": 3}))
-            gaps, last = [], time.perf_counter()
-            while not task.done():
-                await asyncio.sleep(0.001)
-                now = time.perf_counter()
-                gaps.append(now - last)
-                last = now
-            await task
-            return max(gaps)
+            await device.wait_until_held()
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert not task.done()
+            device.release()
+            assert len(await task) == 1
 
-        assert run(largest_gap()) < STEP_S / 2
+        run(take_turns())
 
     def test_one_that_closes_in_the_middle_leaves_an_engine_that_works(self, llm, inline, caplog):
         event_loop = asyncio.new_event_loop()
@@ -310,7 +336,7 @@ class TestFaults:
         assert len(run(own.generate(TEXT, **GREEDY))) == 1
 
     def test_close_fails_what_runs_and_what_comes(self, own, monkeypatch):
-        slow_device(monkeypatch, own)
+        device = HeldDevice(monkeypatch, own, num_steps=1)
 
         async def closed() -> None:
             calls: list[Awaitable[Any]] = [
@@ -318,8 +344,12 @@ class TestFaults:
                 own.generate(PROMPTS, **GREEDY),
             ]
             tasks = [asyncio.ensure_future(call) for call in calls]
-            await asyncio.sleep(STEP_S)
-            await own.close()
+            await device.wait_until_held()
+            closing = asyncio.create_task(own.close())
+            while not own._loop.is_closed:
+                await asyncio.sleep(0.001)
+            device.release()
+            await closing
             for result in await asyncio.gather(*tasks, return_exceptions=True):
                 assert isinstance(result, EngineError)
                 assert "closed" in str(result)
