@@ -17,6 +17,7 @@ from jinfer.engine.stats import Counters
 from jinfer.requests.prompts import Prompt
 from jinfer.requests.request import Sequence, SequenceOutput
 from jinfer.requests.request_factory import RequestFactory
+from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.server.engine_client import EngineClient
 from jinfer.server.engine_process import StartedEngine, serve
@@ -25,7 +26,8 @@ from jinfer.server.waiting_line import QueueLimits
 from jinfer.server.wire import EngineSpec
 from tests.scheduling.fake_device import VOCAB_SIZE, FakeDevice, expected_token
 
-SECONDS = 30  # nothing takes so long that does not hang
+SECONDS = 120  # nothing takes so long that does not hang
+SLOW_STEP_S = 0.2  # of fifty of which no machine misses all
 LIMITS = Limits(page_size=4, num_pages=40, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64)
 INFO = ModelInfo(
     architecture="FakeForCausalLM",
@@ -67,13 +69,27 @@ def expected_tokens(sequence: Sequence, count: int) -> list[int]:
 
 
 class FallibleDevice(FakeDevice):
-    """Steps fail while `fault` says why, and take `step_s`."""
+    """Steps fail while `fault` says why, take `step_s`, and wait for `release` after `num_free_steps`."""
 
     fault: str | None = None
     reset_fault: str | None = None
     step_s = 0.0
+    num_free_steps: int | None = None
+
+    def __init__(self, limits: Limits, pool: PagePool) -> None:
+        super().__init__(limits, pool)
+        self.is_held = False
+        self._num_steps = 0
+        self._go_on = threading.Event()
+
+    def release(self) -> None:
+        self._go_on.set()
 
     def dispatch(self, plan):
+        self._num_steps += 1
+        if self.num_free_steps is not None and self._num_steps > self.num_free_steps:
+            self.is_held = True
+            assert self._go_on.wait(SECONDS), "nobody released the device"
         time.sleep(self.step_s)
         if self.fault is not None:
             fault, self.fault = self.fault, None

@@ -10,6 +10,8 @@ from jinfer.requests.request import Request
 from jinfer.server import engine_outbox
 from jinfer.server.wire import Abort
 from tests.server.fakes import (
+    SECONDS,
+    SLOW_STEP_S,
     EngineThread,
     FallibleDevice,
     connected,
@@ -121,6 +123,7 @@ def test_log_probabilities_of_prompts_come_before_the_first_token(monkeypatch):
 def test_what_is_abandoned_gives_its_pages_back():
     async def use() -> None:
         client = await connected(engine)
+        engine.engine.executor.step_s = 0.01
         queues = [new_queue([range(10 + i % 5)], max_tokens=50) for i in range(200)]
         for queue in queues:
             client.submit(queue)
@@ -136,7 +139,7 @@ def test_what_is_abandoned_gives_its_pages_back():
         assert stats.num_generated_tokens < 200 * 50 / 2, "it went on for those who had left"
         await client.close()
 
-    engine = EngineThread(new_engine())
+    engine = EngineThread(new_engine(FallibleDevice))
     run(use())
     engine.join()
     engine.engine.check_integrity()
@@ -145,7 +148,7 @@ def test_what_is_abandoned_gives_its_pages_back():
 def test_what_runs_waits_no_longer():
     async def use() -> None:
         client = await connected(engine)
-        engine.engine.executor.step_s = 0.01
+        engine.engine.executor.step_s = SLOW_STEP_S
         queue, other = new_queue(max_tokens=50), new_queue([range(9)], max_tokens=50)
         client.submit(queue)
         client.submit(other)
@@ -177,11 +180,13 @@ def test_the_figures_of_an_engine_that_became_idle_come_unasked():
 def test_one_sequence_of_a_request_ends_and_the_other_goes_on():
     async def use() -> None:
         client = await connected(engine)
-        engine.engine.executor.step_s = 0.005
+        engine.engine.executor.step_s = SLOW_STEP_S
         queue = new_queue(max_tokens=50, n=2, seed=1)
         client.submit(queue)
         assert await queue.take()
         client._connection.send(Abort(submissions=[], keys=[0]))
+        await client.heartbeat(SECONDS)  # its answer comes after the abort
+        engine.engine.executor.step_s = 0.0
         await outputs_of(queue)
         first, second = queue.requests[0].sequences
         assert (first.finish_reason, second.finish_reason) == (FinishReason.ABORT, FinishReason.LENGTH)
