@@ -17,6 +17,7 @@ from jinfer.server.options import ServerOptions
 from jinfer.startup import EngineParts, start_engine
 from tests.server.http.playing_engine import PlayingEngine, write_byte_tokenizer
 from tests.server.http.running_server import RunningServer, running_server
+from tests.server.http.scripted_engine import WAIT_S
 
 TEMPLATE = (
     "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
@@ -71,7 +72,7 @@ def client(served: RunningServer) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture
 def http(served: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=served.url, timeout=60) as client:
+    with httpx.Client(base_url=served.url, timeout=WAIT_S) as client:
         yield client
 
 

@@ -13,6 +13,7 @@ from jinfer.server.http_server import HttpServer, bind, url_of
 from jinfer.server.limits import ServerLimits
 from jinfer.server.options import ServerOptions
 from jinfer.server.served_engine import ServedEngine
+from tests.server.http.scripted_engine import WAIT_S
 
 
 @dataclass
@@ -33,8 +34,8 @@ class RunningServer:
         """What a signal does."""
         self.event_loop.call_soon_threadsafe(self.server.end)
 
-    def wait_for_end(self, timeout_s: float = 30) -> None:
-        self.thread.join(timeout_s)
+    def wait_for_end(self) -> None:
+        self.thread.join(WAIT_S)
         assert not self.thread.is_alive()
 
 
@@ -63,9 +64,6 @@ def running_server(
 
 def _wait_until_started(server: HttpServer, thread: threading.Thread) -> None:
     pause = threading.Event()
-    for _ in range(1000):
-        if server.started:
-            return
+    while not server.started:
         assert thread.is_alive(), "the server ended at its start"
         pause.wait(0.01)
-    raise AssertionError("the server did not start within 10 s")

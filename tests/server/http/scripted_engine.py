@@ -12,7 +12,7 @@ from jinfer.errors import EngineError
 from jinfer.requests.request import FinishReason, SequenceOutput
 from jinfer.server.served_engine import ModelInfo
 
-WAIT_S = 20
+WAIT_S = 120  # nothing takes so long that does not hang
 DEMO_MODEL = Path(jinfer.__file__).parent / "demo_model"
 INFO = ModelInfo(
     architecture="Scripted",

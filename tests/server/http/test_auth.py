@@ -9,7 +9,7 @@ import pytest
 from jinfer.server.assembly import api_keys
 from jinfer.server.options import ServerOptions
 from tests.server.http.running_server import RunningServer, running_server
-from tests.server.http.scripted_engine import ScriptedEngine
+from tests.server.http.scripted_engine import WAIT_S, ScriptedEngine
 
 KEYS = ("first-key", "second-key")
 ORIGIN = "https://chat.example"
@@ -20,6 +20,12 @@ def guarded() -> Iterator[RunningServer]:
     options = ServerOptions(api_key=KEYS, allowed_origins=(ORIGIN,), grace_s=0)
     with running_server(ScriptedEngine(), options) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def http(guarded: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(timeout=WAIT_S) as client:
+        yield client
 
 
 GUARDED = [
@@ -51,30 +57,30 @@ GUARDED = [
     ],
     ids=str,
 )
-def test_without_a_right_key_nothing_is_said(guarded, method, path, headers):
-    answer = httpx.request(method, guarded.url + path, headers=headers)
+def test_without_a_right_key_nothing_is_said(guarded, http, method, path, headers):
+    answer = http.request(method, guarded.url + path, headers=headers)
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
     assert answer.json()["error"]["code"] == "invalid_api_key"
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_each_key_opens(guarded, key):
+def test_each_key_opens(guarded, http, key):
     for headers in (
         {"authorization": f"Bearer {key}"},
         {"authorization": f"bearer {key}"},
         {"x-api-key": key},
     ):
-        assert httpx.get(guarded.url + "/v1/models", headers=headers).status_code == 200
+        assert http.get(guarded.url + "/v1/models", headers=headers).status_code == 200
 
 
-def test_health_needs_no_key(guarded):
-    assert httpx.get(guarded.url + "/health").status_code == 200
+def test_health_needs_no_key(guarded, http):
+    assert http.get(guarded.url + "/health").status_code == 200
 
 
-def test_the_page_needs_no_key_and_what_is_none_of_its_files_does(guarded):
+def test_the_page_needs_no_key_and_what_is_none_of_its_files_does(guarded, http):
     for path in ("/", "/web/main.js"):
-        assert httpx.get(guarded.url + path).status_code == 200
+        assert http.get(guarded.url + path).status_code == 200
     for path in (
         "/web/nothing.js",
         "/web/",
@@ -83,7 +89,7 @@ def test_the_page_needs_no_key_and_what_is_none_of_its_files_does(guarded):
         "/web/../v1/models",
         "/web/%2e%2e/metrics",
     ):
-        assert httpx.get(guarded.url + path).status_code == 401
+        assert http.get(guarded.url + path).status_code == 401
 
 
 def test_openais_client_sees_an_authentication_error(guarded):
@@ -92,19 +98,19 @@ def test_openais_client_sees_an_authentication_error(guarded):
         client.models.list()
 
 
-def test_a_browser_is_told_which_origins_may_call(guarded):
+def test_a_browser_is_told_which_origins_may_call(guarded, http):
     asked = {"origin": ORIGIN, "access-control-request-method": "POST"}
     asked["access-control-request-headers"] = "authorization,content-type"
-    answer = httpx.options(guarded.url + "/v1/chat/completions", headers=asked)
+    answer = http.options(guarded.url + "/v1/chat/completions", headers=asked)
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == ORIGIN
-    other = httpx.options(guarded.url + "/v1/models", headers={**asked, "origin": "https://other.example"})
+    other = http.options(guarded.url + "/v1/models", headers={**asked, "origin": "https://other.example"})
     assert "access-control-allow-origin" not in other.headers
 
 
 def test_no_origin_may_call_unless_it_was_asked_for():
     with running_server(ScriptedEngine()) as running:
-        answer = httpx.get(running.url + "/v1/models", headers={"origin": ORIGIN})
+        answer = httpx.get(running.url + "/v1/models", headers={"origin": ORIGIN}, timeout=WAIT_S)
         assert "access-control-allow-origin" not in answer.headers
 
 

@@ -18,7 +18,7 @@ from tests.server.http.scripted_engine import WAIT_S, ScriptedEngine
 BODY = {"prompt": "a", "max_tokens": 50_000}
 STREAM = {**BODY, "stream": True}
 TOKENS = [300, 301, 302]
-LIMITS = ServerLimits(max_stalled_s=1, max_requests_per_client=3)
+LIMITS = ServerLimits(max_requests_per_client=3)
 
 
 @pytest.fixture
@@ -54,6 +54,7 @@ def in_thread(work):
 
     def join_result():
         thread.join(WAIT_S)
+        assert not thread.is_alive(), "the server does not answer"
         return results[0]
 
     return join_result
@@ -83,13 +84,14 @@ def test_half_a_connection_is_none(engine, running):
     connection.close()
 
 
-def test_a_reader_that_stops_reading_is_dropped(engine, running):
-    connection = raw_post(running.address, STREAM)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    queue = engine.next_queue()
-    engine.emit(queue, [300] * 40_000)  # some 8 MB of events
-    engine.wait_abandoned(queue)
-    connection.close()
+def test_a_reader_that_stops_reading_is_dropped(engine):
+    with running_server(engine, limits=ServerLimits(max_stalled_s=1)) as running:
+        connection = raw_post(running.address, STREAM)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        queue = engine.next_queue()
+        engine.emit(queue, [300] * 40_000)  # some 8 MB of events
+        engine.wait_abandoned(queue)
+        connection.close()
 
 
 def test_a_stream_goes_on_while_the_client_reads(engine, http):
@@ -131,7 +133,7 @@ def test_a_full_queue_says_when_to_come_back(engine, http):
 def test_one_client_has_a_bound(engine, running):
     connections = [raw_post(running.address, BODY) for _ in range(LIMITS.max_requests_per_client)]
     held = [engine.next_queue() for _ in connections]
-    answer = httpx.post(running.url + "/v1/completions", json=BODY)
+    answer = httpx.post(running.url + "/v1/completions", json=BODY, timeout=WAIT_S)
     assert answer.status_code == 429
     assert "max_requests_per_client=3" in answer.json()["error"]["message"]
     for connection, queue in zip(connections, held, strict=True):
@@ -181,7 +183,7 @@ def test_a_server_whose_time_is_up_aborts_what_runs(engine):
 def test_a_server_ends_with_its_engine(engine):
     with running_server(engine, limits=LIMITS) as running:
         engine.death = OverloadedError("the engine starts again", retry_after_s=1)
-        answer = httpx.post(running.url + "/v1/completions", json=BODY)
+        answer = httpx.post(running.url + "/v1/completions", json=BODY, timeout=WAIT_S)
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
         assert running.thread.is_alive()  # a restart is no death
         engine.death = EngineError("the engine process was killed by SIGKILL")

@@ -6,12 +6,12 @@ import httpx
 import pytest
 
 from jinfer.server.routes.web import DIRECTORY, MEDIA_TYPES, WEB_PATHS
-from tests.server.web.mock_server import running_mock
+from tests.server.web.mock_server import WAIT_S, running_mock
 
 
 @pytest.fixture(scope="module")
 def http():
-    with running_mock() as mock, httpx.Client(base_url=mock.url) as client:
+    with running_mock() as mock, httpx.Client(base_url=mock.url, timeout=WAIT_S) as client:
         yield client
 
 
