@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import trace
 from jinfer import cli
-from jinfer.bench import opening, steady
+from jinfer.bench import opening, start, steady
 from jinfer.bench.json_lines import command_text
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.workloads import Lengths
@@ -133,7 +133,7 @@ def test_the_device_alone_is_timed_and_the_engine_left_idle(tiny):
         assert engine.executor.state.rows.lengths.max() <= 8 + 20, (
             "rows were stepped out of the pages that they had"
         )
-        assert 0 < milliseconds < 1000
+        assert 0 < milliseconds < 60_000, "of a step that takes less than one"
         assert "dispatch" not in vars(engine.executor), "what the measurement put there is gone"
         assert not engine.has_work
         engine.check_integrity()
@@ -160,11 +160,20 @@ def test_a_profile_names_steps_stations_and_requests(bench, tmp_path, capsys):
 def test_start_is_measured_in_processes_of_their_own(bench, monkeypatch):
     for name, value in COMPILES_FAST.items():
         monkeypatch.setenv(name, value)
+    compiled: list[set[str]] = []
+
+    def watched(source, options, cache) -> start.Start:
+        result = start_once(source, options, cache)
+        compiled.append({file.name for file in (cache / "xla").rglob("*-cache")})
+        return result
+
+    start_once = start.start_once
+    monkeypatch.setattr(start, "start_once", watched)
     status, out, err = bench("start", "--json", "-")
     assert status == 0, err
+    assert compiled[0] == compiled[1] != set(), "the second found its programs compiled"
     cold, warm = map(json.loads, out.splitlines())
     assert (cold["id"], warm["id"]) == ("tiny-qwen3-start-cold", "tiny-qwen3-start-warm")
-    assert warm["details"]["engine_s"] < cold["details"]["engine_s"], "the second found its programs compiled"
     assert cold["value"] > cold["details"]["engine_s"]
     stages = [name for name in cold["details"] if name != "engine_s"]
     assert stages[:2] == ["loading_the_weights_s", "waiting_for_what_steps_need_s"]

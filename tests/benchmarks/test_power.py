@@ -22,7 +22,8 @@ FAKE = """#!/bin/sh
 echo "1500, 690.5"
 echo "[Unknown Error]"
 echo "1980, 120.0"
-exec sleep 60
+touch "$0.has-spoken"
+exec sleep 600
 """
 
 
@@ -89,8 +90,9 @@ def test_what_nvidia_smi_shows_is_kept_and_its_process_ends(monkeypatch, tmp_pat
     shown = {}
     began = time.monotonic()
     with power.watched(shown):
-        time.sleep(0.3)
-    assert time.monotonic() - began < 30
+        while not (tmp_path / "nvidia-smi.has-spoken").exists():
+            time.sleep(0.01)
+    assert time.monotonic() - began < 600
     assert shown == {"clocks.sm": [1500.0, 1980.0], "power.draw.instant": [690.5, 120.0]}
 
 

@@ -1,6 +1,7 @@
 """The staging buffers: what goes through them arrives, in order, and a buffer waits until its copy was
 used."""
 
+import os
 import threading
 from unittest.mock import Mock
 
@@ -74,12 +75,12 @@ def test_a_buffer_is_not_written_before_the_next_is_asked_for(made):
 
     taken = stream([read] * MANY, 8, PLACEMENT)
     first = next(taken)
-    most = 0
-    while len(filled) > most:  # until the readers have nothing left to fill
-        most = len(filled)
-        threading.Event().wait(0.05)
+    pause, most = threading.Event(), min(MAX_READERS, os.cpu_count() or 1) + NUM_SPARE_BUFFERS
+    while len(filled) < most:
+        pause.wait(0.01)
+    pause.wait(0.05)  # for a reader that would fill one more
 
-    assert most == len(made) < MANY
+    assert len(filled) == len(made) == most < MANY
     assert np.array(first).tolist() == [1] * 8
     del first
     assert len(list(taken)) == MANY - 1

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-GRACE_S = 0.002  # what a loopback socket needs at most
+GRACE_S = 0.01  # what a loopback socket needs at most
+NUM_OWN_SOCKETS = 1  # that an event loop has for itself, to be woken by
 OK, SSE = "200 OK", {"Content-Type": "text/event-stream"}
 
 
@@ -162,7 +163,7 @@ class _VirtualSelector(selectors.DefaultSelector):
     def select(self, timeout: float | None = None):
         if timeout is None:
             return super().select(None)
-        ready = super().select(0 if timeout <= 0 else GRACE_S)
+        ready = super().select(GRACE_S if timeout > 0 and len(self.get_map()) > NUM_OWN_SOCKETS else 0)
         if not ready and timeout > 0:
             self._loop.advance(timeout)
         return ready

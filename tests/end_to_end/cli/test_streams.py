@@ -30,6 +30,7 @@ from tests.end_to_end.cli.helpers import (
 TEXT = "the cat, 猫, sat: é 😀"
 ENCODINGS = ("ascii", "cp1252", "utf-16", "utf-8")
 READER_GONE, FAILED, INTERRUPTED = 141, 1, 130
+SECONDS = 120  # nothing takes so long that does not hang
 
 
 class Ended(NamedTuple):
@@ -217,7 +218,7 @@ class TestStdout:
             reader = threading.Timer(0.5, take)
             reader.start()
             ended = generate(*words, stdout=stdout)
-        reader.join(30)
+        reader.join(SECONDS)
         os.close(read)
 
         written = b"".join(got)[num_before:].decode()
@@ -277,7 +278,7 @@ class TestStderr:
             threading.excepthook, hook = (lambda _: None), threading.excepthook  # reading ends with an error
             reader.start()
             assert start(stdout=stdout, stderr=stderr).status == 0
-        reader.join(30)
+        reader.join(SECONDS)
         threading.excepthook = hook
 
         assert (tmp_path / "out").read_text(encoding="utf-8") == completion
@@ -310,17 +311,8 @@ class TestProcesses:
         assert (done.returncode, done.stderr) == (READER_GONE, b"")
 
     def test_nothing_is_left_when_the_reader_goes_on_the_way(self, directory):
-        words = [
-            "--model",
-            str(directory),
-            *ENGINE,
-            "--prompt",
-            TEXT,
-            *GREEDY,
-            "--max-tokens",
-            "40",
-            "--echo",
-        ]
+        prompts = ["--prompt", TEXT] * 300  # so many that it is never done before the reader goes
+        words = ["--model", str(directory), *ENGINE, *prompts, *GREEDY, "--max-tokens", "40", "--echo"]
         command = [sys.executable, "-m", "jinfer", "generate", *words]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(command, cwd=REPOSITORY, env=new_environment(), **pipes) as process:

@@ -25,7 +25,7 @@ PACKAGE = str(Path(jinfer.__file__).parent)
 PROMPTS = [[row, 2, 3] for row in range(3)]
 GREEDY = {"temperature": 0, "ignore_eos": True}
 LONG = GREEDY | {"max_tokens": 12}
-SECONDS = 30  # nothing takes so long that does not hang
+SECONDS = 120  # nothing takes so long that does not hang
 
 
 class AtLine:
