@@ -116,14 +116,18 @@ class SteadyEngine:
 
 
 async def serve(rate: float) -> None:
-    """Serves until SIGTERM. The port is the first line of stdout, and what was measured the last."""
+    """Serves until SIGTERM. The port, once it is listened to, is the first line of stdout, and what was
+    measured the last."""
     engine = SteadyEngine(rate)
     bound = bind("127.0.0.1", 0)
     limits = ServerLimits(max_requests_per_client=MAX_STREAMS)
     server = build_server(engine, ServerOptions(grace_s=0), limits)
-    print(bound.getsockname()[1], flush=True)
     stepping = asyncio.create_task(engine.run())
-    await server.serve([bound])
+    serving = asyncio.create_task(server.serve([bound]))
+    while not (server.started or serving.done()):
+        await asyncio.sleep(0.01)
+    print(bound.getsockname()[1], flush=True)
+    await serving
     stepping.cancel()
     began, ended = engine.cpu_began or os.times(), os.times()
     measured = {
