@@ -122,12 +122,9 @@ async def serve(rate: float) -> None:
     bound = bind("127.0.0.1", 0)
     limits = ServerLimits(max_requests_per_client=MAX_STREAMS)
     server = build_server(engine, ServerOptions(grace_s=0), limits)
+    port = bound.getsockname()[1]
     stepping = asyncio.create_task(engine.run())
-    serving = asyncio.create_task(server.serve([bound]))
-    while not (server.started or serving.done()):
-        await asyncio.sleep(0.01)
-    print(bound.getsockname()[1], flush=True)
-    await serving
+    await server.serve([bound], when_started=lambda: print(port, flush=True))
     stepping.cancel()
     began, ended = engine.cpu_began or os.times(), os.times()
     measured = {

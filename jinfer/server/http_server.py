@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -77,10 +78,15 @@ class HttpServer(uvicorn.Server):
         self._grace_s = grace_s
         self._event_loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Task[None] | None = None
+        self._when_started: Callable[[], None] | None = None
         self.failure: str | None = None  # why the engine is dead
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Serves on bound sockets, until the end."""
+    async def serve(
+        self, sockets: list[socket.socket] | None = None, *, when_started: Callable[[], None] | None = None
+    ) -> None:
+        """Serves on bound sockets, until the end. `when_started` is called once connections are taken, and
+        signals obeyed."""
+        self._when_started = when_started
         self._event_loop = asyncio.get_running_loop()
         watcher = asyncio.create_task(self._watch_engine())
         try:
@@ -90,6 +96,12 @@ class HttpServer(uvicorn.Server):
             if self._ending is not None:
                 self._ending.cancel()
             self._service.close()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen. uvicorn calls it within `serve`."""
+        await super().startup(sockets)
+        if self._when_started is not None:
+            self._when_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begins the end, or hastens it. uvicorn calls it as a signal's handler."""

@@ -54,8 +54,8 @@ async def _serve(config: ServeConfig, bound: socket.socket) -> int:
     )
     try:
         server = build_server(engine, options, config.limits)
-        print(banner(engine.info, options, bound), file=sys.stderr, flush=True)
-        await server.serve([bound])
+        lines = banner(engine.info, options, bound)
+        await server.serve([bound], when_started=lambda: print(lines, file=sys.stderr, flush=True))
     finally:
         await engine.close()
     if server.failure is not None:

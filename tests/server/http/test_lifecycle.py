@@ -1,5 +1,6 @@
 """Clients that leave or read slowly, engines that fail, and the end of a server."""
 
+import asyncio
 import json
 import socket
 import threading
@@ -10,6 +11,8 @@ import pytest
 
 from jinfer import EngineError, OverloadedError
 from jinfer.requests.request import FinishReason
+from jinfer.server.assembly import build_server
+from jinfer.server.http_server import bind
 from jinfer.server.limits import ServerLimits
 from jinfer.server.options import ServerOptions
 from tests.server.http.running_server import RunningServer, running_server
@@ -58,6 +61,16 @@ def in_thread(work):
         return results[0]
 
     return join_result
+
+
+def test_a_server_says_that_it_has_started_when_it_takes_connections(engine):
+    def connect() -> None:
+        socket.create_connection(bound.getsockname(), timeout=WAIT_S).close()
+        server.end()
+
+    bound, server = bind("127.0.0.1", 0), build_server(engine, ServerOptions(grace_s=0), LIMITS)
+    asyncio.run(server.serve([bound], when_started=connect))
+    assert server.should_exit
 
 
 def test_a_client_that_leaves_amid_a_stream_aborts_its_request(engine, running):
