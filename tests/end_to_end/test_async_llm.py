@@ -86,7 +86,7 @@ def slow_device(monkeypatch: pytest.MonkeyPatch, llm: AsyncLLM) -> None:
 
 
 class HeldDevice:
-    """Steps after the first `num_steps` wait for `release`, while which Python goes on in other threads, as it
+    """Steps after the first `num_steps` wait for `release`. Python goes on in other threads meanwhile, as it
     may with a real device."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, llm: AsyncLLM, *, num_steps: int = 0) -> None:
