@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from selenium import webdriver
+from selenium.common.exceptions import ElementNotInteractableException, StaleElementReferenceException
 from selenium.webdriver import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-WAIT_S = 30
+WAIT_S = 120  # nothing takes so long that does not hang
+NOT_YET = (StaleElementReferenceException, ElementNotInteractableException)  # the page is drawing itself anew
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"),
@@ -51,7 +53,8 @@ class Browser:
 
     def wait(self, condition: Callable[[], Any]) -> Any:
         """What the condition gives once it is true."""
-        return WebDriverWait(self.driver, WAIT_S, poll_frequency=0.05).until(lambda _: condition())
+        waiting = WebDriverWait(self.driver, WAIT_S, poll_frequency=0.05, ignored_exceptions=NOT_YET)
+        return waiting.until(lambda _: condition())
 
     def element(self, selector: str) -> WebElement:
         """The first element, once there is one."""
@@ -72,13 +75,17 @@ class Browser:
         return self.driver.execute_script("return document.querySelector(arguments[0]).value", selector)
 
     def click(self, selector: str) -> None:
-        self.wait(lambda: self.element(selector).is_displayed())
-        self.element(selector).click()
+        self.wait(lambda: self.element(selector).click() is None)
 
     def button(self, text: str) -> WebElement:
-        """The last visible button with a text."""
-        found = self.driver.find_elements(By.XPATH, f"//button[normalize-space()='{text}']")
-        return next(button for button in reversed(found) if button.is_displayed())
+        """The last visible button with a text, once there is one."""
+        path = f"//button[normalize-space()='{text}']"
+        return self.wait(
+            lambda: next(
+                (each for each in reversed(self.driver.find_elements(By.XPATH, path)) if each.is_displayed()),
+                None,
+            )
+        )
 
     def type(self, *keys: str) -> None:
         """Keys for whatever has the focus."""

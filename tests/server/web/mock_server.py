@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 
 from jinfer.server.routes.web import web_router
 
-WAIT_S = 30
+WAIT_S = 120  # nothing takes so long that does not hang
 USAGE = {"prompt_tokens": 12, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
 METRICS = """# HELP jinfer:num_requests_running Sequences that run.
 jinfer:num_requests_running{model_name="m"} 3.0

@@ -2,7 +2,7 @@
 
 from selenium.webdriver.common.keys import Keys
 
-from tests.server.web.mock_server import Gate, continues, ends, says, thinks
+from tests.server.web.mock_server import WAIT_S, Gate, continues, ends, says, thinks
 
 ANSWER = ".message:last-child"
 
@@ -61,7 +61,7 @@ def test_escape_stops_and_the_server_learns_of_it(browser, mock):
     ask(browser, "Go on")
     browser.wait_text(ANSWER, "A beginning")
     browser.type(Keys.ESCAPE)
-    assert mock.left.wait(30)
+    assert mock.left.wait(WAIT_S)
     wait_for_end(browser)
     assert "A beginning" in browser.text(ANSWER)
     assert "stopped" in browser.text(f"{ANSWER} .stats")
@@ -72,8 +72,9 @@ def test_the_button_stops_too(browser, mock):
     mock.answers = [[says("A beginning"), Gate()]]
     browser.open_ready(mock.url)
     ask(browser, "Go on")
+    browser.wait_text(ANSWER, "A beginning")
     browser.click("#stop")
-    assert mock.left.wait(30)
+    assert mock.left.wait(WAIT_S)
     wait_for_end(browser)
 
 

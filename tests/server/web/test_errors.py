@@ -13,7 +13,7 @@ def test_a_refusal_is_shown_and_the_next_try_may_succeed(browser, mock):
     browser.open_ready(mock.url)
     browser.type("Hello", Keys.ENTER)
     browser.wait_text(".error", "the queue is full (The server asks to wait 7 s.)")
-    browser.wait(lambda: browser.button("Regenerate")).click()
+    browser.button("Regenerate").click()
     browser.wait_text(ANSWER, "Now.")
     assert browser.elements(".error:not([hidden])") == []
 

@@ -4,7 +4,7 @@ import json
 
 from selenium.webdriver.common.keys import Keys
 
-from tests.server.web.mock_server import Gate, ends, says
+from tests.server.web.mock_server import WAIT_S, Gate, ends, says
 
 ANSWER = ".message:last-child"
 
@@ -81,7 +81,7 @@ def test_a_chat_that_is_deleted_while_it_is_answered_stays_deleted(browser, mock
     browser.wait_text(ANSWER, "A part")
     browser.click("[aria-label='Delete “Doomed”']")
     browser.driver.switch_to.alert.accept()
-    assert mock.left.wait(30)
+    assert mock.left.wait(WAIT_S)
     browser.wait(lambda: browser.element("#send").is_displayed())
     assert browser.elements(".chat-title") == []
 
