@@ -18,7 +18,7 @@ KERNELS = sorted(PALLAS_KERNELS.rglob("*.py"))
 OPERATIONS = sorted(
     path.parent.name for path in PALLAS_KERNELS.glob("*/__init__.py") if path.parent.name != "core"
 )
-HEAVY = ("torch", "transformers", "matplotlib", "tensorflow", "aiohttp")
+HEAVY = ("torch", "transformers", "matplotlib", "tensorflow", "aiohttp", "ray")
 
 IMPORT_AND_TELL = """
 import json, os, sys

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinfer import __version__
 from jinfer.requests.request_factory import RequestFactory
@@ -24,8 +25,17 @@ DEMO_NAME = "jinfer-demo"
 
 
 def build_server(engine: ServedEngine, options: ServerOptions, limits: ServerLimits) -> HttpServer:
-    """The server of an engine that takes requests. Raises TokenizerError where its tokenizer cannot be
-    read, and ConfigError where a parser's name is not one of the model's."""
+    """The server of an engine that takes requests. Raises what `build_app` raises."""
+    app, service = build_app(engine, options, limits)
+    return HttpServer(app, service, limits=limits, grace_s=options.grace_s)
+
+
+def build_app(
+    engine: ServedEngine, options: ServerOptions, limits: ServerLimits
+) -> tuple[Any, GenerationService]:
+    """The ASGI app of an engine that takes requests, for any HTTP server, and the service to close after it.
+    Raises TokenizerError where the model's tokenizer cannot be read, and ConfigError where a parser's name is
+    not one of the model's."""
     names = model_names(options)
     tokenizer = tokenizer_of(engine.info)
     parsing = None if tokenizer is None else answer_parsing_of(tokenizer, options)
@@ -45,7 +55,7 @@ def build_server(engine: ServedEngine, options: ServerOptions, limits: ServerLim
     app = create_app(
         api, metrics, keys=api_keys(options, os.environ), allowed_origins=options.allowed_origins
     )
-    return HttpServer(app, service, limits=limits, grace_s=options.grace_s)
+    return app, service
 
 
 def tokenizer_of(info: ModelInfo) -> Tokenizer | None:

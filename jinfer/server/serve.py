@@ -6,32 +6,19 @@ import logging
 import resource
 import socket
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import uvloop
 
 from jinfer.server.assembly import banner, build_server
 from jinfer.server.engine_client import EngineClient, EngineSpec
 from jinfer.server.http_server import bind
-from jinfer.server.limits import ServerLimits
 from jinfer.server.log_format import set_log_format
-from jinfer.server.options import ServerOptions
+from jinfer.server.serve_config import ServeConfig
 from jinfer.server.supervisor import RestartPolicy, Supervisor
 from jinfer.server.waiting_line import QueueLimits
 
 logger = logging.getLogger(__name__)
 EXIT_OK, EXIT_ERROR = 0, 1
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """All options of a server: its own, and those of its engine by name."""
-
-    options: ServerOptions
-    limits: ServerLimits
-    engine_options: Mapping[str, Any]
 
 
 def serve(config: ServeConfig) -> int:
@@ -44,14 +31,7 @@ def serve(config: ServeConfig) -> int:
 
 
 async def _serve(config: ServeConfig, bound: socket.socket) -> int:
-    options = config.options
-    spec = EngineSpec(model=options.model, tokenizer=options.tokenizer, options=config.engine_options)
-    queue_limits = QueueLimits(options.max_queued_requests, options.max_queued_tokens)
-    engine = await Supervisor.start(
-        spec,
-        policy=RestartPolicy() if options.restart_engine else None,
-        start_client=functools.partial(EngineClient.start, queue_limits=queue_limits),
-    )
+    options, engine = config.options, await start_supervised(config)
     try:
         server = build_server(engine, options, config.limits)
         lines = banner(engine.info, options, bound)
@@ -61,6 +41,19 @@ async def _serve(config: ServeConfig, bound: socket.socket) -> int:
     if server.failure is not None:
         logger.error("the server ends with its engine: %s", server.failure)
     return EXIT_OK if server.failure is None else EXIT_ERROR
+
+
+async def start_supervised(config: ServeConfig) -> Supervisor:
+    """Starts the engine process of a server, and waits until it takes requests. Raises ConfigError and
+    ModelError for what cannot be served, and EngineError where the process dies."""
+    options = config.options
+    spec = EngineSpec(model=options.model, tokenizer=options.tokenizer, options=config.engine_options)
+    queue_limits = QueueLimits(options.max_queued_requests, options.max_queued_tokens)
+    return await Supervisor.start(
+        spec,
+        policy=RestartPolicy() if options.restart_engine else None,
+        start_client=functools.partial(EngineClient.start, queue_limits=queue_limits),
+    )
 
 
 def _allow_many_connections() -> None:

@@ -1,0 +1,1 @@
+"""jinfer inside other systems, each with an extra of its own."""
