@@ -154,6 +154,7 @@ def test_the_load_generator_runs_without_jax():
 ENGINE_PROCESS = {"engine_process.py", "model_info.py"}  # what of the server runs beside the device
 SERVER_USES = {
     "async_queue",
+    "child_environment",
     "config",
     "engine",
     "errors",

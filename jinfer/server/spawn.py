@@ -2,15 +2,12 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import sys
-import sysconfig
 from asyncio.subprocess import DEVNULL, Process
-from pathlib import Path
 
-import jinfer
+from jinfer.child_environment import child_environment
 
 CLOSE_S = 15.0
 TERMINATE_S = 5.0
@@ -29,20 +26,10 @@ async def spawn_engine() -> tuple[Process, socket.socket]:
             str(theirs.fileno()),
             pass_fds=[theirs.fileno()],
             stdin=DEVNULL,
-            env=_environment(),
+            env=child_environment(),
         )
     ours.setblocking(False)
     return process, ours
-
-
-def _environment() -> dict[str, str]:
-    """Variables of this process, and a path on which the same jinfer is found: Python does not look into a
-    checkout by itself."""
-    root = str(Path(jinfer.__file__).resolve().parents[1])
-    if root in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
-        return dict(os.environ)
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
 async def end_process(process: Process, *, close_s: float = CLOSE_S) -> None:

@@ -1,23 +1,15 @@
 """The process in which grammars are compiled first, so that one which brings llguidance down, or is never
 done, ends no engine.
 
-It reads lines of JSON. The first has {"tokens": texts by id, "vocab_size", "limits", "limit_s", "max_bytes",
-"stack_bytes"}. The others are a grammar each, and are answered by a line with llguidance's error, or "".
-A grammar that takes more than `limit_s` seconds of CPU ends the process by SIGPROF, more than `max_bytes` of
-memory by SIGABRT, and one that nests too deeply by SIGSEGV. The end of the input ends it too.
-
-The file is run by its path and imports nothing of jinfer, so that starting it takes a tenth of a second.
+The setup is {"tokens": texts by id, "vocab_size", "limits": those of the parser}, a question is a grammar,
+and an answer llguidance's error, or "". Little is imported, so that starting it takes a tenth of a second.
 """
 
-import json
-import resource
-import signal
-import sys
-import threading
+from typing import Any
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
-WALL_LIMITS = 30  # of the CPU's: a process that gets so little of the CPU is stuck
+from jinfer.text.limited_process.answering import Answer, answer_lines
 
 
 class VocabularyOutline:
@@ -38,39 +30,20 @@ class VocabularyOutline:
         return []  # what is compiled is not tokenized
 
 
-def main() -> None:
-    """Answers lines until there are no more."""
-    setup = json.loads(sys.stdin.readline())
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_AS, (setup["max_bytes"], setup["max_bytes"]))
-    threading.stack_size(setup["stack_bytes"])
+def new_answer(setup: Any) -> Answer:
+    """The check of a grammar for one vocabulary."""
     outline = TokenizerWrapper(VocabularyOutline(setup["tokens"], setup["vocab_size"]))
     tokenizer = LLTokenizer(outline, n_vocab=setup["vocab_size"])
     limits = LLParserLimits(**setup["limits"])
-    for line in sys.stdin:
-        _set_timers(setup["limit_s"])
-        answers: list[str] = []
-        check = threading.Thread(
-            target=lambda line=line, answers=answers: answers.append(_error(tokenizer, limits, line))
-        )
-        check.start()
-        check.join()
-        _set_timers(0)
-        print(json.dumps(answers[0]), flush=True)
 
+    def error(grammar: str) -> str:
+        try:
+            return LLMatcher(tokenizer, grammar, log_level=0, limits=limits).get_error()
+        except ValueError as error:
+            return str(error)
 
-def _set_timers(limit_s: float) -> None:
-    """The default action of their signals ends the process, whatever it is doing. 0 stops them."""
-    signal.setitimer(signal.ITIMER_PROF, limit_s)
-    signal.setitimer(signal.ITIMER_REAL, limit_s * WALL_LIMITS)
-
-
-def _error(tokenizer: LLTokenizer, limits: LLParserLimits, line: str) -> str:
-    try:
-        return LLMatcher(tokenizer, json.loads(line), log_level=0, limits=limits).get_error()
-    except ValueError as error:
-        return str(error)
+    return error
 
 
 if __name__ == "__main__":
-    main()
+    answer_lines(new_answer)

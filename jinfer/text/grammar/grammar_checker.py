@@ -1,19 +1,13 @@
 """The checking process (check_process.py), from this side."""
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
-import weakref
 from collections.abc import Mapping
-from pathlib import Path
 
 from jinfer.text.grammar.library import llguidance
 from jinfer.text.grammar.limits import GrammarLimits
+from jinfer.text.limited_process.limits import Excess, ProcessLimits, excess_of
+from jinfer.text.limited_process.process import LimitedProcess, ProcessEndedError
 
-PROGRAM = Path(__file__).with_name("check_process.py")
+MODULE = "jinfer.text.grammar.check_process"
 
 
 class GrammarChecker:
@@ -27,86 +21,38 @@ class GrammarChecker:
             "tokens": {token_id: text for text, token_id in added_tokens.items()},
             "vocab_size": vocab_size,
             "limits": dict(limits.parser),
-            "limit_s": limits.compile_cpu_s,
-            "max_bytes": limits.compile_bytes,
-            "stack_bytes": limits.stack_bytes,
         }
-        self._process: subprocess.Popen[str] | None = None
+        self._process: LimitedProcess | None = None
 
     def error(self, grammar: str) -> str | None:
         """The reason why a grammar cannot be compiled, in llguidance's words or, if it ended the process, in
         our own. None if it can."""
         try:
-            process = self._started()
-            answer = _ask(process, grammar)
-        except BrokenPipeError:
-            answer = ""
-        if answer:
-            return json.loads(answer) or None
-        assert self._process is not None
-        status = self._process.wait()
-        self._process = None
-        return self._reason(status)
+            return self._started().ask(grammar) or None
+        except ProcessEndedError as ended:
+            return self._reason(ended.status)
 
     def start(self) -> None:
         """Start the process, if it does not run."""
-        self._started()
+        self._started().start()
 
     def close(self) -> None:
         """End the process."""
         if self._process is not None:
-            _end(self._process)
-            self._process = None
+            self._process.close()
 
-    def _started(self) -> subprocess.Popen[str]:
+    def _started(self) -> LimitedProcess:
         if self._process is None:
-            self._process = _start()
-            weakref.finalize(self, _end, self._process)
-            _send(self._process, self._setup)
+            limits = self._limits
+            bounds = ProcessLimits(limits.compile_cpu_s, limits.compile_bytes, limits.stack_bytes)
+            self._process = LimitedProcess(MODULE, self._setup, bounds, needs=llguidance())
         return self._process
 
     def _reason(self, status: int) -> str:
         limits = self._limits
-        if status in (-signal.SIGPROF, -signal.SIGALRM):
-            return f"it takes more than {limits.compile_cpu_s:g} s of CPU to compile; make it simpler"
-        if status in (-signal.SIGSEGV, -signal.SIGBUS):
-            return "its rules or references nest too deeply; make it flatter"
-        if status in (-signal.SIGABRT, -signal.SIGKILL):
-            return f"it takes more than {limits.compile_bytes >> 20} MiB to compile; make it smaller"
-        return f"the process that compiles it ended with the status {status}; make it simpler"
-
-
-def _start() -> subprocess.Popen[str]:
-    """The process. It finds llguidance where this one did, and nothing else in place of a standard module."""
-    packages = str(Path(str(llguidance().__file__)).parents[1])
-    return subprocess.Popen(
-        [sys.executable, "-P", str(PROGRAM)],
-        env={**os.environ, "PYTHONPATH": packages, "PYTHONIOENCODING": "utf-8"},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # what Rust says about its own end
-        text=True,
-        encoding="utf-8",
-    )
-
-
-def _ask(process: subprocess.Popen[str], grammar: str) -> str:
-    """The line of the answer; empty if the process has ended."""
-    _send(process, grammar)
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
-def _send(process: subprocess.Popen[str], value: object) -> None:
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(value) + "\n")
-    process.stdin.flush()
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    for stream in (process.stdin, process.stdout):
-        assert stream is not None
-        with contextlib.suppress(BrokenPipeError):  # it ended in the middle of a line to it
-            stream.close()
-    process.wait()
+        return {
+            Excess.TIME: f"it takes more than {limits.compile_cpu_s:g} s of CPU to compile; make it simpler",
+            Excess.DEPTH: "its rules or references nest too deeply; make it flatter",
+            Excess.MEMORY: f"it takes more than {limits.compile_bytes >> 20} MiB to compile; make it smaller",
+            Excess.OTHER: f"the process that compiles it ended with the status {status}; make it simpler",
+        }[excess_of(status)]

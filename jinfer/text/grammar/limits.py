@@ -12,7 +12,7 @@ class GrammarLimits:
 
     compile_cpu_s: float = 1.0
     compile_bytes: int = 2 << 30
-    """Memory of the checking process in all."""
+    """Memory of the checking process, beyond what it has at its start."""
     stack_bytes: int = 2 << 20
     """A stack of the checking process: less than a thread has here, where the grammar is compiled next."""
     max_cached: int = 64
