@@ -56,6 +56,7 @@ class Replica:
         _log_to_stderr(config.options.log_format)
         self._engine = await start_supervised(config)
         self._app, self._service = build_app(self._engine, config.options, config.limits)
+        self._service.prepare()
 
     def __serve_build_asgi_app__(self) -> Any:
         """The app, as Ray asks for it."""

@@ -1,11 +1,10 @@
 """Conversations to prompts, by the model's chat template."""
 
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jinfer.requests.prompts import Prompt
-from jinfer.server.generation_service import MAX_INLINE_SIZE, GenerationService
+from jinfer.server.generation_service import GenerationService
 from jinfer.server.json_body import bad_request
 from jinfer.server.limits import ServerLimits
 from jinfer.server.template_messages import template_messages
@@ -24,12 +23,10 @@ async def chat_prompt(
     continue_final_message: bool,
     template_kwargs: Mapping[str, Any],
 ) -> Prompt:
-    """The prompt of a conversation, made in a thread where it is long. Raises RequestError for messages that
-    are malformed or that the template refuses, and TokenizerError where the model has no template."""
+    """The prompt of a conversation. Raises RequestError for messages that are malformed or that the template
+    refuses, and TokenizerError where the model has no template."""
     _check(messages, tools, template_kwargs, service.limits)
-    tokenizer = service.requests.need_tokenizer("chat")
-    render = functools.partial(
-        tokenizer.apply_chat_template,
+    token_ids = await service.templates.token_ids(
         template_messages(messages),
         tools=tools,
         documents=documents,
@@ -37,8 +34,7 @@ async def chat_prompt(
         continue_final_message=continue_final_message,
         **template_kwargs,
     )
-    size = _num_characters(messages) + _num_characters(tools or ())
-    return Prompt(token_ids=tuple(await service.in_thread_if(size > MAX_INLINE_SIZE, render)))
+    return Prompt(token_ids=tuple(token_ids))
 
 
 def _check(
@@ -59,12 +55,3 @@ def _check(
                 f"chat_template_kwargs has {name!r}, which is no variable of a template; leave it out",
                 param="chat_template_kwargs",
             )
-
-
-def _num_characters(value: Any) -> int:
-    """The characters of all strings within a value of JSON."""
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, Mapping):
-        return sum(map(_num_characters, value.values()))
-    return sum(map(_num_characters, value)) if isinstance(value, list | tuple) else 1

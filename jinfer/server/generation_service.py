@@ -18,6 +18,7 @@ from jinfer.server.json_body import bad_request
 from jinfer.server.limits import ServerLimits
 from jinfer.server.metrics import ServerMetrics
 from jinfer.server.served_engine import ServedEngine
+from jinfer.server.template_workers import TemplateWorkers
 
 T = TypeVar("T")
 MAX_INLINE_SIZE = 4096  # characters or ids of prompts that the event loop handles itself
@@ -44,6 +45,7 @@ class GenerationService:
         self.limits = limits
         self._metrics = metrics
         self._request_timeout_s = request_timeout_s
+        self._templates = None if requests.tokenizer is None else TemplateWorkers(requests.tokenizer)
         self._threads = ThreadPoolExecutor(NUM_TEXT_THREADS, thread_name_prefix="jinfer-text")
         self._client_of: dict[Generation, str] = {}  # of those that run
         self._num_of_client: Counter[str] = Counter()
@@ -54,6 +56,19 @@ class GenerationService:
     def num_active(self) -> int:
         """Requests that generate."""
         return len(self._client_of)
+
+    @property
+    def templates(self) -> TemplateWorkers:
+        """Workers that render conversations. Raises RequestError where the model has no tokenizer."""
+        self.requests.need_tokenizer("chat")
+        assert self._templates is not None
+        return self._templates
+
+    def prepare(self) -> None:
+        """Starts what the first request would have to wait for."""
+        tokenizer = self.requests.tokenizer
+        if tokenizer is not None and tokenizer.chat_templates:
+            self.templates.start()
 
     def check_open(self) -> None:
         """Raises DrainingError while the server is about to end, and EngineError where the engine is dead."""
@@ -115,8 +130,10 @@ class GenerationService:
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Ends the threads, and the processes of templates."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._templates is not None:
+            self._templates.close()
 
     def _forget(self, generation: Generation) -> None:
         """Counts a generation no more. May be repeated."""

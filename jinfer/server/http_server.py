@@ -88,6 +88,7 @@ class HttpServer(uvicorn.Server):
         signals obeyed."""
         self._when_started = when_started
         self._event_loop = asyncio.get_running_loop()
+        self._service.prepare()
         watcher = asyncio.create_task(self._watch_engine())
         try:
             await super().serve(sockets)

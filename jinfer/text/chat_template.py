@@ -3,7 +3,8 @@
 The template language is that of Hugging Face's chat templates: Jinja with trim_blocks and lstrip_blocks, loop
 controls, the functions raise_exception and strftime_now, a tojson filter that does not escape for HTML, and
 the tag {% generation %}, whose body is rendered and which has no effect. Templates come from the internet, so
-they run in Jinja's immutable sandbox and see plain data only. The sandbox does not bound time or memory.
+they run in Jinja's immutable sandbox and see plain data only. The sandbox does not bound time or memory: a
+server renders in a process that does (template_renderer).
 """
 
 import json

@@ -1,10 +1,9 @@
 """Copies of a caller's values that are made of JSON's types alone."""
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from typing import Any
-
-import numpy as np
 
 from jinfer.errors import RequestError
 
@@ -46,7 +45,8 @@ def _plain_scalar(value: Any, where: str) -> Any:
         return int.__int__(value)
     if isinstance(value, float):
         return float.__float__(value)
-    if isinstance(value, np.generic):
+    numpy = sys.modules.get("numpy")  # not imported for this: where nobody has, no value is of it
+    if numpy is not None and isinstance(value, numpy.generic):
         item = value.item()
         if type(item) in (str, int, float, bool):
             return item

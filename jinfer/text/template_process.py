@@ -1,8 +1,8 @@
 """The process in which a server renders chat templates: one that is never done, or grows, ends no server.
 
-The setup is {"special_tokens", "max_characters"}, a question {"source": the template's, "messages", "options":
-those of ChatTemplate.render}, and an answer {"text"} or {"kind", "error"}: the name of an error's class in
-jinfer.errors, and its message.
+The setup is {"special_tokens", "max_characters"}, and a question {"source": the template's, "messages",
+"options": those of ChatTemplate.render}. An answer is {"text"}, or {"kind", "error"}: the name of an error's
+class in jinfer.errors, and its message.
 """
 
 from typing import Any

@@ -287,25 +287,9 @@ class Tokenizer:
         template = self._template(chat_template, has_tools=tools is not None)
         return self.encode(template.render(messages, tools=tools, **options), add_special_tokens=False)
 
-    def _template(self, chosen: str | None, *, has_tools: bool) -> ChatTemplate:
-        if chosen is not None and chosen not in self._chat_templates:
-            return ChatTemplate(self._given_source(chosen), self._special_tokens)
-        source = self._chat_templates[chosen] if chosen is not None else self._usual_source(has_tools)
-        if source not in self._compiled_templates:
-            self._compiled_templates[source] = ChatTemplate(source, self._special_tokens)
-        return self._compiled_templates[source]
-
-    def _given_source(self, text: str) -> str:
-        if not isinstance(text, str) or not ("{{" in text or "{%" in text):
-            names = ", ".join(map(repr, self._chat_templates)) or "none"
-            raise RequestError(
-                f"chat_template={text!r} is neither the source of a template, which would have "
-                f"{{{{ or {{% in it, nor "
-                f"the name of one of the model's ({names}); give one of these, or a source"
-            )
-        return text
-
-    def _usual_source(self, has_tools: bool) -> str:
+    def usual_template(self, *, has_tools: bool) -> str:
+        """The source of the template that conversations get where none is named: tool_use if there are tools
+        and such a template, else the default. Raises TokenizerError where the model has neither."""
         if has_tools and "tool_use" in self._chat_templates:
             return self._chat_templates["tool_use"]
         if self.chat_template is not None:
@@ -319,6 +303,26 @@ class Tokenizer:
             "the model has no chat template; pass a prompt instead of messages, or put the template of its "
             "instruction-tuned version into the model directory as chat_template.jinja"
         )
+
+    def _template(self, chosen: str | None, *, has_tools: bool) -> ChatTemplate:
+        if chosen is not None and chosen not in self._chat_templates:
+            return ChatTemplate(self._given_source(chosen), self._special_tokens)
+        source = (
+            self._chat_templates[chosen] if chosen is not None else self.usual_template(has_tools=has_tools)
+        )
+        if source not in self._compiled_templates:
+            self._compiled_templates[source] = ChatTemplate(source, self._special_tokens)
+        return self._compiled_templates[source]
+
+    def _given_source(self, text: str) -> str:
+        if not isinstance(text, str) or not ("{{" in text or "{%" in text):
+            names = ", ".join(map(repr, self._chat_templates)) or "none"
+            raise RequestError(
+                f"chat_template={text!r} is neither the source of a template, which would have "
+                f"{{{{ or {{% in it, nor "
+                f"the name of one of the model's ({names}); give one of these, or a source"
+            )
+        return text
 
     def _id_of(self, name: str) -> int | None:
         content = self._special_tokens.get(name)
