@@ -63,11 +63,12 @@ class TokenizerError(ModelError, ValueError):
 
 class RequestError(JinferError, ValueError):
     """A request is invalid; no other request is affected. `param` is the name of the parameter at fault, if
-    one is."""
+    one is, and `code` names the rule for programs, as OpenAI's API does: "context_length_exceeded"."""
 
-    def __init__(self, message: str, *, param: str | None = None) -> None:
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+        self.code = code
 
 
 class EngineError(JinferError, RuntimeError):

@@ -15,6 +15,7 @@ from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 SEED_STEP = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: neighbouring sequences get seeds that are far apart
 SEED_MODULUS = 2**64
 MAX_PRIORITY = 2**31 - 1
+TOO_LONG = "context_length_exceeded"  # OpenAI's code, by which clients know to leave messages out
 
 
 def create_request(
@@ -90,12 +91,14 @@ def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Li
         raise RequestError(
             f"the prompt has {length} tokens, which with one more need {limits.pages_for(length + 1)} pages "
             f"of {limits.page_size}, and the KV cache has {usable_pages}: it can never run; shorten it or "
-            "raise num_pages"
+            "raise num_pages",
+            code=TOO_LONG,
         )
     if length >= limits.max_model_len:
         raise RequestError(
             f"the prompt has {length} tokens and the context holds {limits.max_model_len}, of which one "
-            "must be left for the output; shorten the prompt or raise max_model_len if the model allows"
+            "must be left for the output; shorten the prompt or raise max_model_len if the model allows",
+            code=TOO_LONG,
         )
 
 

@@ -49,9 +49,8 @@ class ApiError(RequestError):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(message, param=param)
+        super().__init__(message, param=param, code=code)
         self.status = status
-        self.code = code
         self.headers = headers or {}
 
 
@@ -87,7 +86,7 @@ def error_reply(error: Exception) -> ErrorReply:
         headers = retry_after(error.retry_after_s)
         return _reply(HTTPStatus.SERVICE_UNAVAILABLE, str(error), code="overloaded", headers=headers)
     if isinstance(error, RequestError):
-        return _reply(HTTPStatus.BAD_REQUEST, str(error), param=error.param)
+        return _reply(HTTPStatus.BAD_REQUEST, str(error), param=error.param, code=error.code)
     if isinstance(error, TokenizerError):  # such as no chat template: another endpoint serves
         return _reply(HTTPStatus.BAD_REQUEST, str(error))
     if isinstance(error, EngineError):

@@ -224,6 +224,18 @@ def test_errors_are_the_right_classes_of_openais_client(client):
 
 
 def test_tokens_become_text_and_back(http):
+@pytest.mark.parametrize("num_prompts", [1, 2])
+def test_a_prompt_that_is_too_long_has_openais_code(client, num_prompts):
+    with pytest.raises(openai.BadRequestError, match="the context holds 512") as caught:
+        client.completions.create(model=MODEL, prompt=["a"] * (num_prompts - 1) + ["word " * 600])
+    assert caught.value.code == "context_length_exceeded"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": "word " * 600}], stream=True
+        )
+    assert caught.value.code == "context_length_exceeded"
+
+
     tokens = http.post("/tokenize", json={"prompt": "A cat sat.", "return_token_strs": True}).json()
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
     assert tokens["max_model_len"] == 512
