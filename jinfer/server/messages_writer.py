@@ -15,6 +15,7 @@ from jinfer.server.protocol.messages import MessageBody, messages_usage
 from jinfer.server.streaming import encode
 
 TYPES = {BlockKind.REASONING: "thinking", BlockKind.CONTENT: "text"}
+TIMED_OUT = "pause_turn"  # the client may send what there is, and ask for more
 INVALID_JSON = "INVALID_JSON"  # the key under which Anthropic's guide puts arguments that do not parse
 
 
@@ -78,7 +79,7 @@ class MessagesWriter:
         if self._last is None:
             return None, None
         if self._last.finish_reason is not FinishReason.STOP:
-            return "max_tokens", None
+            return ("max_tokens" if self._last.finish_reason is FinishReason.LENGTH else TIMED_OUT), None
         if isinstance(self._last.stop_reason, str):
             return "stop_sequence", self._last.stop_reason
         return ("tool_use" if self._parser.has_tool_calls else "end_turn"), None

@@ -69,6 +69,10 @@ def test_the_reason_of_the_end_is_told(client, player):
     assert client.messages.create(**ASK).stop_reason == "max_tokens"
     player.play("Yes.<|im_end|>")
     assert client.messages.create(**ASK).stop_reason == "end_turn"
+    player.play("Ye", end=FinishReason.ABORT)  # as at the end of its time
+    assert client.messages.create(**ASK).stop_reason == "pause_turn"
+    with client.messages.stream(**ASK) as stream:
+        assert stream.get_final_message().stop_reason == "pause_turn"
 
 
 def test_arguments_that_are_no_object_are_given_as_they_are(client, player):
