@@ -86,12 +86,24 @@ class Api:
         )
 
     async def generate(
-        self, request: Request, prompts: Sequence[Prompt], params: SamplingParams, *, priority: int | None
+        self,
+        request: Request,
+        prompts: Sequence[Prompt],
+        params: SamplingParams,
+        *,
+        priority: int | None,
+        keeps_output: bool = True,
     ) -> Generation:
-        """Starts completions for the client of a request, who must stay."""
+        """Starts completions for the client of a request, who must stay. Without `keeps_output` their tokens
+        are left out."""
         client = "" if request.client is None else request.client.host
         generation = await self.service.start(
-            prompts, params, receive=request.receive, client=client, priority=priority or 0
+            prompts,
+            params,
+            receive=request.receive,
+            client=client,
+            priority=priority or 0,
+            keeps_output=keeps_output,
         )
         request.state.generation = generation
         return generation

@@ -17,6 +17,7 @@ from jinfer.server.generation import Generation, Receive
 from jinfer.server.json_body import bad_request
 from jinfer.server.limits import ServerLimits
 from jinfer.server.metrics import ServerMetrics
+from jinfer.server.prompt_generation import PromptGeneration
 from jinfer.server.served_engine import ServedEngine
 from jinfer.server.template_workers import TemplateWorkers
 
@@ -93,10 +94,11 @@ class GenerationService:
         receive: Receive,
         client: str,
         priority: int = 0,
+        keeps_output: bool = True,
     ) -> Generation:
         """Starts `params.n` completions of each prompt, which end at once if the client leaves, as `receive`
-        tells. Those of a lower `priority` begin first. Raises RequestError, OverloadedError or EngineError
-        before anything runs."""
+        tells. Those of a lower `priority` begin first; without `keeps_output` their tokens are left out.
+        Raises RequestError, OverloadedError or EngineError before anything runs."""
         self.check_open()
         self._check_size(len(prompts), params.n)
         self._check_client(client)
@@ -111,7 +113,7 @@ class GenerationService:
         self.engine.submit(queue)
         for request in requests:
             self._metrics.request_prompt_tokens.observe(len(request.prompt_token_ids))
-        generation = Generation(
+        generation = (Generation if keeps_output else PromptGeneration)(
             self.engine,
             queue,
             receive=receive,

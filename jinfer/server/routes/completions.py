@@ -32,7 +32,9 @@ def completions_router(api: Api) -> APIRouter:
         model = api.models.chosen(body.model)
         params = _params(body)
         prompts = await _prompts(api, body)
-        generation = await api.generate(request, prompts, params, priority=body.priority)
+        generation = await api.generate(
+            request, prompts, params, priority=body.priority, keeps_output=body.max_tokens != 0
+        )
         writer = CompletionWriter(api, body, generation, model=model, prompts=prompts)
         if body.stream:
             return await stream(generation, writer)
@@ -51,7 +53,12 @@ def _params(body: CompletionRequest) -> SamplingParams:
             param="logprobs",
         )
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
-    return sampling_params(body, max_tokens=max_tokens, logprobs=body.logprobs)
+    if max_tokens == 0 and body.min_tokens:
+        raise bad_request(
+            f"min_tokens={body.min_tokens} must not exceed max_tokens=0; lower it", param="min_tokens"
+        )
+    # The engine gives a token with each prompt; where none is wanted it is left out.
+    return sampling_params(body, max_tokens=max_tokens or 1, logprobs=body.logprobs)
 
 
 async def _prompts(api: Api, body: CompletionRequest) -> list[Prompt]:

@@ -100,6 +100,22 @@ def test_echo_puts_the_prompt_first(http, stream):
         assert text == PROMPT + plain
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("echo", [False, True])
+def test_no_tokens_give_the_prompt_alone(http, stream, echo):
+    ids = http.post("/tokenize", json={"prompt": PROMPT}).json()["tokens"]
+    options = {"stream_options": {"include_usage": True}, "stream": True} if stream else {}
+    body = {"prompt": [PROMPT, "A cat"], "echo": echo, **GREEDY, "max_tokens": 0, **options}
+    answer = http.post("/v1/completions", json=body)
+    chunks = events(answer.text) if stream else [answer.json()]
+    choices = [choice for chunk in chunks for choice in chunk["choices"]]
+    texts = {choice["index"]: (choice["text"], choice["finish_reason"]) for choice in choices}
+    assert texts == {0: (PROMPT if echo else "", "length"), 1: ("A cat" if echo else "", "length")}
+    usage = chunks[-1]["usage"]
+    assert usage["completion_tokens"] == 0
+    assert usage["total_tokens"] == usage["prompt_tokens"] > len(ids)
+
+
 def test_logprobs_are_of_the_chosen_and_the_likeliest(client):
     answer = client.completions.create(prompt=PROMPT, logprobs=3, **GREEDY)
     logprobs = answer.choices[0].logprobs

@@ -37,7 +37,6 @@ OUTSIDE = [
     ("n", 0),
     ("n", 129),
     ("n", 10**9),
-    ("max_tokens", 0),
     ("max_tokens", -1),
     ("min_tokens", -1),
     ("seed", -1),
@@ -105,6 +104,7 @@ def test_a_value_that_asks_for_nothing_passes(http, name, neutral):
     [
         ("chat_template", "{{ 1 }}"),
         ("echo", True),
+        ("max_tokens", 0),
         ("functions", [{"name": "f"}]),
         ("modalities", ["audio"]),
         ("top_logprobs", 3),
@@ -132,6 +132,7 @@ def test_chat_refuses_what_is_no_conversation(http, field, value):
     "body",
     [
         {},
+        {"prompt": "a", "max_tokens": 0, "min_tokens": 1},
         {"prompt": []},
         {"prompt": [[]]},
         {"prompt": [1, "a"]},
@@ -223,7 +224,6 @@ def test_errors_are_the_right_classes_of_openais_client(client):
         client.chat.completions.create(model=MODEL, messages=[], stream=True)
 
 
-def test_tokens_become_text_and_back(http):
 @pytest.mark.parametrize("num_prompts", [1, 2])
 def test_a_prompt_that_is_too_long_has_openais_code(client, num_prompts):
     with pytest.raises(openai.BadRequestError, match="the context holds 512") as caught:
@@ -236,6 +236,7 @@ def test_a_prompt_that_is_too_long_has_openais_code(client, num_prompts):
     assert caught.value.code == "context_length_exceeded"
 
 
+def test_tokens_become_text_and_back(http):
     tokens = http.post("/tokenize", json={"prompt": "A cat sat.", "return_token_strs": True}).json()
     assert tokens["count"] == len(tokens["tokens"]) == len(tokens["token_strs"])
     assert tokens["max_model_len"] == 512
