@@ -67,7 +67,7 @@ def _pack_sampling(sequence: Sequence) -> np.ndarray:
 def _wanted_logprobs(params: SamplingParams) -> int:
     if params.logprobs is None:
         return 0
-    return PROCESSED_LOGPROBS if params.logprobs_mode == "processed_logprobs" else RAW_LOGPROBS
+    return PROCESSED_LOGPROBS if params.reports_processed_logprobs else RAW_LOGPROBS
 
 
 def unpack_sampling(packed: Int32[Array, "rows packed"]) -> SamplingRows:

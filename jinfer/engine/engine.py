@@ -79,6 +79,8 @@ class Engine:
         kinds: list[SplitKind] = []
         if request.logits_rules is not None:
             kinds.append("processed")
+        if request.params.reports_processed_logprobs:
+            kinds.append("processed_logprobs")
         if request.params.prompt_logprobs is not None:
             kinds.append("scored")
             request.prompt_logprobs = [None] * len(request.prompt_token_ids)

@@ -21,8 +21,9 @@ from jinfer.scheduling.step_plan import StepPlan
 
 SHORT_WAIT_S = 0.25e-3
 
-SplitKind = Literal["processed", "scored"]
-"""The reason for a step in two halves: a row's logits change, or a prompt's log probabilities are wanted."""
+SplitKind = Literal["processed", "processed_logprobs", "scored"]
+"""The reason for a step in two halves: a row's logits change, and perhaps log probabilities of what they
+became are wanted; or a prompt's log probabilities are."""
 
 DepthRule = Callable[[float], int]
 """Steps that stay in flight while the next is planned, by how long the host last waited for the device, in

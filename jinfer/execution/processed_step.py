@@ -4,16 +4,21 @@ from jinfer.batching.sampling_state import unpack_sampling
 from jinfer.execution.device_state import Rows
 from jinfer.execution.step import NextTokens
 from jinfer.sampling.processed_logits import LogitsState, RowFlags
-from jinfer.sampling.processed_sampler import sample_processed
+from jinfer.sampling.processed_sampler import ProcessedSampler
 from jinfer.sampling.sampler import StepResult
 from pallas_kernels import Implementation
 
 
 def choose_processed(
-    implementation: Implementation, rows: Rows, state: LogitsState, wanted: NextTokens, flags: RowFlags
+    sampler: ProcessedSampler,
+    implementation: Implementation,
+    rows: Rows,
+    state: LogitsState,
+    wanted: NextTokens,
+    flags: RowFlags,
 ) -> tuple[Rows, LogitsState, StepResult]:
     """As `step.choose_tokens`, with the logits changed by the rules of each row that has some."""
-    state, result = sample_processed(
+    state, result = sampler(
         wanted.logits,
         state,
         wanted.row_ids,

@@ -6,6 +6,7 @@ of a prompt are wanted:
     forward      (params, state, packed batch) -> (state, NextTokens)            of each shape
     score        the same with a token's target each -> PromptScores as well     of each mixed shape
     choose       (rows, logits state, NextTokens, flags) -> (..., StepResult)    of each number of rows
+    report       the same with log probabilities of processed logits             of each number of rows
     join         (logits state, JoiningRow) -> logits state
     step masks   (step masks, rows, masks) -> step masks                         of a few numbers of masks
 """
@@ -37,14 +38,16 @@ from jinfer.sampling.processed_logits import (
     with_row,
     with_step_masks,
 )
+from jinfer.sampling.processed_sampler import ProcessedSampler, sample_and_report, sample_processed
 
+SAMPLERS: Mapping[str, ProcessedSampler] = {"choose": sample_processed, "report": sample_and_report}
 MASKS_AT_A_TIME = (1, 8, 64)  # and as many as there are rows
 
 
 class ProgramKey(NamedTuple):
     """A program by its kind and its shape."""
 
-    kind: Literal["forward", "score", "choose", "join", "step masks"]
+    kind: Literal["forward", "score", "choose", "report", "join", "step masks"]
     shape: StepShape | None = None
     size: int | None = None
 
@@ -82,7 +85,9 @@ class SplitPrograms:
     def of_kind(self, kind: SplitKind) -> Mapping[ProgramKey, Program]:
         """What steps of a kind need, the largest first."""
         rows = sorted({shape.rows for shape in self.buckets.all}, reverse=True)
-        choose = {ProgramKey("choose", size=count): self._choose(count) for count in rows}
+        if kind == "processed_logprobs":
+            return {ProgramKey("report", size=size): self._choose("report", size) for size in rows}
+        choose = {ProgramKey("choose", size=size): self._choose("choose", size) for size in rows}
         if kind == "scored":
             shapes = self.buckets.mixed[::-1]
             return {ProgramKey("score", shape): self._score(shape) for shape in shapes} | choose
@@ -114,15 +119,15 @@ class SplitPrograms:
             facts=("score", *self._facts, shape),
         )
 
-    def _choose(self, num_rows: int) -> Program:
+    def _choose(self, kind: Literal["choose", "report"], num_rows: int) -> Program:
         flag: Any = jax.ShapeDtypeStruct((num_rows,), jnp.bool)
         rows = self.state.rows
         return Program(
-            function=functools.partial(choose_processed, self.model.implementation),
+            function=functools.partial(choose_processed, SAMPLERS[kind], self.model.implementation),
             arguments=(rows, self.logits_state, self._next_tokens(num_rows), RowFlags(flag, flag)),
             donated=(0, 1),
             result_structure=jax.tree.structure((rows, self.logits_state, RESULT)),
-            facts=("choose", self.model.implementation),
+            facts=(kind, self.model.implementation),
         )
 
     def _join(self) -> Program:

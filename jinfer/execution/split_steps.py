@@ -107,13 +107,16 @@ class SplitSteps:
         assert step.wanted is not None, "its tokens are chosen already"
         num_rows = step.wanted.row_ids.shape[0]
         flags = RowFlags(has_rules=np.zeros(num_rows, bool), has_step_mask=np.zeros(num_rows, bool))
+        reports = False
         for index, sequence in enumerate(step.plan.sampling_sequences):
-            flags.has_rules[index] = sequence is not None and sequence.request.logits_rules is not None
+            if sequence is not None and sequence.request.logits_rules is not None:
+                flags.has_rules[index] = True
+                reports |= sequence.params.reports_processed_logprobs
         if masks is not None and masks.rows:
             flags.has_step_mask[masks.rows] = True
             size = next(size for size in self._programs.mask_counts if size >= len(masks.rows))
             self._send(masks, step.plan.row_ids, size)
-        choose = self._executables[ProgramKey("choose", size=num_rows)]
+        choose = self._executables[ProgramKey("report" if reports else "choose", size=num_rows)]
         rows, self._state, step.result = choose(state.rows, self._state, step.wanted, flags)
         step.wanted = None  # the logits are large
         step.result.token_ids.copy_to_host_async()

@@ -156,6 +156,11 @@ class SamplingParams:
             )
 
     @property
+    def reports_processed_logprobs(self) -> bool:
+        """True if log probabilities are wanted of the distribution that tokens are drawn from."""
+        return self.logprobs is not None and self.logprobs_mode == "processed_logprobs"
+
+    @property
     def stop_strings(self) -> tuple[str, ...]:
         """`stop` as a tuple, whichever way it was given."""
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())

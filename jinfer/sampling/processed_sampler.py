@@ -1,13 +1,17 @@
 """Logits to tokens, for a batch in which some rows have rules for their logits."""
 
-import jax
+from collections.abc import Callable
+
 import jax.numpy as jnp
-from jaxtyping import Array, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int32
 
 from jinfer.batching.sampling_state import PROCESSED_LOGPROBS, SamplingRows
 from jinfer.sampling.processed_logits import EXCLUDED, LogitsState, RowFlags, processed, with_chosen
 from jinfer.sampling.sampler import StepResult, choose, step_result
 from pallas_kernels import Implementation, sampling
+
+ProcessedSampler = Callable[..., tuple[LogitsState, StepResult]]
+"""`sample_processed` or `sample_and_report`."""
 
 
 def sample_processed(
@@ -22,19 +26,39 @@ def sample_processed(
     """Chooses the token at `positions[row]` of each row's sequence, and counts it where the row has rules.
 
     Rows without rules get the tokens that `sampler.sample` gives them. Whether logits are finite is asked of
-    the model's own.
+    the model's own, and log probabilities are of these.
+    """
+    changed = processed(logits, state, row_ids, flags)
+    token_ids, _ = choose(changed, rows, positions, implementation)
+    result = step_result(logits, token_ids, _is_finite(logits), rows, implementation)
+    return with_chosen(state, row_ids, result.token_ids, flags), result
+
+
+def sample_and_report(
+    logits: Float32[Array, "rows vocab"],
+    state: LogitsState,
+    row_ids: Int32[Array, " rows"],
+    flags: RowFlags,
+    rows: SamplingRows,
+    positions: Int32[Array, " rows"],
+    implementation: Implementation,
+) -> tuple[LogitsState, StepResult]:
+    """As `sample_processed`, but rows that ask for it get log probabilities of the distribution that their
+    token is drawn from.
+
+    These cost many times what choosing does, and a condition on the device would make the host wait: so it
+    is a function of its own.
     """
     changed = processed(logits, state, row_ids, flags)
     token_ids, _ = choose(changed, rows, positions, implementation)
     is_processed = rows.wants_logprobs == PROCESSED_LOGPROBS
-
-    def mixed() -> Array:
-        return jnp.where(is_processed[:, None], _sampled_from(changed, rows, positions), logits)
-
-    reported = jax.lax.cond(jnp.any(is_processed), mixed, lambda: logits)
-    is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
-    result = step_result(reported, token_ids, is_finite, rows, implementation)
+    reported = jnp.where(is_processed[:, None], _sampled_from(changed, rows, positions), logits)
+    result = step_result(reported, token_ids, _is_finite(logits), rows, implementation)
     return with_chosen(state, row_ids, result.token_ids, flags), result
+
+
+def _is_finite(logits: Float32[Array, "rows vocab"]) -> Bool[Array, " rows"]:
+    return jnp.all(jnp.isfinite(logits), axis=-1)
 
 
 def _sampled_from(

@@ -11,12 +11,15 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer.batching.batch import layout_of, size_of
-from jinfer.batching.buckets import StepShape
+from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
+from jinfer.engine.steps import SplitKind
 from jinfer.execution.device_state import abstract_device_state
+from jinfer.execution.split_programs import ProgramKey, SplitPrograms
 from jinfer.execution.step import run_step
 from jinfer.execution.workspace import MIN_LAYERS
+from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
 from tests.pallas_kernels.h200 import CompiledProgram, compile_for_h200, compiler_process, what_is_missing
 
@@ -42,25 +45,51 @@ LIMITS = Limits(
 # them here.
 NEEDS_A_GPU = "xla_gpu_enable_dynamic_slice_fusion"
 SLICES_A_LAYER = 4
+OPTIONS = {name: value for name, value in GPU_COMPILER_OPTIONS.items() if name != NEEDS_A_GPU}
 
 
 def compile_step(shape: StepShape, *, num_layers: int = NUM_LAYERS) -> CompiledProgram:
+    interpret_nothing()
+    model = the_model(num_layers)
+    state = abstract_device_state(model.config, LIMITS, jnp.dtype("bfloat16"))
+    packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
+    step = functools.partial(run_step, model, shape, LIMITS)
+    return compile_for_h200(step, model.abstract_params, state, packed, donate=[1], compiler_options=OPTIONS)
+
+
+def interpret_nothing() -> None:
     """In a process without a GPU, where kernels would else be interpreted."""
     for name, module in list(sys.modules.items()):
         if name.startswith("pallas_kernels") and hasattr(module, "should_interpret"):
             vars(module)["should_interpret"] = lambda interpret: False
+
+
+def the_model(num_layers: int) -> Model:
     raw = {**QWEN3_06B, "num_hidden_layers": num_layers}
-    model = build_model(read_model_config(raw), jnp.dtype("bfloat16"), "pallas")
+    return build_model(read_model_config(raw), jnp.dtype("bfloat16"), "pallas")
+
+
+def compile_half(kind: SplitKind, key: ProgramKey) -> CompiledProgram:
+    """A program of steps in two halves."""
+    interpret_nothing()
+    model = the_model(NUM_LAYERS)
     state = abstract_device_state(model.config, LIMITS, jnp.dtype("bfloat16"))
-    packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
-    options = {name: value for name, value in GPU_COMPILER_OPTIONS.items() if name != NEEDS_A_GPU}
-    step = functools.partial(run_step, model, shape, LIMITS)
-    return compile_for_h200(step, model.abstract_params, state, packed, donate=[1], compiler_options=options)
+    programs = SplitPrograms(model, LIMITS, Buckets.for_limits(LIMITS), model.abstract_params, state)
+    program = programs.of_kind(kind)[key]
+    return compile_for_h200(
+        program.function, *program.arguments, donate=list(program.donated), compiler_options=OPTIONS
+    )
 
 
 @pytest.fixture(scope="module")
 def compiled():
     with compiler_process(compile_step) as compile_:
+        yield compile_
+
+
+@pytest.fixture(scope="module")
+def compiled_half():
+    with compiler_process(compile_half) as compile_:
         yield compile_
 
 
@@ -88,6 +117,32 @@ def test_a_step_is_what_we_want(compiled, shape):
     assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
     if shape == StepShape(1):
         check_layers_of_one_row(program)
+
+
+def test_the_first_half_of_a_step_is_one_graph_and_copies_no_cache(compiled_half):
+    program = compiled_half("processed", ProgramKey("forward", StepShape(64)))
+    assert program.thunks == ["kCommandBuffer"]
+    assert program.aliased_bytes >= cache_bytes()
+    assert program.captured.count("kCopy") <= SLICES_A_LAYER * NUM_LAYERS
+
+
+def test_the_second_half_is_one_graph_that_writes_its_counts_in_place(compiled_half):
+    """A condition would make the host wait for the device, before it may plan the next step."""
+    program = compiled_half("processed", ProgramKey("choose", size=64))
+    vocab_size = QWEN3_06B["vocab_size"]
+    assert program.thunks == ["kCommandBuffer"]
+    assert set(program.captured) == {"kCustomKernel"}
+    counts_bytes = (LIMITS.max_num_seqs + 1) * vocab_size * 3
+    assert program.aliased_bytes >= counts_bytes
+    assert program.temporary_bytes < 2.1 * LIMITS.max_num_seqs * vocab_size * 4, "two arrays of logits"
+    assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
+
+
+def test_the_logits_of_a_scored_prompt_are_never_there_all_together(compiled_half):
+    program = compiled_half("scored", ProgramKey("score", StepShape(64, 256)))
+    all_logits = 256 * QWEN3_06B["vocab_size"] * 4
+    assert program.aliased_bytes >= cache_bytes()
+    assert program.temporary_bytes < 0.6 * all_logits
 
 
 @pytest.mark.parametrize("shape", [StepShape(64), StepShape(64, 256)], ids=str)
