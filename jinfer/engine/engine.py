@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from jinfer.config import Limits
 from jinfer.engine.logprobs import record_logprobs, record_scores
 from jinfer.engine.masks import accept, fill, masked_rows
+from jinfer.engine.split_plan import SplitExecutor, is_split, split_kinds
 from jinfer.engine.stats import EngineStats
 from jinfer.engine.steps import (
-    SplitKind,
-    StepExecutor,
     StepInFlight,
     StepQueue,
     one_at_a_time,
@@ -30,7 +29,7 @@ class Engine:
     """Runs requests by continuous batching. Not safe for use by several threads at a time; `EngineLoop`
     is."""
 
-    def __init__(self, scheduler: Scheduler, executor: StepExecutor, *, overlap: bool = True) -> None:
+    def __init__(self, scheduler: Scheduler, executor: SplitExecutor, *, overlap: bool = True) -> None:
         """`overlap` plans and dispatches a step before the last one is read."""
         self.scheduler = scheduler
         self.executor = executor
@@ -64,28 +63,17 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Accepts a validated request: from here on it ends, in one way or another."""
+        if request.params.prompt_logprobs is not None:
+            request.prompt_logprobs = [None] * len(request.prompt_token_ids)
         for sequence in request.sequences:
             self._sequences.add(sequence)
             if request.params.logprobs is not None:
                 self._logprob_sequences.add(sequence)
-            if request.logits_rules is None and request.params.prompt_logprobs is None:
-                self.scheduler.add(sequence)
+            if kinds := split_kinds(request):
+                self._split_sequences.add(sequence)
+                self._waiting_room.add(sequence, [self.executor.prepare(kind) for kind in kinds])
             else:
-                self._prepare(sequence)
-
-    def _prepare(self, sequence: Sequence) -> None:
-        """Lets a sequence that fused steps do not serve wait for what does."""
-        request = sequence.request
-        kinds: list[SplitKind] = []
-        if request.logits_rules is not None:
-            kinds.append("processed")
-        if request.params.reports_processed_logprobs:
-            kinds.append("processed_logprobs")
-        if request.params.prompt_logprobs is not None:
-            kinds.append("scored")
-            request.prompt_logprobs = [None] * len(request.prompt_token_ids)
-        self._split_sequences.add(sequence)
-        self._waiting_room.add(sequence, [self.executor.prepare(kind) for kind in kinds])
+                self.scheduler.add(sequence)
 
     def abort(self, sequences: Iterable[Sequence]) -> None:
         """Ends those of the sequences that still run and frees their pages."""
@@ -101,7 +89,7 @@ class Engine:
         """
         outputs = self._admit_ready() if self._waiting_room else []
         plan = self.scheduler.schedule()
-        if plan is not None and self._split_sequences and plan.is_split:
+        if plan is not None and self._split_sequences and is_split(plan):
             outputs += self._dispatch_split(plan)
         elif plan is not None:
             self.in_flight.append(plan, self.executor.dispatch(plan))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from jinfer.engine.steps import StepExecutor, StepMasks
+from jinfer.engine.split_plan import SplitExecutor, StepMasks
 from jinfer.errors import RequestError
 from jinfer.requests.request import FinishReason, Sequence, SequenceOutput
 from jinfer.requests.token_masker import forbid_tokens, min_tokens_error
@@ -39,7 +39,7 @@ def masked_rows(plan: StepPlan) -> list[MaskedRow]:
     ]
 
 
-def fill(rows: Items[MaskedRow], executor: StepExecutor) -> tuple[StepMasks, list[Unfillable]]:
+def fill(rows: Items[MaskedRow], executor: SplitExecutor) -> tuple[StepMasks, list[Unfillable]]:
     """The masks of sequences all of whose tokens are known. Those that no token may follow have none."""
     words = executor.new_masks(len(rows))
     are_usable = fill_masks([masker for _, sequence in rows if (masker := sequence.masker)], words)

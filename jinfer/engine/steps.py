@@ -9,21 +9,13 @@ more.
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, NamedTuple, Protocol
 
 from jinfer.requests.request import Request
 from jinfer.scheduling.step_plan import StepPlan
 
 SHORT_WAIT_S = 0.25e-3
-
-SplitKind = Literal["processed", "processed_logprobs", "scored"]
-"""The reason for a step in two halves: a row's logits change, and perhaps log probabilities of what they
-became are wanted; or a prompt's log probabilities are."""
 
 DepthRule = Callable[[float], int]
 """Steps that stay in flight while the next is planned, by how long the host last waited for the device, in
@@ -36,14 +28,6 @@ class TokenLogprobs(NamedTuple):
     logprob: float
     top_token_ids: list[int]
     top_logprobs: list[float]
-
-
-class StepMasks(NamedTuple):
-    """The masks of some rows of a plan, for the token that its step chooses: uint32 [rows, words], a bit a
-    token."""
-
-    rows: list[int]
-    words: NDArray[np.uint32]
 
 
 class ChunkScores(NamedTuple):
@@ -74,19 +58,6 @@ class StepExecutor(Protocol):
 
     def dispatch(self, plan: StepPlan) -> Any:
         """Starts a step and returns at once, with a handle of the step."""
-
-    def prepare(self, kind: SplitKind) -> Future[None]:
-        """Makes steps in two halves of a kind possible, if need be in a thread: they are when the future is
-        done, unless it has an error."""
-
-    def begin(self, plan: StepPlan) -> Any:
-        """Starts the first half of a step and returns at once, with its handle. `choose` must follow."""
-
-    def new_masks(self, num_rows: int) -> NDArray[np.uint32]:
-        """uint32 [num_rows, words], to be filled for `choose`."""
-
-    def choose(self, handle: Any, masks: StepMasks | None) -> None:
-        """Starts the second half: tokens are chosen, under the masks of some rows."""
 
     def read(self, handle: Any, logprob_rows: Sequence[int]) -> StepOutput:
         """Waits for a step. Log probabilities come to the host for `logprob_rows` only."""

@@ -11,7 +11,8 @@ import numpy as np
 from jinfer.batching.batch import Batch, make_batch
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.config import Limits
-from jinfer.engine.steps import SplitKind, StepMasks, StepOutput, TokenLogprobs
+from jinfer.engine.split_plan import SplitKind, StepMasks
+from jinfer.engine.steps import StepOutput, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.prefix_updates import PrefixUpdates

@@ -24,7 +24,7 @@ from jinfer.batching.logits_rules import empty_row
 from jinfer.batching.sampling_state import SAMPLING_SIZE
 from jinfer.compilation.program import Program
 from jinfer.config import Limits
-from jinfer.engine.steps import SplitKind
+from jinfer.engine.split_plan import SplitKind
 from jinfer.execution.compiled_steps import RESULT, abstract_packed
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.processed_step import choose_processed

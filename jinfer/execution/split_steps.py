@@ -11,7 +11,8 @@ import numpy as np
 from jinfer.batching.batch import NOTHING, Batch, padding_batch
 from jinfer.batching.logits_rules import empty_row, joining_row
 from jinfer.compilation.program import Compilation
-from jinfer.engine.steps import ChunkScores, SplitKind, StepMasks, TokenLogprobs
+from jinfer.engine.split_plan import ScoredChunk, SplitKind, StepMasks, device_rows, scored_chunks
+from jinfer.engine.steps import ChunkScores, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.scored_step import NO_TARGET, PromptScores
@@ -22,7 +23,7 @@ from jinfer.requests.request import Sequence
 from jinfer.requests.token_masker import num_mask_words
 from jinfer.sampling.processed_logits import LogitsState, RowFlags
 from jinfer.sampling.sampler import StepResult
-from jinfer.scheduling.step_plan import ScoredChunk, StepPlan
+from jinfer.scheduling.step_plan import StepPlan
 from jinfer.weights.params import Params
 
 
@@ -33,7 +34,7 @@ class SplitStep:
 
     plan: StepPlan
     wanted: NextTokens | None
-    scored_chunks: list[ScoredChunk]
+    scored: list[ScoredChunk]
     scores: PromptScores | None
     result: StepResult | None = None
 
@@ -86,17 +87,17 @@ class SplitSteps:
         self, params: Params, state: DeviceState, plan: StepPlan, batch: Batch
     ) -> tuple[DeviceState, SplitStep]:
         """Starts the first half, and the copies of scores to the host."""
-        scores, scored_chunks = None, plan.scored_chunks
-        if scored_chunks:
+        scores, scored = None, scored_chunks(plan)
+        if scored:
             score = self._executables[ProgramKey("score", batch.shape)]
-            state, wanted, scores = score(params, state, batch.packed, _targets(scored_chunks, batch))
+            state, wanted, scores = score(params, state, batch.packed, _targets(scored, batch))
             jax.tree.map(lambda x: x.copy_to_host_async(), scores)
         else:
             state, wanted = self._executables[ProgramKey("forward", batch.shape)](params, state, batch.packed)
         for chunk in plan.chunks:
             if chunk.is_last_chunk and chunk.sequence.request.logits_rules is not None:
                 self._join(chunk.sequence, chunk.row)
-        return state, SplitStep(plan, wanted, scored_chunks, scores)
+        return state, SplitStep(plan, wanted, scored, scores)
 
     def _join(self, sequence: Sequence, row: int) -> None:
         joining = joining_row(sequence, row, self._programs.limits, self._programs.vocab_size)
@@ -115,7 +116,7 @@ class SplitSteps:
         if masks is not None and masks.rows:
             flags.has_step_mask[masks.rows] = True
             size = next(size for size in self._programs.mask_counts if size >= len(masks.rows))
-            self._send(masks, step.plan.row_ids, size)
+            self._send(masks, device_rows(step.plan), size)
         choose = self._executables[ProgramKey("report" if reports else "choose", size=num_rows)]
         rows, self._state, step.result = choose(state.rows, self._state, step.wanted, flags)
         step.wanted = None  # the logits are large
@@ -151,11 +152,11 @@ class SplitSteps:
             delete_arrays(self._state)
 
 
-def _targets(scored_chunks: list[ScoredChunk], batch: Batch) -> np.ndarray:
+def _targets(scored: list[ScoredChunk], batch: Batch) -> np.ndarray:
     """The next token of each token of a batch whose log probability is wanted."""
     assert batch.shape.tokens is not None
     targets = np.full(batch.shape.tokens, NO_TARGET, np.int32)
-    for chunk, begin, num_scored in scored_chunks:
+    for chunk, begin, num_scored in scored:
         first = chunk.start + 1
         targets[begin : begin + num_scored] = chunk.sequence.token_ids[first : first + num_scored]
     return targets
@@ -172,7 +173,7 @@ def prompt_scores(step: SplitStep) -> list[ChunkScores]:
             each.chunk.start + 1,
             list(token_logprobs(found, range(each.first_token, each.first_token + each.num_scored)).values()),
         )
-        for each in step.scored_chunks
+        for each in step.scored
     ]
 
 

@@ -1,9 +1,7 @@
 """The plan of one step: its rows, their tokens and their pages."""
 
 from dataclasses import dataclass, field
-from itertools import accumulate
 from operator import attrgetter
-from typing import NamedTuple
 
 from jinfer.requests.request import Sequence
 
@@ -58,22 +56,6 @@ class ChunkPlan:
     def num_tokens(self) -> int:
         return len(self.token_ids)
 
-    @property
-    def num_scored(self) -> int:
-        """The first so many tokens have a next one in the prompt whose log probability is wanted."""
-        if not self.sequence.scores_prompt:
-            return 0
-        num_left = len(self.sequence.request.prompt_token_ids) - 1 - self.start
-        return max(0, min(self.num_tokens, num_left))
-
-
-class ScoredChunk(NamedTuple):
-    """A chunk whose first `num_scored` tokens are scored, of which the first is `first_token` of the step."""
-
-    chunk: ChunkPlan
-    first_token: int
-    num_scored: int
-
 
 @dataclass(frozen=True, eq=False, slots=True)
 class StepPlan:
@@ -94,34 +76,6 @@ class StepPlan:
     @property
     def num_tokens(self) -> int:
         return len(self.decode) + sum(chunk.num_tokens for chunk in self.chunks)
-
-    @property
-    def row_ids(self) -> list[int]:
-        """The row on the device of each row of the plan."""
-        return [*self.decode.row_ids, *(chunk.row for chunk in self.chunks)]
-
-    @property
-    def is_split(self) -> bool:
-        """True if the step has two halves: a row's logits change, or a prompt is scored."""
-        return self.is_scored or any(
-            sequence is not None and sequence.request.logits_rules is not None
-            for sequence in self.sampling_sequences
-        )
-
-    @property
-    def is_scored(self) -> bool:
-        """True if the log probabilities of a prompt's tokens are wanted."""
-        return any(chunk.num_scored for chunk in self.chunks)
-
-    @property
-    def scored_chunks(self) -> list[ScoredChunk]:
-        """The chunks whose tokens are scored now. It changes as scores are read."""
-        begins = accumulate((chunk.num_tokens for chunk in self.chunks), initial=len(self.decode))
-        found = (
-            ScoredChunk(chunk, begin, chunk.num_scored)
-            for chunk, begin in zip(self.chunks, begins, strict=False)
-        )
-        return [each for each in found if each.num_scored]
 
     @property
     def page_copies(self) -> list[tuple[int, int]]:

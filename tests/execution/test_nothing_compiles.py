@@ -61,6 +61,16 @@ def test_no_request_compiles_anything_not_even_the_first(llm, compilations, para
     assert not compilations
 
 
+def test_split_steps_compile_nothing_but_for_the_first_that_needs_them(llm, compilations):
+    rules = {"presence_penalty": 1.0, "logit_bias": {3: 1.0}, "logprobs": 2, "prompt_logprobs": 2}
+    llm.generate(prompts(3), max_tokens=2, logprobs_mode="processed_logprobs", **rules)
+    assert compilations
+    compilations.clear()
+    llm.generate(prompts(3, 40, 17, 5, 16), max_tokens=8, **rules)
+    llm.generate(prompts(30, 9), max_tokens=8, logprobs_mode="processed_logprobs", **rules)
+    assert not compilations
+
+
 def test_neither_do_an_aborted_and_a_preempted_request(llm, compilations):
     stream = llm.stream(prompts(3), max_tokens=20)
     next(stream)

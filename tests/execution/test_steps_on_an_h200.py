@@ -14,7 +14,7 @@ from jinfer.batching.batch import layout_of, size_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
 from jinfer.config import Limits
-from jinfer.engine.steps import SplitKind
+from jinfer.engine.split_plan import SplitKind
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.split_programs import ProgramKey, SplitPrograms
 from jinfer.execution.step import run_step
