@@ -9,7 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from jinfer.text.output_parsing import formats
-from jinfer.text.output_parsing.formats import DEEPSEEK_CALL, DEEPSEEK_SEPARATOR, deepseek_token
+from jinfer.text.output_parsing.formats import DEEPSEEK_CALL, DEEPSEEK_SEPARATOR, FORMATS, deepseek_token
+from jinfer.text.output_parsing.response_format import Region, ResponseFormat, TextKind
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,17 @@ def tool_call_format(name: str, added_tokens: Collection[str]) -> ToolCallFormat
     if name == MISTRAL.name:
         return MISTRAL if "[ARGS]" in added_tokens else MISTRAL_LIST
     return {known.name: known for known in (HERMES, LLAMA3_JSON, DEEPSEEK_V3, DEEPSEEK_V3_1)}.get(name)
+
+
+def forced_call_format(
+    response_format: ResponseFormat, added_tokens: Collection[str]
+) -> ToolCallFormat | None:
+    """The format in which calls can be forced so that `response_format` reads them, whatever its reasoning
+    is."""
+    calls = _call_regions(response_format)
+    names = [name for name, known in FORMATS.items() if calls and _call_regions(known) == calls]
+    return next((found for name in names if (found := tool_call_format(name, added_tokens))), None)
+
+
+def _call_regions(response_format: ResponseFormat) -> list[Region]:
+    return [region for region in response_format.regions if region.kind is TextKind.TOOL_CALLS]

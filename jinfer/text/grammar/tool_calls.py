@@ -7,7 +7,7 @@ from typing import Any
 
 from jinfer.errors import RequestError, shown
 from jinfer.requests.structured_outputs import StructuredOutputs
-from jinfer.text.grammar.grammar_list import as_text, schema_grammar
+from jinfer.text.grammar.grammar_list import Grammar, as_text, grammars_of, schema_grammar
 from jinfer.text.grammar.lark import ANY_TEXT, is_token, quoted, sequence, symbols
 from jinfer.text.grammar.tool_call_format import ToolCallFormat
 
@@ -26,6 +26,11 @@ class ToolChoice:
     name: str | None = None
     is_parallel: bool = True
 
+    @property
+    def is_forced(self) -> bool:
+        """True if an answer without a call is none."""
+        return self.is_required or self.name is not None
+
 
 @dataclass(frozen=True)
 class Tool:
@@ -41,17 +46,20 @@ def tool_call_grammar(
     tools: Sequence[Mapping[str, Any]],
     choice: ToolChoice,
     added_tokens: Mapping[str, int],
+    *,
+    text: StructuredOutputs | None = None,
 ) -> StructuredOutputs | None:
     """The grammar of the whole answer, reasoning excluded; None where nothing is asked for: tools are not
-    required, and none is strict.
+    required, none is strict, and there is no rule for text.
 
     tools: in the form of OpenAI's "tools". A strict tool's arguments fit its schema, and so do those of any
     tool that must be called; others are any JSON object. added_tokens: the tokenizer's, by their texts.
-    Raises RequestError for a malformed tool, and for a name that is no tool's.
+    text: the rule of a text that stands for calls; none stands before them then. Raises RequestError for a
+    malformed tool, and for a name that is no tool's.
     """
     known = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
-    is_required = choice.is_required or choice.name is not None
-    if not is_required and not any(tool.is_strict for tool in known):
+    is_required = choice.is_forced
+    if not is_required and text is None and not any(tool.is_strict for tool in known):
         return None
     offered = [tool for tool in known if choice.name in (None, tool.name)]
     if not offered:
@@ -68,8 +76,13 @@ def tool_call_grammar(
         f"{quoted(tool.name)} {sequence(call_format.middle, added_tokens)} @arguments_{index}"
         for index, tool in enumerate(offered)
     ]
+    texts = [] if text is None or is_required else _named(grammars_of(text, added_tokens))
     rules = [
-        *_start(call_format, is_required=is_required, added_tokens=added_tokens),
+        *(
+            [f"start: {sequence(call_format.trigger, added_tokens)} calls | @{texts[0]['name']}"]
+            if texts
+            else _start(call_format, is_required=is_required, added_tokens=added_tokens)
+        ),
         _calls(
             call_format,
             is_single=choice.name is not None or not choice.is_parallel,
@@ -77,23 +90,32 @@ def tool_call_grammar(
         ),
         f"function: {' | '.join(functions)}",
     ]
-    return StructuredOutputs(grammar=as_text([{"lark_grammar": "\n".join(rules)}, *bodies]))
+    return StructuredOutputs(grammar=as_text([{"lark_grammar": "\n".join(rules)}, *bodies, *texts]))
+
+
+def _named(grammars: list[Grammar]) -> list[Grammar]:
+    """The grammars of a text, of which the first has a name that none of them refers to."""
+    first, *others = grammars
+    return [{**first, "name": f"text_{len(others)}"}, *others]
 
 
 def _tool(tool: Any, where: str) -> Tool:
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(name := function.get("name"), str):
-        raise RequestError(
-            f'{where}={shown(tool)} must be {{"type": "function", "function": {{"name": text}}}}'
-        )
+        form = '{"type": "function", "function": {"name": text}}'
+        raise _bad_tool(f"{where}={shown(tool)} must be {form}")
     if not TOOL_NAME.fullmatch(name):
-        raise RequestError(
+        raise _bad_tool(
             f"{where} has the name {shown(name)}; a name is of 1 to 64 letters, digits and _ - . : characters"
         )
     parameters = function.get("parameters")
     if parameters is not None and not isinstance(parameters, Mapping):
-        raise RequestError(f"{where}.function.parameters={shown(parameters)} must be a JSON schema")
+        raise _bad_tool(f"{where}.function.parameters={shown(parameters)} must be a JSON schema")
     return Tool(name, parameters or NO_PARAMETERS, function.get("strict") is True)
+
+
+def _bad_tool(message: str) -> RequestError:
+    return RequestError(message, param="tools")
 
 
 def _arguments(tool: Tool, index: int, *, must_fit: bool) -> Mapping[str, Any]:

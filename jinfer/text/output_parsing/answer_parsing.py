@@ -1,6 +1,7 @@
 """Parsers for the answers of one model: what a server uses."""
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -9,13 +10,22 @@ from jinfer.text.output_parsing.compiled_format import CompiledFormat
 from jinfer.text.output_parsing.deltas import Delta, ParsedOutput, join
 from jinfer.text.output_parsing.marker_search import MarkerSearch
 from jinfer.text.output_parsing.output_parser import OutputParser
-from jinfer.text.output_parsing.response_format import ResponseFormat
+from jinfer.text.output_parsing.response_format import Region, ResponseFormat
 from jinfer.text.output_parsing.symbols import MarkerToken, Symbol, SymbolStream
 from jinfer.text.placed_token import PlacedToken
 from jinfer.text.tokenizer import Tokenizer
 
 NUM_FIRST_TAIL_IDS = 64
 TAIL_FACTOR = 16
+
+
+@dataclass(frozen=True)
+class AnswerPlace:
+    """The place where a prompt ends in the assistant's message: its region, None outside of all, and whether
+    the message has begun there, with text or a marker."""
+
+    region: Region | None
+    has_begun: bool
 
 
 class AnswerParser:
@@ -45,7 +55,8 @@ class AnswerParsing:
         """Markers are found by their text alone where the kind of the tokenizer's decoder is unknown."""
         is_exact = tokenizer.decoder_kind is not DecoderKind.UNKNOWN
         added_tokens = tokenizer.added_tokens if is_exact else {}
-        self._tokenizer = tokenizer
+        self.response_format = response_format
+        self.tokenizer = tokenizer
         self._compiled = CompiledFormat(response_format, added_tokens)
         self._marker_texts = {added_tokens[text]: text for text in self._compiled.marker_tokens}
 
@@ -72,6 +83,14 @@ class AnswerParsing:
         )
         parser.read_prompt(self._message(prompt_token_ids))
         return AnswerParser(SymbolStream(self._marker_texts), parser)
+
+    def place(self, prompt_token_ids: Sequence[int]) -> AnswerPlace:
+        """The place where an answer to the prompt begins."""
+        message = self._message(prompt_token_ids)
+        parser = OutputParser(self._compiled, tools=())
+        parser.read_prompt(message)
+        has_begun = any(not isinstance(symbol, str) or not symbol.isspace() for symbol in message)
+        return AnswerPlace(parser.region, has_begun)
 
     def _message(self, token_ids: Sequence[int]) -> list[Symbol]:
         """The assistant's message that the prompt begins: what comes after its last anchor, if there is
@@ -106,7 +125,7 @@ class AnswerParsing:
         symbols: list[Symbol] = []
         for is_text, run in groupby(token_ids, key=lambda token_id: token_id not in self._marker_texts):
             if is_text:
-                symbols += self._tokenizer.decode(list(run), skip_special_tokens=False)
+                symbols += self.tokenizer.decode(list(run), skip_special_tokens=False)
             else:
                 symbols += [MarkerToken(self._marker_texts[token_id], "") for token_id in run]
         return symbols

@@ -55,6 +55,11 @@ class OutputParser:
         self._held: deque[Symbol] = deque()
         self._begin_search()
 
+    @property
+    def region(self) -> Region | None:
+        """The region in which the answer stands; None outside of all."""
+        return None if self._region is None else self._here
+
     def feed(self, symbols: Iterable[Symbol]) -> list[Delta]:
         """The deltas that are certain with these symbols. A string among them may have many characters."""
         for symbol in symbols:
