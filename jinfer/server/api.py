@@ -1,5 +1,6 @@
 """The service and the model's names, as every route is given them."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -10,13 +11,15 @@ from fastapi import Request
 
 from jinfer.requests.prompts import Prompt
 from jinfer.requests.sampling_params import SamplingParams
-from jinfer.server.answer_parser import ChoiceParser, choice_parsers
+from jinfer.server.answer_parser import MAX_INLINE_TOKENS, ChoiceParser, choice_parsers
 from jinfer.server.errors import ApiError
 from jinfer.server.generation import Generation
 from jinfer.server.generation_service import GenerationService
 from jinfer.server.json_body import read_json
 from jinfer.server.served_engine import ModelInfo
 from jinfer.server.streaming import now_s
+from jinfer.text.grammar.answer_grammar import answer_grammar
+from jinfer.text.grammar.tool_calls import ToolChoice
 from jinfer.text.output_parsing.answer_parsing import AnswerParsing
 from jinfer.text.tokenizer import Tokenizer
 
@@ -84,6 +87,29 @@ class Api:
             tools=tools,
             allows_parallel_calls=allows_parallel,
         )
+
+    async def with_grammar(
+        self,
+        params: SamplingParams,
+        prompt: Prompt,
+        *,
+        tools: Sequence[Any] | None,
+        choice: ToolChoice,
+    ) -> SamplingParams:
+        """The parameters of an answer of chat, whose structure becomes that of the whole answer, with its
+        reasoning and calls. Raises RequestError where the model's format has no grammar for it."""
+        parsing, structure = self.answer_parsing, params.structured_outputs
+        if structure is None and tools is None:
+            return params
+        assert parsing is not None, "a prompt of chat without a tokenizer"
+
+        def make() -> SamplingParams:
+            grammar = answer_grammar(
+                parsing, prompt.token_ids or (), structure=structure, tools=tools, choice=choice
+            )
+            return dataclasses.replace(params, structured_outputs=grammar)
+
+        return await self.service.in_thread_if(len(prompt.token_ids or ()) > MAX_INLINE_TOKENS, make)
 
     async def generate(
         self,

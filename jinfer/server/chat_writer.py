@@ -21,7 +21,7 @@ from jinfer.server.protocol.chat import (
 from jinfer.server.protocol.sampling_fields import wants_usage
 from jinfer.server.protocol.usage import usage_body
 from jinfer.server.streaming import DONE, ChunkFrames, encode, error_frame, now_s
-from jinfer.server.token_texts import TokenTexts, finite, likeliest
+from jinfer.server.token_texts import TokenTexts, finite, likeliest, prompt_logprobs_body
 from jinfer.text.output_parsing.deltas import join
 
 TOOL_CALLS = "tool_calls"
@@ -87,6 +87,7 @@ class ChatWriter:
             choices=[self._choice(index, own) for index, own in enumerate(pieces)],
             usage=usage_body(self._generation.usage()),
             prompt_token_ids=list(prompt_ids) if wants_ids else None,
+            prompt_logprobs=prompt_logprobs_body(self._generation.requests[0], self._texts),
         )
 
     def _role(self, index: int) -> bytes:

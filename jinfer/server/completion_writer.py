@@ -1,7 +1,7 @@
 """The answers of /v1/completions: chunks of a stream, or all at once."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 
 from jinfer.requests.echo import Echo
@@ -18,7 +18,10 @@ from jinfer.server.protocol.completions import (
 from jinfer.server.protocol.sampling_fields import wants_usage
 from jinfer.server.protocol.usage import usage_body
 from jinfer.server.streaming import DONE, ChunkFrames, encode, error_frame, now_s
-from jinfer.server.token_texts import TokenTexts, finite
+from jinfer.server.token_texts import TokenTexts, finite, likeliest, prompt_logprobs_body
+
+Scored = tuple[int, Mapping[int, float] | None]
+"""A token and the log probabilities where it stands."""
 
 
 class CompletionWriter:
@@ -46,6 +49,10 @@ class CompletionWriter:
         self._n = generation.num_choices // len(generation.requests)
         self._echoes = self._new_echoes(api, prompts) if body.echo else None
         self._offsets = [0] * generation.num_choices
+        self._wants_prompt_logprobs = body.prompt_logprobs is not None
+        self._unscored = (
+            set(range(generation.num_choices)) if body.echo else set()
+        )  # their prompts come first
         self._is_plain = not (body.echo or body.return_token_ids or self._has_every_usage)
 
     def write(self, pieces: Sequence[Piece]) -> bytes:
@@ -85,7 +92,7 @@ class CompletionWriter:
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> CompletionChoice:
         wants_ids = bool(self._body.return_token_ids)
-        prompt_ids = self._generation.requests[index // self._n].prompt_token_ids
+        request = self._generation.requests[index // self._n]
         return CompletionChoice(
             index=index,
             text="".join(map(self._text, pieces)),
@@ -93,7 +100,10 @@ class CompletionWriter:
             finish_reason=pieces[-1].finish_reason,
             stop_reason=pieces[-1].stop_reason,
             token_ids=[token_id for piece in pieces for token_id in piece.token_ids] if wants_ids else None,
-            prompt_token_ids=list(prompt_ids) if wants_ids else None,
+            prompt_token_ids=list(request.prompt_token_ids) if wants_ids else None,
+            prompt_logprobs=prompt_logprobs_body(request, self._texts)
+            if self._wants_prompt_logprobs
+            else None,
         )
 
     def _new_echoes(self, api: Api, prompts: Sequence[Prompt]) -> list[tuple[list[str], Echo]]:
@@ -112,21 +122,28 @@ class CompletionWriter:
     def _logprobs(self, pieces: Sequence[Piece]) -> CompletionLogprobs | None:
         if self._body.logprobs is None:
             return None
-        scored = [(piece.token_ids[0], piece.logprobs) for piece in pieces if piece.logprobs is not None]
-        tokens = [self._texts.text(token_id) for token_id, _ in scored]
         choice = pieces[0].choice
+        scored = self._scored_prompt(choice)
+        scored += [(piece.token_ids[0], piece.logprobs) for piece in pieces if piece.logprobs is not None]
+        tokens = [self._texts.text(token_id) for token_id, _ in scored]
         *offsets, self._offsets[choice] = accumulate(map(len, tokens), initial=self._offsets[choice])
         return CompletionLogprobs(
             text_offset=offsets,
-            token_logprobs=[finite(logprobs[token_id]) for token_id, logprobs in scored],
+            token_logprobs=[None if found is None else finite(found[own]) for own, found in scored],
             tokens=tokens,
-            top_logprobs=[
-                # by rising probability: of tokens with one text, the likeliest stays
-                {self._texts.text(token_id): finite(value) for token_id, value in _rising(logprobs.items())}
-                for _, logprobs in scored
-            ],
+            top_logprobs=[None if found is None else self._top(own, found) for own, found in scored],
         )
 
+    def _scored_prompt(self, choice: int) -> list[Scored]:
+        """The tokens of a choice's prompt, once, if it is echoed."""
+        if choice not in self._unscored:
+            return []
+        self._unscored.discard(choice)
+        request = self._generation.requests[choice // self._n]
+        return list(zip(request.prompt_token_ids, request.prompt_logprobs or (), strict=False))
 
-def _rising(items: Iterable[tuple[int, float]]) -> list[tuple[int, float]]:
-    return sorted(items, key=lambda item: item[1])
+    def _top(self, token_id: int, found: Mapping[int, float]) -> dict[str, float]:
+        """The most likely tokens and the one that is there, by rising probability: of tokens with one text,
+        the likeliest stays."""
+        kept = dict(likeliest(found, self._body.logprobs or 0)) | {token_id: finite(found[token_id])}
+        return {self._texts.text(each): kept[each] for each in sorted(kept, key=kept.__getitem__)}

@@ -7,7 +7,7 @@ from jinfer.server.errors import ApiError
 from jinfer.server.json_body import bad_request
 
 Blocks = str | Sequence[Mapping[str, Any]]
-TOOL_CHOICES = ("auto", "none")
+TOOL_CHOICES = {"auto": "auto", "none": "none", "any": "required"}
 
 
 def chat_messages(system: Blocks | None, messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -45,9 +45,11 @@ def chat_tools(tools: Sequence[Mapping[str, Any]] | None) -> list[dict[str, Any]
 
 
 def chat_tool_choice(choice: Mapping[str, Any] | None) -> Any:
-    """`tool_choice` as chat has it, and whatever forces a call as it is."""
+    """`tool_choice` as chat has it, and whatever else it is as it is."""
     kind = (choice or {}).get("type", "auto")
-    return kind if kind in TOOL_CHOICES else choice
+    if kind == "tool" and choice is not None:
+        return {"type": "function", "function": {"name": choice.get("name")}}
+    return TOOL_CHOICES.get(kind, choice) if isinstance(kind, str) else choice
 
 
 def _others(role: str, content: Any, place: str) -> list[dict[str, Any]]:

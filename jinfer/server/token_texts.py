@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from jinfer.requests.request import Request
+from jinfer.server.protocol.prompt_logprobs import PromptLogprob, PromptLogprobsBody
 from jinfer.text.tokenizer import Tokenizer
 
 MIN_LOGPROB = -9999.0  # in place of minus infinity, which JSON lacks: OpenAI's value, too
@@ -34,6 +36,22 @@ class TokenTexts:
         if tokenizer is None or not tokenizer.has_text(token_id, False):
             return ""
         return tokenizer.token_text(token_id)
+
+
+def prompt_logprobs_body(request: Request, texts: TokenTexts) -> PromptLogprobsBody | None:
+    """The log probabilities of a request's prompt; None where they were not asked for."""
+    count = request.params.prompt_logprobs
+    if count is None:
+        return None
+    return [
+        None
+        if found is None
+        else {
+            str(token_id): PromptLogprob(logprob, place if place <= count else None, texts.text(token_id))
+            for place, (token_id, logprob) in enumerate(likeliest(found, len(found)), start=1)
+        }
+        for found in request.prompt_logprobs or ()
+    ]
 
 
 def likeliest(logprobs: Mapping[int, float], count: int) -> list[tuple[int, float]]:

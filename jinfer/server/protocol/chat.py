@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from jinfer.server.protocol.prompt_logprobs import PromptLogprobsBody
 from jinfer.server.protocol.sampling_fields import SamplingFields
 from jinfer.server.protocol.usage import UsageBody
 
@@ -76,4 +77,5 @@ class ChatResponse(msgspec.Struct):
     choices: list[ChatChoice]
     usage: UsageBody
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobsBody | None = None
     object: str = "chat.completion"

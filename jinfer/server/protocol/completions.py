@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from jinfer.server.protocol.prompt_logprobs import PromptLogprobsBody
 from jinfer.server.protocol.sampling_fields import SamplingFields
 from jinfer.server.protocol.usage import UsageBody
 
@@ -22,12 +23,13 @@ class CompletionRequest(SamplingFields, kw_only=True):
 
 
 class CompletionLogprobs(msgspec.Struct):
-    """Lists with an entry for each token."""
+    """Lists with an entry for each token, those of an echoed prompt first. Nothing comes before the first
+    token of a prompt, so that its log probability is null."""
 
     text_offset: list[int]
-    token_logprobs: list[float]
+    token_logprobs: list[float | None]
     tokens: list[str]
-    top_logprobs: list[dict[str, float]]
+    top_logprobs: list[dict[str, float] | None]
 
 
 class CompletionChoice(msgspec.Struct):
@@ -40,6 +42,7 @@ class CompletionChoice(msgspec.Struct):
     stop_reason: str | int | None
     token_ids: list[int] | None = None
     prompt_token_ids: list[int] | None = None
+    prompt_logprobs: PromptLogprobsBody | None = None
 
 
 class CompletionResponse(msgspec.Struct):

@@ -83,7 +83,7 @@ class ResponseBody(msgspec.Struct, kw_only=True):
     parallel_tool_calls: bool
     temperature: float | None = None
     top_p: float | None = None
-    tool_choice: str
+    tool_choice: str | dict[str, Any]
     tools: list[dict[str, Any]]
     reasoning: dict[str, Any] | None = None
     previous_response_id: str | None = None

@@ -15,7 +15,7 @@ from jinfer.server.openapi import operation
 from jinfer.server.protocol.chat import ChatRequest, ChatResponse
 from jinfer.server.protocol.sampling_fields import refuse, sampling_params
 from jinfer.server.streaming import json_response, stream
-from jinfer.server.tools import offered_tools
+from jinfer.server.tools import asked_choice, offered_tools
 
 REFUSED_HERE: Mapping[str, tuple[Any, ...]] = {
     "chat_template": (),  # a template is code, and comes with the model alone
@@ -38,7 +38,9 @@ def chat_router(api: Api) -> APIRouter:
         model = api.models.chosen(body.model)
         params = _params(body)
         tools = offered_tools(body.tools, body.tool_choice)
+        choice = asked_choice(body.tool_choice, tools, allows_parallel=body.parallel_tool_calls)
         prompt = await _prompt(api, body, tools)
+        params = await api.with_grammar(params, prompt, tools=tools, choice=choice)
         parsers = await api.choice_parsers(
             prompt, params.n, tools=tools, allows_parallel=body.parallel_tool_calls
         )

@@ -1,5 +1,6 @@
 """/v1/completions."""
 
+import dataclasses
 from typing import cast
 
 from fastapi import APIRouter, Request, Response
@@ -46,19 +47,18 @@ def completions_router(api: Api) -> APIRouter:
 
 def _params(body: CompletionRequest) -> SamplingParams:
     refuse(body, REFUSED_HERE)
-    if body.echo and body.logprobs is not None:
-        raise bad_request(
-            "echo with logprobs asks for the log probabilities of the prompt, which this version does not "
-            "have; leave one of them out",
-            param="logprobs",
-        )
     max_tokens = DEFAULT_MAX_TOKENS if body.max_tokens is None else body.max_tokens
     if max_tokens == 0 and body.min_tokens:
         raise bad_request(
             f"min_tokens={body.min_tokens} must not exceed max_tokens=0; lower it", param="min_tokens"
         )
     # The engine gives a token with each prompt; where none is wanted it is left out.
-    return sampling_params(body, max_tokens=max_tokens or 1, logprobs=body.logprobs)
+    params = sampling_params(body, max_tokens=max_tokens or 1, logprobs=body.logprobs)
+    if not body.echo or body.logprobs is None:
+        return params
+    # An echoed prompt has log probabilities like the output.
+    wanted = max(body.logprobs, body.prompt_logprobs or 0)
+    return dataclasses.replace(params, prompt_logprobs=wanted)
 
 
 async def _prompts(api: Api, body: CompletionRequest) -> list[Prompt]:

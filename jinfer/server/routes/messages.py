@@ -19,8 +19,9 @@ from jinfer.server.protocol.messages import (
     MessageBody,
     MessagesRequest,
 )
+from jinfer.server.protocol.structure_fields import format_structure
 from jinfer.server.streaming import json_response, stream
-from jinfer.server.tools import offered_tools
+from jinfer.server.tools import asked_choice, offered_tools
 
 PATH = "/v1/messages"
 
@@ -35,8 +36,10 @@ def messages_router(api: Api) -> APIRouter:
         model = api.models.chosen(body.model)
         params = _params(body)
         tools = _tools(body)
-        prompt = await _prompt(api, body, tools)
         is_single = bool((body.tool_choice or {}).get("disable_parallel_tool_use"))
+        choice = asked_choice(chat_tool_choice(body.tool_choice), tools, allows_parallel=not is_single)
+        prompt = await _prompt(api, body, tools)
+        params = await api.with_grammar(params, prompt, tools=tools, choice=choice)
         parsers = await api.choice_parsers(prompt, 1, tools=tools, allows_parallel=not is_single)
         generation = await api.generate(request, [prompt], params, priority=None)
         writer = MessagesWriter(generation, parsers[0], model=model)
@@ -59,13 +62,14 @@ def messages_router(api: Api) -> APIRouter:
 
 
 def _params(body: MessagesRequest) -> SamplingParams:
-    if body.output_format is not None or (body.output_config or {}).get("format") is not None:
-        raise bad_request(
-            "output_format is not supported by this version, and would change the answer; leave it out",
-            param="output_format",
-        )
+    wanted = (body.output_config or {}).get("format") if body.output_format is None else body.output_format
+    if not isinstance(wanted, dict | None):
+        raise bad_request("output_format must be an object with a type and a schema", param="output_format")
     given: dict[str, Any] = {"temperature": body.temperature, "top_p": body.top_p, "top_k": body.top_k}
-    given |= {"stop": body.stop_sequences or None}
+    given |= {
+        "stop": body.stop_sequences or None,
+        "structured_outputs": format_structure("output_format", wanted),
+    }
     return SamplingParams(
         max_tokens=body.max_tokens, **{name: value for name, value in given.items() if value is not None}
     )

@@ -14,10 +14,11 @@ from jinfer.server.json_body import bad_request
 from jinfer.server.openapi import operation
 from jinfer.server.protocol.responses import ResponseBody, ResponsesRequest
 from jinfer.server.protocol.sampling_fields import sampling_params
+from jinfer.server.protocol.structure_fields import format_structure
 from jinfer.server.response_input import input_messages, response_tools
 from jinfer.server.response_writer import ResponseWriter
 from jinfer.server.streaming import json_response, now_s, stream
-from jinfer.server.tools import offered_tools
+from jinfer.server.tools import asked_choice, offered_tools
 
 STATELESS = "this server stores no responses"
 REFUSED_HERE: Mapping[str, tuple[tuple[Any, ...], str]] = {
@@ -42,7 +43,9 @@ def responses_router(api: Api) -> APIRouter:
         model = api.models.chosen(body.model)
         params = _params(body)
         tools = offered_tools(response_tools(body.tools), body.tool_choice)
+        choice = asked_choice(body.tool_choice, tools, allows_parallel=body.parallel_tool_calls)
         prompt = await _prompt(api, body, tools)
+        params = await api.with_grammar(params, prompt, tools=tools, choice=choice)
         parsers = await api.choice_parsers(prompt, 1, tools=tools, allows_parallel=body.parallel_tool_calls)
         generation = await api.generate(request, [prompt], params, priority=body.priority)
         writer = ResponseWriter(generation, parsers[0], begun=_begun(body, model))
@@ -62,13 +65,11 @@ def _params(body: ResponsesRequest) -> SamplingParams:
     if body.n not in (None, 1):
         raise bad_request(f"n={body.n}, and a response is one answer; send several requests", param="n")
     text_format = (body.text or {}).get("format")
-    if text_format not in (None, {}, {"type": "text"}):
-        raise bad_request(
-            "text.format is not supported by this version, and would change the answer; leave it out",
-            param="text",
-        )
+    if not isinstance(text_format, dict | None):
+        raise bad_request("text.format must be an object with a type", param="text")
     max_tokens = body.max_tokens if body.max_output_tokens is None else body.max_output_tokens
-    return sampling_params(body, max_tokens=max_tokens, logprobs=None)
+    structure = format_structure("text", text_format)
+    return sampling_params(body, max_tokens=max_tokens, logprobs=None, structure=structure)
 
 
 async def _prompt(api: Api, body: ResponsesRequest, tools: Any) -> Prompt:

@@ -46,16 +46,25 @@ class PlayingEngine(ScriptedEngine):
         self.answer = ""
         self.end: FinishReason | None = FinishReason.STOP
         self.failure: str | None = None
+        self.reason: str | None = None
         self.requests: list[Request] = []
 
     def play(self, answer: str, *, end: FinishReason | None = FinishReason.STOP) -> None:
         """What requests get from now on."""
-        self.answer, self.end, self.failure = answer, end, None
+        self.answer, self.end, self.failure, self.reason = answer, end, None, None
+
+    def refuse(self, reason: str) -> None:
+        """What requests get from now on: an end at once, with what they ask for as its reason."""
+        self.play("\0", end=FinishReason.ERROR)
+        self.reason = reason
 
     def submit(self, queue: AsyncOutputQueue) -> None:
         if self.refusal is not None:
             raise self.refusal
         self.requests += queue.requests
+        if self.reason is not None:
+            sequence = queue.requests[0].sequences[0]
+            sequence.error, sequence.is_refused = self.reason, True
         self.emit(queue, self.tokenizer.encode(self.answer, add_special_tokens=False), self.end)
         if self.failure is not None:
             queue.fail(self.failure)

@@ -119,13 +119,64 @@ def test_a_conversation_goes_on_after_calls_good_and_bad(played, player):
     [
         {"type": "custom", "custom": {"name": "f"}},
         {"type": "function", "function": {"parameters": CITY}},
-        {"type": "function", "function": {"name": "f", "parameters": CITY, "strict": True}},
+        {"type": "function", "function": {"name": "f()", "parameters": CITY, "strict": True}},
     ],
 )
 def test_a_tool_that_cannot_be_honoured_is_refused(played, tool):
     with pytest.raises(openai.BadRequestError, match=r"tools\[0\]") as caught:
         create(played, tools=[tool])
     assert caught.value.param == "tools"
+
+
+FORCED = [
+    {"tools": TOOLS, "tool_choice": "required"},
+    {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "weather"}}},
+    {"tools": [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]},
+    {"tools": TOOLS, "response_format": {"type": "json_object"}},
+    {"response_format": {"type": "json_object"}},
+]
+
+
+@pytest.mark.parametrize("fields", FORCED)
+def test_what_is_forced_is_a_grammar_of_the_whole_answer(played, player, fields):
+    """Which grammar is text.grammar's matter: see test_answer_grammar."""
+    player.play(CALLS)
+    choice = create(played, **fields).choices[0]
+    structure = player.requests[-1].params.structured_outputs
+    assert "reasoning: TEXT" in structure.grammar
+    assert ("weather" in structure.grammar) == ("tools" in fields)
+    assert (choice.message.tool_calls is not None) == ("tools" in fields)
+
+
+@pytest.mark.parametrize("fields", [{}, {"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "none"}])
+def test_what_is_not_forced_needs_no_grammar(played, player, fields):
+    player.play(CALLS)
+    create(played, **fields)
+    assert player.requests[-1].params.structured_outputs is None
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "function": {"name": "other"}},
+        {"type": "function"},
+        {"type": "custom", "custom": {"name": "weather"}},
+        "always",
+        5,
+        ["auto"],
+    ],
+)
+def test_a_choice_of_no_tool_is_refused(played, choice):
+    with pytest.raises(openai.BadRequestError, match="'required'") as caught:
+        create(played, tools=TOOLS, tool_choice=choice)
+    assert caught.value.param == "tool_choice"
+
+
+def test_what_the_engine_refuses_is_the_callers_error(played, player):
+    player.refuse("the grammar cannot be kept: why")
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="the grammar cannot be kept: why"):
+            create(played, stream=stream)
 
 
 def test_a_parser_that_does_not_exist_is_refused_before_anything_starts():

@@ -109,7 +109,8 @@ def test_a_conversation_goes_on_and_its_tokens_are_counted(client, player):
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tool_choice": {"type": "any"}, "tools": TOOLS},
+        {"tool_choice": {"type": "any"}},
+        {"tool_choice": {"type": "tool", "name": "none"}, "tools": TOOLS},
         {"max_tokens": 0},
         {"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]},
         {"messages": [{"role": "robot", "content": "a"}]},
