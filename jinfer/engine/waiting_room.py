@@ -12,7 +12,7 @@ WAIT_S = 0.002
 """An engine that has nothing else to do looks again after so long."""
 
 
-class Ready(NamedTuple):
+class Admissible(NamedTuple):
     """A sequence that may be scheduled, or the reason why it must fail."""
 
     sequence: Sequence
@@ -36,10 +36,10 @@ class WaitingRoom:
         """Forgets a sequence, if it is here."""
         self._needs.pop(sequence, None)
 
-    def take_ready(self) -> list[Ready]:
+    def take_ready(self) -> list[Admissible]:
         """Takes out the sequences that wait for nothing any more."""
         found = [
-            Ready(sequence, _error(sequence, needs))
+            Admissible(sequence, _error(sequence, needs))
             for sequence, needs in self._needs.items()
             if all(need.done() for need in needs) and (sequence.masker is None or sequence.masker.is_ready)
         ]
