@@ -2,6 +2,7 @@
 in a thread of the test."""
 
 import asyncio
+from concurrent.futures import Future
 
 import pytest
 
@@ -96,11 +97,19 @@ def test_log_probabilities_of_prompts_come_before_the_first_token(monkeypatch):
     monkeypatch.setattr(engine_outbox, "MAX_PROMPT_LOGPROBS", 2)
 
     class ScoringDevice(FallibleDevice):
-        def dispatch(self, plan):
+        def prepare(self, kind):
+            done = Future()
+            done.set_result(None)
+            return done
+
+        def begin(self, plan):
             for sequence in filter(None, plan.sampling_sequences):
                 if sequence.params.prompt_logprobs is not None:
                     sequence.request.prompt_logprobs = [None, {2: -2.0}, {3: -3.0}]
-            return super().dispatch(plan)
+            return self.dispatch(plan)
+
+        def choose(self, handle, masks):
+            assert masks is None
 
     engine = EngineThread(new_engine(ScoringDevice))
 

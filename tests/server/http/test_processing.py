@@ -77,6 +77,15 @@ def test_echoed_prompts_have_log_probabilities_as_their_outputs_had(http, plain)
         assert ours == pytest.approx(theirs, abs=1e-4)
 
 
+def test_a_prompt_may_be_scored_without_any_output(http, plain):
+    asked = {"echo": True, "logprobs": 1, "prompt": [PROMPT, "The dog"]}
+    body = {**GREEDY, **asked, "max_tokens": 0}
+    answers = http.post("/v1/completions", json=body).json()["choices"]
+    longer = http.post("/v1/completions", json={**body, "max_tokens": 1}).json()["choices"]
+    for answer, one in zip(answers, longer, strict=True):
+        assert answer["logprobs"] == {name: each[:-1] for name, each in one["logprobs"].items()}
+
+
 def test_a_stream_has_the_prompts_log_probabilities_in_its_first_chunk(client):
     asked = {"prompt": [PROMPT, "The dog"], "echo": True, "logprobs": 1, **GREEDY}
     whole = client.completions.create(**asked)
