@@ -29,6 +29,7 @@ def record_scores(scores: ChunkScores) -> None:
 
 
 def _entry(found: TokenLogprobs, token_id: int, count: int | None) -> dict[int, float]:
-    """By token id: the `count` most likely tokens that can be chosen at all, and the token itself."""
+    """Log probabilities by token id: of the `count` most likely tokens that can be chosen at all, and of the
+    token itself."""
     top = zip(found.top_token_ids[:count], found.top_logprobs[:count], strict=True)
     return {**{id: logprob for id, logprob in top if logprob > EXCLUDED_LOGPROB}, token_id: found.logprob}

@@ -17,7 +17,7 @@ def choose_processed(
     wanted: NextTokens,
     flags: RowFlags,
 ) -> tuple[Rows, LogitsState, StepResult]:
-    """As `step.choose_tokens`, with the logits changed by the rules of each row that has some."""
+    """The second half, as `step.choose_tokens`, with logits changed by the rules of each row that has some."""
     state, result = sampler(
         wanted.logits,
         state,

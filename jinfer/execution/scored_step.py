@@ -13,16 +13,15 @@ from jinfer.execution.device_state import DeviceState
 from jinfer.execution.mixed_step import mixed_tokens
 from jinfer.execution.step import NextTokens
 from jinfer.models.model import Model
-from jinfer.requests.sampling_params import MAX_LOGPROBS
+from jinfer.sampling.sampler import logprobs_of
 from jinfer.weights.params import Params
-from pallas_kernels import sampling
 
 NO_TARGET = -1  # of a token after which nobody wants log probabilities
 TOKENS_AT_A_TIME = 128  # whose logits exist at a time: 78 MB with a vocabulary of 152,000
 
 
 class PromptScores(NamedTuple):
-    """Of each token of a batch, the log probability of its target after it, and the most likely tokens.
+    """The log probability of each token's target, which comes after it, and the most likely tokens there.
     Zeros where there is no target."""
 
     logprobs: Float32[Array, " tokens"]
@@ -39,7 +38,7 @@ def scored_forward(
     packed: Int32[Array, " packed"],
     targets: Int32[Array, " tokens"],
 ) -> tuple[DeviceState, NextTokens, PromptScores]:
-    """As `step.forward`, of a mixed batch, with the last layer computed for all tokens. `targets` are the
+    """The first half, as `step.forward`, of a mixed batch, with the last layer computed for all tokens. `targets` are the
     tokens that come next in prompts; NO_TARGET where nobody asks."""
     batch = unpack(layout_of(shape, limits), packed)
     rows, tokens, row_ids, packed_sampling = mixed_tokens(model, limits=limits, rows=state.rows, batch=batch)
@@ -56,7 +55,7 @@ def _scores(
     hidden: Float[Array, "tokens features"],
     targets: Int32[Array, " tokens"],
 ) -> PromptScores:
-    """A piece of the tokens after the other, so that their logits are never there all together."""
+    """Scores a piece of the tokens after the other, so that their logits are never there all together."""
     num_tokens = targets.shape[0]
     size = min(TOKENS_AT_A_TIME, num_tokens)
     num_pieces = -(-num_tokens // size)
@@ -68,14 +67,8 @@ def _scores(
 
     def of_piece(piece: tuple[Array, Array]) -> PromptScores:
         hidden, targets = piece
-        found = sampling.top_logprobs(
-            model.logits(params, hidden),
-            jnp.maximum(targets, 0),
-            targets != NO_TARGET,
-            count=min(MAX_LOGPROBS, model.config.vocab_size),
-            implementation=model.implementation,
-        )
-        return PromptScores(*found)
+        logits, token_ids = model.logits(params, hidden), jnp.maximum(targets, 0)
+        return PromptScores(*logprobs_of(logits, token_ids, targets != NO_TARGET, model.implementation))
 
     scores = jax.lax.map(of_piece, pieces)
     return jax.tree.map(lambda x: x.reshape(num_pieces * size, *x.shape[2:])[:num_tokens], scores)

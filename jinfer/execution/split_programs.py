@@ -83,7 +83,7 @@ class SplitPrograms:
         return (*(count for count in MASKS_AT_A_TIME if count < max_num_seqs), max_num_seqs)
 
     def of_kind(self, kind: SplitKind) -> Mapping[ProgramKey, Program]:
-        """What steps of a kind need, the largest first."""
+        """The programs that steps of a kind need, the largest first."""
         rows = sorted({shape.rows for shape in self.buckets.all}, reverse=True)
         if kind == "processed_logprobs":
             return {ProgramKey("report", size=size): self._choose("report", size) for size in rows}

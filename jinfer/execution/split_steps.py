@@ -19,11 +19,9 @@ from jinfer.execution.scored_step import NO_TARGET, PromptScores
 from jinfer.execution.split_programs import ProgramKey, SplitPrograms
 from jinfer.execution.step import NextTokens
 from jinfer.placement import Placement
-from jinfer.requests.request import Sequence
-from jinfer.requests.token_masker import num_mask_words
 from jinfer.sampling.processed_logits import LogitsState, RowFlags
 from jinfer.sampling.sampler import StepResult
-from jinfer.scheduling.step_plan import StepPlan
+from jinfer.scheduling.step_plan import ChunkPlan, StepPlan
 from jinfer.weights.params import Params
 
 
@@ -96,11 +94,12 @@ class SplitSteps:
             state, wanted = self._executables[ProgramKey("forward", batch.shape)](params, state, batch.packed)
         for chunk in plan.chunks:
             if chunk.is_last_chunk and chunk.sequence.request.logits_rules is not None:
-                self._join(chunk.sequence, chunk.row)
+                self._join(chunk)
         return state, SplitStep(plan, wanted, scored, scores)
 
-    def _join(self, sequence: Sequence, row: int) -> None:
-        joining = joining_row(sequence, row, self._programs.limits, self._programs.vocab_size)
+    def _join(self, chunk: ChunkPlan) -> None:
+        programs = self._programs
+        joining = joining_row(chunk.sequence, chunk.row, programs.limits, programs.vocab_size)
         self._state = self._executables[ProgramKey("join")](self._state, joining)
 
     def choose(self, state: DeviceState, step: SplitStep, masks: StepMasks | None) -> DeviceState:
@@ -136,7 +135,7 @@ class SplitSteps:
 
     def new_masks(self, num_rows: int) -> np.ndarray:
         """uint32 [num_rows, words], to be filled."""
-        return np.empty((num_rows, num_mask_words(self._programs.vocab_size)), np.uint32)
+        return np.empty((num_rows, self._programs.logits_state.step_masks.shape[1]), np.uint32)
 
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""
@@ -163,7 +162,7 @@ def _targets(scored: list[ScoredChunk], batch: Batch) -> np.ndarray:
 
 
 def prompt_scores(step: SplitStep) -> list[ChunkScores]:
-    """What a step says of the prompts that it scored."""
+    """The log probabilities of the prompts that a step scored."""
     if step.scores is None:
         return []
     found = tuple(map(np.asarray, step.scores))

@@ -23,7 +23,7 @@ class LogitsState(NamedTuple):
     """The rules of each row, and the counts that penalties follow from. The last row is the null row."""
 
     output_counts: Int16[Array, "rows vocab"]
-    """How often the output has each token."""
+    """The number of times that the output has each token."""
     is_in_prompt: Bool[Array, "rows vocab"]
     penalties: Float32[Array, "rows 3"]
     """The repetition, frequency and presence penalties."""

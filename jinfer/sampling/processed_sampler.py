@@ -43,8 +43,8 @@ def sample_and_report(
     positions: Int32[Array, " rows"],
     implementation: Implementation,
 ) -> tuple[LogitsState, StepResult]:
-    """As `sample_processed`, but rows that ask for it get log probabilities of the distribution that their
-    token is drawn from.
+    """Does what `sample_processed` does, but rows that ask for it get log probabilities of the distribution
+    that their token is drawn from.
 
     These cost many times what choosing does, and a condition on the device would make the host wait: so it
     is a function of its own.

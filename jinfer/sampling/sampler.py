@@ -67,11 +67,22 @@ def step_result(
     implementation: Implementation,
 ) -> StepResult:
     """The results for the host, with the log probabilities of these logits."""
-    logprobs, top_token_ids, top_logprobs = sampling.top_logprobs(
+    found = logprobs_of(logits, token_ids, rows.wants_logprobs > 0, implementation)
+    return StepResult(jnp.where(is_finite, token_ids, NOT_FINITE), *found)
+
+
+def logprobs_of(
+    logits: Float32[Array, "rows vocab"],
+    token_ids: Int32[Array, " rows"],
+    wanted: Bool[Array, " rows"],
+    implementation: Implementation,
+) -> tuple[Float32[Array, " rows"], Int32[Array, "rows top"], Float32[Array, "rows top"]]:
+    """The log probability of each token, and the ids and log probabilities of the MAX_LOGPROBS most likely
+    ones. Zeros in rows that are not wanted."""
+    return sampling.top_logprobs(
         logits,
         token_ids,
-        rows.wants_logprobs > 0,
+        wanted,
         count=min(MAX_LOGPROBS, logits.shape[-1]),
         implementation=implementation,
     )
-    return StepResult(jnp.where(is_finite, token_ids, NOT_FINITE), logprobs, top_token_ids, top_logprobs)
