@@ -17,7 +17,7 @@ def choose_processed(
     wanted: NextTokens,
     flags: RowFlags,
 ) -> tuple[Rows, LogitsState, StepResult]:
-    """The second half, as `step.choose_tokens`, with logits changed by the rules of each row that has some."""
+    """The second half, as `step.choose_tokens`, with logits changed by the rules of each row."""
     state, result = sampler(
         wanted.logits,
         state,

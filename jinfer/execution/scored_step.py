@@ -38,8 +38,8 @@ def scored_forward(
     packed: Int32[Array, " packed"],
     targets: Int32[Array, " tokens"],
 ) -> tuple[DeviceState, NextTokens, PromptScores]:
-    """The first half, as `step.forward`, of a mixed batch, with the last layer computed for all tokens. `targets` are the
-    tokens that come next in prompts; NO_TARGET where nobody asks."""
+    """The first half, as `step.forward`, of a mixed batch, with the last layer computed for all tokens.
+    `targets` are the tokens that come next in prompts; NO_TARGET where nobody asks."""
     batch = unpack(layout_of(shape, limits), packed)
     rows, tokens, row_ids, packed_sampling = mixed_tokens(model, limits=limits, rows=state.rows, batch=batch)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens._replace(logits_indices=None))
