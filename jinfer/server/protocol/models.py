@@ -18,9 +18,11 @@ class ModelCard(msgspec.Struct):
 
 
 class ModelList(msgspec.Struct):
-    """All names."""
+    """All names. `models` is Codex's catalogue, which it must find and may find empty: a model that is not in
+    it is used by the name that its user gives."""
 
     data: list[ModelCard]
+    models: tuple[()] = ()
     object: str = "list"
 
 

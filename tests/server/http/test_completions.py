@@ -18,11 +18,12 @@ def events(text: str) -> list[dict]:
     return [json.loads(frame) for frame in frames[:-1]]
 
 
-def test_models_are_listed_with_their_context(client):
+def test_models_are_listed_with_their_context(client, http):
     first, second = client.models.list().data
     assert (first.id, second.id) == (MODEL, "other-name")
     assert first.max_model_len == 512
     assert client.models.retrieve("other-name").id == "other-name"
+    assert http.get("/v1/models").json()["models"] == []  # Codex's
 
 
 def test_a_completion_has_text_usage_and_a_reason(client):
