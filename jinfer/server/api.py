@@ -62,6 +62,8 @@ class Api:
     service: GenerationService
     models: ServedModels
     answer_parsing: AnswerParsing | None
+    reasoning_fields: tuple[str, ...] = ("reasoning",)
+    """The names that reasoning has in a message of chat."""
 
     @property
     def info(self) -> ModelInfo:

@@ -22,6 +22,11 @@ from jinfer.text.tokenizer import Tokenizer
 
 KEY_VARIABLE = "JINFER_API_KEY"
 DEMO_NAME = "jinfer-demo"
+REASONING_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "reasoning": ("reasoning",),
+    "reasoning_content": ("reasoning_content",),
+    "both": ("reasoning", "reasoning_content"),
+}
 
 
 def build_server(engine: ServedEngine, options: ServerOptions, limits: ServerLimits) -> HttpServer:
@@ -51,6 +56,7 @@ def build_app(
         service=service,
         models=ServedModels.begun_now(names, root=options.model or DEMO_NAME),
         answer_parsing=parsing,
+        reasoning_fields=REASONING_FIELDS[options.reasoning_field],
     )
     app = create_app(
         api, metrics, keys=api_keys(options, os.environ), allowed_origins=options.allowed_origins

@@ -1,5 +1,6 @@
 """The parts of an answer in the form of OpenAI's chat: deltas of a stream, or one message."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from jinfer.text.output_parsing.deltas import (
@@ -12,12 +13,12 @@ from jinfer.text.output_parsing.deltas import (
 )
 
 
-def delta_body(delta: Delta) -> dict[str, Any]:
+def delta_body(delta: Delta, *, reasoning_fields: Sequence[str]) -> dict[str, Any]:
     """`delta` of a chunk. A call begins with its id and name, which clients join and so come once."""
     if isinstance(delta, ContentDelta):
         return {"content": delta.text}
     if isinstance(delta, ReasoningDelta):
-        return {"reasoning": delta.text}
+        return dict.fromkeys(reasoning_fields, delta.text)
     if isinstance(delta, ToolCallStart):
         function = {"name": delta.name, "arguments": ""}
         return _call({"index": delta.index, "id": delta.id, "type": "function", "function": function})
@@ -29,13 +30,13 @@ def role_body(*, has_tools: bool) -> dict[str, Any]:
     return {"role": "assistant", "content": None if has_tools else ""}
 
 
-def message_body(output: ParsedOutput, *, has_tools: bool) -> dict[str, Any]:
+def message_body(output: ParsedOutput, *, has_tools: bool, reasoning_fields: Sequence[str]) -> dict[str, Any]:
     """The message that a client joins of the chunks."""
     message = role_body(has_tools=has_tools)
     if output.content is not None:
         message["content"] = output.content
     if output.reasoning is not None:
-        message["reasoning"] = output.reasoning
+        message |= dict.fromkeys(reasoning_fields, output.reasoning)
     if output.tool_calls:
         message["tool_calls"] = list(map(_call_body, output.tool_calls))
     return message

@@ -45,6 +45,7 @@ class ChatWriter:
         self._model = model
         self._parsers = parsers
         self._has_tools = has_tools
+        self._reasoning_fields = api.reasoning_fields
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = now_s()
         self._frames = ChunkFrames(
@@ -95,7 +96,10 @@ class ChatWriter:
         return self._frames.chunk(index, encode(role_body(has_tools=self._has_tools)), usage=usage)
 
     def _chunks(self, piece: Piece) -> bytes:
-        deltas = list(map(delta_body, self._parsers[piece.choice].read(piece))) or [{}]
+        deltas = [
+            delta_body(delta, reasoning_fields=self._reasoning_fields)
+            for delta in self._parsers[piece.choice].read(piece)
+        ] or [{}]
         if self._is_plain and piece.finish_reason is None and piece.logprobs is None:
             return b"".join(self._frames.chunk(piece.choice, encode(delta)) for delta in deltas)
         *before, last = deltas
@@ -119,7 +123,7 @@ class ChatWriter:
         wants_ids = bool(self._body.return_token_ids)
         return ChatChoice(
             index=index,
-            message=message_body(output, has_tools=self._has_tools),
+            message=message_body(output, has_tools=self._has_tools, reasoning_fields=self._reasoning_fields),
             logprobs=self._logprobs(pieces),
             finish_reason=self._finish_reason(pieces[-1]),
             stop_reason=pieces[-1].stop_reason,

@@ -8,6 +8,7 @@ from jinfer.options import check_options, option
 from jinfer.text.output_parsing.format_choice import check_format_names
 
 LogFormat = Literal["text", "json"]
+ReasoningField = Literal["reasoning", "reasoning_content", "both"]
 TEXTS = ("model", "tokenizer", "host")
 LISTS = ("api_key", "served_model_name", "allowed_origins")
 
@@ -40,6 +41,9 @@ class ServerOptions:
     )
     reasoning_parser: str | None = option(
         None, help="format of the model's reasoning; default: found by its template", metavar="NAME"
+    )
+    reasoning_field: ReasoningField = option(
+        "reasoning", help="name of the reasoning in the answers of chat; default reasoning"
     )
     log_format: LogFormat = option("text", help="form of the log's lines, on stderr; default text")
     max_queued_requests: int | None = option(

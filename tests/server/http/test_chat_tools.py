@@ -9,6 +9,7 @@ from jinfer.errors import ConfigError
 from jinfer.requests.request import FinishReason
 from jinfer.server.options import ServerOptions
 from tests.server.http.conftest import MODEL
+from tests.server.http.running_server import running_server
 
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}}
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": CITY}}]
@@ -96,6 +97,25 @@ def test_an_answer_cut_within_its_reasoning_has_no_content(played, player):
     choice = create(played).choices[0]
     assert (choice.message.reasoning, choice.message.content) == ("It is", "")
     assert choice.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("field", "names"),
+    [("reasoning_content", {"reasoning_content"}), ("both", {"reasoning", "reasoning_content"})],
+)
+def test_reasoning_may_have_another_name(player, field, names):
+    options = ServerOptions(served_model_name=(MODEL,), grace_s=0, reasoning_field=field)
+    player.play(THOUGHT)
+    with (
+        running_server(player, options) as running,
+        openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0) as client,
+    ):
+        message = create(client).choices[0].message.to_dict()
+        assert {name for name, text in message.items() if text == "It is June."} == names
+        assert plain(streamed_message(client)[0]) == plain(create(client).choices[0].message)
+        messages = [*MESSAGES, {"role": "assistant", **message}]
+        client.chat.completions.create(model=MODEL, messages=messages)
+        assert "<think>It is June.</think>Yes." in player.prompt
 
 
 def test_a_conversation_goes_on_after_calls_good_and_bad(played, player):
