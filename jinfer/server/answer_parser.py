@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jinfer.requests.prompts import Prompt
+from jinfer.requests.request import FinishReason
 from jinfer.server.generation import Piece
 from jinfer.server.generation_service import GenerationService
 from jinfer.text.output_parsing.answer_parsing import AnswerParser, AnswerParsing
@@ -20,10 +21,15 @@ class ChoiceParser:
         self._parser = parser
         self._max_tool_calls = max_tool_calls
         self.has_tool_calls = False
+        self.num_reasoning_tokens = 0
+        """Tokens between the markers of reasoning, as their text comes."""
 
     def read(self, piece: Piece) -> list[Delta]:
         """The deltas that are certain with a piece; with the last, all that are left."""
+        was_in_reasoning = self._parser.is_in_reasoning
         deltas = self._parser.feed(piece.text, piece.placed_tokens)
+        is_no_end = piece.token_ids != () and piece.finish_reason is not FinishReason.STOP
+        self.num_reasoning_tokens += was_in_reasoning and self._parser.is_in_reasoning and is_no_end
         if piece.finish_reason is not None:
             deltas += self._parser.finish()
         if self._max_tool_calls is not None:

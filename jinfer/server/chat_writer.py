@@ -19,7 +19,7 @@ from jinfer.server.protocol.chat import (
     ScoredToken,
 )
 from jinfer.server.protocol.sampling_fields import wants_usage
-from jinfer.server.protocol.usage import usage_body
+from jinfer.server.protocol.usage import UsageBody, usage_body
 from jinfer.server.streaming import DONE, ChunkFrames, encode, error_frame, now_s
 from jinfer.server.token_texts import TokenTexts, finite, likeliest, prompt_logprobs_body
 from jinfer.text.output_parsing.deltas import join
@@ -71,7 +71,7 @@ class ChatWriter:
 
     def finish(self) -> bytes:
         """The counts, where they were asked for, and the end."""
-        return (self._frames.usage(self._generation) if self._has_end_usage else b"") + DONE
+        return (self._frames.usage(self._usage()) if self._has_end_usage else b"") + DONE
 
     def fail(self, reply: ErrorReply) -> bytes:
         """The error."""
@@ -86,13 +86,17 @@ class ChatWriter:
             created=self._created,
             model=self._model,
             choices=[self._choice(index, own) for index, own in enumerate(pieces)],
-            usage=usage_body(self._generation.usage()),
+            usage=self._usage(),
             prompt_token_ids=list(prompt_ids) if wants_ids else None,
             prompt_logprobs=prompt_logprobs_body(self._generation.requests[0], self._texts),
         )
 
+    def _usage(self) -> UsageBody:
+        num_reasoning_tokens = sum(parser.num_reasoning_tokens for parser in self._parsers)
+        return usage_body(self._generation.usage(), num_reasoning_tokens=num_reasoning_tokens)
+
     def _role(self, index: int) -> bytes:
-        usage = usage_body(self._generation.usage()) if self._has_every_usage else None
+        usage = self._usage() if self._has_every_usage else None
         return self._frames.chunk(index, encode(role_body(has_tools=self._has_tools)), usage=usage)
 
     def _chunks(self, piece: Piece) -> bytes:
@@ -115,7 +119,7 @@ class ChatWriter:
             finish_reason=self._finish_reason(piece),
             stop_reason=piece.stop_reason,
             more=b',"token_ids":' + encode(piece.token_ids) if self._body.return_token_ids else b"",
-            usage=usage_body(self._generation.usage()) if self._has_every_usage else None,
+            usage=self._usage() if self._has_every_usage else None,
         )
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> ChatChoice:

@@ -61,7 +61,9 @@ class CompletionWriter:
 
     def finish(self) -> bytes:
         """The counts, where they were asked for, and the end."""
-        return (self._frames.usage(self._generation) if self._has_end_usage else b"") + DONE
+        return (
+            self._frames.usage(usage_body(self._generation.usage())) if self._has_end_usage else b""
+        ) + DONE
 
     def fail(self, reply: ErrorReply) -> bytes:
         """The error."""

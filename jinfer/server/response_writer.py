@@ -87,7 +87,9 @@ class ResponseWriter:
         return msgspec.structs.replace(
             self._begun,
             output=[item_body(block, self._items.item_id(block)) for block in self._blocks.blocks],
-            usage=response_usage(self._generation.usage()),
+            usage=response_usage(
+                self._generation.usage(), num_reasoning_tokens=self._parser.num_reasoning_tokens
+            ),
         )
 
     def _ended(self) -> ResponseBody:

@@ -11,7 +11,7 @@ from fastapi import Response
 from jinfer.errors import EngineError, RequestError
 from jinfer.server.errors import ClientLeftError, ErrorReply, error_reply
 from jinfer.server.generation import Generation, Piece
-from jinfer.server.protocol.usage import usage_body
+from jinfer.server.protocol.usage import UsageBody
 
 logger = logging.getLogger(__name__)
 DONE = b"data: [DONE]\n\n"
@@ -72,9 +72,9 @@ class ChunkFrames:
             *(head, value, encode(logprobs), encode(finish_reason), encode(stop_reason), more, end),
         )
 
-    def usage(self, generation: Generation) -> bytes:
+    def usage(self, usage: UsageBody) -> bytes:
         """The frame without choices that has the counts."""
-        return self._head + b'],"usage":' + encode(usage_body(generation.usage())) + b"}\n\n"
+        return self._head + b'],"usage":' + encode(usage) + b"}\n\n"
 
 
 def error_frame(reply: ErrorReply) -> bytes:

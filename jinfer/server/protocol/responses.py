@@ -38,9 +38,9 @@ class InputTokensDetails(msgspec.Struct):
 
 
 class OutputTokensDetails(msgspec.Struct):
-    """The part of the output that is reasoning, which is not counted: always 0."""
+    """The part of the output that is reasoning."""
 
-    reasoning_tokens: int = 0
+    reasoning_tokens: int
 
 
 class ResponseUsage(msgspec.Struct):
@@ -93,12 +93,12 @@ class ResponseBody(msgspec.Struct, kw_only=True):
     object: str = "response"
 
 
-def response_usage(usage: Usage) -> ResponseUsage:
+def response_usage(usage: Usage, *, num_reasoning_tokens: int) -> ResponseUsage:
     """The counts of a generation so far."""
     return ResponseUsage(
         input_tokens=usage.num_prompt_tokens,
         input_tokens_details=InputTokensDetails(cached_tokens=usage.num_cached_tokens),
         output_tokens=usage.num_output_tokens,
-        output_tokens_details=OutputTokensDetails(),
+        output_tokens_details=OutputTokensDetails(num_reasoning_tokens),
         total_tokens=usage.num_prompt_tokens + usage.num_output_tokens,
     )

@@ -35,6 +35,11 @@ class AnswerParser:
         self._stream = stream
         self._parser = parser
 
+    @property
+    def is_in_reasoning(self) -> bool:
+        """True where the next text would be reasoning."""
+        return self._parser.is_in_reasoning
+
     def feed(self, text: str, placed_tokens: Iterable[PlacedToken] = ()) -> list[Delta]:
         """The deltas that are certain with the next text.
 

@@ -60,6 +60,11 @@ class OutputParser:
         """The region in which the answer stands; None outside of all."""
         return None if self._region is None else self._here
 
+    @property
+    def is_in_reasoning(self) -> bool:
+        """True where text would be reasoning now."""
+        return self._region is not None and self._here.kind is TextKind.REASONING
+
     def feed(self, symbols: Iterable[Symbol]) -> list[Delta]:
         """The deltas that are certain with these symbols. A string among them may have many characters."""
         for symbol in symbols:
@@ -189,8 +194,7 @@ class OutputParser:
         return num_read
 
     def _writer(self) -> TextWriter:
-        is_reasoning = self._region is not None and self._here.kind is TextKind.REASONING
-        return self._reasoning if is_reasoning else self._content
+        return self._reasoning if self.is_in_reasoning else self._content
 
     @property
     def _here(self) -> Region:

@@ -99,6 +99,25 @@ def test_an_answer_cut_within_its_reasoning_has_no_content(played, player):
     assert choice.finish_reason == "length"
 
 
+INSIDE = {
+    CALLS: len("\nTwo cities.\n"),
+    THOUGHT: len("It is June."),
+    "Yes.<|im_end|>": 0,
+    "<think>Hm<|im_end|>": 2,
+}
+"""The tokens of answers, each a character, that are reasoning."""
+
+
+@pytest.mark.parametrize("answer", INSIDE)
+def test_the_tokens_of_reasoning_are_counted(played, player, answer):
+    player.play(answer)
+    whole = create(played).usage
+    options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    *_, last = create(played, **options)
+    assert last.usage.completion_tokens_details.reasoning_tokens == INSIDE[answer]
+    assert whole.completion_tokens_details.reasoning_tokens == INSIDE[answer]
+
+
 @pytest.mark.parametrize(
     ("field", "names"),
     [("reasoning_content", {"reasoning_content"}), ("both", {"reasoning", "reasoning_content"})],

@@ -42,6 +42,7 @@ def test_an_answer_has_its_reasoning_its_text_and_its_calls_as_items(played, pla
     assert response.output_text == "I look."
     assert len({item.id for item in response.output}) == 4
     assert response.usage.input_tokens == len(player.requests[-1].prompt_token_ids)
+    assert response.usage.output_tokens_details.reasoning_tokens == len("\nTwo cities.\n")
     assert response.usage.total_tokens == len(player.requests[-1].sequences[0].token_ids)
     assert "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nIs it warm?" in player.prompt
 
