@@ -31,10 +31,10 @@ from jinfer.engine.engine import Engine
 from jinfer.engine.loop import EngineLoop
 from jinfer.engine.stats import Counters
 from jinfer.engine.steps import StepOutput
-from jinfer.requests.masker_factory import MaskerFactory
 from jinfer.requests.prompts import Prompt
 from jinfer.requests.request import append_token
 from jinfer.requests.request_factory import RequestFactory
+from jinfer.requests.request_rules import RulesFactory
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.scheduling.step_plan import StepPlan
@@ -48,7 +48,7 @@ from jinfer.server.waiting_line import QueueLimits
 from jinfer.server.wire import EngineSpec, Step, decode_for_front, encode
 
 VOCAB_SIZE, CONTEXT, TOKEN_ID = 150_000, 4096, 123_456
-MASKERS = MaskerFactory(None, vocab_size=VOCAB_SIZE, eos_token_ids=())
+RULES = RulesFactory(None, vocab_size=VOCAB_SIZE, eos_token_ids=())
 REPEATS, CALLS, NUM_TOKENS = 15, 40, 400
 
 
@@ -193,9 +193,7 @@ async def measure_beside(rows: int, device_ms: float, busy: float) -> dict[str, 
     engine = new_engine(rows, device_ms / 1e3)
     loop = EngineLoop(engine, lambda: None)
     loop.start()
-    in_thread = [
-        await step_ms(LocalEngine(loop, engine, info_of(rows), MASKERS), rows, busy) for _ in range(3)
-    ]
+    in_thread = [await step_ms(LocalEngine(loop, engine, info_of(rows), RULES), rows, busy) for _ in range(3)]
     loop.close()
     ours, theirs = socket.socketpair()
     ours.setblocking(False)
@@ -227,7 +225,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.fd is not None:
         started = StartedEngine(
-            new_engine(options.rows, options.device_ms / 1e3), info_of(options.rows), MASKERS, lambda: None
+            new_engine(options.rows, options.device_ms / 1e3), info_of(options.rows), RULES, lambda: None
         )
         connection = socket.socket(fileno=options.fd)
         sys.exit(serve(connection, lambda _: started, exit_now=lambda: os._exit(1)))

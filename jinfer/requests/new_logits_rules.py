@@ -9,7 +9,7 @@ from jinfer.errors import RequestError
 from jinfer.requests.bad_words import BadWords
 from jinfer.requests.logits_rules import LogitsRules
 from jinfer.requests.sampling_params import MAX_BIAS, SamplingParams
-from jinfer.requests.token_masker import forbid_tokens, mask_of, num_allowed
+from jinfer.requests.token_masker import forbid_tokens, full_mask, mask_of, num_allowed
 
 
 def new_logits_rules(
@@ -71,8 +71,8 @@ def _allowed_mask(
     single_ids = bad_words.single_ids if bad_words is not None else frozenset()
     if params.allowed_token_ids is None and not single_ids:
         return None
-    given = range(vocab_size) if params.allowed_token_ids is None else params.allowed_token_ids
-    mask = mask_of(given, vocab_size)
+    given = params.allowed_token_ids
+    mask = full_mask(vocab_size) if given is None else mask_of(given, vocab_size)
     num_given = num_allowed(mask)
     if not forbid_tokens(mask, single_ids):
         raise RequestError(

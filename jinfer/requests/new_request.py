@@ -7,8 +7,6 @@ from collections.abc import Collection
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError, shown
-from jinfer.requests.bad_words import BadWords
-from jinfer.requests.new_logits_rules import new_logits_rules
 from jinfer.requests.request import Request, Sequence
 from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
 
@@ -28,16 +26,12 @@ def create_request(
     vocab_size: int,
     limits: Limits,
     priority: int = 0,
-    bad_words: BadWords | None = None,
 ) -> Request:
-    """Checks everything that can be known before the request runs. `bad_words` are those of the parameters.
-    Its sequences have no maskers yet. Raises RequestError with the numbers."""
+    """Checks everything that can be known before the request runs. It has no rules of logits yet. Raises
+    RequestError with the numbers."""
     _check_priority(priority)
     _check_prompt(prompt_token_ids, vocab_size, limits)
-    stop_token_ids = frozenset(params.stop_token_ids or ()) | (
-        frozenset() if params.ignore_eos else eos_token_ids
-    )
-    _check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
+    stop_token_ids = stop_ids_of(params, eos_token_ids, vocab_size)
     _check_min_tokens(params.min_tokens, len(prompt_token_ids), stop_token_ids, vocab_size, limits)
     request = Request(
         request_id=request_id,
@@ -45,9 +39,6 @@ def create_request(
         prompt_token_ids=tuple(prompt_token_ids),
         params=params,
         arrival_time=time.perf_counter(),
-        logits_rules=new_logits_rules(
-            params, bad_words, stop_token_ids=stop_token_ids, vocab_size=vocab_size
-        ),
         priority=priority,
     )
     max_tokens = limits.max_model_len if params.max_tokens is None else params.max_tokens
@@ -65,6 +56,16 @@ def create_request(
             )
         )
     return request
+
+
+def stop_ids_of(params: SamplingParams, eos_token_ids: frozenset[int], vocab_size: int) -> frozenset[int]:
+    """The token ids that end an output. Raises RequestError for too many, and for one outside the
+    vocabulary."""
+    stop_token_ids = frozenset(params.stop_token_ids or ()) | (
+        frozenset() if params.ignore_eos else eos_token_ids
+    )
+    _check_stop_token_ids(stop_token_ids, eos_token_ids, vocab_size, params.min_tokens)
+    return stop_token_ids
 
 
 def _check_priority(priority: int) -> None:

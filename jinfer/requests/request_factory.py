@@ -3,17 +3,24 @@ engine."""
 
 import itertools
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinfer.config import Limits
 from jinfer.errors import RequestError
-from jinfer.requests.masker_factory import MaskerFactory
-from jinfer.requests.new_request import create_request
+from jinfer.requests.new_request import create_request, stop_ids_of
 from jinfer.requests.prompts import Messages, Prompt, as_conversations
 from jinfer.requests.request import Request
+from jinfer.requests.request_rules import RequestRules, RulesFactory
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.text.detokenizer import Detokenizer
 from jinfer.text.tokenizer import Tokenizer
+
+
+class PreparedParams(NamedTuple):
+    """Parameters none of which is open, and the rules that follow from them."""
+
+    params: SamplingParams
+    rules: RequestRules
 
 
 class RequestFactory:
@@ -41,7 +48,7 @@ class RequestFactory:
         self._limits = limits
         self._placed_token_ids = placed_token_ids
         self._makes_maskers = makes_maskers
-        self.maskers = MaskerFactory(tokenizer, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
+        self.rules = RulesFactory(tokenizer, vocab_size=vocab_size, eos_token_ids=eos_token_ids)
         self._numbers = itertools.count(1)
 
     def create_all(
@@ -55,15 +62,16 @@ class RequestFactory:
         """A request for each pair, or none at all. Raises RequestError, which names the prompt if there are
         several."""
         requests = []
-        for index, pair in enumerate(zip(prompts, params, strict=True)):
+        prepared: dict[int, PreparedParams] = {}  # by identity: many prompts may share one
+        for index, (prompt, each) in enumerate(zip(prompts, params, strict=True)):
             try:
-                requests.append(self.create(*pair, priority=priority, waits=waits))
+                if id(each) not in prepared:
+                    prepared[id(each)] = self._prepare(each, waits=waits)
+                requests.append(self._create(prompt, prepared[id(each)], priority))
             except RequestError as error:
                 if len(prompts) == 1:
                     raise
-                raise RequestError(
-                    f"prompts[{index}]: {error}", param=error.param, code=error.code
-                ) from error
+                raise RequestError(f"prompts[{index}]: {error}", param=error.param) from error
         return requests
 
     def create(
@@ -72,25 +80,32 @@ class RequestFactory:
         """A request that could run alone, with the numbers in the RequestError if it could not. Nothing is
         accepted yet. Requests of lower `priority` begin first. With `waits` a grammar is compiled when it
         returns, and else the request may still end for it."""
+        return self._create(prompt, self._prepare(params, waits=waits), priority)
+
+    def _prepare(self, params: SamplingParams, *, waits: bool) -> PreparedParams:
         self._check_text_needs(params)
+        resolved = params.with_defaults(self._sampling_defaults)
+        stop_token_ids = stop_ids_of(resolved, self._eos_token_ids, self._vocab_size)
+        if self._makes_maskers:
+            return PreparedParams(resolved, self.rules.make(resolved, stop_token_ids, waits=waits))
+        return PreparedParams(resolved, self.rules.check(resolved, stop_token_ids))
+
+    def _create(self, prompt: Prompt, prepared: PreparedParams, priority: int) -> Request:
         ids = prompt.token_ids
         if ids is None:
             assert prompt.text is not None
             ids = tuple(self.need_tokenizer("a prompt of text").encode(prompt.text))
-        bad_words = self.maskers.bad_words(params)
         request = create_request(
             request_id=f"request-{next(self._numbers)}",
             prompt=prompt.text,
             prompt_token_ids=ids,
-            params=params.with_defaults(self._sampling_defaults),
+            params=prepared.params,
             eos_token_ids=self._eos_token_ids,
             vocab_size=self._vocab_size,
             limits=self._limits,
             priority=priority,
-            bad_words=bad_words,
         )
-        if self._makes_maskers:
-            self.maskers.add_to(request, bad_words, waits=waits)
+        prepared.rules.give_to(request)
         for sequence in request.sequences:
             sequence.detokenizer = self._detokenizer(request)
         return request
@@ -120,7 +135,7 @@ class RequestFactory:
 
     def close(self) -> None:
         """Ends the process that compiles grammars, if a request needed it."""
-        self.maskers.close()
+        self.rules.close()
 
     def _check_text_needs(self, params: SamplingParams) -> None:
         needs = {

@@ -19,7 +19,14 @@ def num_mask_words(vocab_size: int) -> int:
 def mask_of(token_ids: Collection[int], vocab_size: int) -> NDArray[np.uint32]:
     """The mask that allows some tokens of a vocabulary: uint32[num_mask_words(vocab_size)]."""
     bits = np.zeros(num_mask_words(vocab_size) * TOKENS_PER_WORD, np.uint8)
-    bits[np.asarray(token_ids, np.int64)] = 1
+    bits[np.fromiter(token_ids, np.int64, len(token_ids))] = 1
+    return np.packbits(bits, bitorder="little").view(np.uint32)
+
+
+def full_mask(vocab_size: int) -> NDArray[np.uint32]:
+    """The mask that allows every token of a vocabulary."""
+    bits = np.zeros(num_mask_words(vocab_size) * TOKENS_PER_WORD, np.uint8)
+    bits[:vocab_size] = 1
     return np.packbits(bits, bitorder="little").view(np.uint32)
 
 

@@ -1,6 +1,6 @@
 """The thread of the engine process that reads the front's commands, and hands them to the loop.
 
-It decodes, and makes the maskers of requests. Every command is applied by the thread that steps, before its
+It decodes, and makes the rules of requests. Every command is applied by the thread that steps, before its
 next step.
 """
 
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 
 from jinfer.engine.loop import EngineLoop
 from jinfer.errors import EngineError
-from jinfer.requests.masker_factory import MaskerFactory
 from jinfer.requests.request import Sequence
+from jinfer.requests.request_rules import RulesFactory
 from jinfer.server.engine_outbox import EngineOutbox, WireQueue
 from jinfer.server.frames import FrameReader
 from jinfer.server.wire import Abort, Close, Ping, Submit, ToEngine, decode_for_engine
@@ -60,7 +60,7 @@ class CommandReader:
         self._exit_now = exit_now
         self._loop: EngineLoop | None = None
         self._outbox: EngineOutbox | None = None
-        self._maskers: MaskerFactory | None = None
+        self._rules: RulesFactory | None = None
         self._queues: dict[int, WireQueue] = {}  # that are not over, by submission
         self._sequences: dict[int, Sequence] = {}  # of these queues, by key
         self._has_ended = False
@@ -70,10 +70,10 @@ class CommandReader:
         """Starts the thread."""
         threading.Thread(target=self._run, name="jinfer-commands", daemon=True).start()
 
-    def attach(self, loop: EngineLoop, outbox: EngineOutbox, maskers: MaskerFactory) -> None:
-        """Gives the commands from now on to a loop. `maskers` are of its engine's model."""
+    def attach(self, loop: EngineLoop, outbox: EngineOutbox, rules: RulesFactory) -> None:
+        """Gives the commands from now on to a loop. `rules` makes those of its engine's model."""
         self._outbox = outbox
-        self._maskers = maskers
+        self._rules = rules
         self._loop = loop
         if self._has_ended:
             loop.close_soon()
@@ -105,10 +105,10 @@ class CommandReader:
         self._loop.close_soon()
 
     def _apply(self, message: ToEngine) -> None:
-        if self._loop is None or self._outbox is None or self._maskers is None:
+        if self._loop is None or self._outbox is None or self._rules is None:
             raise EngineError(f"{type(message).__name__} came before the engine was ready")
         if isinstance(message, Submit):
-            self._submit(message, self._loop, self._outbox, self._maskers)
+            self._submit(message, self._loop, self._outbox, self._rules)
         elif isinstance(message, Abort):
             self._abort(message, self._loop)
         elif isinstance(message, Ping):
@@ -116,10 +116,8 @@ class CommandReader:
         else:
             raise EngineError(f"{type(message).__name__} came in the middle of a session")
 
-    def _submit(
-        self, message: Submit, loop: EngineLoop, outbox: EngineOutbox, maskers: MaskerFactory
-    ) -> None:
-        requests = {from_wire(wire, maskers): wire.first_key for wire in message.requests}
+    def _submit(self, message: Submit, loop: EngineLoop, outbox: EngineOutbox, rules: RulesFactory) -> None:
+        requests = from_wire(message, rules)
         queue = WireQueue(
             message.submission,
             requests,

@@ -21,7 +21,7 @@ from jinfer.config import EngineConfig
 from jinfer.engine.engine import Engine
 from jinfer.engine.loop import EngineLoop
 from jinfer.errors import EngineError, JinferError
-from jinfer.requests.masker_factory import MaskerFactory
+from jinfer.requests.request_rules import RulesFactory
 from jinfer.server.command_reader import CommandReader, MessageStream
 from jinfer.server.engine_outbox import EngineOutbox
 from jinfer.server.frames import SocketWriter
@@ -47,12 +47,12 @@ EXIT_CLOSED, EXIT_FAILED = 0, 1
 
 @dataclass(frozen=True)
 class StartedEngine:
-    """An engine, what the front needs to know of it, what makes the maskers of its requests, and the function
+    """An engine, what the front needs to know of it, what makes the rules of its requests, and the function
     that gives back what is left when it is closed."""
 
     engine: Engine
     info: ModelInfo
-    maskers: MaskerFactory
+    rules: RulesFactory
     give_back: Callable[[], None]
 
 
@@ -90,7 +90,7 @@ def _run(started: StartedEngine, reader: CommandReader, writer: SocketWriter) ->
     loop = EngineLoop(started.engine, started.give_back)
     outbox = EngineOutbox(started.engine)
     try:
-        reader.attach(loop, outbox, started.maskers)
+        reader.attach(loop, outbox, started.rules)
         _send(writer, Ready(started.info, started.engine.stats()))
         loop.run(functools.partial(_after_turn, loop, started.engine, outbox, writer))
     finally:
@@ -150,7 +150,7 @@ def start_real_engine(message: EngineSpec) -> StartedEngine:
     """Starts the engine of a model. Raises ConfigError and ModelError, as `LLM` does."""
     config = EngineConfig.from_options(message.options)
     parts = start_engine(message.model, config, tokenizer=message.tokenizer)
-    return StartedEngine(parts.engine, model_info(parts), parts.requests.maskers, parts.give_back)
+    return StartedEngine(parts.engine, model_info(parts), parts.requests.rules, parts.give_back)
 
 
 def _stop_reading(connection: socket.socket) -> None:

@@ -22,7 +22,7 @@ from jinfer.server.served_engine import ServedEngine
 from jinfer.server.template_workers import TemplateWorkers
 
 T = TypeVar("T")
-MAX_INLINE_SIZE = 4096  # characters or ids of prompts that the event loop handles itself
+MAX_INLINE_SIZE = 4096  # characters or ids of prompts and rules that the event loop handles itself
 NUM_TEXT_THREADS = 2
 SHUTDOWN = "the server is shutting down, and this request did not end in the time that it had"
 
@@ -103,7 +103,7 @@ class GenerationService:
         self._check_size(len(prompts), params.n)
         self._check_client(client)
         arrival = time.perf_counter()
-        size = sum(len(prompt.text or prompt.token_ids or ()) for prompt in prompts)
+        size = sum(len(prompt.text or prompt.token_ids or ()) for prompt in prompts) + _rules_size(params)
         requests = await self.in_thread_if(
             size > MAX_INLINE_SIZE,
             lambda: self.requests.create_all(prompts, [params] * len(prompts), priority=priority),
@@ -177,3 +177,8 @@ class GenerationService:
         if self._waker is None or self._waker.event_loop is not event_loop:
             self._waker = Waker(event_loop)
         return self._waker
+
+
+def _rules_size(params: SamplingParams) -> int:
+    """The characters of bad words, and the ids that are allowed."""
+    return sum(map(len, params.bad_words or ())) + len(params.allowed_token_ids or ())

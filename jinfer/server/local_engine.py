@@ -8,7 +8,7 @@ from jinfer.engine.engine import Engine
 from jinfer.engine.loop import EngineLoop
 from jinfer.engine.stats import EngineStats
 from jinfer.errors import EngineError
-from jinfer.requests.masker_factory import MaskerFactory
+from jinfer.requests.request_rules import RequestRules, RulesFactory
 from jinfer.server.served_engine import ModelInfo
 
 HEARTBEAT_TIMEOUT_S = 10.0
@@ -20,10 +20,10 @@ class LocalEngine:
     The loop stays the caller's, who closes it. There is no bound to the queue of waiting requests.
     """
 
-    def __init__(self, loop: EngineLoop, engine: Engine, info: ModelInfo, maskers: MaskerFactory) -> None:
-        """`maskers` are of the engine's model."""
+    def __init__(self, loop: EngineLoop, engine: Engine, info: ModelInfo, rules: RulesFactory) -> None:
+        """`rules` makes those of the engine's model."""
         self.info = info
-        self._maskers = maskers
+        self._rules = rules
         self._loop = loop
         self._engine = engine
 
@@ -34,8 +34,12 @@ class LocalEngine:
     def submit(self, queue: AsyncOutputQueue) -> None:
         """Queues all requests of an output queue at once. Raises EngineError if the loop was closed."""
         self.check_open()
+        made: dict[int, RequestRules] = {}  # by the identity of parameters, which requests share
         for request in queue.requests:
-            self._maskers.add_late(request, self._maskers.bad_words(request.params))
+            key = id(request.params)
+            if key not in made:
+                made[key] = self._rules.make_late(request.params, request.sequences[0].stop_token_ids)
+            made[key].give_to(request)
         self._loop.submit(queue)
 
     def abandon(self, queue: AsyncOutputQueue) -> None:

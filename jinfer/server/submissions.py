@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jinfer.async_queue import AsyncOutputQueue
 from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput, append_token
 from jinfer.server.waiting_line import QueueLimits, WaitingLine
-from jinfer.server.wire import Abort, Begun, End, Logprobs, PromptLogprobs, Step, Submit, WireRequest
+from jinfer.server.wire import Abort, Begun, End, Logprobs, PromptLogprobs, Step, Submit
 from jinfer.server.wire_requests import to_wire
 
 MAX_UNTAKEN_OUTPUTS = 16_384
@@ -47,15 +47,16 @@ class Submissions:
         self._queues[number], self._numbers[queue] = queue, number
         self.is_idle.clear()
         timeout_s = None if queue.deadline is None else queue.deadline - time.monotonic()
-        return Submit(number, tuple(self._add_request(each, queue) for each in queue.requests), timeout_s)
+        first_keys = [self._add_request(each, queue) for each in queue.requests]
+        return to_wire(number, queue.requests, first_keys, timeout_s=timeout_s)
 
-    def _add_request(self, request: Request, queue: AsyncOutputQueue) -> WireRequest:
+    def _add_request(self, request: Request, queue: AsyncOutputQueue) -> int:
         first_key = self._first_keys[request] = self._next_key
         self._next_key += len(request.sequences)
         for sequence in request.sequences:
             self._open[first_key + sequence.index] = OpenSequence(sequence, queue)
         self.waiting_line.add(request)
-        return to_wire(request, first_key)
+        return first_key
 
     def remove(self, queue: AsyncOutputQueue) -> int | None:
         """Forgets a queue. Gives its number, or None if it is over or unknown."""

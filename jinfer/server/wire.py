@@ -40,17 +40,24 @@ class EngineSpec(msgspec.Struct, array_like=True, tag=1, frozen=True):
     options: Mapping[str, Any] = {}
 
 
+class WireParams(msgspec.Struct, array_like=True, frozen=True):
+    """The parameters of some requests, without stop strings, which are the front's. The engine process makes
+    the rules of logits and the maskers of them."""
+
+    params: SamplingParams
+    stop_token_ids: frozenset[int]
+
+
 class WireRequest(msgspec.Struct, array_like=True, frozen=True):
-    """A validated request. Its parameters have no stop strings, which are the front's. The engine process
-    makes the rules of logits and the maskers of them."""
+    """A validated request."""
 
     first_key: int
     request_id: str
     prompt_token_ids: tuple[int, ...]
-    params: SamplingParams
+    params_index: int
+    """Among the parameters of its message."""
     seeds: tuple[int, ...]
     """One for each sequence."""
-    stop_token_ids: frozenset[int]
     max_total_tokens: int
     priority: int
 
@@ -59,6 +66,8 @@ class Submit(msgspec.Struct, array_like=True, tag=2, frozen=True):
     """The requests of one output queue, which the engine accepts together."""
 
     submission: int
+    params: tuple[WireParams, ...]
+    """Parameters that requests share are here once."""
     requests: tuple[WireRequest, ...]
     timeout_s: float | None
 

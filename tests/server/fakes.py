@@ -108,7 +108,7 @@ class EngineThread:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.maskers = new_factory().maskers
+        self.rules = new_factory().rules
         self.exit_status: int | None = None
         self.was_left = threading.Event()  # as os._exit would
         self.num_given_back = 0
@@ -129,7 +129,7 @@ class EngineThread:
         if message.model == "a bug":
             raise KeyError("a bug")
         logging.getLogger("jinfer").warning("loading %s", message.model)
-        return StartedEngine(self.engine, INFO, self.maskers, self._give_back)
+        return StartedEngine(self.engine, INFO, self.rules, self._give_back)
 
     def _give_back(self) -> None:
         self.num_given_back += 1

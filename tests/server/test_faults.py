@@ -209,7 +209,7 @@ GARBAGE = {
     "in the middle": greeting() + framed(encode(Hello(PROTOCOL))),
     "a field of another type": greeting() + framed(b"\x94\x02\xa1a\x90\xc0"),
     "another version": framed(encode(Hello(PROTOCOL + 1))) + greeting(),
-    "half a frame": greeting() + framed(encode(Submit(0, (), None)))[:-1],
+    "half a frame": greeting() + framed(encode(Submit(0, (), (), None)))[:-1],
 }
 
 

@@ -24,7 +24,7 @@ def engine() -> Iterator[LocalEngine]:
     inner = new_engine()
     loop = EngineLoop(inner, lambda: None)
     loop.start()
-    yield LocalEngine(loop, inner, INFO, new_factory().maskers)
+    yield LocalEngine(loop, inner, INFO, new_factory().rules)
     loop.close()
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from jinfer import FinishReason, SamplingParams, StructuredOutputs
 from jinfer.async_queue import AsyncOutputQueue, Waker
-from jinfer.requests.masker_factory import MaskerFactory
 from jinfer.requests.outputs import RequestOutput
 from jinfer.requests.prompts import Prompt
 from jinfer.requests.request import Request
 from jinfer.requests.request_factory import RequestFactory
+from jinfer.requests.request_rules import RulesFactory
 from jinfer.requests.token_masker import mask_of
 from jinfer.server.submissions import Submissions
 from jinfer.server.waiting_line import QueueLimits
@@ -34,7 +34,7 @@ from tests.server.fakes import LIMITS, run
 from tests.text.grammar.walking import accepts, allowed_ids
 
 TOKENIZER = Tokenizer(tiny_tokenizer())
-MASKERS = MaskerFactory(TOKENIZER, vocab_size=VOCAB_SIZE, eos_token_ids={1})
+RULES = RulesFactory(TOKENIZER, vocab_size=VOCAB_SIZE, eos_token_ids={1})
 
 
 END = End(0, 5, FinishReason.LENGTH, None, None, False)
@@ -132,7 +132,7 @@ def test_no_text_crosses_and_all_that_the_engine_needs_does():
         assert b"once" not in message
         submit = decode_for_engine(message)
         assert isinstance(submit, Submit)
-        arrived = from_wire(submit.requests[0], MASKERS)
+        (arrived,) = from_wire(submit, RULES)
         assert arrived.prompt_token_ids == request.prompt_token_ids
         assert arrived.priority == -7
         for name in ("temperature", "top_p", "top_k", "min_p", "min_tokens", "cache_salt", "logprobs"):
@@ -155,7 +155,8 @@ def sent(**params) -> Request:
 
     submit = decode_for_engine(run(send()))
     assert isinstance(submit, Submit)
-    return from_wire(submit.requests[0], MASKERS)
+    (request,) = from_wire(submit, RULES)
+    return request
 
 
 def test_the_rules_of_logits_are_made_anew_from_the_parameters():
@@ -177,6 +178,31 @@ def test_the_rules_of_logits_are_made_anew_from_the_parameters():
     assert (arrived.params.prompt_logprobs, arrived.params.logprobs_mode) == (3, "processed_logprobs")
     assert arrived.sequences[0].masker is None
     assert sent(max_tokens=3).logits_rules is None
+
+
+def test_parameters_that_requests_share_cross_once():
+    async def send() -> bytes:
+        factory = RequestFactory(
+            tokenizer=TOKENIZER,
+            vocab_size=VOCAB_SIZE,
+            eos_token_ids=frozenset({1}),
+            sampling_defaults={},
+            limits=LIMITS,
+            makes_maskers=False,
+        )
+        shared, other = SamplingParams(allowed_token_ids=[5, 6]), SamplingParams(top_k=3)
+        requests = factory.create_all([Prompt(text="once")] * 3, [shared, other, shared])
+        queue = AsyncOutputQueue(requests, Waker(asyncio.get_running_loop()), deadline=None)
+        return encode(Submissions(QueueLimits()).add(queue))
+
+    submit = decode_for_engine(run(send()))
+    assert isinstance(submit, Submit)
+    assert [each.params.top_k for each in submit.params] == [0, 3]
+    first, second, third = from_wire(submit, RULES)
+    assert list(from_wire(submit, RULES).values()) == [0, 1, 2]
+    assert (first.params, second.params.top_k, third.params) == (third.params, 3, first.params)
+    assert first.logits_rules is third.logits_rules
+    assert second.logits_rules is None
 
 
 def test_bad_words_become_maskers_at_the_engine():

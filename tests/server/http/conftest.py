@@ -53,7 +53,7 @@ def engine(engine_parts: EngineParts) -> Iterator[LocalEngine]:
     loop = EngineLoop(engine_parts.engine, engine_parts.give_back)
     loop.start()
     info = model_info(engine_parts)
-    yield LocalEngine(loop, engine_parts.engine, info, engine_parts.requests.maskers)
+    yield LocalEngine(loop, engine_parts.engine, info, engine_parts.requests.rules)
     loop.close()
 
 

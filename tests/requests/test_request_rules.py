@@ -1,4 +1,4 @@
-"""The maskers that requests get, and the life of the compiler behind them."""
+"""The rules and maskers that requests get, and the life of the compiler behind them."""
 
 import threading
 
@@ -126,6 +126,19 @@ def test_of_several_prompts_the_one_with_the_wrong_grammar_is_named(factory):
     wrong = SamplingParams(structured_outputs=StructuredOutputs(grammar="start: nothing"))
     with pytest.raises(RequestError, match=r"^prompts\[1\]: structured_outputs: "):
         factory.create_all(prompts, [SamplingParams(structured_outputs=CHOICE), wrong], waits=True)
+
+
+def test_prompts_that_share_parameters_share_what_follows_from_them(factory, tokenizer):
+    prompts = [Prompt(token_ids=(BOS_ID,))] * 3
+    params, other = (SamplingParams(bad_words=["qz", "a"], n=2, seed=seed) for seed in (1, 2))
+    first, second, third = factory.create_all(prompts, [params, params, other])
+    assert first.params is second.params is not third.params
+    assert first.logits_rules is second.logits_rules is not third.logits_rules
+    q, z = tokenizer.encode("qz", False)
+    maskers = [sequence.masker for request in (first, second) for sequence in request.sequences]
+    assert len(set(maskers)) == 4
+    maskers[0].accept(q)
+    assert [z in allowed_ids(masker, VOCAB_SIZE) for masker in maskers] == [False, True, True, True]
 
 
 def test_checks_alone_make_no_masker(tokenizer):
