@@ -1,7 +1,6 @@
 """Every notebook runs from top to bottom, and in the time that it promises."""
 
 import resource
-import time
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,10 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
-MAX_SECONDS = 120
-# Of the machine that the time is promised for: beside other tests the clock says more, and the CPU does not.
-CORES = 2
+# A notebook promises a minute, of which it keeps a core busy. Beside other tests the clock says more, and the
+# CPU does not; a slow one may take five times as long.
+MAX_CPU_SECONDS = 5 * 60
+CELL_TIMEOUT_S = 1800  # no cell takes so long that does not hang
 
 
 def children_cpu_seconds() -> float:
@@ -34,15 +34,14 @@ def test_notebook(path, tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = nbformat.read(path, as_version=4)
-    began, began_cpu = time.perf_counter(), children_cpu_seconds()
+    began = children_cpu_seconds()
     nbclient.NotebookClient(
         notebook,
-        timeout=MAX_SECONDS * CORES,
+        timeout=CELL_TIMEOUT_S,
         kernel_name="python3",
         resources={"metadata": {"path": path.parent}},
     ).execute()
-    seconds, cpu_seconds = time.perf_counter() - began, children_cpu_seconds() - began_cpu
-    assert seconds < MAX_SECONDS or cpu_seconds < MAX_SECONDS * CORES
+    assert children_cpu_seconds() - began < MAX_CPU_SECONDS
     assert count_pictures(notebook) > 0, "a notebook shows at least one figure"
     kept = nbformat.read(path, as_version=4)
     assert count_pictures(kept) == count_pictures(notebook), "it is committed with the pictures that it makes"

@@ -161,7 +161,7 @@ def test_damaged_arrays_are_an_error_with_the_directory_and_a_remedy(saved, tmp_
     file.write_bytes(file.read_bytes()[:1000])
     largest_file(lost / "params").unlink()
     command = [sys.executable, "-c", LOAD_AND_TELL, truncated, lost]
-    process = subprocess.run(command, cwd=REPOSITORY, stdout=PIPE, stderr=DEVNULL, text=True, timeout=120)
+    process = subprocess.run(command, cwd=REPOSITORY, stdout=PIPE, stderr=DEVNULL, text=True, timeout=600)
 
     messages = [json.loads(line) for line in process.stdout.splitlines()]
     assert len(messages) == 2
