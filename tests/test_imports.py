@@ -202,6 +202,14 @@ FRONT_DOOR = {
     "startup",
 }
 BEYOND_THE_FRONT_DOOR = {
+    "cli/chat_parts.py": {  # reads answers as the server does
+        "text.detokenizer",
+        "text.output_parsing.answer_parsing",
+        "text.output_parsing.deltas",
+        "text.output_parsing.format_choice",
+        "text.placed_token",
+        "text.tokenizer",
+    },
     "cli/command.py": {"bench.cli"},  # `jinfer bench` is one of the commands
     "cli/convert.py": {
         "models.registry",

@@ -18,7 +18,7 @@ from rich.markdown import Markdown
 from rich.segment import Segment, Segments
 from rich.text import Text
 
-from jinfer.cli.chat_reasoning import Part
+from jinfer.cli.chat_parts import Part
 from jinfer.cli.chat_session import Show
 from jinfer.cli.chat_view import harmless
 

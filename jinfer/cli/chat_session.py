@@ -6,7 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from jinfer.cli.chat_reasoning import OPENING, Delta, Part, ReasoningSplitter
+from jinfer.cli.chat_parts import AnswerFormat, Part, PartReader, PartText, PlainReader
 from jinfer.errors import RequestError
 from jinfer.llm import LLM
 from jinfer.requests.outputs import StreamPiece
@@ -16,7 +16,6 @@ from jinfer.requests.sampling_params import SamplingParams
 Message = dict[str, Any]
 Show = Callable[[Part, str], None]
 """Takes the parts of an answer as they come."""
-TAIL_TOKENS = 16  # of a prompt: in these a template's opening mark would be
 
 
 @dataclass
@@ -65,6 +64,8 @@ class ChatSession:
         self.uses_template = uses_template
         self.messages: list[Message] = []
         self.last_answer: ChatAnswer | None = None
+        self._tokenizer = llm.parts.requests.need_tokenizer("chat")
+        self._format = AnswerFormat(self._tokenizer) if uses_template else None
 
     @property
     def all_messages(self) -> list[Message]:
@@ -107,16 +108,16 @@ class ChatSession:
     def _answer(self, messages: list[Message], show: Show, is_stopped: Callable[[], bool]) -> ChatAnswer:
         prompt = self._prompt(messages)
         answer = ChatAnswer(num_prompt_tokens=len(prompt))
-        splitter = self._splitter(prompt)
+        reader = self._reader(prompt)
         pieces = cast(Generator[StreamPiece, None, None], self.llm.stream([prompt], self.params))
         started = time.perf_counter()
         with contextlib.closing(pieces):  # a stopped answer leaves the engine between two steps
             for piece in pieces:
                 _count(answer, piece, time.perf_counter() - started)
-                _add(answer, splitter.add(piece.text), show)
+                _add(answer, reader.read(piece), show)
                 if is_stopped():
                     break
-        _add(answer, splitter.finish(), show)
+        _add(answer, reader.finish(), show)
         if answer.is_kept:
             self.messages = [*messages, answer.message]
             self.last_answer = answer
@@ -134,19 +135,12 @@ class ChatSession:
         return ids
 
     def _token_ids(self, messages: Sequence[Message]) -> list[int]:
-        tokenizer = self.llm.parts.requests.need_tokenizer("chat")
         if self.uses_template:
-            return tokenizer.apply_chat_template(_with_system(self.system, messages))
-        return tokenizer.encode(plain_text(messages))
+            return self._tokenizer.apply_chat_template(_with_system(self.system, messages))
+        return self._tokenizer.encode(plain_text(messages))
 
-    def _splitter(self, prompt: Sequence[int]) -> ReasoningSplitter:
-        """Plain text is content throughout. A template may open the reasoning at the end of the prompt."""
-        if not self.uses_template:
-            return ReasoningSplitter(first_part=Part.CONTENT)
-        tokenizer = self.llm.parts.requests.need_tokenizer("chat")
-        ids = [i for i in prompt[-TAIL_TOKENS:] if tokenizer.has_text(i, False)]
-        is_open = tokenizer.decode(ids, skip_special_tokens=False).rstrip().endswith(OPENING)
-        return ReasoningSplitter(first_part=Part.REASONING if is_open else None)
+    def _reader(self, prompt: Sequence[int]) -> PartReader | PlainReader:
+        return PlainReader() if self._format is None else self._format.reader(prompt, self.params)
 
 
 def plain_text(messages: Sequence[Message]) -> str:
@@ -173,7 +167,7 @@ def _count(answer: ChatAnswer, piece: StreamPiece, elapsed_s: float) -> None:
     answer.finish_reason, answer.error = piece.finish_reason, piece.error
 
 
-def _add(answer: ChatAnswer, deltas: Iterable[Delta], show: Show) -> None:
-    for part, text in deltas:
+def _add(answer: ChatAnswer, texts: Iterable[PartText], show: Show) -> None:
+    for part, text in texts:
         answer.texts[part] += text
         show(part, text)

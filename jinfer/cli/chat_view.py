@@ -4,10 +4,11 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from jinfer.cli.chat_reasoning import CLOSING, OPENING, Part
+from jinfer.cli.chat_parts import Part
 from jinfer.cli.chat_session import Show
 from jinfer.errors import ConfigError
 
+OPENING, CLOSING = "<think>", "</think>"  # around the reasoning in plain text, whatever the model's are
 CONTROLS = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 """Characters that could move the cursor of a terminal, or do worse; a model may say any."""
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from jinfer.cli import chat_markdown
 from jinfer.cli.chat_markdown import LiveBlocks
-from jinfer.cli.chat_reasoning import Part
+from jinfer.cli.chat_parts import Part
 from tests.terminal import Screen
 
 WIDTH, HEIGHT = 40, 10

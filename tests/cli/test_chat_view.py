@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from jinfer import ConfigError
-from jinfer.cli.chat_reasoning import Part
+from jinfer.cli.chat_parts import Part
 from jinfer.cli.chat_view import choose_view, plain_view
 
 

@@ -14,7 +14,7 @@ import pytest
 from jinfer import LLM, FinishReason, SamplingParams, StreamPiece, cli
 from jinfer.cli.chat import Chat
 from jinfer.cli.chat_commands import COMMANDS, run_command
-from jinfer.cli.chat_reasoning import Part
+from jinfer.cli.chat_parts import Part
 from jinfer.cli.chat_session import ChatSession, Show, plain_text
 from jinfer.cli.chat_view import View, plain_view
 from jinfer.errors import RequestError
@@ -81,6 +81,15 @@ def spoken(monkeypatch, llm: LLM, *texts: str, end: FinishReason | None = Finish
     monkeypatch.setattr(llm, "stream", stream)
 
 
+def thinking_chat(monkeypatch, llm: LLM, template: str) -> Chat:
+    """A conversation with a model whose template tells that it thinks."""
+    names = {"bos_token": BOS, "eos_token": EOS}
+    tokenizer = Tokenizer(tiny_tokenizer(), special_tokens=names, chat_template=template)
+    monkeypatch.setattr(llm.parts.requests, "tokenizer", tokenizer)
+    session = ChatSession(llm, params=SamplingParams(**GREEDY), system=None, uses_template=True)
+    return Chat(session, plain_view)
+
+
 class TestAnswers:
     def test_each_answer_continues_the_conversation_before_it(self, chat, llm, capsys):
         chat.say("the cat")
@@ -102,20 +111,17 @@ class TestAnswers:
         assert chat.session.all_messages[:2] == [system, user("the cat")]
         assert chat.session.messages[-1]["content"] == answer_of(llm, [system, user("the cat")])
 
-    def test_reasoning_is_shown_and_kept_apart(self, chat, llm, monkeypatch, capsys):
+    def test_reasoning_is_shown_and_kept_apart(self, llm, monkeypatch, capsys):
+        chat = thinking_chat(monkeypatch, llm, CHAT_TEMPLATE + "{# <think></think> #}")
         spoken(monkeypatch, llm, "<thi", "nk>wh", "y</think>\n\nbec", "ause")
         chat.say("the cat")
 
         assert chat.session.messages[-1] == {**assistant("because"), "reasoning_content": "why"}
         assert capsys.readouterr().out == "<think>\nwhy\n</think>\n\nbecause\n"
 
-    def test_a_template_may_open_the_reasoning(self, chat, llm, monkeypatch):
-        opening = Tokenizer(
-            tiny_tokenizer(),
-            special_tokens={"bos_token": BOS, "eos_token": EOS},
-            chat_template=CHAT_TEMPLATE + "<think>\n",
-        )
-        monkeypatch.setattr(llm.parts.requests, "tokenizer", opening)
+    def test_a_template_may_open_the_reasoning(self, llm, monkeypatch):
+        template = CHAT_TEMPLATE.replace("[assistant] ", "<|im_start|>assistant\n<think>\n{# </think> #}")
+        chat = thinking_chat(monkeypatch, llm, template)
         spoken(monkeypatch, llm, "why</think>because")
         chat.say("the cat")
 
