@@ -9,6 +9,7 @@ from jinfer.options import CompilerValue, Option, check_options, option, options
 
 Kernels = Literal["auto", "pallas", "xla"]
 DType = Literal["bfloat16", "float32"]
+SplitStepsCompilation = Literal["on_demand", "in_background", "at_start"]
 SchedulingPolicy = Literal["mixed", "prefill_first", "decode_first"]
 
 
@@ -121,14 +122,15 @@ class CompilerOptions:
     )
     """Directory of compiled steps. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a
     GPU, ~/.cache/jinfer/compiled."""
-    compile_split_steps: bool = option(
-        False,
-        help="compile at the start what penalties, biases, masks and structured outputs need, and not when "
-        "a request first asks for one; default: no, and yes for serve",
+    compile_split_steps: SplitStepsCompilation = option(
+        "on_demand",
+        help="when to compile what penalties, biases, masks and structured outputs need; default: with the "
+        "first request that asks for one, and for serve behind the start",
     )
-    """Compile at the start what steps in two halves need: those with penalties, biases, allowed or bad words,
-    structured outputs, or processed log probabilities. Otherwise the first request that asks for one waits
-    for it, while others go on; it takes about as long as the start. A server compiles it at its start."""
+    """When to compile what steps in two halves need: those with penalties, biases, allowed or bad words,
+    structured outputs, or processed log probabilities. It takes about as long as the start does. "on_demand"
+    lets the first request that asks wait for it, while others go on; "in_background" begins when the engine
+    has started, as a server does; "at_start" lets the start wait, so that no request does."""
 
     def __post_init__(self) -> None:
         check_options(self)

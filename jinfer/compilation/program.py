@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Hashable, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -71,20 +71,28 @@ class Compilation:
         return compiled(self.lower(program), self.options)
 
     def compile_all(
-        self, programs: Mapping[Key, Program], *, progress: bool
+        self,
+        programs: Mapping[Key, Program],
+        *,
+        num_threads: int | None = None,
+        progress: bool,
+        stop: threading.Event | None = None,
     ) -> Mapping[Key, jax.stages.Compiled]:
-        """The executables of all programs, compiled in threads in the order in which they are given."""
+        """The executables of all programs, compiled in threads, of which the default is one a core, in the
+        order in which they are given. Raises CancelledError soon after `stop` is set."""
         tracing = threading.Lock()  # Python's own lock is shared: one is traced while others compile
 
         def compile_one(program: Program) -> jax.stages.Compiled:
             with tracing:
+                if stop is not None and stop.is_set():
+                    raise CancelledError("the engine was closed")
                 lowered = self.lower(program)
             return compiled(lowered, self.options)
 
         executables: dict[Key, jax.stages.Compiled] = {}
         with (
             persistent_cache(self.directory),
-            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+            ThreadPoolExecutor(max_workers=num_threads or os.cpu_count()) as pool,
             progress_bar("compiling", total=len(programs), enabled=progress) as bar,
         ):
             futures = {pool.submit(compile_one, program): key for key, program in programs.items()}

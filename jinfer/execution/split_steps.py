@@ -1,5 +1,7 @@
 """Steps in two halves as they run: their executables, what they carry on the device, and their handles."""
 
+import os
+import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -46,26 +48,33 @@ class SplitSteps:
         self._placement = placement
         self._executables: dict[ProgramKey, jax.stages.Compiled] = {}
         self._prepared: dict[SplitKind, Future[None]] = {}
-        self._threads = ThreadPoolExecutor(1, thread_name_prefix="jinfer-split-steps")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="jinfer-split-steps")
         self._state: LogitsState | None = None
-        self._is_closed = False
+        self._is_closed = threading.Event()
 
-    def prepare(self, kind: SplitKind, *, progress: bool = False) -> Future[None]:
-        """Compiles what steps of a kind need, unless it is there or being compiled. The future is done when
-        they can run, and has the error if they cannot."""
+    def prepare(
+        self, kind: SplitKind, *, num_threads: int | None = None, progress: bool = False
+    ) -> Future[None]:
+        """Compiles what steps of a kind need, unless it is there or being compiled, in threads for half of
+        the cores unless `num_threads` says otherwise. The future is done when they can run, and has the error
+        if they cannot."""
         prepared = self._prepared.get(kind)
         if prepared is None or (prepared.done() and prepared.exception() is not None):
-            prepared = self._prepared[kind] = self._threads.submit(self._prepare, kind, progress)
+            prepared = self._prepared[kind] = self._thread.submit(
+                self._prepare, kind, num_threads or max(1, (os.cpu_count() or 1) // 2), progress
+            )
         return prepared
 
-    def _prepare(self, kind: SplitKind, progress: bool) -> None:
+    def _prepare(self, kind: SplitKind, num_threads: int, progress: bool) -> None:
         missing = {
             key: program
             for key, program in self._programs.of_kind(kind).items()
-            if key not in self._executables and not self._is_closed
+            if key not in self._executables
         }
-        self._executables |= self._compilation.compile_all(missing, progress=progress)
-        if self._state is None and not self._is_closed:
+        self._executables |= self._compilation.compile_all(
+            missing, num_threads=num_threads, progress=progress, stop=self._is_closed
+        )
+        if self._state is None:
             self._state = self._placement.zeros(self._programs.logits_state)
 
     def warm_up(self, params: Params, state: DeviceState) -> DeviceState:
@@ -145,8 +154,8 @@ class SplitSteps:
 
     def close(self) -> None:
         """Gives back the memory of the state."""
-        self._is_closed = True
-        self._threads.shutdown(wait=True)
+        self._is_closed.set()
+        self._thread.shutdown(wait=True)
         if self._state is not None:
             delete_arrays(self._state)
 

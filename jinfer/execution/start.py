@@ -1,5 +1,6 @@
 """The start of an executor: every step is compiled and runs once, so that no request waits for either."""
 
+import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from logging import getLogger
@@ -66,9 +67,13 @@ def start_executor(
         undo.callback(executor.close)
         with logged_time(logger, "warming up"):
             warm_up(executor, limits=limits, progress=progress)
-        if compiler.compile_split_steps:
+        if compiler.compile_split_steps == "in_background":
+            executor.split_steps.prepare("processed")
+        if compiler.compile_split_steps == "at_start":
             with logged_time(logger, "compiling and warming up steps in two halves"):
-                executor.split_steps.prepare("processed", progress=progress).result()
+                executor.split_steps.prepare(
+                    "processed", num_threads=os.cpu_count(), progress=progress
+                ).result()
                 executor.state = executor.split_steps.warm_up(executor.params, executor.state)
         undo.pop_all()
         return executor

@@ -46,10 +46,10 @@ def option_groups() -> dict[str, dict[str, Option]]:
 
 
 def _defaults(known: Mapping[str, Option]) -> dict[str, Any]:
-    """The defaults. The engine's own bars are for terminals, and a server's stderr is a log. No request of a
-    server waits for programs to be compiled."""
+    """The defaults. The engine's own bars are for terminals, and a server's stderr is a log. Sooner or later
+    a server is asked for a structured output."""
     defaults = {name: option.default for name, option in known.items()}
-    return defaults | {"progress": False, "compile_split_steps": True}
+    return defaults | {"progress": False, "compile_split_steps": "in_background"}
 
 
 def _as_option(option: Option, value: Any) -> Any:

@@ -181,8 +181,8 @@ class TestPreparation:
         assert not closer.is_alive()
 
 
-def test_what_a_server_compiles_at_its_start_is_all_that_processed_logits_need():
-    with tiny_llm(SMALL_VOCABULARY, max_num_seqs=2, compile_split_steps=True) as llm:
+def test_what_is_compiled_at_the_start_is_all_that_processed_logits_need():
+    with tiny_llm(SMALL_VOCABULARY, max_num_seqs=2, compile_split_steps="at_start") as llm:
         assert llm.engine.executor.prepare("processed").done()
         plain = completion(llm).token_ids
         assert completion(llm, logit_bias={1: 0.0}).token_ids == plain
