@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.experimental import pallas as pl
 
 from pallas_kernels.core.triton_call import triton_call
-from pallas_kernels.sampling import reference, sample, shapes, top_logprobs, triton, tuning
+from pallas_kernels.sampling import reference, sample, sampled_logits, shapes, top_logprobs, triton, tuning
 from pallas_kernels.sampling.draw import MIN_SLICE, draw_slice_size
 from pallas_kernels.sampling.triton import random, search
 from pallas_kernels.sampling.tuning import SampleBlocks, TopBlocks
@@ -136,6 +136,26 @@ def call(logits, parameters, **options):
     return jax.tree.map(np.asarray, compiled(sample, **options)(jnp.asarray(logits), **arrays))
 
 
+def test_sampled_logits_are_those_of_what_is_kept(rng):
+    """Their softmax, row by row, against the definition."""
+    logits, parameters = random_logits(rng), random_parameters(rng)
+    del parameters["seeds"]
+    found = np.asarray(sampled_logits(jnp.asarray(logits), **parameters), np.float64)
+    for i, row in enumerate(logits.astype(np.float64)):
+        of_row = {name: x[i] for name, x in parameters.items()}
+        if of_row["positions"] < of_row["min_lengths"]:
+            row[[j for j in of_row["blocked_ids"] if j >= 0]] = -np.inf
+        temperature = of_row["temperature"]
+        expected = (row - row.max()) / np.float64(temperature or 1)
+        filters = of_row["top_k"], of_row["top_p"], of_row["min_p"]
+        kept = kept_by_sorting(expected, *filters, tie=ROUNDING) if temperature else np.isfinite(row)
+        is_kept = np.isfinite(found[i])
+        assert not (is_kept & ~kept).any()
+        assert is_kept[kept_by_sorting(expected, filters[0], filters[1] - ROUNDING, filters[2])].all()
+        difference = found[i, is_kept] - expected[is_kept]
+        np.testing.assert_allclose(difference, difference[0], rtol=1e-4, atol=1e-4)
+
+
 # --- tokens
 
 
@@ -202,6 +222,20 @@ def test_minus_infinity_is_never_chosen(rng, blocks):
     token_ids, is_finite = in_blocks(logits, parameters, blocks)
     check(token_ids, logits, parameters, blocks)
     assert not is_finite.any()
+
+
+@implementations
+@pytest.mark.parametrize("num_allowed", [1, 3, 60])
+def test_the_lowest_finite_logit_is_never_chosen(rng, implementation, num_allowed):
+    """As a mask is written that must not make a row look faulty."""
+    logits, parameters = random_logits(rng), random_parameters(rng)
+    parameters["min_lengths"] = np.zeros(ROWS, np.int32)
+    allowed = np.array([rng.permutation(VOCAB) < num_allowed for _ in range(ROWS)])
+    masked = np.where(allowed, logits, np.finfo(np.float32).min)
+    token_ids, is_finite = call(masked, parameters, implementation=implementation)
+    check(token_ids, masked, parameters)
+    assert allowed[np.arange(ROWS), token_ids].all()
+    assert is_finite.all()
 
 
 @every_way_to_cut
