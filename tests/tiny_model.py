@@ -1,14 +1,20 @@
 """A model small enough for a thousand tokens a second on a CPU, and real in every part."""
 
 import functools
+import string
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
 
 from jinfer import LLM
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.params import Params, flatten, unflatten
 
 CONFIG: Mapping[str, Any] = {
@@ -31,6 +37,19 @@ FEW_SHAPES = {
     "max_num_seqs": 4,
     "max_num_batched_tokens": 16,
 }
+
+
+@functools.cache
+def letters_tokenizer() -> Tokenizer:
+    """A tokenizer with a letter, a digit or a space for each id of the tiny model, and no special tokens."""
+    letters = [*string.ascii_letters, *string.digits, ".", "Ġ"]
+    assert len(letters) == VOCAB_SIZE
+    backend = Backend(models.BPE(vocab={letter: index for index, letter in enumerate(letters)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    with tempfile.TemporaryDirectory() as directory:
+        backend.save(str(Path(directory) / "tokenizer.json"))
+        return Tokenizer.from_directory(Path(directory))
 
 
 def random_params(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> Params:

@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 
 from jinfer import LLM, FinishReason, RequestError, SamplingParams
 from jinfer.requests.new_request import SEED_MODULUS, SEED_STEP
+from jinfer.requests.structured_outputs import StructuredOutputs
 from tests.poison import poisoned
-from tests.tiny_model import CONFIG, CONTEXT, VOCAB_SIZE, shared_llm, tiny_llm
+from tests.tiny_model import CONFIG, CONTEXT, VOCAB_SIZE, letters_tokenizer, shared_llm, tiny_llm
 
 NUM_EXAMPLES, NUM_INTERPRETED_EXAMPLES = 20, 5  # besides those that are written out
 MAX_PROMPT = 40
@@ -121,7 +122,7 @@ def engines_are_closed() -> Iterator[None]:
 def poisoned_llm(name: str) -> LLM:
     """Compiled once for the tests of this file."""
     if name not in OPEN:
-        OPEN[name] = poisoned(tiny_llm(**ENGINES[name]))
+        OPEN[name] = poisoned(tiny_llm(**ENGINES[name], tokenizer=letters_tokenizer()))
         if "two in flight" in name:  # always, and not only while the host hardly waits for the device
             OPEN[name].engine.in_flight.depth = lambda last_wait_s: 2
     return OPEN[name]
@@ -131,7 +132,7 @@ def poisoned_llm(name: str) -> LLM:
 def plain_llm(model: str = "static") -> LLM:
     """One request at a time, its prompt in one chunk, plenty of pages, and nothing is kept of it."""
     options = {"max_num_seqs": 1, "max_num_batched_tokens": CONTEXT, "prefix_caching": False}
-    return shared_llm(**options) if model == "static" else tiny_llm(MODELS[model], **options)
+    return tiny_llm(MODELS[model], **options, tokenizer=letters_tokenizer())
 
 
 ALONE: dict[tuple[Any, ...], tuple[Completion, ...]] = {}
@@ -186,6 +187,7 @@ sampled = st.fixed_dictionaries(
     }
 )
 token_ids = st.integers(0, VOCAB_SIZE - 1)
+STRUCTURES = [StructuredOutputs(regex="[a-m ]{4,12}"), StructuredOutputs(regex="([A-Z][a-z]+ )*")]
 # What makes steps of two halves, in one request of three.
 no_rules: st.SearchStrategy[dict[str, Any]] = st.just({})
 rules = st.fixed_dictionaries(
@@ -199,6 +201,8 @@ rules = st.fixed_dictionaries(
         "logprobs": st.just(2),
         "logprobs_mode": st.just("processed_logprobs"),
         "prompt_logprobs": st.integers(0, 2),
+        "bad_words": st.lists(st.text("abcdefg", min_size=1, max_size=3), min_size=1, max_size=3),
+        "structured_outputs": st.sampled_from(STRUCTURES),
     },
 )
 # Which prompts may have in common, for a while.
@@ -241,7 +245,7 @@ RULED = [  # beside requests without rules, whose prompts they share
             {"presence_penalty": 1.0, "frequency_penalty": 0.5, "repetition_penalty": 1.2},
             {},
             {"logit_bias": {5: 100.0}, "logprobs": 2, "logprobs_mode": "processed_logprobs"},
-            {"prompt_logprobs": 2},
+            {"prompt_logprobs": 2, "structured_outputs": STRUCTURES[0]},
             {"allowed_token_ids": tuple(range(0, VOCAB_SIZE, 3)), "min_tokens": 2, "stop_token_ids": (5, 18)},
             {},
         ],
