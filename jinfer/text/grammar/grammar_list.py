@@ -1,7 +1,7 @@
 """Structured outputs as what llguidance compiles: a list of grammars, of which the first is the output."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinfer.errors import RequestError, shown
@@ -37,7 +37,7 @@ def grammars_of(outputs: StructuredOutputs, added_tokens: Mapping[str, int]) -> 
     if outputs.regex is not None:
         return [{"lark_grammar": _lark_of_regex(outputs.regex)}]
     if outputs.choice is not None:
-        return [{"lark_grammar": "start: " + " | ".join(map(quoted, outputs.choice))}]
+        return [{"lark_grammar": _lark_of_choice(outputs.choice)}]
     if outputs.grammar is not None:
         return _given_grammars(outputs.grammar)
     tag = json_object_of("structured_outputs.structural_tag", outputs.structural_tag)
@@ -61,6 +61,15 @@ def schema_grammar(name: str, schema: Mapping[str, Any] | str) -> Grammar:
             "the schema: leave them out, and the keywords that llguidance does not know too"
         )
     return {"json_schema": {**schema, GUIDANCE: {"whitespace_pattern": WHITESPACE_PATTERN, **options}}}
+
+
+def _lark_of_choice(texts: Sequence[str]) -> str:
+    """One terminal, for each alternative of a rule is an item of the parser's, which has too few for some
+    thousand. A terminal does not match the empty text."""
+    choices = " | ".join(quoted(text) for text in texts if text)
+    if not choices:
+        return 'start: ""'
+    return f"start: CHOICE{'?' if '' in texts else ''}\nCHOICE: {choices}"
 
 
 def _lark_of_regex(expression: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from jinfer.errors import RequestError
-from jinfer.requests.structured_outputs import StructuredOutputs
+from jinfer.requests.structured_outputs import MAX_CHOICES, StructuredOutputs
 from jinfer.text.grammar.grammar_compiler import GrammarCompiler
 from jinfer.text.grammar.limits import GrammarLimits
 from tests.text.grammar.walking import allowed_ids, compiled, good, random_walk
@@ -92,6 +92,27 @@ def references(number):
 
 def letters(text):
     return [{"pattern": f".*{letter}.*"} for letter in text]
+
+
+def test_a_choice_may_be_of_ten_thousand_texts(demo):
+    texts = [f"x{number}" for number in range(MAX_CHOICES)]
+    for text in ("x1", "x9999"):
+        masker = demo.masker(StructuredOutputs(choice=texts))
+        assert demo.accepts(masker, text)
+        assert demo.allows_end(masker)
+    assert not demo.accepts(demo.masker(StructuredOutputs(choice=texts)), "x10000")
+    assert not demo.allows_end(demo.masker(StructuredOutputs(choice=texts)))
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"), [(["", "ab"], ["", "ab"]), ([""], [""]), (["a", "ab"], ["a", "ab"])]
+)
+def test_a_choice_may_be_empty_and_one_text_begin_another(demo, texts, words):
+    for word in words:
+        masker = demo.masker(StructuredOutputs(choice=texts))
+        assert demo.accepts(masker, word)
+        assert demo.allows_end(masker)
+    assert not demo.accepts(demo.masker(StructuredOutputs(choice=texts)), "b")
 
 
 BOMBS = {
