@@ -15,7 +15,15 @@ from typing import Any
 import jax
 import pytest
 
-from jinfer import LLM, CheckpointError, EngineError, FinishReason, RequestError, SamplingParams
+from jinfer import (
+    LLM,
+    CheckpointError,
+    EngineError,
+    FinishReason,
+    RequestError,
+    SamplingParams,
+    StructuredOutputs,
+)
 from jinfer.async_queue import AsyncOutputQueue, Waker
 from jinfer.requests.outputs import RequestOutput
 from jinfer.requests.prompts import as_prompts
@@ -93,6 +101,7 @@ def factory_of(client: EngineClient | Supervisor) -> RequestFactory:
         eos_token_ids=frozenset(info.eos_token_ids),
         sampling_defaults=info.sampling_defaults,
         limits=info.limits,
+        makes_maskers=False,
     )
 
 
@@ -117,7 +126,9 @@ async def idle(client: EngineClient) -> None:
 
 def told(outputs: list[RequestOutput]) -> list[Any]:
     return [
-        (c.text, c.token_ids, c.finish_reason, c.stop_reason, c.logprobs) for o in outputs for c in o.outputs
+        (c.text, c.token_ids, c.finish_reason, c.stop_reason, c.logprobs, o.prompt_logprobs)
+        for o in outputs
+        for c in o.outputs
     ]
 
 
@@ -138,12 +149,33 @@ CASES: dict[str, dict[str, Any]] = {
     "stop ids": {"seed": 1, "max_tokens": 40, "stop_token_ids": [13, 14, 15]},
     "min_tokens": {"seed": 1, "max_tokens": 20, "min_tokens": 15, "stop": "e"},
     "a salt": {"temperature": 0, "max_tokens": 6, "cache_salt": "tenant"},
+    "rules of logits": {
+        "seed": 4,
+        "max_tokens": 20,
+        "repetition_penalty": 1.3,
+        "frequency_penalty": 0.5,
+        "logit_bias": {13: -100, 40: 3},
+        "bad_words": ["was", "very"],
+    },
+    "a structure": {
+        "seed": 4,
+        "max_tokens": 30,
+        "structured_outputs": StructuredOutputs(choice=["red", "blue"]),
+    },
 }
 
 
 @pytest.mark.parametrize("params", CASES.values(), ids=CASES.keys())
 def test_the_tokens_and_texts_are_those_of_llm(runner, client, llm, params):
     assert told(runner.run(completed(client, PROMPTS, **params))) == told(llm.generate(PROMPTS, **params))
+    runner.run(idle(client))
+
+
+def test_a_grammar_that_cannot_be_kept_is_refused_and_the_engine_goes_on(runner, client):
+    wrong = StructuredOutputs(regex="(?=a)b")
+    (output,) = runner.run(completed(client, "Once", structured_outputs=wrong))
+    assert output.outputs[0].finish_reason is FinishReason.ERROR
+    assert "the grammar cannot be kept" in output.outputs[0].error
     runner.run(idle(client))
 
 
