@@ -75,6 +75,23 @@ def test_the_reason_of_the_end_is_told(client, player):
         assert stream.get_final_message().stop_reason == "pause_turn"
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_forced"),
+    [
+        ({"tool_choice": {"type": "any"}}, True),
+        ({"tool_choice": {"type": "tool", "name": "weather"}}, True),
+        ({"tools": [{**TOOLS[0], "strict": True}]}, True),
+        ({"tool_choice": {"type": "auto"}}, False),
+        ({"tool_choice": {"type": "none"}}, False),
+    ],
+)
+def test_a_forced_call_and_a_strict_tool_need_a_grammar(client, player, fields, is_forced):
+    player.play(CALLS)
+    client.messages.create(**{**ASK, "tools": TOOLS, **fields})
+    structure = player.requests[-1].params.structured_outputs
+    assert (structure is not None) == is_forced
+
+
 def test_arguments_that_are_no_object_are_given_as_they_are(client, player):
     player.play('<tool_call>{"name": "weather", "arguments": {"city": "Os')
     message = client.messages.create(**ASK, tools=TOOLS)

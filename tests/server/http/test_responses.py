@@ -57,6 +57,23 @@ def test_a_stream_ends_with_what_the_unstreamed_answer_is(played, player, answer
     assert {event.response.id for event in events if hasattr(event, "response")} == {final.id}
 
 
+@pytest.mark.parametrize(
+    ("fields", "is_forced"),
+    [
+        ({"tool_choice": "required"}, True),
+        ({"tool_choice": {"type": "function", "name": "weather"}}, True),
+        ({"tools": [{**TOOLS[0], "strict": True}]}, True),
+        ({"tool_choice": "auto"}, False),
+    ],
+)
+def test_a_forced_call_and_a_strict_tool_need_a_grammar(played, player, fields, is_forced):
+    player.play(CALLS)
+    response = played.responses.create(**{**ASK, "tools": TOOLS, **fields})
+    structure = player.requests[-1].params.structured_outputs
+    assert (structure is not None) == is_forced
+    assert response.to_dict()["tool_choice"] == fields.get("tool_choice", "auto")
+
+
 def test_the_events_of_a_stream_are_in_their_strict_order(played, player):
     player.play('<think>Hm</think>A<tool_call>{"name": "weather", "arguments": {}}</tool_call><|im_end|>')
     kinds = [event.type.removeprefix("response.") for event in streamed(played, tools=TOOLS)[0]]
