@@ -16,6 +16,8 @@ from pathlib import Path
 SEQUENCE = re.compile(r"\x1b\[([?0-9;]*)([a-zA-Z])|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 # The first terminal that a new session opens is its own, whose Ctrl-C it gets.
 IN_TERMINAL = 'exec "$@" <>"$0" >&0 2>&0'
+CTRL_C = "\x03"
+SLEEPING = "S"
 SECONDS = 120.0  # nothing takes so long that does not hang
 
 
@@ -112,6 +114,15 @@ class TerminalProcess:
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
 
+    def press_ctrl_c(self) -> None:
+        """Presses it once the process waits for a key. Python's readline looks for signals when one ends that
+        wait: a signal between a prompt, or a key's echo, and the wait is seen with the next key alone."""
+        deadline = time.monotonic() + SECONDS
+        while self._state() != SLEEPING:
+            assert time.monotonic() < deadline, "the process does not wait for a key"
+            time.sleep(0.001)
+        self.type(CTRL_C)
+
     def expect(self, text: str, *, timeout_s: float = SECONDS) -> str:
         """Waits for a text in what comes after that of the last call, and returns all up to its end."""
         deadline = time.monotonic() + timeout_s
@@ -138,6 +149,11 @@ class TerminalProcess:
             self._process.kill()
         self._process.wait()
         os.close(self._descriptor)
+
+    def _state(self) -> str:
+        """The state of the main thread, behind the name of its program, which may hold anything."""
+        status = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/stat").read_text()
+        return status.rpartition(")")[2].split()[0]
 
     def _read(self, timeout_s: float) -> bool:
         if not select.select([self._descriptor], [], [], timeout_s)[0]:

@@ -30,12 +30,12 @@ from tests.checkpoints import (
     write_json,
 )
 from tests.end_to_end.cli.helpers import REPOSITORY, new_environment
-from tests.terminal import TerminalProcess
+from tests.terminal import CTRL_C, TerminalProcess
 
 GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
 ENGINE = ("--dtype", "float32", "--page-size", "4", "--max-num-seqs", "2", "--max-num-batched-tokens", "16")
 ANSWER = ("--temperature", "0", "--max-tokens", "4", "--ignore-eos")
-CTRL_C, CTRL_D, ENTER = "\x03", "\x04", "\r"
+CTRL_D, ENTER = "\x04", "\r"
 
 
 @pytest.fixture(scope="module")
@@ -415,6 +415,10 @@ class TestTerminal:
             terminal.type(f"/sa\t! {tmp_path / 'file.json'}{ENTER}")
             terminal.expect("wrote 4 messages")
             terminal.expect("> ")
+            terminal.type("/foo")
+            terminal.expect("/foo")
+            terminal.press_ctrl_c()
+            terminal.expect("> ")
             terminal.type(f"\x1b[A{ENTER}")  # the line before
             terminal.expect("wrote 4 messages")
             terminal.expect("> ")
@@ -423,6 +427,7 @@ class TestTerminal:
         messages = json.loads((tmp_path / "file.json").read_text())
         assert [messages[0], messages[2]] == [user("the cat"), user("a \nb")]
         assert messages[1] == assistant(answer_of(llm, messages[:1]))
+        assert "/foo is no command" not in terminal.raw
         assert "\x1b[?25h" in terminal.raw  # the cursor is there again
 
     def test_ctrl_c_with_the_model_that_ships(self):
@@ -440,8 +445,8 @@ class TestTerminal:
             terminal.type(f"/stats{ENTER}")
             terminal.expect("messages     2")
             terminal.expect("> ")
-            terminal.type(CTRL_C)
+            terminal.press_ctrl_c()
             terminal.expect("Ctrl-C again, or Ctrl-D, leaves")
             terminal.expect("> ")
-            terminal.type(CTRL_C)
+            terminal.press_ctrl_c()
             assert terminal.wait() == 0
