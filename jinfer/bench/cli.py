@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from jinfer.bench import workloads
-from jinfer.bench.arguments import positive
+from jinfer.bench.arguments import (
+    add_duration,
+    add_output_len,
+    add_seed,
+    add_speed,
+    add_trace,
+    add_workloads,
+    positive,
+)
 from jinfer.bench.arrivals import Arrival, poisson_arrivals, trace_arrivals
 from jinfer.bench.ids import model_prefix
 from jinfer.bench.measure import check, measure
@@ -77,18 +85,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_measuring(parser: argparse.ArgumentParser, kind: str) -> None:
-    parser.add_argument("workloads", nargs="+", metavar="WORKLOAD", help=workloads.FORMS[kind])
+    add_workloads(parser, workloads.FORMS[kind])
     parser.add_argument(
         "--repeats", type=positive(int), default=3, metavar="N", help="the median counts; default 3"
     )
-    parser.add_argument(
-        "--output-len",
-        type=positive(int),
-        default=128,
-        metavar="N",
-        help="output tokens of bROWS-PROMPT (after the first) and REQUESTSxPROMPT; default 128",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random prompts")
+    add_output_len(parser, "output tokens of bROWS-PROMPT (after the first) and REQUESTSxPROMPT")
+    add_seed(parser, "the random prompts")
     parser.add_argument(
         "--device-time",
         action="store_true",
@@ -103,15 +105,9 @@ def _add_measuring(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def _add_arrivals(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="the CSV that azure replays")
-    parser.add_argument("--speed", type=positive(float), default=2.0, metavar="X", help="of azure; default 2")
-    parser.add_argument(
-        "--duration",
-        type=positive(float),
-        default=120.0,
-        metavar="S",
-        help="seconds of the trace, or of poisson's arrivals; default 120",
-    )
+    add_trace(parser, "azure")
+    add_speed(parser, "azure", 2.0)
+    add_duration(parser, "seconds of the trace, or of poisson's arrivals", 120.0)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -174,7 +170,8 @@ def _arrivals(workload: Workload, options: argparse.Namespace) -> Sequence[Arriv
     if workload.measure is not Measure.ARRIVALS:
         return ()
     if workload.rate_per_s is None:
-        return trace_arrivals(options.trace, duration_s=options.duration, speed=options.speed)
+        file = None if options.trace is None else Path(options.trace)
+        return trace_arrivals(file, duration_s=options.duration, speed=options.speed)
     return poisson_arrivals(workload.rate_per_s, duration_s=options.duration, seed=options.seed)
 
 

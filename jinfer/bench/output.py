@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from jinfer.bench import results
+from jinfer.bench.arguments import add_json
 from jinfer.bench.circumstances import circumstances
 from jinfer.bench.json_lines import JsonLines, command_text, open_json_lines
 from jinfer.bench.limits import MachineLimits
@@ -14,9 +15,7 @@ from jinfer.bench.results import Result
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """--json."""
-    parser.add_argument(
-        "--json", metavar="FILE", help="a line of JSON for each result; - is stdout, without the table"
-    )
+    add_json(parser, each="result", without="table")
 
 
 def check_output() -> None:

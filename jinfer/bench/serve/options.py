@@ -5,7 +5,17 @@ import json
 import sys
 from typing import Any
 
-from jinfer.bench.arguments import not_negative, positive
+from jinfer.bench.arguments import (
+    add_duration,
+    add_json,
+    add_output_len,
+    add_seed,
+    add_speed,
+    add_trace,
+    add_workloads,
+    not_negative,
+    positive,
+)
 from jinfer.bench.serve import conversations
 from jinfer.bench.serve.bodies import PATHS
 from jinfer.bench.serve.conversations import FORMS, WorkloadOptions
@@ -18,7 +28,7 @@ from jinfer.errors import ConfigError
 def add_serve_options(parser: argparse.ArgumentParser) -> None:
     """All of them, with the workloads in the description."""
     parser.description = f"{parser.description}\n\n{conversations.__doc__}"
-    parser.add_argument("workloads", nargs="+", metavar="WORKLOAD", help=FORMS)
+    add_workloads(parser, FORMS)
     _add_server(parser)
     _add_load(parser)
     _add_requests(parser)
@@ -119,13 +129,8 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         help=f"conversations in all; default: those of the file, or {DEFAULT_NUM_CONVERSATIONS}, unless "
         "--duration is given",
     )
-    load.add_argument(
-        "--duration",
-        type=positive(float),
-        metavar="S",
-        help="none begins later; of a trace, its first S seconds",
-    )
-    load.add_argument("--speed", type=positive(float), default=1.0, metavar="X", help="of a trace; default 1")
+    add_duration(load, "none begins later; of a trace, its first S seconds")
+    add_speed(load, "a trace", 1.0)
     load.add_argument(
         "--think-time",
         type=not_negative(float),
@@ -147,22 +152,14 @@ def _add_load(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="that send; default 1, enough for some 20,000 chunks a second",
     )
-    load.add_argument("--seed", type=int, default=0, help="of times and of random prompts; default 0")
+    add_seed(load, "times and of random prompts")
 
 
 def _add_requests(parser: argparse.ArgumentParser) -> None:
     requests = parser.add_argument_group("requests")
     requests.add_argument("--prompts", metavar="FILE", help="JSON lines, of prompts and conversations")
-    requests.add_argument(
-        "--trace", metavar="FILE", help="CSV with TIMESTAMP, ContextTokens, GeneratedTokens"
-    )
-    requests.add_argument(
-        "--output-len",
-        type=positive(int),
-        default=128,
-        metavar="N",
-        help="most tokens of an answer to a line of --prompts; default 128",
-    )
+    add_trace(requests, "trace")
+    add_output_len(requests, "most tokens of an answer to a line of --prompts")
     requests.add_argument("--ignore-eos", action="store_true", help="the same, and no fewer")
     requests.add_argument(
         "--vocab-size",
@@ -193,9 +190,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
         metavar="NAME:MS",
         help=f"limits that good requests meet, of {', '.join(LIMITED)} (itl: the longest); ttft:200 tpot:50",
     )
-    output.add_argument(
-        "--json", metavar="FILE", help="a line of JSON for each load; - is stdout, without the text"
-    )
+    add_json(output, each="load", without="text")
     output.add_argument("--records", metavar="FILE", help="a line of JSON for each request")
     output.add_argument("--plot", metavar="FILE", help="a picture: .png, .svg or .pdf; needs matplotlib")
     output.add_argument(
