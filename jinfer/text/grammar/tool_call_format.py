@@ -6,7 +6,7 @@ mistralai/mistral-common, instruct tokenizers v3 and v11; the templates of deeps
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jinfer.text.output_parsing import formats
 from jinfer.text.output_parsing.formats import DEEPSEEK_CALL, DEEPSEEK_SEPARATOR, FORMATS, deepseek_token
@@ -34,8 +34,7 @@ class ToolCallFormat:
     may_follow_text: bool = True
 
 
-_DEEPSEEK_FIRST, _DEEPSEEK_LAST = deepseek_token("tool_calls_begin"), deepseek_token("tool_calls_end")
-_DEEPSEEK_END = deepseek_token("tool_call_end")
+_DEEPSEEK_FIRST, _DEEPSEEK_END = deepseek_token("tool_calls_begin"), deepseek_token("tool_call_end")
 
 HERMES = ToolCallFormat(
     name=formats.HERMES.name,
@@ -74,17 +73,15 @@ DEEPSEEK_V3_1 = ToolCallFormat(
     middle=DEEPSEEK_SEPARATOR,
     end=_DEEPSEEK_END,
     first=_DEEPSEEK_FIRST,
-    last=_DEEPSEEK_LAST,
+    last=deepseek_token("tool_calls_end"),
 )
-DEEPSEEK_V3 = ToolCallFormat(
+DEEPSEEK_V3 = replace(  # the same tokens, around a fence
+    DEEPSEEK_V3_1,
     name=formats.DEEPSEEK_V3.name,
-    trigger=_DEEPSEEK_FIRST,
     begin=f"{DEEPSEEK_CALL}function{DEEPSEEK_SEPARATOR}",
     middle="\n```json\n",
     end=f"\n```{_DEEPSEEK_END}",
-    first=_DEEPSEEK_FIRST,
     separator="\n",
-    last=_DEEPSEEK_LAST,
 )
 
 
