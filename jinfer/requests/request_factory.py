@@ -71,7 +71,9 @@ class RequestFactory:
             except RequestError as error:
                 if len(prompts) == 1:
                     raise
-                raise RequestError(f"prompts[{index}]: {error}", param=error.param) from error
+                raise RequestError(
+                    f"prompts[{index}]: {error}", param=error.param, code=error.code
+                ) from error
         return requests
 
     def create(
