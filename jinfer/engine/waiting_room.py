@@ -41,7 +41,7 @@ class WaitingRoom:
         found = [
             Admissible(sequence, _error(sequence, needs))
             for sequence, needs in self._needs.items()
-            if all(need.done() for need in needs) and (sequence.masker is None or sequence.masker.is_ready)
+            if _waits_for_nothing(sequence, needs)
         ]
         for ready in found:
             del self._needs[ready.sequence]
@@ -54,6 +54,14 @@ class WaitingRoom:
     def clear(self) -> None:
         """Forgets all."""
         self._needs.clear()
+
+
+def _waits_for_nothing(sequence: Sequence, needs: Items[Future[None]]) -> bool:
+    masker = sequence.masker
+    if masker is not None and not masker.is_ready:
+        return False
+    is_refused = masker is not None and masker.error is not None  # so that it has no use for its needs
+    return is_refused or all(need.done() for need in needs)
 
 
 def _error(sequence: Sequence, needs: Items[Future[None]]) -> JinferError | None:
