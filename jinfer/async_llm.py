@@ -66,7 +66,8 @@ class AsyncLLM:
         priority: int = 0,
         **options: Any,
     ) -> list[RequestOutput]:
-        """Completes a string, token ids, or a list of either, as `LLM.generate` does."""
+        """Completes a string, token ids, or a list of either, as `LLM.generate` does. A grammar is compiled
+        while the event loop goes on."""
         prompt_list = as_prompts(prompts)
         return await self._complete(
             prompt_list, as_params(params, options, len(prompt_list)), timeout_s, priority
@@ -145,6 +146,9 @@ class AsyncLLM:
     async def _complete(
         self, prompts: list[Prompt], params: list[SamplingParams], timeout_s: float | None, priority: int
     ) -> list[RequestOutput]:
+        self._loop.check_open()
+        if any(each.structured_outputs is not None for each in params):
+            await asyncio.to_thread(self.parts.requests.wait_for_grammars, params)
         queue = self._submit(prompts, params, timeout_s, priority)
         try:
             while await queue.take():

@@ -84,6 +84,12 @@ class RequestFactory:
         returns, and else the request may still end for it."""
         return self._create(prompt, self._prepare(params, waits=waits), priority)
 
+    def wait_for_grammars(self, params: Sequence[SamplingParams]) -> None:
+        """Waits until what these parameters ask for is compiled, so that requests made of them then need not.
+        Raises RequestError for what cannot be."""
+        for each in {id(each): each for each in params if each.structured_outputs is not None}.values():
+            self._prepare(each, waits=True)
+
     def _prepare(self, params: SamplingParams, *, waits: bool) -> PreparedParams:
         self._check_text_needs(params)
         resolved = params.with_defaults(self._sampling_defaults)

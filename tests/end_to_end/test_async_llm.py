@@ -164,6 +164,19 @@ class TestTokens:
 
         run(refused())
 
+    def test_a_grammar_that_cannot_be_kept_is_refused_and_in_a_stream_the_end(self, llm):
+        pytest.importorskip("llguidance", reason="needs llguidance: pip install 'jinfer[structured]'")
+        wrong = {"structured_outputs": {"grammar": "start: nothing"}}
+        with pytest.raises(RequestError, match="the grammar cannot be kept"):
+            run(llm.generate(TEXT, **wrong))
+
+        async def use() -> list[StreamPiece]:
+            return [piece async for piece in llm.stream(TEXT, **wrong)]
+
+        (last,) = run(use())
+        assert last.finish_reason is FinishReason.ERROR
+        assert "the grammar cannot be kept" in last.error
+
 
 class TestEnds:
     @pytest.mark.parametrize("use", ["generate", "stream"])
