@@ -24,6 +24,7 @@ from jinfer.engine.output_queue import OutputQueue
 from jinfer.engine.stats import Counters
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.executor import Executor
+from jinfer.execution.split_steps import SplitSteps
 from jinfer.placement import default_placement
 from jinfer.requests.new_request import create_request
 from jinfer.requests.request import Request
@@ -115,6 +116,7 @@ def _engine(rows: int) -> Engine:
         executables={shape: InstantStep(shape.rows) for shape in Buckets.for_limits(limits).all},
         placement=default_placement(),
         prefix_updates=None,
+        split_steps=mock.create_autospec(SplitSteps, instance=True),  # nothing asks for one
         state=state,
         new_state=lambda: state,
     )
