@@ -22,6 +22,7 @@ from jinfer.scheduling.scheduler import Scheduler
 from jinfer.server.engine_client import EngineClient
 from jinfer.server.engine_process import StartedEngine, serve
 from jinfer.server.served_engine import ModelInfo
+from jinfer.server.supervisor import Supervisor
 from jinfer.server.waiting_line import QueueLimits
 from jinfer.server.wire import EngineSpec
 from tests.scheduling.fake_device import VOCAB_SIZE, FakeDevice, expected_token
@@ -166,6 +167,16 @@ def new_queue(
     requests = new_factory().create_all(listed, [SamplingParams(**params)] * len(listed))
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
     return AsyncOutputQueue(requests, Waker(asyncio.get_running_loop()), deadline=deadline)
+
+
+async def begun(served: EngineClient | Supervisor, engine: EngineThread, **params: Any) -> AsyncOutputQueue:
+    """The queue of a request that runs, with many slow steps before it: its first output was
+    taken."""
+    engine.engine.executor.step_s = SLOW_STEP_S
+    queue = new_queue(max_tokens=50, **params)
+    served.submit(queue)
+    assert await queue.take()
+    return queue
 
 
 async def outputs_of(queue: AsyncOutputQueue) -> list[SequenceOutput]:

@@ -15,6 +15,7 @@ from tests.server.fakes import (
     SLOW_STEP_S,
     EngineThread,
     FallibleDevice,
+    begun,
     connected,
     expected_tokens,
     new_engine,
@@ -189,10 +190,7 @@ def test_the_figures_of_an_engine_that_became_idle_come_unasked():
 def test_one_sequence_of_a_request_ends_and_the_other_goes_on():
     async def use() -> None:
         client = await connected(engine)
-        engine.engine.executor.step_s = SLOW_STEP_S
-        queue = new_queue(max_tokens=50, n=2, seed=1)
-        client.submit(queue)
-        assert await queue.take()
+        queue = await begun(client, engine, n=2, seed=1)
         client._connection.send(Abort(submissions=[], keys=[0]))
         await client.heartbeat(SECONDS)  # its answer comes after the abort
         engine.engine.executor.step_s = 0.0

@@ -16,6 +16,7 @@ from tests.server.fakes import (
     SLOW_STEP_S,
     EngineThread,
     FallibleDevice,
+    begun,
     connected,
     expected_tokens,
     new_engine,
@@ -37,12 +38,7 @@ def engine() -> Iterator[EngineThread]:
 def test_a_fault_in_a_step_fails_what_ran_and_the_engine_goes_on(engine):
     async def use() -> None:
         client = await connected(engine)
-        engine.engine.executor.step_s = SLOW_STEP_S
-        queue, beside = new_queue(max_tokens=50), new_queue([(4, 5)], max_tokens=50)
-        client.submit(queue)
-        client.submit(beside)
-        assert await queue.take()
-        assert await beside.take()
+        queue, beside = await begun(client, engine), await begun(client, engine)
         engine.engine.executor.fault = "the device fell over"
         engine.engine.executor.step_s = 0.0
         for failed in (queue, beside):
@@ -61,10 +57,7 @@ def test_a_fault_in_a_step_fails_what_ran_and_the_engine_goes_on(engine):
 def test_an_engine_that_cannot_begin_anew_ends_with_the_reason(engine):
     async def use() -> None:
         client = await connected(engine)
-        engine.engine.executor.step_s = SLOW_STEP_S
-        queue = new_queue(max_tokens=50)
-        client.submit(queue)
-        assert await queue.take()
+        queue = await begun(client, engine)
         engine.engine.executor.reset_fault = "nor does it get up"
         engine.engine.executor.fault = "the device fell over"
         with pytest.raises(EngineError, match="the device fell over"):
@@ -186,9 +179,7 @@ def test_closing_lets_what_runs_end_and_takes_nothing_new(engine):
 def test_closing_ends_what_does_not_end_in_time(engine):
     async def use() -> None:
         client = await connected(engine)
-        engine.engine.executor.step_s = SLOW_STEP_S
-        queue = new_queue(max_tokens=60)
-        client.submit(queue)
+        queue = await begun(client, engine)
         await client.close(grace_s=0.2)
         with pytest.raises(EngineError, match="shutting down"):
             await outputs_of(queue)
@@ -249,10 +240,7 @@ def test_what_is_no_message_of_the_engine_fails_its_start(data):
 def test_the_front_leaves_and_the_engine_ends(engine):
     async def use() -> None:
         client = await connected(engine)
-        queue = new_queue(max_tokens=60)
-        engine.engine.executor.step_s = SLOW_STEP_S
-        client.submit(queue)
-        assert await queue.take()
+        queue = await begun(client, engine)
         client._connection.abort()
         assert "gone" in await client.wait_dead()
         with pytest.raises(EngineError, match="gone"):

@@ -10,9 +10,9 @@ from jinfer.server.supervisor import RestartPolicy, Supervisor
 from jinfer.server.wire import EngineSpec
 from tests.server.fakes import (
     LIMITS,
-    SLOW_STEP_S,
     EngineThread,
     FallibleDevice,
+    begun,
     connected,
     expected_tokens,
     new_engine,
@@ -43,6 +43,11 @@ class Engines:
         self.clients.append(client)
         return client
 
+    async def supervised(self, policy: RestartPolicy | None, **options: int) -> Supervisor:
+        """A supervisor of the first one, which has started."""
+        spec = EngineSpec(options=options)
+        return await Supervisor.start(spec, policy=policy, start_client=self.start)
+
     def kill(self) -> None:
         """The newest one's connection breaks, as at the death of its process."""
         self.clients[-1]._connection.abort()
@@ -69,7 +74,7 @@ async def completes(supervisor: Supervisor) -> bool:
 
 def test_without_a_policy_a_death_is_the_end():
     async def use() -> None:
-        supervisor = await Supervisor.start(EngineSpec(), policy=None, start_client=engines.start)
+        supervisor = await engines.supervised(None)
         assert await completes(supervisor)
         engines.kill()
         assert "gone" in await supervisor.wait_failed()
@@ -87,12 +92,8 @@ def test_without_a_policy_a_death_is_the_end():
 
 def test_an_engine_that_dies_is_followed_by_another_of_the_same_sizes():
     async def use() -> None:
-        spec = EngineSpec(options={"page_size": 4})
-        supervisor = await Supervisor.start(spec, policy=AT_ONCE, start_client=engines.start)
-        engines.threads[0].engine.executor.step_s = SLOW_STEP_S
-        queue = new_queue(max_tokens=60)
-        supervisor.submit(queue)
-        assert await queue.take()
+        supervisor = await engines.supervised(AT_ONCE, page_size=4)
+        queue = await begun(supervisor, engines.threads[0])
         engines.kill()
         with pytest.raises(EngineError, match="gone"):
             await outputs_of(queue)
@@ -114,7 +115,7 @@ def test_an_engine_that_dies_is_followed_by_another_of_the_same_sizes():
 def test_while_another_starts_requests_are_refused_for_a_while():
     async def use() -> None:
         policy = RestartPolicy(first_delay_s=100.0, max_delay_s=40.0)
-        supervisor = await Supervisor.start(EngineSpec(), policy=policy, start_client=engines.start)
+        supervisor = await engines.supervised(policy)
         engines.kill()
         await until(lambda: not is_open(supervisor) and supervisor.num_restarts == 1)
         with pytest.raises(OverloadedError, match="started again") as caught:
@@ -130,7 +131,7 @@ def test_while_another_starts_requests_are_refused_for_a_while():
 
 def test_too_many_deaths_are_the_end():
     async def use() -> None:
-        supervisor = await Supervisor.start(EngineSpec(), policy=AT_ONCE, start_client=engines.start)
+        supervisor = await engines.supervised(AT_ONCE)
         for num_restarts in (1, 2):
             engines.kill()
             await until(lambda n=num_restarts: len(engines.clients) == n + 1 and is_open(supervisor))
@@ -146,7 +147,7 @@ def test_too_many_deaths_are_the_end():
 
 def test_a_restart_that_fails_is_tried_again_and_counts():
     async def use() -> None:
-        supervisor = await Supervisor.start(EngineSpec(), policy=AT_ONCE, start_client=engines.start)
+        supervisor = await engines.supervised(AT_ONCE)
         engines.kill()
         if engines.bad == (1,):
             await until(lambda: len(engines.clients) == 2 and is_open(supervisor))
@@ -165,7 +166,7 @@ def test_a_restart_that_fails_is_tried_again_and_counts():
 def test_the_first_start_is_not_repeated():
     async def use() -> None:
         with pytest.raises(ModelNotFoundError):
-            await Supervisor.start(EngineSpec(), policy=AT_ONCE, start_client=engines.start)
+            await engines.supervised(AT_ONCE)
         await asyncio.sleep(0)
 
     engines = Engines(bad=(0,))
