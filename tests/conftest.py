@@ -45,8 +45,8 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 # Nor is a CPU's code optimized, which takes LLVM longer than it saves: most programs here run a few times.
 # And XLA's older emitters make code in a third of the time; jaxlib 0.11 has them no more, nor the flag, and
-# ends the process for a flag that it does not know. Both only in this process, and in those that look for
-# what it has compiled: notebooks and what compiles for an H200 do as users' programs do.
+# ends the process for a flag that it does not know. Both only in this process, in those that look for what it
+# has compiled, and in notebooks: what compiles for an H200 does as users' programs do.
 NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
 # A program is one module for LLVM, and not one for each core: a fifth less to do.
 ONE_PART = "xla_cpu_parallel_codegen_split_count=1"

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import COMPILES_FAST
+
 nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 
@@ -31,6 +33,8 @@ def count_pictures(notebook) -> int:
 def test_notebook(path, tmp_path, monkeypatch):
     """It runs from top to bottom, with a cache of compiled steps of its own: its engines have the same
     shapes."""
+    for name, value in COMPILES_FAST.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path))
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     notebook = nbformat.read(path, as_version=4)

@@ -29,11 +29,10 @@ from tests.checkpoints import (
     write_checkpoint,
     write_json,
 )
-from tests.end_to_end.cli.helpers import REPOSITORY, new_environment
+from tests.end_to_end.cli.helpers import ENGINE, REPOSITORY, new_environment
 from tests.terminal import CTRL_C, TerminalProcess
 
 GREEDY = {"temperature": 0, "max_tokens": 4, "ignore_eos": True}
-ENGINE = ("--dtype", "float32", "--page-size", "4", "--max-num-seqs", "2", "--max-num-batched-tokens", "16")
 ANSWER = ("--temperature", "0", "--max-tokens", "4", "--ignore-eos")
 CTRL_D, ENTER = "\x04", "\r"
 

@@ -48,6 +48,11 @@ class PagedRun:
         params = load_checkpoint(model.param_specs, directory, placement=default_placement(), progress=False)
         return cls(model, params if device is None else jax.device_put(params, device), dtype=dtype)
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether it matters what the prompt is, and what follows it."""
+        return self._model.config.depends_on_length
+
     def logits(
         self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int], chunk_size: int
     ) -> list[np.ndarray]:
@@ -98,7 +103,7 @@ class PagedRun:
         self, tokens: TokenBatch, plan: list[Chunk], prompt_lengths: Sequence[int]
     ) -> TokenBatch:
         """Of each token, where the model asks for them."""
-        if not self._model.config.depends_on_length:
+        if not self.depends_on_length:
             return tokens
         is_decode = tokens.query_starts is None
         of_tokens = np.repeat(prompt_lengths, 1 if is_decode else [len(chunk.token_ids) for chunk in plan])
