@@ -52,6 +52,14 @@ TINY_ENGINE: Mapping[str, Any] = {
     "compilation_cache_dir": CACHE.name,  # else each start on a CPU would trace its steps anew
 }
 """Engine options with three shapes to compile."""
+DEMO_ENGINE: Mapping[str, Any] = {
+    "dtype": "float32",
+    "max_num_seqs": 2,
+    "max_num_batched_tokens": 16,
+    "progress": False,
+    "compilation_cache_dir": CACHE.name,
+}
+"""The same for the model that ships."""
 
 
 def random_tensors(config: Mapping[str, Any] = CONFIG, *, seed: int = 0) -> dict[str, np.ndarray]:

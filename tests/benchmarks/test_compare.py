@@ -10,6 +10,7 @@ from benchmarks.compare import __main__ as compare
 from benchmarks.compare import child, engines
 from benchmarks.compare.workloads import comparable_workload, measure
 from jinfer import ConfigError
+from tests.conftest import COMPILES_FAST
 from tests.tiny_model import CONFIG
 
 FAKE_VLLM = textwrap.dedent('''
@@ -93,6 +94,8 @@ def test_jinfer_runs_in_a_process_and_the_missing_are_named(tiny, capsys, monkey
         "vllm": engines.CompareEngine("there_is_no_such_package", engines.open_vllm),
     }
     monkeypatch.setattr(compare, "ENGINES", missing)
+    for name, value in COMPILES_FAST.items():
+        monkeypatch.setenv(name, value)
     words = [str(tiny), "b2-8", "ttft-60", "--engines", "jinfer,vllm", "--output-len", "4", "--repeats", "1"]
     words += ["--jinfer", "max_num_seqs=2", "--jinfer", "max_num_batched_tokens=16"]
     assert compare.main(words) == 1, "one workload does not fit"

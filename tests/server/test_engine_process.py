@@ -32,12 +32,11 @@ from jinfer.server.engine_client import EngineClient
 from jinfer.server.supervisor import RestartPolicy, Supervisor
 from jinfer.server.wire import EngineSpec
 from jinfer.text.tokenizer import Tokenizer
-from tests.checkpoints import TINY_ENGINE, write_checkpoint
+from tests.checkpoints import DEMO_ENGINE, TINY_ENGINE, write_checkpoint
 from tests.conftest import COMPILES_FAST
 from tests.server.fakes import outputs_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-OPTIONS = {"dtype": "float32", "max_num_seqs": 2, "max_num_batched_tokens": 16, "progress": False}
 SECONDS = 240  # a start compiles, on a machine that may do other things
 
 
@@ -79,7 +78,7 @@ def runner() -> Iterator[Runner]:
 @pytest.fixture(scope="module")
 def client(runner, environment) -> Iterator[EngineClient]:
     lines: list[str] = []
-    spec = EngineSpec(options=OPTIONS)
+    spec = EngineSpec(options=DEMO_ENGINE)
     client = runner.run(EngineClient.start(spec, on_progress=lines.append))
     assert any("ready in" in line for line in lines)
     yield client
@@ -88,7 +87,7 @@ def client(runner, environment) -> Iterator[EngineClient]:
 
 @pytest.fixture(scope="module")
 def llm() -> Iterator[LLM]:
-    with LLM(**OPTIONS) as llm:
+    with LLM(**DEMO_ENGINE) as llm:
         yield llm
 
 

@@ -4,6 +4,7 @@ directory."""
 import importlib
 import json
 import math
+import os
 import random
 import re
 import subprocess
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 from tokenizers import Tokenizer
+
+from tests.conftest import COMPILES_FAST
 
 pytest.importorskip("optax", reason="optax trains the demo model; install jinfer[train]")
 
@@ -62,7 +65,8 @@ def run(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, st
         "--out",
         out,
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, **COMPILES_FAST}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return out, done.stderr
 

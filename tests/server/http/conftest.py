@@ -15,6 +15,7 @@ from jinfer.server.local_engine import LocalEngine
 from jinfer.server.model_info import model_info
 from jinfer.server.options import ServerOptions
 from jinfer.startup import EngineParts, start_engine
+from tests.checkpoints import DEMO_ENGINE
 from tests.server.http.playing_engine import PlayingEngine, write_byte_tokenizer
 from tests.server.http.running_server import RunningServer, running_server
 from tests.server.http.scripted_engine import WAIT_S
@@ -37,15 +38,7 @@ def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def engine_parts(model_directory: Path) -> EngineParts:
-    config = EngineConfig(
-        dtype="float32",
-        max_num_seqs=4,
-        max_num_batched_tokens=64,
-        page_size=16,
-        num_pages=256,
-        progress=False,
-    )
-    return start_engine(str(model_directory), config)
+    return start_engine(str(model_directory), EngineConfig.from_options(DEMO_ENGINE))
 
 
 @pytest.fixture(scope="session")
