@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> int:
     connection = socket.socket(fileno=parser.parse_args(arguments).fd)
     connection.set_inheritable(False)  # else a child of this process would keep it open
     os.dup2(2, 1)
-    logging.basicConfig(stream=sys.stderr, format="%(message)s")
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", force=True)  # an import may have had its own
     logging.getLogger("jinfer").setLevel(logging.INFO)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the front decides
     signal.signal(signal.SIGTERM, lambda *_: _stop_reading(connection))

@@ -160,6 +160,7 @@ def serving(tmp_path_factory) -> Iterator[Process]:
 
 def test_a_process_serves_and_ends_on_sigterm_when_its_streams_have(serving):
     assert "tiny (LlamaForCausalLM, float32)" in serving.banner
+    assert "\nready in " in serving.banner  # the engine's lines have no head
     body = {"prompt": [5, 6, 7], "max_tokens": 20, "ignore_eos": True, "stream": True}
     with httpx.stream("POST", serving.url + "/v1/completions", json=body, timeout=WAIT_S) as answer:
         lines = answer.iter_lines()
