@@ -34,7 +34,8 @@ CHECKED = (
 )
 with jaxtyping.install_import_hook(CHECKED, "beartype.beartype"):
     import jinfer.async_llm
-    import jinfer.cli.command  # noqa: F401  # everything else
+    import jinfer.cli.command
+    import jinfer.weights.orbax  # noqa: F401  # everything else
 
 # Engines of the same shapes are compiled once, and not in every test: most of the time that tests take is
 # XLA's. Each process has a cache of its own, for JAX does not lock what it writes there.

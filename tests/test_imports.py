@@ -18,7 +18,7 @@ KERNELS = sorted(PALLAS_KERNELS.rglob("*.py"))
 OPERATIONS = sorted(
     path.parent.name for path in PALLAS_KERNELS.glob("*/__init__.py") if path.parent.name != "core"
 )
-HEAVY = ("torch", "transformers", "matplotlib", "tensorflow", "aiohttp", "ray")
+HEAVY = ("torch", "transformers", "matplotlib", "tensorflow", "aiohttp", "ray", "flax", "orbax")
 
 IMPORT_AND_TELL = """
 import json, os, sys
@@ -41,7 +41,7 @@ def fresh_import() -> dict:
     command = [sys.executable, "-W", "error", "-c", IMPORT_AND_TELL]
     environment = {"PATH": os.environ["PATH"]}  # what this process has was perhaps set by jinfer
     process = subprocess.run(
-        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120
+        command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=600
     )
     assert process.returncode == 0, process.stderr
     assert process.stderr == ""
@@ -52,7 +52,7 @@ def test_the_host_is_imported_without_jax():
     host = "jinfer.engine.loop, jinfer.scheduling.scheduler, jinfer.text.tokenizer, jinfer.cli"
     code = f"import sys, {host}; from jinfer import ConfigError, SamplingParams, RequestOutput"
     code += "; assert 'jax' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=600)
 
 
 def test_importing_starts_no_backend(fresh_import):
@@ -73,7 +73,7 @@ def test_the_host_can_be_imported_without_jax():
     command = (
         "import sys, jinfer.requests.request_factory, jinfer.engine.loop; sys.exit('jax' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, timeout=60).returncode == 0
+    assert subprocess.run([sys.executable, "-c", command], cwd=REPOSITORY, timeout=600).returncode == 0
 
 
 def imported_modules(path: Path) -> Iterator[str]:

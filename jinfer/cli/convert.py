@@ -15,7 +15,6 @@ from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import default_placement
 from jinfer.weights.choice import choose_weights
 from jinfer.weights.hub import read_json, resolve_model_directory
-from jinfer.weights.orbax import check_is_new, save_orbax
 
 CONVERTED_DTYPES = (*get_args(DType), "float16")
 
@@ -32,6 +31,8 @@ def add_convert(commands: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     """`jinfer convert`: a Hugging Face directory becomes an Orbax checkpoint, in the dtype of its weights."""
+    from jinfer.weights.orbax import check_is_new, save_orbax  # heavy, and no other command's
+
     check_is_new(options.out)
     _check_can_be_made(options.out)
     directory = resolve_model_directory(options.model)

@@ -8,7 +8,6 @@ from typing import Any
 
 from jinfer.errors import CheckpointError
 from jinfer.weights.fitted_weights import FittedWeights
-from jinfer.weights.orbax import fit_orbax
 from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.safetensors import fit_checkpoint
@@ -62,11 +61,18 @@ def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict
         origins = [origin for origin in origins if origin.name != SINGLE_FILE]
     params = directory / PARAMS_DIRECTORY
     trees = find_trees(params) or ([params] if params.is_dir() else [])
-    fits = {tree: functools.partial(fit_orbax, specs, tree) for tree in trees}
+    fits = {tree: functools.partial(_fit_tree, specs, tree) for tree in trees}
     fits |= {origin: functools.partial(fit_checkpoint, specs, origin) for origin in origins}
     others = [tree for tree in find_trees(directory) if tree not in fits]
-    fits |= {tree: functools.partial(fit_orbax, specs, tree) for tree in others}
+    fits |= {tree: functools.partial(_fit_tree, specs, tree) for tree in others}
     return {str(path.relative_to(directory)): fit for path, fit in fits.items()}
+
+
+def _fit_tree(specs: ParamSpecs, path: Path) -> FittedWeights:
+    """The fit to an Orbax checkpoint."""
+    from jinfer.weights.orbax import fit_orbax  # imports Orbax, which takes as long as half of the rest
+
+    return fit_orbax(specs, path)
 
 
 def _warn_of_others(

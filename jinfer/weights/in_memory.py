@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from jinfer.errors import CheckpointError, ConfigError
 from jinfer.placement import Placement
@@ -73,6 +72,8 @@ def _arrays(specs: ParamSpecs, params: Params) -> dict[str, Any]:
 
 
 def _array(path: str, leaf: Any) -> jax.Array | np.ndarray:
+    from flax import nnx  # heavy, and a checkpoint does without
+
     value = leaf.get_value() if isinstance(leaf, nnx.Variable) else leaf
     if isinstance(value, jax.Array):
         if value.is_deleted():

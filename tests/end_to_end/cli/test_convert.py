@@ -55,7 +55,7 @@ def test_a_disk_that_is_full_is_an_error_with_the_place(run, directory, tmp_path
     def save(*arguments):
         raise fault
 
-    monkeypatch.setattr("jinfer.cli.convert.save_orbax", save)
+    monkeypatch.setattr("jinfer.weights.orbax.save_orbax", save)
     finished = run("convert", "--model", directory, "--to", "orbax", tmp_path / "out")
 
     assert (finished.status, finished.stdout) == (1, "")
