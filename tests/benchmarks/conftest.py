@@ -1,0 +1,22 @@
+"""A server that the tests of benchmarks share, for a start is what takes time."""
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+
+from benchmarks.server_process import ServerProcess, running_server
+from tests.checkpoints import TINY_ENGINE, write_checkpoint
+from tests.conftest import COMPILES_FAST
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory) -> Iterator[ServerProcess]:
+    directory = write_checkpoint(tmp_path_factory.mktemp("served"))
+    with pytest.MonkeyPatch.context() as environment:
+        for name, value in {**COMPILES_FAST, "JAX_PLATFORMS": jax.default_backend()}.items():
+            environment.setenv(name, value)
+        with running_server(
+            {"model": str(directory), "served_model_name": ["tiny"], **TINY_ENGINE}
+        ) as server:
+            yield server
