@@ -11,7 +11,7 @@ WORDS = (
 )
 SHARED_BEGINNING = "Once upon a time there was a little fox who " * 5
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
-PERSON = {
+PERSON: Mapping[str, Any] = {
     "type": "object",
     "properties": {
         "name": {"type": "string", "maxLength": 12},

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -47,7 +47,10 @@ class RequestTimes:
 
 @dataclass
 class Session:
-    """Runs requests on an engine. Every run draws new prompts, so that no run finds its prefix in a cache."""
+    """Runs requests on an engine. Every run draws new prompts, so that no run finds its prefix in a cache.
+
+    `sampling` are fields of SamplingParams that every request has, besides its length and seed.
+    """
 
     engine: EngineUnderTest
     limits: Limits
@@ -56,6 +59,7 @@ class Session:
     after_step: Callable[[list[SequenceOutput]], Any] | None = None
     clock: Callable[[], float] = time.perf_counter
     sleep: Callable[[float], None] = time.sleep
+    sampling: Mapping[str, Any] = field(default_factory=dict)
     rng: random.Random = field(init=False)
     _num_requests: int = 0
 
@@ -67,7 +71,7 @@ class Session:
         return self.run_prompts(random_prompts(lengths, self.vocab_size, self.rng), lengths)[0]
 
     def run_prompts(
-        self, prompts: Sequence[tuple[int, ...]], lengths: Sequence[Lengths]
+        self, prompts: Sequence[Sequence[int]], lengths: Sequence[Lengths]
     ) -> tuple[float, list[RequestTimes]]:
         """The seconds of all together, and the times of each."""
         began = self.clock()
@@ -79,9 +83,13 @@ class Session:
         seconds = self.clock() - began
         return seconds, [_times(request, began) for request in requests]
 
-    def replay(self, arrivals: Sequence[Arrival]) -> list[RequestTimes]:
-        """Adds each request when its time has come, between two steps, and goes on until all have ended."""
-        prompts = random_prompts([arrival.lengths for arrival in arrivals], self.vocab_size, self.rng)
+    def replay(
+        self, arrivals: Sequence[Arrival], prompts: Sequence[Sequence[int]] | None = None
+    ) -> list[RequestTimes]:
+        """Adds each request when its time has come, between two steps, and goes on until all have ended.
+        Random prompts, where none are given."""
+        if prompts is None:
+            prompts = random_prompts([arrival.lengths for arrival in arrivals], self.vocab_size, self.rng)
         requests: list[Request] = []
         began = self.clock()
         while len(requests) < len(arrivals) or self.engine.has_work:
@@ -100,7 +108,8 @@ class Session:
         """A request for exactly `max_tokens` tokens."""
         self._num_requests += 1
         seed = self.seed + self._num_requests
-        params = SamplingParams(temperature=TEMPERATURE, max_tokens=max_tokens, ignore_eos=True, seed=seed)
+        fields = {"temperature": TEMPERATURE, **self.sampling}
+        params = SamplingParams(max_tokens=max_tokens, ignore_eos=True, seed=seed, **fields)
         return create_request(
             f"bench-{self._num_requests}",
             None,
