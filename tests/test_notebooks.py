@@ -12,8 +12,8 @@ nbclient = pytest.importorskip("nbclient")
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[1] / "notebooks").glob("*.ipynb"))
 # A notebook promises a minute, of which it keeps a core busy. Beside other tests the clock says more, and the
-# CPU does not; a slow one may take five times as long.
-MAX_CPU_SECONDS = 5 * 60
+# CPU does not; a slow one may take four times as long.
+MAX_CPU_SECONDS = 4 * 60
 CELL_TIMEOUT_S = 1800  # no cell takes so long that does not hang
 
 
