@@ -100,7 +100,8 @@ def test_logits_are_those_of_the_closed_form(rows, seed):
     for row, (prompt, output, rules, step_mask) in enumerate(rows):
         state = with_row(state, joining_row(a_sequence(prompt, output, rules), row, LIMITS, VOCAB))
         if step_mask is not None:
-            masks = with_step_masks(state.step_masks, jnp.array([row]), mask_of(step_mask)[None])
+            sent = jnp.asarray(mask_of(step_mask)[None])
+            masks = with_step_masks(state.step_masks, jnp.array([row]), sent)
             state = state._replace(step_masks=masks)
     flags = RowFlags(
         has_rules=jnp.array([True] * len(rows) + [False]),
