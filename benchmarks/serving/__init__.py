@@ -14,8 +14,8 @@
 Each case is a line of JSON in results/<device>/serving.jsonl; the newest of an id counts. Server and engine
 alone get the same random tokens as prompts. The engine alone runs first, in a process of its own. What takes
 turns is repeated, and medians count. `limit` is a server that costs nothing: 100 percent, a ratio of 1, 0 ms
-(of which `percent_of_limit` is the engine's TTFT over the server's). A result that noise puts above its limit
-is at 100 percent of it.
+(of which `percent_of_limit` is the engine's TTFT over the server's). A result above its limit is at
+100 percent of it where up to 5% of noise can explain that, and is not recorded otherwise.
 
 cases      what is asked, and figures -> a line        plain Python
 offline    the engine alone, a process of its own      jax

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import benchmarks.serving as package
 from benchmarks import record
@@ -19,6 +18,7 @@ from benchmarks.serving.served import measured
 from jinfer.bench.arguments import positive
 from jinfer.bench.json_lines import command_text
 from jinfer.bench.opening import assigned_options
+from jinfer.bench.serve.load import LoadError
 from jinfer.errors import JinferError
 
 CHILD = (sys.executable, "-m", "benchmarks.serving.offline")
@@ -33,14 +33,41 @@ def main(arguments: Sequence[str]) -> int:
     command = command_text(["python", "-m", "benchmarks.serving", *arguments], outputs=("--results",))
     try:
         circumstances, offline = _offline(options, command, [case for case in cases if case.id in OFFLINE])
-        file = options.results or RESULTS / circumstances.pop("directory") / FILE_NAME
-        served = _served(options, [case for case in cases if case.id in SERVED])
+        directory = circumstances.pop("directory")
+        lines = Lines(options.results or RESULTS / directory / FILE_NAME, offline, circumstances)
         for case in cases:
-            _record(file, case, offline.get(case.id, {}), served.get(case.id, {}), circumstances)
+            if case.id not in SERVED:
+                lines.add(case, {})
+        _measure_served(options, [case for case in cases if case.id in SERVED], lines)
     except (ProcessError, ServerError, JinferError) as error:
         print(error, file=sys.stderr)
         return 1
-    return 0
+    return int(lines.has_failed)
+
+
+class Lines:
+    """Prints and records the result of each case, as soon as it is measured."""
+
+    def __init__(self, file: Path, offline: Mapping[str, Figures], circumstances: Line) -> None:
+        self._file, self._offline, self._circumstances = file, offline, circumstances
+        self.has_failed = False
+
+    def add(self, case: Case, served: Figures) -> None:
+        """A case with the figures of the server. One above its limit is an error, and is not recorded."""
+        offline = self._offline.get(case.id, {})
+        details = {"sizes": dataclasses.asdict(case), "offline": offline, "served": served}
+        line = {**result(case.id, offline, served), "commit": record.commit(), **self._circumstances}
+        line["details"] = details
+        print(json.dumps(line), flush=True)
+        try:
+            record.append(self._file, [line])
+        except ValueError as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Tells an error that ends no other case."""
+        print(error, file=sys.stderr)
+        self.has_failed = True
 
 
 def _offline(
@@ -58,29 +85,19 @@ def _offline(
     return circumstances, {line.pop("case"): line for line in lines}
 
 
-def _served(options: argparse.Namespace, cases: Sequence[Case]) -> dict[str, Figures]:
-    """The figures of the server by case."""
+def _measure_served(options: argparse.Namespace, cases: Sequence[Case], lines: Lines) -> None:
+    """Measures the cases on one server. Raises ServerError where it does not start."""
     if not cases:
-        return {}
+        return
     given = {**assigned_options(options.set), **assigned_options(options.serve_option)}
     if any(case.id == STRUCTURED for case in cases):
         given = {"compile_split_steps": "at_start", **given}
     with running_server({**model_options(options.model, options.config), **given}) as server:
-        return {case.id: asyncio.run(measured(server.url, case)) for case in cases}
-
-
-def _record(
-    file: Path, case: Case, offline: Figures, served: Figures, circumstances: Mapping[str, Any]
-) -> None:
-    figures = {"sizes": dataclasses.asdict(case), "offline": offline, "served": served}
-    line = {
-        **result(case.id, offline, served),
-        "commit": record.commit(),
-        **circumstances,
-        "details": figures,
-    }
-    record.append(file, [line])
-    print(json.dumps(line), flush=True)
+        for case in cases:
+            try:
+                lines.add(case, asyncio.run(measured(server.url, case)))
+            except LoadError as error:
+                lines.fail(error)
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:

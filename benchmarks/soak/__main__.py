@@ -120,6 +120,7 @@ def _line(
             },
             "num_output_tokens": tally.num_output_tokens,
             "num_generated_tokens": end.num_generated_tokens,
+            "num_preemptions": end.num_preemptions,
             "num_left": tally.num_left,
             "num_golden_repeats": tally.num_golden_repeats,
             "num_golden_changes": tally.num_golden_changes,

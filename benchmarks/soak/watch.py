@@ -22,7 +22,7 @@ class Sample:
     - `resident_mib`: by process: `front`, `engine`, `others`.
     - `num_running`, `num_waiting`: sequences.
     - `cache_usage`: the share of the cache's pages that sequences use, 0 to 1.
-    - `num_generated_tokens`: since the server's start.
+    - `num_generated_tokens`, `num_preemptions`: since the server's start.
     - `num_answers`: since then, by status of HTTP.
     """
 
@@ -32,6 +32,7 @@ class Sample:
     num_waiting: int
     cache_usage: float
     num_generated_tokens: int
+    num_preemptions: int
     num_answers: Mapping[int, int]
 
     @property
@@ -59,6 +60,7 @@ class Watch:
             num_waiting=int(values["num_requests_waiting"]),
             cache_usage=values["kv_cache_usage_perc"],
             num_generated_tokens=int(values["generation_tokens_total"]),
+            num_preemptions=int(values["num_preemptions_total"]),
             num_answers=_answers(text),
         )
 

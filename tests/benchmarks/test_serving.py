@@ -27,6 +27,7 @@ from jinfer.bench.serve.load import LoadError
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 
 SMALL = {"num_requests": 2, "prompt_len": 6, "output_len": 12, "repeats": 1}
+SMALL_WORDS = [word for name, size in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(size))]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,12 @@ def parts(tmp_path_factory):
             {"output_tokens_per_s": 201},
             (100.5, "percent", 100, 100),
         ),
+        (
+            VS_OFFLINE,
+            {"output_tokens_per_s": 200},
+            {"output_tokens_per_s": 220},
+            (110.0, "percent", 100, 110),
+        ),
         (TTFT_ADDED, {"p50_ttft_ms": 36.0}, {"p50_ttft_ms": 40.0}, (4.0, "ms", 0, 90.0)),
         (ITL_P99, {}, {"p50_itl_ms": 8.0, "p99_itl_ms": 10.0}, (1.25, "ratio", 1, 80.0)),
         (
@@ -72,7 +79,8 @@ def test_no_two_runs_have_the_same_prompts():
     runs = [(case, run) for case in CASES.values() for run in range(6)]
     prompts = {tuple(sized(case, num_requests=1).prompts(run)[0][:64]) for case, run in runs}
     assert len(prompts) == len(runs)
-    assert CASES[VS_OFFLINE].prompts(0) == CASES[VS_OFFLINE].prompts(0)
+    few = sized(CASES[VS_OFFLINE], num_requests=2)
+    assert few.prompts(0) == few.prompts(0)
 
 
 def test_each_case_of_the_engine_alone_is_measured(parts):
@@ -89,13 +97,14 @@ def test_rows_that_do_not_run_together_are_refused(parts):
         offline.measured(parts, sized(CASES[PENALTIES], **{**SMALL, "num_requests": 3}))
 
 
-def test_the_cases_of_a_server_are_recorded(server, parts, tmp_path, monkeypatch, capsys):
+def test_the_cases_of_a_server_are_recorded(server, tmp_path, monkeypatch, capsys):
     """The command, with this server in place of one that it starts, and the engine alone as if it had run."""
 
     def json_lines(command, request):
-        assert [case["id"] for case in request["cases"]] == [VS_OFFLINE]
+        assert [case["id"] for case in request["cases"]] == [VS_OFFLINE, PENALTIES]
         yield {"directory": "tiny", "command": request["command"], "date": "2026-01-01", "versions": {}}
         yield {"case": VS_OFFLINE, "output_tokens_per_s": 1e9}
+        yield {"case": PENALTIES, "plain_step_ms": 4.0, "penalties_step_ms": 2.0}
 
     started = []
     monkeypatch.setattr(serving, "json_lines", json_lines)
@@ -103,20 +112,39 @@ def test_the_cases_of_a_server_are_recorded(server, parts, tmp_path, monkeypatch
         serving, "running_server", lambda given: started.append(given) or contextlib.nullcontext(server)
     )
     file = tmp_path / "serving.jsonl"
-    sizes = [word for name, size in SMALL.items() for word in (f"--{name.replace('_', '-')}", str(size))]
-    cases = [VS_OFFLINE, STRUCTURED]
-    words = ["--config", "/models/Tiny", "--results", str(file), "--serve-option", "grace_s=1", *sizes]
-    assert serving.main([*cases, *words]) == 0, capsys.readouterr().err
+    words = ["--config", "/models/Tiny", "--results", str(file), "--serve-option", "grace_s=1", *SMALL_WORDS]
+    assert serving.main([VS_OFFLINE, PENALTIES, STRUCTURED, *words]) == 1
+    out, err = capsys.readouterr()
+    assert "serve-penalties (200.0%); run again" in err
     assert started == [
         {"model": "/models/Tiny", "dummy_weights": True, "grace_s": 1, "compile_split_steps": "at_start"}
     ]
-    lines = newest_lines(file)
-    assert list(lines) == cases
-    assert list(lines[STRUCTURED])[:5] == ["id", "value", "unit", "limit", "percent_of_limit"]
-    assert lines[STRUCTURED]["value"] > 0
-    assert lines[VS_OFFLINE]["details"]["served"]["output_tokens_per_s"] > 0
-    assert "--config Tiny --serve-option grace_s=1" in lines[VS_OFFLINE]["command"]
-    assert [json.loads(line)["id"] for line in capsys.readouterr().out.splitlines()] == cases
+    printed = {line["id"]: line for line in map(json.loads, out.splitlines())}
+    assert list(printed) == [PENALTIES, VS_OFFLINE, STRUCTURED]
+    line, recorded = printed[VS_OFFLINE], newest_lines(file)
+    assert PENALTIES not in recorded
+    assert recorded[VS_OFFLINE] == line
+    assert list(line)[:7] == ["id", "value", "unit", "limit", "percent_of_limit", "commit", "command"]
+    assert line["details"]["served"]["output_tokens_per_s"] > 0
+    assert "--config Tiny --serve-option grace_s=1" in line["command"]
+    figures = printed[STRUCTURED]["details"]["served"]
+    assert min(figures["free_tokens_per_s"], figures["structured_tokens_per_s"]) > 0
+
+
+def test_a_case_that_fails_ends_no_other(server, tmp_path, monkeypatch, capsys):
+    async def measured(url, case):
+        if case.id == VS_OFFLINE:
+            raise LoadError("the server is gone")
+        return {"p50_itl_ms": 8.0, "p99_itl_ms": 10.0}
+
+    head = {"directory": "tiny", "command": "x"}
+    monkeypatch.setattr(serving, "json_lines", lambda command, request: [head])
+    monkeypatch.setattr(serving, "measured", measured)
+    monkeypatch.setattr(serving, "running_server", lambda given: contextlib.nullcontext(server))
+    file = tmp_path / "serving.jsonl"
+    assert serving.main([VS_OFFLINE, ITL_P99, "--results", str(file)]) == 1
+    assert "the server is gone" in capsys.readouterr().err
+    assert newest_lines(file)[ITL_P99]["value"] == 1.25
 
 
 def test_first_tokens_are_measured_at_a_rate(server):

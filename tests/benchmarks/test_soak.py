@@ -19,7 +19,7 @@ from benchmarks.soak.traffic import COMPLETIONS, Exchange, Traffic
 from benchmarks.soak.watch import Sample
 
 BODY = {"prompt": "x", "max_tokens": 4}
-IDLE = Sample(1.0, {"front": 100.0, "engine": 900.0, "others": 0.0}, 0, 0, 0.0, 9, {200: 9, 400: 2})
+IDLE = Sample(1.0, {"front": 100.0, "engine": 900.0, "others": 0.0}, 0, 0, 0.0, 9, 0, {200: 9, 400: 2})
 
 
 def answer(text="a b", end="length", *, tokens=2, **choice):
