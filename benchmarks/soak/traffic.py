@@ -166,6 +166,7 @@ class Traffic:
             Exchange("invalid", "/nowhere", status=404),
         ]
         refused += [Exchange("invalid", COMPLETIONS, {"prompt": "x", "model": "another"}, 404)]
+        refused += [Exchange("invalid", CHAT, {"messages": "hello"}, 400)]
         return self._rng.choice(refused)
 
     def _text(self) -> Exchange:

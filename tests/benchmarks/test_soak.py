@@ -117,7 +117,7 @@ def test_clients_count_what_a_server_does_wrong():
 
 def test_memory_that_grows_is_a_fault():
     def samples(last_mib):
-        memory = [300.0] * 5 + [100.0] * 5 + [last_mib] * 5
+        memory = [300.0] * 5 + [60.0, 100.0, 60.0, 60.0, 60.0] + [last_mib] * 5
         return [dataclasses.replace(IDLE, resident_mib={"front": mib, "engine": 9.0}) for mib in memory]
 
     figures = memory_figures(samples(102.0))
