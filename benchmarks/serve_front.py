@@ -2,7 +2,8 @@
 
     python -m benchmarks.serve_front --streams 1000 --rate 20 --tokens 200
 
-Prints a line of JSON. `user_us_per_chunk` is the CPU time of the server's process per chunk, detokenizing
+Prints a line of JSON, and appends one to `--results FILE`, whose value is the lateness that 99% of the chunks
+stay below, and whose percentage of the limit is the share that came before the next token. `user_us_per_chunk` is the CPU time of the server's process per chunk, detokenizing
 included, `system_us_per_chunk` that of the system in its name, which writes to sockets, and the lateness of a
 chunk is the time from the stand-in's step to the client's read. The client is a process of its own and wants
 a core to itself.
@@ -10,6 +11,7 @@ a core to itself.
 
 import argparse
 import asyncio
+import bisect
 import json
 import os
 import random
@@ -21,7 +23,9 @@ from pathlib import Path
 import uvloop
 
 import jinfer
+from benchmarks.record import Line, append, circumstances
 from jinfer.async_queue import AsyncOutputQueue
+from jinfer.bench.json_lines import command_text
 from jinfer.config import Limits
 from jinfer.engine.stats import EngineStats
 from jinfer.requests.request import FinishReason, Sequence, SequenceOutput
@@ -187,6 +191,7 @@ def measured(num_streams: int, rate: float, num_tokens: int) -> dict[str, float]
         "p50_lateness_ms": round(lateness[len(lateness) // 2] * 1e3, 1),
         "p99_lateness_ms": round(lateness[len(lateness) * 99 // 100] * 1e3, 1),
         "max_lateness_ms": round(lateness[-1] * 1e3, 1),
+        "on_time_percent": round(100 * bisect.bisect(lateness, 1 / rate) / len(lateness), 1),
     }
 
 
@@ -198,12 +203,31 @@ def main() -> None:
     parser.add_argument("--streams", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=20.0, help="tokens per second of a stream")
     parser.add_argument("--tokens", type=int, default=200, help="of each stream")
+    parser.add_argument("--results", type=Path, metavar="FILE", help="default: nothing is recorded")
     parser.add_argument("--server", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.server:
         uvloop.run(serve(options.rate))
     else:
-        print(json.dumps(measured(options.streams, options.rate, options.tokens)))
+        figures = measured(options.streams, options.rate, options.tokens)
+        print(json.dumps(figures))
+        if options.results is not None:
+            append(options.results, [recorded_line(figures)])
+
+
+def recorded_line(figures: dict[str, float]) -> Line:
+    """The line that is kept."""
+    return {
+        "id": "serve-streams",
+        "value": figures["p99_lateness_ms"],
+        "unit": "ms",
+        "limit": 0,
+        "percent_of_limit": figures["on_time_percent"],
+        **circumstances(
+            command_text(["python", "-m", "benchmarks.serve_front", *sys.argv[1:]], outputs=("--results",))
+        ),
+        "details": figures,
+    }
 
 
 if __name__ == "__main__":
