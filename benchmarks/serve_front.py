@@ -2,11 +2,11 @@
 
     python -m benchmarks.serve_front --streams 1000 --rate 20 --tokens 200
 
-Prints a line of JSON, and appends one to `--results FILE`, whose value is the lateness that 99% of the chunks
-stay below, and whose percentage of the limit is the share that came before the next token. `user_us_per_chunk` is the CPU time of the server's process per chunk, detokenizing
+Prints a line of JSON. `user_us_per_chunk` is the CPU time of the server's process per chunk, detokenizing
 included, `system_us_per_chunk` that of the system in its name, which writes to sockets, and the lateness of a
 chunk is the time from the stand-in's step to the client's read. The client is a process of its own and wants
-a core to itself.
+a core to itself. `--results FILE` gets a line whose value is the lateness that 99% of the chunks stay below,
+and whose percentage of the limit is the share that came before the next token.
 """
 
 import argparse
@@ -35,6 +35,7 @@ from jinfer.server.limits import ServerLimits
 from jinfer.server.options import ServerOptions
 from jinfer.server.served_engine import ModelInfo
 
+COMMAND = ("python", "-m", "benchmarks.serve_front")
 MAX_STREAMS = 8192
 VOCAB_SIZE = 4096
 INFO = ModelInfo(
