@@ -30,6 +30,7 @@ from jinfer.config import Limits
 from jinfer.engine.stats import EngineStats
 from jinfer.requests.request import FinishReason, Sequence, SequenceOutput
 from jinfer.server.assembly import build_server
+from jinfer.server.garbage import collect_rarely
 from jinfer.server.http_server import bind
 from jinfer.server.limits import ServerLimits
 from jinfer.server.options import ServerOptions
@@ -129,6 +130,7 @@ async def serve(rate: float) -> None:
     server = build_server(engine, ServerOptions(grace_s=0), limits)
     port = bound.getsockname()[1]
     stepping = asyncio.create_task(engine.run())
+    collect_rarely()  # as `jinfer serve` does
     await server.serve([bound], when_started=lambda: print(port, flush=True))
     stepping.cancel()
     began, ended = engine.cpu_began or os.times(), os.times()

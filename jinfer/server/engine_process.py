@@ -25,6 +25,7 @@ from jinfer.requests.request_rules import RulesFactory
 from jinfer.server.command_reader import CommandReader, MessageStream
 from jinfer.server.engine_outbox import EngineOutbox
 from jinfer.server.frames import SocketWriter
+from jinfer.server.garbage import collect_rarely
 from jinfer.server.model_info import model_info
 from jinfer.server.served_engine import ModelInfo
 from jinfer.server.wire import (
@@ -153,6 +154,13 @@ def start_real_engine(message: EngineSpec) -> StartedEngine:
     return StartedEngine(parts.engine, model_info(parts), parts.requests.rules, parts.give_back)
 
 
+def _start_alone(message: EngineSpec) -> StartedEngine:
+    """Starts the engine of a model in a process that has nothing else to do."""
+    started = start_real_engine(message)
+    collect_rarely()
+    return started
+
+
 def _stop_reading(connection: socket.socket) -> None:
     """Ends the process as if the front had left."""
     with contextlib.suppress(OSError):  # it has
@@ -170,7 +178,7 @@ def main(arguments: list[str]) -> int:
     logging.getLogger("jinfer").setLevel(logging.INFO)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the whole group; the front decides
     signal.signal(signal.SIGTERM, lambda *_: _stop_reading(connection))
-    return serve(connection, start_real_engine, exit_now=lambda: os._exit(EXIT_FAILED))
+    return serve(connection, _start_alone, exit_now=lambda: os._exit(EXIT_FAILED))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import uvloop
 
 from jinfer.server.assembly import banner, build_server
 from jinfer.server.engine_client import EngineClient, EngineSpec
+from jinfer.server.garbage import collect_rarely
 from jinfer.server.http_server import bind
 from jinfer.server.log_format import set_log_format
 from jinfer.server.serve_config import ServeConfig
@@ -35,6 +36,7 @@ async def _serve(config: ServeConfig, bound: socket.socket) -> int:
     try:
         server = build_server(engine, options, config.limits)
         lines = banner(engine.info, options, bound)
+        collect_rarely()
         await server.serve([bound], when_started=lambda: print(lines, file=sys.stderr, flush=True))
     finally:
         await engine.close()
