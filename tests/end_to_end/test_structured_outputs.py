@@ -15,7 +15,7 @@ from tests.text.grammar.schemas import random_schema
 pytest.importorskip("llguidance", reason="needs llguidance: pip install 'jinfer[structured]'")
 jsonschema = pytest.importorskip("jsonschema", reason="needs jsonschema: pip install 'jinfer[test]'")
 
-NUM_SCHEMAS = int(os.environ.get("NUM_SCHEMAS", "24"))  # a thousand were run once
+NUM_SCHEMAS = int(os.environ.get("NUM_SCHEMAS", "24"))  # of which more can be asked for by hand
 # Likely and unlikely ones, or its texts would go on and on.
 CLOSING = ('"', "}", "]", '"}', '"]', "}}", "]}")
 OPENING = (",", "\n", " ", ',"', "\n\n")
