@@ -10,12 +10,7 @@ from jinfer.engine.logprobs import record_logprobs, record_scores
 from jinfer.engine.masks import accept, fill, masked_rows
 from jinfer.engine.split_plan import SplitExecutor, is_split, split_kinds
 from jinfer.engine.stats import EngineStats
-from jinfer.engine.steps import (
-    StepInFlight,
-    StepQueue,
-    one_at_a_time,
-    overlapped,
-)
+from jinfer.engine.steps import StepInFlight, StepQueue, one_at_a_time, overlapped
 from jinfer.engine.waiting_room import WaitingRoom
 from jinfer.errors import EngineError, JinferError, RequestError
 from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput, append_token
