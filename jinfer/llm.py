@@ -139,9 +139,14 @@ class LLM:
         """Yields the index and the output of each prompt as soon as it has ended; see `generate`. Closing the
         iterator aborts what runs."""
         prompt_list = as_prompts(prompts)
-        requests = self._create(prompt_list, as_params(params, options, len(prompt_list)))
+        return self._indexed(self._create(prompt_list, as_params(params, options, len(prompt_list))))
+
+    def _indexed(self, requests: list[Request]) -> Iterator[tuple[int, RequestOutput]]:
         prompt_index = {request: index for index, request in enumerate(requests)}
-        return ((prompt_index[ended], RequestOutput.of(ended)) for ended in self._run_to_ends(requests))
+        # Python closes what a closed generator iterates over only when it drops the generator.
+        with closing(self._run_to_ends(requests)) as all_ended:
+            for ended in all_ended:
+                yield prompt_index[ended], RequestOutput.of(ended)
 
     def _stream(self, prompts: list[Prompt], params: list[SamplingParams]) -> Iterator[StreamPiece]:
         requests = self._create(prompts, params)
