@@ -51,16 +51,18 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
 # A program is one module for LLVM, and not one for each core: a fifth less to do.
 ONE_PART = "xla_cpu_parallel_codegen_split_count=1"
+UNTUNED = ("xla_gpu_autotune_level=0", "xla_gpu_enable_triton_gemm=false")
 COMPILES_FAST: dict[str, str] = {}
+flags: tuple[str, ...] = UNTUNED
 if jax.config.jax_platforms == "cpu":
     COMPILES_FAST["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
-    if jax.__version_info__ < (0, 11):
-        flags = (os.environ.get("XLA_FLAGS", ""), f"--{NEWER_EMITTERS}=false", f"--{ONE_PART}")
-        COMPILES_FAST["XLA_FLAGS"] = " ".join(flags)
-        with pytest.MonkeyPatch.context() as environment:
-            environment.setenv("XLA_FLAGS", COMPILES_FAST["XLA_FLAGS"])
-            jax.devices()  # XLA reads its flags once
+    flags = (f"{NEWER_EMITTERS}=false", ONE_PART) if jax.__version_info__ < (0, 11) else ()
+if flags:
+    COMPILES_FAST["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *(f"--{flag}" for flag in flags)))
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XLA_FLAGS", COMPILES_FAST["XLA_FLAGS"])
+        jax.devices()  # XLA reads its flags once
 
 # Linux gives a process 65,530 mappings (vm.max_map_count), and each function that XLA compiles for a CPU
 # takes three of them. All tests compile more than that: XLA then fails to load its code, and dies of the
