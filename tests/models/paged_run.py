@@ -13,7 +13,7 @@ from jinfer.execution.kv_cache import KVCache, KVLayout
 from jinfer.models.attention import TokenBatch
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
-from jinfer.placement import default_placement
+from jinfer.placement import Placement, default_placement
 from jinfer.weights.hub import read_json
 from jinfer.weights.params import Params
 from jinfer.weights.safetensors import load_checkpoint
@@ -36,6 +36,7 @@ class PagedRun:
 
     def __init__(self, model: Model, params: Params, *, dtype: jnp.dtype = FLOAT32) -> None:
         self._model, self._params, self._dtype = model, params, dtype
+        (self._device,) = jax.tree.leaves(params)[0].devices()
         self._pages_per_row = -(-model.config.context_length // PAGE_SIZE)
 
     @classmethod
@@ -117,7 +118,7 @@ class PagedRun:
 
     def _new_cache(self, num_rows: int) -> KVCache:
         config = self._model.config
-        cache = default_placement().zeros(
+        cache = Placement(self._device).zeros(
             KVLayout.of(config, PAGE_SIZE, self._dtype).abstract(1 + num_rows * self._pages_per_row)
         )
         return jax.tree.map(lambda pages: jnp.full_like(pages, jnp.nan), cache)

@@ -53,6 +53,7 @@ def params() -> Params:
     return jax.tree.unflatten(structure, [jnp.asarray(rng.normal(0, 0.5, x.shape), x.dtype) for x in leaves])
 
 
+@jax.default_matmul_precision("highest")
 def plain_logits(params: Params, token_ids: ArrayLike) -> np.ndarray:
     """[tokens, vocab] of one sequence."""
     x = params["embedding"]["kernel"][jnp.asarray(token_ids)]
