@@ -24,6 +24,7 @@ from benchmarks.serving.cases import (
 from jinfer import ConfigError, JinferError
 from jinfer.bench.opening import Source
 from jinfer.bench.serve.load import LoadError
+from pallas_kernels.core.device import target_device
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 
 SMALL = {"num_requests": 2, "prompt_len": 6, "output_len": 12, "repeats": 1}
@@ -193,7 +194,7 @@ def test_the_child_measures_what_it_is_asked_for(tmp_path, capsys):
     request = {"model": None, "config": None, "options": {}, "cases": [], "command": "x"}
     assert offline.main(request) == 0
     circumstances = json.loads(capsys.readouterr().out)
-    assert circumstances["directory"] == "cpu"
+    assert circumstances["directory"] == target_device().file_name
     assert circumstances["command"] == "x"
     missing = {**request, "config": str(tmp_path), "cases": [vars(CASES[PENALTIES])]}
     assert offline.main(missing) == 1
