@@ -140,9 +140,8 @@ class Process:
 
     @staticmethod
     def _environment() -> dict[str, str]:
-        """The same device and the same compiled steps as this process has."""
+        """The same compiled steps as this process has."""
         return {
-            "JAX_PLATFORMS": jax.default_backend(),
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }

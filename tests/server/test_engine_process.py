@@ -62,7 +62,6 @@ def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in COMPILES_FAST.items():
             patch.setenv(name, value)
-        patch.setenv("JAX_PLATFORMS", jax.default_backend())
         patch.setenv("JAX_COMPILATION_CACHE_DIR", jax.config.jax_compilation_cache_dir or "")
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         yield
