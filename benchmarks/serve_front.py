@@ -84,10 +84,11 @@ class SteadyEngine:
             self._running |= dict.fromkeys(request.sequences, queue)
 
     def abandon(self, queue: AsyncOutputQueue) -> None:
-        """Stops it."""
+        """Stops it, and lets go of it as an `EngineClient` does."""
         for request in queue.requests:
             for sequence in request.sequences:
                 self._running.pop(sequence, None)
+        queue.drop_sequences()
 
     def stats(self) -> EngineStats:
         """Nothing but what runs."""

@@ -51,6 +51,14 @@ class OutputQueue:
         if not self.is_complete:
             self._failure = reason
 
+    def drop_sequences(self) -> None:
+        """Takes the sequences off their requests, for an owner who needs them there no more.
+
+        A request and its sequences refer to each other: without this, only a garbage collection frees them.
+        """
+        for request in self.requests:
+            request.sequences.clear()
+
     def take_all(self) -> Iterator[SequenceOutput]:
         while self._outputs:
             yield self._outputs.popleft()

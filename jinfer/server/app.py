@@ -96,7 +96,10 @@ def routes_app(api: Api, metrics: ServerMetrics) -> FastAPI:
 
 async def _answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, ClientLeftError):
-        raise error  # to the log, which sends nothing
+        try:
+            raise error  # to the log, which sends nothing
+        finally:
+            del error  # its traceback keeps this frame, and the frame it, until a garbage collection
     return _response(request, error_reply(error))
 
 

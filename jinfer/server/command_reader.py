@@ -136,6 +136,7 @@ class CommandReader:
             queue = self._queues.get(submission)
             if queue is not None:
                 loop.abandon(queue)
+                loop.call_soon(queue.drop_sequences)  # once they are aborted
                 self._forget(queue)
         for key in message.keys:
             sequence = self._sequences.get(key)

@@ -138,6 +138,7 @@ class EngineClient:
         number = self._submissions.remove(queue)
         if number is not None:
             self._connection.send(Abort(submissions=[number], keys=[]))
+        queue.drop_sequences()
 
     def stats(self) -> EngineStats:
         """The engine's newest figures, at most EngineOutbox's interval older than its last step."""

@@ -133,6 +133,7 @@ class WireQueue(OutputQueue):
         )
         self._open.discard(sequence)
         if self.is_complete:
+            self.drop_sequences()
             self._when_over(self)
 
     def fail(self, reason: str) -> None:

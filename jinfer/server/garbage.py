@@ -11,7 +11,8 @@ def collect_rarely() -> None:
 
     A full collection looks at every object of the process, for a tenth of a second to half a second in which
     no stream gets a token; Python's own thresholds let one come every few seconds under load. For processes
-    that are jinfer's own, once they have started.
+    that are jinfer's own, once they have started. What a request has must therefore not need a collection to
+    be freed, or the process grows until one comes.
     """
     gc.collect()
     gc.freeze()

@@ -86,7 +86,7 @@ class Generation:
         self._has_client_left = False
         sequences = [sequence for request in queue.requests for sequence in request.sequences]
         self._choices = {sequence: TakenChoice(index, sequence) for index, sequence in enumerate(sequences)}
-        self._watcher = asyncio.create_task(self._watch(receive))
+        self._watcher: asyncio.Task[None] | None = asyncio.create_task(self._watch(receive))
 
     @property
     def requests(self) -> tuple[Request, ...]:
@@ -133,7 +133,11 @@ class Generation:
 
     def close(self) -> None:
         """Aborts what is unfinished. May be repeated."""
-        self._watcher.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+            # A cancelled task keeps its error, whose traceback keeps this object: the two would wait for the
+            # garbage collector, and all of the HTTP request with them.
+            self._watcher = None
         self._engine.abandon(self._queue)
         self._on_close(self)
 
