@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jinfer.engine.steps import StepExecutor
-from jinfer.requests.request import Request
+from jinfer.requests.request import Request, Sequence
 from jinfer.scheduling.step_plan import ChunkPlan, StepPlan
 
 SplitKind = Literal["processed", "processed_logprobs", "scored"]
@@ -67,11 +67,16 @@ def split_kinds(request: Request) -> list[SplitKind]:
 
 def is_split(plan: StepPlan) -> bool:
     """True if a step has to have two halves: a row's logits change, or a prompt is scored."""
-    has_rules = any(
-        sequence is not None and sequence.request.logits_rules is not None
-        for sequence in plan.sampling_sequences
-    )
-    return has_rules or bool(scored_chunks(plan))
+    return bool(ruled_rows(plan) or scored_chunks(plan))
+
+
+def ruled_rows(plan: StepPlan) -> dict[int, Sequence]:
+    """The rows of a plan whose logits change, each with its sequence."""
+    return {
+        row: sequence
+        for row, sequence in enumerate(plan.sampling_sequences)
+        if sequence is not None and sequence.request.logits_rules is not None
+    }
 
 
 def scored_chunks(plan: StepPlan) -> list[ScoredChunk]:

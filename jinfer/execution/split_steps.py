@@ -13,7 +13,7 @@ import numpy as np
 from jinfer.batching.batch import NOTHING, Batch, padding_batch
 from jinfer.batching.logits_rules import empty_row, joining_row
 from jinfer.compilation.program import Compilation
-from jinfer.engine.split_plan import ScoredChunk, SplitKind, StepMasks, device_rows, scored_chunks
+from jinfer.engine.split_plan import ScoredChunk, SplitKind, StepMasks, device_rows, ruled_rows, scored_chunks
 from jinfer.engine.steps import ChunkScores, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
@@ -116,11 +116,9 @@ class SplitSteps:
         assert step.wanted is not None, "its tokens are chosen already"
         num_rows = step.wanted.row_ids.shape[0]
         flags = RowFlags(has_rules=np.zeros(num_rows, bool), has_step_mask=np.zeros(num_rows, bool))
-        reports = False
-        for index, sequence in enumerate(step.plan.sampling_sequences):
-            if sequence is not None and sequence.request.logits_rules is not None:
-                flags.has_rules[index] = True
-                reports |= sequence.params.reports_processed_logprobs
+        ruled = ruled_rows(step.plan)
+        flags.has_rules[list(ruled)] = True
+        reports = any(sequence.params.reports_processed_logprobs for sequence in ruled.values())
         if masks is not None and masks.rows:
             flags.has_step_mask[masks.rows] = True
             size = next(size for size in self._programs.mask_counts if size >= len(masks.rows))
