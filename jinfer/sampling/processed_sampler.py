@@ -1,5 +1,6 @@
 """Logits to tokens, for a batch in which some rows have rules for their logits."""
 
+import functools
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -22,39 +23,27 @@ def sample_processed(
     rows: SamplingRows,
     positions: Int32[Array, " rows"],
     implementation: Implementation,
+    *,
+    reports_processed: bool = False,
 ) -> tuple[LogitsState, StepResult]:
     """Chooses the token at `positions[row]` of each row's sequence, and counts it where the row has rules.
 
     Rows without rules get the tokens that `sampler.sample` gives them. Whether logits are finite is asked of
-    the model's own, and log probabilities are of these.
+    the model's own, and log probabilities are of these. With `reports_processed`, rows that ask for it get
+    those of the distribution that their token is drawn from. These cost many times what choosing does, and a
+    condition on the device would make the host wait: so that is a program of its own.
     """
     changed = processed(logits, state, row_ids, flags)
     token_ids, _ = choose(changed, rows, positions, implementation)
-    result = step_result(logits, token_ids, _is_finite(logits), rows, implementation)
-    return with_chosen(state, row_ids, result.token_ids, flags), result
-
-
-def sample_and_report(
-    logits: Float32[Array, "rows vocab"],
-    state: LogitsState,
-    row_ids: Int32[Array, " rows"],
-    flags: RowFlags,
-    rows: SamplingRows,
-    positions: Int32[Array, " rows"],
-    implementation: Implementation,
-) -> tuple[LogitsState, StepResult]:
-    """Does what `sample_processed` does, but rows that ask for it get log probabilities of the distribution
-    that their token is drawn from.
-
-    These cost many times what choosing does, and a condition on the device would make the host wait: so it
-    is a function of its own.
-    """
-    changed = processed(logits, state, row_ids, flags)
-    token_ids, _ = choose(changed, rows, positions, implementation)
-    is_processed = rows.wants_logprobs == PROCESSED_LOGPROBS
-    reported = jnp.where(is_processed[:, None], _sampled_from(changed, rows, positions), logits)
+    reported = logits
+    if reports_processed:
+        is_processed = rows.wants_logprobs == PROCESSED_LOGPROBS
+        reported = jnp.where(is_processed[:, None], _sampled_from(changed, rows, positions), logits)
     result = step_result(reported, token_ids, _is_finite(logits), rows, implementation)
     return with_chosen(state, row_ids, result.token_ids, flags), result
+
+
+sample_and_report = functools.partial(sample_processed, reports_processed=True)
 
 
 def _is_finite(logits: Float32[Array, "rows vocab"]) -> Bool[Array, " rows"]:
