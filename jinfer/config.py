@@ -120,8 +120,8 @@ class CompilerOptions:
     compilation_cache_dir: str | None = option(
         None, help="default: JAX's, or ~/.cache/jinfer/compiled", metavar="DIR"
     )
-    """Directory of compiled steps. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, else, on a
-    GPU, ~/.cache/jinfer/compiled."""
+    """Directory of compiled steps. Default: JAX's own (JAX_COMPILATION_CACHE_DIR) if it is set, where JAX
+    keeps them as its own options say, else, on a GPU, ~/.cache/jinfer/compiled."""
     compile_split_steps: SplitStepsCompilation = option(
         "on_demand",
         help="when to compile what penalties, biases, masks and structured outputs need; default: with the "

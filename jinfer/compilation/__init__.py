@@ -1,2 +1,2 @@
-"""Programs compiled ahead of time: the persistent cache, traced programs on disk, and the options of the
+"""Programs compiled ahead of time: executables and traced programs on disk, and the options of the
 compiler."""

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 import jax
 
-from jinfer.compilation.cache import persistent_cache
-from jinfer.compilation.options import compiled
+from jinfer.compilation.cache import make_directory
+from jinfer.compilation.executables import load_or_compile
 from jinfer.compilation.traced_programs import traced, with_tree
 from jinfer.options import CompilerValue
 from jinfer.progress import progress_bar
@@ -53,12 +53,17 @@ class Program:
 @dataclass(frozen=True)
 class Compilation:
     """The way to compile programs for a device: XLA's options, and the directories, None where nothing is
-    kept, of what was compiled and of what was traced."""
+    kept, of what was compiled and of what was traced. Raises ConfigError if one of them cannot be made."""
 
     device: jax.Device
     options: dict[str, CompilerValue] | None
     directory: Path | None
     traces_directory: Path | None
+
+    def __post_init__(self) -> None:
+        for directory in (self.directory, self.traces_directory):
+            if directory is not None:
+                make_directory(directory)
 
     def lower(self, program: Program) -> jax.stages.Lowered:
         """Lowers a program, traced now or at an earlier start."""
@@ -67,8 +72,12 @@ class Compilation:
         return program.lower_traced(self.traces_directory, self.device)
 
     def compile(self, program: Program) -> jax.stages.Compiled:
-        """Compiles one program, for callers who have opened the persistent cache."""
-        return compiled(self.lower(program), self.options)
+        """Compiles one program, unless it is found in the directory."""
+        return self.compile_lowered(self.lower(program))
+
+    def compile_lowered(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Compiles what is lowered already, unless it is found in the directory."""
+        return load_or_compile(lowered, self.options, self.directory, self.device)
 
     def compile_all(
         self,
@@ -84,14 +93,13 @@ class Compilation:
 
         def compile_one(program: Program) -> jax.stages.Compiled:
             with tracing:
-                if stop is not None and stop.is_set():
-                    raise CancelledError("the engine was closed")
+                _go_on_unless(stop)
                 lowered = self.lower(program)
-            return compiled(lowered, self.options)
+            _go_on_unless(stop)
+            return self.compile_lowered(lowered)
 
         executables: dict[Key, jax.stages.Compiled] = {}
         with (
-            persistent_cache(self.directory),
             ThreadPoolExecutor(max_workers=num_threads or os.cpu_count()) as pool,
             progress_bar("compiling", total=len(programs), enabled=progress) as bar,
         ):
@@ -104,3 +112,8 @@ class Compilation:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return executables
+
+
+def _go_on_unless(stop: threading.Event | None) -> None:
+    if stop is not None and stop.is_set():
+        raise CancelledError("the engine was closed")

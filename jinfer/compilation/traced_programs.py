@@ -1,16 +1,14 @@
 """Steps that were traced before, kept on disk beside what they were compiled to.
 
-To find a step in JAX's compilation cache one must have its program, and to trace and lower that takes Python
-a second, with its lock held: for the shapes of an engine most of a start. So the program itself is kept, as
-StableHLO in the form of `jax.export`, under a key of all that it follows from: the sources of jinfer and of
-the kernels, the versions of JAX, the device, the model's configuration, the engine's limits, and the shape.
+To find an executable on disk one must have its program, and to trace and lower that takes Python a second,
+with its lock held: for the shapes of an engine most of a start. So the program itself is kept, as StableHLO
+in the form of `jax.export`, under a key of all that it follows from: the sources of jinfer and of the
+kernels, the versions of JAX, the device, the model's configuration, the engine's limits, and the shape.
 """
 
 import functools
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from jaxtyping import Array
 
 import jinfer
 import pallas_kernels
+from jinfer.compilation.cache import write_whole
 from pallas_kernels.paged_attention.extend import mosaic
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,7 @@ def traced(
             logger.warning("%s cannot be read (%r): the step is traced again", path, error)
     platform = "cuda" if device.platform == "gpu" else device.platform
     exported = export.export(jax.jit(step), platforms=[platform], disabled_checks=KERNEL_CALLS)(*arguments)
-    _write(path, bytes(exported.serialize()))
+    write_whole(path, bytes(exported.serialize()))
     return exported
 
 
@@ -88,10 +87,3 @@ def _sources() -> str:
         for file in sorted([*root.rglob("*.py"), *root.rglob("tuned/*.json")]):
             digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """All at once: a start that reads it meanwhile sees all of it or nothing."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)

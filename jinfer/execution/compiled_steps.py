@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jinfer.batching.batch import layout_of, size_of
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.compilation.cache import cache_directory
+from jinfer.compilation.cache import cache_directory, executables_directory
 from jinfer.compilation.options import compiler_options
 from jinfer.compilation.program import Compilation, Program
 from jinfer.config import CompilerOptions, Limits
@@ -85,7 +85,7 @@ def compilation_for(
     return Compilation(
         device=device,
         options=compiler_options(device, {**compiler.compiler_options, **(more_options or {})}),
-        directory=directory,
+        directory=executables_directory(directory),
         traces_directory=directory if keeps_traces else None,
     )
 

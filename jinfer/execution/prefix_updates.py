@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int32
 
-from jinfer.compilation.cache import persistent_cache
+from jinfer.compilation.cache import executables_directory
+from jinfer.compilation.program import Compilation
 from jinfer.config import CompilerOptions, Limits
 from jinfer.execution.compiled_steps import steps_directory
 from jinfer.execution.device_state import DeviceState
@@ -38,9 +39,12 @@ class PrefixUpdates:
         (device,) = state.rows.page_table.devices()
         copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
         rows = jax.ShapeDtypeStruct((ROWS_AT_A_TIME, 1 + limits.pages_per_sequence), jnp.int32)
-        with persistent_cache(steps_directory(compiler, device)):
-            self._copy_pages = lower(copy_pages, state.kv_cache, copies).compile()
-            self._set_page_tables = lower(set_page_tables, state.rows.page_table, rows).compile()
+        directory = executables_directory(steps_directory(compiler, device))
+        compilation = Compilation(device, options=None, directory=directory, traces_directory=None)
+        self._copy_pages = compilation.compile_lowered(lower(copy_pages, state.kv_cache, copies))
+        self._set_page_tables = compilation.compile_lowered(
+            lower(set_page_tables, state.rows.page_table, rows)
+        )
 
     def warm_up(self, state: DeviceState) -> DeviceState:
         """Runs both on padding."""

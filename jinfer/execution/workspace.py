@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.compilation.cache import persistent_cache
 from jinfer.config import CompilerOptions, Limits
-from jinfer.execution.compiled_steps import compile_step, steps_directory
+from jinfer.execution.compiled_steps import compile_step
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
@@ -81,7 +80,7 @@ def probe(
         return compile_step(model, limits, params, state, compiler, device, shape, **WITHOUT_TUNING)
 
     shapes = (buckets.decode[-1], buckets.mixed[-1])
-    with persistent_cache(steps_directory(compiler, device)), ThreadPoolExecutor(len(shapes)) as threads:
+    with ThreadPoolExecutor(len(shapes)) as threads:
         return largest_workspace_bytes(dict(zip(shapes, threads.map(compile_one, shapes), strict=True)))
 
 
