@@ -21,10 +21,7 @@ from jinfer.bench.results import Result
 from jinfer.errors import EngineError
 from jinfer.progress import collected_times, progress_bar
 
-CACHE_ENVIRONMENT = {
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
+WITHOUT_CACHE_OF_JAX = {"JAX_ENABLE_COMPILATION_CACHE": "false"}  # which may not be empty
 READY = "ready "  # begins the line that says so
 
 
@@ -54,8 +51,7 @@ def measure_starts(source: Source, options: Mapping[str, Any]) -> tuple[Start, S
 
 def start_once(source: Source, options: Mapping[str, Any], cache: Path) -> Start:
     """Raises EngineError with the end of what the process said, where it did not get ready."""
-    environment = {**os.environ, **CACHE_ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": str(cache / "xla")}
-    environment["CUDA_CACHE_PATH"] = str(cache / "cuda")
+    environment = {**os.environ, **WITHOUT_CACHE_OF_JAX, "CUDA_CACHE_PATH": str(cache / "cuda")}
     options = {**options, "compilation_cache_dir": str(cache / "xla")}
     config = None if source.config is None else str(source.config)
     request = {"source": {"model": source.model, "config": config}, "options": options}
