@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,7 @@ class SplitSteps:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jinfer-split-steps")
         self._state: LogitsState | None = None
         self._is_closed = threading.Event()
+        self._closing = threading.RLock()  # a finalizer may close in the thread that compiles
 
     def prepare(
         self, kind: SplitKind, *, num_threads: int | None = None, progress: bool = False
@@ -74,8 +75,11 @@ class SplitSteps:
         self._executables |= self._compilation.compile_all(
             missing, num_threads=num_threads, progress=progress, stop=self._is_closed
         )
-        if self._state is None:
-            self._state = self._placement.zeros(self._programs.logits_state)
+        with self._closing:
+            if self._is_closed.is_set():
+                raise CancelledError("the engine was closed")
+            if self._state is None:
+                self._state = self._placement.zeros(self._programs.logits_state)
 
     def warm_up(self, params: Params, state: DeviceState) -> DeviceState:
         """Runs every program of processed logits once on padding: first calls load code."""
@@ -151,9 +155,11 @@ class SplitSteps:
             self._state = self._placement.zeros(self._programs.logits_state)
 
     def close(self) -> None:
-        """Gives back the memory of the state."""
-        self._is_closed.set()
-        self._thread.shutdown(wait=True)
+        """Gives back the memory of the state. A program that XLA compiles is dropped when it is there, and
+        nothing waits for it: XLA cannot be interrupted."""
+        with self._closing:
+            self._is_closed.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
         if self._state is not None:
             delete_arrays(self._state)
 

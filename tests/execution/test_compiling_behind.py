@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -85,3 +85,24 @@ def test_another_engine_starts_meanwhile(tmp_path, held):
             held.end()
         prepared.result()
         assert llm.generate([[1, 2, 3]], temperature=0, max_tokens=2)[0].outputs[0].token_ids == token_ids
+
+
+def test_closing_waits_for_no_program(held):
+    """XLA cannot be interrupted: what it compiles is dropped when it is there."""
+    with ThreadPoolExecutor(1) as thread:
+        llm = tiny_llm()
+        held.begin()
+        executor = llm.engine.executor
+        prepared = executor.prepare("processed")
+        queued = executor.prepare("scored")
+        assert held.is_held.wait(LONG_S)
+        try:
+            thread.submit(llm.close).result(LONG_S)
+            assert not prepared.done()
+        finally:
+            held.end()
+        with pytest.raises(CancelledError):
+            prepared.result()
+        with pytest.raises(CancelledError):
+            queued.result()
+        assert executor.split_steps._state is None
