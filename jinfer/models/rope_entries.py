@@ -77,8 +77,9 @@ def _read_entry(
         found.add(_read_flat(of_type, entries, head_dim, max_position_embeddings))
     if len(found) > 1:
         raise UnsupportedModelError(
-            f"{entry.name} is {shown(entry.raw)}, which differs between types of layers; jinfer turns all "
-            "layers alike: use a model that does"
+            f"{entry.name} is {shown(entry.raw)}, which differs between types of layers; the families that "
+            "jinfer implements have one entry for all layers, in transformers too: write the one that it was "
+            "trained with, or use another model"
         )
     return found.pop()
 

@@ -14,7 +14,7 @@ from jinfer.models.rope_config import (
     RopeConfig,
     YarnRopeScaling,
 )
-from tests.models.configs import FAMILIES, LLAMA, QWEN2, QWEN3, attention_of, read, refusal
+from tests.models.configs import FAMILIES, QWEN2, attention_of, read, refusal
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHORT, LONG = [1.0, 1.5, 2.0, 4.0], [2.0, 4.0, 8.0, 16.0]  # head_dim is 8
@@ -190,44 +190,6 @@ def test_two_entries_that_differ_are_refused_by_both_names(entries: dict, names:
     message = refusal(QWEN2, **entries)
     assert all(name in message for name in names), message
     assert "remove the one that does not hold" in message
-
-
-# --- entries by layer type
-
-
-@pytest.mark.parametrize("architecture", [LLAMA, QWEN3])
-def test_entries_by_layer_type_hold_where_all_layers_are_of_one(architecture: str) -> None:
-    by_type = {"full_attention": {**LINEAR, **THETA}, "sliding_attention": DEFAULT}
-    assert attention_of(read(architecture, rope_parameters=by_type)).rope == RopeConfig(
-        1e6, LinearRopeScaling(4.0)
-    )
-    assert (
-        attention_of(read(architecture, **THETA, rope_parameters={"full_attention": LINEAR})).rope.theta
-        == 1e6
-    )
-
-
-WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
-
-
-def test_entries_of_layer_types_that_are_equal_are_one() -> None:
-    by_type = {"full_attention": LINEAR, "sliding_attention": {**LINEAR, "rope_theta": 1e4}}
-    assert attention_of(read(QWEN2, **WINDOWS, rope_parameters=by_type)).rope == RopeConfig(
-        1e4, LinearRopeScaling(4.0)
-    )
-
-
-@pytest.mark.parametrize(
-    "by_type",
-    [
-        {"full_attention": LINEAR, "sliding_attention": DEFAULT},
-        {"full_attention": LINEAR},
-        {"full_attention": LINEAR, "sliding_attention": None},
-        {"global": LINEAR},
-    ],
-)
-def test_entries_of_layer_types_that_differ_or_lack_one_are_refused(by_type: dict) -> None:
-    assert "rope_parameters" in refusal(QWEN2, **WINDOWS, rope_parameters=by_type)
 
 
 # --- malformed entries
