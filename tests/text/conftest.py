@@ -8,6 +8,7 @@ from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from jinfer.text.tokenizer import Tokenizer
+from tests.text.model_directories import tokenizer_json, write_directory
 
 SHARED_DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
@@ -147,3 +148,15 @@ def tiny() -> dict[str, Tokenizer]:
 def any_tokenizer(request: pytest.FixtureRequest, tiny: dict[str, Tokenizer]) -> Tokenizer:
     name = request.param
     return tiny[name] if name in tiny else request.getfixturevalue(name)
+
+
+@pytest.fixture
+def from_files(tmp_path, tiny):
+    """The llama-like tiny tokenizer with the given files around it."""
+    return lambda **files: Tokenizer.from_directory(write_directory(tmp_path, tokenizer_json(tiny), **files))
+
+
+@pytest.fixture(scope="session")
+def auto_tokenizer():
+    transformers = pytest.importorskip("transformers")
+    return transformers.AutoTokenizer.from_pretrained

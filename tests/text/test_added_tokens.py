@@ -7,7 +7,7 @@ import pytest
 
 from jinfer.errors import TokenizerError
 from jinfer.text.tokenizer import Tokenizer
-from tests.text.test_tokenizer import auto_tokenizer, tokenizer_json, write_directory  # noqa: F401
+from tests.text.model_directories import tokenizer_json, write_directory
 
 TEXTS = ["a[A] b [B]he</s> a", "<s>ab <think>[C][D]x<pad>", " he<unk> [A]"]
 NAMES = [
@@ -114,7 +114,7 @@ def test_a_directory_with_tokens_anywhere_is_read_as_in_transformers(
     name,
     tiny,
     tmp_path,
-    auto_tokenizer,  # noqa: F811
+    auto_tokenizer,
 ):
     directory = Directory(seed, tokenizer_json(tiny, name))
     write_directory(tmp_path, directory.backend_json, **directory.files)
@@ -236,7 +236,7 @@ def test_a_class_names_tokens(name, tokenizer_class, config, names, tmp_path, ti
 
 @pytest.mark.oracle
 @pytest.mark.parametrize("config", [{}, {"eos_token": "<think>"}, {"pad_token": "<pad>"}])
-def test_a_class_names_tokens_as_in_transformers(config, tmp_path, tiny, auto_tokenizer):  # noqa: F811
+def test_a_class_names_tokens_as_in_transformers(config, tmp_path, tiny, auto_tokenizer):
     config = {"tokenizer_class": "LlamaTokenizer", **config}
     ours = from_files(tmp_path, tiny, tokenizer_config=config)
     theirs = auto_tokenizer(tmp_path)
