@@ -1,7 +1,7 @@
 """Tokens of a batch of rows, in both implementations: each depends on its logits, parameters, seed and
 position alone.
 
-What the filters keep is tested in tests/pallas_kernels/test_sampling.py.
+What the filters keep is tested in tests/pallas_kernels/test_sampling_thresholds.py.
 """
 
 import operator
