@@ -26,7 +26,7 @@ from collections.abc import Callable
 from typing import Any
 
 from jinfer.async_queue import AsyncOutputQueue, Waker
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.loop import EngineLoop
 from jinfer.engine.stats import Counters
@@ -74,9 +74,9 @@ class SleepingDevice:
         """Nothing to give back."""
 
 
-def limits_of(rows: int) -> Limits:
+def limits_of(rows: int) -> EngineLimits:
     """Room for every row to the end of its context."""
-    return Limits(
+    return EngineLimits(
         page_size=16,
         num_pages=rows * CONTEXT // 16 + 1,
         max_num_seqs=rows,

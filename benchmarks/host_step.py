@@ -18,7 +18,7 @@ from unittest import mock
 import jax.numpy as jnp
 
 from jinfer.batching.buckets import Buckets
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.output_queue import OutputQueue
 from jinfer.engine.stats import Counters
@@ -108,7 +108,7 @@ def _deliver(updates: list[Any], queue: OutputQueue) -> None:
 
 def _engine(rows: int) -> Engine:
     pages = rows * -(-CONTEXT // PAGE_SIZE) + 1
-    limits = Limits(PAGE_SIZE, pages, rows, max(4096, rows), CONTEXT)
+    limits = EngineLimits(PAGE_SIZE, pages, rows, max(4096, rows), CONTEXT)
     state = DeviceState((), None)
     executor = Executor(
         params={},
@@ -123,7 +123,7 @@ def _engine(rows: int) -> Engine:
     return Engine(Scheduler(limits, Counters()), executor)
 
 
-def _requests(rows: int, limits: Limits) -> list[Request]:
+def _requests(rows: int, limits: EngineLimits) -> list[Request]:
     """Prompts of different lengths, so that pages begin in every step and not in every sixteenth."""
     params = SamplingParams(max_tokens=WARM_UP_STEPS + 2 * TIMED_STEPS, ignore_eos=True).with_defaults({})
     prompts = [[i] * (PROMPT_LENGTH + i % PAGE_SIZE) for i in range(rows)]

@@ -26,7 +26,7 @@ import jinfer
 from benchmarks.record import Line, append, circumstances
 from jinfer.async_queue import AsyncOutputQueue
 from jinfer.bench.json_lines import command_text
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.stats import EngineStats
 from jinfer.requests.request import FinishReason, Sequence, SequenceOutput
 from jinfer.server.assembly import build_server
@@ -46,7 +46,7 @@ INFO = ModelInfo(
     eos_token_ids=(0,),
     sampling_defaults={},
     tokenizer_directory=str(Path(jinfer.__file__).parent / "demo_model"),
-    limits=Limits(
+    limits=EngineLimits(
         page_size=16,
         num_pages=10**6,
         max_num_seqs=MAX_STREAMS,

@@ -202,7 +202,7 @@ PARTS: dict[str, type] = {
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """The sizes of a running engine: its options with every choice made."""
 
     page_size: int

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import EngineConfig, EngineLimits
 from jinfer.errors import ConfigError, TokenizerError
 from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
 from jinfer.generation_config import GenerationConfig
@@ -36,7 +36,7 @@ class ResolvedModel:
 
     model: Model
     dtype: jnp.dtype
-    chosen_limits: Limits
+    chosen_limits: EngineLimits
     tokenizer: Tokenizer | None
     eos_token_ids: frozenset[int]
     sampling_defaults: Mapping[str, Any]

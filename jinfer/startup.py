@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import EngineConfig, EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
 from jinfer.errors import InsufficientMemoryError
@@ -51,7 +51,7 @@ class EngineParts:
     requests: RequestFactory
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> EngineLimits:
         """The sizes that followed from the options."""
         return self.memory.limits
 
@@ -103,7 +103,7 @@ def resolve_checked(
     return resolved
 
 
-def longest_limits(resolved: ResolvedModel, config: EngineConfig) -> Limits:
+def longest_limits(resolved: ResolvedModel, config: EngineConfig) -> EngineLimits:
     """The limits of an engine whose memory holds as many pages as all rows can use, or as the options say."""
     chosen = resolved.chosen_limits
     num_pages = config.cache.num_pages or chosen.max_num_seqs * chosen.pages_per_sequence + 1
@@ -111,7 +111,9 @@ def longest_limits(resolved: ResolvedModel, config: EngineConfig) -> Limits:
     return dataclasses.replace(chosen, num_pages=num_pages, max_model_len=max_model_len)
 
 
-def request_factory(resolved: ResolvedModel, limits: Limits, *, makes_maskers: bool = True) -> RequestFactory:
+def request_factory(
+    resolved: ResolvedModel, limits: EngineLimits, *, makes_maskers: bool = True
+) -> RequestFactory:
     """Makes the requests that an engine of the model accepts; without maskers, for checks alone."""
     return RequestFactory(
         tokenizer=resolved.tokenizer,

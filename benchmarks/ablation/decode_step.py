@@ -17,7 +17,7 @@ from jinfer.batching.batch import layout_of, pack
 from jinfer.batching.buckets import StepShape
 from jinfer.bench.workloads import Workload
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.kv_cache import KVHeads, KVLayout
@@ -58,7 +58,7 @@ class DecodeStep:
         )
         positions = self._context + WARM_UP_STEPS + TIMED_STEPS + 1
         pages_each, num_splits = _pages_and_splits(model, rows, positions, choices.page_size)
-        self._limits = Limits(
+        self._limits = EngineLimits(
             choices.page_size, rows * pages_each + 1, rows, rows, max_model_len=pages_each * choices.page_size
         )
         self._choices, self._dtype = choices, jax.tree.leaves(params)[0].dtype

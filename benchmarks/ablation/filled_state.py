@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_state import DeviceState, abstract_device_state
 from jinfer.models.model import Model
 from jinfer.placement import default_placement
@@ -12,7 +12,7 @@ from pallas_kernels.paged_attention import KVPages
 
 
 def filled_state(
-    model: Model, limits: Limits, context: int, dtype: jnp.dtype, *, has_zero_cache: bool = False
+    model: Model, limits: EngineLimits, context: int, dtype: jnp.dtype, *, has_zero_cache: bool = False
 ) -> DeviceState:
     """Every row at `context` tokens, on pages in random order.
 

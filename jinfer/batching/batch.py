@@ -20,7 +20,7 @@ from jaxtyping import Array, Int32
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.mixed_batch import Fields, mixed_fields
 from jinfer.batching.sampling_state import SAMPLING_SIZE
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import DecodeRows, StepPlan
 
@@ -38,7 +38,7 @@ class Batch:
     packed: np.ndarray
 
 
-def layout_of(shape: StepShape, limits: Limits) -> Layout:
+def layout_of(shape: StepShape, limits: EngineLimits) -> Layout:
     """The fields of a batch of this shape. All are int32; sampling parameters are bits (see
     `packed_sampling`)."""
     if shape.tokens is None:
@@ -60,12 +60,12 @@ def layout_of(shape: StepShape, limits: Limits) -> Layout:
     }
 
 
-def make_batch(plan: StepPlan, *, buckets: Buckets, limits: Limits) -> Batch:
+def make_batch(plan: StepPlan, *, buckets: Buckets, limits: EngineLimits) -> Batch:
     """Pads a plan to the smallest compiled shape that holds it."""
     return _padded_batch(plan, smallest_shape(plan, buckets), limits)
 
 
-def padding_batch(shape: StepShape, limits: Limits) -> Batch:
+def padding_batch(shape: StepShape, limits: EngineLimits) -> Batch:
     """A batch in which nothing runs: it writes to the null row and the null page only."""
     return _padded_batch(NOTHING, shape, limits)
 
@@ -80,12 +80,12 @@ def smallest_shape(plan: StepPlan, buckets: Buckets) -> StepShape:
     )
 
 
-def _padded_batch(plan: StepPlan, shape: StepShape, limits: Limits) -> Batch:
+def _padded_batch(plan: StepPlan, shape: StepShape, limits: EngineLimits) -> Batch:
     fields = _decode_fields(plan, shape, limits) if shape.is_decode else mixed_fields(plan, limits)
     return Batch(shape, pack(layout_of(shape, limits), fields))
 
 
-def _decode_fields(plan: StepPlan, shape: StepShape, limits: Limits) -> Fields:
+def _decode_fields(plan: StepPlan, shape: StepShape, limits: EngineLimits) -> Fields:
     new_page_ids = np.full(shape.rows, NULL_PAGE, np.int32)
     for index, page_id in plan.decode.new_pages:
         new_page_ids[index] = page_id

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 
 # A step of so few is bound by reading the weights, and padding costs it next to nothing.
 FEW_TOKENS = (16, 64)
@@ -35,7 +35,7 @@ class Buckets:
     mixed: tuple[StepShape, ...]
 
     @classmethod
-    def for_limits(cls, limits: Limits) -> "Buckets":
+    def for_limits(cls, limits: EngineLimits) -> "Buckets":
         """Row counts 1, 2, 4, 8, 10, 13, 16, 20, ... and token counts 16, 64, 256, 384, 512, 768, ..., of
         which those from 1024 on are for 16 rows and for as many as there may be."""
         token_counts = _token_counts(limits.max_num_batched_tokens)

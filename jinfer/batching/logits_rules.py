@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float32, Int32, UInt32
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.logits_rules import MAX_LOGIT_BIAS
 from jinfer.requests.request import Sequence
 from jinfer.requests.token_masker import num_mask_words
@@ -29,7 +29,7 @@ class JoiningRow(NamedTuple):
     allowed_mask: UInt32[HostOrDevice, " words"]
 
 
-def empty_row(limits: Limits, vocab_size: int) -> JoiningRow:
+def empty_row(limits: EngineLimits, vocab_size: int) -> JoiningRow:
     """A row without tokens, to be filled in."""
     return JoiningRow(
         row=np.array(0, np.int32),
@@ -43,7 +43,7 @@ def empty_row(limits: Limits, vocab_size: int) -> JoiningRow:
     )
 
 
-def joining_row(sequence: Sequence, row: int, limits: Limits, vocab_size: int) -> JoiningRow:
+def joining_row(sequence: Sequence, row: int, limits: EngineLimits, vocab_size: int) -> JoiningRow:
     """The arrays of a sequence with rules, all of whose tokens the host knows."""
     rules = sequence.request.logits_rules
     assert rules is not None, "nothing changes its logits"

@@ -13,7 +13,7 @@ from itertools import accumulate
 import numpy as np
 
 from jinfer.batching.sampling_state import packed_sampling
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.scheduling.page_pool import NULL_PAGE
 from jinfer.scheduling.step_plan import StepPlan
 
@@ -23,7 +23,7 @@ Fields = Mapping[str, tuple[Sequence[int] | Sequence[np.ndarray] | np.ndarray, i
 """The values of each field of a batch, along its first axis, and the value that pads it."""
 
 
-def mixed_fields(plan: StepPlan, limits: Limits) -> Fields:
+def mixed_fields(plan: StepPlan, limits: EngineLimits) -> Fields:
     """All fields of a mixed batch. Padding belongs to the null row and writes to the null page."""
     decode, chunks = plan.decode, plan.chunks
     token_ids = [TOKEN_ON_DEVICE] * len(decode)
@@ -43,7 +43,7 @@ def mixed_fields(plan: StepPlan, limits: Limits) -> Fields:
     }
 
 
-def _new_pages(plan: StepPlan, limits: Limits) -> Fields:
+def _new_pages(plan: StepPlan, limits: EngineLimits) -> Fields:
     """The row of each new page, its entry in the row's page table, and its id."""
     decode = plan.decode
     new_pages = [

@@ -18,7 +18,7 @@ from jinfer.bench.workloads import (
     Workload,
     shared_prompts,
 )
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.errors import ConfigError, RequestError
 
 WARM_UP_REQUESTS, WARM_UP_TOKENS = 32, 16
@@ -53,7 +53,7 @@ def measure(bench: Bench, workload: Workload, arrivals: Sequence[Arrival] = ()) 
     return MEASURES[workload.measure](bench, workload)
 
 
-def check(limits: Limits, workload: Workload, arrivals: Sequence[Arrival] = ()) -> None:
+def check(limits: EngineLimits, workload: Workload, arrivals: Sequence[Arrival] = ()) -> None:
     """Raises before anything runs: RequestError for a request that is too long, ConfigError for rows that are
     few and for arrivals that have no time between tokens."""
     requests = workload.requests or [arrival.lengths for arrival in arrivals]

@@ -15,7 +15,7 @@ from jinfer.bench.measure import Bench
 from jinfer.bench.monitor import Monitor
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
-from jinfer.config import EngineConfig, Limits
+from jinfer.config import EngineConfig, EngineLimits
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.execution.kv_cache import KVLayout
 from jinfer.placement import default_placement
@@ -49,7 +49,7 @@ class Source:
         EngineConfig.from_options(self._options(options))
         self._source()
 
-    def longest_limits(self, options: Mapping[str, Any]) -> Limits:
+    def longest_limits(self, options: Mapping[str, Any]) -> EngineLimits:
         """The limits of the engine, if memory holds its context. Raises ModelError or ConfigError, before it
         starts."""
         config = EngineConfig.from_options(self._options(options))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from jinfer.bench.arrivals import Arrival
 from jinfer.bench.workloads import Lengths, random_prompts
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.errors import EngineError
 from jinfer.requests.new_request import create_request
 from jinfer.requests.request import Request, SequenceOutput
@@ -53,7 +53,7 @@ class Session:
     """
 
     engine: EngineUnderTest
-    limits: Limits
+    limits: EngineLimits
     vocab_size: int
     seed: int = 0
     after_step: Callable[[list[SequenceOutput]], Any] | None = None

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from collections.abc import Iterable
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.logprobs import record_logprobs, record_scores
 from jinfer.engine.masks import accept, fill, masked_rows
 from jinfer.engine.split_plan import SplitExecutor, is_split, split_kinds
@@ -36,7 +36,7 @@ class Engine:
         self._waiting_room = WaitingRoom()  # some of these, while what they need is made
 
     @property
-    def limits(self) -> Limits:
+    def limits(self) -> EngineLimits:
         return self.scheduler.limits
 
     @property

@@ -13,7 +13,7 @@ from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.cache import cache_directory, executables_directory
 from jinfer.compilation.options import compiler_options
 from jinfer.compilation.program import Compilation, Program
-from jinfer.config import CompilerOptions, Limits
+from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.step import run_step
 from jinfer.models.model import Model
@@ -28,7 +28,7 @@ RESULT = StepResult(*range(len(StepResult._fields)))
 def compile_steps(
     model: Model,
     *,
-    limits: Limits,
+    limits: EngineLimits,
     buckets: Buckets,
     params: Params,
     state: DeviceState,
@@ -46,7 +46,7 @@ def compile_steps(
 
 def compile_step(
     model: Model,
-    limits: Limits,
+    limits: EngineLimits,
     params: Any,
     state: Any,
     compiler: CompilerOptions,
@@ -59,12 +59,14 @@ def compile_step(
     return compilation.compile(step_program(model, limits, params, state, shape))
 
 
-def lower_step(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> jax.stages.Lowered:
+def lower_step(
+    model: Model, limits: EngineLimits, params: Any, state: Any, shape: StepShape
+) -> jax.stages.Lowered:
     """Traces and lowers the step of one shape for abstract arguments."""
     return step_program(model, limits, params, state, shape).lower()
 
 
-def step_program(model: Model, limits: Limits, params: Any, state: Any, shape: StepShape) -> Program:
+def step_program(model: Model, limits: EngineLimits, params: Any, state: Any, shape: StepShape) -> Program:
     """The step of one shape for abstract arguments."""
     return Program(
         function=functools.partial(run_step, model, shape, limits),
@@ -90,7 +92,7 @@ def compilation_for(
     )
 
 
-def abstract_packed(shape: StepShape, limits: Limits) -> jax.ShapeDtypeStruct:
+def abstract_packed(shape: StepShape, limits: EngineLimits) -> jax.ShapeDtypeStruct:
     """The shape of a packed batch."""
     return jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jinfer.batching.sampling_state import PROMPT_LENGTH, SAMPLING_SIZE
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.kv_cache import KVCache, KVLayout
 from jinfer.models.config import ModelConfig
 from jinfer.scheduling.page_pool import NULL_PAGE
@@ -56,7 +56,7 @@ class DeviceState(NamedTuple):
     rows: Rows
 
 
-def abstract_device_state(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> DeviceState:
+def abstract_device_state(model: ModelConfig, limits: EngineLimits, dtype: jnp.dtype) -> DeviceState:
     """The shapes of an engine's state, which is all zeros at first."""
     num_rows = limits.max_num_seqs + 1
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from jinfer.batching.batch import Batch, make_batch
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.split_plan import SplitKind, StepMasks
 from jinfer.engine.steps import StepOutput, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
@@ -35,7 +35,7 @@ class Executor:
         self,
         *,
         params: Params,
-        limits: Limits,
+        limits: EngineLimits,
         executables: Mapping[StepShape, Any],
         placement: Placement,
         prefix_updates: PrefixUpdates | None,

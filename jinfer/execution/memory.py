@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jinfer.batching.buckets import StepShape
-from jinfer.config import CacheOptions, DType, EngineConfig, Limits
+from jinfer.config import CacheOptions, DType, EngineConfig, EngineLimits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution.device_memory import GB, DeviceMemory
 from jinfer.execution.kv_cache import KVLayout
@@ -58,7 +58,7 @@ class MemoryNeeds:
     def of(
         cls,
         model: ModelConfig,
-        limits: Limits,
+        limits: EngineLimits,
         dtype: jnp.dtype,
         *,
         weight_bytes: int,
@@ -98,7 +98,7 @@ def check_weights_fit(model: Model, utilization: float | int, device: jax.Device
         )
 
 
-def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) -> Limits:
+def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) -> EngineLimits:
     """Every choice that the options leave open, as if memory held the whole context; `num_pages` is
     provisional.
 
@@ -112,7 +112,7 @@ def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) 
             f"max_num_seqs={max_num_seqs} sequences may each have a token in a step, and "
             f"max_num_batched_tokens={max_num_batched_tokens} holds fewer; raise it or lower max_num_seqs"
         )
-    return Limits(
+    return EngineLimits(
         page_size=cache.page_size,
         num_pages=cache.num_pages or PROVISIONAL_PAGES,
         max_num_seqs=max_num_seqs,
@@ -123,7 +123,7 @@ def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) 
 
 def check_fits(
     cache: CacheOptions,
-    chosen: Limits,
+    chosen: EngineLimits,
     model: ModelConfig,
     dtype: jnp.dtype,
     memory: DeviceMemory,
@@ -137,7 +137,9 @@ def check_fits(
     plan_memory(unspoken, chosen, memory, needs)
 
 
-def plan_memory(cache: CacheOptions, chosen: Limits, memory: DeviceMemory, needs: MemoryNeeds) -> MemoryPlan:
+def plan_memory(
+    cache: CacheOptions, chosen: EngineLimits, memory: DeviceMemory, needs: MemoryNeeds
+) -> MemoryPlan:
     """Gives the cache what weights and workspace leave. `chosen` is what `choose_limits` says.
 
     Raises InsufficientMemoryError for a cache that does not fit, or that holds less than the context asked
@@ -181,7 +183,7 @@ def check_workspace(plan: MemoryPlan, steps: Mapping[StepShape, jax.stages.Compi
         )
 
 
-def _max_pages(limits: Limits, left_bytes: int, max_bytes: int | None, page_bytes: int) -> int:
+def _max_pages(limits: EngineLimits, left_bytes: int, max_bytes: int | None, page_bytes: int) -> int:
     """The pages that all rows can use, or those that there is memory for.
 
     The number is a shape, and steps are found again on disk by their shapes: it is rounded down, by less than
@@ -193,7 +195,7 @@ def _max_pages(limits: Limits, left_bytes: int, max_bytes: int | None, page_byte
     return max(MIN_PAGES, min(wanted, fits // step * step))
 
 
-def _check_context(wanted: int | str | None, context: int, limits: Limits) -> None:
+def _check_context(wanted: int | str | None, context: int, limits: EngineLimits) -> None:
     """Says so, or refuses if the user asked for more, when the pages hold less than the context."""
     if limits.max_model_len == context or wanted == "auto":
         return

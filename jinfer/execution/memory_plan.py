@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_memory import GB, MB
 
 NOT_WORTH_SAYING_BYTES = 10**5
@@ -23,7 +23,7 @@ class MemoryPlan:
     workspace_bytes: int
     """Bytes that a step needs beside weights and cache, and a reserve."""
     cache_bytes: int
-    limits: Limits
+    limits: EngineLimits
 
     @property
     def num_cached_tokens(self) -> int:

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jinfer.batching.mixed_batch import TOKEN_ON_DEVICE
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_state import Rows
 from jinfer.models.attention import TokenBatch
 from jinfer.models.model import Model
@@ -12,7 +12,7 @@ from jinfer.scheduling.page_pool import NULL_PAGE
 
 
 def mixed_tokens(
-    model: Model, *, limits: Limits, rows: Rows, batch: dict[str, Array]
+    model: Model, *, limits: EngineLimits, rows: Rows, batch: dict[str, Array]
 ) -> tuple[Rows, TokenBatch, Int32[Array, " rows"], Int32[Array, "rows packed"]]:
     """Chunks of prompts and decode rows in one flattened batch; rows that join bring their sampling
     parameters. The third result has the null row for a chunk that is not the last of its prompt."""
@@ -26,7 +26,7 @@ def mixed_tokens(
 
 
 def _flattened_tokens(
-    model: Model, rows: Rows, batch: dict[str, Array], lengths: Array, limits: Limits
+    model: Model, rows: Rows, batch: dict[str, Array], lengths: Array, limits: EngineLimits
 ) -> TokenBatch:
     """Each token of a mixed batch with its row, its position, and the page and offset of its keys and
     values."""

@@ -18,7 +18,7 @@ from jaxtyping import Array, Int32
 
 from jinfer.compilation.cache import executables_directory
 from jinfer.compilation.program import Compilation
-from jinfer.config import CompilerOptions, Limits
+from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution.compiled_steps import steps_directory
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.kv_cache import copy_pages
@@ -34,7 +34,7 @@ class PrefixUpdates:
     """Two executables, compiled at construction. Keeps no arrays: a state goes in, and the next one comes
     out."""
 
-    def __init__(self, limits: Limits, state: DeviceState, compiler: CompilerOptions) -> None:
+    def __init__(self, limits: EngineLimits, state: DeviceState, compiler: CompilerOptions) -> None:
         self._limits = limits
         (device,) = state.rows.page_table.devices()
         copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
@@ -88,7 +88,7 @@ def copy_groups(plan: StepPlan) -> Iterator[np.ndarray]:
         yield group
 
 
-def page_table_groups(plan: StepPlan, limits: Limits) -> Iterator[np.ndarray]:
+def page_table_groups(plan: StepPlan, limits: EngineLimits) -> Iterator[np.ndarray]:
     """int32 [ROWS_AT_A_TIME, 1 + pages_per_sequence]: a row, and its entries in the page table."""
     joining = [chunk for chunk in plan.chunks if chunk.shared_page_ids]
     for chunks in _groups(joining, ROWS_AT_A_TIME):

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Float32, Int32
 
 from jinfer.batching.batch import layout_of, unpack
 from jinfer.batching.buckets import StepShape
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.mixed_step import mixed_tokens
 from jinfer.execution.step import NextTokens
@@ -32,7 +32,7 @@ class PromptScores(NamedTuple):
 def scored_forward(
     model: Model,
     shape: StepShape,
-    limits: Limits,
+    limits: EngineLimits,
     params: Params,
     state: DeviceState,
     packed: Int32[Array, " packed"],

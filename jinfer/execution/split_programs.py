@@ -23,7 +23,7 @@ from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.batching.logits_rules import empty_row
 from jinfer.batching.sampling_state import SAMPLING_SIZE
 from jinfer.compilation.program import Program
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.split_plan import SplitKind
 from jinfer.execution.compiled_steps import RESULT, abstract_packed
 from jinfer.execution.device_state import DeviceState
@@ -57,7 +57,7 @@ class SplitPrograms:
     """All programs of one engine, for the abstract `params` and `state` of its steps."""
 
     model: Model
-    limits: Limits
+    limits: EngineLimits
     buckets: Buckets
     params: Any
     state: DeviceState

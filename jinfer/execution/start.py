@@ -7,7 +7,7 @@ from logging import getLogger
 
 from jinfer.batching.batch import padding_batch
 from jinfer.batching.buckets import Buckets
-from jinfer.config import CompilerOptions, Limits
+from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution.compiled_steps import abstract, compilation_for, compile_steps
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
@@ -27,7 +27,7 @@ def start_executor(
     *,
     model: Model,
     params: Params,
-    limits: Limits,
+    limits: EngineLimits,
     new_state: Callable[[], DeviceState],
     placement: Placement,
     compiler: CompilerOptions,
@@ -79,7 +79,7 @@ def start_executor(
         return executor
 
 
-def warm_up(executor: Executor, *, limits: Limits, progress: bool) -> None:
+def warm_up(executor: Executor, *, limits: EngineLimits, progress: bool) -> None:
     """Runs every shape once on padding: first calls load code and build CUDA graphs."""
     shapes = executor.buckets.all
     with progress_bar("warming up", total=len(shapes), enabled=progress) as bar:

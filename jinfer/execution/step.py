@@ -13,7 +13,7 @@ from jaxtyping import Array, Float32, Int32
 from jinfer.batching.batch import layout_of, unpack
 from jinfer.batching.buckets import StepShape
 from jinfer.batching.sampling_state import unpack_sampling
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_state import DeviceState, Rows
 from jinfer.execution.mixed_step import mixed_tokens
 from jinfer.models.attention import TokenBatch
@@ -36,7 +36,7 @@ class NextTokens(NamedTuple):
 def run_step(
     model: Model,
     shape: StepShape,
-    limits: Limits,
+    limits: EngineLimits,
     params: Params,
     state: DeviceState,
     packed: Int32[Array, " packed"],
@@ -50,7 +50,7 @@ def run_step(
 def forward(
     model: Model,
     shape: StepShape,
-    limits: Limits,
+    limits: EngineLimits,
     params: Params,
     state: DeviceState,
     packed: Int32[Array, " packed"],
@@ -77,7 +77,7 @@ def choose_tokens(implementation: Implementation, rows: Rows, wanted: NextTokens
 
 
 def _decode_tokens(
-    model: Model, *, limits: Limits, rows: Rows, batch: dict[str, Array]
+    model: Model, *, limits: EngineLimits, rows: Rows, batch: dict[str, Array]
 ) -> tuple[Rows, TokenBatch, Int32[Array, " rows"], Int32[Array, "rows packed"]]:
     """One token of each row; all but the rows that run and their new pages is on the device already.
 

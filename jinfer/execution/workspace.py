@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jinfer.batching.buckets import Buckets, StepShape
-from jinfer.config import CompilerOptions, Limits
+from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution.compiled_steps import compile_step
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.models.config import ModelConfig
@@ -43,7 +43,7 @@ def largest_workspace_bytes(steps: Mapping[StepShape, jax.stages.Compiled]) -> i
 
 
 def start_probing(
-    model: Model, limits: Limits, dtype: jnp.dtype, placement: Placement, compiler: CompilerOptions
+    model: Model, limits: EngineLimits, dtype: jnp.dtype, placement: Placement, compiler: CompilerOptions
 ) -> Future[int | None]:
     """Compiles, in a thread, the largest step of each kind. The result is the workspace of the larger.
 
@@ -64,7 +64,7 @@ def start_probing(
 
 
 def probe(
-    model: Model, limits: Limits, dtype: jnp.dtype, placement: Placement, compiler: CompilerOptions
+    model: Model, limits: EngineLimits, dtype: jnp.dtype, placement: Placement, compiler: CompilerOptions
 ) -> int | None:
     """Workspace of the largest decode step and the largest mixed step; None where XLA does not say.
 
@@ -94,7 +94,7 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
     return build_model(dataclasses.replace(model.config, layers=tuple(layers)), dtype, model.implementation)
 
 
-def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dtype) -> int:
+def estimated_workspace_bytes(model: ModelConfig, limits: EngineLimits, dtype: jnp.dtype) -> int:
     """An upper estimate, for where compiling takes too long or XLA does not say."""
     widest = 2 * model.hidden_size + max(
         2 * layer.mlp.intermediate_size + layer.attention.num_heads * layer.attention.head_dim
@@ -104,7 +104,7 @@ def estimated_workspace_bytes(model: ModelConfig, limits: Limits, dtype: jnp.dty
     return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize
 
 
-def split_steps_bytes(vocab_size: int, limits: Limits) -> int:
+def split_steps_bytes(vocab_size: int, limits: EngineLimits) -> int:
     """The memory that steps in two halves take beside a step's workspace: what follows from the rules of all
     rows, and the logits that wait for the second half."""
     kept = jax.tree.leaves(abstract_logits_state(limits.max_num_seqs, vocab_size))

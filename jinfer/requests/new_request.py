@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Collection
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.errors import RequestError, shown
 from jinfer.requests.request import Request, Sequence
 from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS, SamplingParams
@@ -24,7 +24,7 @@ def create_request(
     *,
     eos_token_ids: frozenset[int],
     vocab_size: int,
-    limits: Limits,
+    limits: EngineLimits,
     priority: int = 0,
 ) -> Request:
     """Checks everything that can be known before the request runs. It has no rules of logits yet. Raises
@@ -77,7 +77,7 @@ def _check_priority(priority: int) -> None:
         )
 
 
-def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: Limits) -> None:
+def _check_prompt(prompt_token_ids: Collection[int], vocab_size: int, limits: EngineLimits) -> None:
     """The prompt has tokens of the vocabulary, and can run when it is alone, with a token of output."""
     if not prompt_token_ids:
         raise RequestError("the prompt has no tokens; give at least one (the text '' is the BOS token alone)")
@@ -119,7 +119,7 @@ def _check_stop_token_ids(
 
 
 def _check_min_tokens(
-    min_tokens: int, prompt_length: int, stop_token_ids: frozenset[int], vocab_size: int, limits: Limits
+    min_tokens: int, prompt_length: int, stop_token_ids: frozenset[int], vocab_size: int, limits: EngineLimits
 ) -> None:
     """The context holds `min_tokens` of output, and some token may be chosen for them."""
     if min_tokens and len(stop_token_ids) >= vocab_size:

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.errors import RequestError
 from jinfer.requests.new_request import create_request, stop_ids_of
 from jinfer.requests.prompts import Messages, Prompt, as_conversations
@@ -33,7 +33,7 @@ class RequestFactory:
         vocab_size: int,
         eos_token_ids: frozenset[int],
         sampling_defaults: Mapping[str, Any],
-        limits: Limits,
+        limits: EngineLimits,
         placed_token_ids: Collection[int] = frozenset(),
         makes_maskers: bool = True,
     ) -> None:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.request import Sequence
 
 NULL_PAGE = 0  # padding writes here, and no sequence reads it
@@ -83,7 +83,7 @@ class PagePool:
 class PageAllocator:
     """Appends pages to running sequences. Cached pages are evicted when none is free."""
 
-    def __init__(self, limits: Limits, pool: PagePool, *, evict: Callable[[int], None]) -> None:
+    def __init__(self, limits: EngineLimits, pool: PagePool, *, evict: Callable[[int], None]) -> None:
         """`evict` makes a number of cached pages free, which there must be."""
         self._limits = limits
         self._pool = pool

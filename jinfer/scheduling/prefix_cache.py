@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.request import Sequence
 from jinfer.scheduling.page_pool import PagePool
 from jinfer.scheduling.radix_cache import Match, Node, PartialMatch, RadixCache, Salt
@@ -63,7 +63,7 @@ class PrefixCache:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: EngineLimits,
         pool: PagePool,
         *,
         is_enabled: bool,

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from operator import attrgetter
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.stats import Counters
 from jinfer.requests.request import Sequence
 from jinfer.scheduling.page_pool import PageAllocator
@@ -32,7 +32,7 @@ class PromptPlanner:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: EngineLimits,
         counters: Counters,
         *,
         running: dict[Sequence, None],

@@ -12,7 +12,7 @@ finished sequence at once is safe although a step on the device may still write 
 order in which they are planned.
 """
 
-from jinfer.config import Limits, SchedulingPolicy
+from jinfer.config import EngineLimits, SchedulingPolicy
 from jinfer.engine.stats import Counters
 from jinfer.requests.request import FinishReason, Sequence
 from jinfer.scheduling.page_pool import PageAllocator, PagePool
@@ -28,7 +28,7 @@ class Scheduler:
 
     def __init__(
         self,
-        limits: Limits,
+        limits: EngineLimits,
         counters: Counters,
         policy: SchedulingPolicy = "mixed",
         *,

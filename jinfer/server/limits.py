@@ -9,8 +9,8 @@ from jinfer.options import check_options, option
 class ServerLimits:
     """Bounds of the HTTP front, each refused with its number and the remedy.
 
-    Those of one prompt and its sampling are `Limits` and `SamplingParams`. Raises ConfigError for a malformed
-    option.
+    Those of one prompt and its sampling are `EngineLimits` and `SamplingParams`. Raises ConfigError for a
+    malformed option.
     """
 
     max_body_bytes: int = option(8 * 2**20, help="bytes of a request's body; default 8 MiB", metavar="N")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from jinfer.async_queue import AsyncOutputQueue
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.stats import EngineStats
 
 
@@ -22,7 +22,7 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...]
     sampling_defaults: Mapping[str, Any]
     tokenizer_directory: str | None
-    limits: Limits
+    limits: EngineLimits
     memory: str
     """The engine's memory plan, in a line."""
     device: str

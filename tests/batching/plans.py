@@ -3,16 +3,16 @@
 import dataclasses
 from collections.abc import Sequence as Ids
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.new_request import create_request
 from jinfer.requests.request import Sequence
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.step_plan import ChunkPlan, DecodeRows, StepPlan
 
-PLENTY = Limits(page_size=4, num_pages=100, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64)
+PLENTY = EngineLimits(page_size=4, num_pages=100, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64)
 
 
-def limits(**changes: int) -> Limits:
+def limits(**changes: int) -> EngineLimits:
     return dataclasses.replace(PLENTY, **changes)
 
 

@@ -20,7 +20,7 @@ from jinfer.batching.sampling_state import (
     packed_sampling,
     unpack_sampling,
 )
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.new_request import SEED_STEP
 from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 from jinfer.scheduling.page_pool import NULL_PAGE
@@ -29,13 +29,13 @@ from tests.batching.plans import chunk, decode_rows, limits, new_sequence, plan
 from tests.scheduling.fake_device import FakeEngine, rows_of
 
 
-def fields_of(step: StepPlan, engine_limits: Limits) -> dict[str, np.ndarray]:
+def fields_of(step: StepPlan, engine_limits: EngineLimits) -> dict[str, np.ndarray]:
     return unpacked(
         make_batch(step, buckets=Buckets.for_limits(engine_limits), limits=engine_limits), engine_limits
     )
 
 
-def unpacked(batch: Batch, engine_limits: Limits) -> dict[str, np.ndarray]:
+def unpacked(batch: Batch, engine_limits: EngineLimits) -> dict[str, np.ndarray]:
     """As `unpack`, in NumPy."""
     fields, begin = {}, 0
     for name, shape in layout_of(batch.shape, engine_limits).items():
@@ -135,7 +135,7 @@ def test_every_plan_can_be_read_from_its_batch(page_size, max_num_seqs, more_tok
         check_batch(engine.step(), sizes)
 
 
-def check_batch(step: StepPlan | None, sizes: Limits) -> None:
+def check_batch(step: StepPlan | None, sizes: EngineLimits) -> None:
     if step is None:
         return
     fields = fields_of(step, sizes)
@@ -151,7 +151,7 @@ def check_batch(step: StepPlan | None, sizes: Limits) -> None:
 
 
 @st.composite
-def largest_plans(draw) -> tuple[StepPlan, Limits]:
+def largest_plans(draw) -> tuple[StepPlan, EngineLimits]:
     """As many rows as a step may have, which begin where they need the most pages, and together have all its
     tokens."""
     page_size, num_rows = draw(st.sampled_from([1, 2, 3, 16, 64, 256])), draw(st.integers(1, 12))

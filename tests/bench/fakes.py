@@ -8,14 +8,16 @@ from jinfer.bench.limits import MachineLimits
 from jinfer.bench.measure import Bench
 from jinfer.bench.roofline import ModelWork
 from jinfer.bench.session import Session
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.kv_cache import KVLayout
 from jinfer.models.registry import read_model_config
 from jinfer.requests.request import FinishReason
 from tests.tiny_model import CONFIG
 
 PREFILL_S, DECODE_S = 0.1, 0.005
-LIMITS = Limits(page_size=16, num_pages=1000, max_num_seqs=256, max_num_batched_tokens=64, max_model_len=8192)
+LIMITS = EngineLimits(
+    page_size=16, num_pages=1000, max_num_seqs=256, max_num_batched_tokens=64, max_model_len=8192
+)
 MACHINE = MachineLimits(read_tb_per_s=4.0, copy_tb_per_s=3.0, matmul_tflop_per_s=700.0)
 MODEL = read_model_config(CONFIG)
 WORK = ModelWork(

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
 from jinfer.engine.steps import SHORT_WAIT_S, StepOutput, StepQueue, one_at_a_time, overlapped
@@ -15,7 +15,7 @@ from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
 from tests.scheduling.fake_device import VOCAB_SIZE, FakeDevice, expected_token
 
-LIMITS = Limits(page_size=4, num_pages=24, max_num_seqs=4, max_num_batched_tokens=8, max_model_len=40)
+LIMITS = EngineLimits(page_size=4, num_pages=24, max_num_seqs=4, max_num_batched_tokens=8, max_model_len=40)
 NUM_TOKENS = 9
 
 

@@ -6,13 +6,15 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer.batching.buckets import Buckets
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.compiled_steps import lower_step
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.weights.hub import DEMO_MODEL, read_json
 
-LIMITS = Limits(page_size=16, num_pages=65, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=256)
+LIMITS = EngineLimits(
+    page_size=16, num_pages=65, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=256
+)
 
 
 @pytest.mark.parametrize("shape", Buckets.for_limits(LIMITS).all, ids=str)

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.models.registry import read_model_config
 from jinfer.placement import default_placement
 from tests.tiny_model import CONFIG
 
-LIMITS = Limits(page_size=4, num_pages=12, max_num_seqs=2, max_num_batched_tokens=8, max_model_len=10)
+LIMITS = EngineLimits(page_size=4, num_pages=12, max_num_seqs=2, max_num_batched_tokens=8, max_model_len=10)
 
 
 def test_a_new_state_is_zeros_that_placement_has_put_on_its_device():

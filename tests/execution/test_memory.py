@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer.batching.buckets import StepShape
-from jinfer.config import CacheOptions, EngineConfig, Limits
+from jinfer.config import CacheOptions, EngineConfig, EngineLimits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution import device_memory
 from jinfer.execution.device_memory import GB, DeviceMemory
@@ -84,7 +84,7 @@ def memory_plan(
     return plan_memory(config.cache, chosen, DeviceMemory.of(device), needs)
 
 
-def plan(*args: Any, **options: Any) -> Limits:
+def plan(*args: Any, **options: Any) -> EngineLimits:
     return memory_plan(*args, **options).limits
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jinfer.config import CompilerOptions, Limits
+from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.kv_cache import copy_pages
 from jinfer.execution.prefix_updates import (
@@ -25,7 +25,7 @@ from jinfer.weights.hub import DEMO_MODEL, read_json
 from pallas_kernels.paged_attention import KVPages
 from tests.batching.plans import chunk, decode_rows, limits, plan
 
-LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)
+LIMITS = EngineLimits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)
 CONFIG = read_model_config(read_json(DEMO_MODEL / "config.json"))
 FLOAT32 = jnp.dtype("float32")
 SIZES = limits(max_num_seqs=20, max_model_len=16)  # four pages each

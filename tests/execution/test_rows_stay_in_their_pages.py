@@ -13,7 +13,7 @@ import pytest
 
 from jinfer.batching.batch import padding_batch
 from jinfer.batching.buckets import StepShape
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.execution.device_state import DeviceState, abstract_device_state
 from jinfer.execution.step import run_step
 from jinfer.models.registry import build_model, read_model_config
@@ -21,7 +21,7 @@ from jinfer.placement import default_placement
 from jinfer.weights.dummy_params import dummy_params
 from tests.tiny_model import CONFIG
 
-LIMITS = Limits(page_size=4, num_pages=12, max_num_seqs=2, max_num_batched_tokens=8, max_model_len=10)
+LIMITS = EngineLimits(page_size=4, num_pages=12, max_num_seqs=2, max_num_batched_tokens=8, max_model_len=10)
 CAPACITY = LIMITS.pages_per_sequence * LIMITS.page_size
 TABLES = [[2, 5, 7], [3, 4, 9]]
 CANARIES = [1, 6, 8, 10, 11]  # pages that neither row has

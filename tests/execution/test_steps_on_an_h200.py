@@ -13,7 +13,7 @@ import pytest
 from jinfer.batching.batch import layout_of, size_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.split_plan import SplitKind
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.split_programs import ProgramKey, SplitPrograms
@@ -38,7 +38,7 @@ QWEN3_06B = {
     "max_position_embeddings": 40_960,
     "tie_word_embeddings": True,
 }
-LIMITS = Limits(
+LIMITS = EngineLimits(
     page_size=16, num_pages=2000, max_num_seqs=64, max_num_batched_tokens=256, max_model_len=40_960
 )
 # Slices of stacked weights in front of cuBLAS: XLA needs a GPU to take them for what they are, and copies

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer.batching.buckets import StepShape
-from jinfer.config import CompilerOptions, Limits
+from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution import workspace
 from jinfer.execution.compiled_steps import lower_step
 from jinfer.execution.device_state import abstract_device_state
@@ -24,7 +24,7 @@ from jinfer.placement import Placement
 from tests.models.configs import windows_of, with_windows
 from tests.tiny_model import CONFIG
 
-LIMITS = Limits(page_size=4, num_pages=50, max_num_seqs=2, max_num_batched_tokens=4, max_model_len=32)
+LIMITS = EngineLimits(page_size=4, num_pages=50, max_num_seqs=2, max_num_batched_tokens=4, max_model_len=32)
 FLOAT32 = jnp.dtype("float32")
 MODEL = build_model(read_model_config(dict(CONFIG, num_hidden_layers=1)), FLOAT32, "xla")
 CPU = Placement(jax.devices("cpu")[0])

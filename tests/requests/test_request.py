@@ -5,16 +5,21 @@ import dataclasses
 import pytest
 
 from jinfer import FinishReason, RequestError, SamplingParams
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.new_request import SEED_MODULUS, SEED_STEP, create_request
 from jinfer.requests.sampling_params import MAX_STOP_TOKEN_IDS
 
-LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=32)
+LIMITS = EngineLimits(page_size=4, num_pages=9, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=32)
 VOCAB_SIZE = 100
 
 
 def create(
-    prompt_token_ids=(1, 2, 3), *, eos=(7,), vocab_size: int = VOCAB_SIZE, limits: Limits = LIMITS, **params
+    prompt_token_ids=(1, 2, 3),
+    *,
+    eos=(7,),
+    vocab_size: int = VOCAB_SIZE,
+    limits: EngineLimits = LIMITS,
+    **params,
 ):
     resolved = SamplingParams(**params).with_defaults({})
     return create_request(

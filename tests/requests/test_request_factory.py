@@ -6,14 +6,14 @@ import threading
 import pytest
 
 from jinfer import RequestError, SamplingParams
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.prompts import Prompt
 from jinfer.requests.request_factory import RequestFactory
 from jinfer.text.tokenizer import Tokenizer
 from tests.checkpoints import BOS, BOS_ID, EOS, EOS_ID, VOCAB_SIZE, tiny_tokenizer
 
 ROWS = VOCAB_SIZE + 20  # of the model's embedding, more than the tokenizer has tokens
-LIMITS = Limits(page_size=4, num_pages=9, max_num_seqs=2, max_num_batched_tokens=16, max_model_len=20)
+LIMITS = EngineLimits(page_size=4, num_pages=9, max_num_seqs=2, max_num_batched_tokens=16, max_model_len=20)
 
 
 def factory(**changes) -> RequestFactory:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jinfer.batching.logits_rules import joining_row
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.logits_rules import MAX_LOGIT_BIAS, LogitsRules
 from jinfer.requests.new_request import create_request
 from jinfer.requests.request import Sequence
@@ -28,7 +28,7 @@ from jinfer.sampling.processed_logits import (
 )
 
 VOCAB = 45  # no whole number of words
-LIMITS = Limits(page_size=4, num_pages=33, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=24)
+LIMITS = EngineLimits(page_size=4, num_pages=33, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=24)
 NULL_ROW = LIMITS.max_num_seqs
 
 

@@ -4,7 +4,7 @@ reads."""
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
-from jinfer.config import Limits, SchedulingPolicy
+from jinfer.config import EngineLimits, SchedulingPolicy
 from jinfer.engine.stats import Counters
 from jinfer.engine.steps import StepOutput, TokenLogprobs
 from jinfer.requests.new_request import create_request
@@ -19,7 +19,7 @@ VOCAB_SIZE = 1000
 
 
 def new_sequences(
-    limits: Limits,
+    limits: EngineLimits,
     prompt: Collection[int],
     max_tokens: int,
     *,
@@ -111,7 +111,7 @@ class FakeDevice:
     """An executor whose rows and pages are lists and dicts. What a page held is gone when it becomes free. A
     handle is the tokens of the plan's rows."""
 
-    def __init__(self, limits: Limits, pool: PagePool) -> None:
+    def __init__(self, limits: EngineLimits, pool: PagePool) -> None:
         self.page_size = limits.page_size
         self.newest_token: dict[int, int] = {}
         self.page_tables: dict[int, dict[int, int]] = {row: {} for row in range(limits.max_num_seqs)}
@@ -205,7 +205,7 @@ class FakeEngine:
     """Steps a scheduler and a FakeDevice with each result read one step late, and checks every plan."""
 
     def __init__(
-        self, limits: Limits, policy: SchedulingPolicy = "mixed", *, prefix_caching: bool = True
+        self, limits: EngineLimits, policy: SchedulingPolicy = "mixed", *, prefix_caching: bool = True
     ) -> None:
         self.limits = limits
         self.counters = Counters()

@@ -2,14 +2,14 @@
 
 import dataclasses
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.scheduling.step_plan import StepPlan
 from tests.scheduling.fake_device import rows_of
 
-PLENTY = Limits(page_size=4, num_pages=100, max_num_seqs=4, max_num_batched_tokens=8, max_model_len=32)
+PLENTY = EngineLimits(page_size=4, num_pages=100, max_num_seqs=4, max_num_batched_tokens=8, max_model_len=32)
 
 
-def limits(**changes: int) -> Limits:
+def limits(**changes: int) -> EngineLimits:
     return dataclasses.replace(PLENTY, **changes)
 
 

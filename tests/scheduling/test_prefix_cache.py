@@ -4,7 +4,7 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.requests.request import Sequence
 from jinfer.scheduling.page_pool import PageAllocator, PagePool
 from jinfer.scheduling.prefix_cache import Prefix, PrefixCache
@@ -17,8 +17,8 @@ Place = tuple[int, int]  # page, offset
 Believed = tuple[str | None, tuple[int, ...]]  # a salt, and all tokens up to the one that is there
 
 
-def limits(page_size: int = 2, num_pages: int = 20) -> Limits:
-    return Limits(page_size, num_pages, 8, 64, MAX_MODEL_LEN)
+def limits(page_size: int = 2, num_pages: int = 20) -> EngineLimits:
+    return EngineLimits(page_size, num_pages, 8, 64, MAX_MODEL_LEN)
 
 
 def sequence(token_ids: list[int], salt: str | None = None) -> Sequence:
@@ -28,7 +28,7 @@ def sequence(token_ids: list[int], salt: str | None = None) -> Sequence:
 class Pages:
     """The pages of a scheduler: their states, the prefix cache, and the allocator that evicts from it."""
 
-    def __init__(self, limits: Limits, *, is_enabled: bool = True, **options) -> None:
+    def __init__(self, limits: EngineLimits, *, is_enabled: bool = True, **options) -> None:
         self.pool = PagePool(limits.num_pages)
         self.cache = PrefixCache(limits, self.pool, is_enabled=is_enabled, **options)
         self.allocator = PageAllocator(limits, self.pool, evict=self.cache.tree.evict)

@@ -10,20 +10,20 @@ from hypothesis import event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from jinfer.config import Limits, SchedulingPolicy
+from jinfer.config import EngineLimits, SchedulingPolicy
 from tests.scheduling.fake_device import FakeEngine
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @st.composite
-def all_limits(draw: st.DrawFn) -> Limits:
+def all_limits(draw: st.DrawFn) -> EngineLimits:
     """Engines that are short of everything: the longest sequence fits into the pages, and often nothing
     else."""
     page_size, max_model_len = draw(st.sampled_from([1, 2, 4])), draw(st.integers(2, 16))
     needed = -(-max_model_len // page_size)
     max_num_seqs = draw(st.integers(1, 4))
-    return Limits(
+    return EngineLimits(
         page_size=page_size,
         num_pages=1 + needed + draw(st.integers(0, 2)),
         max_num_seqs=max_num_seqs,
@@ -75,7 +75,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         has_priorities=st.booleans(),
     )
     def start(
-        self, limits: Limits, policy: SchedulingPolicy, prefix_caching: bool, has_priorities: bool
+        self, limits: EngineLimits, policy: SchedulingPolicy, prefix_caching: bool, has_priorities: bool
     ) -> None:
         self.engine, self.accepted = FakeEngine(limits, policy, prefix_caching=prefix_caching), []
         self.prefix_caching, self.has_priorities = prefix_caching, has_priorities

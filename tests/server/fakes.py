@@ -11,7 +11,7 @@ from typing import Any
 
 from jinfer import ModelNotFoundError, SamplingParams
 from jinfer.async_queue import AsyncOutputQueue, Waker
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
 from jinfer.requests.prompts import Prompt
@@ -29,7 +29,7 @@ from tests.scheduling.fake_device import VOCAB_SIZE, FakeDevice, expected_token
 
 SECONDS = 120  # nothing takes so long that does not hang
 SLOW_STEP_S = 0.2  # of fifty of which no machine misses all
-LIMITS = Limits(page_size=4, num_pages=40, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64)
+LIMITS = EngineLimits(page_size=4, num_pages=40, max_num_seqs=4, max_num_batched_tokens=16, max_model_len=64)
 INFO = ModelInfo(
     architecture="FakeForCausalLM",
     dtype="float32",
@@ -77,7 +77,7 @@ class FallibleDevice(FakeDevice):
     step_s = 0.0
     num_free_steps: int | None = None
 
-    def __init__(self, limits: Limits, pool: PagePool) -> None:
+    def __init__(self, limits: EngineLimits, pool: PagePool) -> None:
         super().__init__(limits, pool)
         self.is_held = False
         self._num_steps = 0

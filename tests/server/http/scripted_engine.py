@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jinfer
 from jinfer.async_queue import AsyncOutputQueue
-from jinfer.config import Limits
+from jinfer.config import EngineLimits
 from jinfer.engine.stats import EngineStats
 from jinfer.errors import EngineError
 from jinfer.requests.request import FinishReason, SequenceOutput
@@ -21,7 +21,7 @@ INFO = ModelInfo(
     eos_token_ids=(0,),
     sampling_defaults={},
     tokenizer_directory=str(DEMO_MODEL),
-    limits=Limits(
+    limits=EngineLimits(
         page_size=16, num_pages=10_000, max_num_seqs=8, max_num_batched_tokens=64, max_model_len=100_000
     ),
     memory="none",
