@@ -12,13 +12,15 @@ import logging
 import os
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 import jaxlib
 from jax.experimental import serialize_executable
+from jax.tree_util import PyTreeDef
 
 from jinfer.compilation.cache import write_whole
 from jinfer.compilation.options import compiled
@@ -33,41 +35,76 @@ OPTIONS_OF_JAX = ("jax_disable_most_optimizations", "jax_optimization_level", "j
 TIMINGS = "xla_gpu_per_fusion_autotune_cache_dir"
 
 
-def load_or_compile(
-    lowered: jax.stages.Lowered,
-    options: dict[str, CompilerValue] | None,
-    directory: Path | None,
-    device: jax.Device,
-) -> jax.stages.Compiled:
-    """The executable of a program for `device`, from `directory` or compiled and kept there. None keeps
-    nothing. Raises ConfigError for an option that XLA refuses."""
-    if directory is None:
-        return compiled(lowered, options)
-    path = directory / f"executable-{_key(lowered, options, device)}"
-    found = _load(path, lowered, device)
-    if found is not None:
-        return found
-    if device.platform == "gpu":
-        options = {TIMINGS: str(directory / TIMINGS), **(options or {})}
-    with _watched_compilation() as seen:
-        executable = compiled(lowered, options)
-    # A CPU's executable that was loaded cannot be saved again. Where JAX found one, JAX keeps it.
-    if COMPILED in seen and FOUND_BY_JAX not in seen:
-        _save(path, executable)
-    return executable
+@dataclass(frozen=True)
+class LowerableProgram:
+    """A program before it is lowered. `text` tells it from all others; lowering takes Python tens of
+    milliseconds, and is not needed where the executable is found."""
+
+    text: str | bytes
+    lower: Callable[[], jax.stages.Lowered]
+    in_tree: PyTreeDef
+    out_tree: PyTreeDef
+
+    @classmethod
+    def of_lowered(cls, lowered: jax.stages.Lowered) -> "LowerableProgram":
+        """The program of what is lowered already."""
+        return cls(lowered.as_text(), lambda: lowered, lowered.in_tree, lowered.out_tree)
 
 
-def _load(path: Path, lowered: jax.stages.Lowered, device: jax.Device) -> jax.stages.Compiled | None:
-    try:
-        content = zlib.decompress(path.read_bytes())
-        return serialize_executable.deserialize_and_load(
-            content, lowered.in_tree, lowered.out_tree, device.client, [device]
+@dataclass(frozen=True)
+class Executables:
+    """The executables of one device and of some options of XLA, in a directory; None keeps nothing."""
+
+    directory: Path | None
+    device: jax.Device
+    options: dict[str, CompilerValue] | None
+
+    def find(self, program: LowerableProgram) -> jax.stages.Compiled | None:
+        """The executable that an earlier start has left; None where there is none that can be used."""
+        if self.directory is None:
+            return None
+        path = self._path(self.directory, program)
+        try:
+            return serialize_executable.deserialize_and_load(
+                zlib.decompress(path.read_bytes()),
+                program.in_tree,
+                program.out_tree,
+                self.device.client,
+                [self.device],
+            )
+        except FileNotFoundError:
+            return None
+        except Exception as error:  # whatever a damaged file makes the reader raise
+            logger.warning("%s cannot be read (%r): the program is compiled again", path, error)
+            return None
+
+    def compile(self, program: LowerableProgram, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
+        """Compiles the program, which was lowered, and keeps the executable. Raises ConfigError for an option
+        that XLA refuses."""
+        if self.directory is None:
+            return compiled(lowered, self.options)
+        timings = {TIMINGS: str(self.directory / TIMINGS)} if self.device.platform == "gpu" else {}
+        with _watched_compilation() as seen:
+            executable = compiled(lowered, {**timings, **(self.options or {})} or None)
+        # A CPU's executable that was loaded cannot be saved again. Where JAX found one, JAX keeps it.
+        if COMPILED in seen and FOUND_BY_JAX not in seen:
+            _save(self._path(self.directory, program), executable)
+        return executable
+
+    def _path(self, directory: Path, program: LowerableProgram) -> Path:
+        facts = (
+            jax.__version__,
+            jaxlib.__version__,
+            self.device.platform,
+            self.device.device_kind,
+            self.device.client.platform_version,
+            self.device.id,
+            os.environ.get("XLA_FLAGS"),
+            [getattr(jax.config, name, None) for name in OPTIONS_OF_JAX],
+            sorted((self.options or {}).items()),
+            program.text,
         )
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # whatever a damaged file makes the reader raise
-        logger.warning("%s cannot be read (%r): the program is compiled again", path, error)
-        return None
+        return directory / f"executable-{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}"
 
 
 def _save(path: Path, executable: jax.stages.Compiled) -> None:
@@ -77,22 +114,6 @@ def _save(path: Path, executable: jax.stages.Compiled) -> None:
         write_whole(path, zlib.compress(content, level=1))
     except Exception as error:  # a full disk, or a program that JAX cannot serialize
         logger.warning("%s cannot be written (%r): the next start compiles the program again", path, error)
-
-
-def _key(lowered: jax.stages.Lowered, options: dict[str, CompilerValue] | None, device: jax.Device) -> str:
-    facts = (
-        jax.__version__,
-        jaxlib.__version__,
-        device.platform,
-        device.device_kind,
-        device.client.platform_version,
-        device.id,
-        os.environ.get("XLA_FLAGS"),
-        [getattr(jax.config, name, None) for name in OPTIONS_OF_JAX],
-        sorted((options or {}).items()),
-        lowered.as_text(),
-    )
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
 
 class _Watch(threading.local):

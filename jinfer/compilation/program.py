@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import jax
 
 from jinfer.compilation.cache import make_directory
-from jinfer.compilation.executables import load_or_compile
+from jinfer.compilation.executables import Executables, LowerableProgram
 from jinfer.compilation.traced_programs import traced, with_tree
 from jinfer.options import CompilerValue
 from jinfer.progress import progress_bar
@@ -37,8 +37,8 @@ class Program:
         """Traces and lowers the program."""
         return jax.jit(self.function, donate_argnums=self.donated).lower(*self.arguments)
 
-    def lower_traced(self, directory: Path, device: jax.Device) -> jax.stages.Lowered:
-        """Lowers the program, whose trace is taken from `directory` or kept there."""
+    def traced(self, directory: Path, device: jax.Device) -> LowerableProgram:
+        """The program, whose trace is taken from `directory` or kept there."""
         leaves, structure = jax.tree.flatten(self.arguments)
 
         def flat_function(*arguments: Any) -> list[Any]:
@@ -46,8 +46,17 @@ class Program:
 
         shapes = [(leaf.shape, str(leaf.dtype)) for leaf in leaves]
         exported = traced(flat_function, leaves, (self.facts, structure, shapes), directory, device)
-        function = with_tree(exported, self.result_structure)
-        return jax.jit(function, donate_argnums=self.donated).lower(*self.arguments)
+
+        def lower() -> jax.stages.Lowered:
+            function = with_tree(exported, self.result_structure)
+            return jax.jit(function, donate_argnums=self.donated).lower(*self.arguments)
+
+        return LowerableProgram(
+            text=repr(self.donated).encode() + exported.mlir_module_serialized,
+            lower=lower,
+            in_tree=jax.tree.structure((self.arguments, {})),
+            out_tree=self.result_structure,
+        )
 
 
 @dataclass(frozen=True)
@@ -65,19 +74,26 @@ class Compilation:
             if directory is not None:
                 make_directory(directory)
 
-    def lower(self, program: Program) -> jax.stages.Lowered:
-        """Lowers a program, traced now or at an earlier start."""
+    @property
+    def _executables(self) -> Executables:
+        return Executables(self.directory, self.device, self.options)
+
+    def trace(self, program: Program) -> LowerableProgram:
+        """Traces a program, or takes its trace of an earlier start."""
         if self.traces_directory is None:
-            return program.lower()
-        return program.lower_traced(self.traces_directory, self.device)
+            return LowerableProgram.of_lowered(program.lower())
+        return program.traced(self.traces_directory, self.device)
 
     def compile(self, program: Program) -> jax.stages.Compiled:
         """Compiles one program, unless it is found in the directory."""
-        return self.compile_lowered(self.lower(program))
+        return self._compile(self.trace(program))
 
     def compile_lowered(self, lowered: jax.stages.Lowered) -> jax.stages.Compiled:
         """Compiles what is lowered already, unless it is found in the directory."""
-        return load_or_compile(lowered, self.options, self.directory, self.device)
+        return self._compile(LowerableProgram.of_lowered(lowered))
+
+    def _compile(self, program: LowerableProgram) -> jax.stages.Compiled:
+        return self._executables.find(program) or self._executables.compile(program, program.lower())
 
     def compile_all(
         self,
@@ -94,9 +110,15 @@ class Compilation:
         def compile_one(program: Program) -> jax.stages.Compiled:
             with tracing:
                 _go_on_unless(stop)
-                lowered = self.lower(program)
+                traced_program = self.trace(program)
+            found = self._executables.find(traced_program)
+            if found is not None:
+                return found
+            with tracing:
+                _go_on_unless(stop)
+                lowered = traced_program.lower()
             _go_on_unless(stop)
-            return self.compile_lowered(lowered)
+            return self._executables.compile(traced_program, lowered)
 
         executables: dict[Key, jax.stages.Compiled] = {}
         with (

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jinfer.compilation import executables
+from jinfer.compilation import executables, program
+from jinfer.compilation.program import Compilation
 from jinfer.execution import compiled_steps
 from tests.tiny_model import tiny_llm
 
@@ -37,9 +38,12 @@ def xla(monkeypatch) -> Mock:
 
 def load_or_compile(directory: Path, *, factor: float = 2.0, options: dict | None = None):
     """An executable of a program that needs more than one function of XLA."""
+    return Compilation(DEVICE, options, directory, traces_directory=None).compile_lowered(lowered(factor))
+
+
+def lowered(factor: float) -> jax.stages.Lowered:
     jax.clear_caches()
-    lowered = jax.jit(lambda x: {"sorted": jnp.sort(x * factor), "order": jnp.argsort(x)}).lower(X)
-    return executables.load_or_compile(lowered, options, directory, DEVICE)
+    return jax.jit(lambda x: {"sorted": jnp.sort(x * factor), "order": jnp.argsort(x)}).lower(X)
 
 
 def assert_right(executable: jax.stages.Compiled, factor: float = 2.0) -> None:
@@ -48,7 +52,7 @@ def assert_right(executable: jax.stages.Compiled, factor: float = 2.0) -> None:
     assert result["order"].tolist() == [list(range(8))] * 8
 
 
-def test_a_second_start_traces_and_compiles_no_step(tmp_path, no_cache_of_jax, xla, monkeypatch):
+def test_a_second_start_traces_lowers_and_compiles_no_step(tmp_path, no_cache_of_jax, xla, monkeypatch):
     outputs = []
     for is_second in (False, True):
         xla.reset_mock()
@@ -56,6 +60,8 @@ def test_a_second_start_traces_and_compiles_no_step(tmp_path, no_cache_of_jax, x
         if is_second:
             traced_again = Mock(side_effect=AssertionError("it is traced again"))
             monkeypatch.setattr(compiled_steps, "run_step", traced_again)
+            lowered_again = Mock(side_effect=AssertionError("it is lowered again"))
+            monkeypatch.setattr(program, "with_tree", lowered_again)
         with tiny_llm(
             max_num_seqs=1, max_num_batched_tokens=16, compilation_cache_dir=str(tmp_path / "steps")
         ) as llm:
@@ -101,5 +107,7 @@ def test_a_damaged_executable_is_compiled_again(tmp_path, no_cache_of_jax, xla, 
 
 
 def test_a_directory_that_cannot_be_written_costs_the_next_start(tmp_path, no_cache_of_jax, caplog):
-    assert_right(load_or_compile(tmp_path / "missing"))
+    compilation = Compilation(DEVICE, None, tmp_path / "removed", traces_directory=None)
+    (tmp_path / "removed").rmdir()
+    assert_right(compilation.compile_lowered(lowered(2.0)))
     assert "the next start compiles the program again" in caplog.text
