@@ -164,7 +164,7 @@ def test_start_is_measured_in_processes_of_their_own(bench, monkeypatch):
 
     def watched(source, options, cache) -> start.Start:
         result = start_once(source, options, cache)
-        compiled.append({file.name for file in (cache / "xla").rglob("*-cache")})
+        compiled.append({file.name for file in (cache / "xla").rglob("executable-*")})
         return result
 
     start_once = start.start_once
