@@ -4,7 +4,8 @@ Nothing else in jinfer asks JAX for devices or makes a sharding, so that a mesh 
 ends here. Today there is one device, and every array is whole on it.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,19 @@ import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
 
+def call_jitted(function: Callable[..., Any], *arguments: Any, static: tuple[Hashable, ...] = ()) -> Any:
+    """Calls a jitted function, whose last arguments are static."""
+    return function(*arguments, *static)
+
+
 @dataclass(frozen=True)
 class Placement:
     """The devices of one engine. `device` represents all of them: its kind and its memory size are those of
-    each."""
+    each. `call` calls a jitted function, as `call_jitted` does; an engine's own looks for the executable on
+    disk."""
 
     device: jax.Device
+    call: Callable[..., Any] = call_jitted
 
     def sharding(self, axes: Sequence[str] = ()) -> Sharding:
         """The layout of an array with these logical axes, which are those of ParamSpec; without any, of a
@@ -33,12 +41,8 @@ class Placement:
 
     def zeros(self, abstract: Any) -> Any:
         """Arrays of zeros in the shapes of a pytree, each made where a replicated array belongs."""
-        sharding = self.sharding()
-
-        def make(x: jax.ShapeDtypeStruct) -> jax.Array:
-            return jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=sharding)(x.shape, x.dtype)
-
-        return jax.tree.map(make, abstract)
+        make = _make_zeros(self.sharding())
+        return jax.tree.map(lambda x: self.call(make, static=(x.shape, x.dtype)), abstract)
 
     def put(self, array: np.ndarray) -> jax.Array:
         """Starts a copy of an array of the host, replicated."""
@@ -57,6 +61,11 @@ class Placement:
     def has(self, array: jax.Array) -> bool:
         """True if the engine can use the array where it is."""
         return self.device in array.devices()
+
+
+@functools.cache
+def _make_zeros(sharding: Sharding) -> Callable[..., jax.Array]:
+    return jax.jit(jnp.zeros, static_argnums=(0, 1), out_shardings=sharding)
 
 
 def default_placement() -> Placement:

@@ -15,6 +15,7 @@ from jinfer.config import EngineConfig, EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
 from jinfer.errors import InsufficientMemoryError
+from jinfer.execution.compiled_steps import kept_calls
 from jinfer.execution.device_memory import DeviceMemory, delete_arrays
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.executor import Executor
@@ -138,6 +139,7 @@ def start_engine(
     placement = default_placement()
     memory = DeviceMemory.of(placement.device)
     resolved = resolve_model(model, params=params, tokenizer=tokenizer, config=config, placement=placement)
+    placement = dataclasses.replace(placement, call=kept_calls(config.compiler, placement.device))
     weight_bytes = num_bytes(resolved.model.abstract_params) if params is None else 0
     _check_fits(resolved, config, memory, weight_bytes)
     step_bytes = start_probing(

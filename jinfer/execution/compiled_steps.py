@@ -1,7 +1,7 @@
 """Every step shape compiled ahead of time, so that nothing compiles while requests run."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jinfer.batching.batch import layout_of, size_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.cache import cache_directory, executables_directory
+from jinfer.compilation.kept_calls import KeptCalls
 from jinfer.compilation.options import compiler_options
 from jinfer.compilation.program import Compilation, Program
 from jinfer.config import CompilerOptions, EngineLimits
@@ -18,6 +19,7 @@ from jinfer.execution.device_state import DeviceState
 from jinfer.execution.step import run_step
 from jinfer.models.model import Model
 from jinfer.options import CompilerValue
+from jinfer.placement import call_jitted
 from jinfer.sampling.sampler import StepResult
 from jinfer.weights.params import Params
 
@@ -90,6 +92,14 @@ def compilation_for(
         directory=executables_directory(directory),
         traces_directory=directory if keeps_traces else None,
     )
+
+
+def kept_calls(compiler: CompilerOptions, device: jax.Device) -> Callable[..., Any]:
+    """The way to call the small programs of a start, for `Placement.call`."""
+    directory = executables_directory(steps_directory(compiler, device))
+    if directory is None:
+        return call_jitted
+    return KeptCalls(Compilation(device, options=None, directory=directory, traces_directory=None))
 
 
 def abstract_packed(shape: StepShape, limits: EngineLimits) -> jax.ShapeDtypeStruct:

@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Sharding
 from jax.typing import ArrayLike
 from jaxtyping import Array
@@ -23,7 +24,8 @@ def dummy_params(specs: ParamSpecs, seed: int, *, placement: Placement) -> Param
 
     def make(index: int, path: str) -> Array:
         x = placed[path]
-        return _dummy(key, index, specs.by_path[path].init, x.shape, x.dtype, x.sharding)
+        static = (specs.by_path[path].init, x.shape, x.dtype, x.sharding)
+        return placement.call(_dummy, key, np.int32(index), static=static)
 
     with ThreadPoolExecutor() as threads:  # each shape is a program of its own, which takes longer to compile
         return unflatten(dict(zip(placed, threads.map(make, range(len(placed)), placed), strict=True)))

@@ -109,7 +109,7 @@ def fill_params(
     axis, if a row is larger), and as much on the device until all is loaded. Raises what reading a tensor
     raises.
     """
-    params = _zeros(abstract)
+    params = _zeros(abstract, placement)
     buffer_bytes = _buffer_bytes(slices)
     transfers = list(_pack((chunk for each in slices for chunk in _cut(each, buffer_bytes)), buffer_bytes))
     reads = [transfer.read_into for transfer in transfers]
@@ -117,21 +117,21 @@ def fill_params(
     with progress_bar("loading weights", total=total, unit="B", unit_scale=True, enabled=progress) as bar:
         for transfer, staged in zip(transfers, stream(reads, buffer_bytes, placement), strict=True):
             for chunk in transfer.chunks:
-                params[chunk.slice.path] = _write_chunk(params[chunk.slice.path], staged, chunk)
+                params[chunk.slice.path] = _write_chunk(params[chunk.slice.path], staged, chunk, placement)
             paths = {chunk.slice.path for chunk in transfer.chunks}
             jax.block_until_ready([params[path] for path in paths])  # because the buffer is filled again
             bar.update(transfer.num_bytes)
     return params
 
 
-def _zeros(abstract: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, Array]:
+def _zeros(abstract: Mapping[str, jax.ShapeDtypeStruct], placement: Placement) -> dict[str, Array]:
     """All parameters in one program, for each has a shape of its own."""
     shapes = {path: (x.shape, x.dtype) for path, x in abstract.items()}
     shardings = {path: x.sharding for path, x in abstract.items()}
     make = jax.jit(
         lambda: {path: jnp.zeros(*shape) for path, shape in shapes.items()}, out_shardings=shardings
     )
-    return dict(make())
+    return dict(placement.call(make))
 
 
 def _buffer_bytes(slices: Sequence[TensorSlice]) -> int:
@@ -169,9 +169,10 @@ def _pack(chunks: Iterable[Chunk], buffer_bytes: int) -> Iterator[Transfer]:
         yield Transfer(tuple(packed))
 
 
-def _write_chunk(target: Array, staged: UInt8[Array, " bytes"], chunk: Chunk) -> Array:
+def _write_chunk(target: Array, staged: UInt8[Array, " bytes"], chunk: Chunk, placement: Placement) -> Array:
     indices = np.array((chunk.offset, *chunk.start), np.int32)
-    return _write(target, staged, indices, chunk.shape, chunk.slice.source.dtype, chunk.slice.is_transposed)
+    static = (chunk.shape, chunk.slice.source.dtype, chunk.slice.is_transposed)
+    return placement.call(_write, target, staged, indices, static=static)
 
 
 @jax.jit(donate_argnums=0, static_argnums=(3, 4, 5))

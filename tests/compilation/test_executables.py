@@ -5,35 +5,15 @@ from unittest.mock import Mock
 
 import jax
 import jax.numpy as jnp
-import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from jinfer.compilation import executables, program
+from jinfer.compilation import program
 from jinfer.compilation.program import Compilation
 from jinfer.execution import compiled_steps
 from tests.tiny_model import tiny_llm
 
 DEVICE = jax.devices()[0]
 X = jnp.arange(64.0).reshape(8, 8)
-
-
-@pytest.fixture
-def no_cache_of_jax():
-    """The tests' own is put aside: what it has would not be kept again."""
-    before = jax.config.jax_compilation_cache_dir
-    for directory in (None, before):
-        jax.config.update("jax_compilation_cache_dir", directory)
-        compilation_cache.reset_cache()
-        if directory is None:
-            yield
-
-
-@pytest.fixture
-def xla(monkeypatch) -> Mock:
-    """The call of XLA, counted."""
-    counted = Mock(side_effect=executables.compiled)
-    monkeypatch.setattr(executables, "compiled", counted)
-    return counted
 
 
 def load_or_compile(directory: Path, *, factor: float = 2.0, options: dict | None = None):
