@@ -51,9 +51,18 @@ jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 NEWER_EMITTERS = "xla_cpu_use_fusion_emitters"
 # A program is one module for LLVM, and not one for each core: a fifth less to do.
 ONE_PART = "xla_cpu_parallel_codegen_split_count=1"
-UNTUNED = ("xla_gpu_autotune_level=0", "xla_gpu_enable_triton_gemm=false")
+# On a GPU XLA would try several kernels for each product, which is most of the time that it takes there: it
+# takes its first choice, and no product of Triton's, as the engine. And each process of the tests has its
+# share of the cores: 31 with 32 threads each, which start an assembler each, may leave none of the 32,768
+# process ids that Linux has.
+NUM_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+ON_A_GPU = (
+    "xla_gpu_autotune_level=0",
+    "xla_gpu_enable_triton_gemm=false",
+    f"xla_gpu_force_compilation_parallelism={max(1, (os.cpu_count() or 1) // NUM_PROCESSES)}",
+)
 COMPILES_FAST: dict[str, str] = {}
-flags: tuple[str, ...] = UNTUNED
+flags: tuple[str, ...] = ON_A_GPU
 if jax.config.jax_platforms == "cpu":
     COMPILES_FAST["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     jax.config.update("jax_disable_most_optimizations", True)
