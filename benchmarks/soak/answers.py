@@ -56,12 +56,16 @@ def _faults(body: Body, answer: Mapping[str, Any]) -> Iterator[str]:
         yield f"{len(choices)} choices"
     if not usage or usage["total_tokens"] != usage["prompt_tokens"] + usage["completion_tokens"]:
         yield f"the usage {usage}"
-    elif usage["completion_tokens"] > body["max_tokens"] * len(choices):
-        yield f"{usage['completion_tokens']} tokens, and max_tokens={body['max_tokens']}"
+    elif usage["completion_tokens"] > (most := body[_length_field(body)]) * len(choices):
+        yield f"{usage['completion_tokens']} tokens, and max_tokens={most}"
     else:
         yield from _logprob_faults(body, choices, usage)
     for choice in choices:
         yield from _choice_faults(body, choice)
+
+
+def _length_field(body: Body) -> str:
+    return "max_output_tokens" if "max_output_tokens" in body else "max_tokens"
 
 
 def _choice_faults(body: Body, choice: Mapping[str, Any]) -> Iterator[str]:

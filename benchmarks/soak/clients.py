@@ -4,12 +4,14 @@ import asyncio
 import collections
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 
 from benchmarks.soak.answers import FaultyAnswerError, check, joined, texts_of
+from benchmarks.soak.endpoints import READERS
 from benchmarks.soak.traffic import CHAT, COMPLETIONS, Exchange, Traffic
 from jinfer.bench.serve.events import EventBuffer
 
@@ -85,6 +87,11 @@ class Clients:
             elif exchange.path in (COMPLETIONS, CHAT):
                 streams = "stream" in exchange.body
                 self._take(exchange, joined(await _events(response)) if streams else await response.json())
+            elif exchange.path in READERS:
+                of_answer, of_events = READERS[exchange.path]
+                streams = "stream" in exchange.body
+                found = of_events(await _events(response)) if streams else of_answer(await response.json())
+                self._take(exchange, found)
             else:
                 await response.read()
 
@@ -103,7 +110,7 @@ class Clients:
         response.close()  # the connection, too
         self.tally.num_left += 1
 
-    def _take(self, exchange: Exchange, answer: dict[str, Any]) -> None:
+    def _take(self, exchange: Exchange, answer: Mapping[str, Any]) -> None:
         check(exchange.body, answer)
         self.tally.num_output_tokens += answer["usage"]["completion_tokens"]
         if exchange.golden is None:

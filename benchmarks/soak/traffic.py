@@ -11,6 +11,7 @@ WORDS = (
 )
 SHARED_BEGINNING = "Once upon a time there was a little fox who " * 5
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
+MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"
 PERSON: Mapping[str, Any] = {
     "type": "object",
     "properties": {
@@ -23,6 +24,7 @@ PERSON: Mapping[str, Any] = {
 }
 EXPRESSIONS = (r"(yes|no|maybe)", r"[0-9]{4}-[0-9]{2}-[0-9]{2}", r"[A-Z][a-z]{3,30}\.")
 GOLDEN_LENGTH = 40
+STREAMED: Mapping[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 Body = Mapping[str, Any]
 
@@ -76,7 +78,7 @@ class Traffic:
             self._watching: 1,
         }
         if has_chat:
-            mix[self._chat] = 4
+            mix |= {self._chat: 4, self._message: 2, self._response: 2}
         self._kinds, self._weights = list(mix), list(mix.values())
 
     def one_of_each(self) -> list[Exchange]:
@@ -183,11 +185,20 @@ class Traffic:
         body = {"messages": messages, **{name: value for name, value in fields.items() if name != "prompt"}}
         return Exchange("chat", CHAT, self._maybe_streamed(body))
 
+    def _message(self) -> Exchange:
+        messages = [{"role": "user", "content": self._short_words()}]
+        body = {"system": "Be brief.", "messages": messages, "max_tokens": self._length()}
+        return Exchange("message", MESSAGES, self._maybe(body, stream=True))
+
+    def _response(self) -> Exchange:
+        body = {"input": self._short_words(), "max_output_tokens": self._length(), "store": False}
+        return Exchange("response", RESPONSES, self._maybe(body, stream=True))
+
     def _fields(self, **others: Any) -> dict[str, Any]:
         """A prompt, a length, and how its tokens are drawn."""
         fields: dict[str, Any] = {
             "prompt": self._prompt(),
-            "max_tokens": self._rng.randint(1, self._max_tokens),
+            "max_tokens": self._length(),
             "temperature": self._rng.choice([0, 0.7, 1.0]),
         }
         if self._rng.random() < 0.5:
@@ -205,6 +216,13 @@ class Traffic:
         words = " ".join(self._rng.choices(WORDS, k=self._num_words()))
         return (shared + words)[: self._max_characters]
 
+    def _short_words(self) -> str:
+        """Words that leave room for what a template and instructions add."""
+        return self._words()[: self._max_characters // 2]
+
+    def _length(self) -> int:
+        return self._rng.randint(1, self._max_tokens)
+
     def _token_ids(self) -> list[int]:
         return self._rng.choices(range(1, 256), k=self._num_words())
 
@@ -212,10 +230,13 @@ class Traffic:
         return self._rng.randint(1, self._max_words)
 
     def _maybe_streamed(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return self._streamed(fields) if self._rng.random() < 0.5 else fields
+        return self._maybe(fields, **STREAMED)
+
+    def _maybe(self, fields: dict[str, Any], **others: Any) -> dict[str, Any]:
+        return {**fields, **others} if self._rng.random() < 0.5 else fields
 
     def _streamed(self, fields: dict[str, Any]) -> dict[str, Any]:
-        return {**fields, "stream": True, "stream_options": {"include_usage": True}}
+        return {**fields, **STREAMED}
 
 
 def golden_fields() -> tuple[Body, ...]:

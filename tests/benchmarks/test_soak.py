@@ -15,6 +15,7 @@ from benchmarks.soak import __main__ as soak
 from benchmarks.soak.answers import FaultyAnswerError, check, joined
 from benchmarks.soak.checks import end_faults, memory_faults, memory_figures
 from benchmarks.soak.clients import Clients
+from benchmarks.soak.endpoints import of_message, of_message_events, of_response, of_response_events
 from benchmarks.soak.traffic import COMPLETIONS, Exchange, Traffic
 from benchmarks.soak.watch import Sample
 
@@ -38,7 +39,7 @@ def test_mixed_traffic_on_a_tiny_model_has_no_fault(server, monkeypatch, capsys)
     assert line["command"] == "python -m benchmarks.soak --minutes 0.03 --sample-s 0.5"
     details = line["details"]
     assert details["num_clients"] == 4
-    assert len(details["num_requests_by_kind"]) == 14, "each kind was sent"
+    assert len(details["num_requests_by_kind"]) == 16, "each kind was sent"
     assert details["num_generated_tokens"] >= details["num_output_tokens"] > 100
     assert details["num_golden_changes"] == 0
     assert details["resident_mib"]["end"]["front"] > 10
@@ -50,7 +51,7 @@ def test_the_same_seed_sends_the_same_requests():
     first, again = (Traffic("0 1", max_model_len=64, has_chat=True) for _ in range(2))
     sent = [first.next() for _ in range(200)]
     assert sent == [again.next() for _ in range(200)]
-    assert len({exchange.kind for exchange in sent}) == 14
+    assert len({exchange.kind for exchange in sent}) == 16
 
 
 @pytest.mark.parametrize(
@@ -86,6 +87,33 @@ def test_a_stream_is_the_answer_that_its_chunks_make():
         joined(events[:-1])
     with pytest.raises(FaultyAnswerError, match="the stream has an error"):
         joined([b'{"error": {"message": "it fell over"}}', b"[DONE]"])
+
+
+def test_an_answer_of_another_endpoint_is_checked_as_a_completion():
+    usage = {"input_tokens": 1, "output_tokens": 2}
+    message = {"content": [{"type": "text", "text": "a b"}], "stop_reason": "max_tokens", "usage": usage}
+    output = [{"type": "reasoning"}, {"type": "message", "content": [{"type": "output_text", "text": "a b"}]}]
+    response = {"output": output, "status": "incomplete", "usage": usage}
+    assert of_message(message) == of_response(response) == answer()
+    events = [
+        {"type": "message_start", "message": {"usage": {"input_tokens": 1, "output_tokens": 0}}},
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "a "}},
+        {"type": "content_block_delta", "delta": {"type": "text_delta", "text": "b"}},
+        {"type": "message_delta", "delta": {"stop_reason": "max_tokens"}, "usage": {"output_tokens": 2}},
+        {"type": "message_stop"},
+    ]
+    lines = [json.dumps(event).encode() for event in events]
+    assert of_message_events(lines) == answer()
+    with pytest.raises(FaultyAnswerError, match="after 4 events without message_stop"):
+        of_message_events(lines[:-1])
+    events = [
+        {"type": "response.created", "sequence_number": 0},
+        {"type": "response.incomplete", "sequence_number": 1, "response": response},
+    ]
+    lines = [json.dumps(event).encode() for event in events]
+    assert of_response_events(lines) == answer()
+    with pytest.raises(FaultyAnswerError, match="not in their order"):
+        of_response_events(lines[1:])
 
 
 def test_clients_count_what_a_server_does_wrong():
