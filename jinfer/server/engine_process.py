@@ -26,6 +26,7 @@ from jinfer.server.command_reader import CommandReader, MessageStream
 from jinfer.server.engine_outbox import EngineOutbox
 from jinfer.server.frames import SocketWriter
 from jinfer.server.garbage import collect_rarely
+from jinfer.server.log_format import JsonFormatter
 from jinfer.server.model_info import model_info
 from jinfer.server.served_engine import ModelInfo
 from jinfer.server.wire import (
@@ -156,6 +157,9 @@ def start_real_engine(message: EngineSpec) -> StartedEngine:
 
 def _start_alone(message: EngineSpec) -> StartedEngine:
     """Starts the engine of a model in a process that has nothing else to do."""
+    if message.log_format == "json":  # in text its lines have no head
+        for handler in logging.getLogger().handlers:
+            handler.setFormatter(JsonFormatter())
     started = start_real_engine(message)
     collect_rarely()
     return started

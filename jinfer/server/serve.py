@@ -14,6 +14,7 @@ from jinfer.server.engine_client import EngineClient, EngineSpec
 from jinfer.server.garbage import collect_rarely
 from jinfer.server.http_server import bind
 from jinfer.server.log_format import set_log_format
+from jinfer.server.options import LogFormat
 from jinfer.server.serve_config import ServeConfig
 from jinfer.server.supervisor import RestartPolicy, Supervisor
 from jinfer.server.waiting_line import QueueLimits
@@ -37,7 +38,7 @@ async def _serve(config: ServeConfig, bound: socket.socket) -> int:
         server = build_server(engine, options, config.limits)
         lines = banner(engine.info, options, bound)
         collect_rarely()
-        await server.serve([bound], when_started=lambda: print(lines, file=sys.stderr, flush=True))
+        await server.serve([bound], when_started=lambda: _show(lines, options.log_format))
     finally:
         await engine.close()
     if server.failure is not None:
@@ -45,11 +46,19 @@ async def _serve(config: ServeConfig, bound: socket.socket) -> int:
     return EXIT_OK if server.failure is None else EXIT_ERROR
 
 
+def _show(lines: str, log_format: LogFormat) -> None:
+    """Prints the banner, or logs it as one object where all lines are objects."""
+    if log_format == "json":
+        logger.info("%s", lines)
+    else:
+        print(lines, file=sys.stderr, flush=True)
+
+
 async def start_supervised(config: ServeConfig) -> Supervisor:
     """Starts the engine process of a server, and waits until it takes requests. Raises ConfigError and
     ModelError for what cannot be served, and EngineError where the process dies."""
     options = config.options
-    spec = EngineSpec(model=options.model, tokenizer=options.tokenizer, options=config.engine_options)
+    spec = EngineSpec(options.model, options.tokenizer, config.engine_options, options.log_format)
     queue_limits = QueueLimits(options.max_queued_requests, options.max_queued_tokens)
     return await Supervisor.start(
         spec,

@@ -18,6 +18,7 @@ from jinfer.engine.stats import EngineStats
 from jinfer.errors import EngineError
 from jinfer.requests.request import FinishReason
 from jinfer.requests.sampling_params import SamplingParams
+from jinfer.server.options import LogFormat
 from jinfer.server.served_engine import ModelInfo
 
 PROTOCOL = 2
@@ -33,11 +34,12 @@ class Hello(msgspec.Struct, array_like=True, tag=0, frozen=True):
 
 class EngineSpec(msgspec.Struct, array_like=True, tag=1, frozen=True):
     """The engine to start: a directory, a hub id or None for the demo model; a tokenizer's directory if it is
-    not the model's; and the options of EngineConfig by name."""
+    not the model's; the options of EngineConfig by name; and the form of what the process logs."""
 
     model: str | None = None
     tokenizer: str | None = None
     options: Mapping[str, Any] = {}
+    log_format: LogFormat = "text"
 
 
 class WireParams(msgspec.Struct, array_like=True, frozen=True):
