@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from benchmarks.soak.traffic import PERSON, Body
+from benchmarks.soak.bodies import PERSON, Body
 
 ENDS = ("stop", "length")
 DONE = b"[DONE]"
