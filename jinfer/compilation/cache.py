@@ -49,10 +49,16 @@ def make_directory(directory: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file all at once: a start that reads it meanwhile sees all of it or nothing."""
+    """Writes a file all at once: a start that reads it meanwhile sees all of it or nothing. Raises OSError,
+    and leaves nothing behind."""
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(content)
-    os.replace(file.name, path)
+        try:
+            file.write(content)
+            file.flush()
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
 
 
 def _directory_of_jax() -> str | None:

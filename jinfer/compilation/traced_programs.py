@@ -50,7 +50,10 @@ def traced(
             logger.warning("%s cannot be read (%r): the step is traced again", path, error)
     platform = "cuda" if device.platform == "gpu" else device.platform
     exported = export.export(jax.jit(step), platforms=[platform], disabled_checks=KERNEL_CALLS)(*arguments)
-    write_whole(path, bytes(exported.serialize()))
+    try:
+        write_whole(path, bytes(exported.serialize()))
+    except OSError as error:
+        logger.warning("%s cannot be written (%r): the next start traces the step again", path, error)
     return exported
 
 
