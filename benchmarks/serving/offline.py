@@ -88,7 +88,7 @@ def decode_steps(parts: EngineParts, case: Case) -> Figures:
         )
     fields: Mapping[str, dict[str, Any]] = {"plain_step_ms": {}, "penalties_step_ms": ALL_PENALTIES}
     for sampling in fields.values():  # compiled with the first request that needs it
-        _step_ms(parts, dataclasses.replace(case, output_len=WARM_UP_TOKENS), sampling)
+        _step_ms(parts, dataclasses.replace(case, output_len=64), sampling)
     turns = [
         {name: _step_ms(parts, case, sampling) for name, sampling in fields.items()}
         for _ in range(case.repeats)

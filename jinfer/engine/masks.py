@@ -43,14 +43,14 @@ def fill(rows: Items[MaskedRow], executor: SplitExecutor) -> tuple[StepMasks, li
     """The masks of sequences all of whose tokens are known. Those that no token may follow have none."""
     words = executor.new_masks(len(rows))
     are_usable = fill_masks([masker for _, sequence in rows if (masker := sequence.masker)], words)
-    kept, unfillable = [], []
-    for index, (each, is_usable) in enumerate(zip(rows, are_usable, strict=True)):
-        error = _check(each.sequence, words[index], is_usable)
-        if error is None:
-            kept.append(index)
-        else:
+    kept: list[int | None] = []
+    unfillable = []
+    for each, mask, is_usable in zip(rows, words, are_usable, strict=False):  # perhaps more masks than rows
+        error = _check(each.sequence, mask, is_usable)
+        kept.append(each.row if error is None else None)
+        if error is not None:
             unfillable.append(Unfillable(each.sequence, error))
-    return StepMasks([rows[index].row for index in kept], words[kept]), unfillable
+    return StepMasks(kept, words), unfillable
 
 
 def _check(sequence: Sequence, words: NDArray[np.uint32], is_usable: bool) -> RequestError | None:

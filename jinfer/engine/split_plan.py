@@ -21,10 +21,13 @@ became are wanted; or a prompt's log probabilities are."""
 
 
 class StepMasks(NamedTuple):
-    """The masks of some rows of a plan, for the token that its step chooses: uint32 [rows, words], a bit a
-    token."""
+    """The masks of some rows of a plan, for the token that its step chooses: uint32, a bit a token.
 
-    rows: list[int]
+    `words` came from `new_masks`, and has a mask for each of `rows`, the first ones. One is for no row where
+    that is None.
+    """
+
+    rows: list[int | None]
     words: NDArray[np.uint32]
 
 
@@ -47,7 +50,7 @@ class SplitExecutor(StepExecutor, Protocol):
         """Starts the first half of a step and returns at once, with its handle. `choose` must follow."""
 
     def new_masks(self, num_rows: int) -> NDArray[np.uint32]:
-        """uint32 [num_rows, words], to be filled for `choose`."""
+        """uint32 [num_rows or more, words], whose first rows are to be filled for `choose`."""
 
     def choose(self, handle: Any, masks: StepMasks | None) -> None:
         """Starts the second half: tokens are chosen, under the masks of some rows."""

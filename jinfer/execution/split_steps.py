@@ -87,7 +87,7 @@ class SplitSteps:
         empty = empty_row(limits, self._programs.vocab_size)._replace(row=np.array(limits.max_num_seqs))
         self._state = self._executables[ProgramKey("join")](self._state, empty)
         for size in self._programs.mask_counts:
-            self._send(StepMasks([], self.new_masks(0)), [], size)
+            self._send(StepMasks([], self.new_masks(size)), [])
         for shape in self._programs.buckets.all:
             state, step = self.begin(params, state, NOTHING, padding_batch(shape, limits))
             state = self.choose(state, step, None)
@@ -123,30 +123,29 @@ class SplitSteps:
         ruled = ruled_rows(step.plan)
         flags.has_rules[list(ruled)] = True
         reports = any(sequence.params.reports_processed_logprobs for sequence in ruled.values())
-        if masks is not None and masks.rows:
-            flags.has_step_mask[masks.rows] = True
-            size = next(size for size in self._programs.mask_counts if size >= len(masks.rows))
-            self._send(masks, device_rows(step.plan), size)
+        if masks is not None:
+            flags.has_step_mask[[row for row in masks.rows if row is not None]] = True
+            self._send(masks, device_rows(step.plan))
         choose = self._executables[ProgramKey("report" if reports else "choose", size=num_rows)]
         rows, self._state, step.result = choose(state.rows, self._state, step.wanted, flags)
         step.wanted = None  # the logits are large
         step.result.token_ids.copy_to_host_async()
         return DeviceState(state.kv_cache, rows)
 
-    def _send(self, masks: StepMasks, row_ids: list[int], size: int) -> None:
-        num_masks = len(masks.rows)
-        words = np.zeros((size, masks.words.shape[1]), np.uint32)
-        words[:num_masks] = masks.words
-        targets = np.full(size, self._programs.limits.max_num_seqs, np.int32)
-        targets[:num_masks] = [row_ids[row] for row in masks.rows]
-        send = self._executables[ProgramKey("step masks", size=size)]
+    def _send(self, masks: StepMasks, row_ids: list[int]) -> None:
+        """Sends masks as they are: those for no row go to the null row."""
+        null_row = self._programs.limits.max_num_seqs
+        targets = np.full(len(masks.words), null_row, np.int32)
+        targets[: len(masks.rows)] = [null_row if row is None else row_ids[row] for row in masks.rows]
+        send = self._executables[ProgramKey("step masks", size=len(masks.words))]
         state = self._state
         assert state is not None
-        self._state = state._replace(step_masks=send(state.step_masks, targets, words))
+        self._state = state._replace(step_masks=send(state.step_masks, targets, masks.words))
 
     def new_masks(self, num_rows: int) -> np.ndarray:
-        """uint32 [num_rows, words], to be filled."""
-        return np.empty((num_rows, self._programs.logits_state.step_masks.shape[1]), np.uint32)
+        """uint32 [as many as are sent at a time, words], whose first `num_rows` are to be filled."""
+        size = next(size for size in self._programs.mask_counts if size >= num_rows)
+        return np.empty((size, self._programs.logits_state.step_masks.shape[1]), np.uint32)
 
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""

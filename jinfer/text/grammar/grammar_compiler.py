@@ -1,5 +1,6 @@
 """Compiles grammars for a model, in a thread of its own."""
 
+import contextlib
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
@@ -14,7 +15,7 @@ from jinfer.requests.structured_outputs import StructuredOutputs
 from jinfer.requests.token_masker import num_mask_words
 from jinfer.text.grammar.grammar_checker import GrammarChecker
 from jinfer.text.grammar.grammar_list import grammar_text
-from jinfer.text.grammar.grammar_masker import GrammarMasker, Prototype
+from jinfer.text.grammar.grammar_masker import GrammarMasker, Matcher, Prototype
 from jinfer.text.grammar.library import error_words, llguidance
 from jinfer.text.grammar.limits import GrammarLimits
 from jinfer.text.tokenizer import Tokenizer
@@ -31,8 +32,9 @@ class GrammarCompiler:
     """Gives maskers of structured outputs. Safe to share between threads.
 
     A grammar is first compiled by a process of its own, which it may bring down (see check_process), then
-    here; compiled ones are kept, the least recently used are dropped. The thread ends when there is nothing
-    to compile.
+    here, and when no other waits, once more for each further thread that fills masks (see Prototype).
+    Compiled ones are kept, the least recently used are dropped. The thread ends when there is nothing to
+    compile.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class GrammarCompiler:
         )
         self._prototypes: OrderedDict[str, Future[Prototype]] = OrderedDict()
         self._jobs: deque[Job] = deque()
+        self._more_lexers: deque[Job] = deque()  # done jobs, once for each lexer that their grammar lacks
         self._is_working = False
         self._is_closed = False
         self._lock = threading.Lock()
@@ -95,6 +98,7 @@ class GrammarCompiler:
             self._is_closed = True
             waiting = list(self._jobs)
             self._jobs.clear()
+            self._more_lexers.clear()
             self._prototypes.clear()
             is_idle = not self._is_working
         for job in waiting:
@@ -130,8 +134,12 @@ class GrammarCompiler:
 
     def _work(self) -> None:
         while (job := self._next_job()) is not None:
+            if job.prototype.done():
+                with contextlib.suppress(BaseException):  # even a panic: the grammar has a lexer less
+                    job.prototype.result().add_lexer(self._matcher(job.grammar))
+                continue
             try:
-                prototype = self._compile(job.grammar)
+                prototype = Prototype(self._checked_matcher(job.grammar))
             except RequestError as error:
                 job.prototype.set_exception(error)
             except BaseException as error:  # a panic of Rust is no Exception, and the request must end
@@ -139,34 +147,42 @@ class GrammarCompiler:
                 job.prototype.set_exception(refused)
             else:
                 job.prototype.set_result(prototype)
+                with self._lock:
+                    self._more_lexers.extend([job] * (0 if self._is_closed else self._limits.num_lexers - 1))
 
     def _next_job(self) -> Job | None:
         """The next one. None ends the thread, and with a closed compiler the checking process too."""
         with self._lock:
-            if self._jobs:
-                return self._jobs.popleft()
+            for jobs in (self._jobs, self._more_lexers):
+                if jobs:
+                    return jobs.popleft()
             self._is_working = False
             is_closed = self._is_closed
         if is_closed:
             self._checker.close()
         return None
 
-    def _compile(self, grammar: str) -> Prototype:
-        """The prototype. Raises RequestError with the words of who refuses the grammar."""
+    def _checked_matcher(self, grammar: str) -> Matcher:
+        """A grammar that another process has compiled before. Raises RequestError with the words of who
+        refuses it."""
         self._checker.start()  # while the tokenizer is built
-        tokenizer = self._ll_tokenizer
+        _ = self._ll_tokenizer
         if (refusal := self._checker.error(grammar)) is not None:
             raise _refused(refusal)
+        return self._matcher(grammar)
+
+    def _matcher(self, grammar: str) -> Matcher:
+        """A grammar as llguidance compiles it. Raises RequestError with the words of its refusal."""
         library = llguidance()
         limits = library.LLParserLimits(**self._limits.parser)
-        matcher = library.LLMatcher(tokenizer, grammar, log_level=0, limits=limits)
+        matcher = library.LLMatcher(self._ll_tokenizer, grammar, log_level=0, limits=limits)
         # The first mask is the slowest, and may be more than the limits allow: it is made here, for all.
         beginning = matcher.deep_copy()
         mask = np.empty(num_mask_words(self._vocab_size), np.uint32)
         beginning.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
         if beginning.is_error():
             raise _refused(beginning.get_error())
-        return Prototype(matcher)
+        return matcher
 
     @cached_property
     def _ll_tokenizer(self) -> Any:

@@ -1,7 +1,8 @@
 """The masks of one sequence under a grammar."""
 
+import itertools
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,29 +21,44 @@ def check_words(words: NDArray[np.uint32]) -> None:
     assert words.flags.writeable
 
 
+class Placed(NamedTuple):
+    """A matcher at a place in an output, and the number of the lexer that it shares with others."""
+
+    matcher: Matcher
+    lexer: int
+
+
 class Prototype:
     """A compiled grammar, whose copies are given to sequences.
 
-    The copies share the states that their lexers met. A copy that finds no room for one more spoils the
-    prototype, which is then compiled anew for later requests.
+    Copies share the states that their lexer met, and a lock: one of them at a time fills a mask. So a grammar
+    may have several lexers, each compiled for itself. A copy that finds no room for one more state spoils
+    the prototype, which is then compiled anew for later requests.
     """
 
     def __init__(self, matcher: Matcher) -> None:
-        self._matcher = matcher
+        self._matchers = [matcher]
+        self._numbers = itertools.count()
         self.is_spoiled = False
 
-    def new_matcher(self) -> Matcher:
-        """A matcher of the beginning of an output. Threads may ask for some at once."""
-        return self._matcher.deep_copy()
+    def add_lexer(self, matcher: Matcher) -> None:
+        """Adds the same grammar, compiled once more. Threads may ask for matchers meanwhile."""
+        self._matchers.append(matcher)
+
+    def new_matcher(self) -> Placed:
+        """A matcher of the beginning of an output, of each lexer in turn. Threads may ask for some at
+        once."""
+        lexer = next(self._numbers) % len(self._matchers)
+        return Placed(self._matchers[lexer].deep_copy(), lexer)
 
 
 class GrammarMasker:
     """A TokenMasker (see requests.token_masker) of a grammar that a GrammarCompiler compiles."""
 
-    def __init__(self, prototype: Future[Prototype], matcher: Matcher | None = None) -> None:
-        """`matcher` is at the sequence's place, and None at its beginning."""
+    def __init__(self, prototype: Future[Prototype], placed: Placed | None = None) -> None:
+        """`placed` is at the sequence's place, and None at its beginning."""
         self._prototype = prototype
-        self._matcher = matcher
+        self._placed = placed
         self._error: RequestError | None = None
 
     @classmethod
@@ -63,15 +79,15 @@ class GrammarMasker:
         well."""
         if self._error is not None:
             return self._error
-        if self._matcher is None:
+        if self._placed is None:
             refused = self._prototype.exception()
             assert refused is None or isinstance(refused, RequestError)
             self._error = refused
-        elif self._matcher.is_error():
+        elif self._placed.matcher.is_error():
             self._prototype.result().is_spoiled = True
+            words = error_words(self._placed.matcher.get_error())
             self._error = RequestError(
-                f"structured_outputs: the output cannot go on: {error_words(self._matcher.get_error())}; "
-                "make the grammar simpler"
+                f"structured_outputs: the output cannot go on: {words}; make the grammar simpler"
             )
         return self._error
 
@@ -93,7 +109,10 @@ class GrammarMasker:
 
     def copy(self) -> "GrammarMasker":
         """An independent masker in the same state."""
-        return GrammarMasker(self._prototype, None if self._matcher is None else self._matcher.deep_copy())
+        placed = self._placed
+        if placed is not None:
+            placed = placed._replace(matcher=placed.matcher.deep_copy())
+        return GrammarMasker(self._prototype, placed)
 
     def wait(self) -> None:
         """Wait until it is ready, which is bounded as compiling is. Raises RequestError for a grammar that is
@@ -102,9 +121,17 @@ class GrammarMasker:
 
     def matcher(self) -> Matcher:
         """llguidance's own object, for `fill_masks`. The grammar must be compiled."""
-        if self._matcher is None:
-            self._matcher = self._prototype.result().new_matcher()
-        return self._matcher
+        if self._placed is None:
+            self._placed = self._prototype.result().new_matcher()
+        return self._placed.matcher
+
+    @property
+    def lexer(self) -> tuple[int, int]:
+        """A key that it has in common with the maskers that share its lexer, of which one at a time fills its
+        mask. The grammar must be compiled."""
+        self.matcher()
+        assert self._placed is not None
+        return id(self._prototype), self._placed.lexer
 
     def is_usable(self, words: NDArray[np.uint32]) -> bool:
         """False for a mask with no token; the mask of an error is made one."""

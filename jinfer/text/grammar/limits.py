@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from jinfer.text.grammar.mask_filling import NUM_THREADS
+
 
 @dataclass(frozen=True)
 class GrammarLimits:
@@ -17,6 +19,8 @@ class GrammarLimits:
     """A stack of the checking process: less than a thread has here, where the grammar is compiled next."""
     max_cached: int = 64
     """Compiled grammars that are kept, the most recently used."""
+    num_lexers: int = NUM_THREADS
+    """Times that a grammar is compiled, so that so many threads fill masks of one grammar at once."""
     max_waiting: int = 256
     """Grammars that wait to be compiled; a request for one more is refused."""
     parser: Mapping[str, int | bool] = field(
@@ -30,4 +34,4 @@ class GrammarLimits:
         )
     )
     """Keywords of llguidance's LLParserLimits. The first two bound the time of a mask and of a token, the
-    third a grammar's memory; the message of an error has no state of the parser."""
+    third the memory of each lexer; the message of an error has no state of the parser."""

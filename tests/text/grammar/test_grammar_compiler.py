@@ -1,6 +1,7 @@
 """Compiling: what is refused, kept, bounded and shared."""
 
 import builtins
+import itertools
 import json
 import random
 import re
@@ -14,8 +15,9 @@ import pytest
 from jinfer.errors import RequestError
 from jinfer.requests.structured_outputs import MAX_CHOICES, StructuredOutputs
 from jinfer.text.grammar.grammar_compiler import GrammarCompiler
+from jinfer.text.grammar.library import llguidance
 from jinfer.text.grammar.limits import GrammarLimits
-from tests.text.grammar.walking import allowed_ids, compiled, good, random_walk
+from tests.text.grammar.walking import MAX_WAIT_S, allowed_ids, compiled, good, random_walk
 
 
 @pytest.fixture
@@ -204,6 +206,50 @@ def test_a_copy_that_fills_the_shared_states_spoils_no_later_request(make_compil
     assert later.error is None
 
 
+def when_idle(compiler, outputs):
+    """A masker, when the grammar is compiled as often as it will be: the thread has ended."""
+    masker = good(compiler, outputs)
+    for thread in threading.enumerate():
+        if thread.name == "jinfer-grammars":
+            thread.join(MAX_WAIT_S)
+            assert not thread.is_alive()
+    return masker
+
+
+def test_maskers_of_a_grammar_take_its_lexers_in_turn_and_allow_the_same(make_compiler, demo):
+    compiler = make_compiler(num_lexers=3)
+    outputs = StructuredOutputs(json={"type": "array", "items": {"enum": ["ab", "abc"]}, "minItems": 3})
+    when_idle(compiler, outputs)
+    maskers = [good(compiler, outputs) for _ in range(6)]
+    lexers = [masker.lexer for masker in maskers]
+    assert len(set(lexers)) == 3
+    assert lexers[:3] == lexers[3:]
+    for token_id in demo.ids('["ab", "abc'):
+        assert len({frozenset(allowed_ids(masker, demo.vocab_size)) for masker in maskers}) == 1
+        for masker in maskers:
+            masker.accept(token_id)
+    assert maskers[0].copy().lexer == maskers[0].lexer
+
+
+def test_a_lexer_that_cannot_be_compiled_again_is_done_without(make_compiler, monkeypatch):
+    class Panic(BaseException):
+        """What Rust's are."""
+
+    compiler = make_compiler(num_lexers=3)
+    compile_once, numbers = llguidance().LLMatcher, itertools.count()
+
+    def fails_after_the_first(*arguments, **options):
+        if next(numbers):
+            raise Panic
+        return compile_once(*arguments, **options)
+
+    monkeypatch.setattr(llguidance(), "LLMatcher", fails_after_the_first)
+    outputs = StructuredOutputs(choice=["a"])
+    first = when_idle(compiler, outputs)
+    assert next(numbers) == 3
+    assert good(compiler, outputs).lexer == first.lexer
+
+
 def test_compiled_grammars_are_kept_and_the_oldest_dropped(make_compiler):
     compiler = make_compiler(max_cached=3)
     for text in ("a", "b", "c"):
@@ -280,10 +326,6 @@ def test_threads_share_a_compiler_and_its_grammars(make_compiler, demo):
 
 
 def test_the_thread_ends_when_nothing_is_to_be_compiled(make_compiler):
-    compiler = make_compiler()
+    compiler = make_compiler(num_lexers=2)
     compiler.prepare()
-    good(compiler, StructuredOutputs(choice=["a"]))
-    for thread in threading.enumerate():
-        if thread.name == "jinfer-grammars":
-            thread.join(60)
-            assert not thread.is_alive()
+    when_idle(compiler, StructuredOutputs(choice=["a"]))

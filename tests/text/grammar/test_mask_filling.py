@@ -6,7 +6,12 @@ import numpy as np
 
 from jinfer.requests.structured_outputs import StructuredOutputs
 from jinfer.requests.token_masker import num_mask_words
+from jinfer.text.grammar import mask_filling
+from jinfer.text.grammar.grammar_compiler import GrammarCompiler
+from jinfer.text.grammar.library import llguidance
+from jinfer.text.grammar.limits import GrammarLimits
 from jinfer.text.grammar.mask_filling import fill_masks
+from tests.text.grammar.walking import good
 
 
 class FirstToken:
@@ -33,6 +38,28 @@ def test_each_row_is_what_its_masker_fills(demo):
         masker.fill(alone)
         np.testing.assert_array_equal(row, alone)
     assert rows[3].tolist() == [1] + [0] * (rows.shape[1] - 1)
+
+
+def test_threads_fill_rows_of_one_grammar_as_one_does(demo, monkeypatch):
+    compiler = GrammarCompiler(
+        demo.tokenizer,
+        vocab_size=demo.vocab_size,
+        eos_token_ids=demo.eos_token_ids,
+        limits=GrammarLimits(num_lexers=4),
+    )
+    outputs = StructuredOutputs(json={"type": "array", "items": {"type": "string", "maxLength": 9}})
+    draw = random.Random(0)
+    maskers = [good(compiler, outputs) for _ in range(24)]
+    for masker in maskers:
+        for _ in range(draw.randrange(12)):
+            masker.accept(draw.choice(sorted(demo.allows(masker))))
+    rows = np.zeros((2, len(maskers), num_mask_words(demo.vocab_size)), np.uint32)
+    for words, num_threads in zip(rows, (1, 4), strict=True):
+        monkeypatch.setattr(mask_filling, "_executor", lambda num=num_threads: llguidance().LLExecutor(num))
+        assert all(fill_masks(maskers, words))
+    compiler.close()
+    np.testing.assert_array_equal(rows[0], rows[1])
+    assert len(np.unique(rows[0], axis=0)) > 3, "rows in different states"
 
 
 def test_a_failed_row_harms_no_other(demo):
