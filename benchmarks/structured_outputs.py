@@ -37,6 +37,7 @@ ORDER = {
     "required": ["id", "status", "to", "lines"],
     "additionalProperties": False,
 }
+SHORT_STRING = {"type": "string", "maxLength": 20}
 TOOLS = {
     "anyOf": [
         {"type": "object", "properties": {f"p{tool}_{i}": ORDER["properties"]["to"] for i in range(8)}}
@@ -49,6 +50,7 @@ GRAMMARS = {
     "64 tools": StructuredOutputs(json=TOOLS),
     "enum of 5,000": StructuredOutputs(json={"enum": [f"value {i * 7919}" for i in range(5000)]}),
     "choice of 1,000": StructuredOutputs(choice=[f"choice {i * 7919}" for i in range(1000)]),
+    "short strings": StructuredOutputs(json={"type": "array", "items": SHORT_STRING, "minItems": 100}),
     "expression": StructuredOutputs(regex=r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}Z"),
 }
 NUM_STEPS = 60
@@ -75,8 +77,10 @@ def main() -> None:
     masker = compiled(compiler, GRAMMARS["nested schema"])
     masker.matcher()
     show("copy", "us", *[cpu_s(masker.copy) * 1e6 for _ in range(100)])
-    for num_rows in (1, 64, 256):
-        walk(masker, num_rows, options.vocab_size, eos_token_ids)
+    for name in ("nested schema", "short strings"):
+        for num_rows in (1, 64, 256):
+            start = partial(compiled, compiler, GRAMMARS[name])
+            walk(f"{num_rows} rows, {name}", start, num_rows, options.vocab_size)
     compiler.close()
 
 
@@ -90,19 +94,19 @@ def compiled(compiler: GrammarCompiler, outputs: StructuredOutputs) -> GrammarMa
     return masker
 
 
-def walk(masker: GrammarMasker, num_rows: int, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+def walk(name: str, start: Callable[[], GrammarMasker], num_rows: int, vocab_size: int) -> None:
     """Random outputs of all rows at once; a row that is finished begins anew."""
     draw = np.random.default_rng(0)
-    maskers = [masker.copy() for _ in range(num_rows)]
+    maskers = [start() for _ in range(num_rows)]
     words = np.zeros((num_rows, num_mask_words(vocab_size)), np.uint32)
     fills, accepts = [], []
     for _ in range(NUM_STEPS):
         fills.append(cpu_s(partial(fill_masks, maskers, words)) * 1e6)
         token_ids = [chosen(row, draw) for row in words]
         accepts.append(cpu_s(partial(accept, maskers, token_ids)) * 1e6)
-        maskers = [masker.copy() if one.is_finished else one for one in maskers]
-    show(f"fill, {num_rows} rows", "us", *fills)
-    show(f"accept, {num_rows} rows", "us", *accepts)
+        maskers = [start() if one.is_finished else one for one in maskers]
+    show(f"fill, {name}", "us", *fills)
+    show(f"accept, {name}", "us", *accepts)
 
 
 def chosen(words: np.ndarray, draw: np.random.Generator) -> int:
