@@ -24,7 +24,7 @@ class Answer:
     """The part of an answer that has arrived."""
 
     def __init__(self) -> None:
-        self.chunk_times_s: list[float] = []  # of chunks with content
+        self.chunk_times_s: list[float] = []  # of chunks with a token
         self.usage: Mapping[str, Any] = {}
         self.finish_reason: str | None = None
         self.ended_s: float | None = None
@@ -43,12 +43,12 @@ class Answer:
             return
         try:
             chunk = json.loads(data)
-            is_error, has_content = bool(chunk.get("error")), self._read(chunk)
+            is_error, has_token = bool(chunk.get("error")), self._read(chunk)
         except (ValueError, TypeError, AttributeError) as error:
             raise AnswerError("malformed chunk", shown(data)) from error
         if is_error:
             raise AnswerError("error in the stream", error_message(chunk))
-        if has_content:
+        if has_token:
             self.chunk_times_s.append(time_s)
 
     def check(self) -> None:
@@ -75,25 +75,30 @@ class Answer:
         return value if isinstance(value, int) else None
 
     def _read(self, chunk: Mapping[str, Any]) -> bool:
-        """Takes what a chunk has to say; True where that is content."""
-        has_content = False
+        """Takes what a chunk has to say; True where that is a token."""
+        has_token = False
         for choice in chunk.get("choices") or ():
-            text, other = _content(choice)
+            text, is_token = _read_choice(choice)
             if text:
                 self._texts.append(text)
-            has_content = has_content or bool(text or other)
+            has_token = has_token or is_token
             self.finish_reason = choice.get("finish_reason") or self.finish_reason
         self.usage = chunk.get("usage") or self.usage
-        return has_content
+        return has_token
 
 
-def _content(choice: Mapping[str, Any]) -> tuple[str, bool]:
-    """The text of a choice, and whether it has content of another kind."""
+def _read_choice(choice: Mapping[str, Any]) -> tuple[str, bool]:
+    """The text of a choice, and whether it has a token: content of any kind, or an empty text that neither
+    begins nor ends the answer. A token that ends within a character has no text yet."""
     if "text" in choice:
-        return str(choice["text"] or ""), False
-    delta = choice.get("delta") or {}
-    content, *others = (delta.get(name) for name in DELTA_TEXTS)
-    return str(content or ""), any(others) or bool(delta.get("tool_calls"))
+        text, is_middle = choice["text"], True
+        others: list[Any] = []
+    else:
+        delta = choice.get("delta") or {}
+        text, *others = (delta.get(name) for name in (*DELTA_TEXTS, "tool_calls"))
+        is_middle = "role" not in delta
+    is_empty_token = text == "" and is_middle and choice.get("finish_reason") is None
+    return str(text or ""), bool(text) or any(others) or is_empty_token
 
 
 def error_message(body: Any) -> str:

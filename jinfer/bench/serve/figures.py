@@ -1,6 +1,6 @@
 """Figures of a load: rates, percentiles, goodput, failures. Plain Python.
 
-    TTFT       from sending a request to its first chunk with content
+    TTFT       from sending a request to its first chunk with a token
     ITL        between two such chunks, over the gaps of all requests
     E2E        from sending a request to the end of the answer
     TPOT       (E2E - TTFT) / (output tokens - 1)
@@ -84,7 +84,7 @@ def _counts(records: Sequence[RequestRecord]) -> dict[str, Any]:
         "num_failed": failures.total(),
         "failures": dict(sorted(failures.items(), key=lambda item: -item[1])),
         "num_without_usage": sum(record.num_output_tokens is None for record in ok),
-        "num_without_content": sum(not record.chunk_times_s for record in ok),
+        "num_without_tokens": sum(not record.chunk_times_s for record in ok),
     }
 
 

@@ -16,7 +16,7 @@ class RequestRecord:
 
     - `conversation`, `turn`: which of the workload, from 0.
     - `planned_s`: when it should have been sent; None where that was never known.
-    - `chunk_times_s`: when each chunk with content arrived.
+    - `chunk_times_s`: when each chunk with a token arrived, though its text may not be complete.
     - `ended_s`: when the answer was complete, or the failure known.
     - `num_*_tokens`: the server's usage; None where it does not say.
     - `failure`: the kind, and `message` what was said of it; None of an answer that is whole.
@@ -46,7 +46,7 @@ class RequestRecord:
 
     @property
     def ttft_s(self) -> float | None:
-        """Time from sending to the first chunk with content."""
+        """Time from sending to the first chunk with a token."""
         return None if self.sent_s is None or not self.chunk_times_s else self.chunk_times_s[0] - self.sent_s
 
     @property
@@ -65,7 +65,7 @@ class RequestRecord:
 
     @property
     def itl_s(self) -> list[float]:
-        """Times between chunks with content."""
+        """Times between chunks with a token."""
         times = self.chunk_times_s
         return [later - earlier for earlier, later in itertools.pairwise(times)]
 

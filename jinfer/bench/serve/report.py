@@ -45,8 +45,8 @@ def warnings(figures: Mapping[str, Any]) -> Iterator[str]:
             f"{figures['num_without_usage']} answers had no usage: their tokens are not counted, and they "
             "have no TPOT; the server ignores stream_options.include_usage"
         )
-    if figures["num_without_content"]:
-        yield f"{figures['num_without_content']} answers had no text: they have no TTFT"
+    if figures["num_without_tokens"]:
+        yield f"{figures['num_without_tokens']} answers had no tokens: they have no TTFT"
 
 
 def _counts(figures: Mapping[str, Any], examples: Mapping[str, str]) -> Iterator[str]:

@@ -12,6 +12,7 @@ from tests.bench.serve.mock_server import (
     DONE,
     MockServer,
     Reply,
+    delta_chunk,
     event,
     reply,
     run_virtually,
@@ -50,6 +51,21 @@ def test_chunks_have_the_time_at_which_they_come():
     assert answer.ended_s - sent_s == pytest.approx(0.4)
     assert answer.text == " 0 1 2 3"
     assert (answer.count("prompt_tokens"), answer.count("completion_tokens")) == (3, 4)
+
+
+def test_a_token_within_a_character_has_a_time_as_well():
+    """Its text is empty, and neither what begins an answer nor what ends it is a token."""
+    pieces = [
+        delta_chunk({"role": "assistant", "content": ""}),
+        delta_chunk({"content": ""}),
+        delta_chunk({"content": "\u20ac"}),
+        text_chunk(""),
+        text_chunk("", "length"),
+    ]
+    answer, error, sent_s = ask(lambda body: Reply((*((0.1, piece) for piece in pieces), (0, DONE))))
+    assert error is None
+    assert [time_s - sent_s for time_s in answer.chunk_times_s] == pytest.approx([0.2, 0.3, 0.4])
+    assert answer.text == "\u20ac"
 
 
 def test_an_event_may_be_cut_anywhere():

@@ -131,7 +131,7 @@ def test_doubts_are_said():
     assert "used 95% of a core" in said([record()], client_cpu_percent=95.0)
     assert "saw 1 event of 100 70 ms late or more" in said([record()], p99_lag_ms=70.0)
     assert "1 answers had no usage" in said([record(num_output_tokens=None)])
-    assert "1 answers had no text" in said([record(chunk_times_s=())])
+    assert "1 answers had no tokens" in said([record(chunk_times_s=())])
 
 
 def test_a_record_goes_through_json():
