@@ -1,7 +1,6 @@
 """The engine alone, in a process of its own: reads what to measure as JSON from stdin, and prints a line for
 the circumstances and one for each case."""
 
-import dataclasses
 import itertools
 import json
 import random
@@ -88,7 +87,8 @@ def decode_steps(parts: EngineParts, case: Case) -> Figures:
         )
     fields: Mapping[str, dict[str, Any]] = {"plain_step_ms": {}, "penalties_step_ms": ALL_PENALTIES}
     for sampling in fields.values():  # compiled with the first request that needs it
-        _step_ms(parts, dataclasses.replace(case, output_len=64), sampling)
+        session = _session(parts, sampling=sampling)
+        session.run([Lengths(case.prompt_len, WARM_UP_TOKENS)] * case.num_requests)
     turns = [
         {name: _step_ms(parts, case, sampling) for name, sampling in fields.items()}
         for _ in range(case.repeats)
@@ -106,6 +106,11 @@ def _step_ms(parts: EngineParts, case: Case, sampling: Mapping[str, Any]) -> flo
     )
     session.run(case.lengths)
     gaps = [later - earlier for earlier, later in itertools.pairwise(times) if earlier and later]
+    if not gaps:
+        raise ConfigError(
+            f"{case.id}: no two steps gave all {case.num_requests} rows a token: the first rows ended before "
+            f"the last began; raise --output-len {case.output_len}"
+        )
     return round(statistics.median(gaps) * 1e3, 4)
 
 

@@ -98,6 +98,11 @@ def test_rows_that_do_not_run_together_are_refused(parts):
         offline.measured(parts, sized(CASES[PENALTIES], **{**SMALL, "num_requests": 3}))
 
 
+def test_rows_that_never_decode_together_have_no_step_time(parts):
+    with pytest.raises(ConfigError, match="all 2 rows a token.*raise --output-len 1"):
+        offline.measured(parts, sized(CASES[PENALTIES], **{**SMALL, "output_len": 1}))
+
+
 def test_the_cases_of_a_server_are_recorded(server, tmp_path, monkeypatch, capsys):
     """The command, with this server in place of one that it starts, and the engine alone as if it had run."""
 
