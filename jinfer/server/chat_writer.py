@@ -26,6 +26,9 @@ from jinfer.text.output_parsing.deltas import join
 
 TOOL_CALLS = "tool_calls"
 
+NOTHING = Piece(0, "", (), None, None, None)
+"""Before the first piece."""
+
 
 class ChatWriter:
     """Answers as chunks, or together. Each choice has a parser of its own."""
@@ -91,12 +94,12 @@ class ChatWriter:
             prompt_logprobs=prompt_logprobs_body(self._generation.requests[0], self._texts),
         )
 
-    def _usage(self) -> UsageBody:
+    def _usage(self, last: Piece | None = None) -> UsageBody:
         num_reasoning_tokens = sum(parser.num_reasoning_tokens for parser in self._parsers)
-        return usage_body(self._generation.usage(), num_reasoning_tokens=num_reasoning_tokens)
+        return usage_body(self._generation.usage(last), num_reasoning_tokens=num_reasoning_tokens)
 
     def _role(self, index: int) -> bytes:
-        usage = self._usage() if self._has_every_usage else None
+        usage = self._usage(NOTHING) if self._has_every_usage else None
         return self._frames.chunk(index, encode(role_body(has_tools=self._has_tools)), usage=usage)
 
     def _chunks(self, piece: Piece) -> bytes:
@@ -119,7 +122,7 @@ class ChatWriter:
             finish_reason=self._finish_reason(piece),
             stop_reason=piece.stop_reason,
             more=b',"token_ids":' + encode(piece.token_ids) if self._body.return_token_ids else b"",
-            usage=self._usage() if self._has_every_usage else None,
+            usage=self._usage(piece) if self._has_every_usage else None,
         )
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> ChatChoice:

@@ -89,7 +89,7 @@ class CompletionWriter:
             finish_reason=piece.finish_reason,
             stop_reason=piece.stop_reason,
             more=b',"token_ids":' + encode(piece.token_ids) if self._body.return_token_ids else b"",
-            usage=usage_body(self._generation.usage()) if self._has_every_usage else None,
+            usage=usage_body(self._generation.usage(piece)) if self._has_every_usage else None,
         )
 
     def _choice(self, index: int, pieces: Sequence[Piece]) -> CompletionChoice:

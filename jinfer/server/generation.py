@@ -22,6 +22,7 @@ class Piece(NamedTuple):
     Choices are counted over all prompts: choice i of n is completion i % n of prompt i // n. `logprobs` are
     those of the token, where they were asked for, the sampled one's included. `placed_tokens` are the markers
     of the model's format that were not in an earlier piece, with their places in the text from its beginning.
+    `num_output_tokens` are those of all choices up to this piece.
     """
 
     choice: int
@@ -31,6 +32,7 @@ class Piece(NamedTuple):
     finish_reason: FinishReason | None
     stop_reason: str | int | None
     placed_tokens: tuple[PlacedToken, ...] = ()
+    num_output_tokens: int = 0
 
 
 class Usage(NamedTuple):
@@ -84,6 +86,7 @@ class Generation:
         self._on_close = on_close
         self._metrics = metrics
         self._has_client_left = False
+        self._num_output_tokens = 0
         sequences = [sequence for request in queue.requests for sequence in request.sequences]
         self._choices = {sequence: TakenChoice(index, sequence) for index, sequence in enumerate(sequences)}
         self._watcher: asyncio.Task[None] | None = asyncio.create_task(self._watch(receive))
@@ -98,11 +101,11 @@ class Generation:
         """Completions over all prompts."""
         return len(self._choices)
 
-    def usage(self) -> Usage:
-        """Tokens of the pieces that were taken so far."""
+    def usage(self, last: Piece | None = None) -> Usage:
+        """Tokens of the pieces that were taken so far, or of those up to `last`."""
         return Usage(
             num_prompt_tokens=sum(len(request.prompt_token_ids) for request in self.requests),
-            num_output_tokens=sum(choice.num_tokens for choice in self._choices.values()),
+            num_output_tokens=self._num_output_tokens if last is None else last.num_output_tokens,
             num_cached_tokens=sum(request.num_cached_tokens or 0 for request in self.requests),
         )
 
@@ -165,17 +168,22 @@ class Generation:
             self._count_token(choice, now)
         if output.finish_reason is None:
             assert output.token_id is not None, "an output without a token that is no end"
-            return Piece(choice.index, text, (output.token_id,), logprobs, None, None, placed)
+            return Piece(
+                *(choice.index, text, (output.token_id,), logprobs, None, None, placed),
+                num_output_tokens=self._num_output_tokens,
+            )
         if output.finish_reason is FinishReason.ERROR:
             raise _error_of(sequence)
         self._count_end(choice, output.finish_reason, now)
         token_ids = () if output.token_id is None else (output.token_id,)
         return Piece(
-            *(choice.index, text, token_ids, logprobs, output.finish_reason, sequence.stop_reason, placed)
+            *(choice.index, text, token_ids, logprobs, output.finish_reason, sequence.stop_reason, placed),
+            num_output_tokens=self._num_output_tokens,
         )
 
     def _count_token(self, choice: TakenChoice, now: float) -> None:
         choice.num_tokens += 1
+        self._num_output_tokens += 1
         if choice.last_token_time is not None:
             self._metrics.inter_token_latency.observe(now - choice.last_token_time)
         elif self.first_token_time is None:

@@ -10,9 +10,9 @@ class PromptGeneration(Generation):
     """A generation of requests of one token each, which the engine computes with the prompt and which is left
     out here."""
 
-    def usage(self) -> Usage:
+    def usage(self, last: Piece | None = None) -> Usage:
         """Tokens of the prompts alone."""
-        return super().usage()._replace(num_output_tokens=0)
+        return super().usage(last)._replace(num_output_tokens=0)
 
     async def take(self) -> list[Piece]:
         """Waits for pieces without tokens, one for each choice. Raises what `Generation.take` raises."""

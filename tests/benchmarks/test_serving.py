@@ -99,7 +99,7 @@ def test_rows_that_do_not_run_together_are_refused(parts):
 
 
 def test_rows_that_never_decode_together_have_no_step_time(parts):
-    with pytest.raises(ConfigError, match="all 2 rows a token.*raise --output-len 1"):
+    with pytest.raises(ConfigError, match=r"all 2 rows a token.*raise --output-len 1"):
         offline.measured(parts, sized(CASES[PENALTIES], **{**SMALL, "output_len": 1}))
 
 

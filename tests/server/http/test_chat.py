@@ -105,5 +105,15 @@ def test_what_load_generators_send_is_accepted(http):
     }
     body |= {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
     chunks = events(http.post("/v1/chat/completions", json={**body, "temperature": 0.0}).text)
-    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [1, 1, 2, 3, 4, 4]
+    assert [chunk["usage"]["completion_tokens"] for chunk in chunks] == [0, 1, 2, 3, 4, 4]
     assert json.dumps(chunks[0]["choices"][0]["delta"]["role"]) == '"assistant"'
+
+
+def test_each_chunk_counts_the_tokens_up_to_its_own_where_many_come_at_once(played, player):
+    player.play("<think>So.</think>Yes.")
+    options = {"stream": True, "stream_options": {"include_usage": True, "continuous_usage_stats": True}}
+    chat = played.chat.completions.create(model=MODEL, messages=MESSAGES, **options)
+    text = played.completions.create(model=MODEL, prompt="Well?", **options)
+    num_tokens = len("So.Yes.") + 2  # a token each byte and each marker
+    assert [chunk.usage.completion_tokens for chunk in chat] == [*range(num_tokens + 1), num_tokens]
+    assert [chunk.usage.completion_tokens for chunk in text] == [*range(1, num_tokens + 1), num_tokens]

@@ -140,7 +140,7 @@ def test_every_chunk_may_have_the_counts(http):
         "prompt": PROMPT,
         "stream": True,
         "stream_options": {"include_usage": True, "continuous_usage_stats": True},
-        "return_token_ids": True,  # a chunk has several where the engine is faster than the front
+        "return_token_ids": True,
         **GREEDY,
     }
     *chunks, last = events(http.post("/v1/completions", json=body).text)
