@@ -130,7 +130,8 @@ class CompilerOptions:
     """When to compile what steps in two halves need: those with penalties, biases, allowed or bad words,
     structured outputs, or processed log probabilities. It takes about as long as the start does. "on_demand"
     lets the first request that asks wait for it, while others go on; "in_background" begins when the engine
-    has started, as a server does; "at_start" lets the start wait, so that no request does."""
+    has started, as a server does; "at_start" lets the start wait, so that no request does. It always waits
+    for a model whose generation_config.json has a repetition_penalty."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -23,7 +23,6 @@ ONE: tuple[Any, ...] = (1,)
 EMPTY: tuple[Any, ...] = ([], {}, "", ())
 
 CHANGES_GREEDY_TOKENS: Mapping[str, tuple[Any, ...]] = {
-    "repetition_penalty": ONE,
     "encoder_repetition_penalty": ONE,
     "no_repeat_ngram_size": OFF,
     "encoder_no_repeat_ngram_size": OFF,
@@ -109,8 +108,8 @@ class GenerationConfig:
                 )
             else:
                 defaults[name] = value
-        if defaults:
-            taken = ", ".join(f"{name}={value}" for name, value in defaults.items())
+        if said := {name: value for name, value in defaults.items() if value != MODEL_DEFAULTS[name]}:
+            taken = ", ".join(f"{name}={value}" for name, value in said.items())
             is_greedy = self.entries.get("do_sample") is False
             greedy = "; transformers' generate is greedy, as it says do_sample=False: ask for temperature=0"
             logger.info("sampling defaults from %s: %s%s", self.file, taken, greedy if is_greedy else "")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import jax
 
-from jinfer.config import EngineConfig, EngineLimits
+from jinfer.config import CompilerOptions, EngineConfig, EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
 from jinfer.errors import InsufficientMemoryError
@@ -197,6 +197,14 @@ def _parts(
     )
 
 
+def _compiler_options(loaded: LoadedModel, given: CompilerOptions) -> CompilerOptions:
+    """The options, by which the start waits for steps in two halves where every request needs them: by a
+    model's own default."""
+    if loaded.sampling_defaults.get("repetition_penalty", 1) == 1:
+        return given
+    return dataclasses.replace(given, compile_split_steps="at_start")
+
+
 def _executor(
     loaded: LoadedModel, memory: MemoryPlan, config: EngineConfig, placement: Placement
 ) -> Executor:
@@ -210,7 +218,7 @@ def _executor(
             limits=limits,
             new_state=functools.partial(placement.zeros, state),
             placement=placement,
-            compiler=config.compiler,
+            compiler=_compiler_options(loaded, config.compiler),
             has_prefix_updates=config.cache.prefix_caching,
             progress=config.progress,
         )

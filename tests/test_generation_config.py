@@ -66,6 +66,15 @@ def test_defaults_are_said(caplog) -> None:
     )
 
 
+def test_a_repetition_penalty_is_a_default_as_in_transformers(caplog) -> None:
+    assert config(repetition_penalty=1.05).sampling_defaults() == {"repetition_penalty": 1.05}
+    assert "repetition_penalty=1.05" in said(caplog, repetition_penalty=1.05)
+
+
+def test_defaults_that_change_nothing_are_not_said(caplog) -> None:
+    assert said(caplog, temperature=1.0, top_p=1, top_k=0, min_p=0.0, repetition_penalty=1.0) == ""
+
+
 def test_defaults_hold_whatever_do_sample_says_and_that_is_said(caplog) -> None:
     assert config(temperature=0.6, do_sample=False).sampling_defaults() == {"temperature": 0.6}
     assert "do_sample=False: ask for temperature=0" in said(caplog, temperature=0.6, do_sample=False)
@@ -89,6 +98,8 @@ def test_defaults_hold_whatever_do_sample_says_and_that_is_said(caplog) -> None:
         {"min_p": -0.1},
         {"min_p": 2},
         {"min_p": {}},
+        {"repetition_penalty": 0.0},
+        {"repetition_penalty": "1.3"},
     ],
 )
 def test_a_default_that_no_request_could_ask_for_is_left_out_with_a_warning(entry: dict, caplog) -> None:
@@ -103,7 +114,6 @@ def test_a_default_that_no_request_could_ask_for_is_left_out_with_a_warning(entr
 # --- what is not applied
 
 NOT_APPLIED = {
-    "repetition_penalty": 1.3,
     "encoder_repetition_penalty": 1.3,
     "no_repeat_ngram_size": 2,
     "encoder_no_repeat_ngram_size": 2,
@@ -155,7 +165,7 @@ def test_what_changes_sampled_tokens_or_the_end_is_said(name: str, caplog) -> No
 
 @pytest.mark.parametrize("value", ["1.3", [1.3], -1, 0.0])
 def test_a_value_of_any_type_that_is_not_neutral_is_said(value: Any, caplog) -> None:
-    assert f"repetition_penalty={value!r}" in said(caplog, repetition_penalty=value)
+    assert f"encoder_repetition_penalty={value!r}" in said(caplog, encoder_repetition_penalty=value)
 
 
 def test_what_is_for_beams_is_said_beside_them_alone(caplog) -> None:
@@ -167,7 +177,7 @@ def test_what_is_for_beams_is_said_beside_them_alone(caplog) -> None:
 
 def test_neutral_entries_are_not_said(caplog) -> None:
     neutral = {
-        "repetition_penalty": 1.0,
+        "encoder_repetition_penalty": 1.0,
         "no_repeat_ngram_size": 0,
         "num_beams": 1,
         "bad_words_ids": None,

@@ -19,11 +19,13 @@ def new_logits_rules(
     stop_token_ids: Collection[int],
     vocab_size: int,
 ) -> LogitsRules | None:
-    """The rules; None where nothing is asked for. `bad_words` are those of the parameters.
+    """The rules; None where nothing is asked for. `params` have the model's defaults, and `bad_words` are
+    theirs.
 
     Raises RequestError for an id outside the vocabulary, and where no token is left: of all that are allowed,
     or of those that end no output where min_tokens needs one.
     """
+    assert params.repetition_penalty is not None, "`with_defaults` fills it in"
     if not _asks_for_rules(params):
         return None
     for name, token_ids in (

@@ -35,7 +35,7 @@ MIN_REPETITION_PENALTY, MAX_REPETITION_PENALTY = 0.001, 1000
 # Per sequence, the end-of-sequence ids included: the device keeps as many for min_tokens.
 MAX_STOP_TOKEN_IDS = 16
 
-MODEL_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+MODEL_DEFAULTS = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 INTEGERS = {
     "n": (1, MAX_N),
@@ -56,9 +56,7 @@ REALS = {
 }
 """Names with their bounds; the lower one of top_p is no value itself."""
 SWITCHES = ("include_stop_str_in_output", "ignore_eos", "skip_special_tokens")
-OPTIONAL = {
-    *("temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "logprobs", "prompt_logprobs"),
-}
+OPTIONAL = {*MODEL_DEFAULTS, "seed", "max_tokens", "logprobs", "prompt_logprobs"}
 LogprobsMode = Literal["raw_logprobs", "processed_logprobs"]
 
 
@@ -68,8 +66,8 @@ class SamplingParams:
     its rule.
 
     The kept tokens are those that pass every filter: top_k of the distribution at `temperature`, then top_p
-    of what top_k left, and min_p. `None` in temperature, top_p, top_k and min_p means the model's
-    generation_config.json, or 1, 1, 0 and 0 where that says nothing.
+    of what top_k left, and min_p. `None` in temperature, top_p, top_k, min_p and repetition_penalty means the
+    model's generation_config.json, or 1, 1, 0, 0 and 1 where that says nothing.
     """
 
     n: int = 1
@@ -114,7 +112,7 @@ class SamplingParams:
     """-2 to 2: subtracted from the logit of each token that is in the output."""
     frequency_penalty: float = 0.0
     """-2 to 2: subtracted from the logit of a token as often as it is in the output."""
-    repetition_penalty: float = 1.0
+    repetition_penalty: float | None = None
     """0.001 to 1000: divides the logit of each token that is in the prompt or the output where it is above 0,
     and multiplies it below."""
     logit_bias: Mapping[int, float] | None = None

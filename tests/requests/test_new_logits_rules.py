@@ -14,7 +14,8 @@ EOS_ID = 2
 
 
 def rules(bad: BadWords | None = None, **params) -> LogitsRules | None:
-    return new_logits_rules(SamplingParams(**params), bad, stop_token_ids={EOS_ID}, vocab_size=VOCAB_SIZE)
+    resolved = SamplingParams(**params).with_defaults({})
+    return new_logits_rules(resolved, bad, stop_token_ids={EOS_ID}, vocab_size=VOCAB_SIZE)
 
 
 def allowed(found: LogitsRules | None) -> set[int]:

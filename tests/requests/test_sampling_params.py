@@ -89,7 +89,7 @@ def test_an_integer_is_no_real(name, value):
     refused(f"{name}=", **{name: value})
 
 
-@pytest.mark.parametrize("name", ["n", "min_tokens", "presence_penalty", "repetition_penalty"])
+@pytest.mark.parametrize("name", ["n", "min_tokens", "presence_penalty", "frequency_penalty"])
 def test_what_has_no_absence_refuses_none(name):
     refused(f"{name}=None", **{name: None})
 
@@ -198,7 +198,7 @@ def test_collections_of_integers_that_are_no_token_ids_are_refused(name, value):
 
 
 def test_rules_of_logits_are_off_unless_they_are_given():
-    params = SamplingParams()
+    params = SamplingParams().with_defaults({})
     assert (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0.0, 0.0, 1.0)
     assert (params.logit_bias, params.allowed_token_ids, params.bad_words) == (None, None, None)
     assert (params.prompt_logprobs, params.structured_outputs) == (None, None)
