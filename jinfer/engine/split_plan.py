@@ -50,7 +50,8 @@ class SplitExecutor(StepExecutor, Protocol):
         """Starts the first half of a step and returns at once, with its handle. `choose` must follow."""
 
     def new_masks(self, num_rows: int) -> NDArray[np.uint32]:
-        """uint32 [num_rows or more, words], whose first rows are to be filled for `choose`."""
+        """uint32 [num_rows or more, words], whose first rows are to be filled for `choose`. All steps that
+        have masks must have been read: theirs may be written over."""
 
     def choose(self, handle: Any, masks: StepMasks | None) -> None:
         """Starts the second half: tokens are chosen, under the masks of some rows."""

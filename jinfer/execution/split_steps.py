@@ -50,6 +50,9 @@ class SplitSteps:
         self._prepared: dict[SplitKind, Future[None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jinfer-split-steps")
         self._state: LogitsState | None = None
+        self._masks: dict[
+            int, np.ndarray
+        ] = {}  # by how many are sent at a time: new pages of memory are slow
         self._is_closed = threading.Event()
         self._closing = threading.RLock()  # a finalizer may close in the thread that compiles
 
@@ -143,9 +146,14 @@ class SplitSteps:
         self._state = state._replace(step_masks=send(state.step_masks, targets, masks.words))
 
     def new_masks(self, num_rows: int) -> np.ndarray:
-        """uint32 [as many as are sent at a time, words], whose first `num_rows` are to be filled."""
+        """uint32 [as many as are sent at a time, words], whose first `num_rows` are to be filled. They are
+        those of an earlier step, which must have been read: its tokens are there when its masks are not
+        needed any more."""
         size = next(size for size in self._programs.mask_counts if size >= num_rows)
-        return np.empty((size, self._programs.logits_state.step_masks.shape[1]), np.uint32)
+        if size not in self._masks:
+            num_words = self._programs.logits_state.step_masks.shape[1]
+            self._masks[size] = np.zeros((size, num_words), np.uint32)
+        return self._masks[size]
 
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""
