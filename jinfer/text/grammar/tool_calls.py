@@ -3,12 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinfer.errors import RequestError, shown
 from jinfer.requests.structured_outputs import StructuredOutputs
 from jinfer.text.grammar.grammar_list import Grammar, as_text, grammars_of, schema_grammar
 from jinfer.text.grammar.lark import ANY_TEXT, is_token, quoted, sequence, symbols
+from jinfer.text.grammar.named_arguments import NamedArgumentRules
 from jinfer.text.grammar.tool_call_format import ToolCallFormat
 
 NO_PARAMETERS = {"type": "object", "properties": {}, "additionalProperties": False}
@@ -53,9 +54,10 @@ def tool_call_grammar(
     required, none is strict, and there is no rule for text.
 
     tools: in the form of OpenAI's "tools". A strict tool's arguments fit its schema, and so do those of any
-    tool that must be called; others are any JSON object. added_tokens: the tokenizer's, by their texts.
-    text: the rule of a text that stands for calls; none stands before them then. Raises RequestError for a
-    malformed tool, and for a name that is no tool's.
+    tool that must be called; others are any JSON object, or, where the format writes arguments by name, any
+    values of those that the schema names. added_tokens: the tokenizer's, by their texts. text: the rule of a
+    text that stands for calls; none stands before them then. Raises RequestError for a malformed tool, for a
+    name that is no tool's, and for a schema whose arguments the format cannot write.
     """
     known = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
     is_required = choice.is_forced
@@ -68,13 +70,10 @@ def tool_call_grammar(
         raise RequestError(
             f"tool_choice asks for {asked}, and the tools are {names}; give the tool, or name one"
         )
-    bodies = [
-        {**_arguments(tool, index, must_fit=is_required or tool.is_strict), "name": f"arguments_{index}"}
-        for index, tool in enumerate(offered)
-    ]
+    arguments = _arguments(call_format, offered, must_fit=is_required)
     functions = [
-        f"{quoted(tool.name)} {sequence(call_format.middle, added_tokens)} @arguments_{index}"
-        for index, tool in enumerate(offered)
+        f"{quoted(tool.name)} {sequence(call_format.middle, added_tokens)} {symbols}"
+        for tool, symbols in zip(offered, arguments.symbols, strict=True)
     ]
     texts = [] if text is None or is_required else _named(grammars_of(text, added_tokens))
     rules = [
@@ -89,8 +88,11 @@ def tool_call_grammar(
             added_tokens=added_tokens,
         ),
         f"function: {' | '.join(functions)}",
+        *(f"{name}: {body}" for name, body in arguments.rules.items()),
     ]
-    return StructuredOutputs(grammar=as_text([{"lark_grammar": "\n".join(rules)}, *bodies, *texts]))
+    return StructuredOutputs(
+        grammar=as_text([{"lark_grammar": "\n".join(rules)}, *arguments.grammars, *texts])
+    )
 
 
 def _named(grammars: list[Grammar]) -> list[Grammar]:
@@ -118,7 +120,35 @@ def _bad_tool(message: str) -> RequestError:
     return RequestError(message, param="tools")
 
 
-def _arguments(tool: Tool, index: int, *, must_fit: bool) -> Mapping[str, Any]:
+class _Arguments(NamedTuple):
+    """The symbols of each tool's arguments, and the rules and grammars to which they refer."""
+
+    symbols: list[str]
+    rules: dict[str, str]
+    grammars: list[Grammar]
+
+
+def _arguments(call_format: ToolCallFormat, tools: Sequence[Tool], *, must_fit: bool) -> _Arguments:
+    found = _Arguments([], {}, [])
+    for index, tool in enumerate(tools):
+        tool_must_fit = must_fit or tool.is_strict
+        if call_format.named_arguments is None:
+            name = f"arguments_{index}"
+            found.grammars.append({**_json_arguments(tool, must_fit=tool_must_fit), "name": name})
+            found.symbols.append(f"@{name}")
+        else:
+            named = NamedArgumentRules(
+                call_format.named_arguments,
+                found.rules,
+                tool=tool.name,
+                parameters=tool.parameters,
+                name=f"a{index}",  # short, for a grammar has a bounded size and some names for each property
+            )
+            found.symbols.append(named.symbols(must_fit=tool_must_fit))
+    return found
+
+
+def _json_arguments(tool: Tool, *, must_fit: bool) -> Grammar:
     schema = {"type": "object", **tool.parameters} if must_fit else {"type": "object"}
     return schema_grammar(f"the parameters of the tool {tool.name!r}", schema)
 
@@ -129,7 +159,7 @@ def _start(call_format: ToolCallFormat, *, is_required: bool, added_tokens: Mapp
     if is_required:
         return [f"start: {trigger} calls"]
     if not call_format.may_follow_text:
-        return [f"start: {trigger} calls | OTHER?", rf"OTHER: /[^{call_format.trigger[0]}\s](.|\n)*/"]
+        return [f"start: {trigger} calls | OTHER?", rf"OTHER: /[^\{call_format.trigger[0]}\s](.|\n)*/"]
     text = f"TEXT: {ANY_TEXT}"
     if is_token(symbols(call_format.trigger, added_tokens)[0]):
         return [f"start: TEXT ({trigger} calls)?", text]

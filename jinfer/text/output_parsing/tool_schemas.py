@@ -19,15 +19,19 @@ class ToolSchemas:
             if isinstance(function, Mapping) and isinstance(name := function.get("name"), str):
                 self._parameters[name] = _mapping(function.get("parameters"))
 
+    def types(self, tool: str, argument: str) -> set[str]:
+        """The JSON types of an argument; none where the schema does not say."""
+        parameters = self._parameters.get(tool, {})
+        schema = _mapping(parameters.get("properties")).get(argument)
+        return _types(schema, parameters, set())
+
     def typed(self, tool: str, argument: str, text: str) -> Any:
         """The value of an argument that is written as bare text.
 
         The text itself if the tool or the argument is unknown, if the schema allows a string, or if the text
         is no value of any type that it allows.
         """
-        parameters = self._parameters.get(tool, {})
-        schema = _mapping(parameters.get("properties")).get(argument)
-        types = _types(schema, parameters, set())
+        types = self.types(tool, argument)
         if not types or "string" in types:
             return text
         found = _as_boolean_or_null(text, types)

@@ -187,6 +187,26 @@ def test_what_is_forced_is_a_grammar_of_the_whole_answer(played, player, fields)
     assert (choice.message.tool_calls is not None) == ("tools" in fields)
 
 
+@pytest.mark.parametrize(
+    ("parser", "written"), [("llama_pythonic", "city="), ("qwen3_coder", "<parameter=city>")]
+)
+def test_calls_whose_arguments_are_named_are_forced_where_all_have_names(player, parser, written):
+    options = ServerOptions(served_model_name=(MODEL,), grace_s=0, tool_call_parser=parser)
+    unnamed = {"type": "object", "additionalProperties": {"type": "string"}}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": unnamed}}]
+    player.play("Yes.<|im_end|>")
+    with (
+        running_server(player, options) as running,
+        openai.OpenAI(base_url=running.url + "/v1", api_key="none", max_retries=0) as client,
+    ):
+        create(client, tools=TOOLS, tool_choice="required")
+        asked = player.requests[-1].params.structured_outputs.grammar
+        with pytest.raises(openai.BadRequestError, match="name them in properties") as caught:
+            create(client, tools=tools, tool_choice="required")
+    assert written in asked
+    assert caught.value.param == "tools"
+
+
 @pytest.mark.parametrize("fields", [{}, {"tools": TOOLS}, {"tools": TOOLS, "tool_choice": "none"}])
 def test_what_is_not_forced_needs_no_grammar(played, player, fields):
     player.play(CALLS)

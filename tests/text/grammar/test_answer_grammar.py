@@ -10,7 +10,15 @@ from jinfer.requests.structured_outputs import StructuredOutputs
 from jinfer.text.grammar.answer_grammar import answer_grammar
 from jinfer.text.grammar.tool_calls import ToolChoice
 from jinfer.text.output_parsing.answer_parsing import AnswerParsing
-from jinfer.text.output_parsing.formats import FORMATS, HARMONY, HERMES, LLAMA3_JSON, PLAIN
+from jinfer.text.output_parsing.formats import (
+    FORMATS,
+    HARMONY,
+    HERMES,
+    LLAMA3_JSON,
+    LLAMA_PYTHONIC,
+    PLAIN,
+    QWEN3_CODER,
+)
 from jinfer.text.tokenizer import Tokenizer
 from tests.server.http.playing_engine import write_byte_tokenizer
 from tests.text.grammar.conftest import Model, model
@@ -98,6 +106,25 @@ def test_a_strict_tool_is_called_by_its_schema_or_not(bytes_model):
     assert not whole(bytes_model, WRONG, tools=STRICT)
 
 
+NAMED = {
+    LLAMA_PYTHONIC: '[weather(city="{city}")]',
+    QWEN3_CODER: "<tool_call>\n<function=weather>\n<parameter=city>\n{city}\n</parameter>\n"
+    "</function>\n</tool_call>",
+}
+
+
+@pytest.mark.parametrize("response_format", NAMED, ids=lambda one: one.name)
+def test_a_call_whose_arguments_are_named_comes(bytes_model, response_format):
+    call, asked = NAMED[response_format], {"response_format": response_format}
+    for choice, tools in ((WEATHER, TOOLS), (REQUIRED, TOOLS), (NO_CHOICE, STRICT)):
+        assert whole(bytes_model, call.format(city="Oslo"), tools=tools, choice=choice, **asked)
+        assert whole(
+            bytes_model, f"<think>Hm.</think>{call.format(city='Oslo')}", tools=tools, choice=choice, **asked
+        )
+        assert not whole(bytes_model, call.format(city="Rome"), tools=tools, choice=choice, **asked)
+        assert whole(bytes_model, "Yes.", tools=tools, choice=choice, **asked) == (choice is NO_CHOICE)
+
+
 @pytest.mark.parametrize("tools", [TOOLS, STRICT])
 def test_beside_tools_a_structure_is_of_the_text_that_stands_for_calls(bytes_model, tools):
     asked = {"tools": tools, "structure": OBJECT}
@@ -113,7 +140,7 @@ def test_a_structure_may_be_grammars_of_its_own(bytes_model):
     assert whole(bytes_model, "5", structure=StructuredOutputs(grammar=listed), tools=TOOLS)
 
 
-FORCED = {"hermes", "llama3_json", "mistral", "deepseek_v3", "deepseek_v3_1"}
+FORCED = {"hermes", "qwen3_coder", "llama3_json", "llama_pythonic", "mistral", "deepseek_v3", "deepseek_v3_1"}
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -13,8 +13,10 @@ from jinfer.text.grammar.tool_call_format import (
     DEEPSEEK_V3_1,
     HERMES,
     LLAMA3_JSON,
+    LLAMA_PYTHONIC,
     MISTRAL,
     MISTRAL_LIST,
+    QWEN3_CODER,
     tool_call_format,
 )
 from jinfer.text.grammar.tool_calls import ToolChoice, tool_call_grammar
@@ -56,6 +58,12 @@ CALLS = {  # one call, and two
         '[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Rome"}}',
         ', {"name": "now", "arguments": {}}',
         "]",
+    ),
+    LLAMA_PYTHONIC: ('[weather(city="Rome")', ", now()", "]"),
+    QWEN3_CODER: (
+        "<tool_call>\n<function=weather>\n<parameter=city>\nRome\n</parameter>\n</function>\n</tool_call>",
+        "\n<tool_call>\n<function=now>\n</function>\n</tool_call>",
+        "",
     ),
     DEEPSEEK_V3_1: (
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>weather<｜tool▁sep｜>"  # noqa: RUF001
@@ -130,13 +138,14 @@ def test_strict_tools_are_strict_and_others_any_object(demo):
 @pytest.mark.parametrize("seed", range(5))
 @FORMATS
 def test_what_is_forced_is_what_the_parser_reads(demo, call_format, seed):
-    closing = [ids[0] for text in ('"', "}", '"}') if len(ids := demo.ids(text)) == 1]
+    closing = [ids[0] for text in ('"', "'", "}", '"}') if len(ids := demo.ids(text)) == 1]
     ids = random_walk(
         grammar(demo, call_format),
         random.Random(seed),
         vocab_size=demo.vocab_size,
         eos_token_ids=demo.eos_token_ids,
         closing_ids=closing,
+        ending_ids=demo.ids("\n</parameter>\n"),
     )
     parsed = parse(FORMATS_THAT_ARE_READ[call_format.name], demo.tokenizer.decode(ids), tools=TOOLS)
     assert parsed.tool_calls
@@ -192,4 +201,5 @@ def test_formats_by_name():
     assert tool_call_format("deepseek_v3", {}) is DEEPSEEK_V3
     assert tool_call_format("mistral", {"[TOOL_CALLS]", "[ARGS]"}) is MISTRAL
     assert tool_call_format("mistral", {"[TOOL_CALLS]"}) is MISTRAL_LIST
-    assert tool_call_format("qwen3_coder", {}) is None
+    assert tool_call_format("qwen3_coder", {}) is QWEN3_CODER
+    assert tool_call_format("harmony", {}) is None

@@ -54,19 +54,28 @@ def random_walk(
     vocab_size: int,
     eos_token_ids: Sequence[int],
     closing_ids: Sequence[int] = (),
+    ending_ids: Sequence[int] = (),
     max_tokens: int = 2000,
 ) -> list[int]:
     """The tokens of an output up to its end, without end-of-sequence tokens.
 
-    Half of the time a token of `closing_ids` is taken where one is allowed, so that random text ends.
+    Half of the time a token of `closing_ids` is taken where one is allowed, so that random text ends. Every
+    tenth time those of `ending_ids` are taken, one after the other, as far as they are allowed.
     """
     token_ids: list[int] = []
+    ending: list[int] = []
     while not masker.is_finished:
         assert len(token_ids) < max_tokens
         allowed = allowed_ids(masker, vocab_size)
         assert allowed
         closing = sorted(allowed.intersection(closing_ids))
         chosen = draw.choice(closing) if closing and draw.random() < 0.5 else draw.choice(sorted(allowed))
+        if ending_ids and not ending and draw.random() < 0.1:
+            ending = list(ending_ids)
+        if ending and ending[0] in allowed:
+            chosen = ending.pop(0)
+        else:
+            ending = []
         masker.accept(chosen)
         assert masker.error is None
         token_ids += [chosen] if chosen not in eos_token_ids else []
