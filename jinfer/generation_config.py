@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jinfer.entries import shown
 from jinfer.errors import RequestError, UnsupportedModelError
-from jinfer.models.entries import shown
 from jinfer.requests.sampling_params import MODEL_DEFAULTS, SamplingParams
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.hub import read_json

@@ -4,9 +4,9 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from jinfer.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
-from jinfer.models.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.models.rope_entries import read_rope
 
 logger = logging.getLogger(__name__)

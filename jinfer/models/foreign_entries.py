@@ -8,8 +8,8 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from jinfer.entries import Entries, shown
 from jinfer.models.config import ModelConfig
-from jinfer.models.entries import Entries, shown
 
 logger = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from jinfer.entries import Entries, shown
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig
-from jinfer.models.entries import Entries, shown
 from jinfer.models.families import llama, mistral, qwen2, qwen3
 from jinfer.models.foreign_entries import check_foreign_entries
 from jinfer.models.model import Model

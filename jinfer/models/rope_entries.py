@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
+from jinfer.entries import Entries, shown
 from jinfer.errors import UnsupportedModelError
-from jinfer.models.entries import Entries, shown
 from jinfer.models.rope_config import (
     DynamicRopeScaling,
     LinearRopeScaling,

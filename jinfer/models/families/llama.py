@@ -1,5 +1,6 @@
 """Llama 2, 3 and 3.1 (Touvron et al. 2023; Dubey et al. 2024), and what is built like them."""
 
+from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import (
     FULL,
@@ -8,7 +9,6 @@ from jinfer.models.config_entries import (
     read_layer_types,
     read_num_layers,
 )
-from jinfer.models.entries import Entries
 
 ARCHITECTURES = ("LlamaForCausalLM",)
 MODEL_TYPE = "llama"

@@ -1,5 +1,6 @@
 """Mistral 7B (Jiang et al. 2023) and what is built like it: Llama without biases, but with a window."""
 
+from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import (
     FamilyDefaults,
@@ -9,7 +10,6 @@ from jinfer.models.config_entries import (
     read_window,
     windows_by_type,
 )
-from jinfer.models.entries import Entries
 
 ARCHITECTURES = ("MistralForCausalLM",)
 MODEL_TYPE = "mistral"

@@ -1,9 +1,9 @@
 """Qwen2 and Qwen2.5 (Yang et al., "Qwen2 Technical Report", 2024): Llama with a bias on queries, keys and
 values."""
 
+from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_layer_windows
-from jinfer.models.entries import Entries
 
 ARCHITECTURES = ("Qwen2ForCausalLM",)
 MODEL_TYPE = "qwen2"

@@ -1,9 +1,9 @@
 """Qwen3 (Yang et al., "Qwen3 Technical Report", 2025): queries and keys are normalized before they are
 rotated."""
 
+from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_layer_windows
-from jinfer.models.entries import Entries
 
 ARCHITECTURES = ("Qwen3ForCausalLM",)
 MODEL_TYPE = "qwen3"
