@@ -90,6 +90,7 @@ def resolve_model(
     weights = (
         choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
     )
+    _say_what_is_quantized(weights, dtype)
     return ResolvedModel(
         model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params),
         dtype=dtype,
@@ -128,6 +129,16 @@ def _read_config(
     directory = resolve_model_directory(source, weights=needs_weights)
     raw = read_json(directory / "config.json")
     return directory, raw, read_model_config(raw)
+
+
+def _say_what_is_quantized(weights: FittedWeights | None, dtype: jnp.dtype) -> None:
+    if weights is not None and weights.quantized_as is not None:
+        logger.info(
+            "the weights are stored as %s, and served in %s: they are dequantized while they are loaded, and "
+            "take no less memory than others",
+            weights.quantized_as,
+            dtype,
+        )
 
 
 def _fitted_to_given(model: Model, params: Params | None) -> Model:

@@ -14,12 +14,12 @@ from jinfer.models.families import llama, mistral, qwen2, qwen3
 from jinfer.models.foreign_entries import check_foreign_entries
 from jinfer.models.model import Model
 from jinfer.models.params import decoder_params
+from jinfer.weights.formats.format_choice import read_format
 from pallas_kernels import Implementation
 
 logger = logging.getLogger(__name__)
 
 FAMILIES = (llama, qwen2, qwen3, mistral)
-QUANTIZATION_NAMES = "quantization_config", "compression_config"
 
 
 def known_architectures() -> dict[str, ModuleType]:
@@ -32,7 +32,7 @@ def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
     cannot run."""
     entries = Entries(raw)
     family = _family_of_entries(entries)
-    _check_not_quantized(entries)
+    read_format(raw)  # refuses what is quantized otherwise
     config = family.read_config(entries)
     check_foreign_entries(entries, config)
     return config
@@ -76,14 +76,3 @@ def _family_of(architecture: str) -> ModuleType:
             "(docs/adding_a_model.md says how to add one)"
         )
     return families[architecture.lower()]
-
-
-def _check_not_quantized(entries: Entries) -> None:
-    for name in QUANTIZATION_NAMES:
-        quantization = entries.object(name)
-        if quantization is not None:
-            method = quantization.text("quant_method", "an unnamed method")
-            raise UnsupportedModelError(
-                f"config.json has {name}: the weights are quantized with {method}, which jinfer cannot read "
-                "yet; use the model's unquantized checkpoint"
-            )

@@ -45,7 +45,7 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -
             faults[name] = error
             continue
         _warn_of_others(directory, name, sources.keys(), faults, chosen.specs)
-        warn_of_side_files(directory, raw)
+        warn_of_side_files(directory, raw, is_quantized=chosen.quantized_as is not None)
         return chosen
     first, *others = faults.values()
     if others:
@@ -62,7 +62,7 @@ def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict
     params = directory / PARAMS_DIRECTORY
     trees = find_trees(params) or ([params] if params.is_dir() else [])
     fits = {tree: functools.partial(_fit_tree, specs, tree) for tree in trees}
-    fits |= {origin: functools.partial(fit_checkpoint, specs, origin) for origin in origins}
+    fits |= {origin: functools.partial(fit_checkpoint, specs, origin, raw) for origin in origins}
     others = [tree for tree in find_trees(directory) if tree not in fits]
     fits |= {tree: functools.partial(_fit_tree, specs, tree) for tree in others}
     return {str(path.relative_to(directory)): fit for path, fit in fits.items()}

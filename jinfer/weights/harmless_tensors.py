@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jinfer.weights.param_spec import ParamSpecs
-from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, SafetensorsTensor
+from jinfer.weights.safetensors_file import SUPPORTED_DTYPES
+from jinfer.weights.tensor_source import StoredTensor
 
 T = TypeVar("T")
 BYTE, NARROW_FLOATS = "uint8", ("F8_E4M3", "F8_E5M2")  # whose zero is a byte of zeros
@@ -15,7 +16,7 @@ BIAS_SUFFIX, BIAS_LEAF = ".bias", "/bias"
 MAX_BIAS_BYTES = 2**24  # of a tensor that is read to compare it with zero; a row of any model is smaller
 
 
-def is_harmless(name: str, tensor: SafetensorsTensor, specs: ParamSpecs) -> bool:
+def is_harmless(name: str, tensor: StoredTensor, specs: ParamSpecs) -> bool:
     """True if the model computes the same with the tensor and without: it holds nothing, is a buffer that the
     model makes itself, or is a bias of zeros.
 
@@ -41,7 +42,7 @@ def _holds_nothing(path: str, leaf: Any, read: Callable[[Any], np.ndarray]) -> b
     return is_bias and not np.any(read(leaf))
 
 
-def _is_zero(tensor: SafetensorsTensor) -> bool:
+def _is_zero(tensor: StoredTensor) -> bool:
     dtype = SUPPORTED_DTYPES.get(
         tensor.dtype_name, BYTE if tensor.dtype_name.startswith(NARROW_FLOATS) else None
     )

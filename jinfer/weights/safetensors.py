@@ -2,10 +2,15 @@
 device."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from jinfer.placement import Placement
 from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.formats.checkpoint_format import dequantized
+from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
+from jinfer.weights.formats.format_choice import find_format
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params, raise_faults, unflatten
 from jinfer.weights.safetensors_directory import TensorFiles, find_tensors, open_source
@@ -25,17 +30,25 @@ def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement,
     return _load(specs, lay_out(specs, files), placement=placement, progress=progress)
 
 
-def fit_checkpoint(specs: ParamSpecs, origin: Path) -> FittedWeights:
+def fit_checkpoint(specs: ParamSpecs, origin: Path, raw: Mapping[str, Any]) -> FittedWeights:
     """The specs of a model with a head as it is stored, and where its weights are in the files of `origin`,
-    which is model.safetensors or an index.
+    which is model.safetensors or an index. The config.json `raw` says whether they are quantized.
 
     Nothing is read but headers, and what has to be looked at: the head beside the embedding of a tied model,
-    biases that the model does not have. Raises CheckpointError that names every tensor at fault.
+    biases that the model does not have, the order of groups. Raises CheckpointError that names every tensor
+    at fault, and UnsupportedModelError for a format that jinfer does not read.
     """
     files = open_source(origin)
+    stored_as = find_format(origin.parent, raw, files.tensors.keys())
+    quantized_as = None
+    if stored_as is not None:
+        files = dequantized(files, stored_as)
+        is_quantized = any(isinstance(tensor, DequantizedTensor) for tensor in files.tensors.values())
+        quantized_as = stored_as.title if is_quantized else None
     for path in _differing(specs, files):
         specs = untie(specs, path, stored_as=_tied_names(specs, path))
-    return FittedWeights(specs, functools.partial(_load, specs, lay_out(specs, files)))
+    load = functools.partial(_load, specs, lay_out(specs, files))
+    return FittedWeights(specs, load, quantized_as)
 
 
 def _load(specs: ParamSpecs, slices: list[TensorSlice], *, placement: Placement, progress: bool) -> Params:

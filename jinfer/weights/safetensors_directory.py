@@ -10,6 +10,7 @@ from typing import Any
 from jinfer.errors import CheckpointError, UnsupportedModelError
 from jinfer.weights.params import named
 from jinfer.weights.safetensors_file import SafetensorsTensor, read_header
+from jinfer.weights.tensor_source import StoredTensor
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class TensorFiles:
     """
 
     origin: Path
-    tensors: Mapping[str, SafetensorsTensor]
+    tensors: Mapping[str, StoredTensor]
     absent: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -53,7 +54,7 @@ def source_names(raw: Mapping[str, Any]) -> tuple[str, ...]:
     return (name,)
 
 
-def find_tensors(directory: Path) -> dict[str, SafetensorsTensor]:
+def find_tensors(directory: Path) -> dict[str, StoredTensor]:
     """Every tensor of the first source of a directory. Raises CheckpointError."""
     sources = find_sources(directory, {})
     if not sources:

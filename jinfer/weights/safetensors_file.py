@@ -10,7 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from jinfer.errors import CheckpointError
-from jinfer.weights.tensor_source import TensorSource
+from jinfer.weights.tensor_source import StoredTensor
 
 SUPPORTED_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
 METADATA = "__metadata__"  # the only entry of a header that is no tensor
@@ -18,7 +18,7 @@ LENGTH_BYTES = 8  # of the first number of a file, which is the length of its he
 
 
 @dataclass(frozen=True)
-class SafetensorsTensor(TensorSource):
+class SafetensorsTensor(StoredTensor):
     """A tensor in a file, not read yet."""
 
     file: Path

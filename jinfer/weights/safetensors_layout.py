@@ -49,7 +49,8 @@ class _Layout:
             self._check(name, spec)
             if name in self._tensors:
                 start = (index, *(0,) * (len(spec.shape) - 2), column)
-                self.slices[name] = TensorSlice(self._tensors[name], path, start, spec.is_transposed)
+                stored = self._tensors[name]
+                self.slices[name] = TensorSlice(stored, path, start, spec.is_transposed != stored.is_turned)
             column += tensor.num_columns
         if len(names) > 1 and all(name in self._tensors for name in names):
             self._check_joined(names, spec)
@@ -75,18 +76,18 @@ class _Layout:
                 f"{name} has dtype {tensor.dtype_name}, of which jinfer reads {', '.join(SUPPORTED_DTYPES)}"
             )
         shape = spec.layer_shape
-        given = tensor.shape[::-1] if spec.is_transposed else tensor.shape
+        given = tensor.checkpoint_shape[::-1] if spec.is_transposed else tensor.checkpoint_shape
         is_alone = len(spec.tensors) == 1
         if len(given) != len(shape) or given[:-1] != shape[:-1] or (is_alone and given != shape):
             wanted = shape if is_alone else (*shape[:-1], "*")
             wanted = wanted[::-1] if spec.is_transposed else wanted
             self.faults.append(
-                f"{name} has shape {tensor.shape}, the model needs ({', '.join(map(str, wanted))})"
+                f"{name} has shape {tensor.checkpoint_shape}, the model needs ({', '.join(map(str, wanted))})"
             )
 
     def _check_joined(self, names: list[str], spec: ParamSpec) -> None:
         """Notes tensors side by side that do not divide the columns as the model does."""
-        shapes = [self._tensors[name].shape for name in names]
+        shapes = [self._tensors[name].checkpoint_shape for name in names]
         axis = 0 if spec.is_transposed else -1
         if [shape[axis] if shape else 0 for shape in shapes] != [
             tensor.num_columns for tensor in spec.tensors

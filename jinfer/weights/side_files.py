@@ -28,9 +28,10 @@ CUSTOM_GENERATE = "custom_generate"
 CAUSAL_LM = "AutoModelForCausalLM"
 
 
-def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
+def warn_of_side_files(directory: Path, raw: Mapping[str, Any], *, is_quantized: bool) -> None:
     """Says which files of the directory, and which entries of its config.json `raw`, are not looked at though
-    they may change what the model computes."""
+    they may change what the model computes. `is_quantized` says that the weights were read as quantized
+    ones."""
     adapter = _present(directory, ADAPTER_FILES)
     if adapter:
         logger.warning(
@@ -39,7 +40,7 @@ def warn_of_side_files(directory: Path, raw: Mapping[str, Any]) -> None:
             directory,
             ", ".join(adapter),
         )
-    for name in _present(directory, QUANTIZATION_FILES):
+    for name in () if is_quantized else _present(directory, QUANTIZATION_FILES):
         logger.warning(
             "%s says that the weights are quantized, and is not read: they are served as they are stored; "
             "use the unquantized model, or remove it",

@@ -27,6 +27,28 @@ class TensorSource(ABC):
         """Fills `out`, bytes, with whole rows of the first axis."""
 
 
+class StoredTensor(TensorSource):
+    """A tensor of a checkpoint, of which any bytes can be read. `dtype_name` is safetensors' name of its
+    dtype.
+
+    One that `is_turned` holds the columns of a checkpoint's tensor as rows: [in, out], where checkpoints have
+    a Linear as [out, in].
+    """
+
+    dtype_name: str
+    num_bytes: int
+    is_turned = False
+
+    @property
+    def checkpoint_shape(self) -> tuple[int, ...]:
+        """The shape that a checkpoint has it in."""
+        return self.shape[::-1] if self.is_turned else self.shape
+
+    @abstractmethod
+    def read_bytes(self, first: int, out: np.ndarray) -> None:
+        """Fills `out` with the tensor's bytes from `first` on."""
+
+
 class HostTensor(TensorSource):
     """A numpy array, read as `dtype`, to which numpy converts it."""
 

@@ -8,7 +8,8 @@ from typing import TypeVar
 import numpy as np
 
 from jinfer.weights.param_spec import ParamSpecs
-from jinfer.weights.safetensors_file import SUPPORTED_DTYPES, SafetensorsTensor
+from jinfer.weights.safetensors_file import SUPPORTED_DTYPES
+from jinfer.weights.tensor_source import StoredTensor
 
 logger = logging.getLogger(__name__)
 
@@ -51,10 +52,10 @@ def untie(specs: ParamSpecs, path: str, *, stored_as: tuple[str, str]) -> ParamS
     return specs.untied(path)
 
 
-def have_same_values(one: SafetensorsTensor, other: SafetensorsTensor) -> bool:
+def have_same_values(one: StoredTensor, other: StoredTensor) -> bool:
     """True if two tensors in files are equal; they are read chunk by chunk up to the first difference. A NaN
     equals one of the same bits, where the dtypes are the same."""
-    if one.shape != other.shape:
+    if (one.shape, one.is_turned) != (other.shape, other.is_turned):
         return False
     if one.dtype_name == other.dtype_name:
         return _chunks_agree(one, other, np.dtype(np.uint8), np.dtype(np.uint8))
@@ -63,9 +64,7 @@ def have_same_values(one: SafetensorsTensor, other: SafetensorsTensor) -> bool:
     return _chunks_agree(one, other, *(np.dtype(SUPPORTED_DTYPES[x.dtype_name]) for x in (one, other)))
 
 
-def _chunks_agree(
-    one: SafetensorsTensor, other: SafetensorsTensor, dtype: np.dtype, other_dtype: np.dtype
-) -> bool:
+def _chunks_agree(one: StoredTensor, other: StoredTensor, dtype: np.dtype, other_dtype: np.dtype) -> bool:
     chunk = COMPARED_BYTES // max(dtype.itemsize, other_dtype.itemsize)  # elements
     total = one.num_bytes // dtype.itemsize
     for first in range(0, total, chunk):
@@ -77,7 +76,7 @@ def _chunks_agree(
     return True
 
 
-def _elements(tensor: SafetensorsTensor, dtype: np.dtype, first: int, count: int) -> np.ndarray:
+def _elements(tensor: StoredTensor, dtype: np.dtype, first: int, count: int) -> np.ndarray:
     stored = np.empty(count * dtype.itemsize, np.uint8)
     tensor.read_bytes(first * dtype.itemsize, stored)
     values = stored.view(dtype)

@@ -89,9 +89,10 @@ def test_what_is_said_of_quantization_is_an_object(name: str, value: Any) -> Non
 
 
 @pytest.mark.parametrize("name", ["quantization_config", "compression_config"])
-def test_quantized_weights_are_refused_under_either_name(name: str) -> None:
+def test_quantization_is_read_under_either_name(name: str) -> None:
     assert name in refusal(**{name: {"quant_method": "compressed-tensors"}})
     assert name in refusal(**{name: {"bits": 4}})
+    assert read(**{name: {"quant_method": "awq", "bits": 4}}) == read()
     assert read(**{name: {}}) == read(**{name: None}) == read()
 
 

@@ -1,0 +1,1 @@
+"""Formats of quantized checkpoints: what each stores of a Linear, and the float weight that it stands for."""

@@ -1,0 +1,91 @@
+"""The float weight that integers or narrow floats with scales stand for, computed while it is read."""
+
+import math
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+import numpy as np
+
+from jinfer.weights.formats.stored_matrix import StoredMatrix
+from jinfer.weights.tensor_source import StoredTensor
+
+FLOAT32 = jnp.dtype("float32")
+
+
+@dataclass(frozen=True, eq=False)
+class Grouping:
+    """The elements of a matrix that share a scale: element [r, c] has `scales[row_groups[r],
+    column_groups[c]]`, of scales of a `shape`.
+
+    Without `column_groups`, the columns are those of the scales, or have one in common.
+    """
+
+    shape: tuple[int, int]
+    row_groups: np.ndarray
+    column_groups: np.ndarray | None
+
+    @classmethod
+    def of_blocks(cls, shape: tuple[int, int], block: tuple[int, int]) -> "Grouping":
+        """Blocks of a matrix, of which those at the edges may be smaller."""
+        (num_rows, num_columns), (rows, columns) = shape, block
+        groups = -(-num_rows // rows), -(-num_columns // columns)
+        is_plain = groups[1] in (1, num_columns)
+        column_groups = None if is_plain else np.arange(num_columns) // columns
+        return cls(groups, np.arange(num_rows) // rows, column_groups)
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """The scale of each group of elements, and the code that stands for zero there, which may be one for
+    all."""
+
+    matrix: StoredMatrix
+    grouping: Grouping
+    zeros: StoredMatrix | int = 0
+
+    def apply(self, codes: np.ndarray, first_row: int) -> None:
+        """Turns the codes of rows, float32, into what they stand for: (code - zero) * scale, in float32."""
+        groups = self.grouping.row_groups[first_row : first_row + len(codes)]
+        if isinstance(self.zeros, StoredMatrix):
+            codes -= self._of_rows(self.zeros, groups)
+        elif self.zeros:
+            codes -= np.float32(self.zeros)
+        codes *= self._of_rows(self.matrix, groups)
+
+    def _of_rows(self, matrix: StoredMatrix, groups: np.ndarray) -> np.ndarray:
+        first = int(groups.min())
+        rows = matrix.read(first, int(groups.max()) + 1 - first)[groups - first]
+        columns = self.grouping.column_groups
+        return rows if columns is None else rows.take(columns, axis=1)
+
+
+class DequantizedTensor(StoredTensor):
+    """A weight of float32, of which no more is held than what is being read."""
+
+    dtype_name = "F32"
+
+    def __init__(self, codes: StoredMatrix, scales: Scales, *, is_turned: bool) -> None:
+        self.shape = codes.shape
+        self.num_bytes = math.prod(self.shape) * FLOAT32.itemsize
+        self.is_turned = is_turned
+        self._codes = codes
+        self._scales = scales
+
+    @property
+    def dtype(self) -> np.dtype:
+        return FLOAT32
+
+    def read_rows(self, first_row: int, out: np.ndarray) -> None:
+        rows = out.view(np.float32).reshape(-1, self.shape[1])
+        codes = self._codes.read(first_row, len(rows))
+        self._scales.apply(codes, first_row)
+        np.copyto(rows, codes)
+
+    def read_bytes(self, first: int, out: np.ndarray) -> None:
+        """Fills `out` from the rows that hold these bytes."""
+        row_bytes = self.shape[1] * FLOAT32.itemsize
+        first_row, end_row = first // row_bytes, -(-(first + len(out)) // row_bytes)
+        rows = np.empty((end_row - first_row) * row_bytes, np.uint8)
+        self.read_rows(first_row, rows)
+        skipped = first - first_row * row_bytes
+        out[:] = rows[skipped : skipped + len(out)]

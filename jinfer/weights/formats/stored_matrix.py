@@ -1,0 +1,116 @@
+"""Matrices as quantized checkpoints store them: plain, or several integers in a word. Each is read row by
+row, as float32."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+
+from jinfer.weights.tensor_source import StoredTensor
+
+FLOATS = ("BF16", "F16", "F32")
+INT8, FLOAT8, INT32, INT64 = "I8", "F8_E4M3", "I32", "I64"
+WORD_BITS = 32
+FLOAT8_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+"""The value of each byte of e4m3: a table is much faster than a conversion."""
+DTYPES = {
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F16": np.dtype(np.float16),
+    "F32": np.dtype(np.float32),
+    INT8: np.dtype(np.int8),
+    FLOAT8: np.dtype(np.uint8),
+    INT32: np.dtype("<i4"),
+    INT64: np.dtype("<i8"),
+}
+"""The dtypes that formats read their parts in, by safetensors' names."""
+
+
+class StoredMatrix(ABC):
+    """A matrix [rows, columns]. Several threads may read it at a time."""
+
+    shape: tuple[int, int]
+
+    @abstractmethod
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        """Whole rows, float32, in memory of their own."""
+
+
+@dataclass(frozen=True, eq=False)
+class PlainMatrix(StoredMatrix):
+    """A tensor of as many numbers, of int8, e4m3 or a float. `added` is added to each."""
+
+    tensor: StoredTensor
+    shape: tuple[int, int]
+    added: int = 0
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        stored = read_elements(self.tensor, first_row * self.shape[1], num_rows * self.shape[1])
+        values = FLOAT8_VALUES.take(stored) if self.tensor.dtype_name == FLOAT8 else stored.astype(np.float32)
+        if self.added:
+            values += np.float32(self.added)
+        return values.reshape(num_rows, self.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class PackedMatrix(StoredMatrix):
+    """Unsigned integers of `bits` bits, several of the same row in each word of an int32 tensor.
+
+    The integer at place i of a word is in bits `bits * order[i]` and above; the order is that of the places
+    where none is given. A row that no whole number of words holds is padded. `added` is added to each
+    integer, which stays within its bits.
+    """
+
+    tensor: StoredTensor
+    shape: tuple[int, int]
+    bits: int
+    order: tuple[int, ...] = ()
+    added: int = 0
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        words_per_row = num_words(self.shape[1], self.bits)
+        words = read_elements(self.tensor, first_row * words_per_row, num_rows * words_per_row)
+        values = unpacked(words.reshape(num_rows, words_per_row, 1), self.bits, self.order)
+        return _as_floats(values.reshape(num_rows, -1)[:, : self.shape[1]], self.bits, self.added)
+
+
+@dataclass(frozen=True, eq=False)
+class RowPackedMatrix(StoredMatrix):
+    """The same, with several integers of the same column in each word: the tensor has as many columns, and a
+    row of words for several rows."""
+
+    tensor: StoredTensor
+    shape: tuple[int, int]
+    bits: int
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        per_word = WORD_BITS // self.bits
+        first, end = first_row // per_word, num_words(first_row + num_rows, self.bits)
+        words = read_elements(self.tensor, first * self.shape[1], (end - first) * self.shape[1])
+        values = unpacked(words.reshape(end - first, 1, self.shape[1]), self.bits, axis=1)
+        skipped = first_row - first * per_word
+        return _as_floats(values.reshape(-1, self.shape[1])[skipped : skipped + num_rows], self.bits)
+
+
+def num_words(count: int, bits: int) -> int:
+    """The words that hold `count` integers."""
+    return -(-count * bits // WORD_BITS)
+
+
+def unpacked(words: np.ndarray, bits: int, order: tuple[int, ...] = (), *, axis: int = 2) -> np.ndarray:
+    """The fields of each word, uint32, along an axis of `words` that is of size one."""
+    places = np.array(order or range(WORD_BITS // bits), np.uint32) * np.uint32(bits)
+    shifts = np.expand_dims(places, tuple(i for i in range(words.ndim) if i != axis))
+    return (words.view(np.uint32) >> shifts) & np.uint32(2**bits - 1)
+
+
+def read_elements(tensor: StoredTensor, first: int, count: int) -> np.ndarray:
+    """Elements of a tensor in their order, as it stores them; e4m3 as its bytes."""
+    dtype = DTYPES[tensor.dtype_name]
+    stored = np.empty(count * dtype.itemsize, np.uint8)
+    tensor.read_bytes(first * dtype.itemsize, stored)
+    return stored.view(dtype)
+
+
+def _as_floats(values: np.ndarray, bits: int, added: int = 0) -> np.ndarray:
+    return ((values + np.uint32(added)) & np.uint32(2**bits - 1) if added else values).astype(np.float32)
