@@ -8,6 +8,7 @@ from jinfer.entries import Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.weights.formats.awq import Awq
 from jinfer.weights.formats.checkpoint_format import CheckpointFormat
+from jinfer.weights.formats.compressed_tensors import CompressedTensors
 from jinfer.weights.formats.entries import REMEDY
 from jinfer.weights.formats.gptq import Gptq
 from jinfer.weights.hub import read_json
@@ -15,6 +16,7 @@ from jinfer.weights.hub import read_json
 READERS: Mapping[str, Callable[[Entries], CheckpointFormat]] = {
     "awq": Awq.read,
     "gptq": Gptq.read,
+    "compressed-tensors": CompressedTensors.read,
 }
 """The reader of each `quant_method`."""
 CONFIG_NAMES = {"quantization_config": None, "compression_config": "compressed-tensors"}
