@@ -10,6 +10,7 @@ from jinfer.weights.formats.awq import Awq
 from jinfer.weights.formats.checkpoint_format import CheckpointFormat
 from jinfer.weights.formats.compressed_tensors import CompressedTensors
 from jinfer.weights.formats.entries import REMEDY
+from jinfer.weights.formats.fp8 import Fp8
 from jinfer.weights.formats.gptq import Gptq
 from jinfer.weights.hub import read_json
 
@@ -17,6 +18,7 @@ READERS: Mapping[str, Callable[[Entries], CheckpointFormat]] = {
     "awq": Awq.read,
     "gptq": Gptq.read,
     "compressed-tensors": CompressedTensors.read,
+    "fp8": Fp8.read,
 }
 """The reader of each `quant_method`."""
 CONFIG_NAMES = {"quantization_config": None, "compression_config": "compressed-tensors"}
