@@ -124,6 +124,8 @@ def _packed(module: ModuleTensors, args: QuantArgs) -> DequantizedTensor:
     """Integers in words along the input features, stored as unsigned ones: the zero is in the middle."""
     num_rows, num_columns = (int(size) for size in module.integers(SHAPE, (2,)))
     shape = num_rows, num_columns
+    if min(shape) < 1:
+        raise module.refuse(f"has {SHAPE} {list(shape)}, which must be two sizes from 1 on")
     words = module.tensor(PACKED, (INT32,), (num_rows, num_words(num_columns, args.bits)))
     grouping = _grouping(module, args, shape)
     middle = 2 ** (args.bits - 1)

@@ -178,6 +178,7 @@ def test_what_belongs_to_activations_and_the_cache_is_not_applied_and_said(tmp_p
     [
         ({"weight_scale": None}, ".weight_scale is missing"),
         ({"weight_shape": None}, ".weight_shape is missing"),
+        ({"weight_shape": np.array([96, 0])}, " has weight_shape [96, 0]"),
         ({"weight_zero_point": None}, ".weight_zero_point is missing"),
         ({"weight_g_idx": None}, ".weight_g_idx is missing"),
         (
