@@ -32,7 +32,7 @@ def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
     cannot run."""
     entries = Entries(raw)
     family = _family_of_entries(entries)
-    read_format(raw)  # refuses what is quantized otherwise
+    read_format(raw)  # raises for weights that jinfer could not read
     config = family.read_config(entries)
     check_foreign_entries(entries, config)
     return config

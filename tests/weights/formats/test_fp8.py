@@ -11,6 +11,7 @@ import pytest
 
 from jinfer.models.registry import read_model_config
 from jinfer.weights import streaming
+from jinfer.weights.formats.format_choice import read_format
 from tests.weights.formats.checkpoints import HEAD, ODD, write_quantized
 from tests.weights.formats.packers import fp8
 from tests.weights.loaded import assert_same, expected, loaded, raised
@@ -130,3 +131,10 @@ def test_the_configuration_of_a_published_model_is_read(shared_data):
 
     assert raw["quantization_config"]["quant_method"] == "fp8"
     assert read_model_config(raw).num_layers == 64
+
+
+@pytest.mark.parametrize("name", ["Qwen3-30B-A3B-FP8", "DeepSeek-V3"])
+def test_the_format_of_a_published_model_is_read_though_its_architecture_is_not(name, shared_data):
+    raw = json.loads((shared_data / "configs" / name / "config.json").read_text())
+
+    assert read_format(raw).block == (128, 128)
