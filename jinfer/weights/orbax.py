@@ -5,6 +5,7 @@ nested dict of parameters (`ParamSpecs` has its paths and shapes).
 """
 
 import functools
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ import orbax.checkpoint as ocp
 from jinfer.errors import CheckpointError, ConfigError
 from jinfer.placement import Placement
 from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.formats.format_choice import without_format
 from jinfer.weights.harmless_tensors import without_harmless
+from jinfer.weights.hub import read_json
 from jinfer.weights.model_files import CONFIG_FILES, TEXT_FILES
 from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.weights.param_spec import ParamSpecs
@@ -35,14 +38,17 @@ def check_is_new(out: Path) -> None:
 
 
 def save_orbax(params: Params, source: Path, out: Path) -> None:
-    """Writes params, and copies config and tokenizer from `source`. Raises ConfigError if `out` is there
-    already."""
+    """Writes params, and copies config and tokenizer from `source`: the config of plain weights, as these
+    are. Raises ConfigError if `out` is there already."""
     check_is_new(out)
     out.mkdir(parents=True)
     for file in [file for pattern in (*CONFIG_FILES, *TEXT_FILES) for file in source.glob(pattern)]:
         copy = out / file.relative_to(source)
         copy.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, copy)
+    raw = read_json(source / "config.json")
+    if (plain := without_format(raw)) != raw:
+        (out / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save((out / PARAMS_DIRECTORY).resolve(), params)
 

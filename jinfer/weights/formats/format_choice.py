@@ -38,6 +38,11 @@ def read_format(raw: Mapping[str, Any]) -> CheckpointFormat | None:
     return None
 
 
+def without_format(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """A config.json of the same model with plain weights."""
+    return {name: value for name, value in raw.items() if name not in CONFIG_NAMES}
+
+
 def find_format(
     directory: Path, raw: Mapping[str, Any], tensor_names: Collection[str]
 ) -> CheckpointFormat | None:

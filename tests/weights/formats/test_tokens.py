@@ -1,10 +1,12 @@
 """Quantized checkpoints give the greedy tokens of the same model whose weights are stored as floats."""
 
+import json
 from functools import partial
 
 import pytest
 
 from jinfer import LLM
+from jinfer.cli.command import main
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.weights.formats.checkpoints import SIZES, write_quantized
 from tests.weights.formats.packers import Compressed, Gptq, awq, fp8
@@ -39,3 +41,15 @@ def test_the_tokens_are_those_of_the_dequantized_weights(method, tmp_path):
     found = tokens(tmp_path / "packed")
     assert found == tokens(tmp_path / "plain")
     assert len(set(found)) > 1
+
+
+def test_what_is_converted_has_plain_weights_and_says_so(tmp_path):
+    pack, entries = FORMATS["awq"]
+    given = {"quant_method": "awq", **entries}
+    made = write_quantized(tmp_path / "packed", pack, given, sizes=SIZES[32], tokenizer=True)
+    command = ["convert", "--model", str(tmp_path / "packed"), "--to", "orbax", str(tmp_path / "plain")]
+    assert main([*command, "--dtype", "float32"]) == 0
+
+    config = json.loads((tmp_path / "plain" / "config.json").read_text())
+    assert config == {name: value for name, value in made.config.items() if name != "quantization_config"}
+    assert tokens(tmp_path / "plain") == tokens(tmp_path / "packed")
