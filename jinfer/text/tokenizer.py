@@ -179,6 +179,16 @@ class Tokenizer:
             "one character"
         )
 
+    def encode_with_ends(self, text: str) -> tuple[list[int], list[int]]:
+        """The token ids of a text, without special tokens that it does not name, and for each the index in
+        the text after the last character that it stands for: the same for the tokens of one character.
+
+        Raises RequestError where the text is not valid Unicode.
+        """
+        _check_text(text)
+        encoding = self._backend.encode(text, add_special_tokens=False)
+        return encoding.ids, [end for _, end in encoding.offsets]
+
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids. Raises RequestError for an unknown id.
 

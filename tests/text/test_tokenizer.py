@@ -58,6 +58,21 @@ def test_ids_outside_the_vocabulary_are_refused(stories, token_id):
             call()
 
 
+def test_tokens_have_the_places_where_their_text_ends(qwen3, stories):
+    text = "The cat ☃ sat.\n\nThe  dog!"
+    for tokenizer in (qwen3, stories):
+        token_ids, ends = tokenizer.encode_with_ends(text)
+        assert token_ids == tokenizer.encode(text, add_special_tokens=False)
+        assert ends == sorted(ends)
+        assert ends[-1] == len(text)
+        for index, end in enumerate(ends[:-1]):
+            # Several tokens make up the snowman, and all of them end after it.
+            if ends[index + 1] > end and text[end - 1] != "☃":
+                assert tokenizer.decode(token_ids[: index + 1]).strip() == text[:end].strip()
+    with pytest.raises(RequestError, match="lone surrogate"):
+        qwen3.encode_with_ends("\ud800")
+
+
 def test_special_tokens_inside_a_text_are_tokens(qwen3):
     ids = qwen3.encode("a<|im_end|><think>")
     assert ids == [64, 151645, 151667]
