@@ -217,6 +217,17 @@ BEYOND_THE_FRONT_DOOR = {
         "weights.hub",
         "weights.orbax",
     },  # files only, no engine
+    "cli/eval.py": {
+        "bench.arguments",
+        "bench.circumstances",
+        "bench.json_lines",
+        "eval.engine_run",
+        "eval.perplexity",
+        "eval.tokenized_text",
+        "eval.windows",
+    },  # `jinfer eval` is one, which writes JSON as `jinfer bench` does
+    "eval/engine_run.py": {"loading"},
+    "eval/tokenized_text.py": {"text.tokenizer"},
     "bench/opening.py": {
         "execution.kv_cache",
         "weights.hub",
@@ -235,7 +246,7 @@ BEYOND_THE_FRONT_DOOR = {
 }
 
 
-@pytest.mark.parametrize("folder", ["cli", "bench"])
+@pytest.mark.parametrize("folder", ["cli", "bench", "eval"])
 def test_commands_use_the_front_door(folder):
     """And what the list names beyond it, each with its reason."""
     found = {}

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from jinfer.bench.cli import add_bench
 from jinfer.cli.chat import add_chat
 from jinfer.cli.convert import add_convert
+from jinfer.cli.eval import add_eval
 from jinfer.cli.exit_status import EXIT_ERROR, EXIT_READER_GONE, report_interrupt
 from jinfer.cli.generate import add_generate
 from jinfer.cli.options import add_engine_options, engine_options
@@ -65,5 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     add_serve(commands)
     bench = commands.add_parser("bench", help="measure an engine beside the machine's limits")
     add_bench(bench, add_engine_options, engine_options)
+    add_eval(commands)
     add_convert(commands)
     return parser

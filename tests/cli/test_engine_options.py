@@ -16,7 +16,10 @@ from jinfer.compilation.options import GPU_COMPILER_OPTIONS, compiled, compiler_
 from jinfer.config import CacheOptions, CompilerOptions, ModelOptions, SchedulerOptions
 from jinfer.options import option
 
-COMMANDS = ("generate", "chat", "serve", "bench latency", "bench throughput", "bench start")
+COMMANDS = (
+    *("generate", "chat", "serve", "bench latency", "bench throughput", "bench start"),
+    *("eval perplexity",),
+)
 
 
 def commands(

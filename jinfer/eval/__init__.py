@@ -1,0 +1,1 @@
+"""Evaluation of a model's accuracy: the perplexity of a text."""
