@@ -221,12 +221,28 @@ BEYOND_THE_FRONT_DOOR = {
         "bench.arguments",
         "bench.circumstances",
         "bench.json_lines",
+        "eval.compare",
+        "eval.continuations",
         "eval.engine_run",
         "eval.perplexity",
         "eval.tokenized_text",
         "eval.windows",
     },  # `jinfer eval` is one, which writes JSON as `jinfer bench` does
+    "eval/compare.py": {"loading", "text.tokenizer"},  # two models' tokenizers must be equal
+    "eval/divergence.py": {"models.model", "models.params", "weights.params"},  # logits of hidden states
     "eval/engine_run.py": {"loading"},
+    "eval/hidden_states.py": {
+        "batching.batch",
+        "batching.buckets",
+        "compilation.program",
+        "execution.compiled_steps",
+        "execution.device_state",
+        "execution.mixed_step",
+        "models.model",
+        "scheduling.scheduler",
+        "scheduling.step_plan",
+        "weights.params",
+    },  # a step of an engine's shapes that gives hidden states, and no tokens
     "eval/tokenized_text.py": {"text.tokenizer"},
     "bench/opening.py": {
         "execution.kv_cache",

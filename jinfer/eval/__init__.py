@@ -1,1 +1,1 @@
-"""Evaluation of a model's accuracy: the perplexity of a text."""
+"""Evaluation of a model's accuracy: perplexity of a text, and two models beside each other."""

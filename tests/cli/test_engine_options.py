@@ -18,7 +18,7 @@ from jinfer.options import option
 
 COMMANDS = (
     *("generate", "chat", "serve", "bench latency", "bench throughput", "bench start"),
-    *("eval perplexity",),
+    *("eval perplexity", "eval compare"),
 )
 
 

@@ -24,6 +24,7 @@ from tests.models.paged_run import PagedRun
 TEXT = "the cat sat on the mat and the dog lay by the door ☃ while the rain fell; once upon a time there was"
 WINDOW, STRIDE = 20, 12
 WINDOWS = ("--window", str(WINDOW), "--stride", str(STRIDE))
+CONTINUATIONS = ("--num-prompts", "3", "--prompt-tokens", "5", "--output-tokens", "6")
 CIRCUMSTANCES = ["date", "versions", "command"]
 COMMON = ["window", "stride", "prefix_tokens", "windows", "tokens", "scored_tokens", "scored_bytes"]
 FIGURES = ["mean_nll_nats", "perplexity", "bits_per_byte"]
@@ -114,6 +115,52 @@ def test_a_model_that_knows_nothing_has_the_perplexity_of_its_vocabulary(run, te
     assert float({name.strip(): value for name, value in printed.items()}["perplexity"]) == VOCAB_SIZE
 
 
+def test_a_model_beside_itself(measured, directory):
+    found = measured("compare", directory, directory, *WINDOWS, *CONTINUATIONS)
+
+    of_kl = [f"kl_{name}_nats" for name in ("mean", "median", "p99", "max")]
+    agreements = ["continuations", "token_agreement", "whole_agreement"]
+    of_each = [f"{name}_{model}" for model in "ab" for name in FIGURES]
+    between = ["perplexity_ratio", "top1_agreement", *of_kl, *agreements]
+    assert list(found) == ["a", "b", "text", *COMMON, *of_each, *between, *CIRCUMSTANCES]
+    assert [found[name] for name in of_kl] == [0, 0, 0, 0]
+    assert found["perplexity_ratio"] == found["top1_agreement"] == 1
+    assert [found[name] for name in agreements] == [3, 1, 1]
+
+
+def test_two_models_differ_as_their_logits_do(measured, directory, tmp_path):
+    other = write_checkpoint(tmp_path / "other", tensors=random_tensors(seed=1))
+    found = measured("compare", directory, other, *WINDOWS, *CONTINUATIONS)
+
+    (logprobs_a, targets), (logprobs_b, _) = scored_logprobs(directory), scored_logprobs(other)
+    kl = (np.exp(logprobs_a) * (logprobs_a - logprobs_b)).sum(-1)
+    assert kl.min() > 0
+    expected = {
+        "scored_tokens": len(targets),
+        "mean_nll_nats_a": mean_nll(logprobs_a, targets),
+        "mean_nll_nats_b": mean_nll(logprobs_b, targets),
+        "top1_agreement": float(np.mean(logprobs_a.argmax(-1) == logprobs_b.argmax(-1))),
+        "kl_mean_nats": kl.mean(),
+        "kl_median_nats": np.median(kl),
+        "kl_p99_nats": np.percentile(kl, 99),
+        "kl_max_nats": kl.max(),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    ratio = math.exp(found["mean_nll_nats_b"] - found["mean_nll_nats_a"])
+    assert found["perplexity_ratio"] == pytest.approx(ratio)
+    assert found["token_agreement"] < 1
+    assert found["whole_agreement"] == 0
+
+
+def test_a_model_without_finite_logits_has_no_perplexity(run, text, tmp_path):
+    broken = {"lm_head.weight": np.full((VOCAB_SIZE, CONFIG["hidden_size"]), np.nan, np.float32)}
+    write_checkpoint(tmp_path, tensors=random_tensors() | broken)
+    finished = run("eval", "perplexity", "--model", tmp_path, "--text", text, *ENGINE, *WINDOWS)
+    assert (finished.status, finished.stdout) == (1, "")
+    assert "jinfer: error: prompt " in finished.stderr
+    assert "not finite" in finished.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
@@ -141,6 +188,39 @@ def refusal(run, *words: str | Path) -> str:
     return line
 
 
+def test_models_that_cannot_be_compared(run, directory, text, tmp_path):
+    wider = {**CONFIG, "vocab_size": VOCAB_SIZE + 1}
+    write_checkpoint(tmp_path / "wider", config=wider)
+    line = refusal(run, "compare", directory, tmp_path / "wider", "--text", text)
+    assert "model A has 300 logits and model B 301" in line
+
+    other = write_checkpoint(tmp_path / "other")
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    tokenizer["model"]["merges"] = tokenizer["model"]["merges"][:-1]
+    tokenizer["padding"] = None  # says nothing of ids
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    line = refusal(run, "compare", directory, other, "--text", text)
+    assert "differ in model of tokenizer.json" in line
+
+    line = refusal(run, "compare", directory, directory, "--text", text, "--prompt-tokens", "60")
+    assert "the context holds 64; lower --prompt-tokens or --output-tokens" in line
+
+
 def test_a_model_without_a_tokenizer(run, text, tmp_path):
     write_checkpoint(tmp_path, tokenizer=False)
     assert "has no tokenizer" in refusal(run, "perplexity", "--model", tmp_path, "--text", text)
+    line = refusal(run, "compare", tmp_path, tmp_path, "--text", text)
+    assert "model A has no tokenizer" in line
+
+
+def test_a_disk_that_is_full(run, directory, text, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("jinfer.eval.hidden_states.os.posix_fallocate", full)
+    finished = run("eval", "compare", directory, directory, "--text", text, *ENGINE, *WINDOWS, *CONTINUATIONS)
+    assert finished.status == 1
+    assert "cannot be kept" in finished.stderr
+    assert (
+        "No space left on device; lower --max-tokens, or name a larger directory in TMPDIR" in finished.stderr
+    )
