@@ -232,17 +232,13 @@ BEYOND_THE_FRONT_DOOR = {
     "eval/divergence.py": {"models.model", "models.params", "weights.params"},  # logits of hidden states
     "eval/engine_run.py": {"loading"},
     "eval/hidden_states.py": {
-        "batching.batch",
         "batching.buckets",
         "compilation.program",
         "execution.compiled_steps",
-        "execution.device_state",
-        "execution.mixed_step",
-        "models.model",
+        "execution.scored_step",
         "scheduling.scheduler",
         "scheduling.step_plan",
-        "weights.params",
-    },  # a step of an engine's shapes that gives hidden states, and no tokens
+    },  # the part of a scored step that gives hidden states, compiled alone
     "eval/tokenized_text.py": {"text.tokenizer"},
     "bench/opening.py": {
         "execution.kv_cache",

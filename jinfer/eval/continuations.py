@@ -3,6 +3,7 @@ Python."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from jinfer.errors import ConfigError
 from jinfer.eval.engine_run import EngineRun
@@ -55,7 +56,7 @@ class Agreement:
     def of(cls, first: Continuations, second: Continuations) -> "Agreement":
         """The continuations of the same prompts, in the same order."""
         pairs = list(zip(first, second, strict=True))
-        equal = [_num_equal(*pair) for pair in pairs]
+        equal = [sum(1 for _ in takewhile(_is_same, zip(*pair, strict=False))) for pair in pairs]
         return cls(
             num_continuations=len(pairs),
             token_share=sum(equal) / sum(max(map(len, pair)) for pair in pairs),
@@ -76,11 +77,5 @@ def continue_greedily(
     return found
 
 
-def _num_equal(first: Sequence[int], second: Sequence[int]) -> int:
-    """The tokens before the first that differs."""
-    count = 0
-    for one, other in zip(first, second, strict=False):
-        if one != other:
-            break
-        count += 1
-    return count
+def _is_same(tokens: tuple[int, int]) -> bool:
+    return tokens[0] == tokens[1]

@@ -1,7 +1,6 @@
 """Hidden states of prompts, from which all logits follow: a vector for each position, and not a number for
 each token of the vocabulary."""
 
-import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -10,21 +9,16 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int32
 
-from jinfer.batching.batch import layout_of, unpack
 from jinfer.batching.buckets import StepShape
 from jinfer.compilation.program import Program
-from jinfer.config import EngineLimits
 from jinfer.engine.stats import Counters
 from jinfer.errors import ConfigError
 from jinfer.eval.engine_run import new_request
 from jinfer.eval.tokenized_text import TokenizedText
 from jinfer.eval.windows import Window
 from jinfer.execution.compiled_steps import abstract, abstract_packed, compilation_for
-from jinfer.execution.device_state import DeviceState
-from jinfer.execution.mixed_step import mixed_tokens
-from jinfer.models.model import Model
+from jinfer.execution.scored_step import hidden_forward
 from jinfer.placement import default_placement
 from jinfer.progress import progress_bar
 from jinfer.requests.request import FinishReason
@@ -32,7 +26,6 @@ from jinfer.requests.sampling_params import SamplingParams
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.scheduling.step_plan import StepPlan
 from jinfer.startup import EngineParts
-from jinfer.weights.params import Params
 
 PARAMS = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
 
@@ -44,21 +37,6 @@ class HiddenChunk(NamedTuple):
     prompt_index: int
     start: int
     hidden: np.ndarray
-
-
-def hidden_forward(
-    model: Model,
-    shape: StepShape,
-    limits: EngineLimits,
-    params: Params,
-    state: DeviceState,
-    packed: Int32[Array, " packed"],
-) -> tuple[DeviceState, Float[Array, "tokens features"]]:
-    """The hidden states of all tokens of a mixed batch, as `scored_forward` computes them."""
-    batch = unpack(layout_of(shape, limits), packed)
-    rows, tokens, _, _ = mixed_tokens(model, limits=limits, rows=state.rows, batch=batch)
-    hidden, kv_cache = model.forward(params, state.kv_cache, tokens._replace(logits_indices=None))
-    return DeviceState(kv_cache, rows.with_lengths(batch["row_ids"], tokens.lengths)), hidden
 
 
 class PromptReader:
@@ -103,7 +81,7 @@ class PromptReader:
     def _compile(self, shape: StepShape) -> jax.stages.Compiled:
         model, limits, state = self._parts.loaded.model, self._parts.limits, self._parts.executor.state
         program = Program(
-            function=functools.partial(hidden_forward, model, shape, limits),
+            function=lambda *operands: hidden_forward(model, shape, limits, *operands)[:2],
             arguments=(abstract(self._parts.loaded.params), abstract(state), abstract_packed(shape, limits)),
             donated=(1,),
             result_structure=jax.tree.structure((state, 0)),

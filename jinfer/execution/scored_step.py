@@ -12,6 +12,7 @@ from jinfer.config import EngineLimits
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.mixed_step import mixed_tokens
 from jinfer.execution.step import NextTokens
+from jinfer.models.attention import TokenBatch
 from jinfer.models.model import Model
 from jinfer.sampling.sampler import logprobs_of
 from jinfer.weights.params import Params
@@ -29,6 +30,14 @@ class PromptScores(NamedTuple):
     top_logprobs: Float32[Array, "tokens top"]
 
 
+class ReadTokens(NamedTuple):
+    """The tokens of a mixed batch, and the rows that get a next one, as `mixed_tokens` finds them."""
+
+    tokens: TokenBatch
+    row_ids: Int32[Array, " rows"]
+    sampling: Int32[Array, "rows packed"]
+
+
 def scored_forward(
     model: Model,
     shape: StepShape,
@@ -40,13 +49,26 @@ def scored_forward(
 ) -> tuple[DeviceState, NextTokens, PromptScores]:
     """The first half, as `step.forward`, of a mixed batch, with the last layer computed for all tokens.
     `targets` are the tokens that come next in prompts; NO_TARGET where nobody asks."""
+    state, hidden, read = hidden_forward(model, shape, limits, params, state, packed)
+    logits = model.logits(params, hidden[read.tokens.logits_indices])
+    wanted = NextTokens(logits, read.row_ids, read.tokens.lengths, read.sampling)
+    return state, wanted, _scores(model, params, hidden, targets)
+
+
+def hidden_forward(
+    model: Model,
+    shape: StepShape,
+    limits: EngineLimits,
+    params: Params,
+    state: DeviceState,
+    packed: Int32[Array, " packed"],
+) -> tuple[DeviceState, Float[Array, "tokens features"], ReadTokens]:
+    """Keys and values into the cache, and the last hidden states of all tokens of a mixed batch."""
     batch = unpack(layout_of(shape, limits), packed)
-    rows, tokens, row_ids, packed_sampling = mixed_tokens(model, limits=limits, rows=state.rows, batch=batch)
+    rows, tokens, row_ids, sampling = mixed_tokens(model, limits=limits, rows=state.rows, batch=batch)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens._replace(logits_indices=None))
     rows = rows.with_lengths(batch["row_ids"], tokens.lengths)
-    logits = model.logits(params, hidden[tokens.logits_indices])
-    wanted = NextTokens(logits, row_ids, tokens.lengths, packed_sampling)
-    return DeviceState(kv_cache, rows), wanted, _scores(model, params, hidden, targets)
+    return DeviceState(kv_cache, rows), hidden, ReadTokens(tokens, row_ids, sampling)
 
 
 def _scores(
