@@ -88,8 +88,8 @@ class Answer:
 
 
 def _read_choice(choice: Mapping[str, Any]) -> tuple[str, bool]:
-    """The text of a choice, and whether it has a token: content of any kind, or an empty text that neither
-    begins nor ends the answer. A token that ends within a character has no text yet."""
+    """The text of a choice, and whether it has a token: content of any kind, or none where that neither
+    begins nor ends the answer. A token that ends within a character, or a marker, has no text yet."""
     if "text" in choice:
         text, is_middle = choice["text"], True
         others: list[Any] = []
@@ -97,8 +97,8 @@ def _read_choice(choice: Mapping[str, Any]) -> tuple[str, bool]:
         delta = choice.get("delta") or {}
         text, *others = (delta.get(name) for name in (*DELTA_TEXTS, "tool_calls"))
         is_middle = "role" not in delta
-    is_empty_token = text == "" and is_middle and choice.get("finish_reason") is None
-    return str(text or ""), bool(text) or any(others) or is_empty_token
+    is_token = bool(text) or any(others) or (is_middle and choice.get("finish_reason") is None)
+    return str(text or ""), is_token
 
 
 def error_message(body: Any) -> str:

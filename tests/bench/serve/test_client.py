@@ -58,13 +58,14 @@ def test_a_token_within_a_character_has_a_time_as_well():
     pieces = [
         delta_chunk({"role": "assistant", "content": ""}),
         delta_chunk({"content": ""}),
+        delta_chunk({}),
         delta_chunk({"content": "\u20ac"}),
         text_chunk(""),
         text_chunk("", "length"),
     ]
     answer, error, sent_s = ask(lambda body: Reply((*((0.1, piece) for piece in pieces), (0, DONE))))
     assert error is None
-    assert [time_s - sent_s for time_s in answer.chunk_times_s] == pytest.approx([0.2, 0.3, 0.4])
+    assert [time_s - sent_s for time_s in answer.chunk_times_s] == pytest.approx([0.2, 0.3, 0.4, 0.5])
     assert answer.text == "\u20ac"
 
 
