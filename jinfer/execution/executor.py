@@ -72,7 +72,10 @@ class Executor:
     def begin(self, plan: StepPlan) -> SplitStep:
         """Starts the first half of a step, and returns at once."""
         self._join_prefixes(plan)
-        self.state, step = self.split_steps.begin(self.params, self.state, plan, self.make_batch(plan))
+        batch = self.make_batch(plan)
+        self.state, step = self.split_steps.begin(
+            self.params, self.state, plan, batch, packed=self._input_cache(batch)
+        )
         return step
 
     def new_masks(self, num_rows: int) -> np.ndarray:

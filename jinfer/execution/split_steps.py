@@ -92,22 +92,30 @@ class SplitSteps:
         for size in self._programs.mask_counts:
             self._send(StepMasks([], self.new_masks(size)), [])
         for shape in self._programs.buckets.all:
-            state, step = self.begin(params, state, NOTHING, padding_batch(shape, limits))
+            batch = padding_batch(shape, limits)
+            state, step = self.begin(params, state, NOTHING, batch, packed=batch.packed)
             state = self.choose(state, step, None)
         state.rows.newest_token.block_until_ready()
         return state
 
     def begin(
-        self, params: Params, state: DeviceState, plan: StepPlan, batch: Batch
+        self,
+        params: Params,
+        state: DeviceState,
+        plan: StepPlan,
+        batch: Batch,
+        *,
+        packed: np.ndarray | jax.Array,
     ) -> tuple[DeviceState, SplitStep]:
-        """Starts the first half, and the copies of scores to the host."""
+        """Starts the first half, and the copies of scores to the host. `packed` is the batch's, perhaps on
+        the device."""
         scores, scored = None, scored_chunks(plan)
         if scored:
             score = self._executables[ProgramKey("score", batch.shape)]
-            state, wanted, scores = score(params, state, batch.packed, _targets(scored, batch))
+            state, wanted, scores = score(params, state, packed, _targets(scored, batch))
             jax.tree.map(lambda x: x.copy_to_host_async(), scores)
         else:
-            state, wanted = self._executables[ProgramKey("forward", batch.shape)](params, state, batch.packed)
+            state, wanted = self._executables[ProgramKey("forward", batch.shape)](params, state, packed)
         for chunk in plan.chunks:
             if chunk.is_last_chunk and chunk.sequence.request.logits_rules is not None:
                 self._join(chunk)

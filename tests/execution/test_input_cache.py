@@ -3,10 +3,13 @@
 import jax
 import numpy as np
 
+from jinfer import SamplingParams
 from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
 from jinfer.execution.executor import InputCache
+from jinfer.execution.split_steps import SplitSteps
 from jinfer.placement import Placement
+from tests.tiny_model import tiny_llm
 
 DECODE, MIXED = StepShape(2), StepShape(2, 16)
 
@@ -48,3 +51,20 @@ def test_shapes_are_kept_apart_and_mixed_steps_are_sent_as_they_are():
     assert first is packed
     assert second is packed
     assert all(send(Batch(MIXED, packed)) is packed for _ in range(3))
+
+
+def test_steps_in_two_halves_are_sent_once_as_well(monkeypatch):
+    sent = []
+    begin = SplitSteps.begin
+
+    def recorded(self, *arguments, packed, **others):
+        sent.append(packed)
+        return begin(self, *arguments, packed=packed, **others)
+
+    monkeypatch.setattr(SplitSteps, "begin", recorded)
+    with tiny_llm(max_num_seqs=2, page_size=16) as llm:
+        sent.clear()  # what warms up
+        params = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True, presence_penalty=0.1)
+        llm.generate([[1, 2, 3]], params)
+    assert isinstance(sent[-1], jax.Array)
+    assert sent[-1] is sent[-2]
