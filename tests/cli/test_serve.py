@@ -140,8 +140,9 @@ class Process:
 
     @staticmethod
     def _environment() -> dict[str, str]:
-        """The same compiled steps as this process has."""
+        """The same compiled steps as this process has, and no lines of XLA between those of the server."""
         return {
+            "TF_CPP_MIN_LOG_LEVEL": "1",  # JAX's own
             "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
