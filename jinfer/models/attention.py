@@ -11,7 +11,7 @@ from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
 from jinfer.models.rope import Angles
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
-from pallas_kernels.paged_attention import KVPages
+from pallas_kernels.paged_attention import AnyKVPages
 from pallas_kernels.rope_cache_write import rope_cache_write
 
 
@@ -74,12 +74,12 @@ class Attention:
         *,
         config: AttentionConfig,
         angles: Angles,
-        kv_pages: KVPages,
+        kv_pages: AnyKVPages,
         tokens: TokenBatch,
         norm: RMSNorm,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens_or_rows features"],
-    ) -> tuple[Float[Array, "tokens_or_rows features"], KVPages]:
+    ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages]:
         """residual + post_norm(attention(norm(x))), at `tokens.logits_indices` where they are given; and the
         layer's pages with the keys and values of all tokens in them."""
         heads = self.qkv(x, layer, norm=norm).reshape(x.shape[0], -1, config.head_dim)
@@ -94,9 +94,9 @@ class Attention:
         layer: LayerIndex,
         config: AttentionConfig,
         angles: Angles,
-        kv_pages: KVPages,
+        kv_pages: AnyKVPages,
         tokens: TokenBatch,
-    ) -> tuple[Array, KVPages]:
+    ) -> tuple[Array, AnyKVPages]:
         """One token per row, which is written to its row's last position."""
         return paged_attention.append_and_decode(
             heads,
@@ -113,9 +113,9 @@ class Attention:
         layer: LayerIndex,
         config: AttentionConfig,
         angles: Angles,
-        kv_pages: KVPages,
+        kv_pages: AnyKVPages,
         tokens: TokenBatch,
-    ) -> tuple[Array, KVPages]:
+    ) -> tuple[Array, AnyKVPages]:
         """Many tokens of some rows, which see each other: all are in the cache before any of them attends.
 
         At `logits_indices`, each is the last of its row, and sees what a decoded token sees.

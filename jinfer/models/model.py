@@ -16,7 +16,7 @@ from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
-from pallas_kernels.paged_attention import KVPages
+from pallas_kernels.paged_attention import AnyKVPages
 
 
 @jax.tree_util.register_dataclass
@@ -51,9 +51,9 @@ class Layers:
         *,
         config: LayerConfig,
         angles: Angles,
-        kv_pages: KVPages,
+        kv_pages: AnyKVPages,
         tokens: TokenBatch,
-    ) -> tuple[Float[Array, "tokens_or_rows features"], KVPages]:
+    ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages]:
         """The hidden states after one layer (at `tokens.logits_indices`, where they are given), and its pages
         with keys and values in them.
 
@@ -100,8 +100,8 @@ class Decoder:
         )
 
     def __call__(
-        self, kv_cache: tuple[KVPages, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
+        self, kv_cache: tuple[AnyKVPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[AnyKVPages, ...]]:
         """The last hidden states, and the cache with the tokens' keys and values in it.
 
         With `tokens.logits_indices` they are those of these tokens. The last layer then computes keys and
@@ -173,8 +173,8 @@ class Model:
         return replace(self, config=config, param_specs=specs)
 
     def forward(
-        self, params: Params, kv_cache: tuple[KVPages, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[KVPages, ...]]:
+        self, params: Params, kv_cache: tuple[AnyKVPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[AnyKVPages, ...]]:
         """The last hidden states, of all tokens or at `tokens.logits_indices`, and the cache with all keys
         and values in it."""
         return self._module_of(params)(kv_cache, tokens)

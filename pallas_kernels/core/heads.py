@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import UnsupportedError
 
 KEYS, VALUES = 0, 1  # the first axis of KVPages.array
 
 
-def check_heads(heads: Array, kv_pages: KVPages, *, cos: Array, sin: Array) -> None:
+def check_heads(heads: Array, kv_pages: AnyKVPages, *, cos: Array, sin: Array) -> None:
     """Raises where a projection's output does not fit the cache or the angles."""
     if heads.ndim != 3:
         raise ValueError(f"heads has shape {heads.shape}; give [tokens, heads, head_dim]")
@@ -65,7 +65,7 @@ def check_norm(
     return q_scale, k_scale, epsilon
 
 
-def queries_of(heads: Array, kv_pages: KVPages) -> jax.ShapeDtypeStruct:
+def queries_of(heads: Array, kv_pages: AnyKVPages) -> jax.ShapeDtypeStruct:
     """The shape and dtype of the queries in a projection's output [tokens, heads, head_dim]."""
     num_tokens, num_outputs, head_dim = heads.shape
     return jax.ShapeDtypeStruct((num_tokens, num_outputs - 2 * kv_pages.num_kv_heads, head_dim), heads.dtype)

@@ -1,12 +1,14 @@
 """The online softmax (Dao et al., "FlashAttention", 2022), one step at a time, in kernels on Triton."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.precision import full_precision
 from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, exp2_scaled, next_power_of_two
 
 # Finite, so that the difference of two masked scores is 0 and not NaN; and a power of two, so that the
@@ -25,8 +27,13 @@ class KernelShape:
     scale: float
     sliding_window: int | None
     soft_cap: float | None
-    precision: jax.lax.Precision | None
+    dot_dtype: jnp.dtype  # of the operands of both products
     interpret: bool
+
+    @property
+    def precision(self) -> jax.lax.Precision | None:
+        """The precision of both products."""
+        return full_precision(self.dot_dtype)
 
     @property
     def group(self) -> int:
@@ -60,10 +67,21 @@ class KernelShape:
         return 0 if self.sliding_window is None else jnp.maximum(0, position - self.sliding_window + 1)
 
 
-def raw_scores(q: Array, k: Array, shape: KernelShape) -> Array:
+class Vectors(NamedTuple):
+    """Keys or values of positions: x [n, padded_dim], each times its scale [n]; None for 1."""
+
+    x: Array
+    scale: Array | None
+
+
+def raw_scores(q: Array, k: Vectors, shape: KernelShape) -> Array:
     """q . k, or tanh(scale * q . k / soft_cap) with a soft cap; both before their positive factor
     `log2_scale`."""
-    return soft_capped(plt.dot(q, k.T, precision=shape.precision), shape)
+    return soft_capped(_times(plt.dot(q, k.x.T, precision=shape.precision), k.scale), shape)
+
+
+def _times(columns: Array, scale: Array | None) -> Array:
+    return columns if scale is None else columns * scale[None, :]
 
 
 def soft_capped(scores: Array, shape: KernelShape) -> Array:
@@ -94,9 +112,8 @@ def softmax_start(
     return acc, jnp.where(has_sink, sink.astype(jnp.float32) * LOG2_E, MASKED_SCORE), total
 
 
-def softmax_step(carry: tuple[Array, Array, Array], *, scores: Array, v: Array, shape: KernelShape):
-    """The carry after `scores` [queries, n] (from `raw_scores`, MASKED_SCORE where unseen) of `v` [n,
-    padded_dim].
+def softmax_step(carry: tuple[Array, Array, Array], *, scores: Array, v: Vectors, shape: KernelShape):
+    """The carry after `scores` [queries, n] (from `raw_scores`, MASKED_SCORE where unseen) of n values.
 
     Where a query has seen no position yet, masked scores weigh 1 and not 0; the first unmasked score
     rescales them to 0.
@@ -106,7 +123,9 @@ def softmax_step(carry: tuple[Array, Array, Array], *, scores: Array, v: Array, 
     shift = jnp.broadcast_to(new_top[:, None], scores.shape)
     weight = exp2_scaled(scores, shape.log2_scale, shift, interpret=shape.interpret)
     rescale = jnp.exp2(top - new_top)
-    acc = acc * rescale[:, None] + plt.dot(weight.astype(v.dtype), v, precision=shape.precision)
+    acc = acc * rescale[:, None] + plt.dot(
+        _times(weight, v.scale).astype(v.x.dtype), v.x, precision=shape.precision
+    )
     return acc, new_top, total * rescale + weight.sum(1)
 
 

@@ -33,36 +33,54 @@ _spare_mlir_a_search()
 
 def triton_call(
     kernel: Callable,
-    *operands: Array,
-    out_shape: Sequence[jax.ShapeDtypeStruct],
+    *operands: Any,
+    out_shape: Sequence[Any],
     grid: tuple[int, ...],
     num_warps: int,
     num_stages: int,
     interpret: bool,
     name: str,
     input_output_aliases: Mapping[int, int] | None = None,
-) -> Sequence[Array]:
+) -> Sequence[Any]:
     """Runs `kernel` once per point of `grid` with every operand and result left in global memory.
 
-    The first grid dimension varies fastest: programs that differ in it alone run side by side.
-    `input_output_aliases` maps an operand's number to the result that is written over it; without a copy
-    where the operand is donated or used nowhere else.
+    Operands and results may be pytrees of arrays and of their shapes, such as None or the pages of a cache;
+    the kernel gets the same ones of references. The first grid dimension varies fastest: programs that differ
+    in it alone run side by side. `input_output_aliases` maps an operand's number to the result that is
+    written over it; without a copy where the operand is donated or used nowhere else.
 
     CompilerParams is always given: without it jax 0.10 takes Mosaic GPU and later versions Triton.
     """
     in_global_memory = pl.BlockSpec(memory_space=pl.ANY)
+    arrays, structure = jax.tree.flatten((*operands, *out_shape))
+    num_operands = len(jax.tree.leaves(operands))
+
+    def of_references(*refs) -> None:
+        kernel(*jax.tree.unflatten(structure, refs))
+
     call = pl.pallas_call(
-        kernel,
-        out_shape=list(out_shape),
+        of_references,
+        out_shape=arrays[num_operands:],
         grid=grid,
-        in_specs=[in_global_memory] * len(operands),
-        out_specs=[in_global_memory] * len(out_shape),
+        in_specs=[in_global_memory] * num_operands,
+        out_specs=[in_global_memory] * (len(arrays) - num_operands),
         compiler_params=plt.CompilerParams(num_warps=num_warps, num_stages=num_stages),
-        input_output_aliases=dict(input_output_aliases or {}),
+        input_output_aliases=_aliases(operands, out_shape, input_output_aliases or {}),
         interpret=interpret,
         name=name,
     )
-    return call(*operands)
+    results = call(*arrays[:num_operands])
+    return jax.tree.unflatten(jax.tree.structure(list(out_shape)), results)
+
+
+def _aliases(operands: Sequence[Any], results: Sequence[Any], by_number: Mapping[int, int]) -> dict[int, int]:
+    """The numbers of arrays, from those of the pytrees that they are in."""
+    aliases: dict[int, int] = {}
+    for operand, result in by_number.items():
+        first, over = (len(jax.tree.leaves(trees)) for trees in (operands[:operand], results[:result]))
+        size = len(jax.tree.leaves(operands[operand]))
+        aliases |= dict(zip(range(first, first + size), range(over, over + size), strict=True))
+    return aliases
 
 
 def load_rows(ref, *index: Any, size: int, padded_size: int) -> Array:
@@ -76,7 +94,8 @@ def load_rows(ref, *index: Any, size: int, padded_size: int) -> Array:
     column = jnp.arange(padded_size)
     spread = [i[:, None] if getattr(i, "ndim", 0) else i for i in index]
     inside = jnp.broadcast_to((column < size)[None, :], (_num_rows(index), padded_size))
-    return plt.load(ref.at[(*spread, column[None, :])], mask=inside, other=0)
+    zero = 0.0 if jnp.issubdtype(ref.dtype, jnp.floating) else 0  # no integer is converted to 8 bits of float
+    return plt.load(ref.at[(*spread, column[None, :])], mask=inside, other=zero)
 
 
 def _num_rows(index: tuple[Any, ...]) -> int:

@@ -22,10 +22,10 @@ Blocks = TypeVar("Blocks")
 
 
 def tuned_key(call: NamedTuple, *, rounded: Sequence[str]) -> dict[str, Any]:
-    """The key of a call: its facts, of which those named in `rounded` count as the power of two that holds
-    them."""
+    """The key of a call: its facts but for those that are None, of which those named in `rounded` count as
+    the power of two that holds them."""
     powers = {name: next_power_of_two(getattr(call, name)) for name in rounded}
-    return call._asdict() | powers
+    return {name: fact for name, fact in (call._asdict() | powers).items() if fact is not None}
 
 
 def tuned_blocks(

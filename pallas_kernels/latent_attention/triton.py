@@ -26,7 +26,6 @@ from jaxtyping import Array
 
 from pallas_kernels.core.epilogues import store_attention
 from pallas_kernels.core.online_softmax import MASKED_SCORE, KernelShape, soft_capped
-from pallas_kernels.core.precision import full_precision
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import (
@@ -106,7 +105,7 @@ def _kernel_shape(
         scale=scale,
         sliding_window=None,
         soft_cap=soft_cap,
-        precision=full_precision(q_latent.dtype),
+        dot_dtype=q_latent.dtype,
         interpret=interpret,
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import UnsupportedError
 
 
@@ -40,7 +40,7 @@ PLAIN = AttentionOptions()
 
 def check_shapes(
     q: Array | jax.ShapeDtypeStruct,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     *,
     page_table: Array,
     lengths: Array,

@@ -9,14 +9,14 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.rope_cache_write import rope_cache_write
 
 TOKENS_AT_ONCE = 16  # bounds the memory of extend: each token gathers a whole row of the cache
 
 
 def decode(
-    q: Array, kv_pages: KVPages, page_table: Array, lengths: Array, *, sinks: Array | None, options
+    q: Array, kv_pages: AnyKVPages, page_table: Array, lengths: Array, *, sinks: Array | None, options
 ) -> Array:
     """See `pallas_kernels.paged_attention.decode`."""
     return jax.vmap(functools.partial(_attend, kv_pages, sinks, options))(q, page_table, lengths)
@@ -24,7 +24,7 @@ def decode(
 
 def append_and_decode(
     heads: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     lengths: Array,
     *,
@@ -33,7 +33,7 @@ def append_and_decode(
     layer: int | Array | None,
     sinks: Array | None,
     options,
-) -> tuple[Array, KVPages]:
+) -> tuple[Array, AnyKVPages]:
     """See `pallas_kernels.paged_attention.append_and_decode`. A scatter drops what is outside the cache."""
     num_pages, page_size = kv_pages.num_pages, kv_pages.page_size
     position = jnp.maximum(lengths - 1, 0)
@@ -57,7 +57,7 @@ def append_and_decode(
 
 def extend(
     q: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     query_starts: Array,
     lengths: Array,
@@ -80,11 +80,11 @@ def extend(
 
 
 def _attend(
-    kv_pages: KVPages, sinks: Array | None, options, q: Array, page_ids: Array, length: Array
+    kv_pages: AnyKVPages, sinks: Array | None, options, q: Array, page_ids: Array, length: Array
 ) -> Array:
     """q [num_heads, head_dim] against the first `length` positions of the pages, -> [num_heads, head_dim]."""
     num_kv_heads, head_dim = kv_pages.num_kv_heads, kv_pages.head_dim
-    k, v = kv_pages.array[:, page_ids].reshape(2, -1, num_kv_heads, head_dim).astype(jnp.float32)
+    k, v = kv_pages.gathered(page_ids).reshape(2, -1, num_kv_heads, head_dim)
     position = jnp.arange(k.shape[0])
     seen = position < length
     if options.sliding_window is not None:

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.heads import KEYS, VALUES
+from pallas_kernels.core.kv_pages import AnyKVPages
+from pallas_kernels.core.kv_refs import StoredPages, dot_dtype
 from pallas_kernels.core.online_softmax import MASKED_SCORE, KernelShape, raw_scores, softmax_step
-from pallas_kernels.core.precision import full_precision
-from pallas_kernels.core.triton_call import ceil_div, load_rows
+from pallas_kernels.core.triton_call import ceil_div
 
 
 def kernel_shape(
-    q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, *, options, interpret: bool
+    q: Array | jax.ShapeDtypeStruct, kv_pages: AnyKVPages, *, options, interpret: bool
 ) -> KernelShape:
     """The shape of attention of queries [..., num_heads, head_dim] over these pages."""
     num_heads, head_dim = q.shape[-2:]
@@ -27,7 +28,7 @@ def kernel_shape(
         scale=options.scale_for(head_dim),
         sliding_window=options.sliding_window,
         soft_cap=options.soft_cap,
-        precision=full_precision(q.dtype),
+        dot_dtype=dot_dtype(kv_pages),
         interpret=interpret,
     )
 
@@ -73,7 +74,7 @@ def attend_tiles(
     mask_of: Callable,
     is_edge: Callable | None,
     kv_head,
-    kv_ref,
+    pages: StoredPages,
     shape: KernelShape,
 ):
     """The softmax carry after all tiles of a range.
@@ -85,18 +86,26 @@ def attend_tiles(
     would wait for its first keys again. The pages of a tile are looked up one tile ahead and carried: a load
     whose address is loaded in the same iteration takes two stages of the pipeline instead of one.
     """
-    sizes = {"size": shape.head_dim, "padded_size": shape.padded_dim}
+    q, unit = q.astype(shape.dot_dtype), pages.weight_unit(shape)
 
     def one_tile(i, carry):
         softmax, page = carry
         offset = tiles.offset_of(i)
-        scores = raw_scores(q, load_rows(kv_ref, 0, page, offset, kv_head, **sizes), shape)
+        scores = raw_scores(q, pages.load(KEYS, page, offset, kv_head, shape=shape), shape)
 
         def masked(scores):
             return jnp.where(mask_of(i), scores, MASKED_SCORE)
 
         scores = masked(scores) if is_edge is None else jax.lax.cond(is_edge(i), masked, lambda x: x, scores)
-        v = load_rows(kv_ref, 1, page, offset, kv_head, **sizes)
+        v = pages.load(VALUES, page, offset, kv_head, shape=shape)
         return softmax_step(softmax, scores=scores, v=v, shape=shape), tiles.page_of(i + 1)
 
-    return jax.lax.fori_loop(0, tiles.num_tiles, one_tile, (carry, tiles.first_page))[0]
+    carry = _in_units(carry, 1 / unit)
+    carry, _ = jax.lax.fori_loop(0, tiles.num_tiles, one_tile, (carry, tiles.first_page))
+    return _in_units(carry, unit)
+
+
+def _in_units(carry, factor: float):
+    """The carry with its weighted sum times a power of two."""
+    acc, top, total = carry
+    return (acc, top, total) if factor == 1 else (acc * factor, top, total)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.core.heads import check_heads, check_norm
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.rope_cache_write import reference, triton
 
@@ -21,7 +21,7 @@ __all__ = ["rope_cache_write"]
 
 def rope_cache_write(
     heads: Float[Array, "tokens num_heads_plus_2_num_kv_heads head_dim"],
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     cos: Float32[Array, "tokens half"],
     sin: Float32[Array, "tokens half"],
     page_ids: Int32[Array, " tokens"],
@@ -33,7 +33,7 @@ def rope_cache_write(
     layer: int | Int32[Array, ""] | None = None,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
-) -> tuple[Float[Array, "tokens num_heads head_dim"], KVPages]:
+) -> tuple[Float[Array, "tokens num_heads head_dim"], AnyKVPages]:
     """The queries, ready for attention, and the cache with each token's key and value in it.
 
     A token of `heads` is one row of the projection's output: its queries, then its keys, then its values.
@@ -68,7 +68,7 @@ def rope_cache_write(
             f"({len(heads)},)"
         )
     norm = check_norm(q_scale, k_scale, epsilon=epsilon, layer=layer, head_dim=heads.shape[-1])
-    write: Callable[..., tuple[Array, KVPages]]
+    write: Callable[..., tuple[Array, AnyKVPages]]
     if select(implementation) == "reference":
         write = reference.rope_cache_write
     else:

@@ -3,23 +3,19 @@
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 
 
 def rope_cache_write(
     heads: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     *,
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
     layer: int | Array | None,
-) -> tuple[Array, KVPages]:
-    """See `pallas_kernels.rope_cache_write.rope_cache_write`.
-
-    Keys and values are two updates of one scatter: one update would make XLA turn the scatter of a single
-    token into slice updates, and copy the whole cache for them.
-    """
+) -> tuple[Array, AnyKVPages]:
+    """See `pallas_kernels.rope_cache_write.rope_cache_write`."""
     num_kv_heads = kv_pages.num_kv_heads
     num_heads = heads.shape[1] - 2 * num_kv_heads
     q, k, v = jnp.split(heads, [num_heads, num_heads + num_kv_heads], axis=1)
@@ -31,10 +27,8 @@ def rope_cache_write(
         q, k = _normalized(q, q_scale, epsilon), _normalized(k, k_scale, epsilon)
     q, k = _rotated(q, *angles), _rotated(k, *angles)
     page_ids, page_offsets = slots
-    key_or_value = jnp.arange(2)[:, None]
-    kv = jnp.stack([k, v.astype(jnp.float32)]).astype(kv_pages.dtype)
-    written = kv_pages.array.at[key_or_value, page_ids[None], page_offsets[None]].set(kv)
-    return q.astype(kv_pages.dtype), KVPages(written)
+    written = kv_pages.with_written(jnp.stack([k, v.astype(jnp.float32)]), page_ids, page_offsets)
+    return q.astype(kv_pages.dtype), written
 
 
 def _normalized(x: Array, scale: Array, epsilon: float) -> Array:

@@ -12,6 +12,7 @@ programs of 32 rows:
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -22,7 +23,8 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
+from pallas_kernels.core.kv_refs import StoredPages, as_pages, shapes_of, stored
 from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.rope_cache_write.tuning import (
@@ -35,7 +37,7 @@ from pallas_kernels.rope_cache_write.tuning import (
 
 def rope_cache_write(
     heads: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     *,
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
@@ -43,7 +45,7 @@ def rope_cache_write(
     layer: int | Array | None = None,
     blocks: RopeCacheWriteBlocks | None = None,
     interpret: bool,
-) -> tuple[Array, KVPages]:
+) -> tuple[Array, AnyKVPages]:
     """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
     if blocks is None:
         blocks = rope_cache_write_blocks(RopeCacheWriteCall.of(heads, kv_pages, angles[0]))
@@ -56,23 +58,27 @@ def rope_cache_write(
 @functools.partial(jax.jit, static_argnames=("epsilon", "blocks", "interpret"))
 def _run(
     heads: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     *others: Array,
     epsilon: float | None,
     blocks: RopeCacheWriteBlocks,
     interpret: bool,
-) -> tuple[Array, KVPages]:
+) -> tuple[Array, AnyKVPages]:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     num_tokens, num_outputs, head_dim = heads.shape
     num_kv_heads = kv_pages.num_kv_heads
     num_heads = num_outputs - 2 * num_kv_heads
     sections, group_tokens = _divide(num_tokens, num_heads, num_kv_heads, blocks)
+    pages = stored(kv_pages)
+    kernel = functools.partial(
+        _kernel, sections=sections, group_tokens=group_tokens, epsilon=epsilon, interpret=interpret
+    )
     q, written = triton_call(
-        functools.partial(_kernel, sections=sections, group_tokens=group_tokens, epsilon=epsilon),
-        *(heads, kv_pages.array, *others),
+        kernel,
+        *(heads, pages, *others),
         out_shape=[
             jax.ShapeDtypeStruct((num_tokens, num_heads, head_dim), kv_pages.dtype),
-            jax.ShapeDtypeStruct(kv_pages.array.shape, kv_pages.dtype),
+            shapes_of(pages),
         ],
         grid=(sections[-1].programs.stop, ceil_div(num_tokens, group_tokens)),
         num_warps=blocks.num_warps,
@@ -81,7 +87,7 @@ def _run(
         name="rope_cache_write",
         input_output_aliases={1: 1},
     )
-    return q, KVPages(written)
+    return q, as_pages(written, kv_pages)
 
 
 @dataclass(frozen=True)
@@ -145,9 +151,19 @@ class _Tile(NamedTuple):
 
 
 def _kernel(
-    heads_ref, _, cos_ref, sin_ref, page_ids_ref, page_offsets_ref, *refs, sections, group_tokens, epsilon
+    heads_ref,
+    _,
+    cos_ref,
+    sin_ref,
+    page_ids_ref,
+    page_offsets_ref,
+    *refs,
+    sections,
+    group_tokens,
+    epsilon,
+    interpret: bool,
 ):
-    *norm_refs, q_ref, kv_ref = refs
+    *norm_refs, q_ref, pages = refs
     *layer_refs, q_scale_ref, k_scale_ref = norm_refs or (None, None)
     layer = tuple(load_layer_index(ref) for ref in layer_refs)
     num_tokens, _, head_dim = heads_ref.shape[-3:]
@@ -156,7 +172,7 @@ def _kernel(
     queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
     parts = _rotary_parts(head_dim, half=cos_ref.shape[1])
     rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), layer, epsilon)
-    slots_of = functools.partial(_load_slots, (page_ids_ref, page_offsets_ref), num_pages=kv_ref.shape[1])
+    write = functools.partial(_write, pages, (page_ids_ref, page_offsets_ref), interpret=interpret)
 
     @_where_it_serves(queries.section, program)
     def _write_queries():
@@ -167,17 +183,33 @@ def _kernel(
     @_where_it_serves(keys.section, program)
     def _write_keys():
         tiles = [_tile(keys, *part) for part in parts]
-        slots = slots_of(keys)
-        for tile, k in zip(tiles, rotated(tiles, k_scale_ref), strict=True):
-            index = KEYS, *slots, tile.head, tile.column
-            plt.store(kv_ref.at[index], k.astype(kv_ref.dtype), mask=tile.inside)
+        write(KEYS, keys, tiles, lambda: rotated(tiles, k_scale_ref))
 
     @_where_it_serves(values.section, program)
     def _write_values():
         tile = _tile(values, 0, head_dim)
-        slots = slots_of(values)
-        v = _load_heads(heads_ref, tile).astype(kv_ref.dtype)
-        plt.store(kv_ref.at[(VALUES, *slots, tile.head, tile.column)], v, mask=tile.inside)
+        write(VALUES, values, [tile], lambda: [_load_heads(heads_ref, tile)])
+
+
+def _write(
+    pages: StoredPages,
+    slot_refs,
+    kind: int,
+    rows: "_ProgramRows",
+    tiles: list["_Tile"],
+    heads_of: Callable[[], list[Array]],
+    *,
+    interpret: bool,
+) -> None:
+    """Keys or values of the rows, which `heads_of` loads after the slots, into their slots."""
+    page, offset = _load_slots(slot_refs, rows, num_pages=pages.num_pages)
+    encoded = pages.encode(heads_of(), interpret=interpret)
+    for tile, part in zip(tiles, encoded.parts, strict=True):
+        slot = page[:, None, None], offset[:, None, None]
+        pages.store(kind, *slot, tile.head, tile.column, part, mask=tile.inside)
+    page, offset, head = jnp.broadcast_arrays(page[:, None], offset[:, None], rows.head[None])
+    inside = rows.token_inside[:, None] & rows.head_inside[None]
+    pages.store_scale(kind, page, offset, head, encoded, mask=inside)
 
 
 def _where_it_serves(section: _Section, program: Array):
@@ -213,13 +245,12 @@ def _spread(token: Array, head: Array, column: Array) -> list[Array]:
 
 
 def _load_slots(slot_refs, rows: _ProgramRows, *, num_pages: int) -> list[Array]:
-    """The page and the offset in it of each token, [tokens, 1, 1].
+    """The page and the offset in it of each token, [tokens].
 
     Interpret mode stores old values where a mask forbids to store: a token that is not there gets a page that
     is not there, so that it does not undo what another writes.
     """
-    slots = [plt.load(ref.at[rows.token], mask=rows.token_inside, other=num_pages) for ref in slot_refs]
-    return [slot[:, None, None] for slot in slots]
+    return [plt.load(ref.at[rows.token], mask=rows.token_inside, other=num_pages) for ref in slot_refs]
 
 
 def _load_heads(heads_ref, tile: _Tile) -> Array:

@@ -2,12 +2,12 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
 from pallas_kernels.core.device import THREADS_PER_WARP, target_device
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks, tuned_key
 
@@ -40,9 +40,10 @@ class RopeCacheWriteCall(NamedTuple):
     head_dim: int
     rotary_dim: int
     itemsize: int
+    quantized: str | None = None  # the dtype of a cache whose values have scales
 
     @classmethod
-    def of(cls, heads: Array, kv_pages: KVPages, cos: Array) -> "RopeCacheWriteCall":
+    def of(cls, heads: Array, kv_pages: AnyKVPages, cos: Array) -> "RopeCacheWriteCall":
         """The call with these arguments of `rope_cache_write`."""
         num_tokens, num_outputs, head_dim = heads.shape
         return cls(
@@ -52,6 +53,7 @@ class RopeCacheWriteCall(NamedTuple):
             head_dim=head_dim,
             rotary_dim=2 * cos.shape[1],
             itemsize=kv_pages.dtype.itemsize,
+            quantized=kv_pages.quantized,
         )
 
 
@@ -69,7 +71,7 @@ def rope_cache_write_blocks(call: RopeCacheWriteCall) -> RopeCacheWriteBlocks:
     return RopeCacheWriteBlocks(rows, heads=rows, num_warps=_num_warps(rows, call))
 
 
-def rope_cache_write_key(call: RopeCacheWriteCall) -> dict[str, int]:
+def rope_cache_write_key(call: RopeCacheWriteCall) -> dict[str, Any]:
     """A call's tuned entry; tokens count as the power of two that holds them."""
     return tuned_key(call, rounded=["num_tokens"])
 

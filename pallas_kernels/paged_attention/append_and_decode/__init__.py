@@ -6,7 +6,7 @@ from collections.abc import Callable
 from jaxtyping import Array, Float, Float32, Int32
 
 from pallas_kernels.core.heads import check_heads, check_norm, queries_of
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference
 from pallas_kernels.paged_attention.append_and_decode import triton
@@ -15,7 +15,7 @@ from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, che
 
 def append_and_decode(
     heads: Float[Array, "rows num_heads_plus_2_num_kv_heads head_dim"],
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Int32[Array, "rows max_pages"],
     lengths: Int32[Array, " rows"],
     cos: Float32[Array, "rows half"],
@@ -29,7 +29,7 @@ def append_and_decode(
     options: AttentionOptions = PLAIN,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
-) -> tuple[Float[Array, "rows num_heads head_dim"], KVPages]:
+) -> tuple[Float[Array, "rows num_heads head_dim"], AnyKVPages]:
     """`rope_cache_write` of one token per row, to the row's last position, `lengths[row] - 1`, and its
     `decode`.
 
@@ -54,7 +54,7 @@ def append_and_decode(
     if lengths.shape != (rows,):
         raise ValueError(f"lengths has shape {lengths.shape}, but heads has one token of each of {rows} rows")
     norm = check_norm(q_scale, k_scale, epsilon=epsilon, layer=layer, head_dim=head_dim)
-    attend: Callable[..., tuple[Array, KVPages]]
+    attend: Callable[..., tuple[Array, AnyKVPages]]
     if select(implementation) == "reference":
         attend = reference.append_and_decode
     else:

@@ -14,6 +14,7 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
+from pallas_kernels.core.kv_refs import Encoded, StoredPages
 from pallas_kernels.core.online_softmax import KernelShape
 from pallas_kernels.core.stacked import load_layer_index
 
@@ -73,8 +74,8 @@ def load_angles(refs: NewTokenRefs, *, row, head: Array, shape: KernelShape) -> 
     return Angles(cos, jnp.where(column < half, -sin, sin))
 
 
-def rotated(heads: RawHeads, angles: Angles, *, epsilon: float, head_dim: int, dtype: jnp.dtype) -> Array:
-    """The heads, normed where there are scales, rotated, and rounded once, as `rope_cache_write` does it."""
+def rotated(heads: RawHeads, angles: Angles, *, epsilon: float, head_dim: int) -> Array:
+    """The heads in float32, normed where there are scales, and rotated, as `rope_cache_write` does it."""
     x = heads.x.astype(jnp.float32)
     rotated_half = heads.rotated_half.astype(jnp.float32)
     if heads.scales:
@@ -85,24 +86,35 @@ def rotated(heads: RawHeads, angles: Angles, *, epsilon: float, head_dim: int, d
             head_dim=head_dim,
             epsilon=epsilon,
         )
-    return rotate(x, rotated_half, cos=angles.cos, sin=angles.sin).astype(dtype)
+    return rotate(x, rotated_half, cos=angles.cos, sin=angles.sin)
 
 
 def store_new_token(
-    kv_ref, table_ref, *, row, position, kv_head: Array, is_first: Array, k, v, shape: KernelShape
-):
+    pages: StoredPages,
+    table_ref,
+    *,
+    row,
+    position,
+    kv_head: Array,
+    is_first: Array,
+    k: Encoded,
+    v: Encoded,
+    shape: KernelShape,
+) -> None:
     """Keys and values of the heads [heads] where `is_first`, once for each KV head, at the position.
 
     Interpret mode stores old values where a mask forbids to store. Masked values therefore get a page that
     does not exist, so that they do not undo the others.
     """
-    page = jnp.where(is_first, table_ref[row, shape.page_index(position)], kv_ref.shape[1])[:, None]
+    page = jnp.where(is_first, table_ref[row, shape.page_index(position)], pages.num_pages)
+    offset = shape.page_offset(position)
     column, inside = _columns(kv_head, shape)
     mask = is_first[:, None] if inside is None else is_first[:, None] & inside
     mask = jnp.broadcast_to(mask, column.shape)
-    for kind, value in ((KEYS, k), (VALUES, v)):
-        index = kind, page, shape.page_offset(position), kv_head[:, None], column
-        plt.store(kv_ref.at[index], value, mask=mask)
+    for kind, encoded in ((KEYS, k), (VALUES, v)):
+        (part,) = encoded.parts
+        pages.store(kind, page[:, None], offset, kv_head[:, None], column, part, mask=mask)
+        pages.store_scale(kind, page, offset, kv_head, encoded, mask=is_first)
 
 
 def _load(ref, inside: Array | None, other: int = 0) -> Array:

@@ -15,7 +15,8 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.heads import queries_of
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
+from pallas_kernels.core.kv_refs import Encoded, StoredPages, as_pages, shapes_of, stored
 from pallas_kernels.core.online_softmax import KernelShape, soft_capped, softmax_start, softmax_step_of_one
 from pallas_kernels.core.splits import partial_shapes, split_range
 from pallas_kernels.core.stacked import layer_index_operand
@@ -41,7 +42,7 @@ from pallas_kernels.paged_attention.tiles import kernel_shape
 
 def append_and_decode(
     heads: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     lengths: Array,
     *,
@@ -52,7 +53,7 @@ def append_and_decode(
     options,
     blocks: DecodeBlocks | None = None,
     interpret: bool,
-) -> tuple[Array, KVPages]:
+) -> tuple[Array, AnyKVPages]:
     """One program per (block of KV heads, row, split), with decode's blocks. See the package for the
     contract."""
     if blocks is None:
@@ -70,7 +71,7 @@ def append_and_decode(
 @functools.partial(jax.jit, static_argnames=("options", "epsilon", "blocks", "interpret"))
 def _append(
     heads,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table,
     lengths,
     new_token: dict[str, Any],
@@ -80,27 +81,26 @@ def _append(
     epsilon: float | None,
     blocks: DecodeBlocks,
     interpret: bool,
-) -> tuple[Array, KVPages]:
+) -> tuple[Array, AnyKVPages]:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     q = queries_of(heads, kv_pages)
     rows, num_heads, head_dim = q.shape
-    others, structure = jax.tree.flatten((new_token, sinks))
+    pages = stored(kv_pages)
     *results, written = triton_call(
         functools.partial(
             _append_kernel,
-            structure=structure,
             shape=kernel_shape(q, kv_pages, options=options, interpret=interpret),
             blocks=blocks,
             epsilon=epsilon,
         ),
-        *(heads, kv_pages.array, page_table, lengths, *others),
+        *(heads, pages, page_table, lengths, new_token, sinks),
         out_shape=[
             *(
                 partial_shapes(rows, num_heads, num_splits=blocks.num_splits, dim=head_dim)
                 if blocks.num_splits > 1
                 else [q]
             ),
-            jax.ShapeDtypeStruct(kv_pages.array.shape, kv_pages.dtype),
+            shapes_of(pages),
         ],
         input_output_aliases={1: 3 if blocks.num_splits > 1 else 1},
         grid=(ceil_div(kv_pages.num_kv_heads, blocks.kv_heads), rows, blocks.num_splits),
@@ -110,27 +110,26 @@ def _append(
         name="append_and_decode",
     )
     if blocks.num_splits == 1:
-        return results[0], KVPages(written)
+        return results[0], as_pages(written, kv_pages)
     out = merge_row_splits(
         results, lengths, options=options, tile=blocks.tile, dtype=q.dtype, interpret=interpret
     )
-    return out, KVPages(written)
+    return out, as_pages(written, kv_pages)
 
 
 def _append_kernel(
     heads_ref,
-    kv_ref,
+    pages: StoredPages,
     table_ref,
     length_ref,
-    *refs,
-    structure,
+    new_token: dict[str, Any],
+    sinks_ref,
+    *all_result_refs,
     shape: KernelShape,
     blocks: DecodeBlocks,
     epsilon,
 ):
-    num_results = 3 if blocks.num_splits > 1 else 1
-    *operand_refs, written_ref = refs
-    new_token, sinks_ref = jax.tree.unflatten(structure, operand_refs[:-num_results])
+    *result_refs, written = all_result_refs
     token_refs = NewTokenRefs(heads_ref, **new_token)
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
@@ -148,7 +147,7 @@ def _append_kernel(
         tiles = decode_tiles(begin, end, row=row, table_ref=table_ref, shape=shape, blocks=blocks)
         queries = decode_queries(head_block, shape, blocks)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[queries.any_head])
-        attend_new, q = _new_token(token_refs, written_ref, table_ref, row, newest, queries, shape, epsilon)
+        attend_new, q = _new_token(token_refs, written, table_ref, row, newest, queries, shape, epsilon)
         carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
         carry = jax.lax.cond(has_new, attend_new, lambda carry: carry, carry)
         attend_and_store(
@@ -160,33 +159,43 @@ def _append_kernel(
             row=row,
             split=split,
             queries=queries,
-            kv_ref=kv_ref,
-            result_refs=operand_refs[-num_results:],
+            pages=pages,
+            result_refs=result_refs,
             shape=shape,
             blocks=blocks,
         )
 
 
 def _new_token(
-    refs: NewTokenRefs, kv_ref, table_ref, row, position, queries: DecodeQueries, shape: KernelShape, epsilon
+    refs: NewTokenRefs,
+    written: StoredPages,
+    table_ref,
+    row,
+    position,
+    queries: DecodeQueries,
+    shape: KernelShape,
+    epsilon,
 ):
     """A function that attends and stores the new position, and the queries.
 
-    Each query has the key and the value of its KV head to itself, so that threads exchange nothing but sums.
+    The position is attended as the cache has it, so that a token is the same to its own query as to later
+    ones. Each query has the key and the value of its KV head to itself, so that threads exchange nothing but
+    sums.
     """
     kv_head = queries.any_head // shape.group
     raw_q = load_raw_heads(refs, row=row, head=queries.any_head, kind=0, shape=shape)
     raw_k = load_raw_heads(refs, row=row, head=shape.num_heads + kv_head, kind=1, shape=shape)
-    v = load_values(refs, row=row, head=shape.num_heads + shape.num_kv_heads + kv_head, shape=shape)
+    new_v = load_values(refs, row=row, head=shape.num_heads + shape.num_kv_heads + kv_head, shape=shape)
     angles = load_angles(refs, row=row, head=kv_head, shape=shape)
-    rounding = {"epsilon": epsilon, "head_dim": shape.head_dim, "dtype": kv_ref.dtype}
-    q = rotated(raw_q, angles, **rounding)
+    rotation = {"epsilon": epsilon, "head_dim": shape.head_dim}
+    q = rotated(raw_q, angles, **rotation).astype(refs.heads.dtype)
 
     def attend_new(carry):
-        k = rotated(raw_k, angles, **rounding)
+        k = written.encode([rotated(raw_k, angles, **rotation)], interpret=shape.interpret)
+        v = written.encode([new_v], interpret=shape.interpret)
         is_first = queries.is_query & (queries.head % shape.group == 0)
         store_new_token(
-            kv_ref,
+            written,
             table_ref,
             row=row,
             position=position,
@@ -196,7 +205,18 @@ def _new_token(
             v=v,
             shape=shape,
         )
-        score = (q.astype(jnp.float32) * k.astype(jnp.float32)).sum(1)
-        return softmax_step_of_one(carry, score=soft_capped(score, shape), v=v, shape=shape)
+        return softmax_step_of_one(carry, score=_score(q, k, shape), v=_decoded(v), shape=shape)
 
     return attend_new, q
+
+
+def _score(q: Array, k: Encoded, shape: KernelShape) -> Array:
+    """That of each query and its own key."""
+    (part,) = k.parts
+    score = (q.astype(jnp.float32) * part.astype(jnp.float32)).sum(1)
+    return soft_capped(score if k.scale is None else score * k.scale, shape)
+
+
+def _decoded(v: Encoded) -> Array:
+    (part,) = v.parts
+    return part if v.scale is None else part.astype(jnp.float32) * v.scale[:, None]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference
 from pallas_kernels.paged_attention.contract import PLAIN, AttentionOptions, check_shapes
@@ -16,7 +16,7 @@ __all__ = ["decode"]
 
 def decode(
     q: Float[Array, "rows num_heads head_dim"],
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Int32[Array, "rows max_pages"],
     lengths: Int32[Array, " rows"],
     *,

@@ -11,7 +11,8 @@ import jax
 from jaxtyping import Array
 
 from pallas_kernels.core.jax_triton_call import CallKind, jax_triton_call, require_jax_triton
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages, KVPages
+from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.splits import partial_shapes
 from pallas_kernels.core.triton_call import LOG2_E, MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_blocks
@@ -21,7 +22,7 @@ MERGED_PER_THREAD = 32  # elements of the partial results; with many more they d
 
 def decode(
     q: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     lengths: Array,
     *,
@@ -33,6 +34,10 @@ def decode(
     """See `pallas_kernels.paged_attention.decode`. The blocks are those of the Pallas kernel: both are one
     design."""
     require_jax_triton()
+    if not isinstance(kv_pages, KVPages):
+        raise UnsupportedError(
+            f"the kernel of 'jax-triton' reads KVPages, and not {type(kv_pages).__name__}; use 'pallas'"
+        )
     kernels = importlib.import_module("pallas_kernels.paged_attention.decode.jax_triton_kernels")
     (rows, num_heads, _), num_kv_heads = q.shape, kv_pages.num_kv_heads
     if blocks is None:
@@ -82,7 +87,7 @@ def _results(q: Array, num_splits: int) -> list[jax.ShapeDtypeStruct]:
 
 
 def _constants(
-    q: Array, kv_pages: KVPages, page_table: Array, sinks: Array | None, options, blocks: DecodeBlocks
+    q: Array, kv_pages: AnyKVPages, page_table: Array, sinks: Array | None, options, blocks: DecodeBlocks
 ) -> dict[str, Any]:
     """The constants that `decode_kernel` is compiled for."""
     num_heads, head_dim = q.shape[1:]

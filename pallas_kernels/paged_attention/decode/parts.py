@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.epilogues import store_attention
+from pallas_kernels.core.kv_refs import StoredPages
 from pallas_kernels.core.online_softmax import KernelShape
 from pallas_kernels.core.splits import merge_splits
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, next_power_of_two
@@ -70,7 +71,7 @@ def attend_and_store(
     row,
     split,
     queries: DecodeQueries,
-    kv_ref,
+    pages: StoredPages,
     result_refs,
     shape: KernelShape,
     blocks: DecodeBlocks,
@@ -88,7 +89,7 @@ def attend_and_store(
         return inside if blocks.kv_heads == 1 else inside & is_own
 
     carry = attend_tiles(
-        tiles, carry, q, mask_of=mask_of, is_edge=None, kv_head=kv_head, kv_ref=kv_ref, shape=shape
+        tiles, carry, q, mask_of=mask_of, is_edge=None, kv_head=kv_head, pages=pages, shape=shape
     )
     store_attention(
         result_refs, carry, row=row, head=queries.head, is_query=queries.is_query, split=split, shape=shape

@@ -8,7 +8,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
+from pallas_kernels.core.kv_refs import StoredPages, stored
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import partial_shapes, split_range
 from pallas_kernels.core.triton_call import ceil_div, load_rows, triton_call
@@ -24,7 +25,7 @@ from pallas_kernels.paged_attention.tiles import kernel_shape
 
 def decode(
     q: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     lengths: Array,
     *,
@@ -49,7 +50,16 @@ def decode(
 
 @functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
 def _decode(
-    q, kv_pages: KVPages, page_table, lengths, sinks, into, *, options, blocks: DecodeBlocks, interpret: bool
+    q,
+    kv_pages: AnyKVPages,
+    page_table,
+    lengths,
+    sinks,
+    into,
+    *,
+    options,
+    blocks: DecodeBlocks,
+    interpret: bool,
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
     rows = lengths.shape[0]
@@ -58,15 +68,13 @@ def _decode(
     partial = partial_shapes(rows, num_heads, num_splits=blocks.num_splits, dim=head_dim)
     whole = jax.ShapeDtypeStruct((rows, num_heads, head_dim), q.dtype) if into is None else into
     writes_into = into is not None and not is_split
-    others = [*([] if sinks is None else [sinks]), *([into] if writes_into else [])]
-    operands = q, kv_pages.array, page_table, lengths, *others
+    operands = q, stored(kv_pages), page_table, lengths, sinks, into if writes_into else None
     shape = kernel_shape(q, kv_pages, options=options, interpret=interpret)
     results = triton_call(
         functools.partial(
             _decode_kernel,
             shape=shape,
             blocks=blocks,
-            has_sinks=sinks is not None,
             keeps_empty_rows=writes_into,
         ),
         *operands,
@@ -93,17 +101,16 @@ def _decode(
 
 def _decode_kernel(
     q_ref,
-    kv_ref,
+    pages: StoredPages,
     table_ref,
     length_ref,
-    *refs,
+    sinks_ref,
+    into_ref,  # the result that is written over it
+    *result_refs,
     shape: KernelShape,
     blocks,
-    has_sinks: bool,
     keeps_empty_rows: bool,
 ):
-    result_refs = refs[-3:] if blocks.num_splits > 1 else refs[-1:]
-    sinks_ref = refs[0] if has_sinks else None
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
     begin, end = split_range(
@@ -129,7 +136,7 @@ def _decode_kernel(
             row=row,
             split=split,
             queries=queries,
-            kv_ref=kv_ref,
+            pages=pages,
             result_refs=result_refs,
             shape=shape,
             blocks=blocks,

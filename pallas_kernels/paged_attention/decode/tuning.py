@@ -3,16 +3,16 @@
 import itertools
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks, tuned_key
-from pallas_kernels.paged_attention.tuning import attention_facts
+from pallas_kernels.paged_attention.tuning import attention_facts, values_itemsize
 
 # One can compute while the other waits; with more splits there is more to merge.
 PROGRAMS_PER_MULTIPROCESSOR = 2
@@ -48,7 +48,8 @@ class DecodeBlocks:
 
 
 class DecodeCall(NamedTuple):
-    """The facts that the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
+    """The facts that the choice of blocks depends on. `max_positions` is what a row's page table can hold;
+    `quantized` is the dtype of a cache whose values have scales."""
 
     rows: int
     num_heads: int
@@ -57,9 +58,10 @@ class DecodeCall(NamedTuple):
     page_size: int
     max_positions: int
     itemsize: int
+    quantized: str | None = None
 
     @classmethod
-    def of(cls, q: Array | jax.ShapeDtypeStruct, kv_pages: KVPages, page_table: Array) -> "DecodeCall":
+    def of(cls, q: Array | jax.ShapeDtypeStruct, kv_pages: AnyKVPages, page_table: Array) -> "DecodeCall":
         """The call with these arguments of `decode`."""
         return cls(rows=q.shape[0], **attention_facts(q, kv_pages, page_table))
 
@@ -104,18 +106,21 @@ def decode_blocks(call: DecodeCall) -> DecodeBlocks:
 def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall) -> DecodeBlocks:
     """The largest tiles with which that many programs fit on a multiprocessor; the first that fit once, if
     none do."""
-    row_bytes = next_power_of_two(call.head_dim) * call.itemsize
+    padded_dim = next_power_of_two(call.head_dim)
+    row_bytes = padded_dim * values_itemsize(call.itemsize, call.quantized)
+    converted_bytes = 0 if call.quantized is None else padded_dim * call.itemsize  # of values, in one stage
     # A float32 dot is done outside of tensor cores, with both operands in registers.
     tiles = SMALLER_TILES if call.itemsize <= 2 else SMALLER_TILES[-2:]
     num_warps = 8 if call.itemsize > 2 and kv_heads * call.group > 32 else 4
     for room in (SHARED_MEMORY_BYTES / max(1, math.ceil(programs)), SHARED_MEMORY_BYTES):
         for columns, num_stages in tiles:
-            if 2 * (num_stages - 1) * columns * row_bytes + STAGING_BYTES <= room:
+            tiles_bytes = columns * (2 * (num_stages - 1) * row_bytes + converted_bytes)
+            if tiles_bytes + STAGING_BYTES <= room:
                 return DecodeBlocks(kv_heads, max(1, columns // kv_heads), num_splits, num_warps, num_stages)
     return DecodeBlocks(kv_heads, max(1, MIN_DOT_SIZE // kv_heads), num_splits, num_warps, num_stages=2)
 
 
-def decode_key(call: DecodeCall) -> dict[str, int]:
+def decode_key(call: DecodeCall) -> dict[str, Any]:
     """A call's tuned entry; rows and positions count as the power of two that holds them."""
     return tuned_key(call, rounded=["rows", "max_positions"])
 
@@ -125,8 +130,9 @@ def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
     times."""
     num_multiprocessors = target_device().num_multiprocessors
     kv_head_choices = {packed_kv_heads(call, query_rows) for query_rows in (1, 8, 16, 32)}
+    column_choices = (32, 64) if call.quantized is None else (32, 64, 128)  # of as many bytes
     candidates = []
-    for kv_heads, columns, waves in itertools.product(sorted(kv_head_choices), (32, 64), (1, 2, 3, 4)):
+    for kv_heads, columns, waves in itertools.product(sorted(kv_head_choices), column_choices, (1, 2, 3, 4)):
         unsplit = call.rows * ceil_div(call.num_kv_heads, kv_heads)
         max_splits = min(MAX_SPLITS, ceil_div(call.max_positions, 32))
         num_splits = max(1, min(max_splits, num_multiprocessors * waves // unsplit))

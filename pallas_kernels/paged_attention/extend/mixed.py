@@ -6,7 +6,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.triton_call import ceil_div
 from pallas_kernels.paged_attention.decode.triton import decode
 from pallas_kernels.paged_attention.decode.tuning import DecodeCall, decode_blocks
@@ -20,7 +20,7 @@ ROWS_PER_DECODE_ROW = 8
 
 def extend_mixed(
     q: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     query_starts: Array,
     lengths: Array,

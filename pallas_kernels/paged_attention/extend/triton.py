@@ -15,7 +15,8 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.epilogues import store_attention
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
+from pallas_kernels.core.kv_refs import StoredPages, stored
 from pallas_kernels.core.online_softmax import KernelShape, softmax_start
 from pallas_kernels.core.splits import merge_splits, partial_shapes, split_range
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, load_rows, next_power_of_two, triton_call
@@ -30,7 +31,7 @@ from pallas_kernels.paged_attention.tiles import attend_tiles, kernel_shape, til
 
 def extend(
     q: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     query_starts: Array,
     lengths: Array,
@@ -59,7 +60,7 @@ def extend(
 @functools.partial(jax.jit, static_argnames=("options", "blocks", "interpret"))
 def _extend(
     q,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table,
     query_starts,
     lengths,
@@ -79,7 +80,7 @@ def _extend(
             shape=kernel_shape(q, kv_pages, options=options, interpret=interpret),
             blocks=blocks,
         ),
-        *(q, kv_pages.array, page_table, *work, *([] if sinks is None else [sinks])),
+        *(q, stored(kv_pages), page_table, work, sinks),
         out_shape=partial_shapes(tokens, num_heads, num_splits=blocks.num_splits, dim=head_dim)
         if is_split
         else [jax.ShapeDtypeStruct(q.shape, q.dtype)],
@@ -105,16 +106,20 @@ class _Queries(NamedTuple):
     is_query: Array  # whether it is one, and not padding
 
 
-def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: ExtendBlocks):
-    num_fields = len(QueryBlock._fields)
-    num_results = 3 if blocks.num_splits > 1 else 1
-    field_refs = refs[:num_fields]
-    result_refs = refs[-num_results:]
-    sinks_ref = refs[num_fields] if len(refs) > num_fields + num_results else None
+def _extend_kernel(
+    q_ref,
+    pages: StoredPages,
+    table_ref,
+    work: QueryBlock,
+    sinks_ref,
+    *result_refs,
+    shape: KernelShape,
+    blocks: ExtendBlocks,
+):
     kv_head, block_id, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
 
     def load_block():
-        return QueryBlock(*(ref[block_id] for ref in field_refs))
+        return QueryBlock(*(ref[block_id] for ref in work))
 
     block = load_block()
     begin = shape.window_begin(block.position)
@@ -141,7 +146,7 @@ def _extend_kernel(q_ref, kv_ref, table_ref, *refs, shape: KernelShape, blocks: 
         q = load_rows(q_ref, token, head, size=shape.head_dim, padded_size=shape.padded_dim)
         sink = None if sinks_ref is None else plt.load(sinks_ref.at[head])
         carry = softmax_start(q.shape[0], sink=sink, has_sink=split == 0, shape=shape)
-        carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, kv_ref, shape, blocks)
+        carry = _attend(tiles, carry, q, queries.position, begin, end, block, kv_head, pages, shape, blocks)
         # Loaded and computed again, since the registers of values kept through the loop would be spilled.
         queries = _queries(load_block(), kv_head, shape, blocks)
         store_attention(
@@ -165,7 +170,7 @@ def _queries(block: QueryBlock, kv_head, shape: KernelShape, blocks: ExtendBlock
     return _Queries(block.token + query, kv_head * shape.group + group_head, block.position + query, is_query)
 
 
-def _attend(tiles, carry, q, query_position, begin, end, block: QueryBlock, kv_head, kv_ref, shape, blocks):
+def _attend(tiles, carry, q, query_position, begin, end, block: QueryBlock, kv_head, pages, shape, blocks):
     """A query sees the positions up to its own, and no more of them than its window."""
 
     def mask_of(i):
@@ -187,5 +192,5 @@ def _attend(tiles, carry, q, query_position, begin, end, block: QueryBlock, kv_h
         return is_cut | (first < shape.window_begin(last_query))
 
     return attend_tiles(
-        tiles, carry, q, mask_of=mask_of, is_edge=is_edge, kv_head=kv_head, kv_ref=kv_ref, shape=shape
+        tiles, carry, q, mask_of=mask_of, is_edge=is_edge, kv_head=kv_head, pages=pages, shape=shape
     )

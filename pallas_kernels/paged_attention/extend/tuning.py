@@ -2,12 +2,12 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks, tuned_key
 from pallas_kernels.paged_attention.tuning import attention_facts
@@ -31,7 +31,8 @@ class ExtendBlocks:
 
 
 class ExtendCall(NamedTuple):
-    """The facts that the choice of blocks depends on. `max_positions` is what a row's page table can hold."""
+    """The facts that the choice of blocks depends on. `max_positions` is what a row's page table can hold;
+    `quantized` is the dtype of a cache whose values have scales."""
 
     tokens: int
     rows: int
@@ -41,9 +42,10 @@ class ExtendCall(NamedTuple):
     page_size: int
     max_positions: int
     itemsize: int
+    quantized: str | None = None
 
     @classmethod
-    def of(cls, q: Array, kv_pages: KVPages, page_table: Array) -> "ExtendCall":
+    def of(cls, q: Array, kv_pages: AnyKVPages, page_table: Array) -> "ExtendCall":
         """The call with these arguments of `extend`."""
         facts = attention_facts(q, kv_pages, page_table)
         return cls(tokens=q.shape[0], rows=page_table.shape[0], **facts)
@@ -74,14 +76,17 @@ def extend_blocks(call: ExtendCall) -> ExtendBlocks:
     else:
         # Rows whose accumulator fits in registers.
         max_rows = 256 * 128 // max(128, next_power_of_two(call.head_dim))
-        # A thread's positions are in more pages, and one register too many would be spilled.
-        if call.page_size < 16:
+        # A thread's positions are in more pages, or it converts values: one register too many would be
+        # spilled.
+        if call.page_size < 16 or call.quantized is not None:
             max_rows //= 2
         num_stages = 3 if call.head_dim <= 128 else 2
         tile = fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
     query_rows = _enough_programs(min(max_rows, call.max_query_rows), call)
     block_tokens = max(1, query_rows // call.padded_group)
-    num_warps = 4 if call.itemsize <= 2 and query_rows < 128 else 8
+    # A warpgroup that converts values of 256 elements has registers for fewer queries.
+    max_rows_of_4 = 32 if call.quantized is not None and call.head_dim > 128 else 64
+    num_warps = 4 if call.itemsize <= 2 and query_rows <= max_rows_of_4 else 8
     return ExtendBlocks(block_tokens, tile, _num_splits(call, block_tokens), num_warps, num_stages)
 
 
@@ -107,7 +112,7 @@ def _num_splits(call: ExtendCall, block_tokens: int) -> int:
     return max(1, min(target_device().num_multiprocessors // programs, max_splits))
 
 
-def extend_key(call: ExtendCall) -> dict[str, int]:
+def extend_key(call: ExtendCall) -> dict[str, Any]:
     """A call's tuned entry; tokens, rows and positions count as the power of two that holds them."""
     return tuned_key(call, rounded=["tokens", "rows", "max_positions"])
 

@@ -6,7 +6,7 @@ import importlib
 import jax
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.paged_attention.extend.mosaic.serves import OLDEST_JAX, is_best_for, why_not
 
@@ -25,7 +25,7 @@ def load_runtime() -> None:
 
 def extend(
     q: Array,
-    kv_pages: KVPages,
+    kv_pages: AnyKVPages,
     page_table: Array,
     query_starts: Array,
     lengths: Array,
