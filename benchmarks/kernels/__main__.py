@@ -40,8 +40,12 @@ def main(arguments: list[str]) -> int:
         print(
             json.dumps(versus_jax) if options.json else table.versus_jax_text(versus_jax, VERSUS_JAX_TARGET)
         )
+    ratios = [{**line, **_circumstances(options)} for line in record.ratio_lines(rows, limits)]
+    for line in ratios:
+        print(json.dumps(line) if options.json else table.ratio_text(line), flush=True)
     if options.record:
         _record(rows, versus_jax, options)
+        append(results_file(options.results, record.RATIOS_FILE_NAME), ratios)
     return 1 if any(isinstance(row.measured, Exception) for row in rows) else 0
 
 
@@ -69,11 +73,12 @@ def _options(arguments: list[str]) -> argparse.Namespace:
 
 
 def _cases(options: argparse.Namespace) -> list[Case]:
-    ids = [name for name in options.case if name != record.VERSUS_JAX]
-    if len(ids) < len(options.case):
-        ids += COMPARED_WITH_JAX
+    cases = all_cases(smoke=options.smoke)
+    stands_for = {record.VERSUS_JAX: COMPARED_WITH_JAX}
+    stands_for |= {case.ratio.id: (case.ratio.beside, case.id) for case in cases if case.ratio is not None}
+    ids = [name for given in options.case for name in stands_for.get(given, (given,))]
     try:
-        return selected(all_cases(smoke=options.smoke), options.ops, ids)
+        return selected(cases, options.ops, ids)
     except ValueError as error:
         raise SystemExit(str(error)) from None
 
@@ -87,15 +92,19 @@ def _json_text(row: Row) -> str:
     return json.dumps({**line, **record.further_facts(row)})
 
 
-def _record(rows: list[Row], versus_jax: dict[str, Any] | None, options: argparse.Namespace) -> None:
-    """Appends the measured rows, with the command that measures them again, to the file of results of the
-    device."""
+def _circumstances(options: argparse.Namespace) -> dict[str, Any]:
+    """The commit, the machine, and the command that measures the same again."""
     flags = [
         *(["--smoke"] if options.smoke else []),
         *(f"--case={name}" for name in options.case),
         "--record",
     ]
-    shared = circumstances(shlex.join(["python", "-m", package.__name__, *options.ops, *flags]))
+    return circumstances(shlex.join(["python", "-m", package.__name__, *options.ops, *flags]))
+
+
+def _record(rows: list[Row], versus_jax: dict[str, Any] | None, options: argparse.Namespace) -> None:
+    """Appends the measured rows to the file of results of the device."""
+    shared = _circumstances(options)
     lines = [record.measured_line(row) for row in rows if isinstance(row.measured, Measured)]
     lines += [] if versus_jax is None else [versus_jax]
     append(results_file(options.results, record.FILE_NAME), [{**line, **shared} for line in lines])

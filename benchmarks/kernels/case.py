@@ -50,6 +50,14 @@ class Baseline:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """The time of a case relative to that of the case `beside` in the same run, as a result under this id."""
+
+    id: str
+    beside: str
+
+
+@dataclass(frozen=True)
 class Tuning:
     """The entry that holds the best blocks of a case: `function` and `key` in
     `pallas_kernels/<folder>/tuned/<device>.json`."""
@@ -77,6 +85,7 @@ class Case:
     is_latency: bool = False
     target: Target | None = None
     tuning: Tuning | None = None
+    ratio: Ratio | None = None
 
     def num_sets(self, *, smoke: bool) -> int:
         """The number of sets of arguments, at least two, with which no call finds its own in the L2 cache."""

@@ -11,12 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from pallas_kernels.core.kv_pages import KVPages, QuantizedKVPages, quantize
+
 
 class Data(Protocol):
     """The source of a case's inputs."""
 
     def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> Any:
         """Normally distributed numbers of the given standard deviation."""
+
+    def quantized(self, pages: KVPages, dtype: str) -> Any:
+        """The pages in 8 bits, with their scales."""
 
     def integers(self, values: np.ndarray) -> Any:
         """The given values as int32."""
@@ -37,6 +42,9 @@ class RandomData:
         seed = self._host.integers(1 << 32, size=4, dtype=np.uint32)
         return generator(shape, jnp.dtype(dtype))(seed, np.float32(scale))
 
+    def quantized(self, pages: KVPages, dtype: str) -> QuantizedKVPages:
+        return quantized(pages, dtype)
+
     def integers(self, values: np.ndarray) -> jax.Array:
         return jnp.asarray(values, jnp.int32)
 
@@ -50,11 +58,21 @@ class ShapesOnly:
     def normal(self, shape: tuple[int, ...], dtype: DTypeLike = jnp.bfloat16, scale: float = 1.0) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype)
 
+    def quantized(self, pages: KVPages, dtype: str) -> Any:
+        return jax.eval_shape(functools.partial(quantized, dtype=dtype), pages)
+
     def integers(self, values: np.ndarray) -> Any:
         return jax.ShapeDtypeStruct(values.shape, jnp.int32)
 
     def page_table(self, rows: int, pages_each: int) -> Any:
         return jax.ShapeDtypeStruct((rows, pages_each), jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def quantized(pages: KVPages, dtype: str) -> QuantizedKVPages:
+    """The pages in 8 bits, with a scale for each position and head."""
+    values, scales = quantize(pages.array.astype(jnp.float32), jnp.dtype(dtype))
+    return QuantizedKVPages(values, jnp.swapaxes(scales, -1, -2), pages.dtype)
 
 
 @functools.cache

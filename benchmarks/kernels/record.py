@@ -10,6 +10,7 @@ from jinfer.bench.results import rounded
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 FILE_NAME = "kernels.jsonl"
+RATIOS_FILE_NAME = "quantization.jsonl"
 # The worst ratio of the cases that `decode-vs-jax` stands for. Its limit is the ratio of a kernel that reads
 # at the machine's bandwidth, in that case.
 VERSUS_JAX = "decode-vs-jax"
@@ -51,6 +52,29 @@ def versus_jax_line(
         "limit": _rounded(limit),
         "percent_of_limit": round(100 * ratio / limit, 1),
     }
+
+
+def ratio_lines(rows: list[Row], limits: MachineLimits) -> list[dict[str, Any]]:
+    """The ratios of cases that were measured beside theirs in this run. The limit of one is the ratio of a
+    kernel that takes no longer than the machine has to."""
+    measured = {row.case.id: row.measured for row in rows if isinstance(row.measured, Measured)}
+    lines = []
+    for row in rows:
+        ratio = row.case.ratio
+        if ratio is None or row.case.id not in measured or ratio.beside not in measured:
+            continue
+        microseconds, beside_us = measured[row.case.id].microseconds, measured[ratio.beside].microseconds
+        least_us, _ = limit_us(row.case.work, row.case.limit, limits)
+        lines.append(
+            {
+                "id": ratio.id,
+                "value": _rounded(microseconds / beside_us),
+                "unit": "ratio",
+                "limit": _rounded(least_us / beside_us),
+                "percent_of_limit": round(100 * least_us / microseconds, 1),
+            }
+        )
+    return lines
 
 
 def further_facts(row: Row) -> dict[str, Any]:

@@ -62,6 +62,12 @@ def versus_jax_text(line: dict[str, Any], target: Target) -> str:
     )
 
 
+def ratio_text(line: dict[str, Any]) -> str:
+    """The row of a time relative to that of another case."""
+    values = [line["id"], "", f"{line['value']:.3f} ratio", f"{line['percent_of_limit']:.1f}%", "", "", ""]
+    return _cells([*values, "the time relative to that of the case in bfloat16"])
+
+
 def target_text(target: Target | None, figure: Figure) -> str:
     """The target of a row, and whether the row reaches it."""
     if target is None:

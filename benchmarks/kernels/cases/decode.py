@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.kernels.case import Baseline, Case, Limit, Target, Tuning, Work
-from benchmarks.kernels.cases.paged import ITEMSIZE, PagedRows, gathered_attention
+from benchmarks.kernels.cases.paged import ITEMSIZE, QUANTIZED, PagedRows, beside_16_bits, gathered_attention
 from benchmarks.kernels.cases.theirs import jax_kernel
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
@@ -26,6 +26,7 @@ from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 BANDWIDTH = Target(85, "%")
 PROGRAMS = 512  # four a multiprocessor, for jax's kernel
 JAX_DEFAULTS = (16, 8, 8)  # k_splits, pages_per_compute_block and num_warps of jax's kernel by default
+BESIDE_8_BITS = ((64, 2048), (256, 1024), (8, 16384), (1, 1024))  # rows and positions
 COMPARED_WITH_JAX = ("decode-64x2048", "decode-8x16384", "decode-256x1024")
 
 
@@ -33,11 +34,17 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     """Yields the shapes of the targets, then other models, page sizes, and the sizes of an engine's steps."""
     llama = SHAPES["llama-3.1-8b"]
     if smoke:
-        yield _case("decode-64x2048", PagedRows(3, 64, AttentionShape(4, 2, 32)), BANDWIDTH, beside_jax=True)
+        small = PagedRows(3, 64, AttentionShape(4, 2, 32))
+        yield _case("decode-64x2048", small, BANDWIDTH, beside_jax=True)
+        yield _case("decode-64x2048-int8", replace(small, quantized="int8"))
         return
     for rows, positions in ((64, 2048), (8, 16384), (256, 1024), (1, 131072)):
         name = f"decode-{rows}x{positions}"
         yield _case(name, PagedRows(rows, positions, llama), BANDWIDTH, beside_jax=name in COMPARED_WITH_JAX)
+    for (rows, positions), (kind, dtype) in itertools.product(BESIDE_8_BITS, QUANTIZED.items()):
+        yield _case(
+            f"decode-{rows}x{positions}-{kind}", PagedRows(rows, positions, llama, quantized=dtype), BANDWIDTH
+        )
     for positions, max_us in ((1024, 12), (4096, 15)):
         paged = PagedRows(1, positions, AttentionShape(32, 4, 128))
         yield _case(f"decode-b1-{positions}", paged, Target(max_us, "us"), is_latency=True)
@@ -80,6 +87,7 @@ def _case(
         page_size=paged.page_size,
         max_positions=paged.max_positions,
         itemsize=ITEMSIZE,
+        quantized=paged.quantized,
     )
     return Case(
         id=name,
@@ -90,11 +98,12 @@ def _case(
         make=functools.partial(_make, paged),
         build=functools.partial(_pallas, paged),
         reference=functools.partial(_call, paged, "reference"),
-        xla=functools.partial(_gathered, paged),
+        xla=functools.partial(_gathered, paged) if paged.quantized is None else None,
         jax=_jax_paged_attention(paged) if beside_jax else None,
         is_latency=is_latency,
         target=target,
         tuning=Tuning("paged_attention", "decode", decode_key(call), decode_candidates(call)),
+        ratio=beside_16_bits(name, paged),
     )
 
 

@@ -2,11 +2,12 @@
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
-from benchmarks.kernels.cases.paged import ITEMSIZE, PagedRows, gathered_attention
+from benchmarks.kernels.cases.paged import ITEMSIZE, QUANTIZED, PagedRows, beside_16_bits, gathered_attention
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
@@ -25,13 +26,15 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     """Yields prefill without and with a cached prefix, and the few tokens of speculative verification."""
     llama = SHAPES["llama-3.1-8b"]
     if smoke:
-        yield _case(
-            "extend-1x8192", PagedRows(2, 24, AttentionShape(4, 2, 32), queries=17), Target(400, "TFLOP/s")
-        )
+        small = PagedRows(2, 24, AttentionShape(4, 2, 32), queries=17)
+        yield _case("extend-1x8192", small, Target(400, "TFLOP/s"))
+        yield _case("extend-1x8192-fp8", replace(small, quantized="float8_e4m3fn"))
         return
     for rows, positions in ((1, 8192), (16, 2048)):
         paged = PagedRows(rows, positions, llama, queries=positions)
         yield _case(f"extend-{rows}x{positions}", paged, Target(400, "TFLOP/s"))
+    for kind, dtype in QUANTIZED.items():
+        yield _case(f"extend-1x8192-{kind}", PagedRows(1, 8192, llama, queries=8192, quantized=dtype))
     behind_prefix = PagedRows(32, 4096 + 256, llama, queries=256)
     yield _case("extend-32x256-on-4096", behind_prefix, Target(300, "TFLOP/s"))
     for model in ("qwen3-0.6b", "qwen3-32b", "llama-2-7b", "tinyllama-1.1b", "gemma-2-2b"):
@@ -57,6 +60,7 @@ def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
         page_size=paged.page_size,
         max_positions=paged.max_positions,
         itemsize=ITEMSIZE,
+        quantized=paged.quantized,
     )
     return Case(
         id=name,
@@ -67,9 +71,10 @@ def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
         make=functools.partial(_make, paged),
         build=functools.partial(_pallas, paged),
         reference=functools.partial(_call, paged, "reference"),
-        xla=functools.partial(_gathered, paged),
+        xla=functools.partial(_gathered, paged) if paged.quantized is None else None,
         target=target,
         tuning=Tuning("paged_attention", "extend", extend_key(call), extend_candidates(call)),
+        ratio=beside_16_bits(name, paged),
     )
 
 

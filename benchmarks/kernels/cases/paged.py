@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from benchmarks.kernels.case import Ratio
 from benchmarks.kernels.data import Data
 from pallas_kernels.paged_attention import AttentionOptions, KVPages
 from pallas_kernels.paged_attention.shapes import AttentionShape
 
 ITEMSIZE = 2  # bfloat16
+SCALE_BYTES = 4  # float32
+QUANTIZED = {"int8": "int8", "fp8": "float8_e4m3fn"}  # names of cases, and the dtypes of their caches
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class PagedRows:
     queries: int = 1
     page_size: int = 16
     has_sinks: bool = False
+    quantized: str | None = None  # the dtype of a cache in 8 bits
 
     def __str__(self) -> str:
         shape = self.shape
@@ -33,7 +37,8 @@ class PagedRows:
         window = "" if shape.sliding_window is None else f", window {shape.sliding_window}"
         cap = "" if shape.soft_cap is None else f", cap {shape.soft_cap:g}"
         heads = f"{shape.num_heads}/{shape.num_kv_heads} heads of {shape.head_dim}"
-        return f"{self.rows} x {asked}{self.positions:,}, {heads}, page {self.page_size}{window}{cap}"
+        cache = "" if self.quantized is None else f", cache {self.quantized}"
+        return f"{self.rows} x {asked}{self.positions:,}, {heads}, page {self.page_size}{window}{cap}{cache}"
 
     @property
     def pages_each(self) -> int:
@@ -57,7 +62,10 @@ class PagedRows:
             else self.shape.sliding_window + self.queries - 1
         )
         seen = min(self.positions, window)
-        return 2 * self.rows * seen * self.shape.num_kv_heads * self.shape.head_dim * ITEMSIZE
+        num_vectors = 2 * self.rows * seen * self.shape.num_kv_heads
+        if self.quantized is None:
+            return num_vectors * self.shape.head_dim * ITEMSIZE
+        return num_vectors * (self.shape.head_dim * jnp.dtype(self.quantized).itemsize + SCALE_BYTES)
 
     @property
     def query_bytes(self) -> int:
@@ -79,13 +87,24 @@ class PagedRows:
         """The pages, the null page included, and the page table."""
         num_pages = self.rows * self.pages_each + 1
         shape = (2, num_pages, self.page_size, self.shape.num_kv_heads, self.shape.head_dim)
-        return KVPages(data.normal(shape, scale=scale)), data.page_table(self.rows, self.pages_each)
+        pages = KVPages(data.normal(shape, scale=scale))
+        if self.quantized is not None:
+            pages = data.quantized(pages, self.quantized)
+        return pages, data.page_table(self.rows, self.pages_each)
 
     def lengths_from(self, data: Data):
         return data.integers(np.full(self.rows, self.positions))
 
     def sinks_from(self, data: Data):
         return data.normal((self.shape.num_heads,), jnp.float32) if self.has_sinks else None
+
+
+def beside_16_bits(name: str, paged: PagedRows) -> Ratio | None:
+    """Of a case whose cache is in 8 bits, the time relative to the same case in bfloat16."""
+    for kind, dtype in QUANTIZED.items():
+        if paged.quantized == dtype:
+            return Ratio(f"kv8-{name.removesuffix('-int8')}", beside=name.removesuffix(f"-{kind}"))
+    return None
 
 
 def gathered_attention(
