@@ -158,7 +158,7 @@ class QuantizedKVPages:
 
 
 AnyKVPages: TypeAlias = KVPages | QuantizedKVPages
-"""What the operations take for a cache."""
+"""A cache as the operations take it."""
 
 
 def quantize(x: Float32[Array, "*vectors head_dim"], dtype: jnp.dtype) -> tuple[Array, Array]:

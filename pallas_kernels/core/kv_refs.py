@@ -53,7 +53,7 @@ class PlainPages(NamedTuple):
         return Vectors(load_rows(self.array, kind, page, offset, kv_head, **sizes), None)
 
     def weight_unit(self, shape: KernelShape) -> float:
-        """What a weighted sum of loaded values counts in."""
+        """The unit that a weighted sum of loaded values counts in."""
         return 1.0
 
     def encode(self, parts: Sequence[Array], *, interpret: bool) -> Encoded:
@@ -89,7 +89,7 @@ class QuantizedPages(NamedTuple):
         return Vectors(_converted(values, shape.dot_dtype, interpret=shape.interpret), scale)
 
     def weight_unit(self, shape: KernelShape) -> float:
-        """What a weighted sum of loaded values counts in.
+        """The unit that a weighted sum of loaded values counts in.
 
         A weight times a scale is below float16's normal numbers where vectors are small: in units of a power
         of two near 1 / the largest value, it is a weight times the vector's largest element.
@@ -137,7 +137,7 @@ def shapes_of(pages: StoredPages) -> StoredPages:
 
 
 def as_pages(written: StoredPages, like: AnyKVPages) -> AnyKVPages:
-    """What a kernel wrote, as pages of the type that they were."""
+    """The pages that a kernel wrote, as the type that they were."""
     return jax.tree.unflatten(jax.tree.structure(like), jax.tree.leaves(written))
 
 

@@ -50,7 +50,8 @@ def test_the_table_has_the_limits_and_a_row_for_every_case(table):
     assert limits.startswith("measured limits: read ")
     assert header.split()[:3] == ["case", "us", "value"]
     names = [row.split()[0] for row in rows]
-    assert names == [*(case.id for case in all_cases(smoke=True)), "decode-vs-jax"]
+    ratios = ["kv8-decode-64x2048", "kv8-extend-1x8192-fp8"]
+    assert names == [*(case.id for case in all_cases(smoke=True)), "decode-vs-jax", *ratios]
     assert {case.op for case in all_cases(smoke=True)} == {case.op for case in all_cases()}
 
 
@@ -193,6 +194,26 @@ def test_the_worst_ratio_counts_beside_jax():
     assert line["limit"] == pytest.approx(300 / least_us, rel=1e-3)
     assert line["percent_of_limit"] == pytest.approx(100 * 1.5 * least_us / 300, abs=0.1)
     assert record.versus_jax_line(rows[:1], ("decode-64x2048", "decode-8x16384"), LIMITS) is None
+
+
+def test_a_ratio_is_that_of_two_times_of_one_run():
+    rows = [
+        Row(CASES[name], Measured(microseconds, False))
+        for name, microseconds in (("decode-64x2048", 125.0), ("decode-64x2048-int8", 75.0))
+    ]
+    (line,) = record.ratio_lines(rows, LIMITS)
+    least_us = CASES["decode-64x2048-int8"].work.read_bytes / 4e6
+    assert least_us == pytest.approx(132 / 256 * CASES["decode-64x2048"].work.read_bytes / 4e6)
+    assert (line["id"], line["value"], line["unit"]) == ("kv8-decode-64x2048", 0.6, "ratio")
+    assert line["limit"] == pytest.approx(least_us / 125, rel=1e-3)
+    assert line["percent_of_limit"] == pytest.approx(100 * least_us / 75, abs=0.1)
+    assert record.ratio_lines(rows[1:], LIMITS) == []
+
+
+def test_ratios_are_recorded_by_themselves(table, results):
+    lines = newest_lines(results / target_device().file_name / "quantization.jsonl")
+    assert lines.keys() == {"kv8-decode-64x2048", "kv8-extend-1x8192-fp8"}
+    assert all(list(line) == LINE_KEYS for line in lines.values())
 
 
 def test_more_than_the_limit_is_not_recorded(tmp_path):

@@ -17,7 +17,14 @@ from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.matmul import MAX_NORM_ROWS, matmul
 from pallas_kernels.matmul import shapes as matmul_shapes
-from pallas_kernels.paged_attention import AttentionOptions, KVPages, append_and_decode, decode
+from pallas_kernels.paged_attention import (
+    AnyKVPages,
+    AttentionOptions,
+    KVPages,
+    QuantizedKVPages,
+    append_and_decode,
+    decode,
+)
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.paged_attention.extend import triton as extend_triton
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
@@ -32,6 +39,7 @@ from pallas_kernels.softmax import shapes as softmax_shapes
 from pallas_kernels.softmax import softmax
 
 Named = tuple[str, "Case"]
+QUANTIZED = (jnp.int8, jnp.float8_e4m3fn)
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class Case:
     """
 
     function: Callable
-    arguments: tuple[jax.ShapeDtypeStruct | KVPages, ...]
+    arguments: tuple[jax.ShapeDtypeStruct | AnyKVPages, ...]
     kernel: str
     tensor_cores: Literal["wgmma", "mma"] | None = None
     named_arguments: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
@@ -58,6 +66,17 @@ def indices(*shape: int) -> jax.ShapeDtypeStruct:
     return array(*shape, dtype=jnp.int32)
 
 
+def pages(num_pages: int, page_size: int, shape, *, dtype=jnp.bfloat16, cache=None) -> AnyKVPages:
+    """The cache of queries of this dtype; with `cache`, in 8 bits of that."""
+    heads = shape.num_kv_heads
+    values = array(2, num_pages, page_size, heads, shape.head_dim, dtype=cache or dtype)
+    if cache is None:
+        return KVPages(values)
+    return QuantizedKVPages(
+        values, array(2, num_pages, heads, page_size, dtype=jnp.float32), jnp.dtype(dtype)
+    )
+
+
 def pallas(function: Callable, **options) -> Callable:
     """The compiled kernel in Triton, and not what a machine without a GPU would get."""
     return functools.partial(function, implementation="triton", interpret=False, **options)
@@ -70,6 +89,13 @@ def paged_attention_cases() -> Iterator[Named]:
     for name in ("stories260K", "llama-3.1-8b", "gemma-2-2b-local"):
         yield decode_case(name, 64, 2048, dtype=jnp.float32)
         yield extend_case(name, 8192, 8, 4096, dtype=jnp.float32)
+    for name, cache in itertools.product(("phi-2", "llama-3.1-8b", "gemma-2-2b-local"), QUANTIZED):
+        yield decode_case(name, 64, 2048, cache=cache)
+        yield extend_case(name, 8192, 8, 4096, cache=cache)
+    for cache in QUANTIZED:
+        yield decode_case("llama-3.1-8b", 256, 1024, cache=cache)
+        yield extend_case("llama-3.1-8b", 8192, 8, 4096, page_size=1, cache=cache)
+    yield decode_case("llama-3.1-8b", 64, 2048, dtype=jnp.float32, cache=jnp.int8)
     for rows, positions in ((1, 1024), (1, 131_072), (8, 16_384), (256, 1024)):
         yield decode_case("llama-3.1-8b", rows, positions)
     for sizes in ((8192, 1, 8192), (32_768, 16, 2048), (8192, 32, 4352), (128, 32, 4352), (4, 1, 512)):
@@ -101,7 +127,16 @@ def _suffix(options: dict) -> str:
 
 
 def _attention_case(
-    function, name, tokens, rows, positions, *, tensor_cores, page_size=16, dtype=jnp.bfloat16
+    function,
+    name,
+    tokens,
+    rows,
+    positions,
+    *,
+    tensor_cores,
+    page_size=16,
+    dtype=jnp.bfloat16,
+    cache: DTypeLike | None = None,
 ) -> Case:
     shape = attention_shapes.SHAPES[name]
     max_pages = positions // page_size
@@ -111,9 +146,7 @@ def _attention_case(
         pallas(decode, options=options) if is_decode else functools.partial(function, options=options),
         (
             array(tokens, shape.num_heads, shape.head_dim, dtype=dtype),
-            KVPages(
-                array(2, rows * max_pages + 1, page_size, shape.num_kv_heads, shape.head_dim, dtype=dtype)
-            ),
+            pages(rows * max_pages + 1, page_size, shape, dtype=dtype, cache=cache),
             indices(rows, max_pages),
             *([] if is_decode else [indices(rows + 1)]),
             indices(rows),
@@ -164,17 +197,20 @@ def rope_cache_write_cases() -> Iterator[Named]:
         norm = dict.fromkeys(["q_scale", "k_scale"], array(36, 128)) | {"layer": indices()}
         case = _rope_cache_write_case(rope_shapes.SHAPES["qwen3-8b"], tokens, norm)
         yield f"rope_cache_write-qwen3-8b-{tokens}-layers", case
+    for name, cache in itertools.product(("phi-2", "qwen3-next-80b"), QUANTIZED):
+        case = _rope_cache_write_case(rope_shapes.SHAPES[name], 8192, {}, cache=cache)
+        yield f"rope_cache_write-{name}-8192-{cache.__name__}", case
 
 
 def _rope_cache_write_case(
-    shape: rope_shapes.RopeCacheShape, tokens: int, norm: dict[str, jax.ShapeDtypeStruct]
+    shape: rope_shapes.RopeCacheShape, tokens: int, norm: dict[str, jax.ShapeDtypeStruct], *, cache=None
 ) -> Case:
     heads = tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim
     return Case(
         pallas(rope_cache_write, epsilon=1e-6 if norm else None),
         (
             array(*heads),
-            KVPages(array(2, 8193, 16, shape.num_kv_heads, shape.head_dim)),
+            pages(8193, 16, shape, cache=cache),
             *[array(tokens, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,
             *[indices(tokens)] * 2,
         ),
@@ -196,10 +232,13 @@ def append_and_decode_cases() -> Iterator[Named]:
     options = AttentionOptions(sliding_window=128)
     yield "append_and_decode-window-64", _append_and_decode_case(small, 64, options=options)
     yield "append_and_decode-float32-64", _append_and_decode_case(small, 64, dtype=jnp.float32)
+    for name, cache in itertools.product(("qwen3-8b", "qwen3-next-80b"), QUANTIZED):
+        case = _append_and_decode_case(rope_shapes.SHAPES[name], 64, cache=cache)
+        yield f"append_and_decode-{name}-64-{cache.__name__}", case
 
 
 def _append_and_decode_case(
-    shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, **options
+    shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, cache=None, **options
 ) -> Case:
     max_pages = 2560
     norm = dict.fromkeys(["q_scale", "k_scale"], array(36, shape.head_dim, dtype=dtype)) | {
@@ -209,7 +248,7 @@ def _append_and_decode_case(
         pallas(append_and_decode, epsilon=1e-6 if shape.is_normalized else None, **options),
         (
             array(rows, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim, dtype=dtype),
-            KVPages(array(2, 8193, 16, shape.num_kv_heads, shape.head_dim, dtype=dtype)),
+            pages(8193, 16, shape, dtype=dtype, cache=cache),
             indices(rows, max_pages),
             indices(rows),
             *[array(rows, shape.rotary_dim // 2, dtype=jnp.float32)] * 2,

@@ -1,11 +1,11 @@
 """Random paged caches for the attention tests, with NaN wherever a kernel has no business."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
 
-from pallas_kernels.paged_attention import AttentionOptions, KVPages
+from pallas_kernels.paged_attention import AnyKVPages, AttentionOptions, KVPages, QuantizedKVPages
 from pallas_kernels.paged_attention.shapes import AttentionShape
 
 
@@ -22,16 +22,25 @@ class PagedCase:
     query_starts: np.ndarray | None
     sinks: np.ndarray | None
     dense: list[np.ndarray]  # keys and values [2, length, num_kv_heads, head_dim] of each row
+    quantized: np.dtype | None = None  # of a cache in 8 bits, whose vectors `kv_pages` and `dense` are
 
     @property
     def options(self) -> AttentionOptions:
         return AttentionOptions(sliding_window=self.shape.sliding_window, soft_cap=self.shape.soft_cap)
 
-    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray | KVPages]:
+    def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray | AnyKVPages]:
         """What `decode`, or `extend` where there are query_starts, takes."""
         starts = [] if self.query_starts is None else [jnp.asarray(self.query_starts)]
-        q, kv_pages = jnp.asarray(self.q, dtype), KVPages(jnp.asarray(self.kv_pages, dtype))
+        q, kv_pages = jnp.asarray(self.q, dtype), self.pages(dtype)
         return [q, kv_pages, jnp.asarray(self.page_table), *starts, jnp.asarray(self.lengths)]
+
+    def pages(self, dtype: jnp.dtype) -> AnyKVPages:
+        """The cache of queries of this dtype."""
+        if self.quantized is None:
+            return KVPages(jnp.asarray(self.kv_pages, dtype))
+        values, scales = quantize(self.kv_pages, self.quantized)
+        scales = np.swapaxes(scales, -1, -2)
+        return QuantizedKVPages(jnp.asarray(values), jnp.asarray(scales), jnp.dtype(dtype))
 
     def keywords(self) -> dict[str, object]:
         """The attention options, and sinks where the shape has them."""
@@ -73,10 +82,33 @@ def make_case(
     return PagedCase(shape, q, kv_pages, page_table, np.array(lengths, np.int32), query_starts, sinks, dense)
 
 
+def in_8_bits(case: PagedCase, dtype: np.dtype) -> PagedCase:
+    """The case with a cache of this dtype, whose keys and values are what its own become in it."""
+    dense = [dequantize(*quantize(x, dtype)) for x in case.dense]
+    pages = dequantize(*quantize(case.kv_pages, dtype))
+    return replace(case, dense=dense, kv_pages=pages, quantized=np.dtype(dtype))
+
+
+def quantize(x: np.ndarray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """Values and scales by their definition: the largest element is 127, or 448, times the scale. A vector
+    with a NaN has no value that means anything."""
+    largest = np.float32(127 if dtype == np.int8 else 448)
+    amax = np.abs(x).max(-1, keepdims=True)
+    scaled = x * np.divide(largest, amax, out=np.zeros_like(amax), where=amax != 0)
+    if dtype == np.int8:
+        scaled = np.rint(np.nan_to_num(scaled, nan=77))
+    return scaled.astype(dtype), (amax / largest)[..., 0]
+
+
+def dequantize(values: np.ndarray, scales: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) * scales[..., None]
+
+
 def oracle(case: PagedCase, dtype: jnp.dtype = jnp.float32) -> np.ndarray:
     """The definition for inputs rounded to `dtype`, in float64 over the dense keys and values, one query at a
     time."""
     q, *dense = (np.asarray(jnp.asarray(x, dtype), np.float32) for x in (case.q, *case.dense))
+    dense = dense if case.quantized is None else case.dense
     out = np.zeros_like(q, np.float64)
     for row, length in enumerate(case.lengths):
         if case.query_starts is None:

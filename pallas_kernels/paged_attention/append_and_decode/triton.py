@@ -211,7 +211,7 @@ def _new_token(
 
 
 def _score(q: Array, k: Encoded, shape: KernelShape) -> Array:
-    """That of each query and its own key."""
+    """The score of each query and its own key."""
     (part,) = k.parts
     score = (q.astype(jnp.float32) * part.astype(jnp.float32)).sum(1)
     return soft_capped(score if k.scale is None else score * k.scale, shape)

@@ -109,9 +109,12 @@ def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall)
     padded_dim = next_power_of_two(call.head_dim)
     row_bytes = padded_dim * values_itemsize(call.itemsize, call.quantized)
     converted_bytes = 0 if call.quantized is None else padded_dim * call.itemsize  # of values, in one stage
-    # A float32 dot is done outside of tensor cores, with both operands in registers.
-    tiles = SMALLER_TILES if call.itemsize <= 2 else SMALLER_TILES[-2:]
-    num_warps = 8 if call.itemsize > 2 and kv_heads * call.group > 32 else 4
+    # A float32 dot is done outside of tensor cores, with both operands in registers, where values are
+    # converted as well.
+    smallest = SMALLER_TILES[-2:] if call.quantized is None else SMALLER_TILES[-1:]
+    tiles = SMALLER_TILES if call.itemsize <= 2 else smallest
+    needs_registers = kv_heads * call.group > 32 or call.quantized is not None
+    num_warps = 8 if call.itemsize > 2 and needs_registers else 4
     for room in (SHARED_MEMORY_BYTES / max(1, math.ceil(programs)), SHARED_MEMORY_BYTES):
         for columns, num_stages in tiles:
             tiles_bytes = columns * (2 * (num_stages - 1) * row_bytes + converted_bytes)
