@@ -83,9 +83,13 @@ class PoisonedExecutor:
 
 @jax.jit(donate_argnums=0)
 def _filled_with_nan(kv_cache: KVCache, is_poisoned: jax.Array) -> KVCache:
-    return jax.tree.map(
-        lambda pages: jnp.where(is_poisoned[None, :, None, None, None], jnp.nan, pages), kv_cache
-    )
+    """An integer cannot be NaN: its scale is."""
+
+    def filled(array: jax.Array) -> jax.Array:
+        poison = jnp.asarray(jnp.nan if jnp.issubdtype(array.dtype, jnp.floating) else 77, array.dtype)
+        return jnp.where(is_poisoned.reshape(1, -1, *(1,) * (array.ndim - 2)), poison, array)
+
+    return jax.tree.map(filled, kv_cache)
 
 
 def poisoned(llm: LLM) -> LLM:

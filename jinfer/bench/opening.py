@@ -123,4 +123,5 @@ def work_of(parts: EngineParts) -> ModelWork:
         for name, part in loaded.params.items()
         if name != "embedding" or config.tie_word_embeddings
     )
-    return ModelWork(config, weight_bytes, KVLayout.of(config, page_size=1, dtype=loaded.dtype))
+    layout = KVLayout.of(config, page_size=1, dtype=loaded.dtype, kv_cache_dtype=parts.limits.kv_cache_dtype)
+    return ModelWork(config, weight_bytes, layout)

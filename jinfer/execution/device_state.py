@@ -69,4 +69,4 @@ def abstract_device_state(model: ModelConfig, limits: EngineLimits, dtype: jnp.d
         page_table=int32(num_rows, limits.pages_per_sequence),
         sampling=int32(num_rows, SAMPLING_SIZE),
     )
-    return DeviceState(KVLayout.of(model, limits.page_size, dtype).abstract(limits.num_pages), rows)
+    return DeviceState(KVLayout.in_limits(model, limits, dtype).abstract(limits.num_pages), rows)

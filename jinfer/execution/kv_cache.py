@@ -3,7 +3,7 @@
 A layer's pages are an array of their own, so that XLA updates each in place. Page 0 is the null page.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,10 +11,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
+from jinfer.config import EngineLimits, KVCacheDType
 from jinfer.models.config import ModelConfig
-from pallas_kernels.paged_attention import KVPages
+from jinfer.weights.params import num_bytes
+from pallas_kernels.paged_attention import AnyKVPages, KVPages, QuantizedKVPages
 
-KVCache = tuple[KVPages, ...]
+KVCache = tuple[AnyKVPages, ...]
 """The pages of each layer."""
 
 
@@ -27,37 +29,66 @@ class KVHeads(NamedTuple):
 
 @dataclass(frozen=True)
 class KVLayout:
-    """The shape of a cache but for the number of its pages."""
+    """The shape of a cache but for the number of its pages. `dtype` is that of activations."""
 
     layers: tuple[KVHeads, ...]
     page_size: int
     dtype: jnp.dtype
+    kv_cache_dtype: KVCacheDType = "auto"
 
     @classmethod
-    def of(cls, model: ModelConfig, page_size: int, dtype: jnp.dtype) -> "KVLayout":
+    def of(
+        cls, model: ModelConfig, page_size: int, dtype: jnp.dtype, kv_cache_dtype: KVCacheDType = "auto"
+    ) -> "KVLayout":
         """The layout of a model's cache."""
         layers = tuple(
             KVHeads(layer.attention.num_kv_heads, layer.attention.head_dim) for layer in model.layers
         )
-        return cls(layers, page_size, dtype)
+        return cls(layers, page_size, dtype, kv_cache_dtype)
+
+    @classmethod
+    def in_limits(cls, model: ModelConfig, limits: EngineLimits, dtype: jnp.dtype) -> "KVLayout":
+        """The layout of the cache of an engine with these limits."""
+        return cls.of(model, limits.page_size, dtype, limits.kv_cache_dtype)
 
     @property
     def page_bytes(self) -> int:
         """Bytes of one page, in all layers."""
-        return self.page_size * sum(self.position_bytes())
+        return sum(map(num_bytes, self.abstract(num_pages=1)))
 
     def position_bytes(self) -> Iterator[int]:
         """Bytes of one position, in each layer."""
-        return (2 * heads.num_kv_heads * heads.head_dim * self.dtype.itemsize for heads in self.layers)
-
-    def shapes(self, num_pages: int) -> Iterator[tuple[int, ...]]:
-        """The shape of each layer's array."""
-        return ((2, num_pages, self.page_size, *heads) for heads in self.layers)
+        return (num_bytes(pages) // self.page_size for pages in self.abstract(num_pages=1))
 
     def abstract(self, num_pages: int) -> KVCache:
-        """The shapes and the dtype of a cache, as a pytree; `Placement.zeros` makes the empty cache of it."""
-        shapes: Any = (jax.ShapeDtypeStruct(shape, self.dtype) for shape in self.shapes(num_pages))
-        return tuple(map(KVPages, shapes))
+        """The shapes and the dtypes of a cache, as a pytree; `Placement.zeros` makes the empty cache of
+        it."""
+        make_pages = PAGES[self.kv_cache_dtype]
+        shapes = ((2, num_pages, self.page_size, *heads) for heads in self.layers)
+        return tuple(make_pages(shape, self.dtype) for shape in shapes)
+
+
+def _plain_pages(shape: tuple[int, ...], dtype: jnp.dtype) -> KVPages:
+    array: Any = jax.ShapeDtypeStruct(shape, dtype)
+    return KVPages(array)
+
+
+def _quantized_pages(values_dtype: jnp.dtype) -> Callable[[tuple[int, ...], jnp.dtype], QuantizedKVPages]:
+    def make(shape: tuple[int, ...], dtype: jnp.dtype) -> QuantizedKVPages:
+        _, num_pages, page_size, num_kv_heads, _ = shape
+        values: Any = jax.ShapeDtypeStruct(shape, values_dtype)
+        scales: Any = jax.ShapeDtypeStruct((2, num_pages, num_kv_heads, page_size), jnp.float32)
+        return QuantizedKVPages(values, scales, dtype)
+
+    return make
+
+
+PAGES: Mapping[KVCacheDType, Callable[[tuple[int, ...], jnp.dtype], AnyKVPages]] = {
+    "auto": _plain_pages,
+    "int8": _quantized_pages(jnp.dtype(jnp.int8)),
+    "fp8_e4m3": _quantized_pages(jnp.dtype(jnp.float8_e4m3fn)),
+}
+"""The pages of a layer by the option, from the shape of their values and the dtype of activations."""
 
 
 def copy_pages(kv_cache: KVCache, copies: Int32[Array, "copies 2"]) -> KVCache:

@@ -70,7 +70,7 @@ class MemoryNeeds:
             step_bytes = estimated_workspace_bytes(model, limits, dtype)
         return cls(
             weight_bytes,
-            KVLayout.of(model, limits.page_size, dtype).page_bytes,
+            KVLayout.in_limits(model, limits, dtype).page_bytes,
             step_bytes + split_steps_bytes(model.vocab_size, limits) + RESERVE_BYTES,
         )
 
@@ -118,6 +118,7 @@ def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) 
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=_context(cache.max_model_len, model),
+        kv_cache_dtype=cache.kv_cache_dtype,
     )
 
 

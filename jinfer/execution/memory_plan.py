@@ -36,13 +36,18 @@ class MemoryPlan:
         used = self.in_use_bytes + self.weight_bytes + self.workspace_bytes + self.cache_bytes
         return int(self.device_bytes * self.utilization) - used
 
+    @property
+    def _cache_name(self) -> str:
+        dtype = self.limits.kv_cache_dtype
+        return "KV cache" if dtype == "auto" else f"KV cache in {dtype}"
+
     def __str__(self) -> str:
         parts = {
             "in use before": self.in_use_bytes,
             "weights": self.weight_bytes,
             "workspace": self.workspace_bytes,
             "left over": self.unplanned_bytes,
-            "KV cache": self.cache_bytes,
+            self._cache_name: self.cache_bytes,
         }
         named = ", ".join(
             f"{name} {_readable(size)}" for name, size in parts.items() if size > NOT_WORTH_SAYING_BYTES

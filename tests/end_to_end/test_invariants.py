@@ -20,7 +20,6 @@ from tests.end_to_end.together import (
     CROWD,
     ENGINES,
     LONG_CROWD,
-    MODELS,
     NUM_EXAMPLES,
     NUM_INTERPRETED_EXAMPLES,
     OPEN,
@@ -32,6 +31,7 @@ from tests.end_to_end.together import (
     alone,
     check_idle,
     jobs,
+    model_of,
     no_rules,
     plain_llm,
     poisoned_llm,
@@ -39,7 +39,7 @@ from tests.end_to_end.together import (
     rules,
     run_staggered,
 )
-from tests.tiny_model import CONFIG, CONTEXT, shared_llm
+from tests.tiny_model import CONTEXT, shared_llm
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -53,7 +53,7 @@ def engines_are_closed() -> Iterator[None]:
 @pytest.mark.parametrize("engine", ENGINES)
 def test_tokens_depend_on_the_request_alone(engine):
     llm, has_few_pages = poisoned_llm(engine), "num_pages" in ENGINES[engine]
-    model = next(name for name, config in MODELS.items() if config == ENGINES[engine].get("config", CONFIG))
+    model = model_of(engine)
     before_all = llm.engine.stats()
     is_interpreted = ENGINES[engine].get("kernels") == "pallas" and jax.default_backend() != "gpu"
     num_examples = NUM_INTERPRETED_EXAMPLES if is_interpreted else NUM_EXAMPLES

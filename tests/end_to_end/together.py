@@ -28,22 +28,28 @@ FEW_PAGES = {
 SHORT_STEPS = {"max_num_batched_tokens": 4}
 # The context before it was extended, of models whose keys are turned by the sequence's length as well.
 ORIGINAL = 12
+LONGROPE = {
+    **CONFIG,
+    "rope_scaling": {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": ORIGINAL,
+        "short_factor": [1.0, 1.5, 2.0, 3.0],
+        "long_factor": [2.0, 4.0, 8.0, 16.0],
+    },
+}
+DYNAMIC = {
+    **CONFIG,
+    "max_position_embeddings": ORIGINAL,
+    "rope_scaling": {"rope_type": "dynamic", "factor": CONTEXT / ORIGINAL},
+}
+# The options that tokens depend on: an engine has those of one of these, and what it has besides changes
+# nothing.
 MODELS: dict[str, dict[str, Any]] = {
-    "static": dict(CONFIG),
-    "longrope": {
-        **CONFIG,
-        "rope_scaling": {
-            "rope_type": "longrope",
-            "original_max_position_embeddings": ORIGINAL,
-            "short_factor": [1.0, 1.5, 2.0, 3.0],
-            "long_factor": [2.0, 4.0, 8.0, 16.0],
-        },
-    },
-    "dynamic": {
-        **CONFIG,
-        "max_position_embeddings": ORIGINAL,
-        "rope_scaling": {"rope_type": "dynamic", "factor": CONTEXT / ORIGINAL},
-    },
+    "static": {},
+    "longrope": {"config": LONGROPE},
+    "dynamic": {"config": DYNAMIC},
+    "int8 cache": {"kv_cache_dtype": "int8"},
+    "fp8 cache": {"kv_cache_dtype": "fp8_e4m3"},
 }
 # Every switch is on in several and off in several, with pages of every size, and where they are few. Two
 # engines have kernels, a shape of which takes ten seconds to compile where they are interpreted: they have
@@ -62,17 +68,18 @@ ENGINES: dict[str, dict[str, Any]] = {
         "overlap": False,
         "scheduling_policy": "prefill_first",
     },
-    "pallas, few pages of 1, prefill first, two in flight": {
+    "pallas, fp8 cache, few pages of 1, prefill first, two in flight": {
         **FEW_PAGES[1],
+        **MODELS["fp8 cache"],
         "max_num_seqs": 2,
         "kernels": "pallas",
         "scheduling_policy": "prefill_first",
     },
-    "longrope, short steps, few pages of 4": {**FEW_PAGES[4], **SHORT_STEPS, "config": MODELS["longrope"]},
+    "longrope, short steps, few pages of 4": {**FEW_PAGES[4], **SHORT_STEPS, **MODELS["longrope"]},
     "dynamic, few pages of 1, decode first": {
         **FEW_PAGES[1],
         "scheduling_policy": "decode_first",
-        "config": MODELS["dynamic"],
+        **MODELS["dynamic"],
     },
     "pallas, dynamic, short steps, pages of 4, no overlap, decode first": {
         "page_size": 4,
@@ -81,9 +88,21 @@ ENGINES: dict[str, dict[str, Any]] = {
         "kernels": "pallas",
         "overlap": False,
         "scheduling_policy": "decode_first",
-        "config": MODELS["dynamic"],
+        **MODELS["dynamic"],
+    },
+    "int8 cache, short steps, few pages of 4": {
+        **FEW_PAGES[4],
+        **SHORT_STEPS,
+        **MODELS["int8 cache"],
     },
 }
+
+
+def model_of(engine: str) -> str:
+    """The name of the options of an engine that its tokens depend on."""
+    names = {name for model in MODELS.values() for name in model}
+    options = {name: value for name, value in ENGINES[engine].items() if name in names}
+    return next(name for name, model in MODELS.items() if model == options)
 
 
 @dataclass(frozen=True)
@@ -117,7 +136,7 @@ def poisoned_llm(name: str) -> LLM:
 def plain_llm(model: str = "static") -> LLM:
     """One request at a time, its prompt in one chunk, plenty of pages, and nothing is kept of it."""
     options = {"max_num_seqs": 1, "max_num_batched_tokens": CONTEXT, "prefix_caching": False}
-    return tiny_llm(MODELS[model], **options, tokenizer=letters_tokenizer())
+    return tiny_llm(**MODELS[model], **options, tokenizer=letters_tokenizer())
 
 
 ALONE: dict[tuple[Any, ...], tuple[Completion, ...]] = {}
