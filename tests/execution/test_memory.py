@@ -132,6 +132,19 @@ def test_pages_fill_what_weights_workspace_and_reserve_leave_of_the_share():
     assert given.unplanned_bytes == left - given.cache_bytes
 
 
+@pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8_e4m3"])
+def test_a_cache_in_8_bits_holds_nearly_four_times_as_many_tokens_as_one_in_float32(kv_cache_dtype):
+    """And half of that beside bfloat16: the scale is 4 bytes of 132."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128}
+    model = read_model_config(dict(CONFIG, max_position_embeddings=1 << 20, **heads))
+    plain, quantized = (
+        plan(model, gpu(10 * GB), kv_cache_dtype=dtype).num_pages for dtype in ("auto", kv_cache_dtype)
+    )
+    assert quantized / plain == pytest.approx(4 * 128 / 132, rel=1 / 128)
+    memory = memory_plan(model, gpu(10 * GB), kv_cache_dtype=kv_cache_dtype)
+    assert f"KV cache in {kv_cache_dtype} " in str(memory)
+
+
 def test_a_little_more_or_less_in_use_gives_the_same_number_of_pages():
     """It is a shape, by which compiled steps are found again on disk."""
     model = long_model(1 << 20)

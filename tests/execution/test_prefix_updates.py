@@ -1,5 +1,7 @@
 """Updates of the device state before a step whose rows join with a cached prefix."""
 
+import dataclasses
+import functools
 import re
 
 import jax
@@ -22,7 +24,6 @@ from jinfer.execution.prefix_updates import (
 from jinfer.models.registry import read_model_config
 from jinfer.placement import default_placement
 from jinfer.weights.hub import DEMO_MODEL, read_json
-from pallas_kernels.paged_attention import KVPages
 from tests.batching.plans import chunk, decode_rows, limits, plan
 
 LIMITS = EngineLimits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)
@@ -31,25 +32,31 @@ FLOAT32 = jnp.dtype("float32")
 SIZES = limits(max_num_seqs=20, max_model_len=16)  # four pages each
 
 
-def filled_state():
+def filled_state(limits=LIMITS):
     """Every page holds its own number, in every layer, and so does every row of the page table."""
-    state = default_placement().zeros(abstract_device_state(CONFIG, LIMITS, FLOAT32))
-    page = jnp.arange(LIMITS.num_pages, dtype=FLOAT32)[None, :, None, None, None]
+    state = default_placement().zeros(abstract_device_state(CONFIG, limits, FLOAT32))
     table = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32)[:, None] + 50, state.rows.page_table.shape)
     return state._replace(
         kv_cache=tuple(
-            KVPages(jnp.broadcast_to(page, layer.array.shape) + i / 16)
-            for i, layer in enumerate(state.kv_cache)
+            jax.tree.map(functools.partial(numbered, layer=layer), pages)
+            for layer, pages in enumerate(state.kv_cache)
         ),
         rows=state.rows._replace(page_table=table.at[3].set(0)),
     )
 
 
-def test_pages_are_copied_in_every_layer_and_rows_are_set():
-    before = jax.tree.map(np.array, filled_state())
-    updates = PrefixUpdates(limits=LIMITS, state=filled_state(), compiler=CompilerOptions())
+def numbered(array: jax.Array, *, layer: int) -> jax.Array:
+    page = jnp.arange(array.shape[1]).reshape(1, -1, *(1,) * (array.ndim - 2))
+    return jnp.broadcast_to(16 * page + layer, array.shape).astype(array.dtype)
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8", "fp8_e4m3"])
+def test_pages_are_copied_in_every_layer_and_rows_are_set(kv_cache_dtype):
+    limits = dataclasses.replace(LIMITS, kv_cache_dtype=kv_cache_dtype)
+    before = jax.tree.map(np.array, filled_state(limits))
+    updates = PrefixUpdates(limits=limits, state=filled_state(limits), compiler=CompilerOptions())
     joining = chunk(1, 9, [1, 2], new_pages=[6], shared_pages=[3, 2], copied_page=5)
-    after = jax.tree.map(np.array, updates(filled_state(), plan(decode_rows((0, 3)), joining)))
+    after = jax.tree.map(np.array, updates(filled_state(limits), plan(decode_rows((0, 3)), joining)))
 
     for old, new in zip(jax.tree.leaves(before.kv_cache), jax.tree.leaves(after.kv_cache), strict=True):
         expected = old.copy()
@@ -67,16 +74,21 @@ def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
     jax.tree.map(np.testing.assert_array_equal, jax.tree.map(np.array, after), before)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_cache_is_not_copied(dtype, users_compiler_options):
-    state = default_placement().zeros(abstract_device_state(CONFIG, LIMITS, jnp.dtype(dtype)))
+@pytest.mark.parametrize(
+    ("dtype", "kv_cache_dtype"),
+    [("float32", "auto"), ("bfloat16", "auto"), ("float32", "int8"), ("bfloat16", "fp8_e4m3")],
+)
+def test_the_cache_is_not_copied(dtype, kv_cache_dtype, users_compiler_options):
+    limits = dataclasses.replace(LIMITS, kv_cache_dtype=kv_cache_dtype)
+    state = default_placement().zeros(abstract_device_state(CONFIG, limits, jnp.dtype(dtype)))
     copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
     compiled = lower(copy_pages, state.kv_cache, copies).compile(users_compiler_options)
     assert_in_place(compiled, state.kv_cache)
-    layer = ",".join(map(str, state.kv_cache[0].array.shape))
-    made = re.findall(rf"= \w+\[{layer}\]\S* ([\w-]+)\(", compiled.as_text())
-    assert made, "the cache is in the program"
-    assert not {"copy", "dynamic-update-slice"} & set(made)
+    for array in jax.tree.leaves(state.kv_cache[0]):
+        shape = ",".join(map(str, array.shape))
+        made = re.findall(rf"= \w+\[{shape}\]\S* ([\w-]+)\(", compiled.as_text())
+        assert made, "the cache is in the program"
+        assert not {"copy", "dynamic-update-slice"} & set(made)
 
 
 def test_the_page_table_is_not_copied():

@@ -171,6 +171,18 @@ def test_each_layer_has_pages_of_its_own_shape():
     assert layout.page_bytes == num_bytes(layout.abstract(3)) / 3
 
 
+def test_a_cache_in_8_bits_has_a_scale_for_each_position_and_head():
+    layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32, kv_cache_dtype="int8")
+    assert list(layout.position_bytes()) == [
+        2 * (2 * (8 + 4) if layer is LOCAL else 16 + 4) for layer in CONFIG.layers
+    ]
+    for kv_cache_dtype, values in (("int8", jnp.int8), ("fp8_e4m3", jnp.float8_e4m3fn)):
+        layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32, kv_cache_dtype=kv_cache_dtype)
+        assert layout.page_bytes == num_bytes(layout.abstract(3)) / 3
+        assert {pages.values.dtype for pages in layout.abstract(3)} == {jnp.dtype(values)}
+        assert {pages.dtype for pages in layout.abstract(3)} == {FLOAT32}
+
+
 def test_prompts_share_keys_where_every_layer_turns_them_alike():
     scaling = [LongRopeScaling(2.0, original, 1.0, (1.0,) * 4, (2.0,) * 4) for original in (10, 20)]
     attentions = [AttentionConfig(4, 2, 8, RopeConfig(1e4, each)) for each in scaling]
