@@ -33,11 +33,11 @@ def decode(
 ) -> Array:
     """See `pallas_kernels.paged_attention.decode`. The blocks are those of the Pallas kernel: both are one
     design."""
-    require_jax_triton()
     if not isinstance(kv_pages, KVPages):
         raise UnsupportedError(
             f"the kernel of 'jax-triton' reads KVPages, and not {type(kv_pages).__name__}; use 'pallas'"
         )
+    require_jax_triton()
     kernels = importlib.import_module("pallas_kernels.paged_attention.decode.jax_triton_kernels")
     (rows, num_heads, _), num_kv_heads = q.shape, kv_pages.num_kv_heads
     if blocks is None:

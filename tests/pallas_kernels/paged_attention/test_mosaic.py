@@ -21,11 +21,13 @@ from pallas_kernels.paged_attention.extend.query_blocks import longest_rows_firs
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 from tests.pallas_kernels import h200
 from tests.pallas_kernels.h200 import compiler_process, what_is_missing
-from tests.pallas_kernels.paged_cases import PagedCase, make_case, relative_error
+from tests.pallas_kernels.h200_cases import pages
+from tests.pallas_kernels.paged_cases import PagedCase, in_8_bits, make_case, relative_error
 
 PLAIN = AttentionOptions()
 BOUNDS = {jnp.bfloat16: 5e-3, jnp.float16: 1e-3}
 LLAMA = SHAPES["llama-3.1-8b"]
+QUANTIZED = [None, jnp.int8, jnp.float8_e4m3fn]
 LENGTHS = [0, 1, 15, 16, 17, 32, 90, 700, 1000]
 QUERY_LENGTHS = [0, 1, 3, 16, 5, 31, 40, 33, 600]
 HAS_JAX = jax.__version_info__ >= serves.OLDEST_JAX
@@ -33,6 +35,10 @@ on_hopper = pytest.mark.skipif(
     not (HAS_JAX and target_device().is_hopper),
     reason="needs an H100 or H200, and a jax that has what the kernel needs",
 )
+
+
+def stored_as(case: PagedCase, quantized) -> PagedCase:
+    return case if quantized is None else in_8_bits(case, quantized)
 
 
 def error_of(case: PagedCase, dtype=jnp.bfloat16, implementation="mosaic", **options) -> float:
@@ -58,20 +64,29 @@ class TestOnHopper:
         case = make_case(rng, SHAPES[name], LENGTHS, 16, QUERY_LENGTHS, num_padding_tokens=100)
         assert error_of(case, dtype) < BOUNDS[dtype]
 
+    @pytest.mark.parametrize("quantized", QUANTIZED)
     @pytest.mark.parametrize("page_size", [8, 16, 32, 64, 128, 256])
-    def test_page_sizes(self, rng, page_size):
+    def test_page_sizes(self, rng, page_size, quantized):
         case = make_case(rng, LLAMA, LENGTHS, page_size, QUERY_LENGTHS, num_padding_tokens=3)
-        assert error_of(case) < BOUNDS[jnp.bfloat16]
+        assert error_of(stored_as(case, quantized)) < BOUNDS[jnp.bfloat16]
+
+    @pytest.mark.parametrize("quantized", QUANTIZED[1:])
+    @pytest.mark.parametrize("dtype", BOUNDS)
+    @pytest.mark.parametrize("name", ["tinyllama-1.1b", "qwen2.5-7b"])
+    def test_heads_of_a_cache_in_8_bits(self, rng, name, dtype, quantized):
+        case = make_case(rng, SHAPES[name], LENGTHS, 16, QUERY_LENGTHS, num_padding_tokens=100)
+        assert error_of(in_8_bits(case, quantized), dtype) < BOUNDS[dtype]
 
     def test_a_full_page_table(self, rng):
         """Nothing is read behind the last entry of the table."""
         case = make_case(rng, LLAMA, [256, 256, 33], 16, [256, 31, 33], spare_pages=0)
         assert error_of(case) < BOUNDS[jnp.bfloat16]
 
-    def test_more_pieces_of_work_than_programs(self, rng):
+    @pytest.mark.parametrize("quantized", QUANTIZED)
+    def test_more_pieces_of_work_than_programs(self, rng, quantized):
         lengths = rng.integers(1500, 3000, 6).tolist()
         case = make_case(rng, LLAMA, lengths, 16, rng.integers(300, 1500, 6).tolist(), num_padding_tokens=33)
-        assert error_of(case) < BOUNDS[jnp.bfloat16]
+        assert error_of(stored_as(case, quantized)) < BOUNDS[jnp.bfloat16]
 
     @pytest.mark.parametrize(
         "query_lengths", [[1, 1, 1, 700, 0, 512], [1, 1, 0, 0, 0, 0], [900, 5, 400, 0, 0, 0]]
@@ -85,10 +100,10 @@ class TestOnHopper:
         assert error_of(case, implementation="auto", num_decode_rows=count) < BOUNDS[jnp.bfloat16]
 
 
-def call(shape=LLAMA, page_size=16, dtype=jnp.bfloat16, tokens=serves.MIN_TOKENS) -> tuple:
+def call(shape=LLAMA, page_size=16, dtype=jnp.bfloat16, tokens=serves.MIN_TOKENS, quantized=None) -> tuple:
     """q and cache as `why_not` sees them."""
     q = jax.ShapeDtypeStruct((tokens, shape.num_heads, shape.head_dim), dtype)
-    return q, KVPages(jax.ShapeDtypeStruct((2, 100, page_size, shape.num_kv_heads, shape.head_dim), dtype))
+    return q, pages(100, page_size, shape, dtype=dtype, cache=quantized)
 
 
 @pytest.fixture
@@ -115,6 +130,10 @@ class TestWhatItServes:
         assert "float32, and must be bfloat16" in mosaic.why_not(
             *call(dtype=jnp.float32), sinks=None, options=PLAIN
         )
+
+    @pytest.mark.parametrize("quantized", QUANTIZED)
+    def test_every_type_of_cache(self, quantized):
+        assert mosaic.why_not(*call(quantized=quantized), sinks=None, options=PLAIN) is None
 
     def test_not_every_head_dim(self):
         assert "head_dim is 96" in mosaic.why_not(
@@ -169,11 +188,13 @@ def test_the_work_list_is_that_of_triton_in_another_order(rng):
 @pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
 @pytest.mark.skipif(not HAS_JAX, reason="needs a newer jax")
 class TestCompiledForAnH200:
-    def test_layers_of_a_mixed_batch_are_one_cuda_graph(self):
-        """Chosen without being asked for, and with one list of work for all layers."""
+    @pytest.mark.parametrize("quantized", QUANTIZED)
+    def test_layers_of_a_mixed_batch_are_one_cuda_graph(self, quantized):
+        """With one list of work for all layers, and no copy of the cache."""
         num_layers = 4
+        batch = mixed_batch(rows=16, quantized=quantized)
         with compiler_process() as compile_for_h200:
-            program = compile_for_h200(functools.partial(_layers, num_layers), *mixed_batch(rows=16))
+            program = compile_for_h200(functools.partial(_layers, num_layers), *batch)
         assert program.thunks == ["kCommandBuffer"]
         captured = Counter(program.captured)
         assert captured.pop("kCustomCall") == num_layers
@@ -187,8 +208,8 @@ class TestCompiledForAnH200:
         assert len(set(hashes)) == 1
 
 
-def mixed_batch(rows: int) -> tuple:
-    q, kv_pages = call()
+def mixed_batch(rows: int, quantized=None) -> tuple:
+    q, kv_pages = call(quantized=quantized)
     return q, kv_pages, *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((rows, 6), (rows + 1,), (rows,), ()))
 
 
@@ -200,10 +221,17 @@ def module_hash(rows: int) -> str:
     return re.search(r'kernel_hash = "([^"]*)"', lowered.as_text())[1]
 
 
+def _chosen(kv_pages) -> str:
+    """The implementation that takes it: asked for by name of a cache in 8 bits."""
+    return "pallas" if isinstance(kv_pages, KVPages) else "mosaic"
+
+
 def _layers(num_layers, q, kv_pages, page_table, query_starts, lengths, num_decode_rows):
     arguments = kv_pages, page_table, query_starts, lengths
     for _ in range(num_layers):
-        q = extend(q, *arguments, num_decode_rows=num_decode_rows, implementation="pallas", interpret=False)
+        q = extend(
+            q, *arguments, num_decode_rows=num_decode_rows, implementation=_chosen(kv_pages), interpret=False
+        )
     return q
 
 

@@ -12,7 +12,6 @@ import pytest
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.paged_attention import (
-    AttentionOptions,
     QuantizedKVPages,
     append_and_decode,
     decode,
@@ -20,7 +19,6 @@ from pallas_kernels.paged_attention import (
 )
 from pallas_kernels.paged_attention.decode import triton as decode_triton
 from pallas_kernels.paged_attention.decode.tuning import DecodeBlocks, DecodeCall, decode_key
-from pallas_kernels.paged_attention.extend import mosaic
 from pallas_kernels.paged_attention.extend import triton as extend_triton
 from pallas_kernels.paged_attention.extend.tuning import ExtendBlocks
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
@@ -190,14 +188,10 @@ def test_a_donated_cache_is_written_in_place(rng, quantized):
     assert pages.scales.is_deleted()
 
 
-def test_languages_that_do_not_serve_it_say_so(rng):
-    case = in_8_bits(make_case(rng, AttentionShape(4, 2, 64), [3, 4], 8, [3, 4]), jnp.int8)
-    q, pages, *rows = case.arguments(jnp.bfloat16)
-    with pytest.raises(
-        UnsupportedError, match=r"cache is QuantizedKVPages, and must be KVPages; use 'pallas'"
-    ):
-        extend(q, pages, *rows, implementation="mosaic")
-    assert mosaic.why_not(q, pages, sinks=None, options=AttentionOptions()) is not None
+def test_triton_proper_does_not_serve_it_and_says_so(rng):
+    case = in_8_bits(make_case(rng, AttentionShape(4, 2, 64), [3, 4], 8), jnp.int8)
+    with pytest.raises(UnsupportedError, match="reads KVPages, and not QuantizedKVPages; use 'pallas'"):
+        decode(*case.arguments(jnp.bfloat16), implementation="jax-triton")
 
 
 @pytest.mark.gpu

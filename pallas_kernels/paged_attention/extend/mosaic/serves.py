@@ -21,8 +21,6 @@ MIN_TOKENS = 4096
 def why_not(q: Array, kv_pages: AnyKVPages, *, sinks: Array | None, options) -> str | None:
     """The part of a call of `extend` that the kernel leaves out; None where it serves it."""
     page_size, head_dim = kv_pages.page_size, kv_pages.head_dim
-    if not isinstance(kv_pages, KVPages):
-        return f"the cache is {type(kv_pages).__name__}, and must be KVPages"
     if sinks is not None or options.sliding_window is not None or options.soft_cap is not None:
         return "attention sinks, sliding windows and soft caps are left out"
     if q.dtype not in (jnp.bfloat16, jnp.float16):
@@ -43,4 +41,6 @@ def why_not(q: Array, kv_pages: AnyKVPages, *, sinks: Array | None, options) -> 
 
 def is_best_for(q: Array, kv_pages: AnyKVPages, *, sinks: Array | None, options) -> bool:
     """True where "auto" and "pallas" take it."""
+    if not isinstance(kv_pages, KVPages):
+        return False
     return q.shape[0] >= MIN_TOKENS and why_not(q, kv_pages, sinks=sinks, options=options) is None
