@@ -34,7 +34,9 @@ def cases(*, smoke: bool) -> Iterator[Case]:
         paged = PagedRows(rows, positions, llama, queries=positions)
         yield _case(f"extend-{rows}x{positions}", paged, Target(400, "TFLOP/s"))
     for kind, dtype in QUANTIZED.items():
-        yield _case(f"extend-1x8192-{kind}", PagedRows(1, 8192, llama, queries=8192, quantized=dtype))
+        paged = PagedRows(1, 8192, llama, queries=8192, quantized=dtype)
+        yield _case(f"extend-1x8192-{kind}", paged)
+        yield _mosaic_case(f"extend-1x8192-{kind}", paged)
     behind_prefix = PagedRows(32, 4096 + 256, llama, queries=256)
     yield _case("extend-32x256-on-4096", behind_prefix, Target(300, "TFLOP/s"))
     for model in ("qwen3-0.6b", "qwen3-32b", "llama-2-7b", "tinyllama-1.1b", "gemma-2-2b"):
@@ -75,6 +77,19 @@ def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
         target=target,
         tuning=Tuning("paged_attention", "extend", extend_key(call), extend_candidates(call)),
         ratio=beside_16_bits(name, paged),
+    )
+
+
+def _mosaic_case(name: str, paged: PagedRows) -> Case:
+    """The case of the implementation "mosaic", asked for by name."""
+    case = _case(name, paged)
+    assert case.ratio is not None
+    return replace(
+        case,
+        id=f"{name}-mosaic",
+        build=lambda blocks: functools.partial(_call, paged, "mosaic"),
+        ratio=replace(case.ratio, id=f"{case.ratio.id}-mosaic"),
+        tuning=None,
     )
 
 
