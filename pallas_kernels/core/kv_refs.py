@@ -85,7 +85,7 @@ class QuantizedPages(NamedTuple):
         scale = self.scales[kind, page, kv_head, offset]
         if kind == VALUES:
             values = values if shape.interpret else _converted_where_loaded(values)
-            scale = scale if self.weight_unit(shape) == 1 else scale / self.weight_unit(shape)
+            scale = scale if self.weight_unit(shape) == 1 else scale * (1 / self.weight_unit(shape))
         return Vectors(_converted(values, shape.dot_dtype, interpret=shape.interpret), scale)
 
     def weight_unit(self, shape: KernelShape) -> float:
