@@ -106,21 +106,33 @@ def decode_blocks(call: DecodeCall) -> DecodeBlocks:
 def _resident(kv_heads: int, num_splits: int, programs: float, call: DecodeCall) -> DecodeBlocks:
     """The largest tiles with which that many programs fit on a multiprocessor; the first that fit once, if
     none do."""
-    padded_dim = next_power_of_two(call.head_dim)
-    row_bytes = padded_dim * values_itemsize(call.itemsize, call.quantized)
-    converted_bytes = 0 if call.quantized is None else padded_dim * call.itemsize  # of values, in one stage
-    # A float32 dot is done outside of tensor cores, with both operands in registers, where values are
-    # converted as well.
-    smallest = SMALLER_TILES[-2:] if call.quantized is None else SMALLER_TILES[-1:]
-    tiles = SMALLER_TILES if call.itemsize <= 2 else smallest
-    needs_registers = kv_heads * call.group > 32 or call.quantized is not None
-    num_warps = 8 if call.itemsize > 2 and needs_registers else 4
+    tiles, num_warps = _tiles_and_warps(kv_heads, call)
     for room in (SHARED_MEMORY_BYTES / max(1, math.ceil(programs)), SHARED_MEMORY_BYTES):
         for columns, num_stages in tiles:
-            tiles_bytes = columns * (2 * (num_stages - 1) * row_bytes + converted_bytes)
-            if tiles_bytes + STAGING_BYTES <= room:
+            if _tiles_bytes(columns, num_stages, call) + STAGING_BYTES <= room:
                 return DecodeBlocks(kv_heads, max(1, columns // kv_heads), num_splits, num_warps, num_stages)
     return DecodeBlocks(kv_heads, max(1, MIN_DOT_SIZE // kv_heads), num_splits, num_warps, num_stages=2)
+
+
+def _tiles_and_warps(kv_heads: int, call: DecodeCall) -> tuple[tuple[tuple[int, int], ...], int]:
+    """The choice of tiles, and the warps of a program.
+
+    A float32 dot is done outside of tensor cores, with both operands in registers, where values of 8 bits are
+    converted as well.
+    """
+    if call.itemsize <= 2:
+        return SMALLER_TILES, 4
+    if call.quantized is not None:
+        return SMALLER_TILES[-1:], 8
+    return SMALLER_TILES[-2:], 8 if kv_heads * call.group > 32 else 4
+
+
+def _tiles_bytes(columns: int, num_stages: int, call: DecodeCall) -> int:
+    """Keys and values in shared memory; of 8 bits, the values of a tile once more as they are multiplied."""
+    padded_dim = next_power_of_two(call.head_dim)
+    converted = 0 if call.quantized is None else columns * padded_dim * call.itemsize
+    itemsize = values_itemsize(call.itemsize, call.quantized)
+    return 2 * (num_stages - 1) * columns * padded_dim * itemsize + converted
 
 
 def decode_key(call: DecodeCall) -> dict[str, Any]:
@@ -133,7 +145,7 @@ def decode_candidates(call: DecodeCall) -> list[DecodeBlocks]:
     times."""
     num_multiprocessors = target_device().num_multiprocessors
     kv_head_choices = {packed_kv_heads(call, query_rows) for query_rows in (1, 8, 16, 32)}
-    column_choices = (32, 64) if call.quantized is None else (32, 64, 128)  # of as many bytes
+    column_choices = (32, 64) if call.quantized is None else (32, 64, 128)  # 128 have the bytes of 64
     candidates = []
     for kv_heads, columns, waves in itertools.product(sorted(kv_head_choices), column_choices, (1, 2, 3, 4)):
         unsplit = call.rows * ceil_div(call.num_kv_heads, kv_heads)
