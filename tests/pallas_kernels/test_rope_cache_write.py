@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.core.kv_pages import KVPages
+from pallas_kernels.core.kv_pages import KVPages, QuantizedKVPages
 from pallas_kernels.core.selection import should_interpret
 from pallas_kernels.rope_cache_write import rope_cache_write, triton
 from pallas_kernels.rope_cache_write.shapes import SHAPES, RopeCacheShape
@@ -20,7 +20,7 @@ from pallas_kernels.rope_cache_write.tuning import (
     rope_cache_write_candidates,
 )
 from tests.pallas_kernels.compiled import compiled
-from tests.pallas_kernels.paged_cases import relative_error
+from tests.pallas_kernels.paged_cases import dequantize, quantize, relative_error
 
 BOUNDS = {jnp.float32: 1e-6, jnp.bfloat16: 3e-3}  # relative error in the Euclidean norm
 EPSILON = 1e-3  # large enough to matter
@@ -156,6 +156,28 @@ def test_any_blocks_with_padding_on_the_null_page(rng, shape, num_tokens, blocks
     write = jax.jit(functools.partial(triton.rope_cache_write, **options))
     written = write(heads, kv_pages, angles=(cos, sin), slots=tuple(slots))
     check(case, *written, jnp.float32, num_padding=5)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+@pytest.mark.parametrize("quantized", [jnp.int8, jnp.float8_e4m3fn], ids=jnp.dtype)
+def test_a_cache_in_8_bits_has_the_same_vectors_quantized(rng, quantized, implementation):
+    """Also where a part of a head is rotated, and heads and tokens fill no block; what no token has is left
+    alone."""
+    case = make_case(rng, RopeCacheShape(3, 1, 12, 8, is_normalized=True), num_tokens=9, num_padding=3)
+    heads, kv_pages, *rest = case.arguments(jnp.float32)
+    scales = jnp.full((2, kv_pages.num_pages, 1, PAGE_SIZE), jnp.nan)
+    before = QuantizedKVPages(jnp.full(kv_pages.array.shape, 77, quantized), scales, jnp.dtype(jnp.float32))
+    norm = case.options(jnp.float32)
+    write = compiled(rope_cache_write, epsilon=norm.pop("epsilon"), implementation=implementation)
+    _, after = write(heads, before, *rest, **norm)
+    _, plain = write(*case.arguments(jnp.float32), **norm)
+    pages = jnp.arange(kv_pages.num_pages)
+    wanted = dequantize(*quantize(np.asarray(plain.array)[:, 1:], quantized))
+    got = np.asarray(after.gathered(pages))[:, 1:]
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(wanted))
+    difference = np.abs(np.nan_to_num(got - wanted))
+    assert (difference > 1e-5).mean() < 0.02, "an element between two steps, now and then"
+    assert (np.asarray(after.values)[:, 1:][np.isnan(wanted)] == 77).all() or quantized != jnp.int8
 
 
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])

@@ -8,6 +8,7 @@ import pytest
 from pallas_kernels.core.kv_pages import KVPages, QuantizedKVPages, quantize
 from pallas_kernels.core.kv_refs import QuantizedPages
 from tests.pallas_kernels import paged_cases
+from tests.pallas_kernels.compiled import compiled
 
 DTYPES = (jnp.int8, jnp.float8_e4m3fn)
 # Of a vector: half a step of int8 for each element; e4m3 has 3 bits after the first.
@@ -16,14 +17,17 @@ BOUNDS = {jnp.int8: 0.5 / 127, jnp.float8_e4m3fn: 1 / 16}
 
 def encoded(x: np.ndarray, dtype) -> tuple[np.ndarray, np.ndarray]:
     """By the code of kernels, which takes a vector in parts of its columns."""
-    values = jax.ShapeDtypeStruct((2, 1, 1, 1, x.shape[-1]), dtype)
-    parts = [jnp.asarray(x[..., :5]), jnp.asarray(x[..., 5:])]
-    result = QuantizedPages(values, None).encode(parts, interpret=True)
-    return np.concatenate(result.parts, -1), np.asarray(result.scale)
+    return tuple(map(np.asarray, compiled(encode_in_parts, dtype=jnp.dtype(dtype))(x)))
+
+
+def encode_in_parts(x: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+    pages = QuantizedPages(jax.ShapeDtypeStruct((2, 1, 1, 1, x.shape[-1]), dtype), None)
+    parts, scale = pages.encode([x[..., :5], x[..., 5:]], interpret=True)
+    return jnp.concatenate(parts, -1), scale
 
 
 def by_reference(x: np.ndarray, dtype) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(map(np.asarray, quantize(jnp.asarray(x), jnp.dtype(dtype))))
+    return tuple(map(np.asarray, compiled(quantize, dtype=jnp.dtype(dtype))(x)))
 
 
 both = pytest.mark.parametrize("quantized_by", [encoded, by_reference], ids=["kernel", "reference"])

@@ -31,9 +31,8 @@ BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 5e-3}  # those of a cache that is not
 LENGTHS = [0, 1, 15, 16, 17, 32, 90]
 QUERY_LENGTHS = [0, 1, 3, 16, 5, 31, 40]
 SMALL_SHAPES = [
-    AttentionShape(8, 4, 8),
+    AttentionShape(8, 2, 128),
     AttentionShape(4, 4, 80),
-    AttentionShape(6, 2, 96, sliding_window=5),
     AttentionShape(4, 1, 64, soft_cap=2.0),
     AttentionShape(6, 3, 16, sliding_window=20, sinks=True),
 ]
@@ -50,7 +49,7 @@ def run(case: PagedCase, implementation: str, dtype) -> np.ndarray:
 
 
 @pytest.mark.parametrize("quantized", DTYPES, ids=jnp.dtype)
-@pytest.mark.parametrize("shape", SMALL_SHAPES[1::3], ids=str)
+@pytest.mark.parametrize("shape", SMALL_SHAPES[1::2], ids=str)
 def test_references_attend_to_what_the_cache_holds(rng, shape, quantized):
     for queries in (None, QUERY_LENGTHS):
         case = in_8_bits(make_case(rng, shape, LENGTHS, 4, queries, num_padding_tokens=5), quantized)
@@ -60,13 +59,10 @@ def test_references_attend_to_what_the_cache_holds(rng, shape, quantized):
 @pytest.mark.parametrize(
     ("shape", "quantized", "dtype"),
     [
-        (SHAPES["llama-3.1-8b"], jnp.int8, jnp.bfloat16),
-        (SHAPES["llama-3.1-8b"], jnp.float8_e4m3fn, jnp.bfloat16),
-        (SMALL_SHAPES[0], jnp.float8_e4m3fn, jnp.float32),
-        (SMALL_SHAPES[1], jnp.int8, jnp.float32),
+        (SMALL_SHAPES[0], jnp.int8, jnp.bfloat16),
+        (SMALL_SHAPES[1], jnp.float8_e4m3fn, jnp.float32),
         (SMALL_SHAPES[2], jnp.float8_e4m3fn, jnp.bfloat16),
-        (SMALL_SHAPES[3], jnp.int8, jnp.bfloat16),
-        (SMALL_SHAPES[4], jnp.int8, jnp.float32),
+        (SMALL_SHAPES[3], jnp.int8, jnp.float32),
         *on_a_gpu_alone(*itertools.product(SHAPES.values(), DTYPES, BOUNDS)),
     ],
     ids=str,
@@ -77,7 +73,7 @@ def test_kernels_attend_to_what_the_cache_holds(rng, shape, quantized, dtype):
         assert relative_error(run(case, "pallas", dtype), oracle(case, dtype)) < BOUNDS[dtype]
 
 
-@pytest.mark.parametrize("page_size", [1, 6, *on_a_gpu_alone((2,), (8,), (64,))])
+@pytest.mark.parametrize("page_size", [6, *on_a_gpu_alone((1,), (2,), (8,), (64,))])
 @pytest.mark.parametrize("quantized", [jnp.int8, *on_a_gpu_alone((jnp.float8_e4m3fn,))], ids=jnp.dtype)
 def test_any_page_size_split_and_packing(rng, page_size, quantized):
     shape = AttentionShape(6, 3, 16, sliding_window=40)
