@@ -56,16 +56,16 @@ class CacheOptions:
     what this process used before, such as another engine. So a second engine needs a larger share than the
     first, and 0.9 for each is too much for two. The share is of what JAX may use of the GPU, which is 75% of
     it unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; on a CPU, of the host's available memory."""
-    kv_cache_dtype: KVCacheDType = option("auto", help="type of keys and values; default: dtype")
-    """Type of the keys and values in the cache. "int8" and "fp8_e4m3" take a byte for each, and 4 bytes for
-    the scale of a head's vector at a position: 1.94 times as many tokens fit as in bfloat16 where heads have
-    128 elements, and attention reads half as much. int8 is the more accurate of the two. "auto" is
-    `dtype`."""
     prefix_caching: bool = option(
         True, help="keep what was computed for prompts that begin the same; default: yes"
     )
     """Keep the keys and values of what was computed as long as there is room, for requests that begin the
     same."""
+    kv_cache_dtype: KVCacheDType = option("auto", help="type of keys and values; default: dtype")
+    """Type of the keys and values in the cache. "int8" and "fp8_e4m3" take a byte for each, and 4 bytes for
+    the scale of a head's vector at a position: 1.94 times as many tokens fit as in bfloat16 where heads have
+    128 elements, and attention reads half as much. int8 is the more accurate of the two. "auto" is
+    `dtype`."""
 
     def __post_init__(self) -> None:
         check_options(self)

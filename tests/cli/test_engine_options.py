@@ -86,14 +86,23 @@ def test_every_option_reaches_the_config():
             "--gpu-memory-utilization",
             "0.5",
         ),
-        *("--no-prefix-caching", "--max-num-seqs", "2", "--max-num-batched-tokens", "8", "--no-overlap"),
+        *(
+            "--kv-cache-dtype",
+            "int8",
+            "--no-prefix-caching",
+            "--max-num-seqs",
+            "2",
+            "--max-num-batched-tokens",
+            "8",
+            "--no-overlap",
+        ),
         *("--scheduling-policy", "decode_first", "--compiler-option", "a=1", "--compiler-option", "b=False"),
         *("--no-compilation-cache", "--compilation-cache-dir", "somewhere", "--no-progress"),
     )
 
     config = EngineConfig.from_options(given)
     assert config.model == ModelOptions("float32", "xla", True, 0)
-    assert config.cache == CacheOptions(4, 9, "auto", 0.5, False)
+    assert config.cache == CacheOptions(4, 9, "auto", 0.5, False, "int8")
     assert config.scheduler == SchedulerOptions(2, 8, "decode_first", False)
     assert config.compiler == CompilerOptions({"a": "1", "b": False}, False, "somewhere")
     assert config.progress is False

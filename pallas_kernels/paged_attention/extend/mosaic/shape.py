@@ -74,7 +74,7 @@ class Refs(NamedTuple):
 
 
 class QuantizedRefs(NamedTuple):
-    """Those of a cache in 8 bits. Its tiles arrive in `staged`, and are converted from there."""
+    """The same of a cache in 8 bits, whose tiles arrive in `staged` and are converted from there."""
 
     q: Any
     kv: Any  # [2 * num_pages * page_size, num_kv_heads * head_dim], keys before values
