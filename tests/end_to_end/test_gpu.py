@@ -47,8 +47,9 @@ def test_tokens_do_not_depend_on_the_batch_the_chunk_or_the_pages():
     assert all(result == results[0] for result in results)
 
 
-def test_bfloat16_tells_a_story():
-    with jinfer.LLM(**SMALL) as llm:
+@pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8", "fp8_e4m3"])
+def test_bfloat16_tells_a_story(kv_cache_dtype):
+    with jinfer.LLM(kv_cache_dtype=kv_cache_dtype, **SMALL) as llm:
         (output,) = llm.generate("Once upon a time", temperature=0, max_tokens=60)
         assert len(output.outputs[0].token_ids) == 60
         assert output.text.isascii()

@@ -22,7 +22,7 @@ from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.silu_and_multiply import silu_and_multiply
 from pallas_kernels.softmax import softmax
-from tests.pallas_kernels.paged_cases import make_case
+from tests.pallas_kernels.paged_cases import in_8_bits, make_case
 
 pytestmark = pytest.mark.gpu
 
@@ -38,25 +38,25 @@ def normal(*shape: int, dtype=jnp.bfloat16) -> jax.Array:
     return jnp.asarray(RNG.standard_normal(shape), dtype)
 
 
-def paged(query_lengths: list[int] | None, lengths: list[int]):
+def paged(query_lengths: list[int] | None, lengths: list[int], quantized=None):
     case = make_case(RNG, SHAPE, lengths, 16, query_lengths)
-    return case.arguments(jnp.bfloat16)
+    return (case if quantized is None else in_8_bits(case, quantized)).arguments(jnp.bfloat16)
 
 
-def attention(operation: Callable, query_lengths: list[int] | None, lengths: list[int]):
-    return functools.partial(operation, implementation="pallas"), paged(query_lengths, lengths)
+def attention(operation: Callable, query_lengths: list[int] | None, lengths: list[int], quantized=None):
+    return functools.partial(operation, implementation="pallas"), paged(query_lengths, lengths, quantized)
 
 
-def append_case():
-    _, kv_pages, table, lengths = paged(None, [1, 17, 33, 200, 3])
+def append_case(quantized=None):
+    _, kv_pages, table, lengths = paged(None, [1, 17, 33, 200, 3], quantized)
     heads = normal(5, SHAPE.num_heads + 2 * SHAPE.num_kv_heads, SHAPE.head_dim)
     angles = normal(5, SHAPE.head_dim // 2, dtype=jnp.float32)
     call = functools.partial(paged_attention.append_and_decode, implementation="pallas")
     return call, [heads, kv_pages, table, lengths, angles, angles]
 
 
-def rope_case():
-    _, kv_pages, _, _ = paged(None, [40])
+def rope_case(quantized=None):
+    _, kv_pages, _, _ = paged(None, [40], quantized)
     heads = normal(ROWS, SHAPE.num_heads + 2 * SHAPE.num_kv_heads, SHAPE.head_dim)
     angles = normal(ROWS, SHAPE.head_dim // 2, dtype=jnp.float32)
     pages, offsets = jnp.ones(ROWS, jnp.int32), jnp.arange(ROWS, dtype=jnp.int32)
@@ -99,6 +99,12 @@ CASES: dict[str, Callable] = {
     "append_and_decode": append_case,
     "extend": lambda: attention(paged_attention.extend, [1, 5, 17, 130], [9, 5, 40, 200]),
     "rope_cache_write": rope_case,
+    "decode-int8": lambda: attention(paged_attention.decode, None, [1, 0, 33, 200, 1023], jnp.int8),
+    "append_and_decode-int8": lambda: append_case(jnp.int8),
+    "extend-fp8": lambda: attention(
+        paged_attention.extend, [1, 5, 17, 130], [9, 5, 40, 200], jnp.float8_e4m3fn
+    ),
+    "rope_cache_write-fp8": lambda: rope_case(jnp.float8_e4m3fn),
     "rms_norm": lambda: row_wise(rms_norm, normal(ROWS, FEATURES), normal(FEATURES), epsilon=1e-6),
     "add_rms_norm": lambda: row_wise(
         add_rms_norm, normal(ROWS, FEATURES), normal(ROWS, FEATURES), normal(FEATURES), epsilon=1e-6
