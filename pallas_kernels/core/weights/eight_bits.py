@@ -1,0 +1,26 @@
+"""The sizes of weights that take a byte each."""
+
+from jaxtyping import Array
+
+
+class EightBits:
+    """The matrix, or the stack of matrices, that `values` [..., out, in] belong to."""
+
+    values: Array
+
+    @property
+    def num_in(self) -> int:
+        return self.values.shape[-1]
+
+    @property
+    def num_out(self) -> int:
+        return self.values.shape[-2]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array it stands for, [..., in, out]."""
+        return *self.values.shape[:-2], self.num_in, self.num_out
+
+    @property
+    def ndim(self) -> int:
+        return self.values.ndim

@@ -1,0 +1,134 @@
+"""Weights of four bits, two in a byte, with a scale for each group of an output's inputs.
+
+The two of a byte are 128 inputs apart. Of every 256 inputs (a piece), byte j of an output holds
+
+    low four bits    input 256 * piece + j
+    high four bits   input 256 * piece + 128 + j       j = 0..127
+
+so that a kernel that loads a tile of bytes has two tiles of weights whose inputs lie side by side, and never
+has to weave them together: it multiplies each with its own inputs. In a tile of up to a group's inputs all
+weights of an output share a scale.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int32, UInt8
+
+from pallas_kernels.core.weights.activations import STATIC, Activations
+from pallas_kernels.core.weights.scaling import ceil_div, extremes, largest_magnitudes, spread_groups
+
+PIECE = 256  # inputs, of which the second half are the high bits
+HALF = PIECE // 2
+LARGEST_CODE = 15
+MIDDLE = 8  # the code of zero where there are no zeros
+SMALLEST_SCALE = 2.0**-100
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Int4Weight:
+    """w[permutation[k], o] = (code[o, k] - zeros[g, o]) * scales[g, o] with codes 0 to 15 and g = k //
+    group_size.
+
+    No zeros are zeros of 8, and no permutation is that of k to k. `packed` has the codes in the order of
+    the module. Inputs are filled up to a multiple of 256, by codes that nothing reads. One for each layer
+    where there is a first axis. AWQ's codes and zeros are these; GPTQ's and compressed-tensors' too, once
+    an order of activations ("act-order", `g_idx`) has become a permutation that makes its groups lie side
+    by side.
+    """
+
+    packed: UInt8[Array, "*layers out bytes"]
+    scales: Float[Array, "*layers groups out"]
+    num_in: int = field(metadata=STATIC)
+    group_size: int = field(metadata=STATIC)
+    zeros: UInt8[Array, "*layers groups out"] | None = None
+    permutation: Int32[Array, "*layers in"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        w: Float[Array, "*layers in out"],
+        *,
+        group_size: int = 128,
+        symmetric: bool = True,
+        scale_dtype: DTypeLike = jnp.bfloat16,
+    ) -> "Int4Weight":
+        """Codes nearest to w, for scales that are rounded first: the largest magnitude of a group / 7.5, or
+        where not symmetric (largest - least) / 15 with the code of zero in between."""
+        turned = w.swapaxes(-1, -2).astype(jnp.float32)
+        num_in = turned.shape[-1]
+        zeros = None
+        if symmetric:
+            scales = (largest_magnitudes(turned, group_size) / (LARGEST_CODE / 2)).astype(scale_dtype)
+            middle: Array | int = MIDDLE
+        else:
+            least, largest = extremes(turned, group_size)
+            scales = jnp.maximum((largest - least) / LARGEST_CODE, SMALLEST_SCALE).astype(scale_dtype)
+            zeros = jnp.clip(jnp.round(-least / scales.astype(jnp.float32)), 0, LARGEST_CODE)
+            middle = spread_groups(zeros, group_size, num_in)
+            zeros = zeros.astype(jnp.uint8)
+        steps = turned / spread_groups(scales.astype(jnp.float32), group_size, num_in)
+        codes = jnp.clip(jnp.round(steps) + middle, 0, LARGEST_CODE).astype(jnp.uint8)
+        return cls.of_codes(codes, scales, group_size=group_size, zeros=zeros)
+
+    @classmethod
+    def of_codes(
+        cls,
+        codes: UInt8[Array, "*layers out in"],
+        scales: Float[Array, "*layers groups out"],
+        *,
+        group_size: int,
+        zeros: UInt8[Array, "*layers groups out"] | None = None,
+        permutation: Int32[Array, "*layers in"] | None = None,
+    ) -> "Int4Weight":
+        """Packs codes of 0 to 15, a byte each, as a checkpoint gives them."""
+        return cls(pack(codes), scales, codes.shape[-1], group_size, zeros, permutation)
+
+    @property
+    def num_out(self) -> int:
+        return self.packed.shape[-2]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """That of the array it stands for, [..., in, out]."""
+        return *self.packed.shape[:-2], self.num_in, self.num_out
+
+    @property
+    def ndim(self) -> int:
+        return self.packed.ndim
+
+    @property
+    def activations(self) -> Activations:
+        """Always floats: no product of this package quantizes rows to multiply them with four bits."""
+        return "float"
+
+    def dequantized(self, dtype: DTypeLike = jnp.float32) -> Float[Array, "*layers in out"]:
+        """The array it stands for, computed in float32 and rounded once."""
+        codes = unpack(self.packed, self.num_in).astype(jnp.float32)
+        zeros: Array | int = MIDDLE
+        if self.zeros is not None:
+            zeros = spread_groups(self.zeros.astype(jnp.float32), self.group_size, self.num_in)
+        scales = spread_groups(self.scales.astype(jnp.float32), self.group_size, self.num_in)
+        w = ((codes - zeros) * scales).swapaxes(-1, -2).astype(dtype)
+        if self.permutation is None:
+            return w
+        return jnp.take_along_axis(w, jnp.argsort(self.permutation, axis=-1)[..., None], axis=-2)
+
+
+def pack(codes: UInt8[Array, "*layers out in"]) -> UInt8[Array, "*layers out bytes"]:
+    """Codes of 0 to 15 in the order of the module."""
+    num_in = codes.shape[-1]
+    num_pieces = ceil_div(num_in, PIECE)
+    filled = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, num_pieces * PIECE - num_in)])
+    halves = filled.reshape(*codes.shape[:-1], num_pieces, 2, HALF)
+    return (halves[..., 0, :] | (halves[..., 1, :] << 4)).reshape(*codes.shape[:-1], num_pieces * HALF)
+
+
+def unpack(packed: UInt8[Array, "*layers out bytes"], num_in: int) -> UInt8[Array, "*layers out in"]:
+    """The codes that were packed."""
+    pieces = packed.reshape(*packed.shape[:-1], -1, 1, HALF)
+    halves = jnp.concatenate([pieces & 15, pieces >> 4], axis=-2)
+    return halves.reshape(*packed.shape[:-1], -1)[..., :num_in]

@@ -1,0 +1,108 @@
+"""What quantized weights stand for: by golden codes, and by how far they are from what they were made of."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight
+
+LAYERS, NUM_IN, NUM_OUT = 2, 300, 200
+MAKERS = {
+    "int8": (Int8Weight.of, {}, 0.5),
+    "int8 of groups": (Int8Weight.of, {"group_size": 64}, 0.5),
+    "int4": (Int4Weight.of, {}, 0.5),
+    "int4 of 32": (Int4Weight.of, {"group_size": 32}, 0.5),
+    "int4 by output": (Int4Weight.of, {"group_size": NUM_IN}, 0.5),
+    # Two roundings: the zero's, and the code's.
+    "int4 with zeros": (Int4Weight.of, {"group_size": 64, "symmetric": False}, 1.0),
+}
+FLOATS = {"fp8": Fp8Weight.of, "fp8 of blocks": BlockFp8Weight.of}
+
+
+def made(rng: np.random.Generator) -> np.ndarray:
+    return rng.standard_normal((LAYERS, NUM_IN, NUM_OUT), np.float32)
+
+
+def steps_of(weight) -> np.ndarray:
+    """The scale of each weight, [layers, in, out]."""
+    scales = np.asarray(weight.scales, np.float32)
+    return scales.repeat(weight.group_size, axis=1)[:, :NUM_IN]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_integers_are_within_half_a_step(rng, name):
+    of, options, most_steps = MAKERS[name]
+    w = made(rng)
+    weight = of(jnp.asarray(w), **options)
+    error = np.abs(np.asarray(weight.dequantized()) - w)
+    # A hundredth more for int4's scales, which are rounded to bfloat16.
+    assert (error <= (most_steps + 0.04) * steps_of(weight)).all()
+    assert error.max() > 0.3 * steps_of(weight).min()
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_floats_are_within_half_of_their_last_bit(rng, name):
+    w = made(rng)
+    got = np.asarray(FLOATS[name](jnp.asarray(w)).dequantized())
+    # Below 2 ** -6 of a scale's steps floats lie evenly, 2 ** -9 apart.
+    smallest = np.abs(w).max() / 448 * 2.0**-10
+    assert (np.abs(got - w) <= np.abs(w) / 16 + smallest).all()
+    assert np.abs(got - w).max() > 1e-3
+
+
+@pytest.mark.parametrize("of", [*(maker[0] for maker in MAKERS.values()), *FLOATS.values()])
+def test_a_layer_of_a_stack_is_the_matrix(rng, of):
+    w = made(rng)
+    stack = of(jnp.asarray(w))
+    layer = jax.tree.map(lambda leaf: leaf[1], stack)
+    assert (stack.shape, layer.shape) == (w.shape, w.shape[1:])
+    assert (layer.num_in, layer.num_out, layer.ndim) == (NUM_IN, NUM_OUT, 2)
+    np.testing.assert_array_equal(layer.dequantized(), stack.dequantized()[1])
+    np.testing.assert_array_equal(layer.dequantized(), of(jnp.asarray(w[1])).dequantized())
+
+
+@pytest.mark.parametrize("of", [Int8Weight.of, Int4Weight.of, *FLOATS.values()])
+def test_zeros_alone_stay_zeros(of):
+    np.testing.assert_array_equal(of(jnp.zeros((256, 8))).dequantized(), np.zeros((256, 8)))
+
+
+def test_a_byte_holds_two_inputs_that_are_128_apart():
+    codes = np.zeros((1, 300), np.uint8)
+    codes[0, [3, 131, 259]] = 5, 9, 14
+    weight = Int4Weight.of_codes(jnp.asarray(codes), jnp.ones((3, 1)), group_size=128)
+    packed = np.asarray(weight.packed)
+    assert packed.shape == (1, 256)
+    assert (packed[0, 3], packed[0, 131]) == (0x95, 0x0E)
+    np.testing.assert_array_equal(weight.dequantized()[:, 0], codes[0].astype(np.float32) - 8)
+
+
+def test_zeros_are_subtracted_from_codes_before_the_scale():
+    codes = jnp.asarray([[0, 15, 7, 9]], jnp.uint8)
+    scales, zeros = jnp.asarray([[2.0], [4.0]]), jnp.asarray([[1], [8]], jnp.uint8)
+    weight = Int4Weight.of_codes(codes, scales, group_size=2, zeros=zeros)
+    np.testing.assert_array_equal(weight.dequantized()[:, 0], [-2, 28, -4, 4])
+    eight = Int8Weight(
+        jnp.asarray([[-128, 127, 7, 9]], jnp.int8), scales, 2, jnp.asarray([[1], [-8]], jnp.int8)
+    )
+    np.testing.assert_array_equal(eight.dequantized()[:, 0], [-258, 252, 60, 68])
+
+
+def test_a_permutation_says_which_input_each_code_multiplies(rng):
+    w = made(rng)
+    order = np.stack([rng.permutation(NUM_IN) for _ in range(LAYERS)])
+    turned = np.take_along_axis(w, order[..., None], axis=1)
+    plain = Int4Weight.of(jnp.asarray(turned))
+    weight = dataclasses.replace(plain, permutation=jnp.asarray(order, jnp.int32))
+    back = np.take_along_axis(np.asarray(weight.dequantized()), order[..., None], axis=1)
+    np.testing.assert_array_equal(back, plain.dequantized())
+
+
+def test_a_block_at_the_end_may_be_smaller():
+    w = jnp.ones((130, 129)).at[129, 128].set(7.0)
+    weight = BlockFp8Weight.of(w)
+    assert weight.scales.shape == weight.scales_shape == (2, 2)
+    np.testing.assert_allclose(weight.scales * 448, [[1, 1], [1, 7]], rtol=1e-6)
+    np.testing.assert_allclose(weight.dequantized(), w, rtol=1e-6)
