@@ -122,6 +122,20 @@ def exp2_scaled(x: Array, scale: float, shift: Array, *, interpret: bool) -> Arr
     return result
 
 
+def round_to_even(x: Array, *, interpret: bool) -> Array:
+    """jnp.round(x) in float32, which Pallas on Triton has no operation for."""
+    if interpret:
+        return jnp.round(x)
+    (result,) = plt.elementwise_inline_asm(
+        "cvt.rni.f32.f32 $0, $1;",
+        args=[x],
+        constraints="=f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(x.shape, jnp.float32)],
+    )
+    return result
+
+
 def next_power_of_two(n: int) -> int:
     """The smallest power of two that is at least n (n >= 1)."""
     return 1 << (n - 1).bit_length()
