@@ -10,7 +10,8 @@ from typing import Any
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels.core.selection import Implementation, select, should_interpret
+from pallas_kernels.core.selection import Implementation, UnsupportedError, select, should_interpret
+from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.matmul import reference, triton, xla
 from pallas_kernels.matmul.choice import is_kernel_faster
 from pallas_kernels.matmul.contract import Fusion, check_arguments
@@ -21,7 +22,7 @@ __all__ = ["MAX_NORM_ROWS", "MAX_ROWS", "matmul"]
 
 def matmul(
     x: Float[Array, "rows in"],
-    w: Float[Array, "in out"] | Float[Array, "layers in out"],
+    w: Float[Array, "in out"] | Float[Array, "layers in out"] | QuantizedWeight,
     *,
     layer: int | Int32[Array, ""] | None = None,
     transposed: bool = False,
@@ -74,7 +75,7 @@ def matmul(
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)
     chosen = select(implementation, ("pallas", "triton", "xla", "reference"))
     if chosen == "pallas":
-        chosen = "triton" if is_kernel_faster(x, fusion) else "xla"
+        chosen = "triton" if is_kernel_faster(x, w, fusion) else "xla"
     out_dtype = x.dtype if out_dtype is None else out_dtype
     options: dict[str, Any] = {
         "layer": layer,
@@ -83,5 +84,7 @@ def matmul(
         "out_dtype": out_dtype,
     }
     if chosen == "triton":
+        if isinstance(w, QuantizedWeight):
+            raise UnsupportedError(f'{type(w).__name__}: no kernel in Triton takes it; use "xla"')
         return triton.matmul(x, w, **options, interpret=should_interpret(interpret))
     return xla.matmul(x, w, **options) if chosen == "xla" else reference.matmul(x, w, **options)

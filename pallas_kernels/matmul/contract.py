@@ -1,11 +1,17 @@
 """The arguments of a product: what is fused to it, and what contradicts what."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
 from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.core.weights import QuantizedWeight, Weight
+from pallas_kernels.matmul.quantized_contract import check_weight
+
+WeightT = TypeVar("WeightT", bound=Weight)
 
 
 class Fusion(NamedTuple):
@@ -19,14 +25,18 @@ class Fusion(NamedTuple):
 
 
 def check_arguments(
-    x: Array, w: Array, *, layer: int | Array | None, transposed: bool, fusion: Fusion
+    x: Array, w: Weight, *, layer: int | Array | None, transposed: bool, fusion: Fusion
 ) -> None:
     """Raises ValueError for what contradicts each other, and UnsupportedError for dtypes that differ."""
+    if isinstance(w, QuantizedWeight):
+        _check_quantized(x, w, transposed)
     _check_product(x, w, layer, transposed)
+    if not isinstance(w, QuantizedWeight) and x.dtype != w.dtype:
+        raise UnsupportedError(f"x in {x.dtype} and w in {w.dtype}: no implementation mixes dtypes; cast x")
     _check_fusion(x, w, transposed, fusion)
 
 
-def _check_product(x: Array, w: Array, layer: int | Array | None, transposed: bool) -> None:
+def _check_product(x: Array, w: Weight, layer: int | Array | None, transposed: bool) -> None:
     if x.ndim != 2 or w.ndim not in (2, 3) or 0 in (*x.shape, *w.shape):
         raise ValueError(
             f"x has shape {x.shape} and w {w.shape}; pass [rows, in] and one or a stack of matrices"
@@ -43,11 +53,20 @@ def _check_product(x: Array, w: Array, layer: int | Array | None, transposed: bo
         raise ValueError(
             f"x has {x.shape[1]} inputs and w {num_in}; they must be equal ({layout} is {w.shape[-2:]})"
         )
-    if x.dtype != w.dtype:
-        raise UnsupportedError(f"x in {x.dtype} and w in {w.dtype}: no implementation mixes dtypes; cast x")
 
 
-def _check_fusion(x: Array, w: Array, transposed: bool, fusion: Fusion) -> None:
+def _check_quantized(x: Array, w: QuantizedWeight, transposed: bool) -> None:
+    check_weight(w)
+    if transposed:
+        raise ValueError(
+            f"transposed=True with {type(w).__name__}: it knows which of its axes are inputs; leave "
+            "transposed out"
+        )
+    if x.dtype not in (jnp.bfloat16, jnp.float16, jnp.float32):
+        raise UnsupportedError(f"x in {x.dtype} and quantized weights: cast x to bfloat16 or float32")
+
+
+def _check_fusion(x: Array, w: Weight, transposed: bool, fusion: Fusion) -> None:
     num_columns = w.shape[-2 if transposed else -1]
     if fusion.gated and num_columns % 2:
         raise ValueError(f"w has {num_columns} outputs; gate and others are equal halves of them")
@@ -70,6 +89,8 @@ def _check_fusion(x: Array, w: Array, transposed: bool, fusion: Fusion) -> None:
             )
 
 
-def of_layer(stack: Array, layer: int | Array | None, *, ndim: int) -> Array:
-    """stack[layer], or the array itself where it has `ndim` axes and so is no stack."""
-    return stack if stack.ndim == ndim or layer is None else stack[layer]
+def of_layer(stack: WeightT, layer: int | Array | None, *, ndim: int) -> WeightT:
+    """stack[layer], of each of its arrays; or the stack itself where it has `ndim` axes and so is none."""
+    if stack.ndim == ndim or layer is None:
+        return stack
+    return jax.tree.map(lambda leaf: leaf[layer], stack)

@@ -10,28 +10,36 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pallas_kernels.core.precision import full_precision
+from pallas_kernels.core.weights import QuantizedWeight, Weight
 from pallas_kernels.matmul.contract import Fusion, of_layer
+from pallas_kernels.matmul.quantized_xla import quantized_product
 from pallas_kernels.rms_norm import rms_norm
 
 
 def matmul(
-    x: Array, w: Array, *, layer: int | Array | None, transposed: bool, fusion: Fusion, out_dtype: DTypeLike
+    x: Array, w: Weight, *, layer: int | Array | None, transposed: bool, fusion: Fusion, out_dtype: DTypeLike
 ) -> Array:
     """See `pallas_kernels.matmul.matmul`."""
+    matrix = of_layer(w, layer, ndim=2)
+    norm = None
     if fusion.norm is not None:
-        scale, epsilon = fusion.norm
-        x = rms_norm(x, of_layer(scale, layer, ndim=1), epsilon=epsilon, implementation="xla")
-    formula = "rf,vf->rv" if transposed else "rf,fv->rv"
-    y = jnp.einsum(
-        formula,
-        x,
-        of_layer(w, layer, ndim=2),
-        precision=full_precision(x.dtype),
-        preferred_element_type=out_dtype,
-    )
+        norm = of_layer(fusion.norm[0], layer, ndim=1), fusion.norm[1]
+    if isinstance(matrix, QuantizedWeight):
+        y = quantized_product(x, matrix, norm, out_dtype)
+    else:
+        y = _float_product(x, matrix, norm, transposed, out_dtype)
     if fusion.bias is not None:
         y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)
     if fusion.gated:
         gate, other = jnp.split(y, 2, axis=-1)
         y = jax.nn.silu(gate) * other
     return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y
+
+
+def _float_product(
+    x: Array, matrix: Array, norm: tuple[Array, float] | None, transposed: bool, out_dtype: DTypeLike
+) -> Array:
+    if norm is not None:
+        x = rms_norm(x, norm[0], epsilon=norm[1], implementation="xla")
+    formula = "rf,vf->rv" if transposed else "rf,fv->rv"
+    return jnp.einsum(formula, x, matrix, precision=full_precision(x.dtype), preferred_element_type=out_dtype)

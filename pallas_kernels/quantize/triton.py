@@ -2,7 +2,6 @@
 largest magnitude is known."""
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,45 @@
+"""What makes a quantized weight one that a product can take."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Array
+
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+
+
+def check_weight(w: QuantizedWeight) -> None:
+    """Raises ValueError where the arrays of a weight are not of one matrix, or cannot multiply activations as
+    it says."""
+    for name, (array, shape) in _shapes(w).items():
+        if array is not None and array.shape != (*w.shape[:-2], *shape):
+            raise ValueError(
+                f"{name} of {type(w).__name__} has shape {array.shape}; for weights of {w.shape} it must be "
+                f"{(*w.shape[:-2], *shape)}"
+            )
+    problem = _problem_of_activations(w)
+    if problem is not None:
+        raise ValueError(f"{type(w).__name__} with activations={w.activations!r}: {problem}")
+
+
+def _shapes(w: QuantizedWeight) -> Mapping[str, tuple[Array | None, tuple[int, ...]]]:
+    """The arrays beside the values, and the shape of each in a matrix."""
+    if isinstance(w, BlockFp8Weight):
+        return {"scales": (w.scales, w.scales_shape)}
+    if isinstance(w, Fp8Weight):
+        return {"scales": (w.scales, (w.num_out,)), "input_scale": (w.input_scale, ())}
+    groups = -(-w.num_in // w.group_size), w.num_out
+    found = {"scales": (w.scales, groups), "zeros": (w.zeros, groups)}
+    if isinstance(w, Int4Weight):
+        return found | {"permutation": (w.permutation, (w.num_in,))}
+    return found | {"input_scale": (w.input_scale, ())}
+
+
+def _problem_of_activations(w: QuantizedWeight) -> str | None:
+    if w.activations not in ("float", "dynamic", "static"):
+        return "it is 'float', 'dynamic' or 'static'"
+    if w.activations == "static" and getattr(w, "input_scale", None) is None:
+        return "it needs input_scale, the scale that was calibrated"
+    is_grouped = isinstance(w, Int8Weight) and (w.zeros is not None or w.group_size < w.num_in)
+    if w.activations != "float" and is_grouped:
+        return "integers are summed before they are scaled, so there can be no zeros and one group only"
+    return None

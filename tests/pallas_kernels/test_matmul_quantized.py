@@ -1,0 +1,162 @@
+"""Products with quantized weights: every implementation against the definition, and exactly where the
+arithmetic is."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pallas_kernels import UnsupportedError
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight
+from pallas_kernels.matmul import matmul
+from tests.pallas_kernels.paged_cases import relative_error
+
+EPSILON = 0.1  # large enough to matter
+LAYERS, LAYER = 3, 1
+FLOAT_ACTIVATIONS = {
+    "int8": Int8Weight.of,
+    "int8 of groups": functools.partial(Int8Weight.of, group_size=64),
+    "fp8": Fp8Weight.of,
+    "fp8 of blocks": BlockFp8Weight.of,
+    "int4": Int4Weight.of,
+    "int4 of 32 with zeros": functools.partial(Int4Weight.of, group_size=32, symmetric=False),
+}
+INPUT_SCALE = jnp.full(LAYERS, 0.02)
+EIGHT_BIT_ACTIVATIONS = {
+    "int8 dynamic": functools.partial(Int8Weight.of, activations="dynamic"),
+    "int8 static": functools.partial(Int8Weight.of, activations="static", input_scale=INPUT_SCALE),
+    "fp8 dynamic": functools.partial(Fp8Weight.of, activations="dynamic"),
+    "fp8 static": functools.partial(Fp8Weight.of, activations="static", input_scale=INPUT_SCALE),
+    "fp8 of blocks dynamic": functools.partial(BlockFp8Weight.of, activations="dynamic"),
+}
+MAKERS = FLOAT_ACTIVATIONS | EIGHT_BIT_ACTIVATIONS
+IMPLEMENTATIONS = ("reference", "xla")
+BOUNDS = {
+    ("reference", jnp.float32): 2e-5,
+    ("reference", jnp.bfloat16): 3e-3,
+    ("xla", jnp.float32): 2e-5,
+    ("xla", jnp.bfloat16): 5e-3,  # rounds weights to bfloat16 where they have groups
+}
+STEP = 4e-3  # where an activation lies between two steps of eight bits, float32 may take the other one
+
+
+def made(rng, of, num_in=300, num_out=144):
+    return of(jnp.asarray(rng.standard_normal((LAYERS, num_in, num_out)), jnp.float32))
+
+
+def quantized(x: np.ndarray, w) -> np.ndarray:
+    """What the rows of x become for w, by the definition, in float64."""
+    if w.activations == "float":
+        return x
+    dtype, largest = (jnp.int8, 127) if isinstance(w, Int8Weight) else (jnp.float8_e4m3fn, 448)
+    if w.activations == "static":
+        scales = np.full((1, 1), float(w.input_scale[LAYER]))
+    else:
+        size = 128 if isinstance(w, BlockFp8Weight) else x.shape[1]
+        starts = range(0, x.shape[1], size)
+        groups = np.stack([np.abs(x[:, start : start + size]).max(1) for start in starts], axis=1)
+        scales = groups.repeat(size, axis=1)[:, : x.shape[1]] / largest
+    steps = np.clip(x / scales, -128 if dtype == jnp.int8 else -largest, largest).astype(np.float32)
+    if dtype == jnp.int8:
+        steps = np.round(steps)
+    return np.asarray(jnp.asarray(steps).astype(dtype), np.float64) * scales
+
+
+def definition(x, w, *, norm=None, bias=None, gated=False, residual=None) -> np.ndarray:
+    wide = np.asarray(x, np.float64)
+    if norm is not None:
+        scale = np.asarray(norm[0][LAYER], np.float64)
+        wide = wide / np.sqrt((wide**2).mean(1, keepdims=True) + norm[1]) * scale
+    y = quantized(wide, w) @ np.asarray(w.dequantized()[LAYER], np.float64)
+    if bias is not None:
+        y = y + np.asarray(bias[LAYER], np.float64)
+    if gated:
+        gate, other = np.split(y, 2, axis=1)
+        y = gate / (1 + np.exp(-gate)) * other
+    return y if residual is None else np.asarray(residual, np.float64) + y
+
+
+def ends(rng, x, num_out: int) -> dict:
+    """A norm before the product; a bias, a gate and a residual after it."""
+
+    def numbers(*shape):
+        return jnp.asarray(rng.standard_normal(shape), x.dtype)
+
+    return {
+        "norm": (numbers(LAYERS, x.shape[1]), EPSILON),
+        "bias": numbers(LAYERS, num_out),
+        "gated": True,
+        "residual": numbers(x.shape[0], num_out // 2),
+    }
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_is_the_definition(rng, name, dtype, implementation):
+    w = made(rng, MAKERS[name])
+    x = jnp.asarray(rng.standard_normal((5, w.num_in)), dtype)
+    got = matmul(x, w, layer=LAYER, implementation=implementation)
+    assert got.dtype == dtype
+    bound = BOUNDS[implementation, dtype] + (0 if w.activations == "float" else STEP)
+    assert relative_error(got, definition(x, w)) < bound
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize("name", MAKERS)
+def test_with_all_that_is_around_it(rng, name, implementation):
+    w = made(rng, MAKERS[name])
+    x = jnp.asarray(rng.standard_normal((3, w.num_in)), jnp.float32)
+    around = ends(rng, x, w.num_out)
+    got = matmul(x, w, layer=jnp.int32(LAYER), implementation=implementation, **around)
+    assert relative_error(got, definition(x, w, **around)) < 5e-3
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_sums_of_integers_are_exact(rng, implementation):
+    """The largest of each row is 127, so that its scale is 1; and the weights' are powers of two."""
+    x = rng.integers(-127, 128, (4, 512))
+    x[:, 0] = 127
+    values = rng.integers(-127, 128, (96, 512))
+    scales = 2.0 ** rng.integers(-3, 4, (1, 96))
+    w = Int8Weight(
+        jnp.asarray(values, jnp.int8), jnp.asarray(scales, jnp.float32), 512, activations="dynamic"
+    )
+    got = matmul(jnp.asarray(x, jnp.bfloat16), w, out_dtype=jnp.float32, implementation=implementation)
+    np.testing.assert_array_equal(got, (x @ values.T) * scales)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_inputs_are_permuted_as_weights_are(rng, implementation):
+    w = rng.standard_normal((300, 64)).astype(np.float32)
+    order = rng.permutation(300)
+    plain = Int4Weight.of(jnp.asarray(w[order]))
+    permuted = dataclasses.replace(plain, permutation=jnp.asarray(order, jnp.int32))
+    x = jnp.asarray(rng.standard_normal((2, 300)), jnp.float32)
+    scale = jnp.asarray(rng.standard_normal(300), jnp.float32)
+    run = functools.partial(matmul, implementation=implementation)
+    got = run(x, permuted, norm=(scale, EPSILON))
+    wanted = run(x[:, order], plain, norm=(scale[order], EPSILON))
+    assert relative_error(got, np.asarray(wanted)) < 1e-5
+
+
+def test_wrong_weights_are_errors(rng):
+    x = jnp.ones((2, 256))
+    eight = Int8Weight.of(jnp.ones((256, 16)))
+    with pytest.raises(ValueError, match=r"scales of Int8Weight has shape \(2, 16\); .* must be \(1, 16\)"):
+        matmul(x, dataclasses.replace(eight, scales=jnp.ones((2, 16))))
+    with pytest.raises(ValueError, match="activations='static': it needs input_scale"):
+        matmul(x, dataclasses.replace(eight, activations="static"))
+    with pytest.raises(ValueError, match="activations='dynamic': integers are summed before they are scaled"):
+        matmul(x, Int8Weight.of(jnp.ones((256, 16)), group_size=64, activations="dynamic"))
+    with pytest.raises(ValueError, match="transposed=True with Int8Weight: it knows which of its axes"):
+        matmul(x, eight, transposed=True)
+    with pytest.raises(ValueError, match="x has 256 inputs and w 128"):
+        matmul(x, Int4Weight.of(jnp.ones((128, 16))))
+    with pytest.raises(ValueError, match="a stack of layers needs one"):
+        matmul(x, jax.tree.map(lambda leaf: leaf[None], eight))
+    with pytest.raises(UnsupportedError, match="x in int8 and quantized weights: cast x"):
+        matmul(x.astype(jnp.int8), eight)
