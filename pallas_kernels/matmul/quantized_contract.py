@@ -1,4 +1,4 @@
-"""What makes a quantized weight one that a product can take."""
+"""The rules that a quantized weight must keep for a product to take it."""
 
 from collections.abc import Mapping
 

@@ -31,7 +31,7 @@ class RowOperands(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantization:
-    """How rows are quantized. `epsilon` is None without a norm."""
+    """The dtype and the groups of rows. `epsilon` is None without a norm."""
 
     dtype: jnp.dtype
     group_size: int

@@ -100,8 +100,8 @@ def _norm_scale(refs, columns: Columns, blocks: RowBlocks) -> Array:
 
 
 def _scales(refs, wide: list[Array], features: int, how: Quantization) -> list[tuple[Array, Array]]:
-    """What each piece is multiplied by, [rows, groups, 1], and its scales [rows, groups]. A row that is one
-    group is one of all pieces."""
+    """The factors of each piece, [rows, groups, 1], and its scales [rows, groups]. Where a row is one group,
+    all pieces share them."""
     if "scale" in refs:
         scale = jnp.broadcast_to(refs["scale"][jnp.int32(0)], (wide[0].shape[0], 1))
         return [((1 / scale)[:, :, None], scale)] * len(wide)

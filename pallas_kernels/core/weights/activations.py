@@ -1,4 +1,4 @@
-"""What a product with quantized weights does with its activations."""
+"""Ways in which a product with quantized weights treats its activations."""
 
 from typing import Literal
 

@@ -18,7 +18,7 @@ class EightBits:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the array it stands for, [..., in, out]."""
+        """The shape of the array it stands for, [..., in, out]."""
         return *self.values.shape[:-2], self.num_in, self.num_out
 
     @property

@@ -93,7 +93,7 @@ class Int4Weight:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the array it stands for, [..., in, out]."""
+        """The shape of the array it stands for, [..., in, out]."""
         return *self.packed.shape[:-2], self.num_in, self.num_out
 
     @property
