@@ -10,11 +10,10 @@ from typing import Any
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
-from pallas_kernels.core.selection import Implementation, UnsupportedError, select, should_interpret
+from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.core.weights import QuantizedWeight
-from pallas_kernels.matmul import reference, triton, xla
-from pallas_kernels.matmul.choice import is_kernel_faster
 from pallas_kernels.matmul.contract import Fusion, check_arguments
+from pallas_kernels.matmul.table import implementations_of
 from pallas_kernels.matmul.triton import MAX_NORM_ROWS, MAX_ROWS
 
 __all__ = ["MAX_NORM_ROWS", "MAX_ROWS", "matmul"]
@@ -74,17 +73,15 @@ def matmul(
     fusion = Fusion(norm=norm, bias=bias, gated=gated, residual=residual)
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)
     chosen = select(implementation, ("pallas", "triton", "xla", "reference"))
+    implementations = implementations_of(w)
     if chosen == "pallas":
-        chosen = "triton" if is_kernel_faster(x, w, fusion) else "xla"
-    out_dtype = x.dtype if out_dtype is None else out_dtype
+        chosen = implementations.best(x, w, fusion)
     options: dict[str, Any] = {
         "layer": layer,
         "transposed": transposed,
         "fusion": fusion,
-        "out_dtype": out_dtype,
+        "out_dtype": x.dtype if out_dtype is None else out_dtype,
     }
     if chosen == "triton":
-        if isinstance(w, QuantizedWeight):
-            raise UnsupportedError(f'{type(w).__name__}: no kernel in Triton takes it; use "xla"')
-        return triton.matmul(x, w, **options, interpret=should_interpret(interpret))
-    return xla.matmul(x, w, **options) if chosen == "xla" else reference.matmul(x, w, **options)
+        options["interpret"] = should_interpret(interpret)
+    return getattr(implementations, chosen)(x, w, **options)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from pallas_kernels.core.selection import Available
 from pallas_kernels.core.tuned import tuned_blocks
-from pallas_kernels.core.weights import QuantizedWeight, Weight
 from pallas_kernels.matmul.contract import Fusion
 
 MEASURED_DEVICE = "nvidia-h200"
@@ -32,12 +32,10 @@ def choice_blocks(is_normalized: bool, itemsize: int) -> Choice:
     return choice
 
 
-def is_kernel_faster(x: Array, w: Weight, fusion: Fusion) -> bool:
-    """True where the kernel serves a call and is not slower than XLA."""
-    if (
-        isinstance(w, QuantizedWeight)
-        or fusion.bias is not None
-        or x.dtype not in (jnp.bfloat16, jnp.float32)
-    ):
-        return False
-    return x.shape[0] <= choice_blocks(fusion.norm is not None, x.dtype.itemsize).max_kernel_rows
+def best_for_arrays(x: Array, w: Array, fusion: Fusion) -> Available:
+    """The kernel where it serves a call and is not slower than XLA."""
+    del w
+    if fusion.bias is not None or x.dtype not in (jnp.bfloat16, jnp.float32):
+        return "xla"
+    max_rows = choice_blocks(fusion.norm is not None, x.dtype.itemsize).max_kernel_rows
+    return "triton" if x.shape[0] <= max_rows else "xla"

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.weights import QuantizedWeight, Weight
-from pallas_kernels.matmul.quantized_contract import check_weight
+from pallas_kernels.matmul.weight_contract import check_weight
 
 WeightT = TypeVar("WeightT", bound=Weight)
 

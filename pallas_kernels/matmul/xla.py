@@ -12,7 +12,7 @@ from jaxtyping import Array
 from pallas_kernels.core.precision import full_precision
 from pallas_kernels.core.weights import QuantizedWeight, Weight
 from pallas_kernels.matmul.contract import Fusion, of_layer
-from pallas_kernels.matmul.quantized_xla import quantized_product
+from pallas_kernels.matmul.quantized.xla import quantized_product
 from pallas_kernels.rms_norm import rms_norm
 
 

@@ -19,6 +19,7 @@ def quantize_rows(
     scale: Float32[Array, ""] | None = None,
     norm: tuple[Float[Array, " features"] | Float[Array, "layers features"], float] | None = None,
     layer: int | Int32[Array, ""] | None = None,
+    held_in: DTypeLike | None = None,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> QuantizedRows:
@@ -28,7 +29,8 @@ def quantize_rows(
     448 in float8_e4m3fn; of zeros alone it is next to nothing. Or it is `scale` for all, and what lies beyond
     the dtype's range becomes its nearest end. `norm`, the scale and epsilon of an RMSNorm, puts
     x / sqrt(mean(x ** 2) + epsilon) * scale instead of x, of which nothing is rounded before it is quantized;
-    a stack of scales is indexed by `layer`.
+    a stack of scales is indexed by `layer`. Values come in `held_in` where it is given, a wider dtype that
+    holds them all, such as float16 for those of float8_e4m3fn.
 
     All is computed in float32, from x * (127 / largest magnitude), and rounded to even.
 
@@ -36,7 +38,12 @@ def quantize_rows(
     `implementation` cannot hold.
     """
     norm_scale, epsilon = norm or (None, None)
-    how = Quantization(jnp.dtype(dtype), x.shape[-1] if group_size is None else group_size, epsilon)
+    how = Quantization(
+        dtype=jnp.dtype(dtype),
+        group_size=x.shape[-1] if group_size is None else group_size,
+        epsilon=epsilon,
+        held_in=jnp.dtype(dtype if held_in is None else held_in),
+    )
     operands = RowOperands(x, scale, norm_scale)
     check_arguments(operands, layer, how)
     if select(implementation) == "reference":

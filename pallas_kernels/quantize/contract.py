@@ -36,6 +36,7 @@ class Quantization:
     dtype: jnp.dtype
     group_size: int
     epsilon: float | None
+    held_in: jnp.dtype
 
     @property
     def least(self) -> int:

@@ -32,4 +32,4 @@ def _normalized(operands: RowOperands, layer: int | Array | None, how: Quantizat
 
 def _rounded(steps: Array, how: Quantization) -> Array:
     within = jnp.clip(steps, how.least, how.largest)
-    return (jnp.round(within) if how.dtype == jnp.int8 else within).astype(how.dtype)
+    return (jnp.round(within) if how.dtype == jnp.int8 else within).astype(how.dtype).astype(how.held_in)

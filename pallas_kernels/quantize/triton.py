@@ -50,7 +50,7 @@ def _call(operands: dict[str, Array], *, how: Quantization, blocks: RowBlocks, i
         functools.partial(_kernel, names=tuple(operands), how=how, blocks=blocks, interpret=interpret),
         *operands.values(),
         out_shape=[
-            jax.ShapeDtypeStruct((num_rows, features), how.dtype),
+            jax.ShapeDtypeStruct((num_rows, features), how.held_in),
             jax.ShapeDtypeStruct((how.num_groups(features), num_rows), jnp.float32),
         ],
         grid=(ceil_div(num_rows, blocks.rows),),
@@ -73,7 +73,7 @@ def _kernel(*all_refs, names: tuple[str, ...], how: Quantization, blocks: RowBlo
     for columns, x, (factor, scales) in zip(pieces, wide, _scales(refs, wide, features, how), strict=True):
         steps = jnp.clip(x.reshape(*factor.shape[:2], -1) * factor, how.least, how.largest)
         steps = round_to_even(steps, interpret=interpret) if how.dtype == jnp.int8 else steps
-        rows.store(values_ref, columns, steps.reshape(x.shape))
+        rows.store(values_ref, columns, steps.reshape(x.shape).astype(how.dtype))
         if columns.begin == 0 or how.num_groups(features) > 1:
             _store_scales(scales_ref, rows, columns, scales, how)
 

@@ -33,11 +33,12 @@ EIGHT_BIT_ACTIVATIONS = {
     "fp8 of blocks dynamic": functools.partial(BlockFp8Weight.of, activations="dynamic"),
 }
 MAKERS = FLOAT_ACTIVATIONS | EIGHT_BIT_ACTIVATIONS
-IMPLEMENTATIONS = ("reference", "xla")
+IMPLEMENTATIONS = ("reference", "xla", "triton")
 BOUNDS = {
     ("reference", jnp.float32): 2e-5,
     ("reference", jnp.bfloat16): 3e-3,
     ("xla", jnp.float32): 2e-5,
+    ("triton", jnp.bfloat16): 3e-3,
     ("xla", jnp.bfloat16): 5e-3,  # rounds weights to bfloat16 where they have groups
 }
 STEP = 4e-3  # where an activation lies between two steps of eight bits, float32 may take the other one
@@ -93,9 +94,8 @@ def ends(rng, x, num_out: int) -> dict:
     }
 
 
-@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+@pytest.mark.parametrize(("implementation", "dtype"), BOUNDS)
 @pytest.mark.parametrize("name", MAKERS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_is_the_definition(rng, name, dtype, implementation):
     w = made(rng, MAKERS[name])
     x = jnp.asarray(rng.standard_normal((5, w.num_in)), dtype)
@@ -109,7 +109,8 @@ def test_is_the_definition(rng, name, dtype, implementation):
 @pytest.mark.parametrize("name", MAKERS)
 def test_with_all_that_is_around_it(rng, name, implementation):
     w = made(rng, MAKERS[name])
-    x = jnp.asarray(rng.standard_normal((3, w.num_in)), jnp.float32)
+    dtype = jnp.bfloat16 if implementation == "triton" else jnp.float32
+    x = jnp.asarray(rng.standard_normal((3, w.num_in)), dtype)
     around = ends(rng, x, w.num_out)
     got = matmul(x, w, layer=jnp.int32(LAYER), implementation=implementation, **around)
     assert relative_error(got, definition(x, w, **around)) < 5e-3
@@ -135,12 +136,12 @@ def test_inputs_are_permuted_as_weights_are(rng, implementation):
     order = rng.permutation(300)
     plain = Int4Weight.of(jnp.asarray(w[order]))
     permuted = dataclasses.replace(plain, permutation=jnp.asarray(order, jnp.int32))
-    x = jnp.asarray(rng.standard_normal((2, 300)), jnp.float32)
-    scale = jnp.asarray(rng.standard_normal(300), jnp.float32)
+    x = jnp.asarray(rng.standard_normal((2, 300)), jnp.bfloat16)
+    scale = jnp.asarray(rng.standard_normal(300), jnp.bfloat16)
     run = functools.partial(matmul, implementation=implementation)
     got = run(x, permuted, norm=(scale, EPSILON))
     wanted = run(x[:, order], plain, norm=(scale[order], EPSILON))
-    assert relative_error(got, np.asarray(wanted)) < 1e-5
+    assert relative_error(got, np.asarray(wanted, np.float32)) < 3e-3
 
 
 def test_wrong_weights_are_errors(rng):

@@ -102,7 +102,7 @@ def test_halves_are_rounded_to_even(implementation):
 @pytest.mark.parametrize("group_size", [64, 640])
 def test_blocks_do_not_change_the_result(rng, blocks, group_size):
     x = jnp.asarray(rng.standard_normal((6, 640)), jnp.float32)
-    how = Quantization(jnp.dtype(jnp.int8), group_size, None)
+    how = Quantization(jnp.dtype(jnp.int8), group_size, None, jnp.dtype(jnp.int8))
     run = functools.partial(triton.quantize_rows, interpret=jax.default_backend() != "gpu")
     check(
         run(RowOperands(x, None, None), None, how, blocks=blocks),

@@ -34,7 +34,7 @@ from pallas_kernels.matmul.triton.program import (
 )
 
 
-class _Operands(NamedTuple):
+class Operands(NamedTuple):
     """The origin of the rows of both operands: a part of the inputs, and an output or a row of x."""
 
     left_part: Array
@@ -44,7 +44,7 @@ class _Operands(NamedTuple):
     is_row: Array | None  # where some of x_row are not
 
     @classmethod
-    def of(cls, shape: MatmulKernelShape) -> "_Operands":
+    def of(cls, shape: MatmulKernelShape) -> "Operands":
         block_out = shape.blocks.block_out
         parts = shape.program_parts
         left = jnp.arange(parts * block_out)
@@ -61,7 +61,7 @@ class _Operands(NamedTuple):
 def dot_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     """All rows of x at once."""
     layer = layer_index(refs)
-    operands = _Operands.of(shape)
+    operands = Operands.of(shape)
     begin = pl.program_id(1) * shape.program_parts * shape.part_inputs + jnp.arange(shape.blocks.block_in)
 
     def one_tile(i, carry):
@@ -80,19 +80,19 @@ def dot_sums(refs: MatmulRefs, shape: MatmulKernelShape) -> list[Sums]:
     zeros = [jnp.zeros((num_left, num_right), jnp.float32) for _ in range(shape.call.num_matrices)]
     squares = None if shape.epsilon is None else jnp.zeros((num_right, shape.blocks.block_in), jnp.float32)
     accs, squares = jax.lax.fori_loop(0, shape.part_tiles, one_tile, (zeros, squares))
-    matrices = [_over_parts(acc, operands, shape) for acc in accs]
+    matrices = [over_parts(acc, operands, shape) for acc in accs]
     row = jnp.arange(matrices[0].shape[0])
     return [
         Sums(
             row=row,
             matrices=matrices,
-            squares=None if squares is None else _squares_over_parts(squares, shape),
+            squares=None if squares is None else squares_over_parts(squares, shape),
         )
     ]
 
 
 def _load_x(
-    refs: MatmulRefs, layer: tuple, operands: _Operands, row, squares: Array | None, shape: MatmulKernelShape
+    refs: MatmulRefs, layer: tuple, operands: Operands, row, squares: Array | None, shape: MatmulKernelShape
 ):
     """x [right, block_in], scaled where there is a norm, and the squares with those of x added."""
     column = row[None, :] + (operands.right_part * shape.part_inputs)[:, None]
@@ -107,7 +107,7 @@ def _load_x(
     return (wide * load_scale(refs, layer, column, inside)).astype(x.dtype), squares + wide * wide
 
 
-def _over_parts(acc: Array, operands: _Operands, shape: MatmulKernelShape) -> Array:
+def over_parts(acc: Array, operands: Operands, shape: MatmulKernelShape) -> Array:
     """The sums of the blocks on the diagonal, [rows, block_out]."""
     if shape.program_parts == 1:
         return acc.T
@@ -116,7 +116,7 @@ def _over_parts(acc: Array, operands: _Operands, shape: MatmulKernelShape) -> Ar
     return acc.reshape(shape.blocks.block_out, -1, shape.padded_rows).sum(1).T
 
 
-def _squares_over_parts(squares: Array, shape: MatmulKernelShape) -> Array:
+def squares_over_parts(squares: Array, shape: MatmulKernelShape) -> Array:
     """[rows, 1]. Without parts a right row is a row of x, if any."""
     by_row = squares.sum(1)
     if shape.program_parts > 1:

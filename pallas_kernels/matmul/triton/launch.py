@@ -9,12 +9,12 @@ from jax.experimental.pallas import triton as plt
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import silu_and_multiply
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.stacked import layer_index_operand
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.triton.dots import dot_sums
+from pallas_kernels.matmul.triton.ends import finish
 from pallas_kernels.matmul.triton.products import product_sums
 from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, column_offsets
 from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall, matmul_blocks
@@ -89,7 +89,7 @@ def _run(
         factor = jax.lax.rsqrt(mean_square + shape.epsilon)
     # Additions and not a reduction: a reduction would be a kernel by itself.
     total = functools.reduce(jnp.add, [sums[split] for split in range(shape.blocks.num_splits)])
-    return _finish(list(total), factor, operands.get("residual")).astype(out_dtype)
+    return finish(list(total), factor, operands.get("residual")).astype(out_dtype)
 
 
 def _call(operands: dict[str, Array], shape: MatmulKernelShape, dtype: DTypeLike, interpret: bool) -> Array:
@@ -135,15 +135,5 @@ def _store(refs: MatmulRefs, out_ref, sums: Sums, shape: MatmulKernelShape):
     factor = None
     if sums.squares is not None and shape.epsilon is not None:
         factor = jax.lax.rsqrt(sums.squares / shape.call.num_in + shape.epsilon)
-    result = _finish(sums.matrices, factor, residual)
+    result = finish(sums.matrices, factor, residual)
     plt.store(out_ref.at[row, column], result.astype(out_ref.dtype), mask=inside)
-
-
-def _finish(matrices: list[Array], factor: Array | None, residual: Array | None) -> Array:
-    """The result in float32 from the sums of each matrix, and the norm's factor of each row."""
-    if factor is not None:
-        matrices = [sums * factor for sums in matrices]
-    result = matrices[0]
-    if len(matrices) == 2:
-        result = silu_and_multiply(matrices[0], matrices[1], exp_minus_gate=jnp.exp(-matrices[0]))
-    return result if residual is None else residual.astype(jnp.float32) + result

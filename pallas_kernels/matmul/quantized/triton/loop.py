@@ -1,0 +1,189 @@
+"""A program's sums of products with quantized weights, which become floats in registers.
+
+The weights are the left operand, as in the kernel of arrays: there they may come from registers, where their
+bytes become floats. The rows of x are the right one, and parts of the inputs lie side by side in a dot.
+
+Scales of groups are applied to the sums of a tile, which are fewer than its weights. They are loaded one tile
+ahead by hand: the compiler loads ahead only what a dot reads.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+from pallas_kernels.core.weights.int4 import HALF
+from pallas_kernels.matmul.quantized.triton.kinds import Kind
+from pallas_kernels.matmul.triton.dots import Operands, over_parts, squares_over_parts
+from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, layer_index, load_scale
+
+
+class QuantizedRefs(NamedTuple):
+    """The operands of a program; those that a call does not have are None. `product` has x, the bytes of the
+    weights as w, the layer, and the norm's scale."""
+
+    product: MatmulRefs
+    scales: Any
+    zeros: Any = None
+    row_scales: Any = None
+    bias: Any = None
+
+
+class GroupTile(NamedTuple):
+    """The scales of a tile's products, [left, 1] or [left, right], and the zeros of its weights [left]."""
+
+    scales: Array | None
+    zeros: Array | None
+
+
+class Loop(NamedTuple):
+    """The facts that all tiles of a program share. `shape.call.num_in` counts bytes of an output, and
+    `num_in` inputs."""
+
+    refs: QuantizedRefs
+    kind: Kind
+    shape: MatmulKernelShape
+    num_in: int
+    layer: tuple
+    operands: Operands
+    begin: Any  # the first byte of this program
+    interpret: bool
+
+    @classmethod
+    def of(
+        cls, refs: QuantizedRefs, kind: Kind, shape: MatmulKernelShape, num_in: int, interpret: bool
+    ) -> "Loop":
+        begin = pl.program_id(1) * shape.program_parts * shape.part_inputs
+        layer = layer_index(refs.product)
+        return cls(refs, kind, shape, num_in, layer, Operands.of(shape), begin, interpret)
+
+    def position(self, i) -> Array:
+        """The first byte of tile i, of each part."""
+        return self.begin + i * self.shape.blocks.block_in
+
+    def input_of(self, position, code: int):
+        return self.kind.input_of(position) + code * HALF
+
+
+def quantized_sums(loop: Loop) -> Sums:
+    """All rows of x at once."""
+    shape, operands = loop.shape, loop.operands
+    num_left, num_right = operands.column.size, operands.x_row.size
+
+    def one_tile(i, carry):
+        accs, squares, groups = carry
+        following = _load_groups(loop, i + 1)
+        return (*_add_tile(loop, i, accs, squares, groups), following)
+
+    zeros = [jnp.zeros((num_left, num_right), loop.kind.acc_dtype) for _ in range(shape.call.num_matrices)]
+    squares = None if shape.epsilon is None else jnp.zeros((num_right, shape.blocks.block_in), jnp.float32)
+    start = zeros, squares, _load_groups(loop, 0)
+    accs, squares, _ = jax.lax.fori_loop(0, shape.part_tiles, one_tile, start)
+    matrices = [over_parts(acc, operands, shape).astype(jnp.float32) for acc in accs]
+    return Sums(
+        row=jnp.arange(matrices[0].shape[0]),
+        matrices=matrices,
+        squares=None if squares is None else squares_over_parts(squares, shape),
+    )
+
+
+def _add_tile(loop: Loop, i, accs: list[Array], squares, groups: list[list[GroupTile]]):
+    """The sums with the products of tile i."""
+    codes = [
+        loop.kind.widen(
+            _load_bytes(loop, i, number),
+            [group.zeros for group in of_matrix] if loop.kind.has_zeros else None,
+            interpret=loop.interpret,
+        )
+        for number, of_matrix in enumerate(groups)
+    ]
+    for code in range(loop.kind.num_codes):
+        x, squares = _load_x(loop, i, code, squares)
+        products = [_dot(of_matrix[code], x, loop.kind) for of_matrix in codes]
+        scales = [of_matrix[code].scales for of_matrix in groups]
+        accs = [
+            acc + (product if scale is None else product * scale)
+            for acc, product, scale in zip(accs, products, scales, strict=True)
+        ]
+    return accs, squares
+
+
+def _dot(weights: Array, x: Array, kind: Kind) -> Array:
+    return jax.lax.dot_general(weights, x.T, (((1,), (0,)), ((), ())), preferred_element_type=kind.acc_dtype)
+
+
+def _load_bytes(loop: Loop, i, number: int) -> Array:
+    """The bytes of tile i [left, block_in], in the gate (0) or in the others (1)."""
+    shape, operands = loop.shape, loop.operands
+    position = loop.position(i) + jnp.arange(shape.blocks.block_in)
+    byte = position[None, :] + (operands.left_part * shape.part_inputs)[:, None]
+    row = operands.column[:, None]
+    inside = None
+    if shape.overhangs_inputs:
+        inside = (row < shape.call.num_out) & (byte < shape.call.num_in)
+    elif shape.overhangs_outputs:
+        inside = jnp.broadcast_to(row < shape.call.num_out, byte.shape)
+    index = (*loop.layer, number * shape.call.num_out + row, byte)
+    return plt.load(loop.refs.product.w.at[index], mask=inside, other=None if inside is None else 0)
+
+
+def _load_x(loop: Loop, i, code: int, squares: Array | None):
+    """x [right, block_in] at the inputs of a code of tile i, scaled where there is a norm, and the squares
+    with those of x added."""
+    shape, operands = loop.shape, loop.operands
+    first = loop.position(i) + operands.right_part * shape.part_inputs
+    column = loop.input_of(first, code)[:, None] + jnp.arange(shape.blocks.block_in)[None, :]
+    inside = None if operands.is_row is None else jnp.broadcast_to(operands.is_row[:, None], column.shape)
+    if shape.overhangs_inputs or loop.num_in != shape.call.num_in * loop.kind.num_codes:
+        is_input = column < loop.num_in
+        inside = is_input if inside is None else inside & is_input
+    x_ref = loop.refs.product.x
+    x = plt.load(x_ref.at[operands.x_row[:, None], column], mask=inside, other=None if inside is None else 0)
+    if squares is None:
+        return x, None
+    wide = x.astype(jnp.float32)
+    scale = load_scale(loop.refs.product, loop.layer, column, inside)
+    return (wide * scale).astype(x.dtype), squares + wide * wide
+
+
+def _load_groups(loop: Loop, i) -> list[list[GroupTile]]:
+    """The groups of tile i, by matrix and by code."""
+    return [
+        [_load_group(loop, i, number, code) for code in range(loop.kind.num_codes)]
+        for number in range(loop.shape.call.num_matrices)
+    ]
+
+
+def _load_group(loop: Loop, i, number: int, code: int) -> GroupTile:
+    kind, shape, operands = loop.kind, loop.shape, loop.operands
+    group = loop.input_of(loop.position(i) + operands.left_part * shape.part_inputs, code)
+    group = jnp.zeros_like(group) if kind.group_size is None else jax.lax.div(group, kind.group_size)
+    column = jnp.minimum(operands.column, shape.call.num_out - 1) + number * shape.call.num_out
+    num_groups = -(-loop.num_in // (kind.group_size or loop.num_in))
+    inside = group < num_groups
+    zeros = None
+    if kind.has_zeros:
+        zeros = plt.load(loop.refs.zeros.at[(*loop.layer, group, column)], mask=inside, other=0)
+    if kind.group_size is None:
+        return GroupTile(None, zeros)
+    index = (*loop.layer, *_scale_index(group, column, kind))
+    scales = plt.load(loop.refs.scales.at[index], mask=inside, other=0).astype(jnp.float32)[:, None]
+    if kind.has_row_groups:
+        scales = scales * _load_row_scales(loop, i, kind.group_size, num_groups)
+    return GroupTile(scales, zeros)
+
+
+def _scale_index(group: Array, column: Array, kind: Kind) -> tuple[Array, Array]:
+    """Scales of groups of inputs are [groups, out], those of blocks [out_blocks, in_blocks]."""
+    return (group, column) if kind.group_out == 1 else (jax.lax.div(column, kind.group_out), group)
+
+
+def _load_row_scales(loop: Loop, i, group_size: int, num_groups: int) -> Array:
+    """[1, right]"""
+    operands, shape = loop.operands, loop.shape
+    group = jax.lax.div(loop.position(i) + operands.right_part * shape.part_inputs, group_size)
+    inside = (group < num_groups) & (operands.x_row < shape.call.rows)
+    return plt.load(loop.refs.row_scales.at[group, operands.x_row], mask=inside, other=0)[None, :]

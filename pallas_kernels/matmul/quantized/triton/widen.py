@@ -1,0 +1,106 @@
+"""Eight and four bits become floats in registers, a few instructions for several at a time.
+
+In bfloat16 the numbers 128 to 255 are a fixed pattern and seven bits, so that codes are put into the pattern
+and what it adds is subtracted again, exactly. Interpreted, all of this is a cast. Zeros come as a list of
+[out], one for each code of a byte.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas import triton as plt
+from jaxtyping import Array
+
+# Four bytes lie in a register. The low halves of two others take two of them each.
+SPREAD = "prmt.b32 a, {source}, 0, 0x4140; prmt.b32 b, {source}, 0, 0x4342;"
+# (x & mask) | 128.0: seven bits, or four of them, as the numbers 128 to 255.
+INTO_PATTERN = "lop3.b32 {to}, {x}, {mask}, 0x43004300, 0xea;"
+ALL_BUT_SIGN, SIGN, FOUR_BITS = "0x007f007f", "0x00800080", "0x000f000f"
+PATTERN = 128  # what the pattern adds
+MIDDLE = 8  # the code of zero in four bits
+
+
+def widen_int8(values: Array, zeros: list[Array] | None, *, interpret: bool) -> list[Array]:
+    """values - zeros in bfloat16. 128 + the lower bits less 128 or, where the sign is set, 256."""
+    if interpret:
+        wide = values.astype(jnp.bfloat16)
+    else:
+        halves = (("$0", "a"), ("$1", "b"))
+        steps = [
+            INTO_PATTERN.format(to="c", x=x, mask=ALL_BUT_SIGN)
+            + INTO_PATTERN.format(to="d", x=x, mask=SIGN)
+            + f"sub.rn.bf16x2 {out}, c, d;"
+            for out, x in halves
+        ]
+        wide = _four_at_once(SPREAD.format(source="$2") + "".join(steps), [values])
+    return [wide if zeros is None else wide - _spread(zeros[0].astype(jnp.bfloat16), values)]
+
+
+def widen_int4(packed: Array, zeros: list[Array] | None, *, interpret: bool) -> list[Array]:
+    """codes - zeros in bfloat16, of the low bits and of the high ones. The pattern and the zero are
+    subtracted at once."""
+    return [
+        _widen_nibbles(packed, half, None if zeros is None else zeros[half], interpret) for half in (0, 1)
+    ]
+
+
+def _widen_nibbles(packed: Array, half: int, zeros: Array | None, interpret: bool) -> Array:
+    if interpret:
+        codes = jax.lax.shift_right_logical(packed, jnp.uint8(4 * half)) & jnp.uint8(15)
+        middle = MIDDLE if zeros is None else zeros.astype(jnp.bfloat16)[:, None]
+        return codes.astype(jnp.bfloat16) - middle
+    shift = "shr.u32 a, a, 4; shr.u32 b, b, 4;" if half else ""
+    begin = SPREAD.format(source="$2") + shift
+    if zeros is None:
+        subtrahends = ["m", "m"]
+        begin = "mov.b32 m, 0x43084308;" + begin
+    else:
+        subtrahends = ["$3", "$4"]
+    steps = [
+        INTO_PATTERN.format(to="c", x=x, mask=FOUR_BITS) + f"sub.rn.bf16x2 {out}, c, {subtrahend};"
+        for out, x, subtrahend in zip(("$0", "$1"), ("a", "b"), subtrahends, strict=True)
+    ]
+    raised = [] if zeros is None else [_spread(zeros.astype(jnp.bfloat16) + PATTERN, packed)]
+    return _four_at_once(begin + "".join(steps), [packed, *raised])
+
+
+def widen_fp8(values: Array, zeros: None, *, interpret: bool) -> list[Array]:
+    """values in bfloat16: its bits moved to those of a bfloat16 that is 2 ** -120 as large. NaN becomes 480,
+    which no other value is."""
+    if interpret:
+        return [values.astype(jnp.bfloat16)]
+    spread = "prmt.b32 a, $2, 0, 0x1404; prmt.b32 b, $2, 0, 0x3424; mov.b32 m, 0x7b807b80;"
+    steps = [
+        f"shr.u32 c, {x}, 4; and.b32 c, c, 0x07f007f0; lop3.b32 c, {x}, 0x80008000, c, 0xea;"
+        f"mul.rn.bf16x2 {out}, c, m;"
+        for out, x in (("$0", "a"), ("$1", "b"))
+    ]
+    return [_four_at_once(spread + "".join(steps), [values])]
+
+
+def widen_to_float16(values: Array, zeros: None, *, interpret: bool) -> list[Array]:
+    """values of fp8 in float16, which holds them all: one instruction for two."""
+    return [values.astype(jnp.float16)]
+
+
+def as_they_are(values: Array, zeros: None, *, interpret: bool) -> list[Array]:
+    """Integers, which tensor cores multiply."""
+    return [values]
+
+
+def _spread(of_outputs: Array, tile: Array) -> Array:
+    """[out] -> [out, bytes]"""
+    return jnp.broadcast_to(of_outputs[:, None], tile.shape)
+
+
+def _four_at_once(assembly: str, operands: Sequence[Array]) -> Array:
+    """Two registers of two bfloat16 each, of four bytes and, where there are such, two registers more."""
+    (result,) = plt.elementwise_inline_asm(
+        f"{{ .reg .b32 a, b, c, d, m; {assembly} }}",
+        args=list(operands),
+        constraints=",".join(["=r,=r,r", *["r,r"] * (len(operands) - 1)]),
+        pack=4,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(operands[0].shape, jnp.bfloat16)],
+    )
+    return result
