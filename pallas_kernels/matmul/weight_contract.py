@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from jaxtyping import Array
 
 from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 
 
 def check_weight(w: QuantizedWeight) -> None:
@@ -27,11 +28,16 @@ def _shapes(w: QuantizedWeight) -> Mapping[str, tuple[Array | None, tuple[int, .
         return {"scales": (w.scales, w.scales_shape)}
     if isinstance(w, Fp8Weight):
         return {"scales": (w.scales, (w.num_out,)), "input_scale": (w.input_scale, ())}
-    groups = -(-w.num_in // w.group_size), w.num_out
-    found = {"scales": (w.scales, groups), "zeros": (w.zeros, groups)}
+    num_groups = -(-w.num_in // w.group_size)
+    groups = num_groups, w.num_out
     if isinstance(w, Int4Weight):
-        return found | {"permutation": (w.permutation, (w.num_in,))}
-    return found | {"input_scale": (w.input_scale, ())}
+        words = -(-num_groups // ZEROS_OF_A_WORD), w.num_out
+        return {
+            "scales": (w.scales, groups),
+            "packed_zeros": (w.packed_zeros, words),
+            "permutation": (w.permutation, (w.num_in,)),
+        }
+    return {"scales": (w.scales, groups), "zeros": (w.zeros, groups), "input_scale": (w.input_scale, ())}
 
 
 def _problem_of_activations(w: QuantizedWeight) -> str | None:

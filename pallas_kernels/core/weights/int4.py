@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int32, UInt8
+from jaxtyping import Array, Float, Int32, UInt8, UInt32
 
 from pallas_kernels.core.weights.activations import STATIC, Activations
 from pallas_kernels.core.weights.scaling import ceil_div, extremes, largest_magnitudes, spread_groups
@@ -24,6 +24,7 @@ PIECE = 256  # inputs, of which the second half are the high bits
 HALF = PIECE // 2
 LARGEST_CODE = 15
 MIDDLE = 8  # the code of zero where there are no zeros
+ZEROS_OF_A_WORD = 8
 SMALLEST_SCALE = 2.0**-100
 
 
@@ -33,18 +34,19 @@ class Int4Weight:
     """w[permutation[k], o] = (code[o, k] - zeros[g, o]) * scales[g, o] with codes 0 to 15 and g = k //
     group_size.
 
-    No zeros are zeros of 8, and no permutation is that of k to k. `packed` has the codes in the order of
-    the module. Inputs are filled up to a multiple of 256, by codes that nothing reads. One for each layer
-    where there is a first axis. AWQ's codes and zeros are these; GPTQ's and compressed-tensors' too, once
-    an order of activations ("act-order", `g_idx`) has become a permutation that makes its groups lie side
-    by side.
+    No zeros are zeros of 8, and no permutation is that of k to k. `packed` has the codes in the order of the
+    module. A word of `packed_zeros` has the zeros of eight groups of an output, the first in the lowest bits:
+    kernels load ahead what has four bytes. Inputs are filled up to a multiple of 256, by codes that nothing
+    reads. One for each layer where there is a first axis. AWQ's codes and zeros are these; GPTQ's and
+    compressed-tensors' too, once an order of activations ("act-order", `g_idx`) has become a permutation that
+    makes its groups lie side by side.
     """
 
     packed: UInt8[Array, "*layers out bytes"]
     scales: Float[Array, "*layers groups out"]
     num_in: int = field(metadata=STATIC)
     group_size: int = field(metadata=STATIC)
-    zeros: UInt8[Array, "*layers groups out"] | None = None
+    packed_zeros: UInt32[Array, "*layers words out"] | None = None
     permutation: Int32[Array, "*layers in"] | None = None
 
     @classmethod
@@ -85,7 +87,13 @@ class Int4Weight:
         permutation: Int32[Array, "*layers in"] | None = None,
     ) -> "Int4Weight":
         """Packs codes of 0 to 15, a byte each, as a checkpoint gives them."""
-        return cls(pack(codes), scales, codes.shape[-1], group_size, zeros, permutation)
+        packed_zeros = None if zeros is None else pack_zeros(zeros)
+        return cls(pack(codes), scales, codes.shape[-1], group_size, packed_zeros, permutation)
+
+    @property
+    def zeros(self) -> UInt8[Array, "*layers groups out"] | None:
+        """The code of zero of each group; None where all are 8."""
+        return None if self.packed_zeros is None else unpack_zeros(self.packed_zeros, self.scales.shape[-2])
 
     @property
     def num_out(self) -> int:
@@ -109,8 +117,9 @@ class Int4Weight:
         """The array it stands for, computed in float32 and rounded once."""
         codes = unpack(self.packed, self.num_in).astype(jnp.float32)
         zeros: Array | int = MIDDLE
-        if self.zeros is not None:
-            zeros = spread_groups(self.zeros.astype(jnp.float32), self.group_size, self.num_in)
+        if self.packed_zeros is not None:
+            of_groups = unpack_zeros(self.packed_zeros, self.scales.shape[-2])
+            zeros = spread_groups(of_groups.astype(jnp.float32), self.group_size, self.num_in)
         scales = spread_groups(self.scales.astype(jnp.float32), self.group_size, self.num_in)
         w = ((codes - zeros) * scales).swapaxes(-1, -2).astype(dtype)
         if self.permutation is None:
@@ -132,3 +141,23 @@ def unpack(packed: UInt8[Array, "*layers out bytes"], num_in: int) -> UInt8[Arra
     pieces = packed.reshape(*packed.shape[:-1], -1, 1, HALF)
     halves = jnp.concatenate([pieces & 15, pieces >> 4], axis=-2)
     return halves.reshape(*packed.shape[:-1], -1)[..., :num_in]
+
+
+def pack_zeros(zeros: UInt8[Array, "*layers groups out"]) -> UInt32[Array, "*layers words out"]:
+    """Eight groups of an output in a word, the first in the lowest four bits."""
+    num_groups, num_out = zeros.shape[-2:]
+    padding = [(0, 0)] * (zeros.ndim - 2) + [(0, -num_groups % ZEROS_OF_A_WORD), (0, 0)]
+    words = jnp.pad(zeros, padding).reshape(*zeros.shape[:-2], -1, ZEROS_OF_A_WORD, num_out)
+    return (words.astype(jnp.uint32) << _shifts()).sum(-2, dtype=jnp.uint32)
+
+
+def unpack_zeros(
+    words: UInt32[Array, "*layers words out"], num_groups: int
+) -> UInt8[Array, "*layers groups out"]:
+    """The zeros that were packed."""
+    zeros = (words[..., None, :] >> _shifts()) & 15
+    return zeros.reshape(*words.shape[:-2], -1, words.shape[-1])[..., :num_groups, :].astype(jnp.uint8)
+
+
+def _shifts() -> UInt32[Array, "8 1"]:
+    return 4 * jnp.arange(ZEROS_OF_A_WORD, dtype=jnp.uint32)[:, None]

@@ -90,6 +90,15 @@ def test_zeros_are_subtracted_from_codes_before_the_scale():
     np.testing.assert_array_equal(eight.dequantized()[:, 0], [-258, 252, 60, 68])
 
 
+def test_a_word_holds_the_zeros_of_eight_groups():
+    zeros = jnp.arange(9, dtype=jnp.uint8)[:, None] + 7
+    codes = jnp.zeros((1, 18), jnp.uint8)
+    weight = Int4Weight.of_codes(codes, jnp.ones((9, 1)), group_size=2, zeros=zeros)
+    np.testing.assert_array_equal(weight.packed_zeros, [[0xEDCBA987], [0xF]])
+    np.testing.assert_array_equal(weight.zeros, zeros)
+    np.testing.assert_array_equal(weight.dequantized()[:, 0], -np.repeat(np.arange(7.0, 16), 2))
+
+
 def test_a_permutation_says_which_input_each_code_multiplies(rng):
     w = made(rng)
     order = np.stack([rng.permutation(NUM_IN) for _ in range(LAYERS)])

@@ -77,9 +77,8 @@ def _block_fp8(w: BlockFp8Weight) -> Kind:
 
 def _int4(w: Int4Weight) -> Kind:
     group_size = w.group_size if w.group_size < w.num_in else None
-    return Kind(
-        "int4", widen_int4, BFLOAT16, num_codes=2, group_size=group_size, has_zeros=w.zeros is not None
-    )
+    kind = Kind("int4", widen_int4, BFLOAT16, num_codes=2, group_size=group_size)
+    return replace(kind, has_zeros=w.packed_zeros is not None)
 
 
 KINDS: dict[type, Callable[..., Kind]] = {

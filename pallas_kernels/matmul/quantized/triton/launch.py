@@ -138,12 +138,13 @@ def _call(operands: dict[str, Array], program: Program, dtype: DTypeLike) -> Arr
 
 def _kernel(*all_refs, names: tuple[str, ...], program: Program):
     *operand_refs, out_ref = all_refs
-    by_name = dict.fromkeys(("layer", "norm_scale", "residual", "zeros", "row_scales", "bias"))
+    by_name = dict.fromkeys(("layer", "norm_scale", "residual", "zeros", "shifts", "row_scales", "bias"))
     by_name |= dict(zip(names, operand_refs, strict=True))
     product = MatmulRefs(
         by_name["x"], by_name["w"], by_name["layer"], by_name["norm_scale"], by_name["residual"]
     )
-    refs = QuantizedRefs(product, by_name["scales"], by_name["zeros"], by_name["row_scales"], by_name["bias"])
+    others = {name: by_name[name] for name in ("scales", "zeros", "shifts", "row_scales", "bias")}
+    refs = QuantizedRefs(product, **others)
     loop = Loop.of(refs, program.kind, program.shape, program.num_in, program.interpret)
     _store(loop, out_ref, quantized_sums(loop))
 

@@ -15,28 +15,26 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.weights.int4 import HALF
+from pallas_kernels.core.triton_call import ceil_div
+from pallas_kernels.core.weights.int4 import HALF, ZEROS_OF_A_WORD
 from pallas_kernels.matmul.quantized.triton.kinds import Kind
 from pallas_kernels.matmul.triton.dots import Operands, over_parts, squares_over_parts
 from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, layer_index, load_scale
 
 
 class QuantizedRefs(NamedTuple):
-    """The operands of a program; those that a call does not have are None. `product` has x, the bytes of the
-    weights as w, the layer, and the norm's scale."""
+    """The operands of a program; those that a call does not have are None.
+
+    `product` has x, the bytes of the weights as w, the layer, and the norm's scale. Where there are `shifts`,
+    the zeros of as many groups lie in a word, shifted by these.
+    """
 
     product: MatmulRefs
     scales: Any
     zeros: Any = None
+    shifts: Any = None
     row_scales: Any = None
     bias: Any = None
-
-
-class GroupTile(NamedTuple):
-    """The scales of a tile's products, [left, 1] or [left, right], and the zeros of its weights [left]."""
-
-    scales: Array | None
-    zeros: Array | None
 
 
 class Loop(NamedTuple):
@@ -74,13 +72,13 @@ def quantized_sums(loop: Loop) -> Sums:
     num_left, num_right = operands.column.size, operands.x_row.size
 
     def one_tile(i, carry):
-        accs, squares, groups = carry
-        following = _load_groups(loop, i + 1)
-        return (*_add_tile(loop, i, accs, squares, groups), following)
+        accs, squares, scales = carry
+        following = _load_scales(loop, i + 1)
+        return (*_add_tile(loop, i, accs, squares, scales), following)
 
     zeros = [jnp.zeros((num_left, num_right), loop.kind.acc_dtype) for _ in range(shape.call.num_matrices)]
     squares = None if shape.epsilon is None else jnp.zeros((num_right, shape.blocks.block_in), jnp.float32)
-    start = zeros, squares, _load_groups(loop, 0)
+    start = zeros, squares, _load_scales(loop, 0)
     accs, squares, _ = jax.lax.fori_loop(0, shape.part_tiles, one_tile, start)
     matrices = [over_parts(acc, operands, shape).astype(jnp.float32) for acc in accs]
     return Sums(
@@ -90,23 +88,19 @@ def quantized_sums(loop: Loop) -> Sums:
     )
 
 
-def _add_tile(loop: Loop, i, accs: list[Array], squares, groups: list[list[GroupTile]]):
+def _add_tile(loop: Loop, i, accs: list[Array], squares, scales: list[list[Array | None]]):
     """The sums with the products of tile i."""
     codes = [
-        loop.kind.widen(
-            _load_bytes(loop, i, number),
-            [group.zeros for group in of_matrix] if loop.kind.has_zeros else None,
-            interpret=loop.interpret,
-        )
-        for number, of_matrix in enumerate(groups)
+        loop.kind.widen(_load_bytes(loop, i, number), _load_zeros(loop, i, number), interpret=loop.interpret)
+        for number in range(len(accs))
     ]
     for code in range(loop.kind.num_codes):
         x, squares = _load_x(loop, i, code, squares)
         products = [_dot(of_matrix[code], x, loop.kind) for of_matrix in codes]
-        scales = [of_matrix[code].scales for of_matrix in groups]
+        factors = [of_matrix[code] for of_matrix in scales]
         accs = [
-            acc + (product if scale is None else product * scale)
-            for acc, product, scale in zip(accs, products, scales, strict=True)
+            acc + (product if factor is None else product * factor)
+            for acc, product, factor in zip(accs, products, factors, strict=True)
         ]
     return accs, squares
 
@@ -149,36 +143,69 @@ def _load_x(loop: Loop, i, code: int, squares: Array | None):
     return (wide * scale).astype(x.dtype), squares + wide * wide
 
 
-def _load_groups(loop: Loop, i) -> list[list[GroupTile]]:
-    """The groups of tile i, by matrix and by code."""
+class _Groups(NamedTuple):
+    """The group of each left row, whether there is one, and the row's output."""
+
+    group: Array
+    inside: Array
+    output: Array
+
+
+def _groups(loop: Loop, i, number: int, code: int) -> _Groups:
+    kind, shape, operands = loop.kind, loop.shape, loop.operands
+    first = loop.input_of(loop.position(i) + operands.left_part * shape.part_inputs, code)
+    group_size = kind.group_size or loop.num_in
+    group = jnp.zeros_like(first) if kind.group_size is None else jax.lax.div(first, group_size)
+    output = jnp.minimum(operands.column, shape.call.num_out - 1) + number * shape.call.num_out
+    return _Groups(group, group < ceil_div(loop.num_in, group_size), output)
+
+
+def _load_zeros(loop: Loop, i, number: int) -> list[Array] | None:
+    """Zeros of tile i by code, [left].
+
+    They are the tile's own and not carried: what a dot reads, and has four bytes, the compiler loads ahead.
+    It moves the bytes of weights to registers before they become floats only where all that meets them on
+    their way was loaded; so shifts are loaded too.
+    """
+    if not loop.kind.has_zeros:
+        return None
+    groups = [_groups(loop, i, number, code) for code in range(loop.kind.num_codes)]
+    if loop.refs.shifts is None:
+        return [_load_group(loop.refs.zeros, loop, of_code) for of_code in groups]
+    zeros = []
+    for of_code in groups:
+        word = _load_group(
+            loop.refs.zeros, loop, of_code._replace(group=jax.lax.div(of_code.group, ZEROS_OF_A_WORD))
+        )
+        shift = plt.load(loop.refs.shifts.at[jax.lax.rem(of_code.group, ZEROS_OF_A_WORD)])
+        zeros.append((jax.lax.shift_right_logical(word, shift) & 15).astype(jnp.int32))
+    return zeros
+
+
+def _load_group(ref, loop: Loop, groups: _Groups) -> Array:
+    """ref[group, output] of each left row; zero where there is none."""
+    return plt.load(ref.at[(*loop.layer, groups.group, groups.output)], mask=groups.inside, other=0)
+
+
+def _load_scales(loop: Loop, i) -> list[list[Array | None]]:
+    """Scales of tile i by matrix and by code, [left, 1] or [left, right]; None where there are no groups."""
     return [
-        [_load_group(loop, i, number, code) for code in range(loop.kind.num_codes)]
+        [_load_scale(loop, i, number, code) for code in range(loop.kind.num_codes)]
         for number in range(loop.shape.call.num_matrices)
     ]
 
 
-def _load_group(loop: Loop, i, number: int, code: int) -> GroupTile:
-    kind, shape, operands = loop.kind, loop.shape, loop.operands
-    group = loop.input_of(loop.position(i) + operands.left_part * shape.part_inputs, code)
-    group = jnp.zeros_like(group) if kind.group_size is None else jax.lax.div(group, kind.group_size)
-    column = jnp.minimum(operands.column, shape.call.num_out - 1) + number * shape.call.num_out
-    num_groups = -(-loop.num_in // (kind.group_size or loop.num_in))
-    inside = group < num_groups
-    zeros = None
-    if kind.has_zeros:
-        zeros = plt.load(loop.refs.zeros.at[(*loop.layer, group, column)], mask=inside, other=0)
+def _load_scale(loop: Loop, i, number: int, code: int) -> Array | None:
+    kind = loop.kind
     if kind.group_size is None:
-        return GroupTile(None, zeros)
-    index = (*loop.layer, *_scale_index(group, column, kind))
-    scales = plt.load(loop.refs.scales.at[index], mask=inside, other=0).astype(jnp.float32)[:, None]
+        return None
+    groups = _groups(loop, i, number, code)
+    if kind.group_out > 1:  # blocks are [out_blocks, in_blocks], and groups [groups, out]
+        groups = groups._replace(group=jax.lax.div(groups.output, kind.group_out), output=groups.group)
+    scales = _load_group(loop.refs.scales, loop, groups).astype(jnp.float32)[:, None]
     if kind.has_row_groups:
-        scales = scales * _load_row_scales(loop, i, kind.group_size, num_groups)
-    return GroupTile(scales, zeros)
-
-
-def _scale_index(group: Array, column: Array, kind: Kind) -> tuple[Array, Array]:
-    """Scales of groups of inputs are [groups, out], those of blocks [out_blocks, in_blocks]."""
-    return (group, column) if kind.group_out == 1 else (jax.lax.div(column, kind.group_out), group)
+        scales = scales * _load_row_scales(loop, i, kind.group_size, ceil_div(loop.num_in, kind.group_size))
+    return scales
 
 
 def _load_row_scales(loop: Loop, i, group_size: int, num_groups: int) -> Array:

@@ -3,19 +3,24 @@
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from pallas_kernels.core.stacked import layer_index_operand
-from pallas_kernels.core.weights import Int4Weight, QuantizedWeight
+from pallas_kernels.core.weights import Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 from pallas_kernels.matmul.contract import Fusion, of_layer
 from pallas_kernels.matmul.quantized.triton.kinds import BFLOAT16, Kind
 from pallas_kernels.quantize import quantize_rows
+
+# The zero after them keeps XLA from computing them, in a kernel of their own: 0, 4, 8, ... is an iota to it.
+SHIFTS = np.asarray([*range(0, 4 * ZEROS_OF_A_WORD, 4), 0], np.uint32)
 
 
 def operands_of(
     x: Array, w: QuantizedWeight, kind: Kind, layer: int | Array | None, fusion: Fusion, interpret: bool
 ) -> dict[str, Array]:
-    """By name: x, w, scales, and of layer, norm_scale, zeros, row_scales, bias and residual what there is."""
+    """By name: x, w and scales, and what there is of the rest."""
     norm = fusion.norm
     found: dict[str, Any] = {"residual": fusion.residual, "bias": fusion.bias}
     if isinstance(w, Int4Weight):
@@ -30,10 +35,16 @@ def operands_of(
     found |= {
         "w": w.packed if isinstance(w, Int4Weight) else w.values,
         "scales": scales,
-        "zeros": getattr(w, "zeros", None),
+        **_zeros(w),
         "layer": None if layer is None else layer_index_operand(layer),
     }
     return {name: array for name, array in found.items() if array is not None}
+
+
+def _zeros(w: QuantizedWeight) -> dict[str, Any]:
+    if isinstance(w, Int4Weight) and w.packed_zeros is not None:
+        return {"zeros": w.packed_zeros, "shifts": SHIFTS}
+    return {"zeros": w.zeros if isinstance(w, Int8Weight) else None}
 
 
 def permuted(
