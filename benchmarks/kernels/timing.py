@@ -99,15 +99,19 @@ def compile_chain(
 def chain_of(step: Step, num_calls: int) -> Callable[[Any, list[Any]], Any]:
     """(state, sets) -> state, where a state is a carry and the results of all calls.
 
-    The barrier makes every call depend on the one before it and its arguments new to XLA, which otherwise
-    would drop, merge or hoist what it has seen before; it is gone before code is generated.
+    The barrier makes every call depend on the one before it and its first argument new to XLA, which
+    otherwise would drop, merge or hoist what it has seen before; it is gone before code is generated. The
+    other arguments do not pass it: XLA fuses the scales of quantized weights with a product only where they
+    are arguments of the program.
     """
     call = jax.jit(step)  # traced once, for all calls of the chain
 
     def chain(state, sets):
         latest, results = (state[0], None), []
         for i in range(num_calls):
-            latest, arguments = jax.lax.optimization_barrier((latest, sets[i % len(sets)]))
+            (first, *others), structure = jax.tree.flatten(sets[i % len(sets)])
+            latest, first = jax.lax.optimization_barrier((latest, first))
+            arguments = jax.tree.unflatten(structure, [first, *others])
             results.append(latest[1])
             latest = call(latest[0], arguments)
         return latest[0], [*results[1:], latest[1]]

@@ -72,15 +72,16 @@ def matmul(
     """
     fusion = Fusion(norm=norm, bias=bias, gated=gated, residual=residual)
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)
-    chosen = select(implementation, ("pallas", "triton", "xla", "reference"))
     implementations = implementations_of(w)
+    out_dtype = x.dtype if out_dtype is None else out_dtype
+    chosen = select(implementation, implementations.available)
     if chosen == "pallas":
-        chosen = implementations.best(x, w, fusion)
+        chosen = implementations.best(x, w, fusion, out_dtype)
     options: dict[str, Any] = {
         "layer": layer,
         "transposed": transposed,
         "fusion": fusion,
-        "out_dtype": x.dtype if out_dtype is None else out_dtype,
+        "out_dtype": out_dtype,
     }
     if chosen == "triton":
         options["interpret"] = should_interpret(interpret)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pallas_kernels.core.selection import Available
@@ -32,9 +33,9 @@ def choice_blocks(is_normalized: bool, itemsize: int) -> Choice:
     return choice
 
 
-def best_for_arrays(x: Array, w: Array, fusion: Fusion) -> Available:
+def best_for_arrays(x: Array, w: Array, fusion: Fusion, out_dtype: DTypeLike) -> Available:
     """The kernel where it serves a call and is not slower than XLA."""
-    del w
+    del w, out_dtype
     if fusion.bias is not None or x.dtype not in (jnp.bfloat16, jnp.float32):
         return "xla"
     max_rows = choice_blocks(fusion.norm is not None, x.dtype.itemsize).max_kernel_rows

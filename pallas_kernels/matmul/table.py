@@ -14,16 +14,24 @@ Product = Callable[..., Array]
 
 
 class Implementations(NamedTuple):
-    """The products with one type of weights, and the choice among them on a GPU."""
+    """The products with one type of weights, and the choice among them on a GPU. `mosaic` is None where there
+    is no such kernel."""
 
     best: Callable[..., Available]
     triton: Product
+    mosaic: Product | None = None
     xla: Product = xla.matmul
     reference: Product = reference.matmul
 
+    @property
+    def available(self) -> tuple[Available, ...]:
+        """The names that a caller may choose."""
+        kernels: tuple[Available, ...] = ("triton",) if self.mosaic is None else ("triton", "mosaic")
+        return "pallas", *kernels, "xla", "reference"
+
 
 OF_ARRAYS = Implementations(best_for_arrays, triton.matmul)
-OF_QUANTIZED = Implementations(quantized.best, quantized.triton.matmul)
+OF_QUANTIZED = Implementations(quantized.best, quantized.triton.matmul, quantized.mosaic.matmul)
 BY_TYPE: Mapping[type, Implementations] = {
     Int8Weight: OF_QUANTIZED,
     Fp8Weight: OF_QUANTIZED,

@@ -20,6 +20,7 @@ OPS = (
     "softmax",
     "silu_and_multiply",
     "matmul",
+    "quantized",
     "sampling",
 )
 

@@ -1,0 +1,64 @@
+"""The product of many rows with all that is around it: rows are quantized in one pass, with the norm before
+them; what comes after is XLA's."""
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array
+
+from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.core.weights import BlockFp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
+from pallas_kernels.matmul.contract import Fusion, of_layer
+from pallas_kernels.matmul.quantized.mosaic.serves import why_not
+from pallas_kernels.quantize import QuantizedRows, quantize_rows
+
+
+def matmul(
+    x: Array,
+    w: QuantizedWeight,
+    *,
+    layer: int | Array | None,
+    transposed: bool,
+    fusion: Fusion,
+    out_dtype: DTypeLike,
+) -> Array:
+    """See `pallas_kernels.matmul.matmul`. Raises UnsupportedError for what `why_not` names."""
+    del transposed  # weights know their layout
+    reason = why_not(w, out_dtype)
+    if reason is not None:
+        raise UnsupportedError(f'the Mosaic kernel does not serve this call: {reason}; use "xla"')
+    y = multiply(rows_of(x, w, layer, fusion.norm), w, layer=layer)
+    if fusion.bias is not None:
+        y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)
+    if fusion.gated:
+        gate, other = jnp.split(y, 2, axis=-1)
+        y = jax.nn.silu(gate) * other
+    return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y
+
+
+def multiply(rows: QuantizedRows, w: QuantizedWeight, *, layer: int | Array | None = None) -> Array:
+    """rows @ w[layer] in bfloat16."""
+    from pallas_kernels.matmul.quantized.mosaic import (
+        gemm,  # here, where JAX is known to have what it needs
+    )
+
+    assert not isinstance(w, Int4Weight)
+    return gemm.multiply(rows, w, layer=layer)
+
+
+def rows_of(
+    x: Array, w: QuantizedWeight, layer: int | Array | None, norm: tuple[Array, float] | None
+) -> QuantizedRows:
+    """norm(x) in eight bits, as w says."""
+    is_stack = norm is not None and norm[0].ndim == 2
+    input_scale = getattr(w, "input_scale", None)
+    return quantize_rows(
+        x,
+        jnp.int8 if isinstance(w, Int8Weight) else jnp.float8_e4m3fn,
+        group_size=BLOCK_SIZE if isinstance(w, BlockFp8Weight) else None,
+        scale=None if input_scale is None else of_layer(input_scale, layer, ndim=0),
+        norm=norm,
+        layer=layer if is_stack else None,
+        implementation="triton",
+    )
