@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
 from pallas_kernels.latent_attention import mla
 from pallas_kernels.latent_attention import shapes as latent_shapes
 from pallas_kernels.layer_norm import layer_norm
@@ -27,6 +28,8 @@ from pallas_kernels.paged_attention import (
 )
 from pallas_kernels.paged_attention import shapes as attention_shapes
 from pallas_kernels.paged_attention.extend import triton as extend_triton
+from pallas_kernels.quantize import quantize_rows
+from pallas_kernels.quantize import shapes as quantize_shapes
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
 from pallas_kernels.rope_cache_write import rope_cache_write
@@ -51,7 +54,7 @@ class Case:
     """
 
     function: Callable
-    arguments: tuple[jax.ShapeDtypeStruct | AnyKVPages, ...]
+    arguments: tuple[jax.ShapeDtypeStruct | AnyKVPages | QuantizedWeight, ...]
     kernel: str
     tensor_cores: Literal["wgmma", "mma"] | None = None
     named_arguments: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
@@ -305,6 +308,42 @@ def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated):
     return pallas(matmul)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
 
 
+QUANTIZED: dict[str, Callable[[jax.Array], QuantizedWeight]] = {
+    "int4": Int4Weight.of,
+    "int4-zeros": functools.partial(Int4Weight.of, symmetric=False),
+    "int8": Int8Weight.of,
+    "int8-int8": functools.partial(Int8Weight.of, activations="dynamic"),
+    "fp8": Fp8Weight.of,
+    "fp8-fp8": functools.partial(Fp8Weight.of, activations="dynamic"),
+    "block-fp8-fp8": functools.partial(BlockFp8Weight.of, activations="dynamic"),
+}
+
+
+def quantized_cases() -> Iterator[Named]:
+    """Stacks of layers with a norm and a gate, and with a residual."""
+    for kind, (rows, layer) in itertools.product(
+        QUANTIZED, ((1, "qkv"), (16, "gate-up"), (64, "down"), (128, "gate-up"))
+    ):
+        shape = matmul_shapes.SHAPES[f"qwen3-8b-{layer}"]
+        w = jax.eval_shape(QUANTIZED[kind], array(3, shape.num_in, shape.num_out))
+        named = {"layer": indices()}
+        if layer != "down" and rows <= MAX_NORM_ROWS:
+            named["scale"] = array(3, shape.num_in)
+        if layer == "down":
+            named["residual"] = array(rows, shape.num_out)
+        function = functools.partial(_fused_matmul, gated=layer == "gate-up")
+        arguments = array(rows, shape.num_in), w
+        yield (
+            f"matmul-{kind}-{layer}-{rows}",
+            Case(function, arguments, "matmul_quantized", "wgmma", named_arguments=named),
+        )
+    for (name, features), rows in itertools.product(quantize_shapes.SHAPES.items(), (1, 8192)):
+        for dtype, group_size in ((jnp.int8, None), (jnp.float8_e4m3fn, 128)):
+            function = pallas(quantize_rows, dtype=dtype, group_size=group_size)
+            case = Case(function, (array(rows, features),), "quantize_rows")
+            yield f"quantize_rows-{name}-{rows}-{dtype.__name__}", case
+
+
 def mla_cases() -> Iterator[Named]:
     for name, shape in latent_shapes.SHAPES.items():
         for rows, positions in ((64, 4096), (1, 32_768)):
@@ -345,6 +384,7 @@ CASES = dict(
         *rope_cache_write_cases(),
         *append_and_decode_cases(),
         *matmul_cases(),
+        *quantized_cases(),
         *mla_cases(),
         *sampling_cases(),
     ]

@@ -12,8 +12,13 @@ import pytest
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight
 from pallas_kernels.matmul import matmul
+from pallas_kernels.matmul.contract import Fusion
+from pallas_kernels.matmul.quantized import triton
+from pallas_kernels.matmul.quantized.tuning import QuantizedCall, quantized_blocks, quantized_candidates
+from pallas_kernels.matmul.tuning import MatmulBlocks
 from tests.pallas_kernels.paged_cases import relative_error
 
+INTERPRET = jax.default_backend() != "gpu"
 EPSILON = 0.1  # large enough to matter
 LAYERS, LAYER = 3, 1
 FLOAT_ACTIVATIONS = {
@@ -41,7 +46,8 @@ BOUNDS = {
     ("triton", jnp.bfloat16): 3e-3,
     ("xla", jnp.bfloat16): 5e-3,  # rounds weights to bfloat16 where they have groups
 }
-STEP = 4e-3  # where an activation lies between two steps of eight bits, float32 may take the other one
+# Where an activation lies between two steps of eight bits, float32 may take the other one.
+STEPS = {Int8Weight: 4e-3, Fp8Weight: 1.2e-2, BlockFp8Weight: 1.2e-2}
 
 
 def made(rng, of, num_in=300, num_out=144):
@@ -101,7 +107,7 @@ def test_is_the_definition(rng, name, dtype, implementation):
     x = jnp.asarray(rng.standard_normal((5, w.num_in)), dtype)
     got = matmul(x, w, layer=LAYER, implementation=implementation)
     assert got.dtype == dtype
-    bound = BOUNDS[implementation, dtype] + (0 if w.activations == "float" else STEP)
+    bound = BOUNDS[implementation, dtype] + (0 if w.activations == "float" else STEPS[type(w)])
     assert relative_error(got, definition(x, w)) < bound
 
 
@@ -113,7 +119,7 @@ def test_with_all_that_is_around_it(rng, name, implementation):
     x = jnp.asarray(rng.standard_normal((3, w.num_in)), dtype)
     around = ends(rng, x, w.num_out)
     got = matmul(x, w, layer=jnp.int32(LAYER), implementation=implementation, **around)
-    assert relative_error(got, definition(x, w, **around)) < 5e-3
+    assert relative_error(got, definition(x, w, **around)) < 5e-3 + STEPS.get(type(w), 0)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -128,6 +134,117 @@ def test_sums_of_integers_are_exact(rng, implementation):
     )
     got = matmul(jnp.asarray(x, jnp.bfloat16), w, out_dtype=jnp.float32, implementation=implementation)
     np.testing.assert_array_equal(got, (x @ values.T) * scales)
+
+
+def every_code(name: str):
+    """Weights of 256 outputs with every byte at inputs 0 and 128, and their values [in, out]."""
+    codes = np.arange(256, dtype=np.uint8)
+    if name == "int4":
+        both = np.zeros((256, 256), np.uint8)
+        both[:, 0], both[:, 128] = codes & 15, codes >> 4
+        zeros = np.stack([codes >> 4, codes & 15])
+        w = Int4Weight.of_codes(
+            jnp.asarray(both), jnp.ones((2, 256)), group_size=128, zeros=jnp.asarray(zeros)
+        )
+        return w, np.asarray([both[:, 0], both[:, 128]], np.float32) - zeros
+    dtype = jnp.dtype(jnp.int8 if name == "int8" else jnp.float8_e4m3fn)
+    values = np.zeros((256, 256), np.uint8)
+    values[:, 0], values[:, 128] = codes, codes[::-1]
+    if name == "fp8":
+        values[values & 127 == 127] = 0  # NaN
+    of_bits = jnp.asarray(values.view(dtype))
+    w = Int8Weight(of_bits, jnp.ones((1, 256)), 256) if name == "int8" else Fp8Weight(of_bits, jnp.ones(256))
+    return w, values.view(dtype)[:, [0, 128]].T.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["int8", "int4", "fp8"])
+def test_every_code_becomes_its_value(name):
+    """Of the two halves of a byte as well; zeros and subnormal numbers among them."""
+    w, wanted = every_code(name)
+    x = jnp.zeros((2, 256), jnp.bfloat16).at[[0, 1], [0, 128]].set(1)
+    got = matmul(x, w, out_dtype=jnp.float32, implementation="triton")
+    np.testing.assert_array_equal(got, wanted)
+
+
+WHOLE = MatmulBlocks(block_out=32, block_in=64, num_splits=1, dot_parts=1, num_warps=4, num_stages=3)
+WAYS = {
+    "parts": dataclasses.replace(WHOLE, block_out=16, dot_parts=4, block_in=32),
+    "splits": dataclasses.replace(WHOLE, num_splits=3),
+    "parts and splits beyond the inputs": dataclasses.replace(WHOLE, dot_parts=2, num_splits=4),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["int4 of 64 with zeros", "int8 dynamic", "fp8 of blocks dynamic"])
+def test_every_way_to_compute_it(rng, name, way):
+    of = MAKERS.get(name) or functools.partial(Int4Weight.of, group_size=64, symmetric=False)
+    w = made(rng, of)
+    x = jnp.asarray(rng.standard_normal((3, w.num_in)), jnp.bfloat16)
+    around = ends(rng, x, w.num_out)
+    options = {"layer": LAYER, "transposed": False, "out_dtype": x.dtype, "interpret": INTERPRET}
+    got = triton.matmul(x, w, fusion=Fusion(**around), blocks=WAYS[way], **options)
+    assert relative_error(got, definition(x, w, **around)) < 5e-3 + STEPS.get(type(w), 0)
+
+
+@pytest.mark.parametrize("rows", [17, 64])
+@pytest.mark.parametrize("name", ["int4", "int8 dynamic"])
+def test_many_rows(rng, name, rows):
+    w = made(rng, MAKERS[name])
+    x = jnp.asarray(rng.standard_normal((rows, w.num_in)), jnp.bfloat16)
+    got = matmul(x, w, layer=LAYER, implementation="triton")
+    assert relative_error(got, definition(x, w)) < 3e-3 + STEPS.get(type(w), 0)
+
+
+def test_a_row_is_the_same_whatever_the_others_hold(rng):
+    for name in ("int4", "int8 dynamic"):
+        w = made(rng, MAKERS[name])
+        x = jnp.asarray(rng.standard_normal((3, w.num_in)), jnp.bfloat16)
+        got, other = (matmul(x, w, layer=LAYER, implementation="triton") for x in (x, x.at[1:].multiply(3)))
+        np.testing.assert_array_equal(*(np.asarray(y[0], np.float32) for y in (got, other)))
+        assert (got[1:] != other[1:]).any()
+
+
+@pytest.mark.parametrize("is_gated", [False, True])
+@pytest.mark.parametrize(("kind", "group_bytes"), [("int4", 128), ("int4", 32), ("int8-int8", 0)])
+def test_candidates_are_few_and_distinct_and_hold_the_choice(kind, group_bytes, is_gated):
+    for rows, num_bytes, num_out in ((1, 4096, 4096), (16, 2048, 12288), (64, 6144, 4096), (128, 512, 1024)):
+        call = QuantizedCall(kind, rows, num_bytes, num_out, group_bytes, is_gated, is_normalized=False)
+        candidates = quantized_candidates(call)
+        assert quantized_blocks(call) in candidates
+        assert len(candidates) == len(set(candidates)) <= 120
+        assert all(blocks.block_in <= (group_bytes or 128) for blocks in candidates)
+        assert all(blocks.block_out * blocks.dot_parts >= 64 for blocks in candidates)
+
+
+def test_the_kernel_is_chosen_for_few_rows_that_it_serves():
+    w = Int4Weight.of(jnp.ones((256, 32)))
+    call = functools.partial(matmul, implementation="pallas")
+    for rows, dtype, is_kernel in (
+        (1, jnp.bfloat16, True),
+        (129, jnp.bfloat16, False),
+        (1, jnp.float32, False),
+    ):
+        text = str(jax.make_jaxpr(call)(jnp.ones((rows, 256), dtype), w))
+        assert ("pallas_call" in text) == is_kernel
+
+
+def test_what_no_kernel_serves_is_an_error_with_a_remedy():
+    x, serve = jnp.ones((129, 256), jnp.bfloat16), functools.partial(matmul, implementation="triton")
+    w = Int4Weight.of(jnp.ones((256, 32)))
+    with pytest.raises(
+        UnsupportedError, match='129 rows, and it serves at most 128; use implementation="xla"'
+    ):
+        serve(x, w)
+    with pytest.raises(UnsupportedError, match="17 rows and a norm, and it normalizes at most 16"):
+        serve(x[:17], w, norm=(jnp.ones(256, jnp.bfloat16), 1e-6))
+    with pytest.raises(UnsupportedError, match="x is float32, and must be bfloat16"):
+        serve(x[:1].astype(jnp.float32), w)
+    with pytest.raises(UnsupportedError, match="groups of 48, and they must be powers of two from 32 on"):
+        serve(x[:1], Int8Weight.of(jnp.ones((256, 32)), group_size=48))
+    with pytest.raises(UnsupportedError, match="'float', and they multiply eight bits alone"):
+        matmul(x, w, implementation="mosaic")
+    with pytest.raises(UnsupportedError, match="no implementation 'mosaic'"):
+        matmul(x, jnp.ones((256, 32), jnp.bfloat16), implementation="mosaic")
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)

@@ -13,10 +13,12 @@ from pallas_kernels.matmul.tuning import MatmulBlocks
 
 FEW_ROWS = 16  # more of them fill the right side of a dot by themselves
 WARPGROUP_ROWS = 64  # of the left side, that four warps multiply
+MAX_DOT_COLUMNS = 64  # parts times rows of x
+WARPGROUP_THREADS = 128
+MAX_SUMS = 48  # of a thread of four warps, beside the products of a tile that are not scaled yet
 MAX_BYTES = 128  # of an output in a tile, a line of the caches
 MAX_STAGES = 6
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
-RESIDENT = 3  # programs on a multiprocessor: one converts while another waits for its weights
 MAX_CANDIDATE_PROGRAMS = 9  # a multiprocessor
 
 
@@ -64,42 +66,56 @@ def quantized_blocks(call: QuantizedCall) -> MatmulBlocks:
     block_out = enough[0] if enough else narrowest
     programs = ceil_div(call.num_out, block_out)
     wanted = 1 if call.is_normalized else max(1, num_multiprocessors // programs)
-    return _blocks(call, block_out, WARPGROUP_ROWS, MAX_BYTES, wanted, MAX_STAGES)
+    resident = 1 if programs * wanted <= num_multiprocessors else 2
+    return _blocks(call, block_out, WARPGROUP_ROWS, MAX_BYTES, wanted, MAX_STAGES, resident)
 
 
 def quantized_candidates(call: QuantizedCall) -> list[MatmulBlocks]:
     """The candidates of a tuning sweep."""
     num_multiprocessors = target_device().num_multiprocessors
     found = [quantized_blocks(call)]
-    widths = (16, 32, 64, 128) if call.rows <= FEW_ROWS else (64, 128)
+    widths, stages = ((16, 32, 64, 128), (3, 6)) if call.rows <= FEW_ROWS else ((64, 128), (2, 3, 5))
     for block_out, left, num_bytes, num_splits, num_stages in itertools.product(
-        widths, (64, 128), (64, 128), (1, 2, 4), (3, 6)
+        widths, (64, 128), (64, 128), (1, 2, 4), stages
     ):
         programs = ceil_div(call.num_out, block_out) * num_splits / num_multiprocessors
         is_sensible = num_splits == 1 or (programs <= MAX_CANDIDATE_PROGRAMS and not call.is_normalized)
-        if left >= block_out and is_sensible and programs >= 1 / 3:
-            found.append(_blocks(call, block_out, left, num_bytes, num_splits, num_stages))
+        blocks = _blocks(call, block_out, left, num_bytes, num_splits, num_stages)
+        is_filled = blocks.dot_parts is not None and block_out * blocks.dot_parts >= WARPGROUP_ROWS
+        if is_filled and is_sensible and programs >= 1 / 3:
+            found.append(blocks)
     return list(dict.fromkeys(found))
 
 
 def _blocks(
-    call: QuantizedCall, block_out: int, left: int, num_bytes: int, num_splits: int, num_stages: int
+    call: QuantizedCall,
+    block_out: int,
+    left: int,
+    num_bytes: int,
+    num_splits: int,
+    num_stages: int,
+    resident: int = 1,
 ) -> MatmulBlocks:
-    """`left` rows of weights a dot, of one matrix: more parts than rows of x have room for are left out."""
-    parts = max(1, min(left // block_out, 2 * FEW_ROWS // next_power_of_two(call.rows)))
+    """`left` rows of weights a dot, of one matrix: more parts than rows of x have room for are left out. As
+    many as `num_stages` that leave room for `resident` programs on a multiprocessor: one converts while
+    another waits for its weights."""
+    parts = max(1, min(left // block_out, MAX_DOT_COLUMNS // next_power_of_two(call.rows)))
+    right = max(MIN_DOT_SIZE, parts * next_power_of_two(call.rows))
+    num_sums = call.num_matrices * parts * block_out * right // WARPGROUP_THREADS
     block_in = min(num_bytes, call.max_block_bytes)
+    if num_sums > 2 * MAX_SUMS:  # then also a thread of eight warps has no room for all floats of a tile
+        block_in = min(block_in, MAX_BYTES // 4)
     block_in = min(block_in, max(2 * MIN_DOT_SIZE, next_power_of_two(ceil_div(call.num_bytes, parts))))
     num_splits = min(num_splits, ceil_div(call.num_bytes, parts * block_in))
-    right = max(MIN_DOT_SIZE, parts * next_power_of_two(call.rows))
     # x in two bytes, also for the second weight of a byte; and the norm's scale beside it.
     copies_of_x = 4 * (2 if call.is_normalized else 1)
     stage_bytes = block_in * (call.num_matrices * parts * block_out + copies_of_x * right)
-    num_stages = max(2, min(num_stages, SHARED_MEMORY_BYTES // stage_bytes))
+    num_stages = max(2, min(num_stages, SHARED_MEMORY_BYTES // resident // stage_bytes))
     return MatmulBlocks(
         block_out=block_out,
         block_in=block_in,
         num_splits=num_splits,
         dot_parts=parts,
-        num_warps=4 if parts * block_out <= WARPGROUP_ROWS else 8,
+        num_warps=4 if num_sums <= MAX_SUMS and parts * block_out <= WARPGROUP_ROWS else 8,
         num_stages=num_stages,
     )

@@ -6,6 +6,7 @@ float32).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -88,4 +89,5 @@ Scaling = OuterScales | BlockScales
 
 
 def _load(ref, layout) -> Array:
-    return plgpu.load(ref, (), layout=layout, optimized=False)
+    load: Any = plgpu.load  # which wants an index in versions of JAX that none of this runs with
+    return load(ref, layout=layout, optimized=False)

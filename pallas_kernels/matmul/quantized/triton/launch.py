@@ -28,7 +28,7 @@ MIN_GROUP = 32  # bytes of an output in a tile, which share a scale
 
 
 @dataclass(frozen=True)
-class Program:
+class QuantizedProgram:
     """The facts of a call that a kernel is compiled for. Inputs that `shape` counts are bytes of an
     output."""
 
@@ -61,7 +61,7 @@ def matmul(
         call.rows, call.num_bytes, call.num_out, True, call.is_gated, call.is_normalized, itemsize=1
     )
     shape = MatmulKernelShape(call=counted, blocks=blocks or quantized_blocks(call), epsilon=epsilon)
-    program = Program(shape, kind, w.num_in, interpret)
+    program = QuantizedProgram(shape, kind, w.num_in, interpret)
     operands = operands_of(x, w, kind, layer, fusion, interpret)
     return _run(operands, program=program, out_dtype=jnp.dtype(out_dtype))
 
@@ -95,7 +95,7 @@ def why_not(x: Array, w: QuantizedWeight, fusion: Fusion) -> str | None:
 
 
 @functools.partial(jax.jit, static_argnames=("program", "out_dtype"))
-def _run(operands: dict[str, Array], *, program: Program, out_dtype: jnp.dtype) -> Array:
+def _run(operands: dict[str, Array], *, program: QuantizedProgram, out_dtype: jnp.dtype) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel. The end of a program without
     splits is left to XLA where there are some."""
     shape = program.shape
@@ -118,7 +118,7 @@ def _run(operands: dict[str, Array], *, program: Program, out_dtype: jnp.dtype) 
     return finish(matrices, None, operands.get("residual")).astype(out_dtype)
 
 
-def _call(operands: dict[str, Array], program: Program, dtype: DTypeLike) -> Array:
+def _call(operands: dict[str, Array], program: QuantizedProgram, dtype: DTypeLike) -> Array:
     """The result, or where there are splits the sums of each, [splits, matrices, rows, out]."""
     call, blocks = program.shape.call, program.shape.blocks
     out = call.rows, call.num_out
@@ -136,7 +136,7 @@ def _call(operands: dict[str, Array], program: Program, dtype: DTypeLike) -> Arr
     return result
 
 
-def _kernel(*all_refs, names: tuple[str, ...], program: Program):
+def _kernel(*all_refs, names: tuple[str, ...], program: QuantizedProgram):
     *operand_refs, out_ref = all_refs
     by_name = dict.fromkeys(("layer", "norm_scale", "residual", "zeros", "shifts", "row_scales", "bias"))
     by_name |= dict(zip(names, operand_refs, strict=True))

@@ -89,20 +89,21 @@ def quantized_sums(loop: Loop) -> Sums:
 
 
 def _add_tile(loop: Loop, i, accs: list[Array], squares, scales: list[list[Array | None]]):
-    """The sums with the products of tile i."""
-    codes = [
-        loop.kind.widen(_load_bytes(loop, i, number), _load_zeros(loop, i, number), interpret=loop.interpret)
-        for number in range(len(accs))
-    ]
+    """The sums with the products of tile i, of one matrix after the other: the floats of one are in
+    registers at a time."""
+    xs = []
     for code in range(loop.kind.num_codes):
         x, squares = _load_x(loop, i, code, squares)
-        products = [_dot(of_matrix[code], x, loop.kind) for of_matrix in codes]
-        factors = [of_matrix[code] for of_matrix in scales]
-        accs = [
-            acc + (product if factor is None else product * factor)
-            for acc, product, factor in zip(accs, products, factors, strict=True)
-        ]
-    return accs, squares
+        xs.append(x)
+    added = []
+    for number, (acc, of_matrix) in enumerate(zip(accs, scales, strict=True)):
+        tile = _load_bytes(loop, i, number)
+        codes = loop.kind.widen(tile, _load_zeros(loop, i, number), interpret=loop.interpret)
+        for weights, x, factor in zip(codes, xs, of_matrix, strict=True):
+            product = _dot(weights, x, loop.kind)
+            acc = acc + (product if factor is None else product * factor)
+        added.append(acc)
+    return added, squares
 
 
 def _dot(weights: Array, x: Array, kind: Kind) -> Array:

@@ -20,7 +20,7 @@ SHIFTS = np.asarray([*range(0, 4 * ZEROS_OF_A_WORD, 4), 0], np.uint32)
 def operands_of(
     x: Array, w: QuantizedWeight, kind: Kind, layer: int | Array | None, fusion: Fusion, interpret: bool
 ) -> dict[str, Array]:
-    """By name: x, w and scales, and what there is of the rest."""
+    """Arrays by name: x, w and scales, and what there is of the rest."""
     norm = fusion.norm
     found: dict[str, Any] = {"residual": fusion.residual, "bias": fusion.bias}
     if isinstance(w, Int4Weight):
