@@ -11,12 +11,29 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
 from pallas_kernels.core.selection import Implementation, select, should_interpret
-from pallas_kernels.core.weights import QuantizedWeight
+from pallas_kernels.core.weights import (
+    Activations,
+    BlockFp8Weight,
+    Fp8Weight,
+    Int4Weight,
+    Int8Weight,
+    QuantizedWeight,
+)
 from pallas_kernels.matmul.contract import Fusion, check_arguments
 from pallas_kernels.matmul.table import implementations_of
 from pallas_kernels.matmul.triton import MAX_NORM_ROWS, MAX_ROWS
 
-__all__ = ["MAX_NORM_ROWS", "MAX_ROWS", "matmul"]
+__all__ = [
+    "MAX_NORM_ROWS",
+    "MAX_ROWS",
+    "Activations",
+    "BlockFp8Weight",
+    "Fp8Weight",
+    "Int4Weight",
+    "Int8Weight",
+    "QuantizedWeight",
+    "matmul",
+]
 
 
 def matmul(
@@ -56,7 +73,16 @@ def matmul(
 
     A stack of layers is indexed by the kernel: `w[layer]` as an argument would be copied first. The layer is
     data, also where it is a Python integer, so that the layers of a model share one trace and one compiled
-    kernel. x, w, scale, bias and residual are all bfloat16 or all float32.
+    kernel. x, w, scale, bias and residual are all bfloat16 or all float32, but for the arrays of a quantized
+    weight.
+
+    A quantized weight is taken where an array is, with all that is around the product; `transposed` is not
+    for it, since it knows which of its axes are inputs. Its `activations` say what becomes of x: nothing, or x
+    is quantized after the norm, of which nothing is rounded in between, and integers are summed exactly.
+    "pallas" is the kernel in Triton up to 128 rows of bfloat16 (16 where it normalizes), in which bytes become
+    floats in registers, and scales of groups are applied to float32 sums; beyond, where x is quantized, the
+    kernel in Mosaic GPU on Hopper ("mosaic", with jax 0.11 and newer); and else XLA, which writes the weights
+    as floats first. NaN among the values of an Fp8Weight is 480 to the kernel in Triton.
 
     Measured on an H200 in bfloat16 over the layers of Qwen3-0.6B and 8B with their norms, gates and
     residuals, the best blocks were this many times as fast as XLA's dot (cuBLAS, or XLA's own at one row)
@@ -68,7 +94,7 @@ def matmul(
 
     Raises ValueError where arguments contradict each other, and UnsupportedError where `implementation`
     cannot serve them: the kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm
-    or in float32, and no bias.
+    or in float32, and no bias but with quantized weights.
     """
     fusion = Fusion(norm=norm, bias=bias, gated=gated, residual=residual)
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)

@@ -1,8 +1,8 @@
 """Products with quantized weights by XLA.
 
 Where activations stay floats it writes the weights as floats, with their inputs side by side as cuBLAS wants
-them, and multiplies these. Integers it multiplies as they are. A row's own scale comes last: the rest is fused
-into the product's end where the scales of weights are an argument of the program.
+them, and multiplies these. Integers it multiplies as they are. A row's own scale comes last: the rest is
+fused into the product's end where the scales of weights are an argument of the program.
 """
 
 from collections.abc import Callable, Mapping
