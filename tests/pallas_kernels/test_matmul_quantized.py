@@ -189,10 +189,12 @@ def test_every_way_to_compute_it(rng, name, way):
 @pytest.mark.parametrize("rows", [17, 64])
 @pytest.mark.parametrize("name", ["int4", "int8 dynamic"])
 def test_many_rows(rng, name, rows):
+    """More than the kernel normalizes by itself."""
     w = made(rng, MAKERS[name])
     x = jnp.asarray(rng.standard_normal((rows, w.num_in)), jnp.bfloat16)
-    got = matmul(x, w, layer=LAYER, implementation="triton")
-    assert relative_error(got, definition(x, w)) < 3e-3 + STEPS.get(type(w), 0)
+    norm = jnp.asarray(rng.standard_normal((LAYERS, w.num_in)), jnp.bfloat16), EPSILON
+    got = matmul(x, w, layer=LAYER, norm=norm, implementation="triton")
+    assert relative_error(got, definition(x, w, norm=norm)) < 5e-3 + STEPS.get(type(w), 0)
 
 
 def test_a_row_is_the_same_whatever_the_others_hold(rng):
@@ -235,8 +237,6 @@ def test_what_no_kernel_serves_is_an_error_with_a_remedy():
         UnsupportedError, match='129 rows, and it serves at most 128; use implementation="xla"'
     ):
         serve(x, w)
-    with pytest.raises(UnsupportedError, match="17 rows and a norm, and it normalizes at most 16"):
-        serve(x[:17], w, norm=(jnp.ones(256, jnp.bfloat16), 1e-6))
     with pytest.raises(UnsupportedError, match="x is float32, and must be bfloat16"):
         serve(x[:1].astype(jnp.float32), w)
     with pytest.raises(UnsupportedError, match="groups of 48, and they must be powers of two from 32 on"):

@@ -13,7 +13,7 @@ from jaxtyping import Array
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.core.weights import Int4Weight, QuantizedWeight
-from pallas_kernels.matmul.contract import Fusion
+from pallas_kernels.matmul.contract import Fusion, of_layer
 from pallas_kernels.matmul.quantized.triton.kinds import BFLOAT16, Kind
 from pallas_kernels.matmul.quantized.triton.loop import Loop, QuantizedRefs, quantized_sums
 from pallas_kernels.matmul.quantized.triton.operands import operands_of
@@ -21,9 +21,10 @@ from pallas_kernels.matmul.quantized.tuning import QuantizedCall, quantized_bloc
 from pallas_kernels.matmul.triton.ends import finish
 from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, column_offsets
 from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall
+from pallas_kernels.rms_norm import rms_norm
 
 MAX_ROWS = 128
-MAX_NORM_ROWS = 16  # of activations that stay floats; beyond, every program would normalize too much
+MAX_NORM_ROWS = 16  # that every program normalizes; of more, XLA does it once
 MIN_GROUP = 32  # bytes of an output in a tile, which share a scale
 
 
@@ -52,9 +53,13 @@ def matmul(
     """One program per (block of outputs, split of the inputs). See `pallas_kernels.matmul.matmul`."""
     del transposed  # weights know their layout
     kind = Kind.of(w)
-    reason = why_not(x, w, fusion)
+    reason = why_not(x, w)
     if reason is not None:
         raise UnsupportedError(f'the kernel does not serve this call: {reason}; use implementation="xla"')
+    if fusion.norm is not None and kind.x_dtype == BFLOAT16 and x.shape[0] > MAX_NORM_ROWS:
+        scale, epsilon = fusion.norm
+        x = rms_norm(x, of_layer(scale, layer, ndim=1), epsilon=epsilon, implementation="xla")
+        fusion = fusion._replace(norm=None)
     call = call_of(x, w, fusion)
     epsilon = fusion.norm[1] if fusion.norm is not None and call.is_normalized else None
     counted = MatmulCall(
@@ -79,16 +84,13 @@ def call_of(x: Array, w: QuantizedWeight, fusion: Fusion) -> QuantizedCall:
     )
 
 
-def why_not(x: Array, w: QuantizedWeight, fusion: Fusion) -> str | None:
+def why_not(x: Array, w: QuantizedWeight) -> str | None:
     """The part of a call that the kernel leaves out; None where it serves it."""
-    kind, call = Kind.of(w), call_of(x, w, fusion)
     if x.dtype != jnp.bfloat16:
         return f"x is {x.dtype}, and must be bfloat16"
-    if call.rows > MAX_ROWS:
-        return f"{call.rows} rows, and it serves at most {MAX_ROWS}"
-    if call.is_normalized and call.rows > MAX_NORM_ROWS:
-        return f"{call.rows} rows and a norm, and it normalizes at most {MAX_NORM_ROWS}"
-    group = kind.group_size
+    if x.shape[0] > MAX_ROWS:
+        return f"{x.shape[0]} rows, and it serves at most {MAX_ROWS}"
+    group = Kind.of(w).group_size
     if group is not None and (group != next_power_of_two(group) or group < MIN_GROUP):
         return f"groups of {group}, and they must be powers of two from {MIN_GROUP} on, or one"
     return None
