@@ -57,8 +57,8 @@ def matmul(
     if reason is not None:
         raise UnsupportedError(f'the kernel does not serve this call: {reason}; use implementation="xla"')
     if fusion.norm is not None and kind.x_dtype == BFLOAT16 and x.shape[0] > MAX_NORM_ROWS:
-        scale, epsilon = fusion.norm
-        x = rms_norm(x, of_layer(scale, layer, ndim=1), epsilon=epsilon, implementation="xla")
+        scale = of_layer(fusion.norm[0], layer, ndim=1)
+        x = rms_norm(x, scale, epsilon=fusion.norm[1], implementation="xla")
         fusion = fusion._replace(norm=None)
     call = call_of(x, w, fusion)
     epsilon = fusion.norm[1] if fusion.norm is not None and call.is_normalized else None
