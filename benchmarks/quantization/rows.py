@@ -86,6 +86,8 @@ FP8_DYNAMIC = functools.partial(Fp8Weight.of, activations="dynamic")
 BLOCKS_DYNAMIC = functools.partial(BlockFp8Weight.of, activations="dynamic")
 INT8_ROWS = functools.partial(before, jnp.int8)
 FP8_ROWS = functools.partial(before, jnp.float8_e4m3fn)
+WIDE = {"tile_rows": 64, "tile_columns": 256, "num_stages": 4}
+SEAMLESS = functools.partial(mosaic.multiply, **WIDE, is_seamless=True)
 CUBES = (Shape(4096, 4096, 4096), Shape(8192, 8192, 8192))
 
 
@@ -141,6 +143,23 @@ ROWS = [
         ("bfloat16",),
         False,
         2.0,
+    ),
+    # The same with blocks that are not the kernel's choice, to see whether they should be.
+    Row(
+        "int8-static-seamless",
+        CUBES,
+        {"int8": Contender(INT8_ROWS, INT8_DYNAMIC, SEAMLESS)},
+        ("bfloat16",),
+        False,
+        2.0,
+    ),
+    Row(
+        "fp8-static-seamless",
+        CUBES,
+        {"fp8": Contender(FP8_ROWS, FP8_DYNAMIC, SEAMLESS)},
+        ("scaled_mm",),
+        False,
+        1.25,
     ),
 ]
 SMOKE_SHAPES = (Shape(2, 256, 128),)

@@ -54,8 +54,8 @@ def test_is_the_product_of_a_layer(rng, name, num_rows):
 
 
 @needs_mosaic
-@pytest.mark.parametrize("tile_rows", [64, 128])
-def test_programs_take_several_tiles(rng, monkeypatch, tile_rows):
+@pytest.mark.parametrize(("tile_rows", "is_seamless"), [(64, False), (64, True), (128, False)])
+def test_programs_take_several_tiles(rng, monkeypatch, tile_rows, is_seamless):
     """Two programs and more tiles, in any order of them."""
     from pallas_kernels.core import device
     from pallas_kernels.matmul.quantized.mosaic import gemm
@@ -65,7 +65,8 @@ def test_programs_take_several_tiles(rng, monkeypatch, tile_rows):
     rows = quantize_rows(
         jnp.asarray(rng.standard_normal((384, 256)), jnp.float32), implementation="reference"
     )
-    got = run(rows, w, tile_rows=tile_rows, tile_columns=128, num_stages=2, band=2)
+    sizes = {"tile_rows": tile_rows, "tile_columns": 128, "num_stages": 2, "band": 2}
+    got = run(rows, w, **sizes, is_seamless=is_seamless)
     sums = np.asarray(rows.values, np.int32) @ np.asarray(w.values[LAYER], np.int32).T
     wanted = sums * np.asarray(rows.scales).T * np.asarray(w.scales[LAYER])
     assert relative_error(got, wanted) < 3e-3

@@ -22,6 +22,7 @@ from pallas_kernels.matmul.quantized.mosaic.tiles import (
     GemmBlocks,
     Grid,
     Tile,
+    for_each_tile,
     swizzled,
 )
 from pallas_kernels.matmul.quantized.mosaic.tuning import gemm_blocks
@@ -121,9 +122,8 @@ def _kernel(
         warpgroup = lax.axis_index("warpgroup")
         first_output = layer[0] * out.shape[1]
 
-        @plgpu.nd_loop((grid.rows * grid.columns,), collective_axes="program")
-        def _(info):
-            tile = Tile.of(info.index[0], warpgroup, first_output, grid, blocks)
+        def multiply_tile(index, state=None):
+            tile = Tile.of(index, warpgroup, first_output, grid, blocks)
 
             def compute(run):
                 y = scaling.product(run, row_scales, scales, tile, blocks)
@@ -133,12 +133,17 @@ def _kernel(
                 return scaling.step(indices, *tiles_and_sums, scales=scales, tile=tile, blocks=blocks)
 
             operands_of_tile = scaling.operands_of_tile(x, w, row_scales, tile)
-            _pipeline(step, compute, scaling, grid, blocks)(*operands_of_tile, allocations=allocations)
+            run_pipeline = _pipeline(step, compute, scaling, grid, blocks, state)
+            run_pipeline(*operands_of_tile, allocations=allocations)
+
+        for_each_tile(multiply_tile, grid, blocks)
 
     plgpu.wait_smem_to_gmem(0, wait_read_only=True)
 
 
-def _pipeline(step: Callable, compute: Callable, scaling: Scaling, grid: Grid, blocks: GemmBlocks):
+def _pipeline(
+    step: Callable, compute: Callable, scaling: Scaling, grid: Grid, blocks: GemmBlocks, state=None
+):
     def of_rows(num_rows: int) -> plgpu.BlockSpec:
         return plgpu.BlockSpec(
             (num_rows, INPUTS),
@@ -156,6 +161,7 @@ def _pipeline(step: Callable, compute: Callable, scaling: Scaling, grid: Grid, b
         num_compute_wgs=NUM_WARPGROUPS,
         max_concurrent_steps=min(blocks.num_stages, grid.steps),
         compute_context=compute,
+        pipeline_state=state,
     )
 
 

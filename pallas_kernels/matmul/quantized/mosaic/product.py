@@ -37,14 +37,16 @@ def matmul(
     return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y
 
 
-def multiply(rows: QuantizedRows, w: QuantizedWeight, *, layer: int | Array | None = None) -> Array:
-    """rows @ w[layer] in bfloat16."""
-    from pallas_kernels.matmul.quantized.mosaic import (
-        gemm,  # here, where JAX is known to have what it needs
-    )
+def multiply(
+    rows: QuantizedRows, w: QuantizedWeight, *, layer: int | Array | None = None, **blocks: int | bool
+) -> Array:
+    """rows @ w[layer] in bfloat16. `blocks` are fields of GemmBlocks, and the kernel's own choice without
+    any."""
+    # Here, where JAX is known to have what they need.
+    from pallas_kernels.matmul.quantized.mosaic import gemm, tiles
 
     assert not isinstance(w, Int4Weight)
-    return gemm.multiply(rows, w, layer=layer)
+    return gemm.multiply(rows, w, layer=layer, blocks=tiles.GemmBlocks(**blocks) if blocks else None)
 
 
 def rows_of(

@@ -5,9 +5,12 @@ tiles of both sides to shared memory, `num_stages` ahead. The last tile's result
 while the next is multiplied.
 """
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 
@@ -22,12 +25,16 @@ LOADING_REGISTERS = 40
 @dataclass(frozen=True)
 class GemmBlocks:
     """Rows that a warpgroup multiplies, columns of a tile, stages, and the tiles side by side that are
-    visited before the next row of them."""
+    visited before the next row of them.
+
+    `is_seamless` lets the copies of a program's next tile begin while the results of the last are written.
+    """
 
     tile_rows: int
     tile_columns: int
     num_stages: int
     band: int = 8
+    is_seamless: bool = False
 
     @property
     def rows(self) -> int:
@@ -76,3 +83,27 @@ class Tile(NamedTuple):
             pl.ds(mine, blocks.tile_rows),
             pl.ds(first + mine, blocks.tile_rows),
         )
+
+
+def for_each_tile(multiply: Callable, grid: Grid, blocks: GemmBlocks) -> None:
+    """Calls multiply(index, state) for each tile of this program.
+
+    Without seams the pipeline goes on from one tile to the next: the first, the last and the others have a
+    state each, which must be known when they are compiled, so that there are three copies of the code. It
+    takes several tiles of every program, and tiles of a whole number of rounds through the stages.
+    """
+    num_tiles = grid.rows * grid.columns
+
+    @plgpu.nd_loop((num_tiles,), collective_axes="program")
+    def _(info):
+        is_possible = grid.steps % blocks.num_stages == 0 and num_tiles >= 2 * lax.axis_size("program")
+        if not (blocks.is_seamless and is_possible):
+            multiply(info.index[0])
+            return
+        is_first, is_last = info.local_index == 0, info.local_index == info.num_local_steps - 1
+        for state, is_here in (
+            (plgpu.PipelinePipeline.START, is_first),
+            (plgpu.PipelinePipeline.STEADY, ~is_first & ~is_last),
+            (plgpu.PipelinePipeline.STOP, is_last),
+        ):
+            pl.when(is_here)(functools.partial(multiply, info.index[0], state))
