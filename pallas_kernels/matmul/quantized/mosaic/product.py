@@ -1,6 +1,8 @@
 """The product of many rows with all that is around it: rows are quantized in one pass, with the norm before
 them; what comes after is XLA's."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -38,7 +40,7 @@ def matmul(
 
 
 def multiply(
-    rows: QuantizedRows, w: QuantizedWeight, *, layer: int | Array | None = None, **blocks: int | bool
+    rows: QuantizedRows, w: QuantizedWeight, *, layer: int | Array | None = None, **blocks: Any
 ) -> Array:
     """rows @ w[layer] in bfloat16. `blocks` are fields of GemmBlocks, and the kernel's own choice without
     any."""
