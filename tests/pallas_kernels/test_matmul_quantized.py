@@ -21,9 +21,19 @@ from tests.pallas_kernels.paged_cases import relative_error
 INTERPRET = jax.default_backend() != "gpu"
 EPSILON = 0.1  # large enough to matter
 LAYERS, LAYER = 3, 1
+
+
+def int8_with_zeros(w):
+    """As GPTQ's asymmetric eight bits are: a code that stands for zero in each group."""
+    symmetric = Int8Weight.of(w + 0.5, group_size=32)
+    zeros = jnp.clip(jnp.round(0.5 / symmetric.scales), 0, 127).astype(jnp.int8)
+    return dataclasses.replace(symmetric, zeros=zeros)
+
+
 FLOAT_ACTIVATIONS = {
     "int8": Int8Weight.of,
     "int8 of groups": functools.partial(Int8Weight.of, group_size=64),
+    "int8 of groups with zeros": int8_with_zeros,
     "fp8": Fp8Weight.of,
     "fp8 of blocks": BlockFp8Weight.of,
     "int4": Int4Weight.of,

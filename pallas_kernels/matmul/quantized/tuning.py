@@ -75,8 +75,9 @@ def quantized_candidates(call: QuantizedCall) -> list[MatmulBlocks]:
     num_multiprocessors = target_device().num_multiprocessors
     found = [quantized_blocks(call)]
     widths, stages = ((16, 32, 64, 128), (3, 6)) if call.rows <= FEW_ROWS else ((64, 128), (2, 3, 5))
-    for block_out, left, num_bytes, num_splits, num_stages in itertools.product(
-        widths, (64, 128), (64, 128), (1, 2, 4), stages
+    # A sweep may end early: what is likely comes first.
+    for num_bytes, left, num_splits, num_stages, block_out in itertools.product(
+        (128, 64), (64, 128), (1, 2, 4), stages, widths
     ):
         programs = ceil_div(call.num_out, block_out) * num_splits / num_multiprocessors
         is_sensible = num_splits == 1 or (programs <= MAX_CANDIDATE_PROGRAMS and not call.is_normalized)
