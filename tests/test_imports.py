@@ -151,6 +151,32 @@ def test_the_load_generator_runs_without_jax():
     assert importers(sorted(reached_from(paths)), "jax") == []
 
 
+NUMBERS = {"rounding.py", "schemes.py"}  # what of quantization is numpy alone
+QUANTIZATION_USES = {
+    *("errors", "eval", "models", "placement", "progress", "quantization", "text", "weights")
+}
+
+
+def test_codes_and_scales_are_made_without_jax():
+    paths = [path for path in sources_of("quantization") if path.name in NUMBERS]
+    assert len(paths) == len(NUMBERS)
+    assert importers(sorted(reached_from(paths)), "jax") == []
+
+
+def test_quantization_knows_models_and_weights_and_no_engine():
+    paths = sources_of("quantization")
+    used = {
+        name.split(".")[1]
+        for path in paths
+        for name in imported_modules(path)
+        if name.startswith("jinfer.") and path_of(name) is not None
+    }
+    assert "models" in used
+    assert used - QUANTIZATION_USES == set()
+    for package in ("models", "execution", "weights"):
+        assert importers(sources_of(package), "jinfer.quantization") == []
+
+
 ENGINE_PROCESS = {"engine_process.py", "model_info.py"}  # what of the server runs beside the device
 SERVER_USES = {
     "async_queue",
@@ -212,10 +238,17 @@ BEYOND_THE_FRONT_DOOR = {
     },
     "cli/command.py": {"bench.cli"},  # `jinfer bench` is one of the commands
     "cli/convert.py": {
+        "bench.arguments",
+        "models.model",
         "models.registry",
+        "quantization.checkpoint",
+        "quantization.options",
+        "quantization.schemes",
         "weights.choice",
         "weights.hub",
+        "weights.new_directory",
         "weights.orbax",
+        "weights.params",
     },  # files only, no engine
     "cli/eval.py": {
         "bench.arguments",

@@ -41,15 +41,16 @@ class TokenizedText:
         return sum(sum(self.num_bytes[window.first_scored : window.end]) for window in windows)
 
 
-def read_text(path: Path) -> str:
-    """The text of a file, with its line ends as they are. Raises ConfigError, which names the file."""
+def read_text(path: Path, option: str = "--text") -> str:
+    """The text of a file, with its line ends as they are. Raises ConfigError, which names the file and the
+    option that it was given to."""
     try:
         return path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise ConfigError(f"--text {path} cannot be read: {error.strerror}; name a file of text") from error
+        raise ConfigError(f"{option} {path} cannot be read: {error.strerror}; name a file of text") from error
     except UnicodeDecodeError as error:
         raise ConfigError(
-            f"--text {path} is not UTF-8 at byte {error.start} ({error.reason}); convert it to UTF-8"
+            f"{option} {path} is not UTF-8 at byte {error.start} ({error.reason}); convert it to UTF-8"
         ) from error
 
 

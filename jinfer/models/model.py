@@ -108,7 +108,7 @@ class Decoder:
         values of all tokens and the rest for these alone, since nothing reads its other hidden states: that
         saves 2.5% of the work of Qwen3-8B's prompts.
         """
-        angles = {table: _angles(table, tokens) for table in self.config.rope_tables}
+        angles = {table: table_angles(table, tokens) for table in self.config.rope_tables}
         x, new_cache = self.embedding(tokens.token_ids), []
         for number, (layers, index) in enumerate(self._in_order()):
             config = self.config.layers[number]
@@ -133,7 +133,8 @@ class Decoder:
         return (self.head or self.embedding).logits(hidden, self.final_norm)
 
 
-def _angles(table: RopeTable, tokens: TokenBatch) -> Angles:
+def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:
+    """The cosine and the sine of each token, by the rule of a table."""
     frequencies = token_frequencies(
         table.rope, table.head_dim, positions=tokens.positions, prompt_lengths=tokens.prompt_lengths
     )

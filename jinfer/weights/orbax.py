@@ -6,7 +6,6 @@ nested dict of parameters (`ParamSpecs` has its paths and shapes).
 
 import functools
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +14,13 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jinfer.errors import CheckpointError, ConfigError
+from jinfer.errors import CheckpointError
 from jinfer.placement import Placement
 from jinfer.weights.fitted_weights import FittedWeights
 from jinfer.weights.formats.format_choice import without_format
 from jinfer.weights.harmless_tensors import without_harmless
 from jinfer.weights.hub import read_json
-from jinfer.weights.model_files import CONFIG_FILES, TEXT_FILES
+from jinfer.weights.new_directory import check_is_new, copy_small_files
 from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.param_tree import Keys, flat_leaves, parameters_of
@@ -31,21 +30,12 @@ from jinfer.weights.tied_params import fit_tied
 MAX_MESSAGE_LENGTH = 200  # of what Orbax says about an error
 
 
-def check_is_new(out: Path) -> None:
-    """Raises ConfigError if `out` is there already."""
-    if out.exists():
-        raise ConfigError(f"{out} exists; name a directory that does not, so that nothing is overwritten")
-
-
 def save_orbax(params: Params, source: Path, out: Path) -> None:
     """Writes params, and copies config and tokenizer from `source`: the config of plain weights, as these
     are. Raises ConfigError if `out` is there already."""
     check_is_new(out)
     out.mkdir(parents=True)
-    for file in [file for pattern in (*CONFIG_FILES, *TEXT_FILES) for file in source.glob(pattern)]:
-        copy = out / file.relative_to(source)
-        copy.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, copy)
+    copy_small_files(source, out)
     raw = read_json(source / "config.json")
     if (plain := without_format(raw)) != raw:
         (out / "config.json").write_text(json.dumps(plain, indent=2) + "\n", encoding="utf-8")
