@@ -10,6 +10,7 @@ from jinfer.options import CompilerValue, Option, check_options, option, options
 Kernels = Literal["auto", "pallas", "xla"]
 DType = Literal["bfloat16", "float32"]
 KVCacheDType = Literal["auto", "int8", "fp8_e4m3"]
+Quantization = Literal["int8", "fp8", "int4"]
 SplitStepsCompilation = Literal["on_demand", "in_background", "at_start"]
 SchedulingPolicy = Literal["mixed", "prefill_first", "decode_first"]
 
@@ -27,6 +28,13 @@ class ModelOptions:
     pallas_kernels in Triton or Mosaic, or XLA where that is faster, as it is for products of many rows. "xla"
     is XLA alone. "auto" is "pallas" on a GPU and "xla" elsewhere; a CPU interprets "pallas", which is slow
     and meant for tests."""
+    quantization: Quantization | None = option(
+        None, help="quantize weights while they are loaded; default: as they are stored"
+    )
+    """Quantize the products' weights while they are loaded: "int8" and "fp8" with a scale for each output,
+    and activations in the same by a scale for each token (W8A8); "int4" with a scale for 128 inputs of an
+    output, and activations as they are (W4A16). Default: weights are served as they are stored, those of a
+    quantized checkpoint in its own type. docs/quantization.md says which is good for what."""
     dummy_weights: bool = option(False, help="random weights; the model needs only a config.json")
     """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
     dummy_weights_seed: int = option(0, minimum=0, help="seed of the random weights", metavar="N")

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jinfer.config import EngineConfig, EngineLimits
+from jinfer.config import EngineConfig, EngineLimits, Quantization
 from jinfer.errors import ConfigError, TokenizerError
 from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limits
 from jinfer.generation_config import GenerationConfig
@@ -21,10 +21,11 @@ from jinfer.placement import Placement
 from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.choice import choose_weights
 from jinfer.weights.dummy_params import dummy_params
-from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.fitted_weights import FittedWeights, Target
 from jinfer.weights.hub import read_json, resolve_model_directory
 from jinfer.weights.in_memory import adopt, fit_given
 from jinfer.weights.params import Params
+from jinfer.weights.rounded_weights import ROUNDINGS, Rounding, with_rounded_types
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,8 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, eq=False)
 class ResolvedModel:
     """Everything but the params. `weights` are what the params are loaded from, None where they are given or
-    random. `chosen_limits` follow from the options alone, as if memory held the whole context."""
+    random; `rounding` is the rule that quantizes them, where there is one. `chosen_limits` follow from the
+    options alone, as if memory held the whole context."""
 
     model: Model
     dtype: jnp.dtype
@@ -41,6 +43,7 @@ class ResolvedModel:
     eos_token_ids: frozenset[int]
     sampling_defaults: Mapping[str, Any]
     weights: FittedWeights | None
+    rounding: Rounding | None
 
 
 ModelSource = str | Path | ModelConfig | Mapping[str, Any] | ResolvedModel | None
@@ -87,12 +90,14 @@ def resolve_model(
     generation = GenerationConfig.of(directory, raw)
     generation.say_what_is_not_applied()
     model = build_model(model_config, dtype, config.model.kernels)
-    weights = (
-        choose_weights(directory, raw, model.param_specs) if directory is not None and needs_weights else None
-    )
-    _say_what_is_quantized(weights, dtype)
+    rounding = choose_rounding(config.model.quantization, dtype)
+    weights = None
+    if directory is not None and needs_weights:
+        weights = choose_weights(directory, raw, model.param_specs, Target(rounding))
+    _say_what_is_quantized(weights)
     return ResolvedModel(
-        model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params),
+        model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params, rounding),
+        rounding=rounding,
         dtype=dtype,
         chosen_limits=limits,
         tokenizer=text,
@@ -113,7 +118,11 @@ def load_model(
         owned = tuple(jax.tree.leaves(loaded))
     else:
         loaded, owned = adopt(
-            resolved.model.param_specs, params, placement=placement, progress=config.progress
+            resolved.model.param_specs,
+            params,
+            rounding=resolved.rounding,
+            placement=placement,
+            progress=config.progress,
         )
     return LoadedModel(**vars(resolved), params=loaded, owned_params=owned)
 
@@ -131,21 +140,23 @@ def _read_config(
     return directory, raw, read_model_config(raw)
 
 
-def _say_what_is_quantized(weights: FittedWeights | None, dtype: jnp.dtype) -> None:
+def choose_rounding(quantization: Quantization | None, dtype: jnp.dtype) -> Rounding | None:
+    """The rule that an option names, for an engine of a dtype."""
+    return None if quantization is None else ROUNDINGS[quantization](dtype)
+
+
+def _say_what_is_quantized(weights: FittedWeights | None) -> None:
     if weights is not None and weights.quantized_as is not None:
-        logger.info(
-            "the weights are stored as %s, and served in %s: they are dequantized while they are loaded, and "
-            "take no less memory than others",
-            weights.quantized_as,
-            dtype,
-        )
+        types = sorted({kernel_type.title for kernel_type in weights.specs.kernel_types.values()})
+        served = "; ".join(types) or "floats, in which they take no less memory than others"
+        logger.info("the weights are stored as %s, and served as %s", weights.quantized_as, served)
 
 
-def _fitted_to_given(model: Model, params: Params | None) -> Model:
-    """The model with a head of its own where the params that are given have one."""
-    if params is None:
-        return model
-    return model.fitted_to(fit_given(model.param_specs, params))
+def _fitted_to_given(model: Model, params: Params | None, rounding: Rounding | None) -> Model:
+    """The model with a head of its own where the params that are given have one, and with kernels of the
+    types that a rule gives them."""
+    specs = model.param_specs if params is None else fit_given(model.param_specs, params)
+    return model.fitted_to(specs if rounding is None else with_rounded_types(specs, rounding))
 
 
 def _load_params(resolved: ResolvedModel, config: EngineConfig, placement: Placement) -> Params:

@@ -151,7 +151,7 @@ def test_the_load_generator_runs_without_jax():
     assert importers(sorted(reached_from(paths)), "jax") == []
 
 
-NUMBERS = {"rounding.py", "schemes.py"}  # what of quantization is numpy alone
+NUMBERS = {"schemes.py"}  # what of quantization is numpy alone
 QUANTIZATION_USES = {
     *("errors", "eval", "models", "placement", "progress", "quantization", "text", "weights")
 }
@@ -245,6 +245,7 @@ BEYOND_THE_FRONT_DOOR = {
         "quantization.options",
         "quantization.schemes",
         "weights.choice",
+        "weights.fitted_weights",
         "weights.hub",
         "weights.new_directory",
         "weights.orbax",

@@ -19,6 +19,7 @@ from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import default_placement
 from jinfer.quantization.schemes import SCHEME_NAMES
 from jinfer.weights.choice import choose_weights
+from jinfer.weights.fitted_weights import Target
 from jinfer.weights.hub import read_json, resolve_model_directory
 from jinfer.weights.new_directory import check_is_new
 from jinfer.weights.params import Params
@@ -93,7 +94,7 @@ class _Source:
     def load(self) -> tuple[Model, Params]:
         """The model with the parameters that its weights have, and these on the device."""
         model = build_model(read_model_config(self.raw), jnp.dtype(self.dtype), implementation="xla")
-        weights = choose_weights(self.directory, self.raw, model.param_specs)
+        weights = choose_weights(self.directory, self.raw, model.param_specs, Target(as_floats=True))
         params = weights.load(placement=default_placement(), progress=sys.stderr.isatty())
         return model.fitted_to(weights.specs), params
 

@@ -16,7 +16,6 @@ from jinfer.models.model import Model
 from jinfer.models.registry import build_model
 from jinfer.placement import Placement
 from jinfer.sampling.processed_logits import abstract_logits_state
-from jinfer.weights.params import unflatten
 
 # Weights are on their way to the GPU meanwhile, and what is timed beside them would be kept for the steps
 # that run.
@@ -73,7 +72,7 @@ def probe(
     """
     model = _of_few_layers(model, dtype)
     buckets, device = Buckets.for_limits(limits), placement.device
-    params = unflatten(model.param_specs.placed(placement))
+    params = model.param_specs.tree(model.param_specs.placed(placement))
     state = placement.placed(abstract_device_state(model.config, limits, dtype))
 
     def compile_one(shape: StepShape) -> jax.stages.Compiled:
@@ -91,7 +90,8 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
     layers += layers[:1] * max(1, MIN_LAYERS - len(layers))
     if len(layers) >= model.config.num_layers:
         return model
-    return build_model(dataclasses.replace(model.config, layers=tuple(layers)), dtype, model.implementation)
+    few = build_model(dataclasses.replace(model.config, layers=tuple(layers)), dtype, model.implementation)
+    return few.fitted_to(few.param_specs.typed(model.param_specs.kernel_types))
 
 
 def estimated_workspace_bytes(model: ModelConfig, limits: EngineLimits, dtype: jnp.dtype) -> int:

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int32
 
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
+from pallas_kernels.core.weights import Weight
 from pallas_kernels.matmul import matmul
 from pallas_kernels.rms_norm import rms_norm
 
@@ -54,7 +55,7 @@ class RMSNorm:
 class Linear:
     """x @ kernel[layer] (+ bias[layer]), with what a decoder does around it."""
 
-    kernel: Float[Array, "layers in out"]
+    kernel: Weight
     bias: Float[Array, "layers out"] | None
     implementation: Implementation = field(metadata=STATIC)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
-from jinfer.quantization.rounding import (
+from jinfer.weights.rounding import (
     FLOAT8_MAX,
     float8_scales,
     integer_scales,

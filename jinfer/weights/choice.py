@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinfer.errors import CheckpointError
-from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.fitted_weights import AS_STORED, FittedWeights, Target
 from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.safetensors import fit_checkpoint
@@ -27,14 +27,17 @@ logger = logging.getLogger(__name__)
 Fit = Callable[[], FittedWeights]
 
 
-def choose_weights(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> FittedWeights:
-    """The weights of a directory whose config.json is `raw`, for the parameters of a model.
+def choose_weights(
+    directory: Path, raw: Mapping[str, Any], specs: ParamSpecs, target: Target = AS_STORED
+) -> FittedWeights:
+    """The weights of a directory whose config.json is `raw`, for the parameters of a model, and with
+    kernels of the types that `target` asks for.
 
     The order is: Orbax's `params/`, model.safetensors, the index (transformers has these two in this order,
     too), what Orbax wrote elsewhere; and what fits the model goes before what does not. What else looks like
     weights is named in a warning. Raises CheckpointError that says of each what is wrong with it.
     """
-    sources = _sources(directory, raw, specs)
+    sources = _sources(directory, raw, specs, target)
     if not sources:
         raise adapter_error(directory) or no_weights(directory, raw)
     faults: dict[str, CheckpointError] = {}
@@ -53,7 +56,7 @@ def choose_weights(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -
     raise first
 
 
-def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict[str, Fit]:
+def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs, target: Target) -> dict[str, Fit]:
     """The fit to each source, by the name of the file or folder, in the order in which they are tried."""
     origins = find_sources(directory, raw)
     if _files_of(directory / INDEX_FILE) == {directory / INDEX_FILE, directory / SINGLE_FILE}:
@@ -61,18 +64,18 @@ def _sources(directory: Path, raw: Mapping[str, Any], specs: ParamSpecs) -> dict
         origins = [origin for origin in origins if origin.name != SINGLE_FILE]
     params = directory / PARAMS_DIRECTORY
     trees = find_trees(params) or ([params] if params.is_dir() else [])
-    fits = {tree: functools.partial(_fit_tree, specs, tree) for tree in trees}
-    fits |= {origin: functools.partial(fit_checkpoint, specs, origin, raw) for origin in origins}
+    fits = {tree: functools.partial(_fit_tree, specs, tree, target) for tree in trees}
+    fits |= {origin: functools.partial(fit_checkpoint, specs, origin, raw, target) for origin in origins}
     others = [tree for tree in find_trees(directory) if tree not in fits]
-    fits |= {tree: functools.partial(_fit_tree, specs, tree) for tree in others}
+    fits |= {tree: functools.partial(_fit_tree, specs, tree, target) for tree in others}
     return {str(path.relative_to(directory)): fit for path, fit in fits.items()}
 
 
-def _fit_tree(specs: ParamSpecs, path: Path) -> FittedWeights:
+def _fit_tree(specs: ParamSpecs, path: Path, target: Target) -> FittedWeights:
     """The fit to an Orbax checkpoint."""
     from jinfer.weights.orbax import fit_orbax  # imports Orbax, which takes as long as half of the rest
 
-    return fit_orbax(specs, path)
+    return fit_orbax(specs, path, target)
 
 
 def _warn_of_others(

@@ -13,7 +13,9 @@ from jinfer.placement import Placement
 from jinfer.weights.harmless_tensors import without_harmless
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.param_tree import parameters_of
-from jinfer.weights.params import Params, check_params, flatten, unflatten
+from jinfer.weights.params import Params, check_params, flatten
+from jinfer.weights.rounded_weights import Rounding
+from jinfer.weights.safetensors_layout import rounded_slices
 from jinfer.weights.streaming import fill_params, host_slices
 from jinfer.weights.tied_params import fit_tied
 
@@ -33,26 +35,36 @@ def fit_given(specs: ParamSpecs, params: Params) -> ParamSpecs:
 
 
 def adopt(
-    specs: ParamSpecs, params: Params, *, placement: Placement, progress: bool
+    specs: ParamSpecs,
+    params: Params,
+    *,
+    rounding: Rounding | None = None,
+    placement: Placement,
+    progress: bool,
 ) -> tuple[Params, tuple[jax.Array, ...]]:
-    """Params of which `fit_given` gave the specs, and those among them that are copies: of another dtype, or
-    from the host. Those of numpy are copied on a CPU, too: the caller may write there."""
-    wanted = specs.placed(placement)
+    """Params of which `fit_given` gave the specs, and those among them that are copies: of another dtype,
+    from the host, or quantized by a rule. Those of numpy are copied on a CPU, too: the caller may write
+    there."""
+    placed = specs.placed(placement)
+    wanted = {path: placed[path] for path in specs.flat if path not in specs.kernel_types}
     given = _arrays(specs, params)
     for path, tied in specs.tied.items():
         given.setdefault(path, given.get(tied.path))
-    given = {path: given[path] for path in wanted}
     adopted = {
         path: jnp.asarray(x, wanted[path].dtype)
-        for path, x in given.items()
-        if isinstance(x, jax.Array) and placement.has(x)
+        for path in wanted
+        if isinstance(x := given[path], jax.Array) and placement.has(x)
     }
     missing = {path: x for path, x in wanted.items() if path not in adopted}
     slices = [
         each for path, x in missing.items() for each in host_slices(path, np.asarray(given[path]), x.dtype)
     ]
+    for path in specs.kernel_types:
+        assert rounding is not None, "a rule gave the types"
+        slices += rounded_slices(path, specs.by_path[path], np.asarray(given[path]), rounding)
+        missing |= {name: placed[name] for name in specs.by_path[path].arrays(path)}
     adopted |= fill_params(missing, slices, placement, progress=progress)
-    return unflatten(adopted), tuple(x for path, x in adopted.items() if x is not given[path])
+    return specs.tree(adopted), tuple(x for path, x in adopted.items() if x is not given.get(path))
 
 
 def _arrays(specs: ParamSpecs, params: Params) -> dict[str, Any]:

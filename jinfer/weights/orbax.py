@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 
 from jinfer.errors import CheckpointError
 from jinfer.placement import Placement
-from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.fitted_weights import AS_STORED, FittedWeights, Target
 from jinfer.weights.formats.format_choice import without_format
 from jinfer.weights.harmless_tensors import without_harmless
 from jinfer.weights.hub import read_json
@@ -25,6 +25,9 @@ from jinfer.weights.orbax_layout import PARAMS_DIRECTORY, find_trees
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.param_tree import Keys, flat_leaves, parameters_of
 from jinfer.weights.params import Params, check_params, raise_faults, unflatten
+from jinfer.weights.rounded_weights import Rounding, with_rounded_types
+from jinfer.weights.safetensors_layout import rounded_slices
+from jinfer.weights.streaming import fill_params
 from jinfer.weights.tied_params import fit_tied
 
 MAX_MESSAGE_LENGTH = 200  # of what Orbax says about an error
@@ -56,9 +59,9 @@ def load_orbax(specs: ParamSpecs, directory: Path, *, placement: Placement) -> P
     return fitted.load(placement=placement, progress=False)
 
 
-def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
-    """The specs of a model with a head as it is stored, and which of the leaves of the tree at `path` its
-    weights are.
+def fit_orbax(specs: ParamSpecs, path: Path, target: Target = AS_STORED) -> FittedWeights:
+    """The specs of a model with a head as it is stored and kernels of the types that `target` asks for, and
+    which of the leaves of the tree at `path` its weights are.
 
     Arrays are read where their values decide: a head beside the embedding of a tied model, biases that the
     model does not have. Raises CheckpointError that names what is missing, left over, misshapen or of a dtype
@@ -76,9 +79,11 @@ def fit_orbax(specs: ParamSpecs, path: Path) -> FittedWeights:
     wanted = specs.flat
     leaves = without_harmless(leaves, wanted, read)
     check_params({name: leaf.stored for name, leaf in leaves.items()}, wanted, str(path))
-    return FittedWeights(
-        specs, functools.partial(_load, path, specs, {name: leaves[name].keys for name in wanted})
-    )
+    keys = {name: leaves[name].keys for name in wanted}
+    if target.rounding is None:
+        return FittedWeights(specs, functools.partial(_load, path, specs, keys))
+    specs = with_rounded_types(specs, target.rounding)
+    return FittedWeights(specs, functools.partial(_load_rounded, path, specs, keys, target.rounding))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +109,33 @@ def _load(
     how = {keys[name]: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in placed.items()}
     restored = _restore(path, how)
     return unflatten({name: restored[keys[name]] for name in placed})
+
+
+def _load_rounded(
+    path: Path,
+    specs: ParamSpecs,
+    keys: Mapping[str, Keys],
+    rounding: Rounding,
+    *,
+    placement: Placement,
+    progress: bool,
+) -> Params:
+    """The parameters with kernels that are quantized on the host, one after the other: no more than one of
+    them is there as floats."""
+    placed, arrays = specs.placed(placement), dict[str, Any]()
+    plain = {name: keys[name] for name in specs.by_path if name not in specs.kernel_types}
+    how = {
+        keys[name]: ocp.ArrayRestoreArgs(sharding=placed[name].sharding, dtype=placed[name].dtype)
+        for name in plain
+    }
+    restored = _restore(path, how)
+    arrays |= {name: restored[keys[name]] for name in plain}
+    for name in specs.kernel_types:
+        (kernel,) = _restore(path, {keys[name]: ocp.RestoreArgs(restore_type=np.ndarray)}).values()
+        abstract = {each: placed[each] for each in specs.by_path[name].arrays(name)}
+        slices = rounded_slices(name, specs.by_path[name], kernel, rounding)
+        arrays |= fill_params(abstract, slices, placement, progress=progress)
+    return specs.tree(arrays)
 
 
 def _restore(path: Path, how: Mapping[Keys, ocp.RestoreArgs]) -> dict[Keys, Any]:

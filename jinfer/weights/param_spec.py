@@ -10,9 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from jinfer.placement import Placement
+from jinfer.weights.kernel_types import KernelType
 from jinfer.weights.params import unflatten
 
-Init = Literal["normal", "zeros", "ones"]
+Init = Literal["normal", "zeros", "ones", "codes"] | float
+"""The first value of a parameter where there is no checkpoint; "codes" are random ones of a quantized kernel,
+and a number stands for itself."""
 LAYERS = "layers"
 """The logical axis of a stack: one entry for each of `ParamSpec.layers`."""
 JOINED = "joined"
@@ -38,6 +41,9 @@ class ParamSpec:
 
     A stack has the axis `layers` first, and the numbers of its layers in a checkpoint in `layers`. `tensors`
     lie side by side along the last axis; the ones that `is_transposed` describes are stored as [out, in].
+
+    `kernel_type` is that of a stack of kernels [layers, in, out] which is served quantized: it then stands
+    for the arrays of that type.
     """
 
     shape: tuple[int, ...]
@@ -48,6 +54,7 @@ class ParamSpec:
     is_transposed: bool = False
     layers: tuple[int, ...] = ()
     tied: "TiedParam | None" = None
+    kernel_type: KernelType | None = None
 
     def __post_init__(self) -> None:
         assert len(self.axes) == len(self.shape), self
@@ -68,10 +75,32 @@ class ParamSpec:
     def abstract(self) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(self.shape, self.dtype)
 
+    def arrays(self, path: str) -> "dict[str, ArraySpec]":
+        """The arrays of the parameter by their paths."""
+        if self.kernel_type is None:
+            return {path: ArraySpec(self.shape, self.dtype, self.axes, self.init)}
+        num_layers, num_in, num_out = self.shape
+        return {
+            f"{path}/{name}": ArraySpec(
+                (num_layers, *part.shape), part.dtype, (LAYERS, *part.axes(*self.axes[1:])), part.init
+            )
+            for name, part in self.kernel_type.parts(num_in, num_out).items()
+        }
+
     def tensor_names(self) -> Iterator[str]:
         """The names of all its tensors, layer by layer."""
         for layer in self.layers or (0,):
             yield from (tensor.name.format(layer=layer) for tensor in self.tensors)
+
+
+@dataclass(frozen=True)
+class ArraySpec:
+    """An array on the devices."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    axes: tuple[str, ...]
+    init: Init
 
 
 @dataclass(frozen=True)
@@ -112,23 +141,57 @@ class ParamSpecs:
 
     @property
     def flat(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shape and dtype of each parameter, in the order of the paths."""
+        """Shape and dtype of each parameter as floats, in the order of the paths."""
+        return {path: self.by_path[path].abstract for path in self._ordered}
+
+    @property
+    def arrays(self) -> dict[str, ArraySpec]:
+        """The arrays of all parameters by path, in the order of the paths."""
         return {
-            path: self.by_path[path].abstract
-            for path in sorted(self.by_path, key=lambda path: path.split("/"))
+            name: array for path in self._ordered for name, array in self.by_path[path].arrays(path).items()
         }
 
     def placed(self, placement: Placement) -> dict[str, jax.ShapeDtypeStruct]:
-        """`flat` with a layout for each parameter, by its logical axes."""
+        """The shape, the dtype and the layout of each array, by its logical axes."""
         return {
-            path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.sharding(self.by_path[path].axes))
-            for path, x in self.flat.items()
+            path: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement.sharding(x.axes))
+            for path, x in self.arrays.items()
         }
 
     @property
     def abstract(self) -> dict[str, Any]:
         """The nested dict of parameters, with a shape and a dtype for each array."""
-        return unflatten(self.flat)
+        return self.tree({path: jax.ShapeDtypeStruct(x.shape, x.dtype) for path, x in self.arrays.items()})
+
+    def tree(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """The nested dict of parameters of their arrays, or of what stands for them: those of a quantized
+        kernel are one object."""
+        params = {}
+        for path, spec in self.by_path.items():
+            if spec.kernel_type is None:
+                params[path] = arrays[path]
+                continue
+            num_in, num_out = spec.layer_shape
+            parts = {name: arrays[f"{path}/{name}"] for name in spec.kernel_type.parts(num_in, num_out)}
+            params[path] = spec.kernel_type.kernel(parts, num_in)
+        return unflatten({path: params[path] for path in self._ordered})
+
+    @property
+    def kernel_types(self) -> dict[str, KernelType]:
+        """The type of each parameter that is served quantized."""
+        return {path: spec.kernel_type for path, spec in self.by_path.items() if spec.kernel_type is not None}
+
+    def typed(self, kernel_types: Mapping[str, KernelType]) -> "ParamSpecs":
+        """The parameters with the types of some of their kernels."""
+        by_path = {
+            path: replace(spec, kernel_type=kernel_types.get(path, spec.kernel_type))
+            for path, spec in self.by_path.items()
+        }
+        return replace(self, by_path=by_path)
+
+    @property
+    def _ordered(self) -> list[str]:
+        return sorted(self.by_path, key=lambda path: path.split("/"))
 
     @property
     def tied(self) -> dict[str, TiedParam]:

@@ -3,16 +3,20 @@ device."""
 
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from jinfer.errors import ConfigError
 from jinfer.placement import Placement
-from jinfer.weights.fitted_weights import FittedWeights
+from jinfer.weights.fitted_weights import AS_STORED, FittedWeights, Target
 from jinfer.weights.formats.checkpoint_format import dequantized
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
 from jinfer.weights.formats.format_choice import find_format
+from jinfer.weights.formats.kernel_choice import with_stored_types
 from jinfer.weights.param_spec import ParamSpecs
-from jinfer.weights.params import Params, raise_faults, unflatten
+from jinfer.weights.params import Params, raise_faults
+from jinfer.weights.rounded_weights import rounded_tensor, with_rounded_types
 from jinfer.weights.safetensors_directory import TensorFiles, find_tensors, open_source
 from jinfer.weights.safetensors_layout import lay_out
 from jinfer.weights.streaming import TensorSlice, fill_params
@@ -30,13 +34,17 @@ def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement,
     return _load(specs, lay_out(specs, files), placement=placement, progress=progress)
 
 
-def fit_checkpoint(specs: ParamSpecs, origin: Path, raw: Mapping[str, Any]) -> FittedWeights:
-    """The specs of a model with a head as it is stored, and where its weights are in the files of `origin`,
-    which is model.safetensors or an index. The config.json `raw` says whether they are quantized.
+def fit_checkpoint(
+    specs: ParamSpecs, origin: Path, raw: Mapping[str, Any], target: Target = AS_STORED
+) -> FittedWeights:
+    """The specs of a model with a head as it is stored and kernels of the types that `target` asks for, and
+    where its weights are in the files of `origin`, which is model.safetensors or an index. The config.json
+    `raw` says whether they are quantized.
 
     Nothing is read but headers, and what has to be looked at: the head beside the embedding of a tied model,
     biases that the model does not have, the order of groups. Raises CheckpointError that names every tensor
-    at fault, and UnsupportedModelError for a format that jinfer does not read.
+    at fault, UnsupportedModelError for a format that jinfer does not read, and ConfigError for quantized
+    weights that are to be quantized.
     """
     files = open_source(origin)
     stored_as = find_format(origin.parent, raw, files.tensors.keys())
@@ -47,14 +55,38 @@ def fit_checkpoint(specs: ParamSpecs, origin: Path, raw: Mapping[str, Any]) -> F
         quantized_as = stored_as.title if is_quantized else None
     for path in _differing(specs, files):
         specs = untie(specs, path, stored_as=_tied_names(specs, path))
+    specs, files = _with_types(specs, files, target, quantized_as)
     load = functools.partial(_load, specs, lay_out(specs, files))
     return FittedWeights(specs, load, quantized_as)
+
+
+def _with_types(
+    specs: ParamSpecs, files: TensorFiles, target: Target, quantized_as: str | None
+) -> tuple[ParamSpecs, TensorFiles]:
+    """The specs with the types of kernels, and the tensors that they are made of."""
+    if target.rounding is None:
+        if target.as_floats or quantized_as is None:
+            return specs, files
+        specs, tensors = with_stored_types(specs, files.tensors)
+        return specs, replace(files, tensors=tensors)
+    if quantized_as is not None:
+        raise ConfigError(
+            f"quantization is given, and the weights in {files.origin} are quantized already "
+            f"({quantized_as}); leave it out, or use the model that they were made of"
+        )
+    specs = with_rounded_types(specs, target.rounding)
+    names = {name for path in specs.kernel_types for name in specs.by_path[path].tensor_names()}
+    tensors = {
+        name: rounded_tensor(tensor, target.rounding) if name in names and len(tensor.shape) == 2 else tensor
+        for name, tensor in files.tensors.items()
+    }
+    return specs, replace(files, tensors=tensors)
 
 
 def _load(specs: ParamSpecs, slices: list[TensorSlice], *, placement: Placement, progress: bool) -> Params:
     """Tensors are read by several threads, in the order of the files, while others are on their way to the
     device (`streaming.fill_params` says how much host memory that takes)."""
-    return unflatten(fill_params(specs.placed(placement), slices, placement, progress=progress))
+    return specs.tree(fill_params(specs.placed(placement), slices, placement, progress=progress))
 
 
 def _differing(specs: ParamSpecs, files: TensorFiles) -> list[str]:

@@ -3,12 +3,19 @@ fit."""
 
 import logging
 
+import numpy as np
+
+from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
+from jinfer.weights.formats.kernel_parts import kernel_parts
 from jinfer.weights.harmless_tensors import is_harmless
+from jinfer.weights.kernel_types import KernelPart
 from jinfer.weights.param_spec import ParamSpec, ParamSpecs
 from jinfer.weights.params import named, raise_faults
+from jinfer.weights.rounded_weights import Rounding, rounded_tensor
 from jinfer.weights.safetensors_directory import TensorFiles
 from jinfer.weights.safetensors_file import SUPPORTED_DTYPES
 from jinfer.weights.streaming import TensorSlice
+from jinfer.weights.tensor_source import STREAMED_DTYPES, HostTensor, StoredTensor
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +30,53 @@ def lay_out(specs: ParamSpecs, files: TensorFiles) -> list[TensorSlice]:
             layout.add(path, spec, index, layer)
     layout.note_unused(specs)
     raise_faults(layout.faults, str(files.origin))
-    return [layout.slices[name] for name in files.tensors if name in layout.slices]
+    return [each for name in files.tensors for each in layout.slices.get(name, ())]
 
 
 def tensor_names(specs: ParamSpecs) -> set[str]:
     """The names of all tensors that the parameters are made of, as Hugging Face has them."""
     return {name for spec in specs.by_path.values() for name in spec.tensor_names()}
+
+
+def tensor_slices(
+    tensor: StoredTensor, path: str, spec: ParamSpec, place: tuple[int, int]
+) -> list[TensorSlice]:
+    """The slices of a parameter's arrays that a tensor fills, in a layer and from a column on."""
+    index, column = place
+    if spec.kernel_type is None:
+        start = (index, *(0,) * (len(spec.shape) - 2), column)
+        return [TensorSlice(tensor, path, start, spec.is_transposed != tensor.is_turned)]
+    assert isinstance(tensor, DequantizedTensor), "a kernel with a type is made of quantized tensors"
+    num_in, num_out = spec.layer_shape
+    parts = spec.kernel_type.parts(num_in, num_out)
+    return [
+        TensorSlice(
+            each.source, f"{path}/{name}", _part_start(parts[name], place, num_out), each.is_transposed
+        )
+        for name, each in kernel_parts(tensor, spec.kernel_type).items()
+    ]
+
+
+def rounded_slices(path: str, spec: ParamSpec, kernel: np.ndarray, rounding: Rounding) -> list[TensorSlice]:
+    """The slices of a kernel's arrays, of a whole stack [layers, in, out] of floats in host memory."""
+    dtype = kernel.dtype if kernel.dtype in STREAMED_DTYPES else np.dtype(np.float32)
+    return [
+        each
+        for index, matrix in enumerate(kernel)
+        for each in tensor_slices(
+            rounded_tensor(HostTensor(matrix.T, dtype), rounding), path, spec, (index, 0)
+        )
+    ]
+
+
+def _part_start(part: KernelPart, place: tuple[int, int], num_out: int) -> tuple[int, ...]:
+    """The first index of a module in a stack of parts: blocks of outputs are as many columns further."""
+    index, column = place
+    start = [0] * len(part.shape)
+    if part.out_axis is not None:
+        outputs_each = -(-num_out // part.shape[part.out_axis])
+        start[part.out_axis] = column // outputs_each
+    return index, *start
 
 
 class _Layout:
@@ -37,7 +85,7 @@ class _Layout:
     def __init__(self, files: TensorFiles) -> None:
         self._files = files
         self._tensors = files.tensors
-        self.slices: dict[str, TensorSlice] = {}
+        self.slices: dict[str, list[TensorSlice]] = {}
         self.faults: list[str] = []
         self._wanted: set[str] = set()
 
@@ -48,9 +96,7 @@ class _Layout:
         for name, tensor in zip(names, spec.tensors, strict=True):
             self._check(name, spec)
             if name in self._tensors:
-                start = (index, *(0,) * (len(spec.shape) - 2), column)
-                stored = self._tensors[name]
-                self.slices[name] = TensorSlice(stored, path, start, spec.is_transposed != stored.is_turned)
+                self.slices[name] = tensor_slices(self._tensors[name], path, spec, (index, column))
             column += tensor.num_columns
         if len(names) > 1 and all(name in self._tensors for name in names):
             self._check_joined(names, spec)

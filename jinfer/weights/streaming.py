@@ -188,7 +188,7 @@ def _write(
     have are of size one."""
     num_bytes = math.prod(shape) * dtype.itemsize
     raw = jax.lax.dynamic_slice(staged, (indices[0],), (num_bytes,))
-    values = jax.lax.bitcast_convert_type(raw.reshape(*shape, dtype.itemsize), dtype)
+    values = jax.lax.bitcast_convert_type(raw.reshape(*shape, dtype.itemsize), dtype).reshape(shape)
     values = (values.T if is_transposed else values).astype(target.dtype)
     values = values.reshape((1,) * (target.ndim - values.ndim) + values.shape)
     return jax.lax.dynamic_update_slice(target, values, tuple(indices[1:]))

@@ -75,7 +75,8 @@ def test_nothing_given_is_the_default_config():
 
 def test_every_option_reaches_the_config():
     given = parsed(
-        *("--dtype", "float32", "--kernels", "xla", "--dummy-weights", "--dummy-weights-seed", "0"),
+        *("--dtype", "float32", "--kernels", "xla", "--quantization", "fp8"),
+        *("--dummy-weights", "--dummy-weights-seed", "0"),
         *(
             "--page-size",
             "4",
@@ -101,7 +102,7 @@ def test_every_option_reaches_the_config():
     )
 
     config = EngineConfig.from_options(given)
-    assert config.model == ModelOptions("float32", "xla", True, 0)
+    assert config.model == ModelOptions("float32", "xla", "fp8", True, 0)
     assert config.cache == CacheOptions(4, 9, "auto", 0.5, False, "int8")
     assert config.scheduler == SchedulerOptions(2, 8, "decode_first", False)
     assert config.compiler == CompilerOptions({"a": "1", "b": False}, False, "somewhere")

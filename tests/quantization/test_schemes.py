@@ -5,8 +5,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jinfer.quantization.rounding import float8_scales, integer_scales, rounded_float8, rounded_integers
 from jinfer.quantization.schemes import SCHEME_NAMES, Int4Scheme, Int8Scheme, packed_words, scheme_of
+from jinfer.weights.rounding import float8_scales, integer_scales, rounded_float8, rounded_integers
 
 BFLOAT16, FLOAT32 = np.dtype(ml_dtypes.bfloat16), np.dtype(np.float32)
 

@@ -12,6 +12,7 @@ from jinfer.errors import ModelError
 from jinfer.loading import load_model, resolve_model
 from jinfer.placement import default_placement
 from jinfer.weights.params import flatten
+from pallas_kernels.core.weights import QuantizedWeight
 
 LAYER_NAMES = {
     "attention_norm/scale": ("input_layernorm",),
@@ -29,7 +30,12 @@ def loaded(source: Path | Mapping[str, Any], params: Any = None, **options: Any)
     placement = default_placement()
     resolved = resolve_model(source, params=params, tokenizer=None, config=config, placement=placement)
     loaded_model = load_model(resolved, params=params, config=config, placement=placement)
-    return {path: np.asarray(x) for path, x in flatten(loaded_model.params).items()}
+    return {path: as_floats(x) for path, x in flatten(loaded_model.params).items()}
+
+
+def as_floats(x: Any) -> np.ndarray:
+    """A parameter, of a quantized kernel the floats that it stands for."""
+    return np.asarray(x.dequantized() if isinstance(x, QuantizedWeight) else x)
 
 
 def raised(source: Path | Mapping[str, Any], params: Any = None) -> str:

@@ -22,7 +22,7 @@ class CheckpointFormat(ABC):
     """A format, as the configuration of a checkpoint describes it.
 
     `parts` are the last parts of the names of tensors that it makes a weight of, and `not_applied` of those
-    that belong to activations or the KV cache, which are not quantized here.
+    that belong to activations or the KV cache, where a weight has no use for them.
     """
 
     parts: frozenset[str]
@@ -67,16 +67,14 @@ def _with_weights(
     not_applied = []
     for name, tensor in files.tensors.items():
         module, _, leaf = name.rpartition(".")
-        if leaf in stored_as.not_applied:
-            not_applied.append(name)
-        elif module in weights and leaf in stored_as.parts:
+        if module in weights and leaf in stored_as.parts:
             tensors[f"{module}.{WEIGHT}"] = weights[module]
+        elif leaf in stored_as.not_applied:
+            not_applied.append(name)
         else:
             tensors[name] = tensor
     if not_applied:
-        logger.info(
-            "not applied, since activations and the KV cache are not quantized: %s", named(not_applied)
-        )
+        logger.info("not applied, since what they belong to is not quantized: %s", named(not_applied))
     return tensors
 
 

@@ -7,11 +7,11 @@ import numpy as np
 from jinfer.entries import Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.weights.formats.checkpoint_format import WEIGHT, CheckpointFormat
-from jinfer.weights.formats.dequantized_tensor import DequantizedTensor, Grouping, Scales
+from jinfer.weights.formats.dequantized_tensor import DequantizedTensor, Grouping, InputArgs, Scales
 from jinfer.weights.formats.entries import REMEDY, check_one_of
 from jinfer.weights.formats.module_targets import ModuleTargets
 from jinfer.weights.formats.module_tensors import ModuleTensors, shapes_of
-from jinfer.weights.formats.quant_args import INT, QuantArgs
+from jinfer.weights.formats.quant_args import INT, QuantArgs, read_activations
 from jinfer.weights.formats.stored_matrix import (
     FLOAT8,
     INT8,
@@ -22,12 +22,13 @@ from jinfer.weights.formats.stored_matrix import (
     StoredMatrix,
     num_words,
 )
+from pallas_kernels.core.weights import Activations
 
 PACK = "pack-quantized"
 FORMATS = (PACK, "int-quantized", "float-quantized", "naive-quantized")
 MIXED, DENSE = "mixed-precision", "dense"
 PACKED, SCALE, ZERO_POINT, GROUPS = "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx"
-SHAPE = "weight_shape"
+SHAPE, INPUT_SCALE = "weight_shape", "input_scale"
 UNUSED_GROUPS = -1  # what a `weight_g_idx` holds that nobody filled
 
 
@@ -38,6 +39,7 @@ class ModuleGroup:
     targets: ModuleTargets
     format: str
     weights: QuantArgs | None
+    activations: Activations = "float"
 
     @classmethod
     def read(cls, entries: Entries, default_format: str) -> "ModuleGroup":
@@ -47,7 +49,7 @@ class ModuleGroup:
         if weights is not None:
             check_one_of(entries, "format", stored_as, (*FORMATS, DENSE))
         args = None if weights is None else QuantArgs.read(weights)
-        return cls(ModuleTargets.read(entries, "targets"), stored_as, args)
+        return cls(ModuleTargets.read(entries, "targets"), stored_as, args, read_activations(entries, args))
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class CompressedTensors(CheckpointFormat):
     groups: tuple[ModuleGroup, ...]
     ignored: ModuleTargets
 
-    parts = frozenset({WEIGHT, PACKED, SCALE, ZERO_POINT, GROUPS, SHAPE})
+    parts = frozenset({WEIGHT, PACKED, SCALE, ZERO_POINT, GROUPS, SHAPE, INPUT_SCALE})
     not_applied = frozenset(
         {
             *("input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point"),
@@ -94,7 +96,7 @@ class CompressedTensors(CheckpointFormat):
             raise module.refuse("is stored quantized, and its group of config_groups has no weights that are")
         if group.format == PACK:
             return _packed(module, group.weights)
-        return _plain(module, group.weights)
+        return _plain(module, group.weights, module.input_args(group.activations, INPUT_SCALE))
 
     def _group_of(self, module: ModuleTensors) -> ModuleGroup:
         """The group that names the module most closely, the first of several."""
@@ -146,7 +148,7 @@ def _packed_zeros(
     return RowPackedMatrix(module.tensor(ZERO_POINT, (INT32,), packed_shape), shape, args.bits)
 
 
-def _plain(module: ModuleTensors, args: QuantArgs) -> DequantizedTensor:
+def _plain(module: ModuleTensors, args: QuantArgs, activations: InputArgs) -> DequantizedTensor:
     """An int8 or an e4m3 for each element."""
     stored = module.matrix(WEIGHT, (INT8,) if args.kind == INT else (FLOAT8,))
     shape = stored.shape[0], stored.shape[1]
@@ -156,7 +158,7 @@ def _plain(module: ModuleTensors, args: QuantArgs) -> DequantizedTensor:
         tensor = module.tensor(ZERO_POINT, (stored.dtype_name,), *shapes_of(grouping.shape))
         zeros = PlainMatrix(tensor, grouping.shape)
     scales = Scales(module.scales(SCALE, grouping.shape), grouping, zeros)
-    return DequantizedTensor(PlainMatrix(stored, shape), scales, is_turned=False)
+    return DequantizedTensor(PlainMatrix(stored, shape), scales, is_turned=False, activations=activations)
 
 
 def _grouping(module: ModuleTensors, args: QuantArgs, shape: tuple[int, int]) -> Grouping:
@@ -166,4 +168,5 @@ def _grouping(module: ModuleTensors, args: QuantArgs, shape: tuple[int, int]) ->
     stored = module.integers(GROUPS, (shape[1],))
     if np.all(stored == UNUSED_GROUPS):
         return grouping
-    return replace(grouping, column_groups=module.group_indices(GROUPS, shape[1], grouping.shape[1]))
+    groups = module.group_indices(GROUPS, shape[1], grouping.shape[1])
+    return replace(grouping, column_groups=groups, block=None)

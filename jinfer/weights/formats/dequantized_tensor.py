@@ -1,13 +1,14 @@
 """The float weight that integers or narrow floats with scales stand for, computed while it is read."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax.numpy as jnp
 import numpy as np
 
 from jinfer.weights.formats.stored_matrix import StoredMatrix
 from jinfer.weights.tensor_source import StoredTensor
+from pallas_kernels.core.weights import Activations
 
 FLOAT32 = jnp.dtype("float32")
 
@@ -17,12 +18,14 @@ class Grouping:
     """The elements of a matrix that share a scale: element [r, c] has `scales[row_groups[r],
     column_groups[c]]`, of scales of a `shape`.
 
-    Without `column_groups`, the columns are those of the scales, or have one in common.
+    Without `column_groups`, the columns are those of the scales, or have one in common. `block` is the
+    size of the groups where they lie side by side in their order, and None where they do not.
     """
 
     shape: tuple[int, int]
     row_groups: np.ndarray
     column_groups: np.ndarray | None
+    block: tuple[int, int] | None
 
     @classmethod
     def of_blocks(cls, shape: tuple[int, int], block: tuple[int, int]) -> "Grouping":
@@ -31,7 +34,7 @@ class Grouping:
         groups = -(-num_rows // rows), -(-num_columns // columns)
         is_plain = groups[1] in (1, num_columns)
         column_groups = None if is_plain else np.arange(num_columns) // columns
-        return cls(groups, np.arange(num_rows) // rows, column_groups)
+        return cls(groups, np.arange(num_rows) // rows, column_groups, block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,24 +55,49 @@ class Scales:
             codes -= np.float32(self.zeros)
         codes *= self._of_rows(self.matrix, groups)
 
+    def of_outputs(self, matrix: StoredMatrix, first_row: int, num_rows: int) -> np.ndarray:
+        """The numbers of rows of the weight, one for each group of columns: of the scales or the zeros."""
+        return _rows_of(matrix, self.grouping.row_groups[first_row : first_row + num_rows])
+
     def _of_rows(self, matrix: StoredMatrix, groups: np.ndarray) -> np.ndarray:
-        first = int(groups.min())
-        rows = matrix.read(first, int(groups.max()) + 1 - first)[groups - first]
+        rows = _rows_of(matrix, groups)
         columns = self.grouping.column_groups
         return rows if columns is None else rows.take(columns, axis=1)
 
 
+def _rows_of(matrix: StoredMatrix, groups: np.ndarray) -> np.ndarray:
+    first = int(groups.min())
+    return matrix.read(first, int(groups.max()) + 1 - first)[groups - first]
+
+
+@dataclass(frozen=True)
+class InputArgs:
+    """The way in which a module treats its activations: see `Activations`. `input_scale` is that of "static" ones."""
+
+    kind: Activations = "float"
+    input_scale: float | None = None
+
+
 class DequantizedTensor(StoredTensor):
-    """A weight of float32, of which no more is held than what is being read."""
+    """A weight of float32, of which no more is held than what is being read. `codes` and `scales` are what it
+    is computed of."""
 
     dtype_name = "F32"
 
-    def __init__(self, codes: StoredMatrix, scales: Scales, *, is_turned: bool) -> None:
+    def __init__(
+        self, codes: StoredMatrix, scales: Scales, *, is_turned: bool, activations: InputArgs = InputArgs()
+    ) -> None:
         self.shape = codes.shape
         self.num_bytes = math.prod(self.shape) * FLOAT32.itemsize
         self.is_turned = is_turned
-        self._codes = codes
-        self._scales = scales
+        self.codes = codes
+        self.scales = scales
+        self.activations = activations
+
+    def with_input_scale(self, input_scale: float) -> "DequantizedTensor":
+        """The same weight with another scale of its activations."""
+        changed = replace(self.activations, input_scale=input_scale)
+        return DequantizedTensor(self.codes, self.scales, is_turned=self.is_turned, activations=changed)
 
     @property
     def dtype(self) -> np.dtype:
@@ -77,8 +105,8 @@ class DequantizedTensor(StoredTensor):
 
     def read_rows(self, first_row: int, out: np.ndarray) -> None:
         rows = out.view(np.float32).reshape(-1, self.shape[1])
-        codes = self._codes.read(first_row, len(rows))
-        self._scales.apply(codes, first_row)
+        codes = self.codes.read(first_row, len(rows))
+        self.scales.apply(codes, first_row)
         np.copyto(rows, codes)
 
     def read_bytes(self, first: int, out: np.ndarray) -> None:

@@ -8,7 +8,9 @@ from jinfer.weights.formats.dequantized_tensor import DequantizedTensor, Groupin
 from jinfer.weights.formats.entries import check_one_of, read_block
 from jinfer.weights.formats.module_tensors import ModuleTensors
 from jinfer.weights.formats.stored_matrix import FLOAT8, PlainMatrix
+from pallas_kernels.core.weights import Activations
 
+INPUT_SCALE = "input_scale"
 BLOCK_SCALE, SCALE = "weight_scale_inv", "weight_scale"  # both multiply, whatever the first is called
 
 
@@ -18,8 +20,9 @@ class Fp8(CheckpointFormat):
 
     block: tuple[int, int] | None
     not_converted: tuple[str, ...]
+    activations: Activations
 
-    parts = frozenset({WEIGHT, BLOCK_SCALE, SCALE})
+    parts = frozenset({WEIGHT, BLOCK_SCALE, SCALE, INPUT_SCALE})
     not_applied = frozenset({"input_scale", "output_scale", "k_scale", "v_scale", "kv_scale"})
 
     @classmethod
@@ -30,7 +33,8 @@ class Fp8(CheckpointFormat):
         check_one_of(entries, "activation_scheme", activations, ["dynamic", "static"])
         not_converted = entries.texts("modules_to_not_convert") or ()
         ignored = entries.texts("ignored_layers") or ()  # the name of AutoFP8
-        return cls(read_block(entries, "weight_block_size"), not_converted + ignored)
+        kind: Activations = "static" if activations == "static" else "dynamic"
+        return cls(read_block(entries, "weight_block_size"), not_converted + ignored, kind)
 
     @property
     def title(self) -> str:
@@ -46,4 +50,5 @@ class Fp8(CheckpointFormat):
         name = BLOCK_SCALE if self.block is not None or BLOCK_SCALE in module else SCALE
         grouping = Grouping.of_blocks(shape, self.block or shape)
         scales = Scales(module.scales(name, grouping.shape), grouping)
-        return DequantizedTensor(PlainMatrix(stored, shape), scales, is_turned=False)
+        activations = module.input_args(self.activations, INPUT_SCALE)
+        return DequantizedTensor(PlainMatrix(stored, shape), scales, is_turned=False, activations=activations)

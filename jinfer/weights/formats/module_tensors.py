@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from jinfer.errors import CheckpointError
+from jinfer.weights.formats.dequantized_tensor import InputArgs
 from jinfer.weights.formats.stored_matrix import FLOATS, INT32, INT64, PlainMatrix, read_elements
 from jinfer.weights.tensor_source import StoredTensor
+from pallas_kernels.core.weights import Activations
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class ModuleTensors:
         """The values of a small tensor of int32 or int64."""
         tensor = self.tensor(leaf, (INT32, INT64), shape)
         return read_elements(tensor, 0, int(np.prod(shape)))
+
+    def input_args(self, kind: Activations, leaf: str) -> InputArgs:
+        """The way in which the module treats its activations; static ones without a scale are dynamic."""
+        if kind != "static" or leaf not in self.tensors:
+            return InputArgs("dynamic" if kind == "static" else kind)
+        (scale,) = read_elements(self.tensor(leaf, FLOATS, (1,), ()), 0, 1)
+        return InputArgs(kind, float(scale))
 
     def group_indices(self, leaf: str, size: int, num_groups: int) -> np.ndarray:
         """The group of each of `size` input features."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from jinfer.entries import Entries
 from jinfer.weights.formats.entries import check_one_of, read_block, read_group_size
+from pallas_kernels.core.weights import Activations
 
 INT, FLOAT = "int", "float"
 TENSOR, CHANNEL, GROUP, BLOCK = "tensor", "channel", "group", "block"
@@ -49,6 +50,20 @@ class QuantArgs:
         if self.block is not None and self.strategy == BLOCK:
             return self.block
         return 1, self.group_size or shape[1]
+
+
+def read_activations(group: Entries, weights: "QuantArgs | None") -> Activations:
+    """The way in which the modules of a group treat their activations.
+
+    Those that are of other codes than the weights, or have zero points, stay floats: that is more accurate.
+    """
+    entries = group.object("input_activations")
+    if entries is None or weights is None or weights.bits != 8:
+        return "float"
+    is_alike = entries.text("type", INT) == weights.kind and entries.integer("num_bits", 8) == 8
+    if not is_alike or not entries.switch("symmetric", True):
+        return "float"
+    return "dynamic" if entries.raw.get("dynamic") else "static"
 
 
 def _implied_strategy(entries: Entries, block: tuple[int, int] | None) -> str:

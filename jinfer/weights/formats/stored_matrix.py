@@ -24,12 +24,23 @@ DTYPES = {
     INT64: np.dtype("<i8"),
 }
 """The dtypes that formats read their parts in, by safetensors' names."""
+CODES_OF_BITS = {4: "unsigned 4", 8: "unsigned 8"}
+"""Names of unsigned integers of several to a word, by their bits."""
 
 
 class StoredMatrix(ABC):
     """A matrix [rows, columns]. Several threads may read it at a time."""
 
     shape: tuple[int, int]
+
+    @property
+    @abstractmethod
+    def codes(self) -> str:
+        """The kind of the numbers: safetensors' name of a dtype, or one of CODES_OF_BITS."""
+
+    def read_raw(self, first_row: int, num_rows: int) -> np.ndarray:
+        """Whole rows as they are stored, if each number is one of a dtype."""
+        raise AssertionError(f"{type(self).__name__} stores no number by itself")
 
     @abstractmethod
     def read(self, first_row: int, num_rows: int) -> np.ndarray:
@@ -43,6 +54,15 @@ class PlainMatrix(StoredMatrix):
     tensor: StoredTensor
     shape: tuple[int, int]
     added: int = 0
+
+    @property
+    def codes(self) -> str:
+        return self.tensor.dtype_name
+
+    def read_raw(self, first_row: int, num_rows: int) -> np.ndarray:
+        stored = read_elements(self.tensor, first_row * self.shape[1], num_rows * self.shape[1])
+        dtype = ml_dtypes.float8_e4m3fn if self.tensor.dtype_name == FLOAT8 else stored.dtype
+        return stored.view(dtype).reshape(num_rows, self.shape[1])
 
     def read(self, first_row: int, num_rows: int) -> np.ndarray:
         stored = read_elements(self.tensor, first_row * self.shape[1], num_rows * self.shape[1])
@@ -67,6 +87,10 @@ class PackedMatrix(StoredMatrix):
     order: tuple[int, ...] = ()
     added: int = 0
 
+    @property
+    def codes(self) -> str:
+        return CODES_OF_BITS[self.bits]
+
     def read(self, first_row: int, num_rows: int) -> np.ndarray:
         words_per_row = num_words(self.shape[1], self.bits)
         words = read_elements(self.tensor, first_row * words_per_row, num_rows * words_per_row)
@@ -82,6 +106,10 @@ class RowPackedMatrix(StoredMatrix):
     tensor: StoredTensor
     shape: tuple[int, int]
     bits: int
+
+    @property
+    def codes(self) -> str:
+        return CODES_OF_BITS[self.bits]
 
     def read(self, first_row: int, num_rows: int) -> np.ndarray:
         per_word = WORD_BITS // self.bits

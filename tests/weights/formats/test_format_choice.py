@@ -129,13 +129,19 @@ def test_the_start_says_how_the_weights_are_served(tmp_path, caplog):
     with caplog.at_level(logging.INFO, logger="jinfer"):
         loaded(tmp_path, dtype="bfloat16")
 
-    assert "stored as 4-bit AWQ, and served in bfloat16: they are dequantized while they are" in caplog.text
+    assert "stored as 4-bit AWQ, and served as 4 bits with a scale for 64 inputs, zero points" in caplog.text
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_weights_take_the_memory_of_floats(dtype, tmp_path, monkeypatch):
-    made = write_quantized(tmp_path, AWQ, AWQ_CONFIG)
-    num_bytes = sum(x.size for x in made.weights.values()) * np.dtype(dtype).itemsize
+def test_the_weights_take_the_memory_of_their_codes(dtype, tmp_path, monkeypatch):
+    made = write_quantized(tmp_path, AWQ, AWQ_CONFIG, sizes=SIZES[128])
+    itemsize, num_bytes = np.dtype(dtype).itemsize, 0
+    for name, x in made.weights.items():
+        if name.removesuffix(".weight") + ".qweight" not in made.tensors:
+            num_bytes += x.size * itemsize
+        else:  # bytes for multiples of 256 inputs, scales of float16, and zeros of eight groups in a word
+            num_out, num_in = x.shape
+            num_bytes += num_out * (-(-num_in // 256) * 128 + num_in // 64 * 2 + -(-num_in // 512) * 4)
     monkeypatch.setattr(DeviceMemory, "available_bytes", lambda self, utilization: num_bytes)
     loaded(tmp_path, dtype=dtype)
 

@@ -75,7 +75,7 @@ def test_modules_that_are_not_converted_are_plain(name, tmp_path):
 
 
 def test_what_belongs_to_activations_and_the_cache_is_not_applied_and_said(tmp_path, caplog):
-    names = ("q_proj.input_scale", "k_scale", "kv_scale")
+    names = ("k_scale", "kv_scale")
     changes = {f"model.layers.0.self_attn.{name}": np.array(2, np.float32) for name in names}
     with caplog.at_level(logging.INFO, logger="jinfer"):
         made = write_quantized(tmp_path, partial(fp8, block=None), config(None), sizes=ODD, changes=changes)

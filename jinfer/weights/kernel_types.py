@@ -1,0 +1,194 @@
+"""The types that kernels are served in beside floats, and the arrays that each is made of: the one place that
+knows both."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from pallas_kernels.core.weights import (
+    Activations,
+    BlockFp8Weight,
+    Fp8Weight,
+    Int4Weight,
+    Int8Weight,
+    QuantizedWeight,
+)
+from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
+from pallas_kernels.core.weights.int4 import HALF, PIECE, ZEROS_OF_A_WORD
+
+VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE = (
+    *("values", "packed", "scales", "zeros", "packed_zeros", "input_scale"),
+)
+"""The fields of the types, which are the names of their arrays."""
+DUMMY_SCALE = 0.02  # the standard deviation that random codes times their scale have
+DEVIATIONS = {"int8": 73.9, "float8_e4m3fn": 100.0, "uint8": 4.61}
+"""The standard deviation of random codes, of a uint8 for each of its two."""
+
+
+@dataclass(frozen=True)
+class KernelPart:
+    """An array of a kernel [in, out]. `out_axis` is the axis of its outputs, None where all have one number
+    in common; `init` the first value where there is no checkpoint."""
+
+    shape: tuple[int, ...]
+    dtype: jnp.dtype
+    out_axis: int | None
+    init: Literal["zeros", "ones", "codes"] | float
+
+    def axes(self, in_axis: str, out_axis: str) -> tuple[str, ...]:
+        """The logical axis of each dimension, of a kernel with these two."""
+        return tuple(out_axis if axis == self.out_axis else in_axis for axis in range(len(self.shape)))
+
+
+class KernelType(ABC):
+    """A type of kernels. Its parts lie under the path of a kernel, by their names, and together are an object
+    that `matmul` takes where it takes an array."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """The name of the type in messages."""
+
+    @abstractmethod
+    def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
+        """The arrays of a kernel [in, out]."""
+
+    @abstractmethod
+    def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
+        """The object that has the arrays, or what stands for them."""
+
+    def joins(self, num_outputs: list[int]) -> bool:
+        """True where kernels with so many outputs can lie side by side."""
+        return True
+
+
+@dataclass(frozen=True)
+class Int8Kernel(KernelType):
+    """int8 with a scale for each output, or for each group of its inputs."""
+
+    group_size: int | None
+    has_zeros: bool
+    activations: Activations
+
+    @property
+    def title(self) -> str:
+        codes = f"int8 with {_shared(self.group_size)}{_zero_points(self.has_zeros)}"
+        return f"{codes}, {self.activations} activations"
+
+    def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
+        groups = _num_groups(num_in, self.group_size), num_out
+        parts = {VALUES: _codes((num_out, num_in), "int8"), SCALES: _scales(groups, 1, "float32", "int8")}
+        if self.has_zeros:
+            parts[ZEROS] = KernelPart(groups, jnp.dtype("int8"), 1, "zeros")
+        return parts | _input_scale(self.activations)
+
+    def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
+        return Int8Weight(
+            parts[VALUES],
+            parts[SCALES],
+            self.group_size or num_in,
+            parts.get(ZEROS),
+            parts.get(INPUT_SCALE),
+            self.activations,
+        )
+
+
+@dataclass(frozen=True)
+class Fp8Kernel(KernelType):
+    """e4m3 with a scale for each output."""
+
+    activations: Activations
+
+    @property
+    def title(self) -> str:
+        return f"e4m3 with a scale for each output, {self.activations} activations"
+
+    def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
+        parts = {
+            VALUES: _codes((num_out, num_in), "float8_e4m3fn"),
+            SCALES: _scales((num_out,), 0, "float32", "float8_e4m3fn"),
+        }
+        return parts | _input_scale(self.activations)
+
+    def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
+        return Fp8Weight(parts[VALUES], parts[SCALES], parts.get(INPUT_SCALE), self.activations)
+
+
+@dataclass(frozen=True)
+class BlockFp8Kernel(KernelType):
+    """e4m3 with a scale for each block of 128 x 128."""
+
+    activations: Activations
+
+    @property
+    def title(self) -> str:
+        return f"e4m3 with a scale for each 128 x 128, {self.activations} activations"
+
+    def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
+        blocks = _num_groups(num_out, BLOCK_SIZE), _num_groups(num_in, BLOCK_SIZE)
+        return {
+            VALUES: _codes((num_out, num_in), "float8_e4m3fn"),
+            SCALES: _scales(blocks, 0, "float32", "float8_e4m3fn"),
+        }
+
+    def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
+        return BlockFp8Weight(parts[VALUES], parts[SCALES], self.activations)
+
+    def joins(self, num_outputs: list[int]) -> bool:
+        return all(size % BLOCK_SIZE == 0 for size in num_outputs[:-1])
+
+
+@dataclass(frozen=True)
+class Int4Kernel(KernelType):
+    """Four bits with a scale for each group of inputs, in the dtype that it is stored in."""
+
+    group_size: int | None
+    has_zeros: bool
+    scale_dtype: str
+
+    @property
+    def title(self) -> str:
+        return f"4 bits with {_shared(self.group_size)}{_zero_points(self.has_zeros)}"
+
+    def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
+        num_groups = _num_groups(num_in, self.group_size)
+        parts = {
+            PACKED: _codes((num_out, _num_groups(num_in, PIECE) * HALF), "uint8"),
+            SCALES: _scales((num_groups, num_out), 1, self.scale_dtype, "uint8"),
+        }
+        if self.has_zeros:
+            words = _num_groups(num_groups, ZEROS_OF_A_WORD)
+            parts[PACKED_ZEROS] = KernelPart((words, num_out), jnp.dtype("uint32"), 1, "codes")
+        return parts
+
+    def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
+        return Int4Weight(
+            parts[PACKED], parts[SCALES], num_in, self.group_size or num_in, parts.get(PACKED_ZEROS)
+        )
+
+
+def _shared(group_size: int | None) -> str:
+    return "a scale for each output" if group_size is None else f"a scale for {group_size} inputs"
+
+
+def _zero_points(has_zeros: bool) -> str:
+    return ", zero points" if has_zeros else ""
+
+
+def _num_groups(size: int, group_size: int | None) -> int:
+    return -(-size // (group_size or size))
+
+
+def _codes(shape: tuple[int, int], dtype: str) -> KernelPart:
+    return KernelPart(shape, jnp.dtype(dtype), 0, "codes")
+
+
+def _scales(shape: tuple[int, ...], out_axis: int, dtype: str, of_codes: str) -> KernelPart:
+    return KernelPart(shape, jnp.dtype(dtype), out_axis, DUMMY_SCALE / DEVIATIONS[of_codes])
+
+
+def _input_scale(activations: Activations) -> dict[str, KernelPart]:
+    return {INPUT_SCALE: KernelPart((), jnp.dtype("float32"), None, "ones")} if activations == "static" else {}
