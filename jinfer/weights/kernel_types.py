@@ -191,4 +191,6 @@ def _scales(shape: tuple[int, ...], out_axis: int, dtype: str, of_codes: str) ->
 
 
 def _input_scale(activations: Activations) -> dict[str, KernelPart]:
-    return {INPUT_SCALE: KernelPart((), jnp.dtype("float32"), None, "ones")} if activations == "static" else {}
+    return (
+        {INPUT_SCALE: KernelPart((), jnp.dtype("float32"), None, "ones")} if activations == "static" else {}
+    )

@@ -72,7 +72,8 @@ def _rows_of(matrix: StoredMatrix, groups: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class InputArgs:
-    """The way in which a module treats its activations: see `Activations`. `input_scale` is that of "static" ones."""
+    """The way in which a module treats its activations: see `Activations`. `input_scale` is that of "static"
+    ones."""
 
     kind: Activations = "float"
     input_scale: float | None = None

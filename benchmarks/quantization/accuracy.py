@@ -1,0 +1,106 @@
+"""Perplexity of a model by the type of its weights: `python -m benchmarks.quantization.accuracy --stories
+FILE [--model DIR]`.
+
+FILE is a JSON list of texts. The first half is what scales are calibrated on, and the other half what is
+scored. A line of JSON is printed for each type, with the perplexity, and how much it is above that of the
+floats.
+"""
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.record import circumstances
+from jinfer import cli
+from jinfer.config import EngineConfig
+from jinfer.eval.engine_run import open_engine
+from jinfer.eval.perplexity import TextScore, perplexity_of, score_text
+from jinfer.eval.tokenized_text import TokenizedText, need_tokenizer
+from jinfer.eval.windows import WindowSizes
+from jinfer.startup import resolve_checked
+from jinfer.weights.hub import resolve_model_directory
+
+ENGINE = {"dtype": "float32", "max_num_seqs": 4, "max_num_batched_tokens": 512, "progress": False}
+"""Sums in float32, so that what differs is rounding weights and activations alone."""
+CALIBRATED, STATIC = "--calibration", "--static"
+CASES: dict[str, tuple[str, ...]] = {
+    "W8A8 int8": ("int8",),
+    "W8A8 int8, smoothed": ("int8", CALIBRATED),
+    "W8A8 int8, smoothed, static": ("int8", CALIBRATED, STATIC),
+    "W8A8 fp8": ("fp8",),
+    "W8A8 fp8, static": ("fp8", CALIBRATED, STATIC),
+    "W4A16, nearest": ("int4",),
+    "W4A16, AWQ": ("int4", CALIBRATED),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", help="default: the model that ships with jinfer")
+    parser.add_argument("--stories", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--group-size", type=int, default=128, help="of four bits; default 128")
+    parser.add_argument("--max-tokens", type=int, default=40_000, help="that are scored; default 40000")
+    options = parser.parse_args(arguments)
+    logging.disable(logging.WARNING)
+    words = sys.argv[1:] if arguments is None else arguments
+    command = " ".join(["python -m benchmarks.quantization.accuracy", *words])
+    for line in measure(options):
+        print(json.dumps({**line, **circumstances(command)}), flush=True)
+
+
+def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+    """The figures of the floats, and then of each case."""
+    directory = resolve_model_directory(options.model)
+    stories = json.loads(options.stories.read_text("utf-8"))
+    halves = ["\n\n".join(half) for half in (stories[: len(stories) // 2], stories[len(stories) // 2 :])]
+    floats = score(directory, halves[1], options.max_tokens)
+    yield figures(directory, "floats", floats, floats)
+    with tempfile.TemporaryDirectory() as place:
+        calibration = Path(place) / "calibration.txt"
+        calibration.write_text(halves[0], encoding="utf-8")
+        for number, (name, choice) in enumerate(CASES.items()):
+            out = Path(place) / str(number)
+            convert(directory, out, choice, calibration, options.group_size)
+            yield figures(directory, name, score(out, halves[1], options.max_tokens), floats)
+
+
+def convert(directory: Path, out: Path, choice: tuple[str, ...], calibration: Path, group_size: int) -> None:
+    """Writes a quantized checkpoint as `jinfer convert` does."""
+    words = ["convert", "--model", str(directory), "--quantize", *choice]
+    words += ["--group-size", str(group_size)] if "int4" in choice else []
+    if CALIBRATED in words:
+        words.insert(words.index(CALIBRATED) + 1, str(calibration))
+    if cli.main([*words, str(out)]) != 0:
+        raise SystemExit(f"jinfer {' '.join(words)} failed")
+
+
+def score(directory: Path, content: str, max_tokens: int) -> TextScore:
+    """The score of a text by the model of a directory, in windows of its context."""
+    config = EngineConfig.from_options(ENGINE)
+    resolved = resolve_checked(directory, config)
+    text = TokenizedText.of(content, need_tokenizer(resolved.tokenizer, str(directory)), max_tokens)
+    with open_engine(resolved, config) as run:
+        limits, prefix = run.parts.limits, len(text.prefix)
+        sizes = WindowSizes.of(None, None, max_model_len=limits.max_model_len, num_prefix=prefix)
+        return score_text(run, text, sizes, progress=False)[0]
+
+
+def figures(directory: Path, name: str, scored: TextScore, floats: TextScore) -> dict[str, object]:
+    """The perplexity of a case, and its share above that of the floats."""
+    above = perplexity_of(scored.mean_nll - floats.mean_nll)
+    assert above is not None, "perplexities of one text are near each other"
+    return {
+        "model": directory.name,
+        "weights": name,
+        "perplexity": perplexity_of(scored.mean_nll),
+        "percent_above": 100 * (above - 1),
+        "scored_tokens": scored.num_scored,
+    }
+
+
+if __name__ == "__main__":
+    main()
