@@ -277,7 +277,8 @@ BEYOND_THE_FRONT_DOOR = {
     "bench/opening.py": {
         "execution.kv_cache",
         "weights.hub",
-    },  # the layout of --config's cache, and its config.json
+        "weights.params",
+    },  # the layout of --config's cache, its config.json, and the types of its weights
     "bench/profile.py": {
         "scheduling.step_plan"
     },  # describes the plans that pass between an engine's stations

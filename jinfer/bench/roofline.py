@@ -19,11 +19,16 @@ from jinfer.models.config import LayerConfig, ModelConfig
 
 @dataclass(frozen=True)
 class ModelWork:
-    """The costs of a model's tokens."""
+    """The costs of a model's tokens.
+
+    Linear layers but the head multiply at `linear_rate` times the matmul rate: 2 where weights and
+    activations have eight bits, and otherwise 1. P and L are counted in products of the matmul rate.
+    """
 
     config: ModelConfig
     weight_bytes: int
     kv_layout: KVLayout
+    linear_rate: int = 1
 
     @property
     def linear_params(self) -> int:
@@ -37,12 +42,14 @@ class ModelWork:
 
     def _kv_params(self, layer: LayerConfig) -> int:
         """The parameters of a layer that make keys and values."""
-        return 2 * layer.attention.num_kv_heads * layer.attention.head_dim * self.config.hidden_size
+        num_columns = 2 * layer.attention.num_kv_heads * layer.attention.head_dim
+        return num_columns * self.config.hidden_size // self.linear_rate
 
     def _other_params(self, layer: LayerConfig) -> int:
         """The other parameters of a layer: of queries, of attention's output, and of the MLP."""
         attention = 2 * layer.attention.num_heads * layer.attention.head_dim
-        return self.config.hidden_size * (attention + 3 * layer.mlp.intermediate_size)
+        num_columns = attention + 3 * layer.mlp.intermediate_size
+        return num_columns * self.config.hidden_size // self.linear_rate
 
     def prompt_flops(self, first: int, last: int) -> int:
         """Operations of linear layers, but for the head, on the tokens at positions `first` to `last` of a

@@ -213,3 +213,12 @@ def test_the_monitor_speaks_once_a_second(engine):
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[1].endswith("running 2  waiting 5  pages 7 used 0 cached 3 free  200 tokens/s")
+
+
+def test_eight_bits_on_both_sides_take_half_the_time():
+    work = replace(WORK, weight_bytes=0)
+    machine, prompt = replace(MACHINE, matmul_tflop_per_s=1e-3), [Lengths(9, 1)]
+    linear, others = work.prompt_flops(1, 9), work.attention_flops(1, 9) + 2 * work.head_params
+    assert least_seconds(work, machine, prompt, 4) == pytest.approx((linear + others) / 1e9)
+    faster = replace(work, linear_rate=2)
+    assert least_seconds(faster, machine, prompt, 4) == pytest.approx((linear / 2 + others) / 1e9)
