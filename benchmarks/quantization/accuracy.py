@@ -1,5 +1,5 @@
-"""Perplexity of a model by the type of its weights: `python -m benchmarks.quantization.accuracy --stories
-FILE [--model DIR]`.
+"""Perplexity of a model by the types of its weights and its cache: `python -m
+benchmarks.quantization.accuracy --stories FILE [--model DIR]`.
 
 FILE is a JSON list of texts. The first half is what scales are calibrated on, and the other half what is
 scored. A line of JSON is printed for each type, with the perplexity, and how much it is above that of the
@@ -27,7 +27,8 @@ from jinfer.weights.hub import resolve_model_directory
 ENGINE = {"dtype": "float32", "max_num_seqs": 4, "max_num_batched_tokens": 512, "progress": False}
 """Sums in float32, so that what differs is rounding weights and activations alone."""
 CALIBRATED, STATIC = "--calibration", "--static"
-CASES: dict[str, tuple[str, ...]] = {
+CACHES = {"int8 cache": "int8", "fp8 cache": "fp8_e4m3"}
+WEIGHTS: dict[str, tuple[str, ...]] = {
     "W8A8 int8": ("int8",),
     "W8A8 int8, smoothed": ("int8", CALIBRATED),
     "W8A8 int8, smoothed, static": ("int8", CALIBRATED, STATIC),
@@ -36,6 +37,8 @@ CASES: dict[str, tuple[str, ...]] = {
     "W4A16, nearest": ("int4",),
     "W4A16, AWQ": ("int4", CALIBRATED),
 }
+WITH_CACHE = "W4A16, AWQ"
+"""The weights that are scored with a cache of each kind as well."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,14 +61,21 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     stories = json.loads(options.stories.read_text("utf-8"))
     halves = ["\n\n".join(half) for half in (stories[: len(stories) // 2], stories[len(stories) // 2 :])]
     floats = score(directory, halves[1], options.max_tokens)
+
+    def line(name: str, out: Path, cache: str = "auto") -> dict[str, object]:
+        return figures(directory, name, score(out, halves[1], options.max_tokens, cache), floats)
+
     yield figures(directory, "floats", floats, floats)
+    yield from (line(name, directory, cache) for name, cache in CACHES.items())
     with tempfile.TemporaryDirectory() as place:
         calibration = Path(place) / "calibration.txt"
         calibration.write_text(halves[0], encoding="utf-8")
-        for number, (name, choice) in enumerate(CASES.items()):
+        for number, (name, choice) in enumerate(WEIGHTS.items()):
             out = Path(place) / str(number)
             convert(directory, out, choice, calibration, options.group_size)
-            yield figures(directory, name, score(out, halves[1], options.max_tokens), floats)
+            yield line(name, out)
+            if name == WITH_CACHE:
+                yield from (line(f"{name}, {kind}", out, cache) for kind, cache in CACHES.items())
 
 
 def convert(directory: Path, out: Path, choice: tuple[str, ...], calibration: Path, group_size: int) -> None:
@@ -78,9 +88,9 @@ def convert(directory: Path, out: Path, choice: tuple[str, ...], calibration: Pa
         raise SystemExit(f"jinfer {' '.join(words)} failed")
 
 
-def score(directory: Path, content: str, max_tokens: int) -> TextScore:
+def score(directory: Path, content: str, max_tokens: int, cache: str = "auto") -> TextScore:
     """The score of a text by the model of a directory, in windows of its context."""
-    config = EngineConfig.from_options(ENGINE)
+    config = EngineConfig.from_options({**ENGINE, "kv_cache_dtype": cache})
     resolved = resolve_checked(directory, config)
     text = TokenizedText.of(content, need_tokenizer(resolved.tokenizer, str(directory)), max_tokens)
     with open_engine(resolved, config) as run:
@@ -95,7 +105,7 @@ def figures(directory: Path, name: str, scored: TextScore, floats: TextScore) ->
     assert above is not None, "perplexities of one text are near each other"
     return {
         "model": directory.name,
-        "weights": name,
+        "types": name,
         "perplexity": perplexity_of(scored.mean_nll),
         "percent_above": 100 * (above - 1),
         "scored_tokens": scored.num_scored,
