@@ -45,7 +45,8 @@ def rope_cache_write(
         r(x)[i]     = x[i]                                             for i >= 2 * half
 
     the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to kv_pages.array[0 and 1,
-    page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype.
+    page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype, or
+    quantized once, as `QuantizedKVPages` are. Queries have the dtype of `heads`.
 
     Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
     integer, so that all layers share one kernel.

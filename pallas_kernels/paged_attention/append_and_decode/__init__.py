@@ -33,7 +33,8 @@ def append_and_decode(
     """`rope_cache_write` of one token per row, to the row's last position, `lengths[row] - 1`, and its
     `decode`.
 
-    The page table says where that position is in the cache; what was there before is not read. A row of
+    The page table says where that position is in the cache; what was there before is not read. The query
+    attends to the position as the cache then holds it: rounded, or quantized and dequantized. A row of
     length 0 gives zeros and writes nothing. Everything else is as in those two: a token of `heads` is its
     queries, keys and values; norm, rotation and rounding; which arguments make a norm; sinks and options; and
     a cache that is updated in place where it is donated or used nowhere else.
