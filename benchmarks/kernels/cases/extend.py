@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
+import jax
 import numpy as np
 
 from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
@@ -13,6 +14,7 @@ from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.paged_attention import extend
 from pallas_kernels.paged_attention.extend import triton
+from pallas_kernels.paged_attention.extend.mosaic.serves import OLDEST_JAX
 from pallas_kernels.paged_attention.extend.tuning import (
     ExtendBlocks,
     ExtendCall,
@@ -36,7 +38,8 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     for kind, dtype in QUANTIZED.items():
         paged = PagedRows(1, 8192, llama, queries=8192, quantized=dtype)
         yield _case(f"extend-1x8192-{kind}", paged)
-        yield _mosaic_case(f"extend-1x8192-{kind}", paged)
+        if jax.__version_info__ >= OLDEST_JAX:
+            yield _mosaic_case(f"extend-1x8192-{kind}", paged)
     behind_prefix = PagedRows(32, 4096 + 256, llama, queries=256)
     yield _case("extend-32x256-on-4096", behind_prefix, Target(300, "TFLOP/s"))
     for model in ("qwen3-0.6b", "qwen3-32b", "llama-2-7b", "tinyllama-1.1b", "gemma-2-2b"):
