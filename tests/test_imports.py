@@ -276,6 +276,7 @@ BEYOND_THE_FRONT_DOOR = {
     "eval/tokenized_text.py": {"text.tokenizer"},
     "bench/opening.py": {
         "execution.kv_cache",
+        "pallas_kernels.core.weights",
         "weights.hub",
         "weights.params",
     },  # the layout of --config's cache, its config.json, and the types of its weights
