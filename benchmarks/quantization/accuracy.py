@@ -8,7 +8,6 @@ floats.
 
 import argparse
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -24,7 +23,7 @@ from jinfer.eval.windows import WindowSizes
 from jinfer.startup import resolve_checked
 from jinfer.weights.hub import resolve_model_directory
 
-ENGINE = {"dtype": "float32", "max_num_seqs": 4, "max_num_batched_tokens": 512, "progress": False}
+ENGINE = {"dtype": "float32", "max_num_seqs": 1, "max_num_batched_tokens": 512, "progress": False}
 """Sums in float32, so that what differs is rounding weights and activations alone."""
 CALIBRATED, STATIC = "--calibration", "--static"
 CACHES = {"int8 cache": "int8", "fp8 cache": "fp8_e4m3"}
@@ -48,7 +47,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--group-size", type=int, default=128, help="of four bits; default 128")
     parser.add_argument("--max-tokens", type=int, default=40_000, help="that are scored; default 40000")
     options = parser.parse_args(arguments)
-    logging.disable(logging.WARNING)
     words = sys.argv[1:] if arguments is None else arguments
     command = " ".join(["python -m benchmarks.quantization.accuracy", *words])
     for line in measure(options):
