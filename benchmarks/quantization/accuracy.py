@@ -12,10 +12,11 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from benchmarks.record import circumstances
 from jinfer import cli
-from jinfer.config import EngineConfig
+from jinfer.config import EngineConfig, KVCacheDType
 from jinfer.eval.engine_run import open_engine
 from jinfer.eval.perplexity import TextScore, perplexity_of, score_text
 from jinfer.eval.tokenized_text import TokenizedText, need_tokenizer
@@ -26,18 +27,28 @@ from jinfer.weights.hub import resolve_model_directory
 ENGINE = {"dtype": "float32", "max_num_seqs": 1, "max_num_batched_tokens": 512, "progress": False}
 """Sums in float32, so that what differs is rounding weights and activations alone."""
 CALIBRATED, STATIC = "--calibration", "--static"
-CACHES = {"int8 cache": "int8", "fp8 cache": "fp8_e4m3"}
-WEIGHTS: dict[str, tuple[str, ...]] = {
-    "W8A8 int8": ("int8",),
-    "W8A8 int8, smoothed": ("int8", CALIBRATED),
-    "W8A8 int8, smoothed, static": ("int8", CALIBRATED, STATIC),
-    "W8A8 fp8": ("fp8",),
-    "W8A8 fp8, static": ("fp8", CALIBRATED, STATIC),
-    "W4A16, nearest": ("int4",),
-    "W4A16, AWQ": ("int4", CALIBRATED),
+
+
+class Case(NamedTuple):
+    """A way to store weights, as words of `jinfer convert` (none: the floats as they are), and the cache's
+    dtype."""
+
+    weights: tuple[str, ...]
+    cache: KVCacheDType = "auto"
+
+
+CASES = {
+    "floats, int8 cache": Case((), "int8"),
+    "floats, fp8 cache": Case((), "fp8_e4m3"),
+    "W8A8 int8": Case(("int8",)),
+    "W8A8 int8, smoothed": Case(("int8", CALIBRATED)),
+    "W8A8 int8, smoothed, static": Case(("int8", CALIBRATED, STATIC)),
+    "W8A8 fp8": Case(("fp8",)),
+    "W8A8 fp8, static": Case(("fp8", CALIBRATED, STATIC)),
+    "W4A16, nearest": Case(("int4",)),
+    "W4A16, AWQ": Case(("int4", CALIBRATED)),
+    "W4A16, AWQ, int8 cache": Case(("int4", CALIBRATED), "int8"),
 }
-WITH_CACHE = "W4A16, AWQ"
-"""The weights that are scored with a cache of each kind as well."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -46,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stories", type=Path, required=True, metavar="FILE")
     parser.add_argument("--group-size", type=int, default=128, help="of four bits; default 128")
     parser.add_argument("--max-tokens", type=int, default=40_000, help="that are scored; default 40000")
+    parser.add_argument("--case", action="append", choices=CASES, help="one of the table; default: all")
     options = parser.parse_args(arguments)
     words = sys.argv[1:] if arguments is None else arguments
     command = " ".join(["python -m benchmarks.quantization.accuracy", *words])
@@ -59,21 +71,16 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     stories = json.loads(options.stories.read_text("utf-8"))
     halves = ["\n\n".join(half) for half in (stories[: len(stories) // 2], stories[len(stories) // 2 :])]
     floats = score(directory, halves[1], options.max_tokens)
-
-    def line(name: str, out: Path, cache: str = "auto") -> dict[str, object]:
-        return figures(directory, name, score(out, halves[1], options.max_tokens, cache), floats)
-
     yield figures(directory, "floats", floats, floats)
-    yield from (line(name, directory, cache) for name, cache in CACHES.items())
     with tempfile.TemporaryDirectory() as place:
         calibration = Path(place) / "calibration.txt"
         calibration.write_text(halves[0], encoding="utf-8")
-        for number, (name, choice) in enumerate(WEIGHTS.items()):
-            out = Path(place) / str(number)
-            convert(directory, out, choice, calibration, options.group_size)
-            yield line(name, out)
-            if name == WITH_CACHE:
-                yield from (line(f"{name}, {kind}", out, cache) for kind, cache in CACHES.items())
+        for number, name in enumerate(options.case or CASES):
+            case, scored = CASES[name], directory
+            if case.weights:
+                scored = Path(place) / str(number)
+                convert(directory, scored, case.weights, calibration, options.group_size)
+            yield figures(directory, name, score(scored, halves[1], options.max_tokens, case.cache), floats)
 
 
 def convert(directory: Path, out: Path, choice: tuple[str, ...], calibration: Path, group_size: int) -> None:
@@ -86,7 +93,7 @@ def convert(directory: Path, out: Path, choice: tuple[str, ...], calibration: Pa
         raise SystemExit(f"jinfer {' '.join(words)} failed")
 
 
-def score(directory: Path, content: str, max_tokens: int, cache: str = "auto") -> TextScore:
+def score(directory: Path, content: str, max_tokens: int, cache: KVCacheDType = "auto") -> TextScore:
     """The score of a text by the model of a directory, in windows of its context."""
     config = EngineConfig.from_options({**ENGINE, "kv_cache_dtype": cache})
     resolved = resolve_checked(directory, config)
@@ -103,7 +110,7 @@ def figures(directory: Path, name: str, scored: TextScore, floats: TextScore) ->
     assert above is not None, "perplexities of one text are near each other"
     return {
         "model": directory.name,
-        "types": name,
+        "weights": name,
         "perplexity": perplexity_of(scored.mean_nll),
         "percent_above": 100 * (above - 1),
         "scored_tokens": scored.num_scored,

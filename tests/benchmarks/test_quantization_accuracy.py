@@ -19,8 +19,8 @@ def scored(monkeypatch, tmp_path):
     """The texts that were scored, and the words of each conversion; each case is a hundredth worse."""
     texts, words = [], []
 
-    def score(directory, content, max_tokens):
-        texts.append((content, max_tokens))
+    def score(directory, content, max_tokens, cache="auto"):
+        texts.append((content, max_tokens, cache))
         return score_of(2 + math.log1p(0.01 * (len(texts) - 1)))
 
     def convert(arguments):
@@ -40,8 +40,9 @@ def test_every_case_is_converted_and_compared_with_the_floats(scored, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["weights"] for line in lines] == ["floats", *accuracy.CASES]
     assert [line["percent_above"] for line in lines] == pytest.approx(range(len(lines)), abs=1e-9)
-    assert texts == [("three\n\nfour", 7)] * len(lines)
-    assert len(words) == len(accuracy.CASES)
+    cases = accuracy.CASES.values()
+    assert texts == [("three\n\nfour", 7, cache) for cache in ["auto", *(case.cache for case in cases)]]
+    assert len(words) == sum(case.weights != () for case in cases)
     assert [("--group-size" in each) for each in words] == ["int4" in each for each in words]
     assert all(
         each[each.index("--calibration") + 1].endswith(".txt") for each in words if "--calibration" in each
@@ -53,3 +54,10 @@ def test_a_conversion_that_fails_ends_the_run(scored, monkeypatch):
     monkeypatch.setattr(accuracy.cli, "main", lambda words: 1)
     with pytest.raises(SystemExit, match="jinfer convert"):
         accuracy.main(["--stories", str(scored[2])])
+
+
+def test_one_case_is_chosen(scored, capsys):
+    accuracy.main(["--stories", str(scored[2]), "--case", "floats, int8 cache"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["weights"] for line in lines] == ["floats", "floats, int8 cache"]
+    assert not scored[1], "nothing is converted"
