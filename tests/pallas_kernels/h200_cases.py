@@ -337,6 +337,9 @@ def quantized_cases() -> Iterator[Named]:
             f"matmul-{kind}-{layer}-{rows}",
             Case(function, arguments, "matmul_quantized", "wgmma", named_arguments=named),
         )
+    for kind, of in QUANTIZED.items():  # sizes of which no block is a divisor: loads are masked
+        arguments = array(5, 300), jax.eval_shape(of, array(300, 200))
+        yield f"matmul-{kind}-masked", Case(pallas(matmul), arguments, "matmul_quantized", "wgmma")
     for (name, features), rows in itertools.product(quantize_shapes.SHAPES.items(), (1, 8192)):
         for dtype, group_size in ((jnp.int8, None), (jnp.float8_e4m3fn, 128)):
             function = pallas(quantize_rows, dtype=dtype, group_size=group_size)

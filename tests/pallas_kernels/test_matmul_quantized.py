@@ -161,7 +161,7 @@ def every_code(name: str):
     values = np.zeros((256, 256), np.uint8)
     values[:, 0], values[:, 128] = codes, codes[::-1]
     if name == "fp8":
-        values[values & 127 == 127] = 0  # NaN
+        values[values & 127 == 127] = 0  # NaN, which would be in the sum of every row
     of_bits = jnp.asarray(values.view(dtype))
     w = Int8Weight(of_bits, jnp.ones((1, 256)), 256) if name == "int8" else Fp8Weight(of_bits, jnp.ones(256))
     return w, values.view(dtype)[:, [0, 128]].T.astype(np.float32)
@@ -223,7 +223,7 @@ def test_candidates_are_few_and_distinct_and_hold_the_choice(kind, group_bytes, 
         call = QuantizedCall(kind, rows, num_bytes, num_out, group_bytes, is_gated, is_normalized=False)
         candidates = quantized_candidates(call)
         assert quantized_blocks(call) in candidates
-        assert len(candidates) == len(set(candidates)) <= 120
+        assert len(candidates) == len(set(candidates)) <= 50
         assert all(blocks.block_in <= (group_bytes or 128) for blocks in candidates)
         assert all(blocks.block_out * blocks.dot_parts >= 64 for blocks in candidates)
 

@@ -43,15 +43,6 @@ def test_int8(assembly):
         np.testing.assert_array_equal(values(program, word), word.view(np.int8))
 
 
-def test_fp8(assembly):
-    """NaN is 480."""
-    (program,) = assembly(widen.widen_fp8)
-    for word in WORDS:
-        wanted = word.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-        largest = np.where(word < 128, 480, -480)
-        np.testing.assert_array_equal(values(program, word), np.where(np.isnan(wanted), largest, wanted))
-
-
 def test_int4(assembly):
     for half, program in enumerate(assembly(widen.widen_int4)):
         for word in WORDS:

@@ -74,10 +74,10 @@ def quantized_candidates(call: QuantizedCall) -> list[MatmulBlocks]:
     """The candidates of a tuning sweep."""
     num_multiprocessors = target_device().num_multiprocessors
     found = [quantized_blocks(call)]
-    widths, stages = ((16, 32, 64, 128), (3, 6)) if call.rows <= FEW_ROWS else ((64, 128), (2, 3, 5))
+    widths, stages = ((16, 32, 64), (3, 6)) if call.rows <= FEW_ROWS else ((64, 128), (2, 3, 5))
     # A sweep may end early: what is likely comes first.
     for num_bytes, left, num_splits, num_stages, block_out in itertools.product(
-        (128, 64), (64, 128), (1, 2, 4), stages, widths
+        (128, 64), (64, 128), (1, 2), stages, widths
     ):
         programs = ceil_div(call.num_out, block_out) * num_splits / num_multiprocessors
         is_sensible = num_splits == 1 or (programs <= MAX_CANDIDATE_PROGRAMS and not call.is_normalized)

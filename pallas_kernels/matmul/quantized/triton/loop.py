@@ -122,7 +122,9 @@ def _load_bytes(loop: Loop, i, number: int) -> Array:
     elif shape.overhangs_outputs:
         inside = jnp.broadcast_to(row < shape.call.num_out, byte.shape)
     index = (*loop.layer, number * shape.call.num_out + row, byte)
-    return plt.load(loop.refs.product.w.at[index], mask=inside, other=None if inside is None else 0)
+    ref = loop.refs.product.w
+    other = None if inside is None else jnp.zeros((), ref.dtype)  # a 0 of Python is no fp8 to Triton
+    return plt.load(ref.at[index], mask=inside, other=other)
 
 
 def _load_x(loop: Loop, i, code: int, squares: Array | None):
