@@ -147,16 +147,16 @@ def test_sums_of_integers_are_exact(rng, implementation):
 
 
 def every_code(name: str):
-    """Weights of 256 outputs with every byte at inputs 0 and 128, and their values [in, out]."""
+    """Weights of 256 outputs with every byte at inputs 0 and 128, and their values [in, out]; of int4, every
+    code with every zero at inputs 0 and 64."""
     codes = np.arange(256, dtype=np.uint8)
     if name == "int4":
         both = np.zeros((256, 256), np.uint8)
-        both[:, 0], both[:, 128] = codes & 15, codes >> 4
-        zeros = np.stack([codes >> 4, codes & 15])
-        w = Int4Weight.of_codes(
-            jnp.asarray(both), jnp.ones((2, 256)), group_size=128, zeros=jnp.asarray(zeros)
-        )
-        return w, np.asarray([both[:, 0], both[:, 128]], np.float32) - zeros
+        both[:, 0], both[:, 64] = codes & 15, codes >> 4
+        zeros = np.stack([codes >> 4, codes & 15, codes & 15, codes & 15])
+        arrays = jnp.asarray(both), jnp.ones((4, 256))
+        w = Int4Weight.of_codes(*arrays, group_size=64, zeros=jnp.asarray(zeros))
+        return w, np.asarray([both[:, 0], both[:, 64]], np.float32) - zeros[:2]
     dtype = jnp.dtype(jnp.int8 if name == "int8" else jnp.float8_e4m3fn)
     values = np.zeros((256, 256), np.uint8)
     values[:, 0], values[:, 128] = codes, codes[::-1]
@@ -171,7 +171,7 @@ def every_code(name: str):
 def test_every_code_becomes_its_value(name):
     """Of the two halves of a byte as well; zeros and subnormal numbers among them."""
     w, wanted = every_code(name)
-    x = jnp.zeros((2, 256), jnp.bfloat16).at[[0, 1], [0, 128]].set(1)
+    x = jnp.zeros((2, 256), jnp.bfloat16).at[[0, 1], [0, 64 if name == "int4" else 128]].set(1)
     got = matmul(x, w, out_dtype=jnp.float32, implementation="triton")
     np.testing.assert_array_equal(got, wanted)
 
@@ -217,14 +217,21 @@ def test_a_row_is_the_same_whatever_the_others_hold(rng):
 
 
 @pytest.mark.parametrize("is_gated", [False, True])
-@pytest.mark.parametrize(("kind", "group_bytes"), [("int4", 128), ("int4", 32), ("int8-int8", 0)])
-def test_candidates_are_few_and_distinct_and_hold_the_choice(kind, group_bytes, is_gated):
-    for rows, num_bytes, num_out in ((1, 4096, 4096), (16, 2048, 12288), (64, 6144, 4096), (128, 512, 1024)):
-        call = QuantizedCall(kind, rows, num_bytes, num_out, group_bytes, is_gated, is_normalized=False)
+@pytest.mark.parametrize(
+    ("kind", "element_bytes", "max_block"), [("int4", 2, 64), ("int4", 2, 32), ("int8-int8", 1, 128)]
+)
+def test_candidates_are_few_and_distinct_and_hold_the_choice(kind, element_bytes, max_block, is_gated):
+    for rows, num_elements, num_out in (
+        (1, 4096, 4096),
+        (16, 2048, 12288),
+        (64, 6144, 4096),
+        (128, 512, 1024),
+    ):
+        call = QuantizedCall(kind, rows, num_elements, num_out, element_bytes, max_block, is_gated, False)
         candidates = quantized_candidates(call)
         assert quantized_blocks(call) in candidates
         assert len(candidates) == len(set(candidates)) <= 50
-        assert all(blocks.block_in <= (group_bytes or 128) for blocks in candidates)
+        assert all(blocks.block_in <= max_block for blocks in candidates)
         assert all(blocks.block_out * blocks.dot_parts >= 64 for blocks in candidates)
 
 

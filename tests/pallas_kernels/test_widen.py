@@ -1,4 +1,4 @@
-"""The assembly that makes floats of bytes, run by an interpreter of its few instructions on every byte."""
+"""The assembly that makes floats of integers, run by an interpreter of its few instructions."""
 
 import jax.numpy as jnp
 import ml_dtypes
@@ -8,50 +8,41 @@ import pytest
 from pallas_kernels.matmul.quantized.triton import widen
 from tests.pallas_kernels import ptx
 
-# Four of all 256 bytes in a word, the first one lowest.
-WORDS = np.random.default_rng(0).permutation(256).astype(np.uint8).reshape(64, 4)
-
 
 @pytest.fixture
 def assembly(monkeypatch):
-    """(function, arguments) -> its programs, each of which makes two registers of four bytes."""
+    """(function, elements, zeros) -> its programs."""
     programs: list[str] = []
 
-    def keep(assembly, operands):
+    def keep(assembly, operands, *, pack):
         programs.append(assembly)
         return jnp.zeros(operands[0].shape, jnp.bfloat16)
 
-    monkeypatch.setattr(widen, "_four_at_once", keep)
+    monkeypatch.setattr(widen, "_assembled", keep)
 
-    def assembled(function, zeros=None) -> list[str]:
-        function(jnp.zeros((1, 4), jnp.uint8), zeros, interpret=False)
+    def assembled(function, elements, zeros=None) -> list[str]:
+        function(elements, zeros, interpret=False)
         return programs
 
     return assembled
 
 
-def values(program: str, word: np.ndarray, zero: int = 0) -> np.ndarray:
-    registers = {"$2": int(word.view(np.uint32)[0])}
-    raised = int(np.asarray(128 + zero, ml_dtypes.bfloat16).view(np.uint16))
-    after = ptx.run(program, registers | dict.fromkeys(("$3", "$4"), raised << 16 | raised))
-    return np.concatenate([ptx.halves(after["$0"]), ptx.halves(after["$1"])])
+def test_int8_on_every_byte(assembly, rng):
+    (program,) = assembly(widen.widen_int8, jnp.zeros((1, 4), jnp.int8))
+    for word in rng.permutation(256).astype(np.uint8).reshape(64, 4):
+        after = ptx.run(program, {"$2": int(word.view(np.uint32)[0])})
+        got = np.concatenate([ptx.halves(after["$0"]), ptx.halves(after["$1"])])
+        np.testing.assert_array_equal(got, word.view(np.int8))
 
 
-def test_int8(assembly):
-    (program,) = assembly(widen.widen_int8)
-    for word in WORDS:
-        np.testing.assert_array_equal(values(program, word), word.view(np.int8))
-
-
-def test_int4(assembly):
-    for half, program in enumerate(assembly(widen.widen_int4)):
-        for word in WORDS:
-            np.testing.assert_array_equal(values(program, word), ((word >> 4 * half) & 15).astype(int) - 8)
-
-
-@pytest.mark.parametrize("zero", [0, 7, 15])
-def test_int4_with_zeros(assembly, zero):
-    for half, program in enumerate(assembly(widen.widen_int4, [jnp.zeros(1, jnp.int32)] * 2)):
-        for word in WORDS:
-            wanted = ((word >> 4 * half) & 15).astype(int) - zero
-            np.testing.assert_array_equal(values(program, word, zero), wanted)
+@pytest.mark.parametrize("zero", [None, 0, 7, 15])
+def test_int4_on_every_code_of_a_word(assembly, rng, zero):
+    zeros = None if zero is None else [jnp.zeros(1, jnp.int32)] * 4
+    programs = assembly(widen.widen_int4, jnp.zeros((1, 2), jnp.uint16), zeros)
+    raised = int(np.asarray(128 + (zero or 0), ml_dtypes.bfloat16).view(np.uint16))
+    for word in rng.integers(0, 2**16, (64, 2)).astype(np.uint16):
+        registers = {"$1": int(word.view(np.uint32)[0]), "$2": raised << 16 | raised}
+        for code, program in enumerate(programs):
+            got = ptx.halves(ptx.run(program, registers)["$0"])
+            wanted = ((word >> 4 * code) & 15).astype(int) - (8 if zero is None else zero)
+            np.testing.assert_array_equal(got, wanted)

@@ -1,13 +1,15 @@
-"""Weights of four bits, two in a byte, with a scale for each group of an output's inputs.
+"""Weights of four bits, four in a word of 16, with a scale for each group of an output's inputs.
 
-The two of a byte are 128 inputs apart. Of every 256 inputs (a piece), byte j of an output holds
+The four of a word are 64 inputs apart. Of every 256 inputs (a piece), word j of an output holds
 
-    low four bits    input 256 * piece + j
-    high four bits   input 256 * piece + 128 + j       j = 0..127
+    bits 0 to 3     input 256 * piece + j
+    bits 4 to 7     input 256 * piece + 64 + j
+    bits 8 to 11    input 256 * piece + 128 + j
+    bits 12 to 15   input 256 * piece + 192 + j       j = 0..63
 
-so that a kernel that loads a tile of bytes has two tiles of weights whose inputs lie side by side, and never
-has to weave them together: it multiplies each with its own inputs. In a tile of up to a group's inputs all
-weights of an output share a scale.
+so that a kernel that loads a tile of words has four tiles of weights whose inputs lie side by side, and never
+has to weave them together: it multiplies each with its own inputs. And two words in a register have the same
+bits of both where two bfloat16 have theirs: a mask takes two weights out at once.
 """
 
 from dataclasses import dataclass, field
@@ -15,13 +17,14 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int32, UInt8, UInt32
+from jaxtyping import Array, Float, Int32, UInt, UInt8, UInt16, UInt32
 
 from pallas_kernels.core.weights.activations import STATIC, Activations
 from pallas_kernels.core.weights.scaling import ceil_div, extremes, largest_magnitudes, spread_groups
 
-PIECE = 256  # inputs, of which the second half are the high bits
-HALF = PIECE // 2
+CODES_OF_A_WORD = 4
+SLOT = 64  # inputs between the codes of a word
+PIECE = CODES_OF_A_WORD * SLOT
 LARGEST_CODE = 15
 MIDDLE = 8  # the code of zero where there are no zeros
 ZEROS_OF_A_WORD = 8
@@ -42,7 +45,7 @@ class Int4Weight:
     makes its groups lie side by side.
     """
 
-    packed: UInt8[Array, "*layers out bytes"]
+    packed: UInt16[Array, "*layers out words"]
     scales: Float[Array, "*layers groups out"]
     num_in: int = field(metadata=STATIC)
     group_size: int = field(metadata=STATIC)
@@ -127,20 +130,21 @@ class Int4Weight:
         return jnp.take_along_axis(w, jnp.argsort(self.permutation, axis=-1)[..., None], axis=-2)
 
 
-def pack(codes: UInt8[Array, "*layers out in"]) -> UInt8[Array, "*layers out bytes"]:
+def pack(codes: UInt8[Array, "*layers out in"]) -> UInt16[Array, "*layers out words"]:
     """Codes of 0 to 15 in the order of the module."""
     num_in = codes.shape[-1]
     num_pieces = ceil_div(num_in, PIECE)
     filled = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, num_pieces * PIECE - num_in)])
-    halves = filled.reshape(*codes.shape[:-1], num_pieces, 2, HALF)
-    return (halves[..., 0, :] | (halves[..., 1, :] << 4)).reshape(*codes.shape[:-1], num_pieces * HALF)
+    slots = filled.reshape(*codes.shape[:-1], num_pieces, CODES_OF_A_WORD, SLOT).astype(jnp.uint16)
+    words = (slots << _shifts(CODES_OF_A_WORD, jnp.uint16)).sum(-2, dtype=jnp.uint16)
+    return words.reshape(*codes.shape[:-1], num_pieces * SLOT)
 
 
-def unpack(packed: UInt8[Array, "*layers out bytes"], num_in: int) -> UInt8[Array, "*layers out in"]:
+def unpack(packed: UInt16[Array, "*layers out words"], num_in: int) -> UInt8[Array, "*layers out in"]:
     """The codes that were packed."""
-    pieces = packed.reshape(*packed.shape[:-1], -1, 1, HALF)
-    halves = jnp.concatenate([pieces & 15, pieces >> 4], axis=-2)
-    return halves.reshape(*packed.shape[:-1], -1)[..., :num_in]
+    pieces = packed.reshape(*packed.shape[:-1], -1, 1, SLOT)
+    slots = (pieces >> _shifts(CODES_OF_A_WORD, jnp.uint16)) & 15
+    return slots.reshape(*packed.shape[:-1], -1)[..., :num_in].astype(jnp.uint8)
 
 
 def pack_zeros(zeros: UInt8[Array, "*layers groups out"]) -> UInt32[Array, "*layers words out"]:
@@ -148,16 +152,17 @@ def pack_zeros(zeros: UInt8[Array, "*layers groups out"]) -> UInt32[Array, "*lay
     num_groups, num_out = zeros.shape[-2:]
     padding = [(0, 0)] * (zeros.ndim - 2) + [(0, -num_groups % ZEROS_OF_A_WORD), (0, 0)]
     words = jnp.pad(zeros, padding).reshape(*zeros.shape[:-2], -1, ZEROS_OF_A_WORD, num_out)
-    return (words.astype(jnp.uint32) << _shifts()).sum(-2, dtype=jnp.uint32)
+    return (words.astype(jnp.uint32) << _shifts(ZEROS_OF_A_WORD, jnp.uint32)).sum(-2, dtype=jnp.uint32)
 
 
 def unpack_zeros(
     words: UInt32[Array, "*layers words out"], num_groups: int
 ) -> UInt8[Array, "*layers groups out"]:
     """The zeros that were packed."""
-    zeros = (words[..., None, :] >> _shifts()) & 15
+    zeros = (words[..., None, :] >> _shifts(ZEROS_OF_A_WORD, jnp.uint32)) & 15
     return zeros.reshape(*words.shape[:-2], -1, words.shape[-1])[..., :num_groups, :].astype(jnp.uint8)
 
 
-def _shifts() -> UInt32[Array, "8 1"]:
-    return 4 * jnp.arange(ZEROS_OF_A_WORD, dtype=jnp.uint32)[:, None]
+def _shifts(num_codes: int, dtype: DTypeLike) -> UInt[Array, "codes 1"]:
+    """Those of codes of four bits in a word."""
+    return (4 * jnp.arange(num_codes)).astype(dtype)[:, None]

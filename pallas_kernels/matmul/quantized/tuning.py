@@ -1,6 +1,6 @@
 """Blocks of the kernel with quantized weights: tuned numbers where there are any, else a heuristic.
 
-Blocks count bytes of an output, each of one weight or of two.
+Blocks count elements of an output, bytes of one weight or words of four.
 """
 
 import itertools
@@ -16,8 +16,10 @@ WARPGROUP_ROWS = 64  # of the left side, that four warps multiply
 MAX_DOT_COLUMNS = 64  # parts times rows of x
 WARPGROUP_THREADS = 128
 MAX_SUMS = 48  # of a thread of four warps, beside the products of a tile that are not scaled yet
-MAX_BYTES = 128  # of an output in a tile, a line of the caches
 MAX_STAGES = 6
+MAX_RESIDENT = 4  # programs on a multiprocessor: one converts while others wait for their weights
+FREE_ROWS = 4  # of which parts for narrow blocks fit into the smallest dot
+PARTIAL_SHARE = 1 / 4
 SHARED_MEMORY_BYTES = 220 * 1024  # of a multiprocessor, for all its programs
 MAX_CANDIDATE_PROGRAMS = 9  # a multiprocessor
 
@@ -25,15 +27,16 @@ MAX_CANDIDATE_PROGRAMS = 9  # a multiprocessor
 class QuantizedCall(NamedTuple):
     """The facts that the choice of blocks depends on.
 
-    `kind` is that of the weights, and `num_bytes` counts an output's. `group_bytes` share a scale, and are 0
-    where all do. `num_out` counts the results of a row, each of two columns where gated.
+    `kind` is that of the weights, `num_elements` counts an output's, and at most `max_block` of them are in a
+    tile. `num_out` counts the results of a row, each of two columns where gated.
     """
 
     kind: str
     rows: int
-    num_bytes: int
+    num_elements: int
     num_out: int
-    group_bytes: int
+    element_bytes: int
+    max_block: int
     is_gated: bool
     is_normalized: bool
 
@@ -41,11 +44,6 @@ class QuantizedCall(NamedTuple):
     def num_matrices(self) -> int:
         """The gate and the others, or one."""
         return 2 if self.is_gated else 1
-
-    @property
-    def max_block_bytes(self) -> int:
-        """The bytes that may be in a tile: all weights of an output in it share a scale."""
-        return min(MAX_BYTES, self.group_bytes or MAX_BYTES)
 
 
 def quantized_key(call: QuantizedCall) -> dict[str, int | bool | str]:
@@ -60,14 +58,26 @@ def quantized_blocks(call: QuantizedCall) -> MatmulBlocks:
     if tuned is not None:
         return tuned
     num_multiprocessors = target_device().num_multiprocessors
-    narrowest = 16 if call.rows <= FEW_ROWS else WARPGROUP_ROWS
-    widths = [width for width in (64, 32, 16) if width >= narrowest]
-    enough = [width for width in widths if ceil_div(call.num_out, width) >= num_multiprocessors]
-    block_out = enough[0] if enough else narrowest
+    widths = (64, 32, 16) if call.rows <= FEW_ROWS else (WARPGROUP_ROWS,)
+    resident = MAX_RESIDENT if call.rows <= FREE_ROWS else 2
+    enough = [
+        width for width in widths if ceil_div(call.num_out, width) >= 0.9 * resident * num_multiprocessors
+    ]
+    block_out = enough[0] if enough else widths[-1]
     programs = ceil_div(call.num_out, block_out)
-    wanted = 1 if call.is_normalized else max(1, num_multiprocessors // programs)
-    resident = 1 if programs * wanted <= num_multiprocessors else 2
-    return _blocks(call, block_out, WARPGROUP_ROWS, MAX_BYTES, wanted, MAX_STAGES, resident)
+    # A program of many rows and four bits has enough to compute for two of them to take turns.
+    is_slow = call.rows > FEW_ROWS and call.element_bytes == 2
+    is_whole = call.is_normalized or (programs > num_multiprocessors / 2 and not is_slow)
+    num_splits = 1 if is_whole else max(1, min(2 * num_multiprocessors // programs, _max_splits(call)))
+    resident = min(resident, ceil_div(programs * num_splits, num_multiprocessors))
+    return _blocks(call, block_out, WARPGROUP_ROWS, call.max_block, num_splits, MAX_STAGES, resident)
+
+
+def _max_splits(call: QuantizedCall) -> int:
+    """Each writes float32 sums of all rows, which are read again: so many that they are `PARTIAL_SHARE` of
+    the bytes of the weights."""
+    weights = call.num_elements * call.element_bytes
+    return max(1, int(PARTIAL_SHARE * weights / (8 * next_power_of_two(call.rows))))
 
 
 def quantized_candidates(call: QuantizedCall) -> list[MatmulBlocks]:
@@ -76,12 +86,12 @@ def quantized_candidates(call: QuantizedCall) -> list[MatmulBlocks]:
     found = [quantized_blocks(call)]
     widths, stages = ((16, 32, 64), (3, 6)) if call.rows <= FEW_ROWS else ((64, 128), (2, 3, 5))
     # A sweep may end early: what is likely comes first.
-    for num_bytes, left, num_splits, num_stages, block_out in itertools.product(
-        (128, 64), (64, 128), (1, 2), stages, widths
+    for narrower, left, num_splits, num_stages, block_out in itertools.product(
+        (1, 2), (64, 128), (1, 2), stages, widths
     ):
         programs = ceil_div(call.num_out, block_out) * num_splits / num_multiprocessors
         is_sensible = num_splits == 1 or (programs <= MAX_CANDIDATE_PROGRAMS and not call.is_normalized)
-        blocks = _blocks(call, block_out, left, num_bytes, num_splits, num_stages)
+        blocks = _blocks(call, block_out, left, call.max_block // narrower, num_splits, num_stages)
         is_filled = blocks.dot_parts is not None and block_out * blocks.dot_parts >= WARPGROUP_ROWS
         if is_filled and is_sensible and programs >= 1 / 3:
             found.append(blocks)
@@ -92,7 +102,7 @@ def _blocks(
     call: QuantizedCall,
     block_out: int,
     left: int,
-    num_bytes: int,
+    block_in: int,
     num_splits: int,
     num_stages: int,
     resident: int = 1,
@@ -103,14 +113,14 @@ def _blocks(
     parts = max(1, min(left // block_out, MAX_DOT_COLUMNS // next_power_of_two(call.rows)))
     right = max(MIN_DOT_SIZE, parts * next_power_of_two(call.rows))
     num_sums = call.num_matrices * parts * block_out * right // WARPGROUP_THREADS
-    block_in = min(num_bytes, call.max_block_bytes)
     if num_sums > 2 * MAX_SUMS:  # then also a thread of eight warps has no room for all floats of a tile
-        block_in = min(block_in, MAX_BYTES // 4)
-    block_in = min(block_in, max(2 * MIN_DOT_SIZE, next_power_of_two(ceil_div(call.num_bytes, parts))))
-    num_splits = min(num_splits, ceil_div(call.num_bytes, parts * block_in))
-    # x in two bytes, also for the second weight of a byte; and the norm's scale beside it.
-    copies_of_x = 4 * (2 if call.is_normalized else 1)
-    stage_bytes = block_in * (call.num_matrices * parts * block_out + copies_of_x * right)
+        block_in = min(block_in, call.max_block // 4)
+    block_in = min(block_in, max(2 * MIN_DOT_SIZE, next_power_of_two(ceil_div(call.num_elements, parts))))
+    num_splits = min(num_splits, ceil_div(call.num_elements, parts * block_in))
+    # x in two bytes, for each weight of an element; and the norm's scale beside it.
+    codes = 4 if call.element_bytes == 2 else 1
+    of_x = 2 * codes * right * (2 if call.is_normalized else 1)
+    stage_bytes = block_in * (call.element_bytes * call.num_matrices * parts * block_out + of_x)
     num_stages = max(2, min(num_stages, SHARED_MEMORY_BYTES // resident // stage_bytes))
     return MatmulBlocks(
         block_out=block_out,

@@ -69,13 +69,13 @@ def test_zeros_alone_stay_zeros(of):
     np.testing.assert_array_equal(of(jnp.zeros((256, 8))).dequantized(), np.zeros((256, 8)))
 
 
-def test_a_byte_holds_two_inputs_that_are_128_apart():
+def test_a_word_holds_four_inputs_that_are_64_apart():
     codes = np.zeros((1, 300), np.uint8)
-    codes[0, [3, 131, 259]] = 5, 9, 14
+    codes[0, [3, 67, 131, 195, 259]] = 5, 9, 14, 1, 7
     weight = Int4Weight.of_codes(jnp.asarray(codes), jnp.ones((3, 1)), group_size=128)
     packed = np.asarray(weight.packed)
-    assert packed.shape == (1, 256)
-    assert (packed[0, 3], packed[0, 131]) == (0x95, 0x0E)
+    assert (packed.shape, packed.dtype) == ((1, 128), np.uint16)
+    assert (packed[0, 3], packed[0, 67]) == (0x1E95, 0x0007)
     np.testing.assert_array_equal(weight.dequantized()[:, 0], codes[0].astype(np.float32) - 8)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
-from pallas_kernels.core.weights.int4 import HALF
+from pallas_kernels.core.weights.int4 import CODES_OF_A_WORD, PIECE, SLOT
 from pallas_kernels.matmul.quantized.triton.widen import (
     as_they_are,
     widen_fp8,
@@ -20,10 +20,12 @@ from pallas_kernels.matmul.quantized.triton.widen import (
 
 BFLOAT16, FLOAT16, FLOAT32 = jnp.dtype(jnp.bfloat16), jnp.dtype(jnp.float16), jnp.dtype(jnp.float32)
 
+MAX_BLOCK = 128  # bytes of an output in a tile, a line of the caches
+
 
 @dataclass(frozen=True)
 class Kind:
-    """A byte holds `num_codes` weights, `HALF` inputs apart, that `widen` makes floats of, or integers.
+    """An element holds `num_codes` weights, `SLOT` inputs apart, that `widen` makes floats of, or integers.
 
     Sums in `acc_dtype` of products with activations of `x_dtype`; those of `group_size` inputs and
     `group_out` outputs share a scale that is applied to them in the loop, and None is one scale for all
@@ -45,9 +47,30 @@ class Kind:
         return KINDS[type(w)](w)
 
     def input_of(self, position):
-        """The input of the first code of a byte at this position among an output's; the second's is `HALF`
-        later."""
-        return position if self.num_codes == 1 else position + jax.lax.div(position, HALF) * HALF
+        """The input of the first code of the element at this position among an output's; the others follow,
+        `SLOT` apart."""
+        if self.num_codes == 1:
+            return position
+        return position + jax.lax.div(position, SLOT) * (PIECE - SLOT)
+
+    @property
+    def codes_of_a_group(self) -> int:
+        """Codes of an element that share a scale and a zero."""
+        return (
+            self.num_codes
+            if self.group_size is None
+            else max(1, min(self.group_size // SLOT, self.num_codes))
+        )
+
+    @property
+    def max_block(self) -> int:
+        """Elements of an output in a tile: in one slot of the inputs, and in a group."""
+        widest = MAX_BLOCK if self.num_codes == 1 else SLOT
+        return widest if self.group_size is None else min(widest, self.group_size)
+
+    @property
+    def element_bytes(self) -> int:
+        return 1 if self.num_codes == 1 else 2
 
     @property
     def has_row_scales(self) -> bool:
@@ -77,7 +100,7 @@ def _block_fp8(w: BlockFp8Weight) -> Kind:
 
 def _int4(w: Int4Weight) -> Kind:
     group_size = w.group_size if w.group_size < w.num_in else None
-    kind = Kind("int4", widen_int4, BFLOAT16, num_codes=2, group_size=group_size)
+    kind = Kind("int4", widen_int4, BFLOAT16, num_codes=CODES_OF_A_WORD, group_size=group_size)
     return replace(kind, has_zeros=w.packed_zeros is not None)
 
 

@@ -25,12 +25,13 @@ from pallas_kernels.rms_norm import rms_norm
 
 MAX_ROWS = 128
 MAX_NORM_ROWS = 16  # that every program normalizes; of more, XLA does it once
-MIN_GROUP = 32  # bytes of an output in a tile, which share a scale
+MAX_GATED_ROWS = 64  # whose sums of a gate and of the others a program holds; of more, XLA multiplies them
+MIN_GROUP = 32  # elements of an output in a tile, which share a scale
 
 
 @dataclass(frozen=True)
 class QuantizedProgram:
-    """The facts of a call that a kernel is compiled for. Inputs that `shape` counts are bytes of an
+    """The facts of a call that a kernel is compiled for. Inputs that `shape` counts are elements of an
     output."""
 
     shape: MatmulKernelShape
@@ -60,10 +61,21 @@ def matmul(
         scale = of_layer(fusion.norm[0], layer, ndim=1)
         x = rms_norm(x, scale, epsilon=fusion.norm[1], implementation="xla")
         fusion = fusion._replace(norm=None)
+    if fusion.gated and x.shape[0] > MAX_GATED_ROWS:
+        halves = matmul(
+            x,
+            w,
+            layer=layer,
+            transposed=False,
+            fusion=fusion._replace(gated=False, residual=None),
+            out_dtype=jnp.float32,
+            interpret=interpret,
+        )
+        return finish(jnp.split(halves, 2, axis=-1), None, fusion.residual).astype(out_dtype)
     call = call_of(x, w, fusion)
     epsilon = fusion.norm[1] if fusion.norm is not None and call.is_normalized else None
     counted = MatmulCall(
-        call.rows, call.num_bytes, call.num_out, True, call.is_gated, call.is_normalized, itemsize=1
+        call.rows, call.num_elements, call.num_out, True, call.is_gated, call.is_normalized, itemsize=1
     )
     shape = MatmulKernelShape(call=counted, blocks=blocks or quantized_blocks(call), epsilon=epsilon)
     program = QuantizedProgram(shape, kind, w.num_in, interpret)
@@ -76,9 +88,10 @@ def call_of(x: Array, w: QuantizedWeight, fusion: Fusion) -> QuantizedCall:
     return QuantizedCall(
         kind=kind.name,
         rows=x.shape[0],
-        num_bytes=(w.packed if isinstance(w, Int4Weight) else w.values).shape[-1],
+        num_elements=(w.packed if isinstance(w, Int4Weight) else w.values).shape[-1],
         num_out=w.num_out // (2 if fusion.gated else 1),
-        group_bytes=kind.group_size or 0,
+        element_bytes=kind.element_bytes,
+        max_block=kind.max_block,
         is_gated=fusion.gated,
         is_normalized=fusion.norm is not None and kind.x_dtype == BFLOAT16,
     )

@@ -16,7 +16,7 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.triton_call import ceil_div
-from pallas_kernels.core.weights.int4 import HALF, ZEROS_OF_A_WORD
+from pallas_kernels.core.weights.int4 import SLOT, ZEROS_OF_A_WORD
 from pallas_kernels.matmul.quantized.triton.kinds import Kind
 from pallas_kernels.matmul.triton.dots import Operands, over_parts, squares_over_parts
 from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, layer_index, load_scale
@@ -25,8 +25,8 @@ from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, 
 class QuantizedRefs(NamedTuple):
     """The operands of a program; those that a call does not have are None.
 
-    `product` has x, the bytes of the weights as w, the layer, and the norm's scale. Where there are `shifts`,
-    the zeros of as many groups lie in a word, shifted by these.
+    `product` has x, the elements of the weights as w, the layer, and the norm's scale. Where there are
+    `shifts`, the zeros of as many groups lie in a word, shifted by these.
     """
 
     product: MatmulRefs
@@ -38,7 +38,7 @@ class QuantizedRefs(NamedTuple):
 
 
 class Loop(NamedTuple):
-    """The facts that all tiles of a program share. `shape.call.num_in` counts bytes of an output, and
+    """The facts that all tiles of a program share. `shape.call.num_in` counts elements of an output, and
     `num_in` inputs."""
 
     refs: QuantizedRefs
@@ -63,7 +63,7 @@ class Loop(NamedTuple):
         return self.begin + i * self.shape.blocks.block_in
 
     def input_of(self, position, code: int):
-        return self.kind.input_of(position) + code * HALF
+        return self.kind.input_of(position) + code * SLOT
 
 
 def quantized_sums(loop: Loop) -> Sums:
@@ -97,21 +97,32 @@ def _add_tile(loop: Loop, i, accs: list[Array], squares, scales: list[list[Array
         xs.append(x)
     added = []
     for number, (acc, of_matrix) in enumerate(zip(accs, scales, strict=True)):
-        tile = _load_bytes(loop, i, number)
+        tile = _load_elements(loop, i, number)
         codes = loop.kind.widen(tile, _load_zeros(loop, i, number), interpret=loop.interpret)
-        for weights, x, factor in zip(codes, xs, of_matrix, strict=True):
-            product = _dot(weights, x, loop.kind)
-            acc = acc + (product if factor is None else product * factor)
+        of_a_group = loop.kind.codes_of_a_group
+        for group, factor in enumerate(of_matrix):
+            here = slice(group * of_a_group, (group + 1) * of_a_group)
+            acc = _add_products(acc, codes[here], xs[here], factor, loop.kind)
         added.append(acc)
     return added, squares
+
+
+def _add_products(acc: Array, codes: list[Array], xs: list[Array], factor: Array | None, kind: Kind) -> Array:
+    """acc + the sum of the products of all codes, times their factor."""
+    total = acc if factor is None else None
+    for weights, x in zip(codes, xs, strict=True):
+        product = _dot(weights, x, kind)
+        total = product if total is None else total + product
+    assert total is not None
+    return total if factor is None else acc + total * factor
 
 
 def _dot(weights: Array, x: Array, kind: Kind) -> Array:
     return jax.lax.dot_general(weights, x.T, (((1,), (0,)), ((), ())), preferred_element_type=kind.acc_dtype)
 
 
-def _load_bytes(loop: Loop, i, number: int) -> Array:
-    """The bytes of tile i [left, block_in], in the gate (0) or in the others (1)."""
+def _load_elements(loop: Loop, i, number: int) -> Array:
+    """The elements of tile i [left, block_in], in the gate (0) or in the others (1)."""
     shape, operands = loop.shape, loop.operands
     position = loop.position(i) + jnp.arange(shape.blocks.block_in)
     byte = position[None, :] + (operands.left_part * shape.part_inputs)[:, None]
@@ -164,7 +175,7 @@ def _groups(loop: Loop, i, number: int, code: int) -> _Groups:
 
 
 def _load_zeros(loop: Loop, i, number: int) -> list[Array] | None:
-    """Zeros of tile i by code, [left].
+    """Zeros of tile i for each code, [left].
 
     They are the tile's own and not carried: what a dot reads, and has four bytes, the compiler loads ahead.
     It moves the bytes of weights to registers before they become floats only where all that meets them on
@@ -172,16 +183,17 @@ def _load_zeros(loop: Loop, i, number: int) -> list[Array] | None:
     """
     if not loop.kind.has_zeros:
         return None
-    groups = [_groups(loop, i, number, code) for code in range(loop.kind.num_codes)]
+    groups = [_groups(loop, i, number, code) for code in _first_codes(loop.kind)]
     if loop.refs.shifts is None:
         return [_load_group(loop.refs.zeros, loop, of_code) for of_code in groups]
-    zeros = []
+    zeros: list[Array] = []
     for of_code in groups:
         word = _load_group(
             loop.refs.zeros, loop, of_code._replace(group=jax.lax.div(of_code.group, ZEROS_OF_A_WORD))
         )
         shift = plt.load(loop.refs.shifts.at[jax.lax.rem(of_code.group, ZEROS_OF_A_WORD)])
-        zeros.append((jax.lax.shift_right_logical(word, shift) & 15).astype(jnp.int32))
+        zero = (jax.lax.shift_right_logical(word, shift) & 15).astype(jnp.int32)
+        zeros += [zero] * loop.kind.codes_of_a_group
     return zeros
 
 
@@ -190,10 +202,15 @@ def _load_group(ref, loop: Loop, groups: _Groups) -> Array:
     return plt.load(ref.at[(*loop.layer, groups.group, groups.output)], mask=groups.inside, other=0)
 
 
+def _first_codes(kind: Kind) -> range:
+    """The first code of each group in an element."""
+    return range(0, kind.num_codes, kind.codes_of_a_group)
+
+
 def _load_scales(loop: Loop, i) -> list[list[Array | None]]:
-    """Scales of tile i by matrix and by code, [left, 1] or [left, right]; None where there are no groups."""
+    """Scales of tile i by matrix and by group, [left, 1] or [left, right]; None where there are no groups."""
     return [
-        [_load_scale(loop, i, number, code) for code in range(loop.kind.num_codes)]
+        [_load_scale(loop, i, number, code) for code in _first_codes(loop.kind)]
         for number in range(loop.shape.call.num_matrices)
     ]
 

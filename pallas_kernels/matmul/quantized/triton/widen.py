@@ -12,8 +12,10 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.weights.int4 import CODES_OF_A_WORD
+
 # Four bytes lie in a register. The low halves of two others take two of them each.
-SPREAD = "prmt.b32 a, {source}, 0, 0x4140; prmt.b32 b, {source}, 0, 0x4342;"
+SPREAD = "prmt.b32 a, $2, 0, 0x4140; prmt.b32 b, $2, 0, 0x4342;"
 # (x & mask) | 128.0: seven bits, or four of them, as the numbers 128 to 255.
 INTO_PATTERN = "lop3.b32 {to}, {x}, {mask}, 0x43004300, 0xea;"
 ALL_BUT_SIGN, SIGN, FOUR_BITS = "0x007f007f", "0x00800080", "0x000f000f"
@@ -33,36 +35,31 @@ def widen_int8(values: Array, zeros: list[Array] | None, *, interpret: bool) -> 
             + f"sub.rn.bf16x2 {out}, c, d;"
             for out, x in halves
         ]
-        wide = _four_at_once(SPREAD.format(source="$2") + "".join(steps), [values])
+        assembly = f"{{ .reg .b32 a, b, c, d; {SPREAD}{''.join(steps)} }}"
+        wide = _assembled(assembly, [values], pack=4)
     return [wide if zeros is None else wide - _spread(zeros[0].astype(jnp.bfloat16), values)]
 
 
 def widen_int4(packed: Array, zeros: list[Array] | None, *, interpret: bool) -> list[Array]:
-    """codes - zeros in bfloat16, of the low bits and of the high ones. The pattern and the zero are
-    subtracted at once."""
+    """codes - zeros in bfloat16, of each four bits of words of 16. The pattern and the zero are subtracted at
+    once."""
     return [
-        _widen_nibbles(packed, half, None if zeros is None else zeros[half], interpret) for half in (0, 1)
+        _widen_code(packed, code, None if zeros is None else zeros[code], interpret)
+        for code in range(CODES_OF_A_WORD)
     ]
 
 
-def _widen_nibbles(packed: Array, half: int, zeros: Array | None, interpret: bool) -> Array:
+def _widen_code(packed: Array, code: int, zeros: Array | None, interpret: bool) -> Array:
     if interpret:
-        codes = jax.lax.shift_right_logical(packed, jnp.uint8(4 * half)) & jnp.uint8(15)
+        codes = jax.lax.shift_right_logical(packed, jnp.uint16(4 * code)) & jnp.uint16(15)
         middle = MIDDLE if zeros is None else zeros.astype(jnp.bfloat16)[:, None]
         return codes.astype(jnp.bfloat16) - middle
-    shift = "shr.u32 a, a, 4; shr.u32 b, b, 4;" if half else ""
-    begin = SPREAD.format(source="$2") + shift
-    if zeros is None:
-        subtrahends = ["m", "m"]
-        begin = "mov.b32 m, 0x43084308;" + begin
-    else:
-        subtrahends = ["$3", "$4"]
-    steps = [
-        INTO_PATTERN.format(to="c", x=x, mask=FOUR_BITS) + f"sub.rn.bf16x2 {out}, c, {subtrahend};"
-        for out, x, subtrahend in zip(("$0", "$1"), ("a", "b"), subtrahends, strict=True)
-    ]
+    shift = f"shr.u32 a, $1, {4 * code};" if code else "mov.b32 a, $1;"
+    into_pattern = INTO_PATTERN.format(to="c", x="a", mask=FOUR_BITS)
+    begin = f"{{ .reg .b32 a, c, m; mov.b32 m, 0x43084308; {shift} {into_pattern}"
+    subtrahend = "m" if zeros is None else "$2"
     raised = [] if zeros is None else [_spread(zeros.astype(jnp.bfloat16) + PATTERN, packed)]
-    return _four_at_once(begin + "".join(steps), [packed, *raised])
+    return _assembled(f"{begin} sub.rn.bf16x2 $0, c, {subtrahend}; }}", [packed, *raised], pack=2)
 
 
 def widen_fp8(values: Array, zeros: None, *, interpret: bool) -> list[Array]:
@@ -86,13 +83,15 @@ def _spread(of_outputs: Array, tile: Array) -> Array:
     return jnp.broadcast_to(of_outputs[:, None], tile.shape)
 
 
-def _four_at_once(assembly: str, operands: Sequence[Array]) -> Array:
-    """Two registers of two bfloat16 each, of four bytes and, where there are such, two registers more."""
+def _assembled(assembly: str, operands: Sequence[Array], *, pack: int) -> Array:
+    """bfloat16, two in a register of the result, of `pack` elements of each operand."""
+    of_operand = [max(1, pack * operand.dtype.itemsize // 4) for operand in operands]
+    registers = ["=r"] * (pack // 2) + ["r"] * sum(of_operand)
     (result,) = plt.elementwise_inline_asm(
-        f"{{ .reg .b32 a, b, c, d, m; {assembly} }}",
+        assembly,
         args=list(operands),
-        constraints=",".join(["=r,=r,r", *["r,r"] * (len(operands) - 1)]),
-        pack=4,
+        constraints=",".join(registers),
+        pack=pack,
         result_shape_dtypes=[jax.ShapeDtypeStruct(operands[0].shape, jnp.bfloat16)],
     )
     return result
