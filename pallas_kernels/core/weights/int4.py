@@ -164,5 +164,5 @@ def unpack_zeros(
 
 
 def _shifts(num_codes: int, dtype: DTypeLike) -> UInt[Array, "codes 1"]:
-    """Those of codes of four bits in a word."""
+    """The shifts of codes of four bits in a word."""
     return (4 * jnp.arange(num_codes)).astype(dtype)[:, None]
