@@ -136,6 +136,22 @@ def round_to_even(x: Array, *, interpret: bool) -> Array:
     return result
 
 
+def multiply_add(x: Array, y: Array, z: Array, *, interpret: bool) -> Array:
+    """x * y + z in float32, in one instruction and rounded once; XLA's Triton makes two of the expression.
+    Shapes are broadcast to that of z."""
+    if interpret:
+        return x * y + z
+    x, y = (jnp.broadcast_to(operand, z.shape) for operand in (x, y))
+    (result,) = plt.elementwise_inline_asm(
+        "fma.rn.f32 $0, $1, $2, $3;",
+        args=[x, y, z],
+        constraints="=f,f,f,f",
+        pack=1,
+        result_shape_dtypes=[jax.ShapeDtypeStruct(z.shape, jnp.float32)],
+    )
+    return result
+
+
 def next_power_of_two(n: int) -> int:
     """The smallest power of two that is at least n (n >= 1)."""
     return 1 << (n - 1).bit_length()

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.triton_call import ceil_div
+from pallas_kernels.core.triton_call import ceil_div, multiply_add
 from pallas_kernels.core.weights.int4 import SLOT, ZEROS_OF_A_WORD
 from pallas_kernels.matmul.quantized.triton.kinds import Kind
 from pallas_kernels.matmul.triton.dots import Operands, over_parts, squares_over_parts
@@ -102,19 +102,19 @@ def _add_tile(loop: Loop, i, accs: list[Array], squares, scales: list[list[Array
         of_a_group = loop.kind.codes_of_a_group
         for group, factor in enumerate(of_matrix):
             here = slice(group * of_a_group, (group + 1) * of_a_group)
-            acc = _add_products(acc, codes[here], xs[here], factor, loop.kind)
+            acc = _add_products(loop, acc, codes[here], xs[here], factor)
         added.append(acc)
     return added, squares
 
 
-def _add_products(acc: Array, codes: list[Array], xs: list[Array], factor: Array | None, kind: Kind) -> Array:
+def _add_products(loop: Loop, acc: Array, codes: list[Array], xs: list[Array], factor: Array | None) -> Array:
     """acc + the sum of the products of all codes, times their factor."""
     total = acc if factor is None else None
     for weights, x in zip(codes, xs, strict=True):
-        product = _dot(weights, x, kind)
+        product = _dot(weights, x, loop.kind)
         total = product if total is None else total + product
     assert total is not None
-    return total if factor is None else acc + total * factor
+    return total if factor is None else multiply_add(total, factor, acc, interpret=loop.interpret)
 
 
 def _dot(weights: Array, x: Array, kind: Kind) -> Array:
