@@ -17,15 +17,15 @@ from pallas_kernels.core.weights import (
     QuantizedWeight,
 )
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
-from pallas_kernels.core.weights.int4 import HALF, PIECE, ZEROS_OF_A_WORD
+from pallas_kernels.core.weights.int4 import PIECE, SLOT, ZEROS_OF_A_WORD
 
 VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE = (
     *("values", "packed", "scales", "zeros", "packed_zeros", "input_scale"),
 )
 """The fields of the types, which are the names of their arrays."""
 DUMMY_SCALE = 0.02  # the standard deviation that random codes times their scale have
-DEVIATIONS = {"int8": 73.9, "float8_e4m3fn": 100.0, "uint8": 4.61}
-"""The standard deviation of random codes, of a uint8 for each of its two."""
+DEVIATIONS = {"int8": 73.9, "float8_e4m3fn": 100.0, "uint16": 4.61}
+"""The standard deviation of random codes, of a uint16 for each of its four."""
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ class Int4Kernel(KernelType):
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
         num_groups = _num_groups(num_in, self.group_size)
         parts = {
-            PACKED: _codes((num_out, _num_groups(num_in, PIECE) * HALF), "uint8"),
-            SCALES: _scales((num_groups, num_out), 1, self.scale_dtype, "uint8"),
+            PACKED: _codes((num_out, _num_groups(num_in, PIECE) * SLOT), "uint16"),
+            SCALES: _scales((num_groups, num_out), 1, self.scale_dtype, "uint16"),
         }
         if self.has_zeros:
             words = _num_groups(num_groups, ZEROS_OF_A_WORD)

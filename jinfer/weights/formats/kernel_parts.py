@@ -23,7 +23,7 @@ from jinfer.weights.kernel_types import (
     KernelType,
 )
 from jinfer.weights.tensor_source import TensorSource
-from pallas_kernels.core.weights.int4 import HALF, PIECE, ZEROS_OF_A_WORD
+from pallas_kernels.core.weights.int4 import CODES_OF_A_WORD, PIECE, SLOT, ZEROS_OF_A_WORD
 
 ReadRows = Callable[[int, int], np.ndarray]
 MIDDLE = 128  # of unsigned codes of eight bits, where signed ones have 0
@@ -134,34 +134,32 @@ def _of_groups(
 
 
 def _packed(codes: StoredMatrix) -> PartSource:
-    """Codes [out, in] as bytes [out, bytes]."""
+    """Codes [out, in] as words of 16 bits [out, words]."""
     num_out, num_in = codes.shape
     num_pieces = -(-num_in // PIECE)
 
     def read(first: int, count: int) -> np.ndarray:
-        rows = codes.read(first, count).astype(np.uint8)
+        rows = codes.read(first, count).astype(np.uint16)
         filled = np.pad(rows, ((0, 0), (0, num_pieces * PIECE - num_in)))
-        halves = filled.reshape(count, num_pieces, 2, HALF)
-        return halves[:, :, 0] | halves[:, :, 1] << 4
+        return _words(filled.reshape(count, num_pieces, CODES_OF_A_WORD, SLOT), axis=2)
 
-    return PartSource(ComputedRows((num_out, num_pieces * HALF), np.dtype(np.uint8), read))
+    return PartSource(ComputedRows((num_out, num_pieces * SLOT), np.dtype(np.uint16), read))
 
 
 def _packed_turned(codes: StoredMatrix) -> PartSource:
-    """Codes [in, out] as bytes [bytes, out], which the device turns: a piece of inputs gives half as many
-    rows."""
+    """Codes [in, out] as words of 16 bits [words, out], which the device turns: a piece of inputs gives a
+    quarter as many rows."""
     num_in, num_out = codes.shape
     num_pieces = -(-num_in // PIECE)
 
     def read(first: int, count: int) -> np.ndarray:
-        begin, end = first // HALF, -(-(first + count) // HALF)
-        rows = codes.read(begin * PIECE, min(end * PIECE, num_in) - begin * PIECE).astype(np.uint8)
+        begin, end = first // SLOT, -(-(first + count) // SLOT)
+        rows = codes.read(begin * PIECE, min(end * PIECE, num_in) - begin * PIECE).astype(np.uint16)
         filled = np.pad(rows, ((0, (end - begin) * PIECE - len(rows)), (0, 0)))
-        halves = filled.reshape(end - begin, 2, HALF, num_out)
-        whole = (halves[:, 0] | halves[:, 1] << 4).reshape(-1, num_out)
-        return whole[first - begin * HALF :][:count]
+        slots = filled.reshape(end - begin, CODES_OF_A_WORD, SLOT, num_out)
+        return _words(slots, axis=1).reshape(-1, num_out)[first - begin * SLOT :][:count]
 
-    source = ComputedRows((num_pieces * HALF, num_out), np.dtype(np.uint8), read)
+    source = ComputedRows((num_pieces * SLOT, num_out), np.dtype(np.uint16), read)
     return PartSource(source, is_transposed=True)
 
 
@@ -193,8 +191,8 @@ def _zero_words_turned(tensor: DequantizedTensor, zeros: StoredMatrix) -> PartSo
 
 
 def _words(fields: np.ndarray, axis: int) -> np.ndarray:
-    """Eight fields along an axis in one word, the first in the lowest bits."""
-    shifts = 4 * np.arange(ZEROS_OF_A_WORD, dtype=np.uint32)
+    """All fields of four bits along an axis in one word of their dtype, the first in the lowest bits."""
+    shifts = 4 * np.arange(fields.shape[axis], dtype=fields.dtype)
     shape = tuple(-1 if i == axis else 1 for i in range(fields.ndim))
     return np.bitwise_or.reduce(fields << shifts.reshape(shape), axis=axis)
 
