@@ -21,6 +21,7 @@ from jinfer.execution.step import run_step
 from jinfer.execution.workspace import MIN_LAYERS
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.weights.rounded_weights import ROUNDINGS, with_rounded_types
 from tests.pallas_kernels.h200 import CompiledProgram, compile_for_h200, compiler_process, what_is_missing
 
 pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
@@ -48,9 +49,14 @@ SLICES_A_LAYER = 4
 OPTIONS = {name: value for name, value in GPU_COMPILER_OPTIONS.items() if name != NEEDS_A_GPU}
 
 
-def compile_step(shape: StepShape, *, num_layers: int = NUM_LAYERS) -> CompiledProgram:
+def compile_step(
+    shape: StepShape, *, num_layers: int = NUM_LAYERS, quantization: str | None = None
+) -> CompiledProgram:
     interpret_nothing()
     model = the_model(num_layers)
+    if quantization is not None:
+        rounding = ROUNDINGS[quantization](jnp.dtype("bfloat16"))
+        model = model.fitted_to(with_rounded_types(model.param_specs, rounding))
     state = abstract_device_state(model.config, LIMITS, jnp.dtype("bfloat16"))
     packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
     step = functools.partial(run_step, model, shape, LIMITS)
@@ -85,8 +91,12 @@ def compile_half(kind: SplitKind, key: ProgramKey) -> CompiledProgram:
 def compiled():
     """Compiles steps, each once."""
     with compiler_process(compile_step) as compile_:
-        kept = functools.cache(lambda shape, num_layers: compile_(shape, num_layers=num_layers))
-        yield lambda shape, num_layers=NUM_LAYERS: kept(shape, num_layers)
+        kept = functools.cache(
+            lambda shape, num_layers, quantization: compile_(
+                shape, num_layers=num_layers, quantization=quantization
+            )
+        )
+        yield lambda shape, num_layers=NUM_LAYERS, quantization=None: kept(shape, num_layers, quantization)
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +129,18 @@ def test_a_step_is_what_we_want(compiled, shape):
     assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
     if shape == StepShape(1):
         check_layers_of_one_row(program)
+
+
+@pytest.mark.parametrize("quantization", ["fp8", "int4"])
+def test_a_decode_step_with_quantized_weights_is_one_graph(compiled, quantization):
+    """And no weight becomes floats in memory: a layer's alone would be 31 MB."""
+    shape = StepShape(16)
+    program, floats = compiled(shape, quantization=quantization), compiled(shape)
+    assert program.thunks == ["kCommandBuffer"]
+    assert set(program.captured) <= KERNELS, Counter(program.captured)
+    assert program.aliased_bytes >= cache_bytes()
+    assert program.temporary_bytes < floats.temporary_bytes + 2_000_000
+    assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
 
 
 def test_the_first_half_of_a_step_is_one_graph_and_copies_no_cache(compiled_half):
