@@ -11,7 +11,7 @@ from pallas_kernels.paged_attention.extend.mosaic.shape import (
     NUM_QUERY_TILES,
     NUM_STAGES,
     Barriers,
-    QuantizedRefs,
+    QuantizedPagesRefs,
     Refs,
     Shape,
     Work,
@@ -51,7 +51,7 @@ class _Tail:
         self.is_one, self.phase, self.first_row = is_one, phase, first_row
 
 
-def load_queries(refs: Refs | QuantizedRefs, n, work: Work, shape: Shape) -> None:
+def load_queries(refs: Refs | QuantizedPagesRefs, n, work: Work, shape: Shape) -> None:
     """Queries of the n-th piece, when the piece that had their place has been stored."""
     slot, phase = slot_and_phase(n, NUM_QUERY_TILES)
     wait(refs.barriers, Barriers.q_free + slot, 1 - phase)
@@ -67,7 +67,7 @@ def load_queries(refs: Refs | QuantizedRefs, n, work: Work, shape: Shape) -> Non
     )
 
 
-def rows_of_tile(refs: Refs | QuantizedRefs, work: Work, tile, shape: Shape) -> tuple:
+def rows_of_tile(refs: Refs | QuantizedPagesRefs, work: Work, tile, shape: Shape) -> tuple:
     """The first row of `kv` of each copy of a tile of keys. Copies after the row's end read its last page
     again."""
     last_copy = div(jnp.maximum(work.length - 1, 0), shape.rows_per_copy) * shape.rows_per_copy

@@ -17,7 +17,7 @@ from pallas_kernels.paged_attention.extend.mosaic.shape import (
     NUM_STAGES,
     Barriers,
     QuantizedBarriers,
-    QuantizedRefs,
+    QuantizedPagesRefs,
     Shape,
     Work,
     div,
@@ -31,7 +31,7 @@ FREE = {KEYS: Barriers.k_free, VALUES: Barriers.v_free}
 FULL = {KEYS: Barriers.k_full, VALUES: Barriers.v_full}
 
 
-def load_all(refs: QuantizedRefs, shape: Shape) -> None:
+def load_all(refs: QuantizedPagesRefs, shape: Shape) -> None:
     """Tiles of a piece from the newest to the oldest. The pages of a tile are looked up two tiles ahead."""
 
     def one_piece(n, work: Work, num_loaded):
@@ -61,7 +61,7 @@ def load_all(refs: QuantizedRefs, shape: Shape) -> None:
     for_each_piece(refs, shape, one_piece, jnp.int32(0))
 
 
-def _start(refs: QuantizedRefs, kind: int, work: Work, key_rows: tuple, shape: Shape) -> None:
+def _start(refs: QuantizedPagesRefs, kind: int, work: Work, key_rows: tuple, shape: Shape) -> None:
     """Starts copying a tile to where it is converted."""
     kv_head = div(work.head, shape.num_heads // shape.num_kv_heads)
     rows = [row + kind * shape.num_pages * shape.page_size for row in key_rows]
@@ -82,7 +82,7 @@ def _start(refs: QuantizedRefs, kind: int, work: Work, key_rows: tuple, shape: S
     )
 
 
-def _convert(refs: QuantizedRefs, kind: int, count, num_rows, shape: Shape) -> None:
+def _convert(refs: QuantizedPagesRefs, kind: int, count, num_rows, shape: Shape) -> None:
     """Converts the staged tile, number `count` of this program. Rows from `num_rows` on are after the end of
     their sequence, and become zeros: a NaN there times a weight of 0 would be NaN."""
     stage, phase = slot_and_phase(count, NUM_STAGES)

@@ -13,7 +13,7 @@ from pallas_kernels.paged_attention.extend.mosaic import load, load_quantized
 from pallas_kernels.paged_attention.extend.mosaic.shape import (
     Barriers,
     QuantizedBarriers,
-    QuantizedRefs,
+    QuantizedPagesRefs,
     Refs,
     Shape,
 )
@@ -63,7 +63,7 @@ LOADING: Mapping[type, Loading] = {
     QuantizedKVPages: Loading(
         operands=_quantized_operands,
         staging=_staging,
-        refs=QuantizedRefs,
+        refs=QuantizedPagesRefs,
         arrivals=QuantizedBarriers.arrivals,
         load_all=load_quantized.load_all,
         attending_registers=224,

@@ -73,7 +73,7 @@ class Refs(NamedTuple):
     barriers: Any
 
 
-class QuantizedRefs(NamedTuple):
+class QuantizedPagesRefs(NamedTuple):
     """The same of a cache in 8 bits, whose tiles arrive in `staged` and are converted from there."""
 
     q: Any
