@@ -27,6 +27,6 @@ def test_types_of_weights_say_how_many_bytes_and_how_fast(quantization, rate):
     resolved = resolve_model(WIDE, params=None, tokenizer=None, config=config, placement=placement)
     loaded = load_model(resolved, params=None, config=config, placement=placement)
 
-    work = work_of(SimpleNamespace(loaded=loaded))
+    work = work_of(SimpleNamespace(loaded=loaded, limits=resolved.chosen_limits))
     assert work.linear_rate == rate
     assert work.weight_bytes == num_bytes(loaded.params) - num_bytes(loaded.params["embedding"])

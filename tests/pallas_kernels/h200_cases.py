@@ -42,7 +42,7 @@ from pallas_kernels.softmax import shapes as softmax_shapes
 from pallas_kernels.softmax import softmax
 
 Named = tuple[str, "Case"]
-QUANTIZED = (jnp.int8, jnp.float8_e4m3fn)
+QUANTIZED_CACHES = (jnp.int8, jnp.float8_e4m3fn)
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def paged_attention_cases() -> Iterator[Named]:
     for name in ("stories260K", "llama-3.1-8b", "gemma-2-2b-local"):
         yield decode_case(name, 64, 2048, dtype=jnp.float32)
         yield extend_case(name, 8192, 8, 4096, dtype=jnp.float32)
-    for name, cache in itertools.product(("phi-2", "llama-3.1-8b", "gemma-2-2b-local"), QUANTIZED):
+    for name, cache in itertools.product(("phi-2", "llama-3.1-8b", "gemma-2-2b-local"), QUANTIZED_CACHES):
         yield decode_case(name, 64, 2048, cache=cache)
         yield extend_case(name, 8192, 8, 4096, cache=cache)
     yield decode_case("llama-3.1-8b", 256, 1024, cache=jnp.int8)
@@ -199,7 +199,7 @@ def rope_cache_write_cases() -> Iterator[Named]:
         norm = dict.fromkeys(["q_scale", "k_scale"], array(36, 128)) | {"layer": indices()}
         case = _rope_cache_write_case(rope_shapes.SHAPES["qwen3-8b"], tokens, norm)
         yield f"rope_cache_write-qwen3-8b-{tokens}-layers", case
-    for name, cache in itertools.product(("phi-2", "qwen3-next-80b"), QUANTIZED):
+    for name, cache in itertools.product(("phi-2", "qwen3-next-80b"), QUANTIZED_CACHES):
         case = _rope_cache_write_case(rope_shapes.SHAPES[name], 8192, {}, cache=cache)
         yield f"rope_cache_write-{name}-8192-{cache.__name__}", case
 
@@ -234,7 +234,7 @@ def append_and_decode_cases() -> Iterator[Named]:
     options = AttentionOptions(sliding_window=128)
     yield "append_and_decode-window-64", _append_and_decode_case(small, 64, options=options)
     yield "append_and_decode-float32-64", _append_and_decode_case(small, 64, dtype=jnp.float32)
-    for name, cache in itertools.product(("qwen3-8b", "qwen3-next-80b"), QUANTIZED):
+    for name, cache in itertools.product(("qwen3-8b", "qwen3-next-80b"), QUANTIZED_CACHES):
         case = _append_and_decode_case(rope_shapes.SHAPES[name], 64, cache=cache)
         yield f"append_and_decode-{name}-64-{cache.__name__}", case
 
@@ -308,7 +308,7 @@ def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated):
     return pallas(matmul)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
 
 
-QUANTIZED: dict[str, Callable[[jax.Array], QuantizedWeight]] = {
+QUANTIZED_WEIGHTS: dict[str, Callable[[jax.Array], QuantizedWeight]] = {
     "int4": Int4Weight.of,
     "int4-zeros": functools.partial(Int4Weight.of, symmetric=False),
     "int8": Int8Weight.of,
@@ -323,9 +323,9 @@ def quantized_cases() -> Iterator[Named]:
     """Stacks of layers with a norm and a gate, and with a residual."""
     sizes = [(1, "qkv"), (16, "gate-up"), (64, "down")]
     hardest = [(kind, (rows, "gate-up")) for kind in ("int4-zeros", "block-fp8-fp8") for rows in (64, 128)]
-    for kind, (rows, layer) in [*itertools.product(QUANTIZED, sizes), *hardest]:
+    for kind, (rows, layer) in [*itertools.product(QUANTIZED_WEIGHTS, sizes), *hardest]:
         shape = matmul_shapes.SHAPES[f"qwen3-8b-{layer}"]
-        w = jax.eval_shape(QUANTIZED[kind], array(3, shape.num_in, shape.num_out))
+        w = jax.eval_shape(QUANTIZED_WEIGHTS[kind], array(3, shape.num_in, shape.num_out))
         named = {"layer": indices()}
         if layer != "down" and rows <= MAX_NORM_ROWS:
             named["scale"] = array(3, shape.num_in)
@@ -339,7 +339,7 @@ def quantized_cases() -> Iterator[Named]:
         )
     for kind in ("int4-zeros", "fp8", "block-fp8-fp8"):
         # No block divides these sizes: loads are masked.
-        arguments = array(5, 300), jax.eval_shape(QUANTIZED[kind], array(300, 200))
+        arguments = array(5, 300), jax.eval_shape(QUANTIZED_WEIGHTS[kind], array(300, 200))
         yield f"matmul-{kind}-masked", Case(pallas(matmul), arguments, "matmul_quantized", "wgmma")
     for (name, features), rows in itertools.product(_distinct(quantize_shapes.SHAPES)[2:], (1, 8192)):
         for dtype, group_size in ((jnp.int8, None), (jnp.float8_e4m3fn, 128)):
