@@ -1,6 +1,7 @@
 """A server that the tests of benchmarks share, for a start is what takes time."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -12,10 +13,11 @@ from tests.conftest import COMPILES_FAST
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[ServerProcess]:
     directory = write_checkpoint(tmp_path_factory.mktemp("served"))
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in COMPILES_FAST.items():
-            environment.setenv(name, value)
-        with running_server(
-            {"model": str(directory), "served_model_name": ["tiny"], **TINY_ENGINE}
-        ) as server:
-            yield server
+    options = {"model": str(directory), "served_model_name": ["tiny"], **TINY_ENGINE}
+    with ExitStack() as stack:
+        # No longer than the server starts: children of later tests have other needs.
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in COMPILES_FAST.items():
+                environment.setenv(name, value)
+            server = stack.enter_context(running_server(options))
+        yield server

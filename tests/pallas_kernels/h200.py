@@ -129,6 +129,7 @@ def compiler_process(
 def _start_compiler_process() -> None:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_compilation_cache", False)
+    jax.config.update("jax_disable_most_optimizations", False)  # whatever other tests tell their children
 
 
 def compile_for_h200(
