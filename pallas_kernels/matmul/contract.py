@@ -94,3 +94,14 @@ def of_layer(stack: WeightT, layer: int | Array | None, *, ndim: int) -> WeightT
     if stack.ndim == ndim or layer is None:
         return stack
     return jax.tree.map(lambda leaf: leaf[layer], stack)
+
+
+def ended(y: Array, fusion: Fusion, layer: int | Array | None) -> Array:
+    """What `fusion` has after a product y, in jax.numpy: residual + gate(y + bias), each rounded to y's dtype
+    as it goes."""
+    if fusion.bias is not None:
+        y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)
+    if fusion.gated:
+        gate, other = jnp.split(y, 2, axis=-1)
+        y = jax.nn.silu(gate) * other
+    return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y

@@ -3,7 +3,6 @@ them; what comes after is XLA's."""
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
@@ -11,7 +10,7 @@ from jaxtyping import Array
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.weights import BlockFp8Weight, Int4Weight, Int8Weight, QuantizedWeight
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
-from pallas_kernels.matmul.contract import Fusion, of_layer
+from pallas_kernels.matmul.contract import Fusion, ended, of_layer
 from pallas_kernels.matmul.quantized.mosaic.serves import why_not
 from pallas_kernels.quantize import QuantizedRows, quantize_rows
 
@@ -30,13 +29,7 @@ def matmul(
     reason = why_not(w, out_dtype)
     if reason is not None:
         raise UnsupportedError(f'the Mosaic kernel does not serve this call: {reason}; use "xla"')
-    y = multiply(rows_of(x, w, layer, fusion.norm), w, layer=layer)
-    if fusion.bias is not None:
-        y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)
-    if fusion.gated:
-        gate, other = jnp.split(y, 2, axis=-1)
-        y = jax.nn.silu(gate) * other
-    return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y
+    return ended(multiply(rows_of(x, w, layer, fusion.norm), w, layer=layer), fusion, layer)
 
 
 def multiply(
