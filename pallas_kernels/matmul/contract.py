@@ -97,8 +97,8 @@ def of_layer(stack: WeightT, layer: int | Array | None, *, ndim: int) -> WeightT
 
 
 def ended(y: Array, fusion: Fusion, layer: int | Array | None) -> Array:
-    """What `fusion` has after a product y, in jax.numpy: residual + gate(y + bias), each rounded to y's dtype
-    as it goes."""
+    """residual + gate(y + bias) of a product y, in jax.numpy: what `fusion` has after it, rounded to y's
+    dtype as it goes."""
     if fusion.bias is not None:
         y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)
     if fusion.gated:

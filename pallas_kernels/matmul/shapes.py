@@ -1,6 +1,12 @@
-"""Linear layers of published models: what tests and benchmarks run over."""
+"""Linear layers of published models, and the types of their weights: what tests and benchmarks run over."""
 
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from jaxtyping import Array
+
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
 
 
 @dataclass(frozen=True)
@@ -26,3 +32,13 @@ SHAPES = {
     "qwen3-32b-down": MatmulShape(25600, 5120),
     "gpt-oss-20b-qkv": MatmulShape(2880, 5120),
 }
+QUANTIZED_WEIGHTS: Mapping[str, Callable[[Array], QuantizedWeight]] = {
+    "int4": Int4Weight.of,
+    "int4-zeros": functools.partial(Int4Weight.of, symmetric=False),
+    "int8": Int8Weight.of,
+    "int8-int8": functools.partial(Int8Weight.of, activations="dynamic"),
+    "fp8": Fp8Weight.of,
+    "fp8-fp8": functools.partial(Fp8Weight.of, activations="dynamic"),
+    "block-fp8-fp8": functools.partial(BlockFp8Weight.of, activations="dynamic"),
+}
+"""Quantized weights of a matrix [in, out]. A second part of a name is of the activations."""

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.latent_attention import mla
 from pallas_kernels.latent_attention import shapes as latent_shapes
 from pallas_kernels.layer_norm import layer_norm
@@ -308,24 +308,13 @@ def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated):
     return pallas(matmul)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
 
 
-QUANTIZED_WEIGHTS: dict[str, Callable[[jax.Array], QuantizedWeight]] = {
-    "int4": Int4Weight.of,
-    "int4-zeros": functools.partial(Int4Weight.of, symmetric=False),
-    "int8": Int8Weight.of,
-    "int8-int8": functools.partial(Int8Weight.of, activations="dynamic"),
-    "fp8": Fp8Weight.of,
-    "fp8-fp8": functools.partial(Fp8Weight.of, activations="dynamic"),
-    "block-fp8-fp8": functools.partial(BlockFp8Weight.of, activations="dynamic"),
-}
-
-
 def quantized_cases() -> Iterator[Named]:
     """Stacks of layers with a norm and a gate, and with a residual."""
     sizes = [(1, "qkv"), (16, "gate-up"), (64, "down")]
     hardest = [(kind, (rows, "gate-up")) for kind in ("int4-zeros", "block-fp8-fp8") for rows in (64, 128)]
-    for kind, (rows, layer) in [*itertools.product(QUANTIZED_WEIGHTS, sizes), *hardest]:
+    for kind, (rows, layer) in [*itertools.product(matmul_shapes.QUANTIZED_WEIGHTS, sizes), *hardest]:
         shape = matmul_shapes.SHAPES[f"qwen3-8b-{layer}"]
-        w = jax.eval_shape(QUANTIZED_WEIGHTS[kind], array(3, shape.num_in, shape.num_out))
+        w = jax.eval_shape(matmul_shapes.QUANTIZED_WEIGHTS[kind], array(3, shape.num_in, shape.num_out))
         named = {"layer": indices()}
         if layer != "down" and rows <= MAX_NORM_ROWS:
             named["scale"] = array(3, shape.num_in)
@@ -339,7 +328,7 @@ def quantized_cases() -> Iterator[Named]:
         )
     for kind in ("int4-zeros", "fp8", "block-fp8-fp8"):
         # No block divides these sizes: loads are masked.
-        arguments = array(5, 300), jax.eval_shape(QUANTIZED_WEIGHTS[kind], array(300, 200))
+        arguments = array(5, 300), jax.eval_shape(matmul_shapes.QUANTIZED_WEIGHTS[kind], array(300, 200))
         yield f"matmul-{kind}-masked", Case(pallas(matmul), arguments, "matmul_quantized", "wgmma")
     for (name, features), rows in itertools.product(_distinct(quantize_shapes.SHAPES)[2:], (1, 8192)):
         for dtype, group_size in ((jnp.int8, None), (jnp.float8_e4m3fn, 128)):

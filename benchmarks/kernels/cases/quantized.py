@@ -11,27 +11,18 @@ from benchmarks.kernels.case import Case, Limit, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import should_interpret
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.matmul import matmul
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.quantized import triton
 from pallas_kernels.matmul.quantized.triton.launch import call_of
 from pallas_kernels.matmul.quantized.tuning import quantized_candidates, quantized_key
-from pallas_kernels.matmul.shapes import SHAPES, MatmulShape
+from pallas_kernels.matmul.shapes import QUANTIZED_WEIGHTS, SHAPES, MatmulShape
 from pallas_kernels.matmul.tuning import MatmulBlocks
 
 ROWS = (1, 4, 16, 64)
 LAYERS = {"qkv": False, "o": False, "gate-up": True, "down": False}  # and whether it is gated
 SQUARES = {"8192": MatmulShape(8192, 8192), "4096-12288": MatmulShape(4096, 12288)}
-KINDS: dict[str, Callable[[jax.Array], QuantizedWeight]] = {
-    "int4": Int4Weight.of,
-    "int4-zeros": functools.partial(Int4Weight.of, symmetric=False),
-    "int8": Int8Weight.of,
-    "int8-int8": functools.partial(Int8Weight.of, activations="dynamic"),
-    "fp8": Fp8Weight.of,
-    "fp8-fp8": functools.partial(Fp8Weight.of, activations="dynamic"),
-    "block-fp8-fp8": functools.partial(BlockFp8Weight.of, activations="dynamic"),
-}
 
 
 def cases(*, smoke: bool) -> Iterator[Case]:
@@ -39,7 +30,7 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     if smoke:
         yield _case("quantized-int4-smoke", "int4", 2, MatmulShape(256, 96), gated=False)
         return
-    for kind in KINDS:
+    for kind in QUANTIZED_WEIGHTS:
         for rows in ROWS:
             for name, shape in SQUARES.items():
                 yield _case(f"quantized-{kind}-{name}-b{rows}", kind, rows, shape, gated=False)
@@ -49,7 +40,9 @@ def cases(*, smoke: bool) -> Iterator[Case]:
 
 
 def _case(name: str, kind: str, rows: int, shape: MatmulShape, *, gated: bool) -> Case:
-    w = jax.eval_shape(KINDS[kind], jax.ShapeDtypeStruct((shape.num_in, shape.num_out), jnp.bfloat16))
+    w = jax.eval_shape(
+        QUANTIZED_WEIGHTS[kind], jax.ShapeDtypeStruct((shape.num_in, shape.num_out), jnp.bfloat16)
+    )
     x = jax.ShapeDtypeStruct((rows, shape.num_in), jnp.bfloat16)
     call = call_of(x, w, Fusion(gated=gated))
     num_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(w))
@@ -70,7 +63,7 @@ def _make(kind: str, rows: int, shape: MatmulShape, data: Data, num_sets: int) -
     """The carry is x. Weights are those of one matrix: what lies in them does not decide the time."""
     w = data.normal((shape.num_in, shape.num_out), scale=shape.num_in**-0.5)
     quantize = jax.eval_shape if isinstance(w, jax.ShapeDtypeStruct) else _call
-    sets: list[Any] = [quantize(KINDS[kind], w) for _ in range(num_sets)]
+    sets: list[Any] = [quantize(QUANTIZED_WEIGHTS[kind], w) for _ in range(num_sets)]
     return Inputs(data.normal((rows, shape.num_in)), sets)
 
 
