@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,6 +15,7 @@ from jinfer.engine.split_plan import SplitKind, StepMasks
 from jinfer.engine.steps import StepOutput, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
+from jinfer.execution.input_cache import InputCache
 from jinfer.execution.prefix_updates import PrefixUpdates
 from jinfer.execution.split_steps import SplitStep, SplitSteps, prompt_scores, token_logprobs
 from jinfer.placement import Placement
@@ -74,7 +75,7 @@ class Executor:
         self._join_prefixes(plan)
         batch = self.make_batch(plan)
         self.state, step = self.split_steps.begin(
-            self.params, self.state, plan, batch, packed=self._input_cache(batch)
+            self.params, self.state, plan, batch, packed=self._input(batch)
         )
         return step
 
@@ -93,8 +94,13 @@ class Executor:
     def run(self, batch: Batch) -> StepResult:
         """Starts the step of a batch."""
         step = self.executables[batch.shape]
-        self.state, result = step(self.params, self.state, self._input_cache(batch))
+        self.state, result = step(self.params, self.state, self._input(batch))
         return result
+
+    def _input(self, batch: Batch) -> np.ndarray | jax.Array:
+        """The packed batch, on the device where it is there already: those of decode steps are equal while
+        no row joins, leaves or begins a page."""
+        return self._input_cache(batch.shape, batch.packed) if batch.shape.is_decode else batch.packed
 
     def read(self, handle: StepResult | SplitStep, logprob_rows: Sequence[int]) -> StepOutput:
         """Waits for a step. Log probabilities come to the host for `logprob_rows` only."""
@@ -127,46 +133,3 @@ def _logprobs(result: StepResult, rows: Iterable[int]) -> dict[int, TokenLogprob
     """The arrays come to the host whole: indexing on the device would compile."""
     arrays: Any = result.logprobs, result.top_token_ids, result.top_logprobs
     return token_logprobs(map(np.asarray, arrays), rows)
-
-
-class CachedInput(NamedTuple):
-    """A packed batch, on the host and on the device."""
-
-    packed: np.ndarray
-    on_device: jax.Array
-
-
-class InputCache:
-    """Gives a step its packed batch, as an array on the device where that is there already.
-
-    While no row joins, leaves or begins a page, the batches of decode steps are equal. One that is sent once
-    and kept needs no transfer, and XLA finds it where its CUDA graph of the step expects it, so that no node
-    of the graph has to be updated. One array per shape is kept. A batch that differs once, as when a row gets
-    a page, does not replace it, since the next is usually equal again.
-    """
-
-    def __init__(self, placement: Placement) -> None:
-        self._placement = placement
-        self._cached: dict[StepShape, CachedInput] = {}
-        self._newest: dict[StepShape, np.ndarray] = {}
-
-    def __call__(self, batch: Batch) -> np.ndarray | jax.Array:
-        """The packed batch, on the device from the second equal one on."""
-        if not batch.shape.is_decode:
-            return batch.packed
-        cached = self._cached.get(batch.shape)
-        if cached is not None and np.array_equal(cached.packed, batch.packed):
-            return cached.on_device
-        newest = self._newest.get(batch.shape)
-        self._newest[batch.shape] = batch.packed
-        if newest is None or not np.array_equal(newest, batch.packed):
-            return batch.packed
-        on_device = self._placement.put(batch.packed)
-        self._cached[batch.shape] = CachedInput(batch.packed, on_device)
-        return on_device
-
-    def clear(self) -> None:
-        """Frees the arrays on the device, once no step runs any more."""
-        for cached in self._cached.values():
-            cached.on_device.delete()
-        self._cached.clear()

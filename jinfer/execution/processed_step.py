@@ -14,10 +14,12 @@ def choose_processed(
     implementation: Implementation,
     rows: Rows,
     state: LogitsState,
-    wanted: NextTokens,
+    next_tokens: NextTokens,
     flags: RowFlags,
-) -> tuple[Rows, LogitsState, StepResult]:
-    """The second half, as `step.choose_tokens`, with logits changed by the rules of each row."""
+) -> tuple[Rows, LogitsState, NextTokens, StepResult]:
+    """The second half, as `step.choose_tokens`, with logits changed by the rules of each row. The first of
+    `next_tokens` are meant, as many as there are flags; all are given back as they are."""
+    wanted = next_tokens.first(flags.has_rules.shape[0])
     state, result = sampler(
         wanted.logits,
         state,
@@ -27,4 +29,4 @@ def choose_processed(
         wanted.positions,
         implementation,
     )
-    return rows.with_tokens(wanted.row_ids, result.token_ids), state, result
+    return rows.with_tokens(wanted.row_ids, result.token_ids), state, next_tokens, result

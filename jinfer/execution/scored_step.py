@@ -45,14 +45,15 @@ def scored_forward(
     params: Params,
     state: DeviceState,
     packed: Int32[Array, " packed"],
+    next_tokens: NextTokens,
     targets: Int32[Array, " tokens"],
 ) -> tuple[DeviceState, NextTokens, PromptScores]:
-    """The first half, as `step.forward`, of a mixed batch, with the last layer computed for all tokens.
+    """The first half, as `forward_into`, of a mixed batch, with the last layer computed for all tokens.
     `targets` are the tokens that come next in prompts; NO_TARGET where nobody asks."""
     state, hidden, read = hidden_forward(model, shape, limits, params, state, packed)
     logits = model.logits(params, hidden[read.tokens.logits_indices])
     wanted = NextTokens(logits, read.row_ids, read.tokens.lengths, read.sampling)
-    return state, wanted, _scores(model, params, hidden, targets)
+    return state, next_tokens.with_first(wanted), _scores(model, params, hidden, targets)
 
 
 def hidden_forward(

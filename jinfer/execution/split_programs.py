@@ -3,12 +3,12 @@
 A step has two halves where a row's logits change (requests/logits_rules.py), or where the log probabilities
 of a prompt are wanted:
 
-    forward      (params, state, packed batch) -> (state, NextTokens)            of each shape
-    score        the same with a token's target each -> PromptScores as well     of each mixed shape
-    choose       (rows, logits state, NextTokens, flags) -> (..., StepResult)    of each number of rows
-    report       the same with log probabilities of processed logits             of each number of rows
+    forward      (params, state, packed batch, NextTokens) -> (state, NextTokens)    of each shape
+    score        the same with a token's target each -> PromptScores as well         of each mixed shape
+    choose       (rows, logits state, NextTokens, flags) -> (..., StepResult)        of each number of rows
+    report       the same with log probabilities of processed logits                 of each number of rows
     join         (logits state, JoiningRow) -> logits state
-    step masks   (step masks, rows, masks) -> step masks                         of a few numbers of masks
+    step masks   (step masks, rows, masks) -> step masks                             of a few numbers of masks
 """
 
 import functools
@@ -29,7 +29,7 @@ from jinfer.execution.compiled_steps import RESULT, abstract_packed
 from jinfer.execution.device_state import DeviceState
 from jinfer.execution.processed_step import choose_processed
 from jinfer.execution.scored_step import PromptScores, scored_forward
-from jinfer.execution.step import NextTokens, forward
+from jinfer.execution.step import NextTokens, forward_into
 from jinfer.models.model import Model
 from jinfer.sampling.processed_logits import (
     LogitsState,
@@ -76,6 +76,22 @@ class SplitPrograms:
             abstract_logits_state(self.limits.max_num_seqs, self.vocab_size),
         )
 
+    @functools.cached_property
+    def next_tokens(self) -> NextTokens:
+        """The shapes of what passes between the halves, of as many rows as there may be: one set for steps of
+        all shapes."""
+        sharding = self.state.rows.lengths.sharding
+
+        def of(dtype: Any, *shape: int) -> Any:
+            return jax.ShapeDtypeStruct((self.limits.max_num_seqs, *shape), dtype, sharding=sharding)
+
+        return NextTokens(
+            logits=of(jnp.float32, self.vocab_size),
+            row_ids=of(jnp.int32),
+            positions=of(jnp.int32),
+            sampling=of(jnp.int32, SAMPLING_SIZE),
+        )
+
     @property
     def mask_counts(self) -> tuple[int, ...]:
         """The numbers of masks that are sent at a time."""
@@ -100,10 +116,10 @@ class SplitPrograms:
 
     def _forward(self, shape: StepShape) -> Program:
         return Program(
-            function=functools.partial(forward, self.model, shape, self.limits),
-            arguments=(self.params, self.state, abstract_packed(shape, self.limits)),
-            donated=(1,),
-            result_structure=jax.tree.structure((self.state, self._next_tokens(shape.rows))),
+            function=functools.partial(forward_into, self.model, shape, self.limits),
+            arguments=(self.params, self.state, abstract_packed(shape, self.limits), self.next_tokens),
+            donated=(1, 3),
+            result_structure=jax.tree.structure((self.state, self.next_tokens)),
             facts=("forward", *self._facts, shape),
         )
 
@@ -113,9 +129,15 @@ class SplitPrograms:
         scores = PromptScores(*range(len(PromptScores._fields)))
         return Program(
             function=functools.partial(scored_forward, self.model, shape, self.limits),
-            arguments=(self.params, self.state, abstract_packed(shape, self.limits), targets),
-            donated=(1,),
-            result_structure=jax.tree.structure((self.state, self._next_tokens(shape.rows), scores)),
+            arguments=(
+                self.params,
+                self.state,
+                abstract_packed(shape, self.limits),
+                self.next_tokens,
+                targets,
+            ),
+            donated=(1, 3),
+            result_structure=jax.tree.structure((self.state, self.next_tokens, scores)),
             facts=("score", *self._facts, shape),
         )
 
@@ -124,9 +146,9 @@ class SplitPrograms:
         rows = self.state.rows
         return Program(
             function=functools.partial(choose_processed, SAMPLERS[kind], self.model.implementation),
-            arguments=(rows, self.logits_state, self._next_tokens(num_rows), RowFlags(flag, flag)),
-            donated=(0, 1),
-            result_structure=jax.tree.structure((rows, self.logits_state, RESULT)),
+            arguments=(rows, self.logits_state, self.next_tokens, RowFlags(flag, flag)),
+            donated=(0, 1, 2),
+            result_structure=jax.tree.structure((rows, self.logits_state, self.next_tokens, RESULT)),
             facts=(kind, self.model.implementation),
         )
 
@@ -146,16 +168,3 @@ class SplitPrograms:
     @property
     def _facts(self) -> tuple[Any, ...]:
         return self.model.config, self.model.implementation, self.limits
-
-    def _next_tokens(self, num_rows: int) -> NextTokens:
-        sharding = self.state.rows.lengths.sharding
-
-        def of(dtype: Any, *shape: int) -> Any:
-            return jax.ShapeDtypeStruct((num_rows, *shape), dtype, sharding=sharding)
-
-        return NextTokens(
-            logits=of(jnp.float32, self.vocab_size),
-            row_ids=of(jnp.int32),
-            positions=of(jnp.int32),
-            sampling=of(jnp.int32, SAMPLING_SIZE),
-        )

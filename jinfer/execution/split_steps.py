@@ -17,6 +17,7 @@ from jinfer.engine.split_plan import ScoredChunk, SplitKind, StepMasks, device_r
 from jinfer.engine.steps import ChunkScores, TokenLogprobs
 from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import DeviceState
+from jinfer.execution.input_cache import InputCache
 from jinfer.execution.scored_step import NO_TARGET, PromptScores
 from jinfer.execution.split_programs import ProgramKey, SplitPrograms
 from jinfer.execution.step import NextTokens
@@ -33,7 +34,7 @@ class SplitStep:
     second half was."""
 
     plan: StepPlan
-    wanted: NextTokens | None
+    num_rows: int
     scored: list[ScoredChunk]
     scores: PromptScores | None
     result: StepResult | None = None
@@ -46,10 +47,12 @@ class SplitSteps:
         self._programs = programs
         self._compilation = compilation
         self._placement = placement
+        self._input_cache = InputCache(placement)
         self._executables: dict[ProgramKey, jax.stages.Compiled] = {}
         self._prepared: dict[SplitKind, Future[None]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="jinfer-split-steps")
         self._state: LogitsState | None = None
+        self._next_tokens: NextTokens | None = None
         self._masks: dict[
             int, np.ndarray
         ] = {}  # by how many are sent at a time: new pages of memory are slow
@@ -82,7 +85,11 @@ class SplitSteps:
             if self._is_closed.is_set():
                 raise CancelledError("the engine was closed")
             if self._state is None:
-                self._state = self._placement.zeros(self._programs.logits_state)
+                self._fill_with_zeros()
+
+    def _fill_with_zeros(self) -> None:
+        programs = self._programs
+        self._state, self._next_tokens = self._placement.zeros((programs.logits_state, programs.next_tokens))
 
     def warm_up(self, params: Params, state: DeviceState) -> DeviceState:
         """Runs every program of processed logits once on padding: first calls load code."""
@@ -112,14 +119,17 @@ class SplitSteps:
         scores, scored = None, scored_chunks(plan)
         if scored:
             score = self._executables[ProgramKey("score", batch.shape)]
-            state, wanted, scores = score(params, state, packed, _targets(scored, batch))
+            state, self._next_tokens, scores = score(
+                params, state, packed, self._next_tokens, _targets(scored, batch)
+            )
             jax.tree.map(lambda x: x.copy_to_host_async(), scores)
         else:
-            state, wanted = self._executables[ProgramKey("forward", batch.shape)](params, state, packed)
+            forward = self._executables[ProgramKey("forward", batch.shape)]
+            state, self._next_tokens = forward(params, state, packed, self._next_tokens)
         for chunk in plan.chunks:
             if chunk.is_last_chunk and chunk.sequence.request.logits_rules is not None:
                 self._join(chunk)
-        return state, SplitStep(plan, wanted, scored, scores)
+        return state, SplitStep(plan, batch.shape.rows, scored, scores)
 
     def _join(self, chunk: ChunkPlan) -> None:
         programs = self._programs
@@ -128,30 +138,41 @@ class SplitSteps:
 
     def choose(self, state: DeviceState, step: SplitStep, masks: StepMasks | None) -> DeviceState:
         """Starts the second half, with the masks of some rows."""
-        assert step.wanted is not None, "its tokens are chosen already"
-        num_rows = step.wanted.row_ids.shape[0]
-        flags = RowFlags(has_rules=np.zeros(num_rows, bool), has_step_mask=np.zeros(num_rows, bool))
+        assert step.result is None, "its tokens are chosen already"
+        num_rows = step.num_rows
         ruled = ruled_rows(step.plan)
-        flags.has_rules[list(ruled)] = True
         reports = any(sequence.params.reports_processed_logprobs for sequence in ruled.values())
+        masked = [] if masks is None else [row for row in masks.rows if row is not None]
+        flags = RowFlags(
+            has_rules=self._flags("has_rules", num_rows, list(ruled)),
+            has_step_mask=self._flags("has_step_mask", num_rows, masked),
+        )
         if masks is not None:
-            flags.has_step_mask[[row for row in masks.rows if row is not None]] = True
             self._send(masks, device_rows(step.plan))
         choose = self._executables[ProgramKey("report" if reports else "choose", size=num_rows)]
-        rows, self._state, step.result = choose(state.rows, self._state, step.wanted, flags)
-        step.wanted = None  # the logits are large
+        rows, self._state, self._next_tokens, step.result = choose(
+            state.rows, self._state, self._next_tokens, flags
+        )
         step.result.token_ids.copy_to_host_async()
         return DeviceState(state.kv_cache, rows)
+
+    def _flags(self, name: str, num_rows: int, rows: list[int]) -> np.ndarray | jax.Array:
+        flags = np.zeros(num_rows, bool)
+        flags[rows] = True
+        return self._input_cache((name, num_rows), flags)
 
     def _send(self, masks: StepMasks, row_ids: list[int]) -> None:
         """Sends masks as they are: those for no row go to the null row."""
         null_row = self._programs.limits.max_num_seqs
         targets = np.full(len(masks.words), null_row, np.int32)
         targets[: len(masks.rows)] = [null_row if row is None else row_ids[row] for row in masks.rows]
-        send = self._executables[ProgramKey("step masks", size=len(masks.words))]
+        key = ProgramKey("step masks", size=len(masks.words))
+        send = self._executables[key]
         state = self._state
         assert state is not None
-        self._state = state._replace(step_masks=send(state.step_masks, targets, masks.words))
+        self._state = state._replace(
+            step_masks=send(state.step_masks, self._input_cache(key, targets), masks.words)
+        )
 
     def new_masks(self, num_rows: int) -> np.ndarray:
         """uint32 [as many as are sent at a time, words], whose first `num_rows` are to be filled. They are
@@ -166,8 +187,8 @@ class SplitSteps:
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""
         if self._state is not None:
-            delete_arrays(self._state)
-            self._state = self._placement.zeros(self._programs.logits_state)
+            delete_arrays((self._state, self._next_tokens))
+            self._fill_with_zeros()
 
     def close(self) -> None:
         """Gives back the memory of the state. A program that XLA compiles is dropped when it is there, and
@@ -176,7 +197,8 @@ class SplitSteps:
             self._is_closed.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
         if self._state is not None:
-            delete_arrays(self._state)
+            delete_arrays((self._state, self._next_tokens))
+        self._input_cache.clear()
 
 
 def _targets(scored: list[ScoredChunk], batch: Batch) -> np.ndarray:

@@ -4,14 +4,13 @@ import jax
 import numpy as np
 
 from jinfer import SamplingParams
-from jinfer.batching.batch import Batch
 from jinfer.batching.buckets import StepShape
-from jinfer.execution.executor import InputCache
+from jinfer.execution.input_cache import InputCache
 from jinfer.execution.split_steps import SplitSteps
 from jinfer.placement import Placement
 from tests.tiny_model import tiny_llm
 
-DECODE, MIXED = StepShape(2), StepShape(2, 16)
+DECODE = StepShape(2)
 
 
 def input_cache() -> InputCache:
@@ -20,7 +19,7 @@ def input_cache() -> InputCache:
 
 def test_an_input_is_kept_on_the_device_from_the_second_time_on():
     send = input_cache()
-    first, second, third = (send(Batch(DECODE, np.array([1, 2], np.int32))) for _ in range(3))
+    first, second, third = (send(DECODE, np.array([1, 2], np.int32)) for _ in range(3))
     assert isinstance(first, np.ndarray)
     assert isinstance(second, jax.Array)
     assert third is second
@@ -29,28 +28,27 @@ def test_an_input_is_kept_on_the_device_from_the_second_time_on():
 
 def test_a_new_page_does_not_replace_what_is_kept():
     send = input_cache()
-    kept = [send(Batch(DECODE, np.array([1, 0], np.int32))) for _ in range(2)][-1]
-    other = send(Batch(DECODE, np.array([1, 7], np.int32)))
+    kept = [send(DECODE, np.array([1, 0], np.int32)) for _ in range(2)][-1]
+    other = send(DECODE, np.array([1, 7], np.int32))
     assert other.tolist() == [1, 7]
-    assert send(Batch(DECODE, np.array([1, 0], np.int32))) is kept
+    assert send(DECODE, np.array([1, 0], np.int32)) is kept
 
 
 def test_another_input_twice_replaces_it():
     send = input_cache()
-    old = [send(Batch(DECODE, np.array([1, 0], np.int32))) for _ in range(2)][-1]
-    new = [send(Batch(DECODE, np.array([3, 0], np.int32))) for _ in range(3)][-1]
+    old = [send(DECODE, np.array([1, 0], np.int32)) for _ in range(2)][-1]
+    new = [send(DECODE, np.array([3, 0], np.int32)) for _ in range(3)][-1]
     assert new.tolist() == [3, 0]
     assert old.tolist() == [1, 0]
-    assert send(Batch(DECODE, np.array([3, 0], np.int32))) is new
+    assert send(DECODE, np.array([3, 0], np.int32)) is new
 
 
-def test_shapes_are_kept_apart_and_mixed_steps_are_sent_as_they_are():
+def test_shapes_are_kept_apart():
     send = input_cache()
     packed = np.array([1, 0], np.int32)
-    first, second = (send(Batch(DECODE, packed)), send(Batch(StepShape(1), packed)))
+    first, second = (send(DECODE, packed), send(StepShape(1), packed))
     assert first is packed
     assert second is packed
-    assert all(send(Batch(MIXED, packed)) is packed for _ in range(3))
 
 
 def test_steps_in_two_halves_are_sent_once_as_well(monkeypatch):
