@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+from jinfer.compilation.program import is_out_of_memory
 from jinfer.config import CompilerOptions, EngineConfig, EngineLimits
 from jinfer.engine.engine import Engine
 from jinfer.engine.stats import Counters
@@ -223,7 +224,7 @@ def _executor(
             progress=config.progress,
         )
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise InsufficientMemoryError(
             f"the device ran out of memory while the engine started ({error}); {memory}; lower num_pages, "

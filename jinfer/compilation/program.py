@@ -104,7 +104,9 @@ class Compilation:
         stop: threading.Event | None = None,
     ) -> Mapping[Key, jax.stages.Compiled]:
         """The executables of all programs, compiled in threads, of which the default is one a core, in the
-        order in which they are given. Raises CancelledError soon after `stop` is set."""
+        order in which they are given. Those for which the device has no memory meanwhile, on which XLA times
+        what it chooses from, are compiled again one at a time. Raises CancelledError soon after `stop` is
+        set."""
         tracing = threading.Lock()  # Python's own lock is shared: one is traced while others compile
 
         def compile_one(program: Program) -> jax.stages.Compiled:
@@ -121,6 +123,7 @@ class Compilation:
             return self._executables.compile(traced_program, lowered)
 
         executables: dict[Key, jax.stages.Compiled] = {}
+        crowded_out: list[Key] = []
         with (
             ThreadPoolExecutor(max_workers=num_threads or os.cpu_count()) as pool,
             progress_bar("compiling", total=len(programs), enabled=progress) as bar,
@@ -128,12 +131,23 @@ class Compilation:
             futures = {pool.submit(compile_one, program): key for key, program in programs.items()}
             try:
                 for future in as_completed(futures):
+                    if is_out_of_memory(future.exception()):
+                        crowded_out.append(futures[future])
+                        continue
                     executables[futures[future]] = future.result()
+                    bar.update()
+                for key in crowded_out:
+                    executables[key] = compile_one(programs[key])
                     bar.update()
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return executables
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """True for the error of a device that has not the memory for an array."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _go_on_unless(stop: threading.Event | None) -> None:
