@@ -4,7 +4,6 @@ import functools
 from collections.abc import Iterator
 from dataclasses import replace
 
-import jax
 import numpy as np
 
 from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
@@ -14,7 +13,6 @@ from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
 from pallas_kernels.paged_attention import extend
 from pallas_kernels.paged_attention.extend import triton
-from pallas_kernels.paged_attention.extend.mosaic.serves import OLDEST_JAX
 from pallas_kernels.paged_attention.extend.tuning import (
     ExtendBlocks,
     ExtendCall,
@@ -38,8 +36,6 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     for kind, dtype in QUANTIZED.items():
         paged = PagedRows(1, 8192, llama, queries=8192, quantized=dtype)
         yield _case(f"extend-1x8192-{kind}", paged)
-        if jax.__version_info__ >= OLDEST_JAX:
-            yield _mosaic_case(f"extend-1x8192-{kind}", paged)
     behind_prefix = PagedRows(32, 4096 + 256, llama, queries=256)
     yield _case("extend-32x256-on-4096", behind_prefix, Target(300, "TFLOP/s"))
     for model in ("qwen3-0.6b", "qwen3-32b", "llama-2-7b", "tinyllama-1.1b", "gemma-2-2b"):
@@ -80,19 +76,6 @@ def _case(name: str, paged: PagedRows, target: Target | None = None) -> Case:
         target=target,
         tuning=Tuning("paged_attention", "extend", extend_key(call), extend_candidates(call)),
         ratio=beside_16_bits(name, paged),
-    )
-
-
-def _mosaic_case(name: str, paged: PagedRows) -> Case:
-    """The case of the implementation "mosaic", asked for by name."""
-    case = _case(name, paged)
-    assert case.ratio is not None
-    return replace(
-        case,
-        id=f"{name}-mosaic",
-        build=lambda blocks: functools.partial(_call, paged, "mosaic"),
-        ratio=replace(case.ratio, id=f"{case.ratio.id}-mosaic"),
-        tuning=None,
     )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from pallas_kernels import UnsupportedError
 from pallas_kernels.core.device import Device, target_device
-from pallas_kernels.paged_attention import AttentionOptions, KVPages, extend
+from pallas_kernels.paged_attention import AttentionOptions, extend
 from pallas_kernels.paged_attention.extend import mosaic
 from pallas_kernels.paged_attention.extend.mosaic import serves
 from pallas_kernels.paged_attention.extend.query_blocks import longest_rows_first, newest_positions_first
@@ -114,9 +114,10 @@ def as_on_an_h200(monkeypatch):
 
 @pytest.mark.usefixtures("as_on_an_h200")
 class TestWhatItServes:
-    def test_the_plain_case_of_a_prefill(self):
-        assert mosaic.why_not(*call(), sinks=None, options=PLAIN) is None
-        assert mosaic.is_best_for(*call(), sinks=None, options=PLAIN)
+    @pytest.mark.parametrize("quantized", QUANTIZED)
+    def test_the_plain_case_of_a_prefill(self, quantized):
+        assert mosaic.why_not(*call(quantized=quantized), sinks=None, options=PLAIN) is None
+        assert mosaic.is_best_for(*call(quantized=quantized), sinks=None, options=PLAIN)
         assert not mosaic.is_best_for(*call(tokens=serves.MIN_TOKENS - 1), sinks=None, options=PLAIN)
 
     @pytest.mark.parametrize("options", [{"sliding_window": 4}, {"soft_cap": 2.0}], ids=str)
@@ -130,10 +131,6 @@ class TestWhatItServes:
         assert "float32, and must be bfloat16" in mosaic.why_not(
             *call(dtype=jnp.float32), sinks=None, options=PLAIN
         )
-
-    @pytest.mark.parametrize("quantized", QUANTIZED)
-    def test_every_type_of_cache(self, quantized):
-        assert mosaic.why_not(*call(quantized=quantized), sinks=None, options=PLAIN) is None
 
     def test_not_every_head_dim(self):
         assert "head_dim is 96" in mosaic.why_not(
@@ -221,17 +218,10 @@ def module_hash(rows: int) -> str:
     return re.search(r'kernel_hash = "([^"]*)"', lowered.as_text())[1]
 
 
-def _chosen(kv_pages) -> str:
-    """The implementation that takes it: asked for by name of a cache in 8 bits."""
-    return "pallas" if isinstance(kv_pages, KVPages) else "mosaic"
-
-
 def _layers(num_layers, q, kv_pages, page_table, query_starts, lengths, num_decode_rows):
     arguments = kv_pages, page_table, query_starts, lengths
     for _ in range(num_layers):
-        q = extend(
-            q, *arguments, num_decode_rows=num_decode_rows, implementation=_chosen(kv_pages), interpret=False
-        )
+        q = extend(q, *arguments, num_decode_rows=num_decode_rows, implementation="pallas", interpret=False)
     return q
 
 

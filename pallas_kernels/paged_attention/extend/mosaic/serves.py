@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
-from pallas_kernels.core.kv_pages import AnyKVPages, KVPages
+from pallas_kernels.core.kv_pages import AnyKVPages
 
 TILE = 128  # positions
 HEAD_DIMS = (64, 128)
@@ -42,6 +42,4 @@ def why_not(q: Array, kv_pages: AnyKVPages, *, sinks: Array | None, options) -> 
 
 def is_best_for(q: Array, kv_pages: AnyKVPages, *, sinks: Array | None, options) -> bool:
     """True where "auto" and "pallas" take it."""
-    if not isinstance(kv_pages, KVPages):
-        return False
     return q.shape[0] >= MIN_TOKENS and why_not(q, kv_pages, sinks=sinks, options=options) is None
