@@ -130,33 +130,33 @@ class Engine:
             record_logprobs(sequences, output)
         for scores in output.prompt_scores:
             record_scores(scores)
-        outputs = []
+        failed, advanced = [], []
         for sequence, token_id in zip(sequences, output.token_ids, strict=False):  # padding comes last
             if sequence is None:
                 continue
             sequence.num_pending_tokens -= 1
-            if sequence.finish_reason is None:
-                outputs.append(
-                    self._fail(sequence, EngineError(NOT_FINITE))
-                    if token_id is None
-                    else self._advance(sequence, token_id)
-                )
-        return outputs
+            if sequence.finish_reason is not None:
+                continue
+            if token_id is None:
+                failed.append(self._fail(sequence, EngineError(NOT_FINITE)))
+            else:
+                advanced.append(self._advance(sequence, token_id))
+        if self._split_sequences:
+            accept(advanced)
+        for each in advanced:
+            if each.finish_reason is not None:
+                self._end(each.sequence, each.finish_reason)
+        return failed + advanced
 
     def _logprob_rows(self, sequences: list[Sequence | None]) -> list[int]:
         return [row for row, sequence in enumerate(sequences) if sequence in self._logprob_sequences]
 
     def _advance(self, sequence: Sequence, token_id: int) -> SequenceOutput:
-        """Appends a token, and ends the sequence if it is the last."""
+        """Appends a token, which may be the last."""
         if sequence.request.first_token_time is None:
             sequence.request.first_token_time = time.perf_counter()
         self._counters.num_generated_tokens += 1
-        output = append_token(sequence, token_id)
-        if sequence.masker is not None:
-            accept(sequence, output)
-        if output.finish_reason is not None:
-            self._end(sequence, output.finish_reason)
-        return output
+        return append_token(sequence, token_id)
 
     def _fail(self, sequence: Sequence, error: JinferError) -> SequenceOutput:
         sequence.error, sequence.is_refused = str(error), isinstance(error, RequestError)

@@ -1,5 +1,6 @@
 """Masks of the rows whose next token depends on those before it: filled before a step chooses its tokens."""
 
+from collections.abc import Iterable
 from collections.abc import Sequence as Items
 from typing import NamedTuple
 
@@ -9,9 +10,9 @@ from numpy.typing import NDArray
 from jinfer.engine.split_plan import SplitExecutor, StepMasks
 from jinfer.errors import RequestError
 from jinfer.requests.request import FinishReason, Sequence, SequenceOutput
-from jinfer.requests.token_masker import forbid_tokens, min_tokens_error
+from jinfer.requests.token_masker import TokenMasker, forbid_tokens, min_tokens_error
 from jinfer.scheduling.step_plan import StepPlan
-from jinfer.text.grammar.mask_filling import fill_masks
+from jinfer.text.grammar.mask_filling import accept_tokens, fill_masks
 
 NO_TOKEN_ALLOWED = "what restricts the output allows no token; relax it"
 
@@ -65,12 +66,22 @@ def _check(sequence: Sequence, words: NDArray[np.uint32], is_usable: bool) -> Re
     return None
 
 
-def accept(sequence: Sequence, output: SequenceOutput) -> None:
-    """Gives a token that was read to the sequence's masker, which may end the output."""
-    masker = sequence.masker
-    if masker is None or output.token_id is None or output.finish_reason is not None:
-        return
-    masker.accept(output.token_id)
+def accept(outputs: Iterable[SequenceOutput]) -> None:
+    """Gives tokens that were read to the maskers of their sequences, which may end the outputs."""
+    masked = [
+        (masker, output, output.token_id)
+        for output in outputs
+        if (masker := output.sequence.masker) is not None
+        and output.token_id is not None
+        and output.finish_reason is None
+    ]
+    accept_tokens([(masker, token_id) for masker, _, token_id in masked])
+    for masker, output, _ in masked:
+        _end_if_complete(masker, output)
+
+
+def _end_if_complete(masker: TokenMasker, output: SequenceOutput) -> None:
+    sequence = output.sequence
     error: RequestError | None = masker.error
     if error is None and masker.is_finished:
         num_tokens, min_tokens = sequence.num_output_tokens, sequence.params.min_tokens

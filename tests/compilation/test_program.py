@@ -9,7 +9,9 @@ import pytest
 from jinfer.compilation.executables import Executables
 from jinfer.compilation.program import Compilation, Program
 
-OUT_OF_MEMORY = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1.17GiB")
+OUT_OF_MEMORY = jax.errors.JaxRuntimeError(
+    "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1.17GiB"
+)
 NUM_PROGRAMS = 3
 
 

@@ -10,7 +10,7 @@ from jinfer.text.grammar import mask_filling
 from jinfer.text.grammar.grammar_compiler import GrammarCompiler
 from jinfer.text.grammar.library import llguidance
 from jinfer.text.grammar.limits import GrammarLimits
-from jinfer.text.grammar.mask_filling import fill_masks
+from jinfer.text.grammar.mask_filling import accept_tokens, fill_masks
 from tests.text.grammar.walking import good
 
 
@@ -18,6 +18,12 @@ class FirstToken:
     """A masker of another kind, that allows token 0."""
 
     is_ready, error, is_finished = True, None, False
+
+    def __init__(self):
+        self.accepted = []
+
+    def accept(self, token_id):
+        self.accepted.append(token_id)
 
     def fill(self, words):
         words[:] = 0
@@ -60,6 +66,25 @@ def test_threads_fill_rows_of_one_grammar_as_one_does(demo, monkeypatch):
     compiler.close()
     np.testing.assert_array_equal(rows[0], rows[1])
     assert len(np.unique(rows[0], axis=0)) > 3, "rows in different states"
+
+
+def test_tokens_are_accepted_at_once_as_one_after_the_other(demo):
+    """And a token that one row may not have is that row's error alone."""
+    draw = random.Random(0)
+    maskers = [demo.masker(StructuredOutputs(json={"type": "string"})) for _ in range(6)]
+    copies = [masker.copy() for masker in maskers]
+    (never,) = demo.ids("z")
+    for _ in range(5):
+        token_ids = [draw.choice(sorted(demo.allows(masker))) for masker in maskers]
+        other = FirstToken()
+        accept_tokens([*zip(maskers, token_ids, strict=True), (other, 7)])
+        assert other.accepted == [7]
+        for masker, token_id in zip(copies, token_ids, strict=True):
+            masker.accept(token_id)
+        assert [demo.allows(one) for one in maskers] == [demo.allows(one) for one in copies]
+    fresh = [demo.masker(StructuredOutputs(json={"type": "string"})) for _ in range(2)]
+    accept_tokens([(fresh[0], never), (fresh[1], demo.ids('"')[0])])
+    assert [one.error is None for one in fresh] == [False, True]
 
 
 def test_a_failed_row_harms_no_other(demo):
