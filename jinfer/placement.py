@@ -14,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding, SingleDeviceSharding
 
+from jinfer.compilation.assembler import with_assembler
+
 
 def call_jitted(function: Callable[..., Any], *arguments: Any, static: tuple[Hashable, ...] = ()) -> Any:
     """Calls a jitted function, whose last arguments are static."""
-    return function(*arguments, *static)
+    return with_assembler(lambda: function(*arguments, *static))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import jax
 
+from jinfer.compilation.assembler import with_assembler
 from jinfer.errors import ConfigError
 from jinfer.options import CompilerValue
 
@@ -31,7 +32,7 @@ def compiler_options(
 def compiled(lowered: jax.stages.Lowered, options: dict[str, CompilerValue] | None) -> jax.stages.Compiled:
     """The program compiled with these options. Raises ConfigError for an option that XLA refuses."""
     try:
-        return lowered.compile(options)
+        return with_assembler(lambda: lowered.compile(options))
     except jax.errors.JaxRuntimeError as error:
         if not any(refusal in str(error) for refusal in REFUSALS):
             raise
