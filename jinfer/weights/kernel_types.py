@@ -16,8 +16,9 @@ from pallas_kernels.core.weights import (
     Int8Weight,
     QuantizedWeight,
 )
+from pallas_kernels.core.weights.four_bits import PIECE, SLOT
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
-from pallas_kernels.core.weights.int4 import PIECE, SLOT, ZEROS_OF_A_WORD
+from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 
 VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE = (
     *("values", "packed", "scales", "zeros", "packed_zeros", "input_scale"),

@@ -23,7 +23,8 @@ from jinfer.weights.kernel_types import (
     KernelType,
 )
 from jinfer.weights.tensor_source import TensorSource
-from pallas_kernels.core.weights.int4 import CODES_OF_A_WORD, PIECE, SLOT, ZEROS_OF_A_WORD
+from pallas_kernels.core.weights.four_bits import CODES_OF_A_WORD, PIECE, SLOT
+from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 
 ReadRows = Callable[[int, int], np.ndarray]
 MIDDLE = 128  # of unsigned codes of eight bits, where signed ones have 0

@@ -1,12 +1,17 @@
 """The sizes of weights that take a byte each."""
 
-from jaxtyping import Array
+from jaxtyping import Array, Shaped
 
 
 class EightBits:
     """The matrix, or the stack of matrices, that `values` [..., out, in] belong to."""
 
     values: Array
+
+    @property
+    def elements(self) -> Shaped[Array, "*layers out in"]:
+        """The array that kernels read weights from, of so many elements for an output."""
+        return self.values
 
     @property
     def num_in(self) -> int:

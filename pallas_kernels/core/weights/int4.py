@@ -1,30 +1,16 @@
-"""Weights of four bits, four in a word of 16, with a scale for each group of an output's inputs.
-
-The four of a word are 64 inputs apart. Of every 256 inputs (a piece), word j of an output holds
-
-    bits 0 to 3     input 256 * piece + j
-    bits 4 to 7     input 256 * piece + 64 + j
-    bits 8 to 11    input 256 * piece + 128 + j
-    bits 12 to 15   input 256 * piece + 192 + j       j = 0..63
-
-so that a kernel that loads a tile of words has four tiles of weights whose inputs lie side by side, and never
-has to weave them together: it multiplies each with its own inputs. And two words in a register have the same
-bits of both where two bfloat16 have theirs: a mask takes two weights out at once.
-"""
+"""Integers of four bits, with a scale for each group of an output's inputs."""
 
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int32, UInt, UInt8, UInt16, UInt32
+from jaxtyping import Array, Float, Int32, UInt8, UInt16, UInt32
 
-from pallas_kernels.core.weights.activations import STATIC, Activations
-from pallas_kernels.core.weights.scaling import ceil_div, extremes, largest_magnitudes, spread_groups
+from pallas_kernels.core.weights.activations import STATIC
+from pallas_kernels.core.weights.four_bits import FourBits, pack, shifts, unpack
+from pallas_kernels.core.weights.scaling import extremes, largest_magnitudes, spread_groups
 
-CODES_OF_A_WORD = 4
-SLOT = 64  # inputs between the codes of a word
-PIECE = CODES_OF_A_WORD * SLOT
 LARGEST_CODE = 15
 MIDDLE = 8  # the code of zero where there are no zeros
 ZEROS_OF_A_WORD = 8
@@ -33,14 +19,13 @@ SMALLEST_SCALE = 2.0**-100
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Int4Weight:
+class Int4Weight(FourBits):
     """w[permutation[k], o] = (code[o, k] - zeros[g, o]) * scales[g, o] with codes 0 to 15 and g = k //
     group_size.
 
-    No zeros are zeros of 8, and no permutation is that of k to k. `packed` has the codes in the order of the
-    module. A word of `packed_zeros` has the zeros of eight groups of an output, the first in the lowest bits:
-    kernels load ahead what has four bytes. Inputs are filled up to a multiple of 256, by codes that nothing
-    reads. One for each layer where there is a first axis. AWQ's codes and zeros are these; GPTQ's and
+    No zeros are zeros of 8, and no permutation is that of k to k. A word of `packed_zeros` has the zeros
+    of eight groups of an output, the first in the lowest bits: kernels load ahead what has four bytes. One
+    for each layer where there is a first axis. AWQ's codes and zeros are these; GPTQ's and
     compressed-tensors' too, once an order of activations ("act-order", `g_idx`) has become a permutation that
     makes its groups lie side by side.
     """
@@ -98,24 +83,6 @@ class Int4Weight:
         """The code of zero of each group; None where all are 8."""
         return None if self.packed_zeros is None else unpack_zeros(self.packed_zeros, self.scales.shape[-2])
 
-    @property
-    def num_out(self) -> int:
-        return self.packed.shape[-2]
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape of the array it stands for, [..., in, out]."""
-        return *self.packed.shape[:-2], self.num_in, self.num_out
-
-    @property
-    def ndim(self) -> int:
-        return self.packed.ndim
-
-    @property
-    def activations(self) -> Activations:
-        """Always floats: no product of this package quantizes rows to multiply them with four bits."""
-        return "float"
-
     def dequantized(self, dtype: DTypeLike = jnp.float32) -> Float[Array, "*layers in out"]:
         """The array it stands for, computed in float32 and rounded once."""
         codes = unpack(self.packed, self.num_in).astype(jnp.float32)
@@ -130,39 +97,17 @@ class Int4Weight:
         return jnp.take_along_axis(w, jnp.argsort(self.permutation, axis=-1)[..., None], axis=-2)
 
 
-def pack(codes: UInt8[Array, "*layers out in"]) -> UInt16[Array, "*layers out words"]:
-    """Codes of 0 to 15 in the order of the module."""
-    num_in = codes.shape[-1]
-    num_pieces = ceil_div(num_in, PIECE)
-    filled = jnp.pad(codes, [(0, 0)] * (codes.ndim - 1) + [(0, num_pieces * PIECE - num_in)])
-    slots = filled.reshape(*codes.shape[:-1], num_pieces, CODES_OF_A_WORD, SLOT).astype(jnp.uint16)
-    words = (slots << _shifts(CODES_OF_A_WORD, jnp.uint16)).sum(-2, dtype=jnp.uint16)
-    return words.reshape(*codes.shape[:-1], num_pieces * SLOT)
-
-
-def unpack(packed: UInt16[Array, "*layers out words"], num_in: int) -> UInt8[Array, "*layers out in"]:
-    """The codes that were packed."""
-    pieces = packed.reshape(*packed.shape[:-1], -1, 1, SLOT)
-    slots = (pieces >> _shifts(CODES_OF_A_WORD, jnp.uint16)) & 15
-    return slots.reshape(*packed.shape[:-1], -1)[..., :num_in].astype(jnp.uint8)
-
-
 def pack_zeros(zeros: UInt8[Array, "*layers groups out"]) -> UInt32[Array, "*layers words out"]:
     """Eight groups of an output in a word, the first in the lowest four bits."""
     num_groups, num_out = zeros.shape[-2:]
     padding = [(0, 0)] * (zeros.ndim - 2) + [(0, -num_groups % ZEROS_OF_A_WORD), (0, 0)]
     words = jnp.pad(zeros, padding).reshape(*zeros.shape[:-2], -1, ZEROS_OF_A_WORD, num_out)
-    return (words.astype(jnp.uint32) << _shifts(ZEROS_OF_A_WORD, jnp.uint32)).sum(-2, dtype=jnp.uint32)
+    return (words.astype(jnp.uint32) << shifts(ZEROS_OF_A_WORD, jnp.uint32)).sum(-2, dtype=jnp.uint32)
 
 
 def unpack_zeros(
     words: UInt32[Array, "*layers words out"], num_groups: int
 ) -> UInt8[Array, "*layers groups out"]:
     """The zeros that were packed."""
-    zeros = (words[..., None, :] >> _shifts(ZEROS_OF_A_WORD, jnp.uint32)) & 15
+    zeros = (words[..., None, :] >> shifts(ZEROS_OF_A_WORD, jnp.uint32)) & 15
     return zeros.reshape(*words.shape[:-2], -1, words.shape[-1])[..., :num_groups, :].astype(jnp.uint8)
-
-
-def _shifts(num_codes: int, dtype: DTypeLike) -> UInt[Array, "codes 1"]:
-    """The shifts of codes of four bits in a word."""
-    return (4 * jnp.arange(num_codes)).astype(dtype)[:, None]

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights.four_bits import CODES_OF_A_WORD, PIECE, SLOT
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
-from pallas_kernels.core.weights.int4 import CODES_OF_A_WORD, PIECE, SLOT
 from pallas_kernels.matmul.quantized.triton.widen import (
     as_they_are,
     widen_fp8,

@@ -12,7 +12,7 @@ from jaxtyping import Array
 
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
-from pallas_kernels.core.weights import Int4Weight, QuantizedWeight
+from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.matmul.contract import Fusion, of_layer
 from pallas_kernels.matmul.quantized.triton.kinds import BFLOAT16, Kind
 from pallas_kernels.matmul.quantized.triton.loop import Loop, QuantizedRefs, quantized_sums
@@ -88,7 +88,7 @@ def call_of(x: Array, w: QuantizedWeight, fusion: Fusion) -> QuantizedCall:
     return QuantizedCall(
         kind=kind.name,
         rows=x.shape[0],
-        num_elements=(w.packed if isinstance(w, Int4Weight) else w.values).shape[-1],
+        num_elements=w.elements.shape[-1],
         num_out=w.num_out // (2 if fusion.gated else 1),
         element_bytes=kind.element_bytes,
         max_block=kind.max_block,

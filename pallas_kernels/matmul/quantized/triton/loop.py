@@ -16,7 +16,8 @@ from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
 from pallas_kernels.core.triton_call import ceil_div, multiply_add
-from pallas_kernels.core.weights.int4 import SLOT, ZEROS_OF_A_WORD
+from pallas_kernels.core.weights.four_bits import SLOT
+from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 from pallas_kernels.matmul.quantized.triton.kinds import Kind
 from pallas_kernels.matmul.triton.dots import Operands, over_parts, squares_over_parts
 from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, layer_index, load_scale

@@ -33,7 +33,7 @@ def operands_of(
     if kind.group_size is None:
         scales = scales.reshape(*w.shape[:-2], w.num_out)  # without the axis of the only group
     found |= {
-        "w": w.packed if isinstance(w, Int4Weight) else w.values,
+        "w": w.elements,
         "scales": scales,
         **_zeros(w),
         "layer": None if layer is None else layer_index_operand(layer),

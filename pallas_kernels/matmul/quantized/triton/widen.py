@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.weights.int4 import CODES_OF_A_WORD
+from pallas_kernels.core.weights.four_bits import CODES_OF_A_WORD
 
 # Four bytes lie in a register. The low halves of two others take two of them each.
 SPREAD = "prmt.b32 a, $2, 0, 0x4140; prmt.b32 b, $2, 0, 0x4342;"
