@@ -15,8 +15,9 @@ from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_
 from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.matmul.contract import Fusion, of_layer
 from pallas_kernels.matmul.quantized.triton.kinds import BFLOAT16, Kind
-from pallas_kernels.matmul.quantized.triton.loop import Loop, QuantizedRefs, quantized_sums
+from pallas_kernels.matmul.quantized.triton.loop import quantized_sums
 from pallas_kernels.matmul.quantized.triton.operands import operands_of
+from pallas_kernels.matmul.quantized.triton.program import Loop, QuantizedRefs
 from pallas_kernels.matmul.quantized.tuning import QuantizedCall, quantized_blocks
 from pallas_kernels.matmul.triton.ends import finish
 from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, Sums, column_offsets
