@@ -1,6 +1,8 @@
 """Tensors outside of the device, which are read row by row into memory that the caller provides."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,8 @@ STREAMED_DTYPES = tuple(map(jnp.dtype, ("bfloat16", "float16", "float32")))
 WEIGHT_DTYPES = (*STREAMED_DTYPES, jnp.dtype("float64"))
 """The dtypes that weights may be stored in. Narrower floats and integers are quantized: their scales are
 elsewhere."""
+ReadRows = Callable[[int, int], np.ndarray]
+"""A function that gives rows, from the first and their number."""
 
 
 class TensorSource(ABC):
@@ -64,3 +68,28 @@ class HostTensor(TensorSource):
     def read_rows(self, first_row: int, out: np.ndarray) -> None:
         rows = out.view(self.dtype).reshape(-1, *self.shape[1:])
         np.copyto(rows, self._array[first_row : first_row + len(rows)], casting="unsafe")
+
+
+@dataclass(frozen=True, eq=False)
+class ComputedRows(TensorSource):
+    """Rows of a dtype that `read` makes, given the first and their number."""
+
+    shape: tuple[int, ...]
+    row_dtype: np.dtype
+    read: ReadRows
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.row_dtype
+
+    def read_rows(self, first_row: int, out: np.ndarray) -> None:
+        rows = out.view(self.row_dtype).reshape(-1, *self.shape[1:])
+        rows[...] = self.read(first_row, len(rows)).astype(self.row_dtype, copy=False).reshape(rows.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class PartSource:
+    """The source of a part of a kernel. With `is_transposed` the last axis comes first."""
+
+    source: TensorSource
+    is_transposed: bool = False

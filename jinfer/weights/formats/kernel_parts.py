@@ -2,12 +2,12 @@
 them, and never as floats."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
 
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
+from jinfer.weights.formats.packed_words import packed, packed_turned, zero_words, zero_words_turned
 from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, StoredMatrix
 from jinfer.weights.kernel_types import (
     INPUT_SCALE,
@@ -22,37 +22,9 @@ from jinfer.weights.kernel_types import (
     Int8Kernel,
     KernelType,
 )
-from jinfer.weights.tensor_source import TensorSource
-from pallas_kernels.core.weights.four_bits import CODES_OF_A_WORD, PIECE, SLOT
-from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
+from jinfer.weights.tensor_source import ComputedRows, PartSource, ReadRows
 
-ReadRows = Callable[[int, int], np.ndarray]
 MIDDLE = 128  # of unsigned codes of eight bits, where signed ones have 0
-
-
-@dataclass(frozen=True, eq=False)
-class ComputedRows(TensorSource):
-    """Rows of a dtype that `read` makes, given the first and their number."""
-
-    shape: tuple[int, ...]
-    row_dtype: np.dtype
-    read: ReadRows
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self.row_dtype
-
-    def read_rows(self, first_row: int, out: np.ndarray) -> None:
-        rows = out.view(self.row_dtype).reshape(-1, *self.shape[1:])
-        rows[...] = self.read(first_row, len(rows)).astype(self.row_dtype, copy=False).reshape(rows.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class PartSource:
-    """The source of a part of a kernel. With `is_transposed` the last axis comes first."""
-
-    source: TensorSource
-    is_transposed: bool = False
 
 
 def kernel_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str, PartSource]:
@@ -91,13 +63,13 @@ def _block_fp8_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict
 
 def _int4_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str, PartSource]:
     assert isinstance(kernel_type, Int4Kernel)
-    pack = _packed_turned if tensor.is_turned else _packed
+    pack = packed_turned if tensor.is_turned else packed
     parts = {
         PACKED: pack(tensor.codes),
         SCALES: _of_groups(tensor, tensor.scales.matrix, jnp.dtype(kernel_type.scale_dtype)),
     }
     if isinstance(tensor.scales.zeros, StoredMatrix):
-        of_words = _zero_words_turned if tensor.is_turned else _zero_words
+        of_words = zero_words_turned if tensor.is_turned else zero_words
         parts[PACKED_ZEROS] = of_words(tensor, tensor.scales.zeros)
     return parts
 
@@ -132,70 +104,6 @@ def _of_groups(
         return tensor.scales.of_outputs(matrix, first, count) - offset
 
     return PartSource(ComputedRows((tensor.shape[0], matrix.shape[1]), dtype, read), is_transposed=True)
-
-
-def _packed(codes: StoredMatrix) -> PartSource:
-    """Codes [out, in] as words of 16 bits [out, words]."""
-    num_out, num_in = codes.shape
-    num_pieces = -(-num_in // PIECE)
-
-    def read(first: int, count: int) -> np.ndarray:
-        rows = codes.read(first, count).astype(np.uint16)
-        filled = np.pad(rows, ((0, 0), (0, num_pieces * PIECE - num_in)))
-        return _words(filled.reshape(count, num_pieces, CODES_OF_A_WORD, SLOT), axis=2)
-
-    return PartSource(ComputedRows((num_out, num_pieces * SLOT), np.dtype(np.uint16), read))
-
-
-def _packed_turned(codes: StoredMatrix) -> PartSource:
-    """Codes [in, out] as words of 16 bits [words, out], which the device turns: a piece of inputs gives a
-    quarter as many rows."""
-    num_in, num_out = codes.shape
-    num_pieces = -(-num_in // PIECE)
-
-    def read(first: int, count: int) -> np.ndarray:
-        begin, end = first // SLOT, -(-(first + count) // SLOT)
-        rows = codes.read(begin * PIECE, min(end * PIECE, num_in) - begin * PIECE).astype(np.uint16)
-        filled = np.pad(rows, ((0, (end - begin) * PIECE - len(rows)), (0, 0)))
-        slots = filled.reshape(end - begin, CODES_OF_A_WORD, SLOT, num_out)
-        return _words(slots, axis=1).reshape(-1, num_out)[first - begin * SLOT :][:count]
-
-    source = ComputedRows((num_pieces * SLOT, num_out), np.dtype(np.uint16), read)
-    return PartSource(source, is_transposed=True)
-
-
-def _zero_words(tensor: DequantizedTensor, zeros: StoredMatrix) -> PartSource:
-    """Zeros [out, groups] as words [out, words]."""
-    num_words = -(-zeros.shape[1] // ZEROS_OF_A_WORD)
-
-    def read(first: int, count: int) -> np.ndarray:
-        rows = tensor.scales.of_outputs(zeros, first, count).astype(np.uint32)
-        filled = np.pad(rows, ((0, 0), (0, num_words * ZEROS_OF_A_WORD - rows.shape[1])))
-        return _words(filled.reshape(count, num_words, ZEROS_OF_A_WORD), axis=2)
-
-    source = ComputedRows((tensor.shape[0], num_words), np.dtype(np.uint32), read)
-    return PartSource(source, is_transposed=True)
-
-
-def _zero_words_turned(tensor: DequantizedTensor, zeros: StoredMatrix) -> PartSource:
-    """Zeros [groups, out] as words [words, out]."""
-    num_groups, num_out = zeros.shape
-
-    def read(first: int, count: int) -> np.ndarray:
-        begin = first * ZEROS_OF_A_WORD
-        rows = zeros.read(begin, min(count * ZEROS_OF_A_WORD, num_groups - begin)).astype(np.uint32)
-        filled = np.pad(rows, ((0, count * ZEROS_OF_A_WORD - len(rows)), (0, 0)))
-        return _words(filled.reshape(count, ZEROS_OF_A_WORD, num_out), axis=1)
-
-    num_words = -(-num_groups // ZEROS_OF_A_WORD)
-    return PartSource(ComputedRows((num_words, num_out), np.dtype(np.uint32), read))
-
-
-def _words(fields: np.ndarray, axis: int) -> np.ndarray:
-    """All fields of four bits along an axis in one word of their dtype, the first in the lowest bits."""
-    shifts = 4 * np.arange(fields.shape[axis], dtype=fields.dtype)
-    shape = tuple(-1 if i == axis else 1 for i in range(fields.ndim))
-    return np.bitwise_or.reduce(fields << shifts.reshape(shape), axis=axis)
 
 
 def _input_scale(tensor: DequantizedTensor, activations: str) -> dict[str, PartSource]:
