@@ -11,6 +11,7 @@ from pallas_kernels.core.weights.activations import Activations
 from pallas_kernels.core.weights.fp8 import BlockFp8Weight, Fp8Weight
 from pallas_kernels.core.weights.int4 import Int4Weight
 from pallas_kernels.core.weights.int8 import Int8Weight
+from pallas_kernels.core.weights.mxfp4 import Mxfp4Weight
 
 __all__ = [
     "Activations",
@@ -18,6 +19,7 @@ __all__ = [
     "Fp8Weight",
     "Int4Weight",
     "Int8Weight",
+    "Mxfp4Weight",
     "QuantizedWeight",
     "Weight",
 ]

@@ -23,11 +23,11 @@ class Int4Weight(FourBits):
     """w[permutation[k], o] = (code[o, k] - zeros[g, o]) * scales[g, o] with codes 0 to 15 and g = k //
     group_size.
 
-    No zeros are zeros of 8, and no permutation is that of k to k. A word of `packed_zeros` has the zeros
-    of eight groups of an output, the first in the lowest bits: kernels load ahead what has four bytes. One
-    for each layer where there is a first axis. AWQ's codes and zeros are these; GPTQ's and
-    compressed-tensors' too, once an order of activations ("act-order", `g_idx`) has become a permutation that
-    makes its groups lie side by side.
+    `packed` holds codes in the words that `FourBits` describes. No zeros are zeros of 8, and no permutation
+    is that of k to k. A word of `packed_zeros` has the zeros of eight groups of an output, the first in the
+    lowest bits: kernels load ahead what has four bytes. One for each layer where there is a first axis. AWQ's
+    codes and zeros are these; GPTQ's and compressed-tensors' too, once an order of activations ("act-order",
+    `g_idx`) has become a permutation that makes its groups lie side by side.
     """
 
     packed: UInt16[Array, "*layers out words"]

@@ -4,10 +4,11 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, Mxfp4Weight
 
 LAYERS, NUM_IN, NUM_OUT = 2, 300, 200
 MAKERS = {
@@ -20,6 +21,7 @@ MAKERS = {
     "int4 with zeros": (Int4Weight.of, {"group_size": 64, "symmetric": False}, 1.0),
 }
 FLOATS = {"fp8": Fp8Weight.of, "fp8 of blocks": BlockFp8Weight.of}
+ALL = [*(maker[0] for maker in MAKERS.values()), *FLOATS.values(), Mxfp4Weight.of]
 
 
 def made(rng: np.random.Generator) -> np.ndarray:
@@ -53,7 +55,7 @@ def test_floats_are_within_half_of_their_last_bit(rng, name):
     assert np.abs(got - w).max() > 1e-3
 
 
-@pytest.mark.parametrize("of", [*(maker[0] for maker in MAKERS.values()), *FLOATS.values()])
+@pytest.mark.parametrize("of", ALL)
 def test_a_layer_of_a_stack_is_the_matrix(rng, of):
     w = made(rng)
     stack = of(jnp.asarray(w))
@@ -64,7 +66,7 @@ def test_a_layer_of_a_stack_is_the_matrix(rng, of):
     np.testing.assert_array_equal(layer.dequantized(), of(jnp.asarray(w[1])).dequantized())
 
 
-@pytest.mark.parametrize("of", [Int8Weight.of, Int4Weight.of, *FLOATS.values()])
+@pytest.mark.parametrize("of", [Int8Weight.of, Int4Weight.of, *FLOATS.values(), Mxfp4Weight.of])
 def test_zeros_alone_stay_zeros(of):
     np.testing.assert_array_equal(of(jnp.zeros((256, 8))).dequantized(), np.zeros((256, 8)))
 
@@ -115,3 +117,47 @@ def test_a_block_at_the_end_may_be_smaller():
     assert weight.scales.shape == weight.scales_shape == (2, 2)
     np.testing.assert_allclose(weight.scales * 448, [[1, 1], [1, 7]], rtol=1e-6)
     np.testing.assert_allclose(weight.dequantized(), w, rtol=1e-6)
+
+
+class TestMxfp4:
+    VALUES = np.asarray([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+    def test_every_code_with_every_scale_is_exact(self):
+        """Subnormal numbers and the sign of zero among them; what float32 cannot hold is infinite, and the
+        scale 255 is NaN."""
+        codes = np.tile(np.arange(16, dtype=np.uint8).repeat(2), (256, 1))
+        scales = np.arange(256, dtype=np.uint8)[None]
+        got = np.asarray(Mxfp4Weight.of_codes(jnp.asarray(codes), jnp.asarray(scales)).dequantized()).T
+        with np.errstate(over="ignore"):
+            wanted = np.ldexp(self.VALUES[codes], np.arange(-127, 129)[:, None])
+        np.testing.assert_array_equal(got[:255].view(np.uint32), wanted[:255].view(np.uint32))
+        assert np.isnan(got[255]).all()
+        assert np.isinf(wanted[254]).any()
+        assert (np.abs(wanted[0][wanted[0] != 0]) < 2.0**-124).all()
+
+    def test_a_weight_takes_four_bits_and_a_quarter(self):
+        weight = Mxfp4Weight.of(jnp.ones((LAYERS, 512, 8)))
+        assert sum(leaf.nbytes for leaf in jax.tree.leaves(weight)) * 8 == 4.25 * LAYERS * 512 * 8
+
+    def test_a_word_holds_four_inputs_that_are_64_apart(self):
+        codes = np.zeros((1, 256), np.uint8)
+        codes[0, [3, 67, 131, 195]] = 5, 9, 14, 1
+        scales = jnp.full((8, 1), 127, jnp.uint8).at[6].set(129)
+        weight = Mxfp4Weight.of_codes(jnp.asarray(codes), scales)
+        assert (weight.packed.shape, weight.packed.dtype, weight.packed[0, 3]) == ((1, 64), np.uint16, 0x1E95)
+        wanted = np.zeros(256, np.float32)
+        wanted[[3, 67, 131, 195]] = 3, -0.5, -4, 2
+        np.testing.assert_array_equal(weight.dequantized()[:, 0], wanted)
+
+    def test_scales_are_powers_of_two_and_codes_the_nearest(self, rng):
+        """Scales make the largest of a group at least 4 and below 8; from 6 on it becomes 6. A code in the
+        middle of two is the even one, as ml_dtypes rounds."""
+        w = rng.standard_normal((LAYERS, NUM_IN, NUM_OUT), np.float32)
+        w[:, :32, :2] = np.asarray([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, 7.5])[np.arange(32) % 8][:, None]
+        weight = Mxfp4Weight.of(jnp.asarray(w))
+        filled = np.pad(w, [(0, 0), (0, 20), (0, 0)]).reshape(LAYERS, 10, 32, NUM_OUT)
+        exponents = np.floor(np.log2(np.abs(filled).max(2))) - 2
+        np.testing.assert_array_equal(weight.scales, exponents + 127)
+        scales = np.exp2(exponents).repeat(32, axis=1)[:, :NUM_IN]
+        rounded = np.clip(w / scales, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        np.testing.assert_array_equal(weight.dequantized(), rounded * scales)
