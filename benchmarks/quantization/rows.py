@@ -8,13 +8,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, Mxfp4Weight
 from pallas_kernels.matmul import matmul
 from pallas_kernels.matmul.quantized import mosaic
 from pallas_kernels.quantize import QuantizedRows, quantize_rows
 
 Product = Callable[[Any, Any], jax.Array]
-WEIGHT_BITS = {Int4Weight: 4 + 16 / 128, Int8Weight: 8, Fp8Weight: 8, BlockFp8Weight: 8}
+WEIGHT_BITS = {
+    Int4Weight: 4 + 16 / 128,
+    Mxfp4Weight: 4 + 8 / 32,
+    Int8Weight: 8,
+    Fp8Weight: 8,
+    BlockFp8Weight: 8,
+}
 
 
 @dataclass(frozen=True)
@@ -102,6 +108,10 @@ def decode_row(name: str, rows: int, ours: Mapping[str, Contender], bits: float)
 ROWS = [
     *(
         decode_row(f"w4-m{rows}", rows, {"int4": weight_only(Int4Weight.of)}, WEIGHT_BITS[Int4Weight])
+        for rows in (1, 16, 64)
+    ),
+    *(
+        decode_row(f"mxfp4-m{rows}", rows, {"mxfp4": weight_only(Mxfp4Weight.of)}, WEIGHT_BITS[Mxfp4Weight])
         for rows in (1, 16, 64)
     ),
     decode_row("w8-m16", 16, {"int8": weight_only(Int8Weight.of), "fp8": weight_only(Fp8Weight.of)}, 8),

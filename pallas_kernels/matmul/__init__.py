@@ -17,6 +17,7 @@ from pallas_kernels.core.weights import (
     Fp8Weight,
     Int4Weight,
     Int8Weight,
+    Mxfp4Weight,
     QuantizedWeight,
 )
 from pallas_kernels.matmul.contract import Fusion, check_arguments
@@ -31,6 +32,7 @@ __all__ = [
     "Fp8Weight",
     "Int4Weight",
     "Int8Weight",
+    "Mxfp4Weight",
     "QuantizedWeight",
     "matmul",
 ]

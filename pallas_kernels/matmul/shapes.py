@@ -6,7 +6,14 @@ from dataclasses import dataclass
 
 from jaxtyping import Array
 
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import (
+    BlockFp8Weight,
+    Fp8Weight,
+    Int4Weight,
+    Int8Weight,
+    Mxfp4Weight,
+    QuantizedWeight,
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ SHAPES = {
 QUANTIZED_WEIGHTS: Mapping[str, Callable[[Array], QuantizedWeight]] = {
     "int4": Int4Weight.of,
     "int4-zeros": functools.partial(Int4Weight.of, symmetric=False),
+    "mxfp4": Mxfp4Weight.of,
     "int8": Int8Weight.of,
     "int8-int8": functools.partial(Int8Weight.of, activations="dynamic"),
     "fp8": Fp8Weight.of,

@@ -6,7 +6,14 @@ from typing import NamedTuple
 from jaxtyping import Array
 
 from pallas_kernels.core.selection import Available
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, Weight
+from pallas_kernels.core.weights import (
+    BlockFp8Weight,
+    Fp8Weight,
+    Int4Weight,
+    Int8Weight,
+    Mxfp4Weight,
+    Weight,
+)
 from pallas_kernels.matmul import quantized, reference, triton, xla
 from pallas_kernels.matmul.choice import best_for_arrays
 
@@ -37,6 +44,7 @@ BY_TYPE: Mapping[type, Implementations] = {
     Fp8Weight: OF_QUANTIZED,
     BlockFp8Weight: OF_QUANTIZED,
     Int4Weight: OF_QUANTIZED,
+    Mxfp4Weight: OF_QUANTIZED,
 }
 
 

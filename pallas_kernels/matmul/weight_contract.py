@@ -4,7 +4,14 @@ from collections.abc import Mapping
 
 from jaxtyping import Array
 
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import (
+    BlockFp8Weight,
+    Fp8Weight,
+    Int4Weight,
+    Int8Weight,
+    Mxfp4Weight,
+    QuantizedWeight,
+)
 from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 
 
@@ -30,6 +37,8 @@ def _shapes(w: QuantizedWeight) -> Mapping[str, tuple[Array | None, tuple[int, .
         return {"scales": (w.scales, (w.num_out,)), "input_scale": (w.input_scale, ())}
     num_groups = -(-w.num_in // w.group_size)
     groups = num_groups, w.num_out
+    if isinstance(w, Mxfp4Weight):
+        return {"scales": (w.scales, groups)}
     if isinstance(w, Int4Weight):
         words = -(-num_groups // ZEROS_OF_A_WORD), w.num_out
         return {

@@ -11,10 +11,11 @@ from benchmarks.quantization.__main__ import main
 from benchmarks.quantization.rows import ROWS
 
 
-def test_a_row_is_a_line(capsys, tmp_path):
-    assert main(["w4-m16", "--smoke", "--record", "--results", str(tmp_path)]) == 0
+@pytest.mark.parametrize("name", ["w4-m16", "mxfp4-m16"])
+def test_a_row_is_a_line(name, capsys, tmp_path):
+    assert main([name, "--smoke", "--record", "--results", str(tmp_path)]) == 0
     line = json.loads(capsys.readouterr().out)
-    assert (line["id"], line["unit"]) == ("w4-m16", "ratio")
+    assert (line["id"], line["unit"]) == (name, "ratio")
     assert line["percent_of_limit"] == pytest.approx(100 * line["value"] / line["limit"], abs=0.1)
     assert {"commit", "date", "versions", "command"} <= line.keys()
     (file,) = tmp_path.rglob("quantization.jsonl")

@@ -43,6 +43,7 @@ from pallas_kernels.softmax import softmax
 
 Named = tuple[str, "Case"]
 QUANTIZED_CACHES = (jnp.int8, jnp.float8_e4m3fn)
+HARD_KINDS = ("int4-zeros", "mxfp4", "block-fp8-fp8")  # of weights: their kernels take the most registers
 
 
 @dataclass(frozen=True)
@@ -311,7 +312,7 @@ def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated):
 def quantized_cases() -> Iterator[Named]:
     """Stacks of layers with a norm and a gate, and with a residual."""
     sizes = [(1, "qkv"), (16, "gate-up"), (64, "down")]
-    hardest = [(kind, (rows, "gate-up")) for kind in ("int4-zeros", "block-fp8-fp8") for rows in (64, 128)]
+    hardest = [(kind, (rows, "gate-up")) for kind in HARD_KINDS for rows in (64, 128)]
     for kind, (rows, layer) in [*itertools.product(matmul_shapes.QUANTIZED_WEIGHTS, sizes), *hardest]:
         shape = matmul_shapes.SHAPES[f"qwen3-8b-{layer}"]
         w = jax.eval_shape(matmul_shapes.QUANTIZED_WEIGHTS[kind], array(3, shape.num_in, shape.num_out))
@@ -326,7 +327,7 @@ def quantized_cases() -> Iterator[Named]:
             f"matmul-{kind}-{layer}-{rows}",
             Case(function, arguments, "matmul_quantized", "wgmma", named_arguments=named),
         )
-    for kind in ("int4-zeros", "fp8", "block-fp8-fp8"):
+    for kind in ("int4-zeros", "mxfp4", "fp8", "block-fp8-fp8"):
         # No block divides these sizes: loads are masked.
         arguments = array(5, 300), jax.eval_shape(matmul_shapes.QUANTIZED_WEIGHTS[kind], array(300, 200))
         yield f"matmul-{kind}-masked", Case(pallas(matmul), arguments, "matmul_quantized", "wgmma")

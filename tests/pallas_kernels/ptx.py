@@ -54,7 +54,10 @@ def _of_halves(operation: Callable) -> Callable[[int, int], int]:
 INSTRUCTIONS: Mapping[str, Callable[..., int]] = {
     "mov.b32": lambda a: a,
     "shr.u32": lambda a, b: a >> b,
+    "shl.b32": lambda a, b: (a << b) & 0xFFFFFFFF,
+    "and.b32": lambda a, b: a & b,
     "prmt.b32": permuted_bytes,
     "lop3.b32": of_three,
     "sub.rn.bf16x2": _of_halves(np.subtract),
+    "mul.rn.bf16x2": _of_halves(np.multiply),
 }

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, Mxfp4Weight
 from pallas_kernels.matmul import matmul
 from pallas_kernels.matmul.contract import Fusion
 from pallas_kernels.matmul.quantized import triton
@@ -39,6 +39,7 @@ FLOAT_ACTIVATIONS = {
     "fp8 of blocks": BlockFp8Weight.of,
     "int4": Int4Weight.of,
     "int4 of 32 with zeros": functools.partial(Int4Weight.of, group_size=32, symmetric=False),
+    "mxfp4": Mxfp4Weight.of,
 }
 INPUT_SCALE = jnp.full(LAYERS, 0.02)
 EIGHT_BIT_ACTIVATIONS = {
@@ -151,10 +152,20 @@ def test_sums_of_integers_are_exact(rng, implementation):
     np.testing.assert_array_equal(got, (x @ values.T) * scales)
 
 
+E2M1 = np.asarray([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+
+
 def every_code(name: str):
     """Weights of 256 outputs with every byte at inputs 0 and 128, and their values [in, out]; of int4, every
-    code with every zero at inputs 0 and 64."""
+    code with every zero at inputs 0 and 64, and of mxfp4, every code with many scales there."""
     codes = np.arange(256, dtype=np.uint8)
+    if name == "mxfp4":
+        both = np.zeros((256, 256), np.uint8)
+        both[:, 0], both[:, 64] = codes & 15, codes >> 4
+        scales = np.full((8, 256), 127, np.uint8)
+        scales[0], scales[2] = np.clip(codes, 28, 228), np.clip(codes[::-1], 28, 228)
+        values = np.ldexp(E2M1[both[:, [0, 64]].T], scales[[0, 2]].astype(int) - 127)
+        return Mxfp4Weight.of_codes(jnp.asarray(both), jnp.asarray(scales)), values
     if name == "int4":
         both = np.zeros((256, 256), np.uint8)
         both[:, 0], both[:, 64] = codes & 15, codes >> 4
@@ -172,13 +183,30 @@ def every_code(name: str):
     return w, values.view(dtype)[:, [0, 128]].T.astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["int8", "int4", "fp8"])
+@pytest.mark.parametrize("name", ["int8", "int4", "fp8", "mxfp4"])
 def test_every_code_becomes_its_value(name):
     """Of the two halves of a byte as well; zeros and subnormal numbers among them."""
     w, wanted = every_code(name)
-    x = jnp.zeros((2, 256), jnp.bfloat16).at[[0, 1], [0, 64 if name == "int4" else 128]].set(1)
+    x = jnp.zeros((2, 256), jnp.bfloat16).at[[0, 1], [0, 128 if name in ("int8", "fp8") else 64]].set(1)
     got = matmul(x, w, out_dtype=jnp.float32, implementation="triton")
     np.testing.assert_array_equal(got, wanted)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_scale_that_is_no_number_makes_no_number(implementation):
+    """Of its own output alone."""
+    w = Mxfp4Weight.of(jnp.ones((64, 16)))
+    w = dataclasses.replace(w, scales=w.scales.at[1, 3].set(255))
+    got = matmul(jnp.ones((1, 64), jnp.bfloat16), w, implementation=implementation)
+    np.testing.assert_array_equal(np.isfinite(np.asarray(got[0], np.float32)), np.arange(16) != 3)
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_fewer_inputs_than_share_a_scale(rng, implementation):
+    w = made(rng, Mxfp4Weight.of, num_in=20)
+    x = jnp.asarray(rng.standard_normal((2, 20)), jnp.bfloat16)
+    got = matmul(x, w, layer=LAYER, implementation=implementation)
+    assert relative_error(got, definition(x, w)) < 5e-3
 
 
 WHOLE = MatmulBlocks(block_out=32, block_in=64, num_splits=1, dot_parts=1, num_warps=4, num_stages=3)
@@ -190,19 +218,22 @@ WAYS = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("name", ["int4 of 64 with zeros", "int8 dynamic", "fp8 of blocks dynamic"])
+@pytest.mark.parametrize("name", ["int4 of 64 with zeros", "mxfp4", "int8 dynamic", "fp8 of blocks dynamic"])
 def test_every_way_to_compute_it(rng, name, way):
     of = MAKERS.get(name) or functools.partial(Int4Weight.of, group_size=64, symmetric=False)
     w = made(rng, of)
     x = jnp.asarray(rng.standard_normal((3, w.num_in)), jnp.bfloat16)
     around = ends(rng, x, w.num_out)
+    blocks = WAYS[way]
+    if name == "mxfp4":  # whose tiles are no wider than a group
+        blocks = dataclasses.replace(blocks, block_in=32)
     options = {"layer": LAYER, "transposed": False, "out_dtype": x.dtype, "interpret": INTERPRET}
-    got = triton.matmul(x, w, fusion=Fusion(**around), blocks=WAYS[way], **options)
+    got = triton.matmul(x, w, fusion=Fusion(**around), blocks=blocks, **options)
     assert relative_error(got, definition(x, w, **around)) < 5e-3 + STEPS.get(type(w), 0)
 
 
 @pytest.mark.parametrize("rows", [17, 64])
-@pytest.mark.parametrize("name", ["int4", "int8 dynamic"])
+@pytest.mark.parametrize("name", ["int4", "mxfp4", "int8 dynamic"])
 def test_many_rows(rng, name, rows):
     """More than the kernel normalizes by itself."""
     w = made(rng, MAKERS[name])
@@ -213,7 +244,7 @@ def test_many_rows(rng, name, rows):
 
 
 def test_a_row_is_the_same_whatever_the_others_hold(rng):
-    for name in ("int4", "int8 dynamic"):
+    for name in ("int4", "mxfp4", "int8 dynamic"):
         w = made(rng, MAKERS[name])
         x = jnp.asarray(rng.standard_normal((3, w.num_in)), jnp.bfloat16)
         got, other = (matmul(x, w, layer=LAYER, implementation="triton") for x in (x, x.at[1:].multiply(3)))
@@ -288,6 +319,8 @@ def test_wrong_weights_are_errors(rng):
     eight = Int8Weight.of(jnp.ones((256, 16)))
     with pytest.raises(ValueError, match=r"scales of Int8Weight has shape \(2, 16\); .* must be \(1, 16\)"):
         matmul(x, dataclasses.replace(eight, scales=jnp.ones((2, 16))))
+    with pytest.raises(ValueError, match=r"scales of Mxfp4Weight has shape \(2, 16\); .* must be \(8, 16\)"):
+        matmul(x, dataclasses.replace(Mxfp4Weight.of(x.T[:, :1].repeat(16, 1)), scales=jnp.ones((2, 16))))
     with pytest.raises(ValueError, match="activations='static': it needs input_scale"):
         matmul(x, dataclasses.replace(eight, activations="static"))
     with pytest.raises(ValueError, match="activations='dynamic': integers are summed before they are scaled"):

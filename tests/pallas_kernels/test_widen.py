@@ -35,6 +35,25 @@ def test_int8_on_every_byte(assembly, rng):
         np.testing.assert_array_equal(got, word.view(np.int8))
 
 
+def test_mxfp4_on_every_code_of_a_word(assembly, rng):
+    values = np.asarray([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    programs = assembly(widen.widen_mxfp4, jnp.zeros((1, 2), jnp.uint16))
+    words = np.concatenate([np.arange(16) * 0x1111, rng.integers(0, 2**16, 112)]).astype(np.uint16)
+    for word in words.reshape(64, 2):
+        for code, program in enumerate(programs):
+            got = ptx.halves(ptx.run(program, {"$1": int(word.view(np.uint32)[0])})["$0"])
+            codes = (word >> 4 * code) & 15
+            wanted = np.where(codes < 8, 1, -1) * values[codes & 7]
+            np.testing.assert_array_equal(got.view(np.uint32), wanted.astype(np.float32).view(np.uint32))
+
+
+def test_scales_of_e8m0_are_powers_of_two():
+    got = np.asarray(widen.widen_e8m0(jnp.arange(1, 255, dtype=jnp.uint8)))
+    np.testing.assert_array_equal(got, np.ldexp(np.float32(1), np.arange(-126, 128)))
+    smallest, largest = widen.widen_e8m0(jnp.asarray([0, 255], jnp.uint8)).view(jnp.uint32)
+    assert (smallest, largest) == (np.float32(2.0**-127).view(np.uint32), np.float32(np.inf).view(np.uint32))
+
+
 @pytest.mark.parametrize("zero", [None, 0, 7, 15])
 def test_int4_on_every_code_of_a_word(assembly, rng, zero):
     zeros = None if zero is None else [jnp.zeros(1, jnp.int32)] * 4

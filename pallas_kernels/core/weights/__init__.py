@@ -24,5 +24,5 @@ __all__ = [
     "Weight",
 ]
 
-QuantizedWeight = Int8Weight | Fp8Weight | BlockFp8Weight | Int4Weight
+QuantizedWeight = Int8Weight | Fp8Weight | BlockFp8Weight | Int4Weight | Mxfp4Weight
 Weight = Array | QuantizedWeight

@@ -8,7 +8,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pallas_kernels.core.selection import UnsupportedError
-from pallas_kernels.core.weights import BlockFp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import BlockFp8Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights.four_bits import FourBits
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 from pallas_kernels.matmul.contract import Fusion, ended, of_layer
 from pallas_kernels.matmul.quantized.mosaic.serves import why_not
@@ -40,7 +41,7 @@ def multiply(
     # Here, where JAX is known to have what they need.
     from pallas_kernels.matmul.quantized.mosaic import gemm, tiles
 
-    assert not isinstance(w, Int4Weight)
+    assert not isinstance(w, FourBits)
     return gemm.multiply(rows, w, layer=layer, blocks=tiles.GemmBlocks(**blocks) if blocks else None)
 
 

@@ -7,14 +7,24 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import (
+    BlockFp8Weight,
+    Fp8Weight,
+    Int4Weight,
+    Int8Weight,
+    Mxfp4Weight,
+    QuantizedWeight,
+)
 from pallas_kernels.core.weights.four_bits import CODES_OF_A_WORD, PIECE, SLOT
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 from pallas_kernels.matmul.quantized.triton.widen import (
     as_they_are,
+    widen_e8m0,
+    widen_float_scales,
     widen_fp8,
     widen_int4,
     widen_int8,
+    widen_mxfp4,
     widen_to_float16,
 )
 
@@ -29,7 +39,8 @@ class Kind:
 
     Sums in `acc_dtype` of products with activations of `x_dtype`; those of `group_size` inputs and
     `group_out` outputs share a scale that is applied to them in the loop, and None is one scale for all
-    inputs, at the end. `has_row_groups` says that activations have scales of the same groups.
+    inputs, at the end. `widen_scales` makes float32 of groups' scales. `has_row_groups` says that activations
+    have scales of the same groups.
     """
 
     name: str
@@ -41,6 +52,7 @@ class Kind:
     group_out: int = 1
     has_zeros: bool = False
     has_row_groups: bool = False
+    widen_scales: Callable[[Array], Array] = widen_float_scales
 
     @classmethod
     def of(cls, w: QuantizedWeight) -> "Kind":
@@ -104,9 +116,21 @@ def _int4(w: Int4Weight) -> Kind:
     return replace(kind, has_zeros=w.packed_zeros is not None)
 
 
+def _mxfp4(w: Mxfp4Weight) -> Kind:
+    return Kind(
+        "mxfp4",
+        widen_mxfp4,
+        BFLOAT16,
+        num_codes=CODES_OF_A_WORD,
+        group_size=w.group_size,
+        widen_scales=widen_e8m0,
+    )
+
+
 KINDS: dict[type, Callable[..., Kind]] = {
     Int8Weight: _int8,
     Fp8Weight: _fp8,
     BlockFp8Weight: _block_fp8,
     Int4Weight: _int4,
+    Mxfp4Weight: _mxfp4,
 }

@@ -161,7 +161,7 @@ def _load_scale(loop: Loop, i, number: int, code: int) -> Array | None:
     groups = _groups(loop, i, number, code)
     if kind.group_out > 1:  # blocks are [out_blocks, in_blocks], and groups [groups, out]
         groups = groups._replace(group=jax.lax.div(groups.output, kind.group_out), output=groups.group)
-    scales = _load_group(loop.refs.scales, loop, groups).astype(jnp.float32)[:, None]
+    scales = kind.widen_scales(_load_group(loop.refs.scales, loop, groups))[:, None]
     if kind.has_row_groups:
         scales = scales * _load_row_scales(loop, i, kind.group_size, ceil_div(loop.num_in, kind.group_size))
     return scales
