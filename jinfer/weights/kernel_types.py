@@ -14,11 +14,13 @@ from pallas_kernels.core.weights import (
     Fp8Weight,
     Int4Weight,
     Int8Weight,
+    Mxfp4Weight,
     QuantizedWeight,
 )
 from pallas_kernels.core.weights.four_bits import PIECE, SLOT
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
+from pallas_kernels.core.weights.mxfp4 import MXFP4_GROUP
 
 VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE = (
     *("values", "packed", "scales", "zeros", "packed_zeros", "input_scale"),
@@ -27,6 +29,7 @@ VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE = (
 DUMMY_SCALE = 0.02  # the standard deviation that random codes times their scale have
 DEVIATIONS = {"int8": 73.9, "float8_e4m3fn": 100.0, "uint16": 4.61}
 """The standard deviation of random codes, of a uint16 for each of its four."""
+DUMMY_POWER = 120.0  # the byte of 2 ** -7: random codes of e2m1 have a standard deviation of 2.93
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,25 @@ class Int4Kernel(KernelType):
         return Int4Weight(
             parts[PACKED], parts[SCALES], num_in, self.group_size or num_in, parts.get(PACKED_ZEROS)
         )
+
+
+@dataclass(frozen=True)
+class Mxfp4Kernel(KernelType):
+    """e2m1 with a power of two for each 32 inputs."""
+
+    @property
+    def title(self) -> str:
+        return f"e2m1 with a power of two for {MXFP4_GROUP} inputs"
+
+    def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
+        groups = _num_groups(num_in, MXFP4_GROUP), num_out
+        return {
+            PACKED: _codes((num_out, _num_groups(num_in, PIECE) * SLOT), "uint16"),
+            SCALES: KernelPart(groups, jnp.dtype("uint8"), 1, DUMMY_POWER),
+        }
+
+    def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
+        return Mxfp4Weight(parts[PACKED], parts[SCALES], num_in)
 
 
 def _shared(group_size: int | None) -> str:

@@ -11,7 +11,7 @@ from jinfer.errors import ConfigError
 from jinfer.placement import Placement
 from jinfer.weights.fitted_weights import AS_STORED, FittedWeights, Target
 from jinfer.weights.formats.checkpoint_format import dequantized
-from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
+from jinfer.weights.formats.dequantized_tensor import DequantizedStack, DequantizedTensor
 from jinfer.weights.formats.format_choice import find_format
 from jinfer.weights.formats.kernel_choice import with_stored_types
 from jinfer.weights.param_spec import ParamSpecs
@@ -51,7 +51,9 @@ def fit_checkpoint(
     quantized_as = None
     if stored_as is not None:
         files = dequantized(files, stored_as)
-        is_quantized = any(isinstance(tensor, DequantizedTensor) for tensor in files.tensors.values())
+        is_quantized = any(
+            isinstance(tensor, DequantizedTensor | DequantizedStack) for tensor in files.tensors.values()
+        )
         quantized_as = stored_as.title if is_quantized else None
     for path in _differing(specs, files):
         specs = untie(specs, path, stored_as=_tied_names(specs, path))

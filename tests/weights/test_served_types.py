@@ -12,10 +12,17 @@ from jinfer.config import EngineConfig
 from jinfer.loading import load_model, resolve_model
 from jinfer.placement import default_placement
 from jinfer.weights.params import flatten, num_bytes, unflatten
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import (
+    BlockFp8Weight,
+    Fp8Weight,
+    Int4Weight,
+    Int8Weight,
+    Mxfp4Weight,
+    QuantizedWeight,
+)
 from tests.checkpoints import CONFIG, TINY_ENGINE, random_tensors, write_checkpoint
 from tests.weights.formats.checkpoints import SIZES, write_quantized
-from tests.weights.formats.packers import Compressed, Gptq, awq, fp8
+from tests.weights.formats.packers import Compressed, Gptq, awq, fp8, mxfp4_blocks, mxfp4_packed
 from tests.weights.loaded import as_floats, assert_same, expected
 
 KERNELS = ("attention/qkv/kernel", "attention/output/kernel", "mlp/gate_up/kernel", "mlp/down/kernel")
@@ -52,6 +59,7 @@ def compressed(pack, activations=None):
 
 INT8, FLOAT8 = Compressed(8, "int", "channel", is_packed=False), Compressed(8, "float", "channel")
 DYNAMIC = {"dynamic": True, "strategy": "token"}
+MXFP4 = {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32}
 FORMATS = {
     "awq": (
         functools.partial(awq, group_size=32),
@@ -86,6 +94,24 @@ FORMATS = {
         {"quant_method": "fp8"},
         Fp8Weight,
         "dynamic",
+    ),
+    "mxfp4": (mxfp4_blocks, {"quant_method": "mxfp4"}, Mxfp4Weight, "float"),
+    "mxfp4 with activations in mxfp4": (
+        mxfp4_packed,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "mxfp4-pack-quantized",
+            "config_groups": {
+                "all": {
+                    "targets": ["Linear"],
+                    "weights": MXFP4,
+                    "input_activations": {**MXFP4, "dynamic": True},
+                }
+            },
+            "ignore": ["lm_head"],
+        },
+        Mxfp4Weight,
+        "float",
     ),
     "fp8 in blocks": (
         functools.partial(fp8, block=(128, 128)),

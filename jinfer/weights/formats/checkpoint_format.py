@@ -22,11 +22,13 @@ class CheckpointFormat(ABC):
     """A format, as the configuration of a checkpoint describes it.
 
     `parts` are the last parts of the names of tensors that it makes a weight of, and `not_applied` of those
-    that belong to activations or the KV cache, where a weight has no use for them.
+    that belong to activations or the KV cache, where a weight has no use for them. A `joint` is between them
+    and the name of the module.
     """
 
     parts: frozenset[str]
     not_applied: frozenset[str] = frozenset()
+    joint = "."
 
     @property
     @abstractmethod
@@ -38,19 +40,23 @@ class CheckpointFormat(ABC):
         """The weight that the tensors of a module stand for; None if it is stored plainly. Raises
         CheckpointError for tensors that do not fit each other or the configuration."""
 
+    def float_name(self, module: str) -> str:
+        """The name of the weight of a module in a checkpoint of floats."""
+        return f"{module}.{WEIGHT}"
+
 
 def dequantized(files: TensorFiles, stored_as: CheckpointFormat) -> TensorFiles:
-    """The tensors with a `weight` for each quantized module, in the place of its parts. Raises
+    """The tensors with a weight of floats for each quantized module, in the place of its parts. Raises
     CheckpointError that names every module at fault."""
     modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, tensor in files.tensors.items():
-        module, _, leaf = name.rpartition(".")
+        module, _, leaf = name.rpartition(stored_as.joint)
         modules[module][leaf] = tensor
     weights: dict[str, StoredTensor] = {}
     faults: list[str] = []
     for name, tensors in modules.items():
         try:
-            weight = stored_as.weight(ModuleTensors(name, tensors))
+            weight = stored_as.weight(ModuleTensors(name, tensors, stored_as.joint))
         except CheckpointError as error:
             faults.append(str(error))
             continue
@@ -66,9 +72,9 @@ def _with_weights(
     tensors: dict[str, StoredTensor] = {}
     not_applied = []
     for name, tensor in files.tensors.items():
-        module, _, leaf = name.rpartition(".")
+        module, _, leaf = name.rpartition(stored_as.joint)
         if module in weights and leaf in stored_as.parts:
-            tensors[f"{module}.{WEIGHT}"] = weights[module]
+            tensors[stored_as.float_name(module)] = weights[module]
         elif leaf in stored_as.not_applied:
             not_applied.append(name)
         else:

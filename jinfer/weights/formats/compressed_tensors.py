@@ -1,4 +1,4 @@
-"""compressed-tensors: integers or e4m3, packed or plain, with a scheme for each group of modules."""
+"""compressed-tensors: integers, e4m3 or mxfp4, packed or plain, with a scheme for each group of modules."""
 
 from dataclasses import dataclass, replace
 
@@ -11,11 +11,13 @@ from jinfer.weights.formats.dequantized_tensor import DequantizedTensor, Groupin
 from jinfer.weights.formats.entries import REMEDY, check_one_of
 from jinfer.weights.formats.module_targets import ModuleTargets
 from jinfer.weights.formats.module_tensors import ModuleTensors, shapes_of
+from jinfer.weights.formats.mxfp4 import mxfp4_tensor
 from jinfer.weights.formats.quant_args import INT, QuantArgs, read_activations
 from jinfer.weights.formats.stored_matrix import (
     FLOAT8,
     INT8,
     INT32,
+    UINT8,
     PackedMatrix,
     PlainMatrix,
     RowPackedMatrix,
@@ -23,9 +25,10 @@ from jinfer.weights.formats.stored_matrix import (
     num_words,
 )
 from pallas_kernels.core.weights import Activations
+from pallas_kernels.core.weights.mxfp4 import MXFP4_GROUP
 
-PACK = "pack-quantized"
-FORMATS = (PACK, "int-quantized", "float-quantized", "naive-quantized")
+PACK, MXFP4 = "pack-quantized", "mxfp4-pack-quantized"
+FORMATS = (PACK, "int-quantized", "float-quantized", "naive-quantized", MXFP4)
 MIXED, DENSE = "mixed-precision", "dense"
 PACKED, SCALE, ZERO_POINT, GROUPS = "weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx"
 SHAPE, INPUT_SCALE = "weight_shape", "input_scale"
@@ -48,7 +51,8 @@ class ModuleGroup:
         weights = entries.object("weights")
         if weights is not None:
             check_one_of(entries, "format", stored_as, (*FORMATS, DENSE))
-        args = None if weights is None else QuantArgs.read(weights)
+        read = QuantArgs.read_mxfp4 if stored_as == MXFP4 else QuantArgs.read
+        args = None if weights is None else read(weights)
         return cls(ModuleTargets.read(entries, "targets"), stored_as, args, read_activations(entries, args))
 
 
@@ -96,6 +100,8 @@ class CompressedTensors(CheckpointFormat):
             raise module.refuse("is stored quantized, and its group of config_groups has no weights that are")
         if group.format == PACK:
             return _packed(module, group.weights)
+        if group.format == MXFP4:
+            return _mxfp4(module)
         return _plain(module, group.weights, module.input_args(group.activations, INPUT_SCALE))
 
     def _group_of(self, module: ModuleTensors) -> ModuleGroup:
@@ -136,6 +142,14 @@ def _packed(module: ModuleTensors, args: QuantArgs) -> DequantizedTensor:
         zeros = _packed_zeros(module, args, grouping.shape, middle)
     scales = Scales(module.scales(SCALE, grouping.shape), grouping, zeros)
     return DequantizedTensor(PackedMatrix(words, shape, args.bits), scales, is_turned=False)
+
+
+def _mxfp4(module: ModuleTensors) -> DequantizedTensor:
+    """Two codes in each byte along the input features."""
+    codes = module.matrix(PACKED, (UINT8,))
+    shape = codes.shape[0], 2 * codes.shape[1]
+    scales = module.tensor(SCALE, (UINT8,), (shape[0], -(-shape[1] // MXFP4_GROUP)))
+    return mxfp4_tensor(codes, scales, shape, module.full_name(SCALE))
 
 
 def _packed_zeros(

@@ -118,3 +118,38 @@ class DequantizedTensor(StoredTensor):
         self.read_rows(first_row, rows)
         skipped = first - first_row * row_bytes
         out[:] = rows[skipped : skipped + len(out)]
+
+
+class DequantizedStack(StoredTensor):
+    """A stack of weights [..., in, out] of float32, whose matrices lie turned one below the other in `rows`.
+
+    A whole matrix is held while a part of it is read.
+    """
+
+    dtype_name = "F32"
+
+    def __init__(self, rows: DequantizedTensor, leading: tuple[int, ...]) -> None:
+        num_rows, num_in = rows.shape
+        self.shape = (*leading, num_in, num_rows // math.prod(leading))
+        self.num_bytes = rows.num_bytes
+        self.rows = rows
+
+    @property
+    def dtype(self) -> np.dtype:
+        return FLOAT32
+
+    def read_rows(self, first_row: int, out: np.ndarray) -> None:
+        row_bytes = self.num_bytes // self.shape[0]
+        self.read_bytes(first_row * row_bytes, out)
+
+    def read_bytes(self, first: int, out: np.ndarray) -> None:
+        """Fills `out` from the matrices that hold these bytes."""
+        num_in, num_out = self.shape[-2:]
+        matrix = np.empty((num_out, num_in), np.float32)
+        end = first + len(out)
+        for number in range(first // matrix.nbytes, -(-end // matrix.nbytes)):
+            self.rows.read_rows(number * num_out, matrix.view(np.uint8).reshape(-1))
+            begin = number * matrix.nbytes
+            turned = np.ascontiguousarray(matrix.T).view(np.uint8).reshape(-1)
+            wanted = slice(max(first - begin, 0), min(end - begin, matrix.nbytes))
+            out[begin + wanted.start - first : begin + wanted.stop - first] = turned[wanted]

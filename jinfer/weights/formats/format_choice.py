@@ -12,6 +12,7 @@ from jinfer.weights.formats.compressed_tensors import CompressedTensors
 from jinfer.weights.formats.entries import REMEDY
 from jinfer.weights.formats.fp8 import Fp8
 from jinfer.weights.formats.gptq import Gptq
+from jinfer.weights.formats.mxfp4 import Mxfp4
 from jinfer.weights.hub import read_json
 
 READERS: Mapping[str, Callable[[Entries], CheckpointFormat]] = {
@@ -19,6 +20,7 @@ READERS: Mapping[str, Callable[[Entries], CheckpointFormat]] = {
     "gptq": Gptq.read,
     "compressed-tensors": CompressedTensors.read,
     "fp8": Fp8.read,
+    "mxfp4": Mxfp4.read,
 }
 """The reader of each `quant_method`."""
 CONFIG_NAMES = {"quantization_config": None, "compression_config": "compressed-tensors"}

@@ -5,8 +5,15 @@ import logging
 from collections.abc import Mapping
 
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
-from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, FLOAT8, INT8, StoredMatrix
-from jinfer.weights.kernel_types import BlockFp8Kernel, Fp8Kernel, Int4Kernel, Int8Kernel, KernelType
+from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, FLOAT4, FLOAT8, INT8, StoredMatrix
+from jinfer.weights.kernel_types import (
+    BlockFp8Kernel,
+    Fp8Kernel,
+    Int4Kernel,
+    Int8Kernel,
+    KernelType,
+    Mxfp4Kernel,
+)
 from jinfer.weights.param_spec import ParamSpec, ParamSpecs
 from jinfer.weights.params import named
 from jinfer.weights.tensor_source import StoredTensor
@@ -72,6 +79,8 @@ def _with_common_input_scale(
 
 def kernel_type_of(tensor: DequantizedTensor) -> KernelType | None:
     """The type that has the codes of a module as they are stored; None where there is none."""
+    if tensor.codes.codes == FLOAT4:
+        return Mxfp4Kernel()
     block = tensor.scales.grouping.block
     if block is None:
         return None  # groups in an order of their own

@@ -21,6 +21,7 @@ from jinfer.weights.kernel_types import (
     Int4Kernel,
     Int8Kernel,
     KernelType,
+    Mxfp4Kernel,
 )
 from jinfer.weights.tensor_source import ComputedRows, PartSource, ReadRows
 
@@ -65,7 +66,7 @@ def _int4_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str,
     assert isinstance(kernel_type, Int4Kernel)
     pack = packed_turned if tensor.is_turned else packed
     parts = {
-        PACKED: pack(tensor.codes),
+        PACKED: pack(tensor.codes.shape, tensor.codes.read),
         SCALES: _of_groups(tensor, tensor.scales.matrix, jnp.dtype(kernel_type.scale_dtype)),
     }
     if isinstance(tensor.scales.zeros, StoredMatrix):
@@ -74,11 +75,21 @@ def _int4_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str,
     return parts
 
 
+def _mxfp4_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str, PartSource]:
+    matrix = tensor.scales.matrix
+    scales = ComputedRows(matrix.shape, np.dtype(np.uint8), matrix.read_raw)
+    return {
+        PACKED: packed(tensor.codes.shape, tensor.codes.read_raw),
+        SCALES: PartSource(scales, is_transposed=True),
+    }
+
+
 PARTS_OF: Mapping[type[KernelType], Callable[[DequantizedTensor, KernelType], dict[str, PartSource]]] = {
     Int8Kernel: _int8_parts,
     Fp8Kernel: _fp8_parts,
     BlockFp8Kernel: _block_fp8_parts,
     Int4Kernel: _int4_parts,
+    Mxfp4Kernel: _mxfp4_parts,
 }
 
 

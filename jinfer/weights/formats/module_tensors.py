@@ -14,11 +14,16 @@ from pallas_kernels.core.weights import Activations
 
 @dataclass(frozen=True)
 class ModuleTensors:
-    """Tensors by the last part of their names: `weight` is `<name>.weight`. All methods raise CheckpointError
-    that names the tensor."""
+    """Tensors by the last part of their names, which follows a `joint`: `weight` is `<name>.weight`. All
+    methods raise CheckpointError that names the tensor."""
 
     name: str
     tensors: Mapping[str, StoredTensor]
+    joint: str = "."
+
+    def full_name(self, leaf: str) -> str:
+        """The whole name of a tensor."""
+        return f"{self.name}{self.joint}{leaf}"
 
     def __contains__(self, leaf: str) -> bool:
         return leaf in self.tensors
@@ -31,19 +36,21 @@ class ModuleTensors:
         """A tensor of one of the dtypes, and of one of the shapes."""
         found = self._stored(leaf, dtypes)
         if found.shape not in shapes:
-            raise CheckpointError(
-                f"{self.name}.{leaf} has shape {found.shape}, and its format needs "
-                f"{' or '.join(map(str, shapes))}"
-            )
+            raise self.misshapen(leaf, " or ".join(map(str, shapes)))
         return found
 
     def matrix(self, leaf: str, dtypes: tuple[str, ...]) -> StoredTensor:
         """A tensor of two dimensions, which say how large the module is."""
         found = self._stored(leaf, dtypes)
         if len(found.shape) != 2 or 0 in found.shape:
-            raise CheckpointError(
-                f"{self.name}.{leaf} has shape {found.shape}, and its format needs two dimensions"
-            )
+            raise self.misshapen(leaf, "two dimensions")
+        return found
+
+    def blocks(self, leaf: str, dtypes: tuple[str, ...], block_size: int) -> StoredTensor:
+        """A tensor [..., block_size] of three dimensions or more."""
+        found = self._stored(leaf, dtypes)
+        if len(found.shape) < 3 or 0 in found.shape or found.shape[-1] != block_size:
+            raise self.misshapen(leaf, f"[..., {block_size}], of three dimensions or more")
         return found
 
     def scales(self, leaf: str, shape: tuple[int, int]) -> PlainMatrix:
@@ -67,7 +74,7 @@ class ModuleTensors:
         groups = self.integers(leaf, (size,))
         if groups.min() < 0 or groups.max() >= num_groups:
             raise CheckpointError(
-                f"{self.name}.{leaf} names groups {groups.min()} to {groups.max()} of {num_groups}"
+                f"{self.full_name(leaf)} names groups {groups.min()} to {groups.max()} of {num_groups}"
             )
         return groups
 
@@ -75,13 +82,20 @@ class ModuleTensors:
         """The error of a module that the configuration contradicts."""
         return CheckpointError(f"{self.name} {reason}")
 
+    def misshapen(self, leaf: str, needed: str) -> CheckpointError:
+        """The error of a tensor of another shape than its format needs."""
+        return CheckpointError(
+            f"{self.full_name(leaf)} has shape {self.tensors[leaf].shape}, and its format needs {needed}"
+        )
+
     def _stored(self, leaf: str, dtypes: tuple[str, ...]) -> StoredTensor:
         if leaf not in self.tensors:
-            raise CheckpointError(f"{self.name}.{leaf} is missing")
+            raise CheckpointError(f"{self.full_name(leaf)} is missing")
         found = self.tensors[leaf]
         if found.dtype_name not in dtypes:
             raise CheckpointError(
-                f"{self.name}.{leaf} has dtype {found.dtype_name}, and its format needs {' or '.join(dtypes)}"
+                f"{self.full_name(leaf)} has dtype {found.dtype_name}, and its format needs "
+                f"{' or '.join(dtypes)}"
             )
         return found
 

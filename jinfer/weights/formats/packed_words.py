@@ -4,33 +4,33 @@ import numpy as np
 
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
 from jinfer.weights.formats.stored_matrix import StoredMatrix
-from jinfer.weights.tensor_source import ComputedRows, PartSource
+from jinfer.weights.tensor_source import ComputedRows, PartSource, ReadRows
 from pallas_kernels.core.weights.four_bits import CODES_OF_A_WORD, PIECE, SLOT
 from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 
 
-def packed(codes: StoredMatrix) -> PartSource:
+def packed(shape: tuple[int, int], read_codes: ReadRows) -> PartSource:
     """Codes [out, in] as words of 16 bits [out, words]."""
-    num_out, num_in = codes.shape
+    num_out, num_in = shape
     num_pieces = -(-num_in // PIECE)
 
     def read(first: int, count: int) -> np.ndarray:
-        rows = codes.read(first, count).astype(np.uint16)
+        rows = read_codes(first, count).astype(np.uint16)
         filled = np.pad(rows, ((0, 0), (0, num_pieces * PIECE - num_in)))
         return _words(filled.reshape(count, num_pieces, CODES_OF_A_WORD, SLOT), axis=2)
 
     return PartSource(ComputedRows((num_out, num_pieces * SLOT), np.dtype(np.uint16), read))
 
 
-def packed_turned(codes: StoredMatrix) -> PartSource:
+def packed_turned(shape: tuple[int, int], read_codes: ReadRows) -> PartSource:
     """Codes [in, out] as words of 16 bits [words, out], which the device turns: a piece of inputs gives a
     quarter as many rows."""
-    num_in, num_out = codes.shape
+    num_in, num_out = shape
     num_pieces = -(-num_in // PIECE)
 
     def read(first: int, count: int) -> np.ndarray:
         begin, end = first // SLOT, -(-(first + count) // SLOT)
-        rows = codes.read(begin * PIECE, min(end * PIECE, num_in) - begin * PIECE).astype(np.uint16)
+        rows = read_codes(begin * PIECE, min(end * PIECE, num_in) - begin * PIECE).astype(np.uint16)
         filled = np.pad(rows, ((0, (end - begin) * PIECE - len(rows)), (0, 0)))
         slots = filled.reshape(end - begin, CODES_OF_A_WORD, SLOT, num_out)
         return _words(slots, axis=1).reshape(-1, num_out)[first - begin * SLOT :][:count]

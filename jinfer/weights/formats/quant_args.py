@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from jinfer.entries import Entries
 from jinfer.weights.formats.entries import check_one_of, read_block, read_group_size
 from pallas_kernels.core.weights import Activations
+from pallas_kernels.core.weights.mxfp4 import MXFP4_GROUP
 
 INT, FLOAT = "int", "float"
+BYTES = "torch.uint8"
 TENSOR, CHANNEL, GROUP, BLOCK = "tensor", "channel", "group", "block"
 ORDERED_BY = {"group": True, "dynamic": True, "weight": False, "static": False}
 """The values of `actorder`, and whether the groups are stored in an order of their own."""
@@ -42,6 +44,19 @@ class QuantArgs:
             group_size = read_group_size(entries, "group_size", None)
         is_symmetric = entries.switch("symmetric", True)
         return cls(bits, kind, is_symmetric, strategy, group_size, block, _is_reordered(entries))
+
+    @classmethod
+    def read_mxfp4(cls, entries: Entries) -> "QuantArgs":
+        """The `weights` of a group in mxfp4, all of whose numbers its name says. Raises UnsupportedModelError
+        for others."""
+        check_one_of(entries, "type", entries.text("type", FLOAT), [FLOAT])
+        check_one_of(entries, "num_bits", entries.integer("num_bits", 4), [4])
+        check_one_of(entries, "strategy", entries.text("strategy", GROUP), [GROUP])
+        check_one_of(entries, "group_size", entries.integer("group_size", MXFP4_GROUP), [MXFP4_GROUP])
+        check_one_of(entries, "symmetric", entries.switch("symmetric", True), [True])
+        check_one_of(entries, "scale_dtype", entries.text("scale_dtype", BYTES), [BYTES])
+        check_one_of(entries, "actorder", _is_reordered(entries), [False])
+        return cls(4, FLOAT, True, GROUP, MXFP4_GROUP, None, False)
 
     def block_of(self, shape: tuple[int, int]) -> tuple[int, int]:
         """The rows and columns that share a scale, of a weight [out, in]."""

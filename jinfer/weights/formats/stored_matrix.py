@@ -1,5 +1,5 @@
-"""Matrices as quantized checkpoints store them: plain, or several integers in a word. Each is read row by
-row, as float32."""
+"""Matrices as quantized checkpoints store them: plain, or several numbers in a word or a byte. Each is read
+row by row, as float32."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -7,13 +7,19 @@ from dataclasses import dataclass
 import ml_dtypes
 import numpy as np
 
+from jinfer.errors import CheckpointError
 from jinfer.weights.tensor_source import StoredTensor
 
 FLOATS = ("BF16", "F16", "F32")
-INT8, FLOAT8, INT32, INT64 = "I8", "F8_E4M3", "I32", "I64"
+INT8, FLOAT8, INT32, INT64, UINT8 = "I8", "F8_E4M3", "I32", "I64", "U8"
+FLOAT4, POWER8 = "e2m1", "e8m0"
 WORD_BITS = 32
 FLOAT8_VALUES = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
 """The value of each byte of e4m3: a table is much faster than a conversion."""
+FLOAT4_VALUES = np.arange(16, dtype=np.uint8).view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+POWER8_VALUES = np.ldexp(np.float32(1), np.arange(-127, 128))
+"""The value of each byte of e8m0 but the last, which is NaN."""
+POWER8_NAN = 255
 DTYPES = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F16": np.dtype(np.float16),
@@ -22,6 +28,7 @@ DTYPES = {
     FLOAT8: np.dtype(np.uint8),
     INT32: np.dtype("<i4"),
     INT64: np.dtype("<i8"),
+    UINT8: np.dtype(np.uint8),
 }
 """The dtypes that formats read their parts in, by safetensors' names."""
 CODES_OF_BITS = {4: "unsigned 4", 8: "unsigned 8"}
@@ -36,7 +43,7 @@ class StoredMatrix(ABC):
     @property
     @abstractmethod
     def codes(self) -> str:
-        """The kind of the numbers: safetensors' name of a dtype, or one of CODES_OF_BITS."""
+        """The kind of the numbers: safetensors' name of a dtype, FLOAT4, POWER8, or one of CODES_OF_BITS."""
 
     def read_raw(self, first_row: int, num_rows: int) -> np.ndarray:
         """Whole rows as they are stored, if each number is one of a dtype."""
@@ -118,6 +125,55 @@ class RowPackedMatrix(StoredMatrix):
         values = unpacked(words.reshape(end - first, 1, self.shape[1]), self.bits, axis=1)
         skipped = first_row - first * per_word
         return _as_floats(values.reshape(-1, self.shape[1])[skipped : skipped + num_rows], self.bits)
+
+
+@dataclass(frozen=True, eq=False)
+class Float4Matrix(StoredMatrix):
+    """e2m1, two columns in each byte of a tensor, the first in the lower bits. Raw rows are codes of 0 to
+    15."""
+
+    tensor: StoredTensor
+    shape: tuple[int, int]
+
+    @property
+    def codes(self) -> str:
+        return FLOAT4
+
+    def read_raw(self, first_row: int, num_rows: int) -> np.ndarray:
+        row_bytes = self.shape[1] // 2
+        pairs = read_elements(self.tensor, first_row * row_bytes, num_rows * row_bytes)
+        return np.stack([pairs & 15, pairs >> 4], axis=-1).reshape(num_rows, self.shape[1])
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        return FLOAT4_VALUES.take(self.read_raw(first_row, num_rows))
+
+
+@dataclass(frozen=True, eq=False)
+class Power8Matrix(StoredMatrix):
+    """Powers of two, 2 ** (byte - 127), of the bytes of a tensor (e8m0), called `name` where one is NaN. Raw
+    rows are the bytes. Reading raises CheckpointError for a NaN."""
+
+    tensor: StoredTensor
+    shape: tuple[int, int]
+    name: str
+
+    @property
+    def codes(self) -> str:
+        return POWER8
+
+    def read_raw(self, first_row: int, num_rows: int) -> np.ndarray:
+        stored = read_elements(self.tensor, first_row * self.shape[1], num_rows * self.shape[1])
+        rows = stored.reshape(num_rows, self.shape[1])
+        if rows.max(initial=0) == POWER8_NAN:
+            row, column = np.argwhere(rows == POWER8_NAN)[0]
+            raise CheckpointError(
+                f"{self.name} has the scale {POWER8_NAN}, which is NaN, in row {first_row + row} and column "
+                f"{column}; fetch it again"
+            )
+        return rows
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        return POWER8_VALUES.take(self.read_raw(first_row, num_rows))
 
 
 def num_words(count: int, bits: int) -> int:

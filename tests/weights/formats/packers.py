@@ -179,3 +179,30 @@ def fp8(
     if block is None:
         return Module({"weight": stored, "weight_scale": scales.reshape(() if scalar else (1,))}, weight)
     return Module({"weight": stored, "weight_scale_inv": scales}, weight)
+
+
+E2M1 = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0]
+
+
+def mxfp4_arrays(rng: np.random.Generator, *shape: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Bytes of two codes [..., out, in / 2], bytes of scales [..., out, in / 32], and the weight [..., out,
+    in], one number at a time."""
+    codes = rng.integers(0, 16, shape)
+    scales = rng.integers(110, 130, (*shape[:-1], -(-shape[-1] // 32))).astype(np.uint8)
+    weight = np.empty(shape, np.float32)
+    for index in np.ndindex(shape):
+        power = 2.0 ** (int(scales[(*index[:-1], index[-1] // 32)]) - 127)
+        weight[index] = E2M1[codes[index]] * power
+    return packed(codes, 4).view(np.uint8), scales, weight
+
+
+def mxfp4_blocks(rng: np.random.Generator, num_outputs: int, num_inputs: int) -> Module:
+    """As gpt-oss stores a parameter, here the weight of a Linear."""
+    codes, scales, weight = mxfp4_arrays(rng, num_outputs, num_inputs)
+    return Module({"weight_blocks": codes.reshape(*scales.shape, 16), "weight_scales": scales}, weight)
+
+
+def mxfp4_packed(rng: np.random.Generator, num_outputs: int, num_inputs: int) -> Module:
+    """As compressed-tensors stores a Linear."""
+    codes, scales, weight = mxfp4_arrays(rng, num_outputs, num_inputs)
+    return Module({"weight_packed": codes, "weight_scale": scales}, weight)

@@ -222,7 +222,6 @@ def test_a_module_that_the_configuration_leaves_out_and_is_stored_packed_is_refu
     ("changes", "said"),
     [
         ({"format": "nvfp4-pack-quantized"}, "format 'nvfp4-pack-quantized'"),
-        ({"format": "mxfp4-pack-quantized"}, "format 'mxfp4-pack-quantized'"),
         ({"format": "mxfp8-quantized"}, "format 'mxfp8-quantized'"),
         ({"format": "marlin-24"}, "format 'marlin-24'"),
         ({"config_groups": {}}, "config_groups {}"),

@@ -22,7 +22,7 @@ from tests.weights.loaded import assert_same, expected, loaded, raised
 
 AWQ = partial(awq, group_size=64)
 AWQ_CONFIG = {"quant_method": "awq", "bits": 4, "group_size": 64}
-OTHER_METHODS = ("bitsandbytes", "hqq", "mxfp4", "quark", "aqlm", "modelopt", "torchao", "AWQ", "", ["awq"])
+OTHER_METHODS = ("bitsandbytes", "hqq", "quark", "aqlm", "modelopt", "torchao", "AWQ", "", ["awq"])
 
 
 @pytest.mark.parametrize("method", OTHER_METHODS, ids=str)

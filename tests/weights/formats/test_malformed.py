@@ -12,7 +12,7 @@ from jinfer.errors import CheckpointError, UnsupportedModelError
 from jinfer.weights.formats.format_choice import read_format
 from jinfer.weights.formats.module_tensors import ModuleTensors
 from jinfer.weights.safetensors_file import read_header
-from tests.weights.formats.packers import Compressed, Gptq, awq, fp8
+from tests.weights.formats.packers import Compressed, Gptq, Module, awq, fp8, mxfp4_blocks, mxfp4_packed
 
 JUNK = (
     None,
@@ -42,8 +42,34 @@ WEIGHTS = {
     "block_structure": None,
     "actorder": "group",
 }
+MXFP4_WEIGHTS = {
+    "num_bits": 4,
+    "type": "float",
+    "symmetric": True,
+    "strategy": "group",
+    "group_size": 32,
+    "scale_dtype": "torch.uint8",
+}
 GROUPS = {"group_0": {"targets": ["Linear"], "weights": WEIGHTS, "format": "pack-quantized"}}
+
+
+def blocks(*arguments) -> Module:
+    """By the parts of names that the format has."""
+    made = mxfp4_blocks(*arguments)
+    return Module({name.removeprefix("weight_"): x for name, x in made.tensors.items()}, made.weight)
+
+
 CASES = {
+    "mxfp4": (blocks, {"modules_to_not_convert": ["lm_head"]}),
+    "mxfp4 of compressed-tensors": (
+        mxfp4_packed,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "mxfp4-pack-quantized",
+            "config_groups": {"group_0": {"targets": ["Linear"], "weights": MXFP4_WEIGHTS}},
+            "ignore": ["lm_head"],
+        },
+    ),
     "awq": (
         partial(awq, group_size=32),
         {"bits": 4, "group_size": 32, "zero_point": True, "version": "gemm", "modules_to_not_convert": None},

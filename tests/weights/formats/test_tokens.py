@@ -9,10 +9,11 @@ from jinfer import LLM
 from jinfer.cli.command import main
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.weights.formats.checkpoints import SIZES, write_quantized
-from tests.weights.formats.packers import Compressed, Gptq, awq, fp8
+from tests.weights.formats.packers import Compressed, Gptq, awq, fp8, mxfp4_blocks, mxfp4_packed
 
 PROMPT, NUM_TOKENS = [5, 17, 3, 88, 41], 8
 GROUP = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "group_size": 32}}
+MXFP4_GROUP = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 32}}
 FORMATS = {
     "awq": (partial(awq, group_size=32), {"bits": 4, "group_size": 32}),
     "gptq": (Gptq(desc_act=True), {"bits": 4, "group_size": 32}),
@@ -21,6 +22,16 @@ FORMATS = {
         {"format": "pack-quantized", "config_groups": {"group_0": GROUP}, "ignore": ["lm_head"]},
     ),
     "fp8": (partial(fp8, block=(64, 64)), {"weight_block_size": [64, 64]}),
+    "mxfp4": (mxfp4_blocks, {}),
+    "mxfp4 of compressed-tensors": (
+        mxfp4_packed,
+        {
+            "quant_method": "compressed-tensors",
+            "format": "mxfp4-pack-quantized",
+            "config_groups": {"group_0": MXFP4_GROUP},
+            "ignore": ["lm_head"],
+        },
+    ),
 }
 
 
