@@ -45,10 +45,11 @@ def check_norm(
     *,
     epsilon: float | None,
     layer: int | Array | None,
+    has_kv_scales: bool,
     head_dim: int,
 ) -> tuple[Array, Array, float] | None:
     """The norm's scales and epsilon, where there is a norm."""
-    if q_scale is None and k_scale is None and layer is None:
+    if q_scale is None and k_scale is None and (layer is None or has_kv_scales):
         return None
     if q_scale is None or k_scale is None or epsilon is None:
         raise ValueError(
@@ -63,6 +64,21 @@ def check_norm(
     if isinstance(layer, int | np.integer) and not 0 <= layer < len(q_scale):
         raise ValueError(f"layer={layer} is outside of a stack of {len(q_scale)} scales, which count from 0")
     return q_scale, k_scale, epsilon
+
+
+def check_kv_scales(kv_scales: Array | None, kv_pages: AnyKVPages, *, layer: int | Array | None) -> None:
+    """Raises where fixed scales do not fit the cache."""
+    if kv_scales is None:
+        return
+    if kv_pages.quantized is None:
+        raise ValueError(
+            f"kv_scales are given, and a cache in {kv_pages.dtype} has no scales; leave them out, or give "
+            "QuantizedKVPages"
+        )
+    of_layer = 2, kv_pages.num_kv_heads
+    if kv_scales.shape != (of_layer if layer is None else (*kv_scales.shape[:1], *of_layer)):
+        wanted = f"{of_layer}" if layer is None else f"(layers, 2, {of_layer[1]}), since there is a layer"
+        raise ValueError(f"kv_scales has shape {kv_scales.shape}, and must be {wanted}")
 
 
 def queries_of(heads: Array, kv_pages: AnyKVPages) -> jax.ShapeDtypeStruct:

@@ -12,6 +12,9 @@ from jaxtyping import Array, Float, Float8e4m3fn, Float32, Int8, Int32
 QUANTIZED_MAX = {jnp.dtype(jnp.int8): 127.0, jnp.dtype(jnp.float8_e4m3fn): 448.0}
 """The dtypes of quantized values, and the largest that each has."""
 
+QUANTIZED_MIN = {jnp.dtype(jnp.int8): -128.0, jnp.dtype(jnp.float8_e4m3fn): -448.0}
+"""The least value of each, at which a fixed scale saturates."""
+
 SMALLEST_SCALED = 1e-36  # the largest element of a vector below which it counts as zeros: 127 / it is finite
 
 
@@ -65,12 +68,15 @@ class KVPages:
         kv: Float32[Array, "2 tokens num_kv_heads head_dim"],
         page_ids: Int32[Array, " tokens"],
         page_offsets: Int32[Array, " tokens"],
+        kv_scales: Float32[Array, "2 num_kv_heads"] | None = None,
     ) -> "KVPages":
         """The pages with each token's key and value, in plain jax.numpy. What is outside of them is dropped.
+        They have no scales.
 
         Keys and values are two updates of one scatter: one update would make XLA turn the scatter of a single
         token into slice updates, and copy the whole cache for them.
         """
+        assert kv_scales is None, "check_kv_scales"
         place = jnp.arange(2)[:, None], page_ids[None], page_offsets[None]
         return KVPages(self.array.at[place].set(kv.astype(self.dtype)))
 
@@ -86,9 +92,11 @@ class QuantizedKVPages:
     values times its scale.
 
     The scale is that of the vector's largest element, amax / 127 of int8 and amax / 448 of float8_e4m3fn; one
-    of zeros has scale 0. A NaN or an infinity makes the scale one, so that it is seen by whoever attends to
-    the vector. Positions of a head lie side by side in `scales`, since a kernel reads a run of them.
-    `dtype` is that of the queries that attend to these pages.
+    of zeros has scale 0. Or it is fixed, one for all keys of a head and one for its values, where who writes
+    them has `kv_scales` (docs/decisions/0037): larger elements are then the largest that there is. A NaN or
+    an infinity makes the scale one, so that it is seen by whoever attends to the vector. Positions of a head
+    lie side by side in `scales`, since a kernel reads a run of them. `dtype` is that of the queries that
+    attend to these pages.
 
     Of 128 elements a vector takes 132 bytes, and in bfloat16 256: 1.94 times as many positions fit.
     """
@@ -138,10 +146,14 @@ class QuantizedKVPages:
         kv: Float32[Array, "2 tokens num_kv_heads head_dim"],
         page_ids: Int32[Array, " tokens"],
         page_offsets: Int32[Array, " tokens"],
+        kv_scales: Float32[Array, "2 num_kv_heads"] | None = None,
     ) -> "QuantizedKVPages":
-        """The pages with each token's key and value, quantized in plain jax.numpy. What is outside of them is
-        dropped. Two updates of a scatter, as for `KVPages`."""
-        values, scales = quantize(kv, self.values.dtype)
+        """The pages with each token's key and value, quantized in plain jax.numpy, by fixed scales where they
+        are given. What is outside of the pages is dropped. Two updates of a scatter, as for `KVPages`."""
+        if kv_scales is None:
+            values, scales = quantize(kv, self.values.dtype)
+        else:
+            values, scales = quantize_by(kv, kv_scales[:, None], self.values.dtype)
         key_or_value = jnp.arange(2)[:, None, None]
         head = jnp.arange(self.num_kv_heads)[None, None]
         pages, offsets = page_ids[None, :, None], page_offsets[None, :, None]
@@ -173,6 +185,19 @@ def quantize(x: Float32[Array, "*vectors head_dim"], dtype: jnp.dtype) -> tuple[
     if dtype == jnp.int8:
         scaled = jnp.round(scaled)
     return scaled.astype(dtype), jnp.where(is_zero, 0, amax / largest)
+
+
+def quantize_by(
+    x: Float32[Array, "*vectors head_dim"], scales: Float32[Array, "#*vectors"], dtype: jnp.dtype
+) -> tuple[Array, Array]:
+    """Vectors as values of `dtype` [*vectors, head_dim] by fixed scales, and these [*vectors], in plain
+    jax.numpy: x / scale, saturated, and rounded as in `quantize`. The scale of a vector that is not finite is
+    NaN."""
+    least, largest = QUANTIZED_MIN[jnp.dtype(dtype)], QUANTIZED_MAX[jnp.dtype(dtype)]
+    scaled = jnp.clip(x / scales[..., None], least, largest)
+    if dtype == jnp.int8:
+        scaled = jnp.round(scaled)
+    return scaled.astype(dtype), jnp.where(jnp.isfinite(x).all(-1), scales, jnp.nan)
 
 
 def _with_copies(array: Array, sources: Array, targets: Array) -> Array:

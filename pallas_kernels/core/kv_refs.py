@@ -20,6 +20,7 @@ from jaxtyping import Array
 from pallas_kernels.core.heads import VALUES
 from pallas_kernels.core.kv_pages import (
     QUANTIZED_MAX,
+    QUANTIZED_MIN,
     SMALLEST_SCALED,
     AnyKVPages,
     KVPages,
@@ -56,8 +57,9 @@ class PlainPages(NamedTuple):
         """The unit that a weighted sum of loaded values counts in."""
         return 1.0
 
-    def encode(self, parts: Sequence[Array], *, interpret: bool) -> Encoded:
-        """Vectors of which these are all columns, as `store` takes them."""
+    def encode(self, parts: Sequence[Array], *, fixed_scale: Array | None = None, interpret: bool) -> Encoded:
+        """Vectors of which these are all columns, as `store` takes them. They have no scale."""
+        assert fixed_scale is None, "check_kv_scales"
         return Encoded([part.astype(self.array.dtype) for part in parts], None)
 
     def store(self, kind: int, page, offset, head, column, part: Array, *, mask: Array) -> None:
@@ -97,15 +99,19 @@ class QuantizedPages(NamedTuple):
         largest = QUANTIZED_MAX[jnp.dtype(self.values.dtype)]
         return 2.0 ** -(int(largest).bit_length() - 1) if shape.dot_dtype == jnp.float16 else 1.0
 
-    def encode(self, parts: Sequence[Array], *, interpret: bool) -> Encoded:
-        """Vectors of which these are all columns, as `store` takes them: quantized by their largest
-        element."""
+    def encode(self, parts: Sequence[Array], *, fixed_scale: Array | None = None, interpret: bool) -> Encoded:
+        """Vectors of which these are all columns, as `store` takes them: quantized by their largest element,
+        or by a scale that is broadcast to them."""
         dtype = jnp.dtype(self.values.dtype)
         amax = _largest_magnitude(parts)
-        is_zero = amax < SMALLEST_SCALED
-        inverse = jnp.where(is_zero, 0.0, QUANTIZED_MAX[dtype] / jnp.where(is_zero, 1.0, amax))
-        scaled = [part.astype(jnp.float32) * inverse[..., None] for part in parts]
-        scale = jnp.where(is_zero, 0.0, amax / QUANTIZED_MAX[dtype])
+        if fixed_scale is None:
+            is_zero = amax < SMALLEST_SCALED
+            inverse = jnp.where(is_zero, 0.0, QUANTIZED_MAX[dtype] / jnp.where(is_zero, 1.0, amax))
+            scaled = [part.astype(jnp.float32) * inverse[..., None] for part in parts]
+            scale = jnp.where(is_zero, 0.0, amax / QUANTIZED_MAX[dtype])
+        else:
+            scaled = [_saturated(part.astype(jnp.float32) / fixed_scale[..., None], dtype) for part in parts]
+            scale = jnp.where(amax < jnp.inf, fixed_scale, jnp.nan)
         return Encoded([_rounded(x, dtype, interpret=interpret) for x in scaled], scale)
 
     def store(self, kind: int, page, offset, head, column, part: Array, *, mask: Array) -> None:
@@ -156,6 +162,10 @@ def _largest_magnitude(parts: Sequence[Array]) -> Array:
     for other in others:
         first = jnp.maximum(first, other)
     return jax.lax.bitcast_convert_type(first, jnp.float32)
+
+
+def _saturated(x: Array, dtype: jnp.dtype) -> Array:
+    return jnp.minimum(jnp.maximum(x, QUANTIZED_MIN[dtype]), QUANTIZED_MAX[dtype])
 
 
 def _rounded(x: Array, dtype: jnp.dtype, *, interpret: bool) -> Array:

@@ -30,6 +30,7 @@ def append_and_decode(
     *,
     angles: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
+    kv_scales: Array | None,
     layer: int | Array | None,
     sinks: Array | None,
     options,
@@ -49,6 +50,7 @@ def append_and_decode(
         q_scale=q_scale,
         k_scale=k_scale,
         epsilon=epsilon,
+        kv_scales=kv_scales,
         layer=layer,
         implementation="reference",
     )

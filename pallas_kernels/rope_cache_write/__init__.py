@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, Float32, Int32
 
-from pallas_kernels.core.heads import check_heads, check_norm
+from pallas_kernels.core.heads import check_heads, check_kv_scales, check_norm
 from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.rope_cache_write import reference, triton
@@ -30,6 +30,7 @@ def rope_cache_write(
     q_scale: Float[Array, " head_dim"] | Float[Array, "layers head_dim"] | None = None,
     k_scale: Float[Array, " head_dim"] | Float[Array, "layers head_dim"] | None = None,
     epsilon: float | None = None,
+    kv_scales: Float32[Array, "2 num_kv_heads"] | Float32[Array, "layers 2 num_kv_heads"] | None = None,
     layer: int | Int32[Array, ""] | None = None,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
@@ -46,9 +47,10 @@ def rope_cache_write(
 
     the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to kv_pages.array[0 and 1,
     page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype, or
-    quantized once, as `QuantizedKVPages` are. Queries have the dtype of `heads`.
+    quantized once, as `QuantizedKVPages` are: by `kv_scales` where they are given, which are the fixed scales
+    of keys and of values. Queries have the dtype of `heads`.
 
-    Scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
+    All scales may be stacks, of which `layer` tells the one to take; it is data, also where it is a Python
     integer, so that all layers share one kernel.
 
     The cache is updated in place where it is donated to the `jax.jit` around the call, or used nowhere else;
@@ -68,11 +70,27 @@ def rope_cache_write(
             f"page_ids has shape {page_ids.shape} and page_offsets {page_offsets.shape}; both must be "
             f"({len(heads)},)"
         )
-    norm = check_norm(q_scale, k_scale, epsilon=epsilon, layer=layer, head_dim=heads.shape[-1])
+    norm = check_norm(
+        q_scale,
+        k_scale,
+        epsilon=epsilon,
+        layer=layer,
+        has_kv_scales=kv_scales is not None,
+        head_dim=heads.shape[-1],
+    )
+    check_kv_scales(kv_scales, kv_pages, layer=layer)
     write: Callable[..., tuple[Array, AnyKVPages]]
     if select(implementation) == "reference":
         write = reference.rope_cache_write
     else:
         write = functools.partial(triton.rope_cache_write, interpret=should_interpret(interpret))
     slots = page_ids, page_offsets
-    return write(heads=heads, kv_pages=kv_pages, angles=(cos, sin), slots=slots, norm=norm, layer=layer)
+    return write(
+        heads=heads,
+        kv_pages=kv_pages,
+        angles=(cos, sin),
+        slots=slots,
+        norm=norm,
+        kv_scales=kv_scales,
+        layer=layer,
+    )

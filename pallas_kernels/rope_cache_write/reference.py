@@ -13,6 +13,7 @@ def rope_cache_write(
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
+    kv_scales: Array | None,
     layer: int | Array | None,
 ) -> tuple[Array, AnyKVPages]:
     """See `pallas_kernels.rope_cache_write.rope_cache_write`."""
@@ -27,7 +28,10 @@ def rope_cache_write(
         q, k = _normalized(q, q_scale, epsilon), _normalized(k, k_scale, epsilon)
     q, k = _rotated(q, *angles), _rotated(k, *angles)
     page_ids, page_offsets = slots
-    written = kv_pages.with_written(jnp.stack([k, v.astype(jnp.float32)]), page_ids, page_offsets)
+    if kv_scales is not None and layer is not None:
+        kv_scales = kv_scales[layer]
+    kv = jnp.stack([k, v.astype(jnp.float32)])
+    written = kv_pages.with_written(kv, page_ids, page_offsets, kv_scales)
     return q.astype(kv_pages.dtype), written
 
 

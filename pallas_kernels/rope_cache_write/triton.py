@@ -14,7 +14,7 @@ programs of 32 rows:
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ def rope_cache_write(
     angles: tuple[Array, Array],
     slots: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
+    kv_scales: Array | None = None,
     layer: int | Array | None = None,
     blocks: RopeCacheWriteBlocks | None = None,
     interpret: bool,
@@ -49,17 +50,32 @@ def rope_cache_write(
     """Programs over (the blocks of a group of tokens, the groups). See the package for the contract."""
     if blocks is None:
         blocks = rope_cache_write_blocks(RopeCacheWriteCall.of(heads, kv_pages, angles[0]))
-    *scales, epsilon = norm or (None,)
-    layers = () if layer is None else (layer_index_operand(layer),)
-    arguments = heads, kv_pages, *angles, *slots, *layers, *scales
+    layers = None if layer is None else layer_index_operand(layer)
+    scales = _Scales(layers, None if norm is None else norm[:2], kv_scales)
+    epsilon = None if norm is None else norm[2]
+    arguments = heads, kv_pages, *angles, *slots, scales
     return _run(*arguments, epsilon=epsilon, blocks=blocks, interpret=interpret)
+
+
+class _Scales(NamedTuple):
+    """The scales of the norm of queries and keys, and the fixed ones of the cache, of a layer; and which of a
+    stack they are."""
+
+    layer: Any
+    norm: tuple[Any, Any] | None
+    kv: Any
+
+    @property
+    def layer_index(self) -> tuple[Array, ...]:
+        """The first index of scales, in a kernel."""
+        return () if self.layer is None else (load_layer_index(self.layer),)
 
 
 @functools.partial(jax.jit, static_argnames=("epsilon", "blocks", "interpret"))
 def _run(
     heads: Array,
     kv_pages: AnyKVPages,
-    *others: Array,
+    *others: Any,
     epsilon: float | None,
     blocks: RopeCacheWriteBlocks,
     interpret: bool,
@@ -157,22 +173,25 @@ def _kernel(
     sin_ref,
     page_ids_ref,
     page_offsets_ref,
-    *refs,
+    scales: _Scales,
+    q_ref,
+    pages,
+    *,
     sections,
     group_tokens,
     epsilon,
     interpret: bool,
 ):
-    *norm_refs, q_ref, pages = refs
-    *layer_refs, q_scale_ref, k_scale_ref = norm_refs or (None, None)
-    layer = tuple(load_layer_index(ref) for ref in layer_refs)
+    q_scale_ref, k_scale_ref = scales.norm or (None, None)
+    layer = scales.layer_index
     num_tokens, _, head_dim = heads_ref.shape[-3:]
     program = pl.program_id(0)
     first_token = pl.program_id(1) * group_tokens
     queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
     parts = _rotary_parts(head_dim, half=cos_ref.shape[1])
     rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), layer, epsilon)
-    write = functools.partial(_write, pages, (page_ids_ref, page_offsets_ref), interpret=interpret)
+    slots = page_ids_ref, page_offsets_ref
+    write = functools.partial(_write, pages, slots, scales.kv, layer, interpret=interpret)
 
     @_where_it_serves(queries.section, program)
     def _write_queries():
@@ -194,6 +213,8 @@ def _kernel(
 def _write(
     pages: StoredPages,
     slot_refs,
+    kv_scales_ref,
+    layer: tuple[Array, ...],
     kind: int,
     rows: "_ProgramRows",
     tiles: list["_Tile"],
@@ -203,7 +224,10 @@ def _write(
 ) -> None:
     """Keys or values of the rows, which `heads_of` loads after the slots, into their slots."""
     page, offset = _load_slots(slot_refs, rows, num_pages=pages.num_pages)
-    encoded = pages.encode(heads_of(), interpret=interpret)
+    fixed_scale = None
+    if kv_scales_ref is not None:
+        fixed_scale = plt.load(kv_scales_ref.at[(*layer, kind, rows.head)], mask=rows.head_inside, other=1)
+    encoded = pages.encode(heads_of(), fixed_scale=fixed_scale, interpret=interpret)
     for tile, part in zip(tiles, encoded.parts, strict=True):
         slot = page[:, None, None], offset[:, None, None]
         pages.store(kind, *slot, tile.head, tile.column, part, mask=tile.inside)

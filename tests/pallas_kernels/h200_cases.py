@@ -203,6 +203,16 @@ def rope_cache_write_cases() -> Iterator[Named]:
     for name, cache in itertools.product(("phi-2", "qwen3-next-80b"), QUANTIZED_CACHES):
         case = _rope_cache_write_case(rope_shapes.SHAPES[name], 8192, {}, cache=cache)
         yield f"rope_cache_write-{name}-8192-{cache.__name__}", case
+    shape = rope_shapes.SHAPES["qwen3-8b"]
+    norm = dict.fromkeys(["q_scale", "k_scale"], array(36, 128)) | _fixed_scales(shape)
+    for tokens, cache in itertools.product((64, 8192), QUANTIZED_CACHES):
+        case = _rope_cache_write_case(shape, tokens, norm, cache=cache)
+        yield f"rope_cache_write-qwen3-8b-{tokens}-{cache.__name__}-fixed", case
+
+
+def _fixed_scales(shape: rope_shapes.RopeCacheShape) -> dict[str, jax.ShapeDtypeStruct]:
+    """Of a cache in 8 bits, for a stack of layers."""
+    return {"kv_scales": array(36, 2, shape.num_kv_heads, dtype=jnp.float32), "layer": indices()}
 
 
 def _rope_cache_write_case(
@@ -210,7 +220,7 @@ def _rope_cache_write_case(
 ) -> Case:
     heads = tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim
     return Case(
-        pallas(rope_cache_write, epsilon=1e-6 if norm else None),
+        pallas(rope_cache_write, epsilon=1e-6 if "q_scale" in norm else None),
         (
             array(*heads),
             pages(8193, 16, shape, cache=cache),
@@ -238,10 +248,19 @@ def append_and_decode_cases() -> Iterator[Named]:
     for name, cache in itertools.product(("qwen3-8b", "qwen3-next-80b"), QUANTIZED_CACHES):
         case = _append_and_decode_case(rope_shapes.SHAPES[name], 64, cache=cache)
         yield f"append_and_decode-{name}-64-{cache.__name__}", case
+    for name, cache in itertools.product(("qwen3-8b", "qwen2.5-7b"), QUANTIZED_CACHES):
+        case = _append_and_decode_case(rope_shapes.SHAPES[name], 64, cache=cache, is_fixed=True)
+        yield f"append_and_decode-{name}-64-{cache.__name__}-fixed", case
 
 
 def _append_and_decode_case(
-    shape: rope_shapes.RopeCacheShape, rows: int, *, dtype=jnp.bfloat16, cache=None, **options
+    shape: rope_shapes.RopeCacheShape,
+    rows: int,
+    *,
+    dtype=jnp.bfloat16,
+    cache=None,
+    is_fixed: bool = False,
+    **options,
 ) -> Case:
     max_pages = 2560
     norm = dict.fromkeys(["q_scale", "k_scale"], array(36, shape.head_dim, dtype=dtype)) | {
@@ -258,7 +277,7 @@ def _append_and_decode_case(
         ),
         kernel="append_and_decode",
         tensor_cores=None if dtype == jnp.float32 else "mma",
-        named_arguments=norm if shape.is_normalized else {},
+        named_arguments=(norm if shape.is_normalized else {}) | (_fixed_scales(shape) if is_fixed else {}),
         donate=(1,),
     )
 

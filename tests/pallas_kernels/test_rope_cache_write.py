@@ -181,6 +181,40 @@ def test_a_cache_in_8_bits_has_the_same_vectors_quantized(rng, quantized, implem
 
 
 @pytest.mark.parametrize("implementation", ["reference", "pallas"])
+@pytest.mark.parametrize("is_normalized", [True, False])
+@pytest.mark.parametrize("quantized", [jnp.int8, jnp.float8_e4m3fn], ids=jnp.dtype)
+def test_fixed_scales_of_a_cache_are_those_of_a_layer_and_a_head(
+    rng, quantized, is_normalized, implementation
+):
+    """Values go into the cache as they are, so that these are bit for bit the definition's; keys are those of
+    a cache that is not quantized."""
+    case = make_case(rng, RopeCacheShape(3, 3, 12, 8, is_normalized), num_tokens=9, num_padding=3)
+    heads, kv_pages, *rest = case.arguments(jnp.float32)
+    slots = np.asarray(rest[2])[:9], np.asarray(rest[3])[:9]
+    empty = jnp.full((2, kv_pages.num_pages, 3, PAGE_SIZE), jnp.nan)
+    before = QuantizedKVPages(jnp.full(kv_pages.array.shape, 77, quantized), empty, jnp.dtype(jnp.float32))
+    norm = case.options(jnp.float32)
+    epsilon = norm.pop("epsilon", None)
+    stacked = {name: jnp.full((2, 12), jnp.nan).at[1].set(scale) for name, scale in norm.items()}
+    of_layer = np.array([[0.01, 0.02, 0.03], [0.001, 0.02, 0.4]], np.float32)
+    kv_scales = jnp.full((2, 2, 3), jnp.nan).at[1].set(of_layer)
+    write = compiled(rope_cache_write, epsilon=epsilon, implementation=implementation)
+    _, after = write(heads, before, *rest, **stacked, kv_scales=kv_scales, layer=1)
+    _, plain = write(*case.arguments(jnp.float32), **norm)
+
+    written = np.asarray(plain.array)[:, *slots] / of_layer[:, None, :, None]
+    least, largest = (-128, 127) if quantized == jnp.int8 else (-448, 448)
+    clipped = np.clip(written, least, largest)
+    wanted = (np.rint(clipped) if quantized == jnp.int8 else clipped).astype(quantized).astype(np.float32)
+    values = np.asarray(after.values.astype(jnp.float32))[:, *slots]
+    np.testing.assert_array_equal(values[1], wanted[1])
+    assert (values[0] != wanted[0]).mean() < 0.02, "an element between two steps, now and then"
+    assert (np.abs(written) > largest).any(), "some are beyond the largest"
+    scales = np.asarray(after.scales)[:, slots[0], :, slots[1]].swapaxes(0, 1)
+    np.testing.assert_array_equal(scales, np.broadcast_to(of_layer[:, None], scales.shape))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
 def test_a_layer_of_a_stack_of_scales(rng, implementation):
     """The others are NaN. The layer is traced, and one compiled call serves all."""
     case = make_case(rng, SMALL, num_tokens=3)
@@ -280,6 +314,15 @@ def test_shapes_that_contradict_each_other_are_errors(rng):
         ValueError, match=r"heads has shape \(1, 3, 8, 16\); give \[tokens, heads, head_dim\]"
     ):
         rope_cache_write(heads[None], kv_pages, cos, sin, *slots)
+    fixed = jnp.ones((2, 2))
+    with pytest.raises(ValueError, match="kv_scales are given, and a cache in float32 has no scales; leave"):
+        rope_cache_write(heads, kv_pages, cos, sin, *slots, kv_scales=fixed)
+    values, scales = kv_pages.array.astype(jnp.int8), jnp.zeros((2, kv_pages.num_pages, 2, PAGE_SIZE))
+    quantized = QuantizedKVPages(values, scales, kv_pages.dtype)
+    with pytest.raises(ValueError, match=r"kv_scales has shape \(2,\), and must be \(2, 2\)"):
+        rope_cache_write(heads, quantized, cos, sin, *slots, kv_scales=fixed[0])
+    with pytest.raises(ValueError, match=r"must be \(layers, 2, 2\), since there is a layer"):
+        rope_cache_write(heads, quantized, cos, sin, *slots, kv_scales=fixed, layer=0)
     with pytest.raises(UnsupportedError, match="heads in bfloat16 and a cache in float32"):
         rope_cache_write(heads.astype(jnp.bfloat16), kv_pages, cos, sin, *slots)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from jaxtyping import Array, Float, Float32, Int32
 
-from pallas_kernels.core.heads import check_heads, check_norm, queries_of
+from pallas_kernels.core.heads import check_heads, check_kv_scales, check_norm, queries_of
 from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.paged_attention import reference
@@ -24,6 +24,7 @@ def append_and_decode(
     q_scale: Float[Array, " head_dim"] | Float[Array, "layers head_dim"] | None = None,
     k_scale: Float[Array, " head_dim"] | Float[Array, "layers head_dim"] | None = None,
     epsilon: float | None = None,
+    kv_scales: Float32[Array, "2 num_kv_heads"] | Float32[Array, "layers 2 num_kv_heads"] | None = None,
     layer: int | Int32[Array, ""] | None = None,
     sinks: Float[Array, " num_heads"] | None = None,
     options: AttentionOptions = PLAIN,
@@ -36,8 +37,8 @@ def append_and_decode(
     The page table says where that position is in the cache; what was there before is not read. The query
     attends to the position as the cache then holds it: rounded, or quantized and dequantized. A row of
     length 0 gives zeros and writes nothing. Everything else is as in those two: a token of `heads` is its
-    queries, keys and values; norm, rotation and rounding; which arguments make a norm; sinks and options; and
-    a cache that is updated in place where it is donated or used nowhere else.
+    queries, keys and values; norm, rotation, rounding and fixed scales; which arguments make a norm; sinks
+    and options; and a cache that is updated in place where it is donated or used nowhere else.
 
     A page that holds a new position must be that row's alone.
 
@@ -54,7 +55,10 @@ def append_and_decode(
     rows, _, head_dim = heads.shape
     if lengths.shape != (rows,):
         raise ValueError(f"lengths has shape {lengths.shape}, but heads has one token of each of {rows} rows")
-    norm = check_norm(q_scale, k_scale, epsilon=epsilon, layer=layer, head_dim=head_dim)
+    norm = check_norm(
+        q_scale, k_scale, epsilon=epsilon, layer=layer, has_kv_scales=kv_scales is not None, head_dim=head_dim
+    )
+    check_kv_scales(kv_scales, kv_pages, layer=layer)
     attend: Callable[..., tuple[Array, AnyKVPages]]
     if select(implementation) == "reference":
         attend = reference.append_and_decode
@@ -67,6 +71,7 @@ def append_and_decode(
         lengths=lengths,
         angles=(cos, sin),
         norm=norm,
+        kv_scales=kv_scales,
         layer=layer,
         sinks=sinks,
         options=options,

@@ -21,13 +21,19 @@ from pallas_kernels.core.stacked import load_layer_index
 
 class NewTokenRefs(NamedTuple):
     """Heads as the projection leaves them [rows, heads, head_dim], angles [rows, half] and, with a norm, its
-    scales."""
+    scales; and the fixed scales of the cache, where it has some."""
 
     heads: Any
     cos: Any
     sin: Any
     layer: Any = None  # which of a stack of scales
     scales: tuple[Any, Any] | None = None  # of queries and of keys
+    kv_scales: Any = None
+
+    @property
+    def layer_index(self) -> tuple[Array, ...]:
+        """The first index of scales."""
+        return () if self.layer is None else (load_layer_index(self.layer),)
 
 
 class RawHeads(NamedTuple):
@@ -49,7 +55,7 @@ def load_raw_heads(refs: NewTokenRefs, *, row, head: Array, kind: int, shape: Ke
     """Heads [heads] of the projection's output; kind 0 has the scale of queries and 1 that of keys."""
     column, inside = _columns(head, shape)
     columns = column, _exchanged(column, refs.cos.shape[1], shape)
-    layer = () if refs.layer is None else (load_layer_index(refs.layer),)
+    layer = refs.layer_index
     x, rotated_half = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
     scales = (
         [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
@@ -61,6 +67,13 @@ def load_values(refs: NewTokenRefs, *, row, head: Array, shape: KernelShape) -> 
     """Heads [heads] of the projection's output as they are."""
     column, inside = _columns(head, shape)
     return _load(refs.heads.at[row, head[:, None], column], inside)
+
+
+def load_fixed_scales(refs: NewTokenRefs, kv_head: Array) -> list[Array | None]:
+    """The fixed scales [heads] of the keys and the values of heads; None where there are none."""
+    if refs.kv_scales is None:
+        return [None, None]
+    return [plt.load(refs.kv_scales.at[(*refs.layer_index, kind, kv_head)]) for kind in (KEYS, VALUES)]
 
 
 def load_angles(refs: NewTokenRefs, *, row, head: Array, shape: KernelShape) -> Angles:

@@ -24,6 +24,7 @@ from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.paged_attention.append_and_decode.new_token import (
     NewTokenRefs,
     load_angles,
+    load_fixed_scales,
     load_raw_heads,
     load_values,
     rotated,
@@ -48,6 +49,7 @@ def append_and_decode(
     *,
     angles: tuple[Array, Array],
     norm: tuple[Array, Array, float] | None,
+    kv_scales: Array | None = None,
     layer: int | Array | None,
     sinks: Array | None,
     options,
@@ -64,6 +66,8 @@ def append_and_decode(
         new_token["layer"] = layer_index_operand(layer)
     if scales:
         new_token["scales"] = tuple(scales)
+    if kv_scales is not None:
+        new_token["kv_scales"] = kv_scales
     operands = heads, kv_pages, page_table, lengths, new_token, sinks
     return _append(*operands, options=options, epsilon=epsilon, blocks=blocks, interpret=interpret)
 
@@ -188,11 +192,13 @@ def _new_token(
     new_v = load_values(refs, row=row, head=shape.num_heads + shape.num_kv_heads + kv_head, shape=shape)
     angles = load_angles(refs, row=row, head=kv_head, shape=shape)
     rotation = {"epsilon": epsilon, "head_dim": shape.head_dim}
+    k_scale, v_scale = load_fixed_scales(refs, kv_head)
     q = rotated(raw_q, angles, **rotation).astype(refs.heads.dtype)
 
     def attend_new(carry):
-        k = written.encode([rotated(raw_k, angles, **rotation)], interpret=shape.interpret)
-        v = written.encode([new_v], interpret=shape.interpret)
+        new_k = rotated(raw_k, angles, **rotation)
+        k = written.encode([new_k], fixed_scale=k_scale, interpret=shape.interpret)
+        v = written.encode([new_v], fixed_scale=v_scale, interpret=shape.interpret)
         is_first = queries.is_query & (queries.head % shape.group == 0)
         store_new_token(
             written,

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pallas_kernels.core.kv_pages import KVPages, QuantizedKVPages, quantize
+from pallas_kernels.core.kv_pages import KVPages, QuantizedKVPages, quantize, quantize_by
 from pallas_kernels.core.kv_refs import QuantizedPages
 from tests.pallas_kernels import paged_cases
 from tests.pallas_kernels.compiled import compiled
@@ -20,9 +20,11 @@ def encoded(x: np.ndarray, dtype) -> tuple[np.ndarray, np.ndarray]:
     return tuple(map(np.asarray, compiled(encode_in_parts, dtype=jnp.dtype(dtype))(x)))
 
 
-def encode_in_parts(x: jax.Array, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
+def encode_in_parts(
+    x: jax.Array, fixed_scale: jax.Array | None = None, *, dtype: jnp.dtype
+) -> tuple[jax.Array, jax.Array]:
     pages = QuantizedPages(jax.ShapeDtypeStruct((2, 1, 1, 1, x.shape[-1]), dtype), None)
-    parts, scale = pages.encode([x[..., :5], x[..., 5:]], interpret=True)
+    parts, scale = pages.encode([x[..., :5], x[..., 5:]], fixed_scale=fixed_scale, interpret=True)
     return jnp.concatenate(parts, -1), scale
 
 
@@ -76,6 +78,35 @@ def test_what_is_not_finite_stays_so(quantized_by, dtype, bad):
         dequantized = paged_cases.dequantize(*quantized_by(x, dtype))
     assert not np.isfinite(dequantized[:2]).any()
     np.testing.assert_allclose(dequantized[2], 1, rtol=1e-6)
+
+
+@each
+@pytest.mark.parametrize("quantized_by", [encode_in_parts, quantize_by], ids=["kernel", "reference"])
+def test_fixed_scales_give_what_torch_gives(rng, quantized_by, dtype):
+    """Bit for bit: elements between two steps, beyond the largest, and of each head's own scale."""
+    torch = pytest.importorskip("torch")
+    x = rng.standard_normal((40, 3, 16), np.float32) * 10.0 ** rng.uniform(-3, 1, (40, 3, 1))
+    scales = np.array([0.5, 0.01, 3e-5], np.float32)
+    x = np.concatenate([x.astype(np.float32), np.arange(-144, 144, dtype=np.float32).reshape(6, 3, 16) / 4])
+    quotient = torch.from_numpy(x) / torch.from_numpy(scales)[:, None]
+    if dtype == jnp.int8:
+        wanted = quotient.clamp(-128, 127).round().to(torch.int8)
+    else:
+        wanted = quotient.clamp(-448, 448).to(torch.float8_e4m3fn).view(torch.int8)
+    values, kept = compiled(quantized_by, dtype=jnp.dtype(dtype))(x, scales)
+    np.testing.assert_array_equal(np.asarray(values).view(np.int8), wanted.numpy())
+    np.testing.assert_array_equal(kept, np.broadcast_to(scales, (46, 3)))
+    assert {-128, 127} <= set(wanted.numpy().ravel()) or dtype != jnp.int8
+
+
+@each
+@pytest.mark.parametrize("quantized_by", [encode_in_parts, quantize_by], ids=["kernel", "reference"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_has_no_fixed_scale(quantized_by, dtype, bad):
+    x = np.ones((3, 8), np.float32)
+    x[0, 2], x[1, 6] = bad, bad
+    _, kept = compiled(quantized_by, dtype=jnp.dtype(dtype))(x, np.full(1, 0.5, np.float32))
+    np.testing.assert_array_equal(kept, [np.nan, np.nan, 0.5])
 
 
 @each

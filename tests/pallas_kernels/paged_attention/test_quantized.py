@@ -125,10 +125,12 @@ def test_what_is_not_finite_is_seen(rng, quantized, kind, bad):
         assert np.isfinite(attended[1]).all()
 
 
-def appended(paged: PagedCase, heads: np.ndarray, implementation: str) -> tuple[np.ndarray, QuantizedKVPages]:
+def appended(
+    paged: PagedCase, heads: np.ndarray, implementation: str, **fixed: jnp.ndarray | int
+) -> tuple[np.ndarray, QuantizedKVPages]:
     append = compiled(append_and_decode, options=paged.options, implementation=implementation)
     _, *cache_and_rows = paged.arguments(jnp.float32)
-    attended, pages = append(jnp.asarray(heads), *cache_and_rows, *angles(paged))
+    attended, pages = append(jnp.asarray(heads), *cache_and_rows, *angles(paged), **fixed)
     return np.asarray(attended), pages
 
 
@@ -137,6 +139,7 @@ def angles(paged: PagedCase) -> tuple[jnp.ndarray, jnp.ndarray]:
     return jnp.asarray(np.cos(angle), jnp.float32), jnp.asarray(np.sin(angle), jnp.float32)
 
 
+@pytest.mark.parametrize("is_fixed", [False, True], ids=["", "fixed"])
 @pytest.mark.parametrize(
     ("quantized", "page_size", "implementation"),
     [
@@ -147,19 +150,21 @@ def angles(paged: PagedCase) -> tuple[jnp.ndarray, jnp.ndarray]:
     ],
     ids=str,
 )
-def test_a_token_attends_to_itself_as_the_cache_holds_it(rng, quantized, page_size, implementation):
+def test_a_token_attends_to_itself_as_the_cache_holds_it(rng, quantized, page_size, implementation, is_fixed):
     """Appended and decoded, or written and extended as the last token of a prompt: the cache is the same to
     the bit, and so is what it attends to but for the order of sums."""
     shape = AttentionShape(6, 3, 16, sliding_window=20)
     paged = in_8_bits(make_case(rng, shape, [1, 5, 17, 34], page_size), quantized)
     heads = rng.standard_normal((4, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim), np.float32) * 3
-    attended, pages = appended(paged, heads, implementation)
+    kv_scales = jnp.stack([jnp.full((2, 3), jnp.nan), jnp.array([[0.02, 0.05, 0.1], [0.1, 0.03, 0.01]])])
+    fixed = {"kv_scales": kv_scales, "layer": 1} if is_fixed else {}
+    attended, pages = appended(paged, heads, implementation, **fixed)
 
     _, kv_pages, page_table, lengths = paged.arguments(jnp.float32)
     position = paged.lengths - 1
     places = paged.page_table[np.arange(4), position // page_size], position % page_size
     write = compiled(rope_cache_write, implementation=implementation)
-    q, written = write(jnp.asarray(heads), kv_pages, *angles(paged), *map(jnp.asarray, places))
+    q, written = write(jnp.asarray(heads), kv_pages, *angles(paged), *map(jnp.asarray, places), **fixed)
     for got, wanted in zip(jax.tree.leaves(pages), jax.tree.leaves(written), strict=True):
         np.testing.assert_array_equal(as_bytes(got), as_bytes(wanted))
     options = {"options": paged.options, "implementation": implementation}
