@@ -72,8 +72,8 @@ class CacheOptions:
     kv_cache_dtype: KVCacheDType = option("auto", help="type of keys and values; default: dtype")
     """Type of the keys and values in the cache. "int8" and "fp8_e4m3" take a byte for each, and 4 bytes for
     the scale of a head's vector at a position: 1.94 times as many tokens fit as in bfloat16 where heads have
-    128 elements, and attention reads half as much. int8 is the more accurate of the two. "auto" is
-    `dtype`."""
+    128 elements, and attention reads half as much. int8 is the more accurate of the two. A checkpoint's
+    calibrated scales are used where they are for this type. "auto" is `dtype`."""
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -93,7 +93,8 @@ def resolve_model(
     rounding = choose_rounding(config.model.quantization, dtype)
     weights = None
     if directory is not None and needs_weights:
-        weights = choose_weights(directory, raw, model.param_specs, Target(rounding))
+        target = Target(rounding, kv_cache_dtype=config.cache.kv_cache_dtype)
+        weights = choose_weights(directory, raw, model.param_specs, target)
     _say_what_is_quantized(weights)
     return ResolvedModel(
         model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params, rounding),

@@ -63,9 +63,12 @@ def random_params(config: Mapping[str, Any] = CONFIG, seed: int = 0) -> Params:
     return unflatten({path: 1 + x / 4 if path.endswith("scale") else x for path, x in draw.items()})
 
 
-def tiny_llm(config: Mapping[str, Any] = CONFIG, *, params: Params | None = None, **options: Any) -> LLM:
-    """An LLM of the tiny model in float32. `options` are those of EngineConfig."""
-    params = random_params(config) if params is None else params
+def tiny_llm(
+    config: Mapping[str, Any] | Path = CONFIG, *, params: Params | None = None, **options: Any
+) -> LLM:
+    """An LLM of the tiny model in float32, or of a directory. `options` are those of EngineConfig."""
+    if params is None and not isinstance(config, Path):
+        params = random_params(config)
     return LLM(config, params=params, **{"progress": False, "dtype": "float32", **FEW_SHAPES, **options})
 
 

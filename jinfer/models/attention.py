@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Float32, Int32
 
 from jinfer.models.config import AttentionConfig
 from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
@@ -45,6 +45,7 @@ class Attention:
     """Grouped-query attention over the paged cache, with rotary positions.
 
     With `q_norm` and `k_norm`, queries and keys get an RMSNorm, each head by itself, before they are rotated.
+    With `kv_scales`, of keys and then of values, the cache has these in place of a scale for each vector.
     """
 
     qkv: Linear
@@ -52,18 +53,20 @@ class Attention:
     q_norm: RMSNorm | None
     k_norm: RMSNorm | None
     sinks: Float[Array, "layers num_heads"] | None
+    kv_scales: Float32[Array, "layers twice_num_kv_heads"] | None
     implementation: Implementation = field(metadata=STATIC)
 
     @classmethod
     def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Attention":
-        """Attention of {"qkv": ..., "output": ...}, with or without {"q_norm": ..., "k_norm": ...} and
-        "sinks"."""
+        """Attention of {"qkv": ..., "output": ...}, with or without {"q_norm": ..., "k_norm": ...}, "sinks"
+        and "kv_scales"."""
         return cls(
             qkv=Linear.of(params["qkv"], implementation),
             output=Linear.of(params["output"], implementation),
             q_norm=RMSNorm.of(params.get("q_norm"), epsilon),
             k_norm=RMSNorm.of(params.get("k_norm"), epsilon),
             sinks=params.get("sinks"),
+            kv_scales=params.get("kv_scales"),
             implementation=implementation,
         )
 
@@ -104,7 +107,7 @@ class Attention:
             tokens.page_table,
             tokens.lengths,
             *angles,
-            **(self._head_norms(layer) | self._options(layer, config)),
+            **(self._scales(layer) | self._options(layer, config)),
         )
 
     def _extend(
@@ -127,7 +130,7 @@ class Attention:
             *angles,
             tokens.page_ids,
             tokens.page_offsets,
-            **self._head_norms(layer),
+            **self._scales(layer),
             implementation=self.implementation,
         )
         options = self._options(layer, config)
@@ -138,15 +141,16 @@ class Attention:
         rows = tokens.page_table, tokens.query_starts, tokens.lengths
         return paged_attention.extend(q, kv_pages, *rows, **options), kv_pages
 
-    def _head_norms(self, layer: LayerIndex) -> dict[str, Any]:
-        if self.q_norm is None or self.k_norm is None:
-            return {}
-        return {
-            "q_scale": self.q_norm.scale,
-            "k_scale": self.k_norm.scale,
-            "epsilon": self.q_norm.epsilon,
-            "layer": layer,
-        }
+    def _scales(self, layer: LayerIndex) -> dict[str, Any]:
+        """The scales of the norms and of the cache, where there are some, as who writes the cache takes
+        them."""
+        scales: dict[str, Any] = {}
+        if self.q_norm is not None and self.k_norm is not None:
+            norms = {"q_scale": self.q_norm.scale, "k_scale": self.k_norm.scale}
+            scales |= {**norms, "epsilon": self.q_norm.epsilon}
+        if self.kv_scales is not None:
+            scales["kv_scales"] = self.kv_scales.reshape(len(self.kv_scales), 2, -1)
+        return {**scales, "layer": layer} if scales else {}
 
     def _options(self, layer: LayerIndex, config: AttentionConfig) -> dict[str, Any]:
         return {

@@ -23,6 +23,7 @@ from jinfer.weights.params import Params
 
 EMBEDDING, HEAD = "embedding/kernel", "head/kernel"
 """Paths of the two parameters that are one in a tied model."""
+KV_SCALES = "attention/kv_scales"
 PRE_NORMS = {"attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm"}
 SANDWICH_NORMS = {
     "attention_norm": "input_layernorm",
@@ -126,8 +127,9 @@ class LayerStack:
 def layer_stacks(config: ModelConfig) -> tuple[LayerStack, ...]:
     """The stacks of a decoder, in the order of their first layers: one at the root of the params, or several
     with a name of their own (docs/decisions/0016)."""
+    one = StackSpecs(jnp.dtype(jnp.float32), (0,))
     alike = {
-        layer: _layer_params(config, layer, StackSpecs(jnp.dtype(jnp.float32), (0,)))
+        layer: {**_layer_params(config, layer, one), KV_SCALES: _kv_scales(layer.attention, one)}
         for layer in set(config.layers)
     }
     kinds: list[dict[str, ParamSpec]] = []
@@ -149,10 +151,13 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
         **_vocabulary(config, dtype),
         "final_norm/scale": StackSpecs(dtype, layers=(0,), prefix="model.").norm("norm", embed),
     }
+    kv_scales = {}
     for stack in layer_stacks(config):
-        specs = _layer_params(config, config.layers[stack.layers[0]], StackSpecs(dtype, stack.layers))
+        layer, specs_of = config.layers[stack.layers[0]], StackSpecs(dtype, stack.layers)
+        specs = _layer_params(config, layer, specs_of)
         by_path |= {stack.path(path): spec for path, spec in specs.items()}
-    return ParamSpecs(by_path, IGNORED)
+        kv_scales[stack.path(KV_SCALES)] = _kv_scales(layer.attention, specs_of)
+    return ParamSpecs(by_path, IGNORED, kv_scales)
 
 
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
@@ -189,6 +194,20 @@ def _attention_params(attention: AttentionConfig, embed: Axis, stack: StackSpecs
             "self_attn.sinks", Axis("heads", attention.num_heads), init="zeros"
         )
     return specs
+
+
+def _kv_scales(attention: AttentionConfig, stack: StackSpecs) -> ParamSpec:
+    """The scale of each KV head's keys in the cache, and then that of its values."""
+    num_heads = attention.num_kv_heads
+    names = ("self_attn.k_scale", "self_attn.v_scale")
+    return ParamSpec(
+        shape=(len(stack.layers), 2 * num_heads),
+        dtype=jnp.dtype(jnp.float32),
+        axes=(LAYERS, JOINED),
+        init="ones",
+        tensors=tuple(CheckpointTensor(f"{stack.prefix}{name}", "kv_heads", num_heads) for name in names),
+        layers=stack.layers,
+    )
 
 
 def _vocabulary(config: ModelConfig, dtype: jnp.dtype) -> dict[str, ParamSpec]:

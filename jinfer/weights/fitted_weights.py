@@ -11,10 +11,12 @@ from jinfer.weights.rounded_weights import Rounding
 @dataclass(frozen=True)
 class Target:
     """The types that kernels are to have: those that `rounding` gives them; or those in which they are
-    stored, or floats, where `as_floats`."""
+    stored, or floats, where `as_floats`. A cache of `kv_cache_dtype` has the scales that are stored for
+    it."""
 
     rounding: Rounding | None = None
     as_floats: bool = False
+    kv_cache_dtype: str = "auto"
 
 
 AS_STORED = Target()

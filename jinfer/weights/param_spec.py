@@ -3,7 +3,7 @@ it."""
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import jax
@@ -134,10 +134,14 @@ class IgnoredTensors:
 
 @dataclass(frozen=True, eq=False)
 class ParamSpecs:
-    """The parameters of a model by path, and the tensors that its checkpoints may hold besides."""
+    """The parameters of a model by path, and the tensors that its checkpoints may hold besides.
+
+    `kv_scales` are the scales of its KV cache, by path: parameters where a checkpoint has them.
+    """
 
     by_path: Mapping[str, ParamSpec]
     ignored: tuple[IgnoredTensors, ...] = ()
+    kv_scales: Mapping[str, ParamSpec] = field(default_factory=dict)
 
     @property
     def flat(self) -> dict[str, jax.ShapeDtypeStruct]:

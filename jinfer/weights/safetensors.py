@@ -14,6 +14,7 @@ from jinfer.weights.formats.checkpoint_format import dequantized
 from jinfer.weights.formats.dequantized_tensor import DequantizedStack, DequantizedTensor
 from jinfer.weights.formats.format_choice import find_format
 from jinfer.weights.formats.kernel_choice import with_stored_types
+from jinfer.weights.formats.kv_scales import with_kv_scales
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params, raise_faults
 from jinfer.weights.rounded_weights import rounded_tensor, with_rounded_types
@@ -37,19 +38,20 @@ def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement,
 def fit_checkpoint(
     specs: ParamSpecs, origin: Path, raw: Mapping[str, Any], target: Target = AS_STORED
 ) -> FittedWeights:
-    """The specs of a model with a head as it is stored and kernels of the types that `target` asks for, and
-    where its weights are in the files of `origin`, which is model.safetensors or an index. The config.json
-    `raw` says whether they are quantized.
+    """The specs of a model with a head as it is stored, kernels of the types that `target` asks for and the
+    scales of its cache, and where its weights are in the files of `origin`, which is model.safetensors or an
+    index. The config.json `raw` says whether they are quantized.
 
     Nothing is read but headers, and what has to be looked at: the head beside the embedding of a tied model,
-    biases that the model does not have, the order of groups. Raises CheckpointError that names every tensor
-    at fault, UnsupportedModelError for a format that jinfer does not read, and ConfigError for quantized
-    weights that are to be quantized.
+    biases that the model does not have, the order of groups, the scales of the cache. Raises CheckpointError
+    that names every tensor at fault, UnsupportedModelError for a format that jinfer does not read, and
+    ConfigError for quantized weights that are to be quantized.
     """
     files = open_source(origin)
     stored_as = find_format(origin.parent, raw, files.tensors.keys())
     quantized_as = None
     if stored_as is not None:
+        specs, files = with_kv_scales(specs, files, stored_as.kv_scheme, target.kv_cache_dtype)
         files = dequantized(files, stored_as)
         is_quantized = any(
             isinstance(tensor, DequantizedTensor | DequantizedStack) for tensor in files.tensors.values()

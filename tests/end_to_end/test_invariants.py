@@ -130,8 +130,9 @@ def test_log_probabilities_depend_on_the_request_alone(small_llm):
     [
         functools.partial(poisoned_llm, "int8 cache, short steps, few pages of 4"),
         functools.partial(plain_llm, "fp8 cache"),
+        functools.partial(poisoned_llm, "calibrated cache, short steps, few pages of 4"),
     ],
-    ids=["int8", "fp8"],
+    ids=["int8", "fp8", "calibrated"],
 )
 def test_a_token_has_the_log_probability_that_it_has_in_a_prompt(llm_of):
     """Decoded, in company and after a preemption, or computed with the prompt that it is a part of: every

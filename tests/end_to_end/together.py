@@ -3,8 +3,10 @@
 import dataclasses
 import functools
 import itertools
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from jinfer import LLM, FinishReason, SamplingParams
 from jinfer.requests.new_request import SEED_MODULUS, SEED_STEP
 from jinfer.requests.structured_outputs import StructuredOutputs
+from tests.calibrated_cache import write_calibrated
 from tests.poison import poisoned
 from tests.tiny_model import CONFIG, CONTEXT, VOCAB_SIZE, letters_tokenizer, tiny_llm
 
@@ -42,6 +45,8 @@ DYNAMIC = {
     "max_position_embeddings": ORIGINAL,
     "rope_scaling": {"rope_type": "dynamic", "factor": CONTEXT / ORIGINAL},
 }
+CALIBRATED = tempfile.TemporaryDirectory(prefix="jinfer-calibrated-")
+write_calibrated(Path(CALIBRATED.name))
 # The options that tokens depend on: an engine has those of one of these, and what it has besides changes
 # nothing.
 MODELS: dict[str, dict[str, Any]] = {
@@ -50,6 +55,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "dynamic": {"config": DYNAMIC},
     "int8 cache": {"kv_cache_dtype": "int8"},
     "fp8 cache": {"kv_cache_dtype": "fp8_e4m3"},
+    "calibrated cache": {"config": Path(CALIBRATED.name), "kv_cache_dtype": "fp8_e4m3"},
 }
 # Every switch is on in several and off in several, with pages of every size, and where they are few. Two
 # engines have kernels, a shape of which takes ten seconds to compile where they are interpreted: they have
@@ -89,6 +95,11 @@ ENGINES: dict[str, dict[str, Any]] = {
         "overlap": False,
         "scheduling_policy": "decode_first",
         **MODELS["dynamic"],
+    },
+    "calibrated cache, short steps, few pages of 4": {
+        **FEW_PAGES[4],
+        **SHORT_STEPS,
+        **MODELS["calibrated cache"],
     },
     "int8 cache, short steps, few pages of 4": {
         **FEW_PAGES[4],

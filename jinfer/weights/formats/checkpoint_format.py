@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from jinfer.errors import CheckpointError
+from jinfer.weights.formats.kv_scales import KVScheme
 from jinfer.weights.formats.module_tensors import ModuleTensors
 from jinfer.weights.params import named, raise_faults
 from jinfer.weights.safetensors_directory import TensorFiles
@@ -22,13 +23,14 @@ class CheckpointFormat(ABC):
     """A format, as the configuration of a checkpoint describes it.
 
     `parts` are the last parts of the names of tensors that it makes a weight of, and `not_applied` of those
-    that belong to activations or the KV cache, where a weight has no use for them. A `joint` is between them
-    and the name of the module.
+    that belong to activations, where a weight has no use for them. A `joint` is between them and the name of
+    the module. `kv_scheme` says what becomes of scales of the KV cache.
     """
 
     parts: frozenset[str]
     not_applied: frozenset[str] = frozenset()
     joint = "."
+    kv_scheme = KVScheme(None, "the format has none")
 
     @property
     @abstractmethod

@@ -9,6 +9,7 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.weights.formats.checkpoint_format import WEIGHT, CheckpointFormat
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor, Grouping, InputArgs, Scales
 from jinfer.weights.formats.entries import REMEDY, check_one_of
+from jinfer.weights.formats.kv_scales import KVScheme
 from jinfer.weights.formats.module_targets import ModuleTargets
 from jinfer.weights.formats.module_tensors import ModuleTensors, shapes_of
 from jinfer.weights.formats.mxfp4 import mxfp4_tensor
@@ -63,12 +64,13 @@ class CompressedTensors(CheckpointFormat):
 
     groups: tuple[ModuleGroup, ...]
     ignored: ModuleTargets
+    kv_scheme: KVScheme
 
     parts = frozenset({WEIGHT, PACKED, SCALE, ZERO_POINT, GROUPS, SHAPE, INPUT_SCALE})
     not_applied = frozenset(
         {
             *("input_scale", "input_zero_point", "input_global_scale", "output_scale", "output_zero_point"),
-            *("q_scale", "k_scale", "v_scale", "kv_scale", "k_zero_point", "v_zero_point"),
+            *("q_scale", "k_zero_point", "v_zero_point"),
         }
     )
 
@@ -79,12 +81,13 @@ class CompressedTensors(CheckpointFormat):
         stored_as = entries.text("format", DENSE)
         check_one_of(entries, "format", stored_as, (*FORMATS, MIXED, DENSE))
         groups = entries.object("config_groups")
-        if groups is None:
+        if groups is None and entries.object("kv_cache_scheme") is None:
             entries.refuse("config_groups", "it must be an object with the schemes of modules")
-        found = [groups.object(name) for name in groups.raw]
+        found = [] if groups is None else [groups.object(name) for name in groups.raw]
         return cls(
             tuple(ModuleGroup.read(group, stored_as) for group in found if group is not None),
             ModuleTargets.read(entries, "ignore"),
+            KVScheme.read(entries),
         )
 
     @property

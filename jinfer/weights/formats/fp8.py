@@ -6,6 +6,7 @@ from jinfer.entries import Entries
 from jinfer.weights.formats.checkpoint_format import WEIGHT, CheckpointFormat, lists
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor, Grouping, Scales
 from jinfer.weights.formats.entries import check_one_of, read_block
+from jinfer.weights.formats.kv_scales import KVScheme
 from jinfer.weights.formats.module_tensors import ModuleTensors
 from jinfer.weights.formats.stored_matrix import FLOAT8, PlainMatrix
 from pallas_kernels.core.weights import Activations
@@ -23,7 +24,8 @@ class Fp8(CheckpointFormat):
     activations: Activations
 
     parts = frozenset({WEIGHT, BLOCK_SCALE, SCALE, INPUT_SCALE})
-    not_applied = frozenset({"input_scale", "output_scale", "k_scale", "v_scale", "kv_scale"})
+    not_applied = frozenset({"input_scale", "output_scale"})
+    kv_scheme = KVScheme("fp8_e4m3")
 
     @classmethod
     def read(cls, entries: Entries) -> "Fp8":

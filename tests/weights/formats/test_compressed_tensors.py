@@ -162,7 +162,7 @@ def test_a_closer_target_goes_before_a_class_wherever_it_stands(name, tmp_path):
 def test_what_belongs_to_activations_and_the_cache_is_not_applied_and_said(tmp_path, caplog):
     pack = Compressed(8, "float", "tensor", scale_dtype=np.float32)
     one = np.ones(1, np.float32)
-    names = ("k_scale", "v_scale", "k_proj.output_scale")
+    names = ("k_scale", "v_scale", "k_proj.output_scale", "q_scale")
     changes = {f"model.layers.0.self_attn.{name}": one for name in names}
     with caplog.at_level(logging.INFO, logger="jinfer"):
         made = write_quantized(tmp_path, pack, config(pack), sizes=SIZES[32], changes=changes)
@@ -171,6 +171,7 @@ def test_what_belongs_to_activations_and_the_cache_is_not_applied_and_said(tmp_p
     assert_same(params, expected(made.weights, 1))
     assert all(name in caplog.text for name in names)
     assert "not applied, since what they belong to is not quantized" in caplog.text
+    assert "not applied: quantization_config of config.json has no kv_cache_scheme" in caplog.text
 
 
 @pytest.mark.parametrize(
