@@ -39,14 +39,14 @@ def _shapes(w: QuantizedWeight) -> Mapping[str, tuple[Array | None, tuple[int, .
     groups = num_groups, w.num_out
     if isinstance(w, Mxfp4Weight):
         return {"scales": (w.scales, groups)}
+    grouped: dict[str, tuple[Array | None, tuple[int, ...]]] = {
+        "scales": (w.scales, groups),
+        "permutation": (w.permutation, (w.num_in,)),
+    }
     if isinstance(w, Int4Weight):
         words = -(-num_groups // ZEROS_OF_A_WORD), w.num_out
-        return {
-            "scales": (w.scales, groups),
-            "packed_zeros": (w.packed_zeros, words),
-            "permutation": (w.permutation, (w.num_in,)),
-        }
-    return {"scales": (w.scales, groups), "zeros": (w.zeros, groups), "input_scale": (w.input_scale, ())}
+        return {**grouped, "packed_zeros": (w.packed_zeros, words)}
+    return {**grouped, "zeros": (w.zeros, groups), "input_scale": (w.input_scale, ())}
 
 
 def _problem_of_activations(w: QuantizedWeight) -> str | None:
@@ -57,4 +57,6 @@ def _problem_of_activations(w: QuantizedWeight) -> str | None:
     is_grouped = isinstance(w, Int8Weight) and (w.zeros is not None or w.group_size < w.num_in)
     if w.activations != "float" and is_grouped:
         return "integers are summed before they are scaled, so there can be no zeros and one group only"
+    if w.activations != "float" and getattr(w, "permutation", None) is not None:
+        return "they are quantized in the order of the inputs, so there can be no permutation"
     return None

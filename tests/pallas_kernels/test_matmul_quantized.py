@@ -300,11 +300,12 @@ def test_what_no_kernel_serves_is_an_error_with_a_remedy():
         matmul(x, jnp.ones((256, 32), jnp.bfloat16), implementation="mosaic")
 
 
+@pytest.mark.parametrize("kind", [Int4Weight, Int8Weight])
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_inputs_are_permuted_as_weights_are(rng, implementation):
+def test_inputs_are_permuted_as_weights_are(rng, implementation, kind):
     w = rng.standard_normal((300, 64)).astype(np.float32)
     order = rng.permutation(300)
-    plain = Int4Weight.of(jnp.asarray(w[order]))
+    plain = kind.of(jnp.asarray(w[order]), group_size=64)
     permuted = dataclasses.replace(plain, permutation=jnp.asarray(order, jnp.int32))
     x = jnp.asarray(rng.standard_normal((2, 300)), jnp.bfloat16)
     scale = jnp.asarray(rng.standard_normal(300), jnp.bfloat16)
@@ -325,6 +326,11 @@ def test_wrong_weights_are_errors(rng):
         matmul(x, dataclasses.replace(eight, activations="static"))
     with pytest.raises(ValueError, match="activations='dynamic': integers are summed before they are scaled"):
         matmul(x, Int8Weight.of(jnp.ones((256, 16)), group_size=64, activations="dynamic"))
+    order = jnp.arange(256, dtype=jnp.int32)
+    with pytest.raises(ValueError, match="in the order of the inputs, so there can be no permutation"):
+        matmul(x, dataclasses.replace(eight, activations="dynamic", permutation=order))
+    with pytest.raises(ValueError, match=r"permutation of Int8Weight has shape \(255,\); .* be \(256,\)"):
+        matmul(x, dataclasses.replace(eight, permutation=order[1:]))
     with pytest.raises(ValueError, match="transposed=True with Int8Weight: it knows which of its axes"):
         matmul(x, eight, transposed=True)
     with pytest.raises(ValueError, match="x has 256 inputs and w 128"):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int32, UInt8, UInt16, UInt32
 
 from pallas_kernels.core.weights.activations import STATIC
 from pallas_kernels.core.weights.four_bits import FourBits, pack, shifts, unpack
-from pallas_kernels.core.weights.scaling import extremes, largest_magnitudes, spread_groups
+from pallas_kernels.core.weights.scaling import extremes, in_order, largest_magnitudes, spread_groups
 
 LARGEST_CODE = 15
 MIDDLE = 8  # the code of zero where there are no zeros
@@ -91,10 +91,7 @@ class Int4Weight(FourBits):
             of_groups = unpack_zeros(self.packed_zeros, self.scales.shape[-2])
             zeros = spread_groups(of_groups.astype(jnp.float32), self.group_size, self.num_in)
         scales = spread_groups(self.scales.astype(jnp.float32), self.group_size, self.num_in)
-        w = ((codes - zeros) * scales).swapaxes(-1, -2).astype(dtype)
-        if self.permutation is None:
-            return w
-        return jnp.take_along_axis(w, jnp.argsort(self.permutation, axis=-1)[..., None], axis=-2)
+        return in_order(((codes - zeros) * scales).swapaxes(-1, -2).astype(dtype), self.permutation)
 
 
 def pack_zeros(zeros: UInt8[Array, "*layers groups out"]) -> UInt32[Array, "*layers words out"]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Float32, Int8
+from jaxtyping import Array, Float, Float32, Int8, Int32
 
 from pallas_kernels.core.weights.activations import STATIC, Activations
 from pallas_kernels.core.weights.eight_bits import EightBits
-from pallas_kernels.core.weights.scaling import largest_magnitudes, spread_groups
+from pallas_kernels.core.weights.scaling import in_order, largest_magnitudes, spread_groups
 
 LARGEST_INT8 = 127
 
@@ -17,13 +17,15 @@ LARGEST_INT8 = 127
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Int8Weight(EightBits):
-    """w[i, o] = (values[o, i] - zeros[g, o]) * scales[g, o] with g = i // group_size.
+    """w[permutation[i], o] = (values[o, i] - zeros[g, o]) * scales[g, o] with g = i // group_size.
 
-    No zeros are zeros of 0. Where all inputs are one group there is a scale for each output. GPTQ's unsigned
-    codes and zeros, less 128 each, are these. One for each layer where there is a first axis. The inputs of
-    an output lie side by side: tensor cores take operands of 8 bits in no other order.
+    No zeros are zeros of 0, and no permutation is that of i to i. Where all inputs are one group there is a
+    scale for each output. GPTQ's unsigned codes and zeros, less 128 each, are these, once an order of
+    activations has become a permutation as of `Int4Weight`. One for each layer where there is a first axis.
+    The inputs of an output lie side by side: tensor cores take operands of 8 bits in no other order.
 
-    `activations` other than "float" need one group and no zeros; "static" needs `input_scale`.
+    `activations` other than "float" need one group, no zeros and no permutation; "static" needs
+    `input_scale`.
     """
 
     values: Int8[Array, "*layers out in"]
@@ -32,6 +34,7 @@ class Int8Weight(EightBits):
     zeros: Int8[Array, "*layers groups out"] | None = None
     input_scale: Float32[Array, "*layers"] | None = None
     activations: Activations = field(default="float", metadata=STATIC)
+    permutation: Int32[Array, "*layers in"] | None = None
 
     @classmethod
     def of(
@@ -57,4 +60,4 @@ class Int8Weight(EightBits):
         if self.zeros is not None:
             codes = codes - spread_groups(self.zeros.astype(jnp.float32), self.group_size, self.num_in)
         scales = spread_groups(self.scales.astype(jnp.float32), self.group_size, self.num_in)
-        return (codes * scales).swapaxes(-1, -2).astype(dtype)
+        return in_order((codes * scales).swapaxes(-1, -2).astype(dtype), self.permutation)

@@ -1,7 +1,7 @@
 """Scales of groups of inputs: how they are found, and how they are spread."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int32
 
 SMALLEST_MAGNITUDE = 2.0**-100  # that a scale is made for: of zeros alone, codes are zeros and not NaN
 
@@ -42,3 +42,12 @@ def spread_groups(values: Array, group_size: int, num_in: int) -> Array:
     if by_output.shape[-1] == 1:
         return by_output
     return jnp.repeat(by_output, group_size, axis=-1)[..., :num_in]
+
+
+def in_order(
+    w: Float[Array, "*layers in out"], permutation: Int32[Array, "*layers in"] | None
+) -> Float[Array, "*layers in out"]:
+    """Rows that lie by a permutation, in the order of the inputs."""
+    if permutation is None:
+        return w
+    return jnp.take_along_axis(w, jnp.argsort(permutation, axis=-1)[..., None], axis=-2)

@@ -6,13 +6,14 @@ fused into the product's end where the scales of weights are an argument of the 
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
 from pallas_kernels.core.precision import full_precision
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int8Weight, QuantizedWeight
+from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int4Weight, Int8Weight, QuantizedWeight
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 from pallas_kernels.quantize import quantize_rows
 from pallas_kernels.rms_norm import rms_norm
@@ -26,6 +27,8 @@ def quantized_product(x: Array, w: QuantizedWeight, norm: Norm, out_dtype: DType
         return EIGHT_BIT_PRODUCTS[type(w)](x, w, norm).astype(out_dtype)
     if norm is not None:
         x = rms_norm(x, norm[0], epsilon=norm[1], implementation="xla")
+    if isinstance(w, Int4Weight | Int8Weight) and w.permutation is not None:
+        x, w = x[:, w.permutation], replace(w, permutation=None)  # x is smaller than w
     return _dequantized(x, w, out_dtype)
 
 

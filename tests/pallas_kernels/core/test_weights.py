@@ -101,11 +101,12 @@ def test_a_word_holds_the_zeros_of_eight_groups():
     np.testing.assert_array_equal(weight.dequantized()[:, 0], -np.repeat(np.arange(7.0, 16), 2))
 
 
-def test_a_permutation_says_which_input_each_code_multiplies(rng):
+@pytest.mark.parametrize("kind", [Int4Weight, Int8Weight])
+def test_a_permutation_says_which_input_each_code_multiplies(rng, kind):
     w = made(rng)
     order = np.stack([rng.permutation(NUM_IN) for _ in range(LAYERS)])
     turned = np.take_along_axis(w, order[..., None], axis=1)
-    plain = Int4Weight.of(jnp.asarray(turned))
+    plain = kind.of(jnp.asarray(turned), group_size=64)
     weight = dataclasses.replace(plain, permutation=jnp.asarray(order, jnp.int32))
     back = np.take_along_axis(np.asarray(weight.dequantized()), order[..., None], axis=1)
     np.testing.assert_array_equal(back, plain.dequantized())

@@ -23,7 +23,7 @@ def operands_of(
     """Arrays by name: x, w and scales, and what there is of the rest."""
     norm = fusion.norm
     found: dict[str, Any] = {"residual": fusion.residual, "bias": fusion.bias}
-    if isinstance(w, Int4Weight):
+    if isinstance(w, Int4Weight | Int8Weight):
         x, norm = permuted(x, w, layer, norm)
     if kind.x_dtype == BFLOAT16:
         found |= {"x": x, "norm_scale": None if norm is None else norm[0]}
@@ -48,7 +48,7 @@ def _zeros(w: QuantizedWeight) -> dict[str, Any]:
 
 
 def permuted(
-    x: Array, w: Int4Weight, layer: int | Array | None, norm: tuple[Array, float] | None
+    x: Array, w: Int4Weight | Int8Weight, layer: int | Array | None, norm: tuple[Array, float] | None
 ) -> tuple[Array, tuple[Array, float] | None]:
     """x, and the norm's scale, in the order of the weights' codes."""
     if w.permutation is None:
