@@ -22,8 +22,8 @@ from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 from pallas_kernels.core.weights.mxfp4 import MXFP4_GROUP
 
-VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE = (
-    *("values", "packed", "scales", "zeros", "packed_zeros", "input_scale"),
+VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE, PERMUTATION = (
+    *("values", "packed", "scales", "zeros", "packed_zeros", "input_scale", "permutation"),
 )
 """The fields of the types, which are the names of their arrays."""
 DUMMY_SCALE = 0.02  # the standard deviation that random codes times their scale have
@@ -71,15 +71,16 @@ class KernelType(ABC):
 
 @dataclass(frozen=True)
 class Int8Kernel(KernelType):
-    """int8 with a scale for each output, or for each group of its inputs."""
+    """int8 with a scale for each output, or for each group of its inputs, which may be in another order."""
 
     group_size: int | None
     has_zeros: bool
     activations: Activations
+    is_permuted: bool = False
 
     @property
     def title(self) -> str:
-        codes = f"int8 with {_shared(self.group_size)}{_zero_points(self.has_zeros)}"
+        codes = f"int8 with {_shared(self.group_size)}{_extras(self.has_zeros, self.is_permuted)}"
         return f"{codes}, {self.activations} activations"
 
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
@@ -87,7 +88,7 @@ class Int8Kernel(KernelType):
         parts = {VALUES: _codes((num_out, num_in), "int8"), SCALES: _scales(groups, 1, "float32", "int8")}
         if self.has_zeros:
             parts[ZEROS] = KernelPart(groups, jnp.dtype("int8"), 1, "zeros")
-        return parts | _input_scale(self.activations)
+        return parts | _input_scale(self.activations) | _permutation(num_in, self.is_permuted)
 
     def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
         return Int8Weight(
@@ -97,6 +98,7 @@ class Int8Kernel(KernelType):
             parts.get(ZEROS),
             parts.get(INPUT_SCALE),
             self.activations,
+            parts.get(PERMUTATION),
         )
 
 
@@ -147,15 +149,17 @@ class BlockFp8Kernel(KernelType):
 
 @dataclass(frozen=True)
 class Int4Kernel(KernelType):
-    """Four bits with a scale for each group of inputs, in the dtype that it is stored in."""
+    """Four bits with a scale for each group of inputs, which may be in another order, in the dtype that it is
+    stored in."""
 
     group_size: int | None
     has_zeros: bool
     scale_dtype: str
+    is_permuted: bool = False
 
     @property
     def title(self) -> str:
-        return f"4 bits with {_shared(self.group_size)}{_zero_points(self.has_zeros)}"
+        return f"4 bits with {_shared(self.group_size)}{_extras(self.has_zeros, self.is_permuted)}"
 
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
         num_groups = _num_groups(num_in, self.group_size)
@@ -166,11 +170,16 @@ class Int4Kernel(KernelType):
         if self.has_zeros:
             words = _num_groups(num_groups, ZEROS_OF_A_WORD)
             parts[PACKED_ZEROS] = KernelPart((words, num_out), jnp.dtype("uint32"), 1, "codes")
-        return parts
+        return parts | _permutation(num_in, self.is_permuted)
 
     def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
         return Int4Weight(
-            parts[PACKED], parts[SCALES], num_in, self.group_size or num_in, parts.get(PACKED_ZEROS)
+            parts[PACKED],
+            parts[SCALES],
+            num_in,
+            self.group_size or num_in,
+            parts.get(PACKED_ZEROS),
+            parts.get(PERMUTATION),
         )
 
 
@@ -197,8 +206,8 @@ def _shared(group_size: int | None) -> str:
     return "a scale for each output" if group_size is None else f"a scale for {group_size} inputs"
 
 
-def _zero_points(has_zeros: bool) -> str:
-    return ", zero points" if has_zeros else ""
+def _extras(has_zeros: bool, is_permuted: bool) -> str:
+    return f"{', zero points' if has_zeros else ''}{', inputs in the order of groups' if is_permuted else ''}"
 
 
 def _num_groups(size: int, group_size: int | None) -> int:
@@ -217,3 +226,7 @@ def _input_scale(activations: Activations) -> dict[str, KernelPart]:
     return (
         {INPUT_SCALE: KernelPart((), jnp.dtype("float32"), None, "ones")} if activations == "static" else {}
     )
+
+
+def _permutation(num_in: int, is_permuted: bool) -> dict[str, KernelPart]:
+    return {PERMUTATION: KernelPart((num_in,), jnp.dtype("int32"), None, "zeros")} if is_permuted else {}

@@ -1,6 +1,7 @@
 """Quantized kernels are served in their types: those of a checkpoint, and those that an option gives."""
 
 import functools
+import logging
 
 import ml_dtypes
 import numpy as np
@@ -22,7 +23,17 @@ from pallas_kernels.core.weights import (
 )
 from tests.checkpoints import CONFIG, TINY_ENGINE, random_tensors, write_checkpoint
 from tests.weights.formats.checkpoints import SIZES, write_quantized
-from tests.weights.formats.packers import Compressed, Gptq, awq, fp8, mxfp4_blocks, mxfp4_packed
+from tests.weights.formats.packers import (
+    Compressed,
+    Gptq,
+    InputOrder,
+    awq,
+    fp8,
+    mxfp4_blocks,
+    mxfp4_packed,
+    own_order,
+    uneven_groups,
+)
 from tests.weights.loaded import as_floats, assert_same, expected
 
 KERNELS = ("attention/qkv/kernel", "attention/output/kernel", "mlp/gate_up/kernel", "mlp/down/kernel")
@@ -47,6 +58,7 @@ def compressed(pack, activations=None):
         "symmetric": pack.symmetric,
     }
     weights["group_size"] = pack.group_size if pack.strategy == "group" else None
+    weights["actorder"] = "group" if pack.actorder else None
     packed = pack.is_packed and pack.kind == "int"
     group = {"targets": ["Linear"], "weights": weights, "input_activations": activations}
     return {
@@ -76,6 +88,36 @@ FORMATS = {
     "gptq of 8 bits": (
         Gptq(8, group_size=32),
         {"quant_method": "gptq", "bits": 8, "group_size": 32, "desc_act": False},
+        Int8Weight,
+        "float",
+    ),
+    "gptq in the order of activations": (
+        Gptq(group_size=32, desc_act=True, order=InputOrder()),
+        {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True},
+        Int4Weight,
+        "float",
+    ),
+    "gptq_v2 in the order of activations": (
+        Gptq(group_size=32, desc_act=True, order=InputOrder(), version=2, sym=True),
+        {"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "gptq_v2"},
+        Int4Weight,
+        "float",
+    ),
+    "gptq of 8 bits in the order of activations": (
+        Gptq(8, group_size=32, desc_act=True, order=InputOrder()),
+        {"quant_method": "gptq", "bits": 8, "group_size": 32},
+        Int8Weight,
+        "float",
+    ),
+    "packed in the order of activations": (
+        Compressed(4, actorder=True, symmetric=False, order=InputOrder()),
+        compressed(Compressed(4, actorder=True, symmetric=False)),
+        Int4Weight,
+        "float",
+    ),
+    "8 bits packed in the order of activations": (
+        Compressed(8, actorder=True, order=InputOrder()),
+        compressed(Compressed(8, actorder=True)),
         Int8Weight,
         "float",
     ),
@@ -127,12 +169,12 @@ def test_a_checkpoint_is_served_in_its_own_type(case, tmp_path):
     pack, given, wanted, activations = FORMATS[case]
     sizes = SIZES[128] if "blocks" in case else SIZES[32]
     changes = {"num_key_value_heads": 4} if "blocks" in case else {}
-    made = write_quantized(tmp_path, pack, given, sizes=sizes, **changes)
+    made = write_quantized(tmp_path, pack, given, sizes=sizes, num_hidden_layers=2, **changes)
     params = params_of(tmp_path)
 
     assert {type(params[path]) for path in KERNELS} == {wanted}
     assert {params[path].activations for path in KERNELS} == {activations}
-    assert_same({path: as_floats(x) for path, x in params.items()}, expected(made.weights, 1))
+    assert_same({path: as_floats(x) for path, x in params.items()}, expected(made.weights, 2))
 
 
 def test_modules_side_by_side_have_the_largest_scale_of_their_activations(tmp_path):
@@ -150,11 +192,13 @@ def test_modules_side_by_side_have_the_largest_scale_of_their_activations(tmp_pa
     assert [float(params[path].input_scale[0]) for path in KERNELS] == [3, 4, 6, 7]
 
 
-def test_a_layer_that_is_left_out_makes_floats_of_its_parameter_alone(tmp_path):
+@pytest.mark.parametrize("actorder", [False, True])
+def test_a_layer_that_is_left_out_makes_floats_of_its_parameter_alone(actorder, tmp_path):
     left = "model.layers.1.self_attn.o_proj"
-    given = compressed(Compressed(4)) | {"ignore": ["lm_head", left]}
+    pack = Compressed(4, actorder=actorder, order=InputOrder())
+    given = compressed(pack) | {"ignore": ["lm_head", left]}
     made = write_quantized(
-        tmp_path, Compressed(4), given, sizes=SIZES[32], leave=("lm_head", left), num_hidden_layers=2
+        tmp_path, pack, given, sizes=SIZES[32], leave=("lm_head", left), num_hidden_layers=2
     )
     params = params_of(tmp_path)
 
@@ -163,10 +207,53 @@ def test_a_layer_that_is_left_out_makes_floats_of_its_parameter_alone(tmp_path):
     assert_same({path: as_floats(x) for path, x in params.items()}, expected(made.weights, 2))
 
 
-def test_an_order_of_activations_becomes_floats(tmp_path):
-    given = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True}
-    write_quantized(tmp_path, Gptq(group_size=32, desc_act=True), given, sizes=SIZES[32])
-    assert not any(isinstance(x, QuantizedWeight) for x in params_of(tmp_path).values())
+ORDERED = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": True}
+TWO_LAYERS = {"sizes": SIZES[32], "num_hidden_layers": 2}
+
+
+def test_an_order_of_activations_takes_an_index_for_each_input_beside_the_codes(tmp_path):
+    sizes = []
+    for name, order in (("ordered", InputOrder()), ("plain", lambda rng, groups: groups)):
+        pack = Gptq(group_size=32, desc_act=True, order=order)
+        write_quantized(tmp_path / name, pack, ORDERED, **TWO_LAYERS)
+        params = params_of(tmp_path / name)
+        sizes.append({path: num_bytes(params[path]) for path in KERNELS})
+    ordered, plain = sizes
+    inputs = (96, 96, 96, 160)
+    assert ordered == {path: plain[path] + 2 * 4 * size for path, size in zip(KERNELS, inputs, strict=True)}
+
+
+def test_each_layer_has_an_order_of_its_own_and_one_may_have_none(tmp_path):
+    made = write_quantized(tmp_path, Gptq(desc_act=True, order=InputOrder()), ORDERED, **TWO_LAYERS)
+    plain = write_quantized(tmp_path / "plain", Gptq(), ORDERED, **TWO_LAYERS)
+    of_second = {name: x for name, x in plain.tensors.items() if "layers.1.mlp" in name}
+    write_quantized(
+        tmp_path, Gptq(desc_act=True, order=InputOrder()), ORDERED, changes=of_second, **TWO_LAYERS
+    )
+    params = params_of(tmp_path)
+
+    first, second = np.asarray(params["attention/qkv/kernel"].permutation)
+    assert sorted(first) == sorted(second) == list(range(96))
+    assert (first != second).any()
+    np.testing.assert_array_equal(params["mlp/down/kernel"].permutation[1], np.arange(160))
+    weights = {n: plain.weights[n] if "layers.1.mlp" in n else x for n, x in made.weights.items()}
+    assert_same({path: as_floats(x) for path, x in params.items()}, expected(weights, 2))
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(
+    ("order", "are_codes"), [(own_order, [False, True, False, True]), (uneven_groups, [False] * 4)]
+)
+def test_orders_that_no_type_has_become_floats_and_are_named(order, are_codes, bits, tmp_path, caplog):
+    """Those of modules that lie side by side and differ, and groups of several sizes."""
+    pack = Gptq(bits, 32, desc_act=True, order=order)
+    made = write_quantized(tmp_path, pack, ORDERED | {"bits": bits}, **TWO_LAYERS)
+    with caplog.at_level(logging.INFO, logger="jinfer"):
+        params = params_of(tmp_path)
+
+    assert [isinstance(params[path], QuantizedWeight) for path in KERNELS] == are_codes
+    assert "served as floats, in as much memory: model.layers.0.self_attn.q_proj.weight" in caplog.text
+    assert_same({path: as_floats(x) for path, x in params.items()}, expected(made.weights, 2))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """compressed-tensors: integers, e4m3 or mxfp4, packed or plain, with a scheme for each group of modules."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -186,4 +186,4 @@ def _grouping(module: ModuleTensors, args: QuantArgs, shape: tuple[int, int]) ->
     if np.all(stored == UNUSED_GROUPS):
         return grouping
     groups = module.group_indices(GROUPS, shape[1], grouping.shape[1])
-    return replace(grouping, column_groups=groups, block=None)
+    return grouping.with_groups(groups, axis=1)

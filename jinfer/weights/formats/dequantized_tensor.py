@@ -19,13 +19,16 @@ class Grouping:
     column_groups[c]]`, of scales of a `shape`.
 
     Without `column_groups`, the columns are those of the scales, or have one in common. `block` is the
-    size of the groups where they lie side by side in their order, and None where they do not.
+    size of the groups where they lie side by side in their order, and None where they do not. `order` are the
+    rows (`ordered_axis` 0) or the columns (1) sorted by their groups, where these lie side by side only then.
     """
 
     shape: tuple[int, int]
     row_groups: np.ndarray
     column_groups: np.ndarray | None
     block: tuple[int, int] | None
+    order: np.ndarray | None = None
+    ordered_axis: int = 0
 
     @classmethod
     def of_blocks(cls, shape: tuple[int, int], block: tuple[int, int]) -> "Grouping":
@@ -35,6 +38,18 @@ class Grouping:
         is_plain = groups[1] in (1, num_columns)
         column_groups = None if is_plain else np.arange(num_columns) // columns
         return cls(groups, np.arange(num_rows) // rows, column_groups, block)
+
+    def with_groups(self, groups: np.ndarray, axis: int) -> "Grouping":
+        """The same groups, of which each row (axis 0) or column (axis 1) names its own."""
+        assert self.block is not None
+        in_order = np.arange(len(groups)) // self.block[axis]
+        if np.array_equal(groups, in_order):
+            return self
+        order = np.argsort(groups, kind="stable")
+        named = replace(self, row_groups=groups) if axis == 0 else replace(self, column_groups=groups)
+        if not np.array_equal(groups[order], in_order):
+            return replace(named, block=None)  # groups of other sizes
+        return replace(named, order=order, ordered_axis=axis)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,17 +72,12 @@ class Scales:
 
     def of_outputs(self, matrix: StoredMatrix, first_row: int, num_rows: int) -> np.ndarray:
         """The numbers of rows of the weight, one for each group of columns: of the scales or the zeros."""
-        return _rows_of(matrix, self.grouping.row_groups[first_row : first_row + num_rows])
+        return matrix.take(self.grouping.row_groups[first_row : first_row + num_rows])
 
     def _of_rows(self, matrix: StoredMatrix, groups: np.ndarray) -> np.ndarray:
-        rows = _rows_of(matrix, groups)
+        rows = matrix.take(groups)
         columns = self.grouping.column_groups
         return rows if columns is None else rows.take(columns, axis=1)
-
-
-def _rows_of(matrix: StoredMatrix, groups: np.ndarray) -> np.ndarray:
-    first = int(groups.min())
-    return matrix.read(first, int(groups.max()) + 1 - first)[groups - first]
 
 
 @dataclass(frozen=True)

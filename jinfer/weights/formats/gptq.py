@@ -1,7 +1,7 @@
 """GPTQ, as AutoGPTQ and GPTQModel pack it (`checkpoint_format` "gptq" and "gptq_v2")."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -99,9 +99,7 @@ def _grouping(module: ModuleTensors, scheme: GptqScheme, shape: tuple[int, int])
     groups = module.group_indices("g_idx", shape[0], in_order.shape[0])
     if not scheme.is_reordered and not np.array_equal(groups, in_order.row_groups):
         raise module.refuse("has a g_idx in another order than k // group_size, and desc_act is false")
-    if np.array_equal(groups, in_order.row_groups):
-        return in_order
-    return replace(in_order, row_groups=groups, block=None)
+    return in_order.with_groups(groups, axis=0)
 
 
 def _read_dynamic(entries: Entries, scheme: GptqScheme) -> Dynamic:

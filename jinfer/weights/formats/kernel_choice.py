@@ -3,8 +3,12 @@ have one in common."""
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
 
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
+from jinfer.weights.formats.kernel_parts import input_order
 from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, FLOAT4, FLOAT8, INT8, StoredMatrix
 from jinfer.weights.kernel_types import (
     BlockFp8Kernel,
@@ -22,6 +26,8 @@ from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 
 logger = logging.getLogger(__name__)
 
+PermutedKernel = Int4Kernel | Int8Kernel
+"""The types whose inputs may be in another order."""
 DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}  # of scales that stay as they are
 
 
@@ -29,8 +35,8 @@ def with_stored_types(
     specs: ParamSpecs, tensors: Mapping[str, StoredTensor]
 ) -> tuple[ParamSpecs, Mapping[str, StoredTensor]]:
     """The specs with the types of kernels whose modules are stored alike in all layers, and the tensors, with
-    one scale of activations for modules that lie side by side. Other kernels become floats, and are
-    named."""
+    one scale of activations for modules that lie side by side. Other kernels become floats, and are named:
+    also modules side by side whose inputs are in different orders."""
     types, changed, floats = dict[str, KernelType](), dict(tensors), []
     for path, spec in specs.by_path.items():
         quantized = {
@@ -56,10 +62,27 @@ def _common_type(spec: ParamSpec, tensors: Mapping[str, StoredTensor]) -> Kernel
         return None
     stored = [tensors.get(name) for name in spec.tensor_names()]
     types = {kernel_type_of(tensor) if isinstance(tensor, DequantizedTensor) else None for tensor in stored}
+    permuted = {each for each in types if isinstance(each, PermutedKernel) and each.is_permuted}
+    if permuted and None not in types:
+        if not _have_common_orders(spec, tensors):
+            return None
+        # What is in order has a permutation that changes nothing.
+        plain = {each for each in types - permuted if isinstance(each, PermutedKernel)}
+        types = (types - plain) | {replace(each, is_permuted=True) for each in plain}
     found = types.pop()
     if types or found is None or not found.joins([tensor.num_columns for tensor in spec.tensors]):
         return None
     return found
+
+
+def _have_common_orders(spec: ParamSpec, tensors: Mapping[str, StoredTensor]) -> bool:
+    """True where the modules of each layer, which lie side by side, have their inputs in one order."""
+    for layer in spec.layers:
+        side_by_side = [tensors.get(tensor.name.format(layer=layer)) for tensor in spec.tensors]
+        first, *others = [input_order(each) for each in side_by_side if isinstance(each, DequantizedTensor)]
+        if not all(np.array_equal(first, other) for other in others):
+            return False
+    return True
 
 
 def _with_common_input_scale(
@@ -81,20 +104,22 @@ def kernel_type_of(tensor: DequantizedTensor) -> KernelType | None:
     """The type that has the codes of a module as they are stored; None where there is none."""
     if tensor.codes.codes == FLOAT4:
         return Mxfp4Kernel()
-    block = tensor.scales.grouping.block
+    block, is_permuted = tensor.scales.grouping.block, tensor.scales.grouping.order is not None
     if block is None:
-        return None  # groups in an order of their own
+        return None  # groups of several sizes
     rows, columns = block
     num_out, num_in = tensor.shape
     if tensor.is_turned:
         rows, columns, num_out, num_in = columns, rows, num_in, num_out
     shares_all = rows >= num_out and columns >= num_in
+    if tensor.codes.codes == FLOAT8 and is_permuted:
+        return None
     if tensor.codes.codes == FLOAT8:
         return _float8_type(tensor, block, is_by_output=shares_all or (rows == 1 and columns >= num_in))
     if rows != 1 and not shares_all:
         return None
     group_size = None if columns >= num_in else columns
-    return _integer_type(tensor, group_size)
+    return _integer_type(tensor, group_size, is_permuted)
 
 
 def _float8_type(
@@ -108,13 +133,13 @@ def _float8_type(
     return Fp8Kernel(activations)
 
 
-def _integer_type(tensor: DequantizedTensor, group_size: int | None) -> KernelType | None:
+def _integer_type(tensor: DequantizedTensor, group_size: int | None, is_permuted: bool) -> KernelType | None:
     has_zeros = isinstance(tensor.scales.zeros, StoredMatrix)
     if tensor.codes.codes == CODES_OF_BITS[4]:
-        return Int4Kernel(group_size, has_zeros, DTYPES[tensor.scales.matrix.codes])
+        return Int4Kernel(group_size, has_zeros, DTYPES[tensor.scales.matrix.codes], is_permuted)
     if tensor.codes.codes not in (INT8, CODES_OF_BITS[8]):
         return None
     activations: Activations = tensor.activations.kind
     if has_zeros or group_size is not None:
         activations = "float"  # sums of integers have one scale
-    return Int8Kernel(group_size, has_zeros, activations)
+    return Int8Kernel(group_size, has_zeros, activations, is_permuted)

@@ -8,11 +8,12 @@ import numpy as np
 
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
 from jinfer.weights.formats.packed_words import packed, packed_turned, zero_words, zero_words_turned
-from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, StoredMatrix
+from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, ReorderedMatrix, StoredMatrix
 from jinfer.weights.kernel_types import (
     INPUT_SCALE,
     PACKED,
     PACKED_ZEROS,
+    PERMUTATION,
     SCALES,
     VALUES,
     ZEROS,
@@ -35,16 +36,15 @@ def kernel_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str
 
 def _int8_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str, PartSource]:
     assert isinstance(kernel_type, Int8Kernel)
-    offset = MIDDLE if tensor.codes.codes == CODES_OF_BITS[8] else 0
+    offset, codes = MIDDLE if tensor.codes.codes == CODES_OF_BITS[8] else 0, _ordered_codes(tensor)
     parts = {
-        VALUES: _values(
-            tensor, lambda first, count: tensor.codes.read(first, count) - offset, np.dtype(np.int8)
-        ),
+        VALUES: _values(tensor, lambda first, count: codes.read(first, count) - offset, np.dtype(np.int8)),
         SCALES: _of_groups(tensor, tensor.scales.matrix, jnp.dtype("float32")),
     }
     if isinstance(tensor.scales.zeros, StoredMatrix):
         parts[ZEROS] = _of_groups(tensor, tensor.scales.zeros, np.dtype(np.int8), offset)
-    return parts | _input_scale(tensor, kernel_type.activations)
+    parts |= _input_scale(tensor, kernel_type.activations)
+    return parts | _permutation(tensor, kernel_type.is_permuted)
 
 
 def _fp8_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str, PartSource]:
@@ -66,13 +66,13 @@ def _int4_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str,
     assert isinstance(kernel_type, Int4Kernel)
     pack = packed_turned if tensor.is_turned else packed
     parts = {
-        PACKED: pack(tensor.codes.shape, tensor.codes.read),
+        PACKED: pack(tensor.codes.shape, _ordered_codes(tensor).read),
         SCALES: _of_groups(tensor, tensor.scales.matrix, jnp.dtype(kernel_type.scale_dtype)),
     }
     if isinstance(tensor.scales.zeros, StoredMatrix):
         of_words = zero_words_turned if tensor.is_turned else zero_words
         parts[PACKED_ZEROS] = of_words(tensor, tensor.scales.zeros)
-    return parts
+    return parts | _permutation(tensor, kernel_type.is_permuted)
 
 
 def _mxfp4_parts(tensor: DequantizedTensor, kernel_type: KernelType) -> dict[str, PartSource]:
@@ -91,6 +91,27 @@ PARTS_OF: Mapping[type[KernelType], Callable[[DequantizedTensor, KernelType], di
     Int4Kernel: _int4_parts,
     Mxfp4Kernel: _mxfp4_parts,
 }
+
+
+def input_order(tensor: DequantizedTensor) -> np.ndarray:
+    """The input that each code of an output multiplies, as the groups lie side by side."""
+    order = tensor.scales.grouping.order
+    return np.arange(tensor.shape[0 if tensor.is_turned else 1]) if order is None else order
+
+
+def _ordered_codes(tensor: DequantizedTensor) -> StoredMatrix:
+    grouping = tensor.scales.grouping
+    if grouping.order is None:
+        return tensor.codes
+    return ReorderedMatrix(tensor.codes, tensor.codes.shape, grouping.order, grouping.ordered_axis)
+
+
+def _permutation(tensor: DequantizedTensor, is_permuted: bool) -> dict[str, PartSource]:
+    if not is_permuted:
+        return {}
+    order = input_order(tensor).astype(np.int32)
+    source = ComputedRows(order.shape, order.dtype, lambda first, count: order[first : first + count])
+    return {PERMUTATION: PartSource(source)}
 
 
 def _values(tensor: DequantizedTensor, read: ReadRows, dtype: np.dtype) -> PartSource:

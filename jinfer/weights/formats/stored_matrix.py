@@ -53,6 +53,30 @@ class StoredMatrix(ABC):
     def read(self, first_row: int, num_rows: int) -> np.ndarray:
         """Whole rows, float32, in memory of their own."""
 
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Whole rows in any order, float32."""
+        first = int(rows.min())
+        return self.read(first, int(rows.max()) + 1 - first)[rows - first]
+
+
+@dataclass(frozen=True, eq=False)
+class ReorderedMatrix(StoredMatrix):
+    """The rows (axis 0) or columns (axis 1) of a matrix in another order."""
+
+    matrix: StoredMatrix
+    shape: tuple[int, int]
+    order: np.ndarray
+    axis: int
+
+    @property
+    def codes(self) -> str:
+        return self.matrix.codes
+
+    def read(self, first_row: int, num_rows: int) -> np.ndarray:
+        if self.axis == 0:
+            return self.matrix.take(self.order[first_row : first_row + num_rows])
+        return self.matrix.read(first_row, num_rows).take(self.order, axis=1)
+
 
 @dataclass(frozen=True, eq=False)
 class PlainMatrix(StoredMatrix):
@@ -125,6 +149,15 @@ class RowPackedMatrix(StoredMatrix):
         values = unpacked(words.reshape(end - first, 1, self.shape[1]), self.bits, axis=1)
         skipped = first_row - first * per_word
         return _as_floats(values.reshape(-1, self.shape[1])[skipped : skipped + num_rows], self.bits)
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Whole rows in any order, float32. No more is unpacked than these."""
+        per_word = WORD_BITS // self.bits
+        first, end = int(rows.min()) // per_word, int(rows.max()) // per_word + 1
+        words = read_elements(self.tensor, first * self.shape[1], (end - first) * self.shape[1])
+        of_rows = words.view(np.uint32).reshape(end - first, self.shape[1])[rows // per_word - first]
+        shifts = (rows % per_word * self.bits).astype(np.uint32)[:, None]
+        return _as_floats((of_rows >> shifts) & np.uint32(2**self.bits - 1), self.bits)
 
 
 @dataclass(frozen=True, eq=False)

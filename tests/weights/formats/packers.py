@@ -1,7 +1,8 @@
 """Writers of quantized modules, and the weight [out, in] that each stands for: both from the formats'
 definitions, bit by bit, with nothing of jinfer's."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
@@ -62,6 +63,31 @@ def awq(
 
 
 @dataclass
+class InputOrder:
+    """The groups of inputs in a random order, which modules that are packed one after the other share where
+    they have as many inputs: as those of one layer that read the same activations."""
+
+    previous: np.ndarray = field(default_factory=lambda: np.arange(0))
+
+    def __call__(self, rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+        if len(self.previous) != len(groups):
+            self.previous = rng.permutation(groups)
+        return self.previous
+
+
+def own_order(rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+    return rng.permutation(groups)
+
+
+def uneven_groups(rng: np.random.Generator, groups: np.ndarray) -> np.ndarray:
+    """Each of some size."""
+    return rng.choice(groups, len(groups))
+
+
+Order = Callable[[np.random.Generator, np.ndarray], np.ndarray]
+
+
+@dataclass
 class Gptq:
     bits: int = 4
     group_size: int = 32
@@ -70,13 +96,14 @@ class Gptq:
     version: int = 1
     with_g_idx: bool = True
     scale_dtype: object = np.float16
+    order: Order = own_order
 
     def __call__(self, rng: np.random.Generator, num_outputs: int, num_inputs: int) -> Module:
         size = num_inputs if self.group_size == -1 else self.group_size
         groups = np.array([k // size for k in range(num_inputs)])
         if self.desc_act:
-            groups = rng.permutation(groups)
-        shape = (groups.max() + 1, num_outputs)
+            groups = self.order(rng, groups)
+        shape = (-(-num_inputs // size), num_outputs)
         highest = 2**self.bits - 1
         q = rng.integers(0, highest + 1, (num_inputs, num_outputs))
         zeros = np.full(shape, (highest + 1) // 2) if self.sym else rng.integers(0, highest + 1, shape)
@@ -108,6 +135,7 @@ class Compressed:
     actorder: bool = False
     scale_dtype: object = ml_dtypes.bfloat16
     flat_scale: bool = False
+    order: Order = own_order
 
     def __call__(self, rng: np.random.Generator, num_outputs: int, num_inputs: int) -> Module:
         rows, columns = {
@@ -119,7 +147,7 @@ class Compressed:
         row_group = np.array([n // rows for n in range(num_outputs)])
         column_group = np.array([k // columns for k in range(num_inputs)])
         if self.actorder:
-            column_group = rng.permutation(column_group)
+            column_group = self.order(rng, column_group)
         shape = (row_group.max() + 1, column_group.max() + 1)
         codes, stored = self._codes(rng, num_outputs, num_inputs)
         half = 2 ** (self.bits - 1)

@@ -7,7 +7,7 @@ import pytest
 from jinfer.weights import streaming
 from tests.checkpoints import write_json
 from tests.weights.formats.checkpoints import HEAD, SIZES, UNEVEN, write_quantized
-from tests.weights.formats.packers import Gptq, packed
+from tests.weights.formats.packers import Gptq, InputOrder, own_order, packed
 from tests.weights.loaded import assert_same, expected, loaded, raised
 
 Q_PROJ = "model.layers.0.self_attn.q_proj"
@@ -19,11 +19,11 @@ def config(pack, **changes):
     return {"quant_method": "gptq", **entries, **version, **changes}
 
 
-@pytest.mark.parametrize("desc_act", [False, True])
+@pytest.mark.parametrize("order", [None, own_order, InputOrder()], ids=["", "own", "common"])
 @pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("group_size", [32, 64, 128, -1])
-def test_weights_are_those_of_the_definition(group_size, bits, desc_act, tmp_path):
-    pack = Gptq(bits, group_size, desc_act)
+def test_weights_are_those_of_the_definition(group_size, bits, order, tmp_path):
+    pack = Gptq(bits, group_size, desc_act=order is not None, order=order or own_order)
     made = write_quantized(tmp_path, pack, config(pack), sizes=SIZES[group_size])
 
     assert_same(loaded(tmp_path), expected(made.weights, 1))
@@ -48,10 +48,10 @@ def test_the_golden_words():
         assert set(zeros.view(np.uint32).ravel().tolist()) == {word}
 
 
-@pytest.mark.parametrize("desc_act", [False, True])
+@pytest.mark.parametrize("order", [None, own_order, InputOrder()], ids=["", "own", "common"])
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_last_group_and_the_last_word_may_be_partly_filled(bits, desc_act, tmp_path):
-    pack = Gptq(bits, 32, desc_act)
+def test_the_last_group_and_the_last_word_may_be_partly_filled(bits, order, tmp_path):
+    pack = Gptq(bits, 32, desc_act=order is not None, order=order or own_order)
     made = write_quantized(tmp_path, pack, config(pack), sizes=UNEVEN)
 
     assert_same(loaded(tmp_path), expected(made.weights, 1))
@@ -60,7 +60,7 @@ def test_the_last_group_and_the_last_word_may_be_partly_filled(bits, desc_act, t
 @pytest.mark.parametrize("buffer_bytes", [777, 5000])
 def test_weights_do_not_depend_on_the_chunks(buffer_bytes, tmp_path, monkeypatch):
     monkeypatch.setattr(streaming, "BUFFER_BYTES", buffer_bytes)
-    pack = Gptq(desc_act=True)
+    pack = Gptq(desc_act=True, order=InputOrder())
     made = write_quantized(tmp_path, pack, config(pack), sizes=SIZES[32])
 
     assert_same(loaded(tmp_path), expected(made.weights, 1))

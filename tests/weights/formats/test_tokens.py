@@ -9,14 +9,23 @@ from jinfer import LLM
 from jinfer.cli.command import main
 from tests.checkpoints import TINY_ENGINE, write_checkpoint
 from tests.weights.formats.checkpoints import SIZES, write_quantized
-from tests.weights.formats.packers import Compressed, Gptq, awq, fp8, mxfp4_blocks, mxfp4_packed
+from tests.weights.formats.packers import (
+    Compressed,
+    Gptq,
+    InputOrder,
+    awq,
+    fp8,
+    mxfp4_blocks,
+    mxfp4_packed,
+)
 
 PROMPT, NUM_TOKENS = [5, 17, 3, 88, 41], 8
 GROUP = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int", "group_size": 32}}
 MXFP4_GROUP = {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "group_size": 32}}
 FORMATS = {
     "awq": (partial(awq, group_size=32), {"bits": 4, "group_size": 32}),
-    "gptq": (Gptq(desc_act=True), {"bits": 4, "group_size": 32}),
+    "gptq": (Gptq(desc_act=True, order=InputOrder()), {"bits": 4, "group_size": 32}),
+    "gptq of 8 bits": (Gptq(8, desc_act=True, order=InputOrder()), {"bits": 8, "group_size": 32}),
     "compressed-tensors": (
         Compressed(4),
         {"format": "pack-quantized", "config_groups": {"group_0": GROUP}, "ignore": ["lm_head"]},
@@ -44,7 +53,7 @@ def tokens(directory):
 @pytest.mark.parametrize("method", FORMATS)
 def test_the_tokens_are_those_of_the_dequantized_weights(method, tmp_path):
     pack, entries = FORMATS[method]
-    given = {"quant_method": method, **entries}
+    given = {"quant_method": method.partition(" ")[0], **entries}
     made = write_quantized(tmp_path / "packed", pack, given, sizes=SIZES[32], tokenizer=True)
     config = {name: value for name, value in made.config.items() if name != "quantization_config"}
     write_checkpoint(tmp_path / "plain", config=config, tensors=made.weights)
