@@ -193,6 +193,10 @@ class ParamSpecs:
         }
         return replace(self, by_path=by_path)
 
+    def with_kv_scales(self) -> "ParamSpecs":
+        """The parameters of a model whose cache has fixed scales."""
+        return replace(self, by_path={**self.by_path, **self.kv_scales})
+
     @property
     def _ordered(self) -> list[str]:
         return sorted(self.by_path, key=lambda path: path.split("/"))

@@ -1,6 +1,7 @@
 """Whole steps compile for an H200, on a machine without one: a decode step is one CUDA graph that copies no
 cache."""
 
+import dataclasses
 import functools
 import math
 import sys
@@ -13,7 +14,7 @@ import pytest
 from jinfer.batching.batch import layout_of, size_of
 from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.compilation.options import GPU_COMPILER_OPTIONS
-from jinfer.config import EngineLimits
+from jinfer.config import EngineLimits, KVCacheDType
 from jinfer.engine.split_plan import SplitKind
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.split_programs import ProgramKey, SplitPrograms
@@ -50,16 +51,24 @@ OPTIONS = {name: value for name, value in GPU_COMPILER_OPTIONS.items() if name !
 
 
 def compile_step(
-    shape: StepShape, *, num_layers: int = NUM_LAYERS, quantization: str | None = None
+    shape: StepShape,
+    *,
+    num_layers: int = NUM_LAYERS,
+    quantization: str | None = None,
+    kv_cache_dtype: KVCacheDType = "auto",
+    is_calibrated: bool = False,
 ) -> CompiledProgram:
     interpret_nothing()
     model = the_model(num_layers)
     if quantization is not None:
         rounding = ROUNDINGS[quantization](jnp.dtype("bfloat16"))
         model = model.fitted_to(with_rounded_types(model.param_specs, rounding))
-    state = abstract_device_state(model.config, LIMITS, jnp.dtype("bfloat16"))
-    packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
-    step = functools.partial(run_step, model, shape, LIMITS)
+    if is_calibrated:
+        model = model.fitted_to(model.param_specs.with_kv_scales())
+    limits = dataclasses.replace(LIMITS, kv_cache_dtype=kv_cache_dtype)
+    state = abstract_device_state(model.config, limits, jnp.dtype("bfloat16"))
+    packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, limits)),), jnp.int32)
+    step = functools.partial(run_step, model, shape, limits)
     return compile_for_h200(step, model.abstract_params, state, packed, donate=[1], compiler_options=OPTIONS)
 
 
@@ -91,12 +100,7 @@ def compile_half(kind: SplitKind, key: ProgramKey) -> CompiledProgram:
 def compiled():
     """Compiles steps, each once."""
     with compiler_process(compile_step) as compile_:
-        kept = functools.cache(
-            lambda shape, num_layers, quantization: compile_(
-                shape, num_layers=num_layers, quantization=quantization
-            )
-        )
-        yield lambda shape, num_layers=NUM_LAYERS, quantization=None: kept(shape, num_layers, quantization)
+        yield functools.cache(compile_)
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +145,17 @@ def test_a_decode_step_with_quantized_weights_is_one_graph(compiled, quantizatio
     assert program.aliased_bytes >= cache_bytes()
     assert program.temporary_bytes < floats.temporary_bytes + 2_000_000
     assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
+
+
+@pytest.mark.parametrize("shape", [StepShape(64), StepShape(64, 256)], ids=str)
+def test_fixed_scales_of_a_cache_start_no_kernel_more(compiled, shape):
+    found, fixed = (
+        compiled(shape, kv_cache_dtype="fp8_e4m3", is_calibrated=is_calibrated)
+        for is_calibrated in (False, True)
+    )
+    assert Counter(fixed.captured) == Counter(found.captured)
+    assert fixed.temporary_bytes <= found.temporary_bytes + 4096
+    assert not [kernel.name for kernel in fixed.kernels if kernel.spill_bytes]
 
 
 def test_the_first_half_of_a_step_is_one_graph_and_copies_no_cache(compiled_half):

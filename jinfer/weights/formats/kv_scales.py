@@ -69,9 +69,7 @@ def with_kv_scales(
         return specs, replace(files, tensors=others)
     scales = _scales_of_heads(specs, stored, str(files.origin))
     logger.info("the KV cache in %s has the calibrated scales of the checkpoint", kv_cache_dtype)
-    return replace(specs, by_path={**specs.by_path, **specs.kv_scales}), replace(
-        files, tensors={**others, **scales}
-    )
+    return specs.with_kv_scales(), replace(files, tensors={**others, **scales})
 
 
 def _is_kv_scale(name: str) -> bool:

@@ -110,11 +110,12 @@ def test_a_fault_is_named(scale, said, tmp_path):
     assert "layers.0" not in str(caught.value)
 
 
-def test_the_cache_has_the_scales_of_its_layers_and_heads(tmp_path):
+@pytest.mark.parametrize("kernels", ["xla", "pallas"])
+def test_the_cache_has_the_scales_of_its_layers_and_heads(kernels, tmp_path):
     """Of a prompt's positions and of a decoded one: the values times these are keys and values that saturate,
     as many as tokens were written."""
     write_calibrated(tmp_path, tokenizer=True)
-    with LLM(tmp_path, **TINY_ENGINE, **FP8) as llm:
+    with LLM(tmp_path, **TINY_ENGINE, **FP8, kernels=kernels) as llm:
         llm.generate([[5, 17, 3, 41, 7]], temperature=0, max_tokens=4, ignore_eos=True)
         cache = llm.engine.executor.state.kv_cache
         for layer, pages in enumerate(cache):
