@@ -1,9 +1,11 @@
 """What is written, as transformers and the compressed-tensors package read it, live."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jinfer.cli.command import main
+from pallas_kernels.core.kv_pages import quantize_by
 from tests.checkpoints import CONFIG, random_tensors, write_checkpoint
 from tests.weights.formats.checkpoints import SIZES
 from tests.weights.loaded import LAYER_NAMES, loaded
@@ -31,3 +33,20 @@ def test_transformers_reads_the_same_weights(name, tmp_path):
     for path, names in LAYER_NAMES.items():
         whole = np.concatenate([theirs[f"model.layers.0.{each}.weight"].T for each in names], axis=-1)
         np.testing.assert_array_equal(ours[path][0], whole, err_msg=path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "theirs"), [("int", jnp.int8, "int8"), ("float", jnp.float8_e4m3fn, "float8_e4m3fn")]
+)
+def test_calibrated_scales_of_a_cache_quantize_as_compressed_tensors_does(kind, dtype, theirs):
+    """Bit for bit, also what is beyond the largest."""
+    from compressed_tensors.quantization import QuantizationArgs, quantize
+
+    x = np.random.default_rng(0).standard_normal((64, 2, 16), np.float32)
+    x *= np.logspace(-3, 1, 64, dtype=np.float32)[:, None, None]
+    scale, torch_dtype = np.full(1, 0.013, np.float32), getattr(torch, theirs)
+    args = QuantizationArgs(num_bits=8, type=kind, strategy="tensor", symmetric=True, dynamic=False)
+    zero = torch.zeros(1, dtype=torch_dtype)
+    wanted = quantize(torch.from_numpy(x), torch.from_numpy(scale), zero, args, dtype=torch_dtype)
+    values, _ = quantize_by(jnp.asarray(x), jnp.asarray(scale), jnp.dtype(dtype))
+    np.testing.assert_array_equal(np.asarray(values).view(np.int8), wanted.view(torch.int8).numpy())

@@ -2,7 +2,7 @@
 the cache is of their type, and are left out and named elsewhere."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from jinfer.entries import Entries, shown
 from jinfer.errors import CheckpointError
 from jinfer.weights.formats.stored_matrix import FLOATS, read_elements
-from jinfer.weights.param_spec import CheckpointTensor, ParamSpecs
+from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import named, raise_faults
 from jinfer.weights.safetensors_directory import TensorFiles
 from jinfer.weights.tensor_source import StoredTensor
@@ -65,52 +65,67 @@ def with_kv_scales(
     if scheme.kv_cache_dtype not in (None, kv_cache_dtype):
         reason = f"kv_cache_dtype is {kv_cache_dtype!r}, and {scheme.kv_cache_dtype!r} would apply them"
     if reason:
-        logger.info("calibrated scales of the KV cache are not applied: %s: %s", reason, named(list(stored)))
+        _say_not_applied(reason, stored)
         return specs, replace(files, tensors=others)
-    scales = _scales_of_heads(specs, stored, str(files.origin))
+    names = {
+        name: _stored_name(name, stored) for spec in specs.kv_scales.values() for name in spec.tensor_names()
+    }
+    scales = _scales_of_heads(specs, names, stored, str(files.origin))
     logger.info("the KV cache in %s has the calibrated scales of the checkpoint", kv_cache_dtype)
+    _say_not_applied("the model has no use for them", stored.keys() - names.values())
     return specs.with_kv_scales(), replace(files, tensors={**others, **scales})
+
+
+def _say_not_applied(reason: str, names: Iterable[str]) -> None:
+    if names := sorted(names):
+        logger.info("calibrated scales of the KV cache are not applied: %s: %s", reason, named(names))
 
 
 def _is_kv_scale(name: str) -> bool:
     return name.rpartition(".")[2] in KV_SCALES or name.endswith(OLD_KV_SCALES)
 
 
+def _stored_name(name: str, stored: Collection[str]) -> str | None:
+    """The first of the names of a layer's scales that is stored."""
+    module, _, leaf = name.rpartition(".")
+    names = name, f"{module}.{leaf[0]}_proj.output_scale", f"{module}.kv_scale"
+    return next((each for each in names if each in stored), None)
+
+
 def _scales_of_heads(
-    specs: ParamSpecs, stored: Mapping[str, StoredTensor], origin: str
+    specs: ParamSpecs, names: Mapping[str, str | None], stored: Mapping[str, StoredTensor], origin: str
 ) -> dict[str, StoredTensor]:
+    """The scales of each layer by the names that the model has for them, of which `names` are the stored
+    ones."""
     scales: dict[str, StoredTensor] = {}
     faults: list[str] = []
     for spec in specs.kv_scales.values():
         for layer, tensor in ((layer, tensor) for layer in spec.layers for tensor in spec.tensors):
             name = tensor.name.format(layer=layer)
+            found = names[name]
+            if found is None:
+                rule = "and other scales of the KV cache are there; leave kv_cache_dtype out"
+                faults.append(f"{name} is missing, {rule}")
+                continue
             try:
-                scales[name] = _read(name, tensor, stored)
+                scales[name] = _read(found, stored[found], tensor.num_columns)
             except CheckpointError as error:
                 faults.append(str(error))
     raise_faults(faults, origin)
     return scales
 
 
-def _read(name: str, wanted: CheckpointTensor, stored: Mapping[str, StoredTensor]) -> "HeadScales":
-    """The scales of a layer's keys or values, from the first of their names that is stored."""
-    module, _, leaf = name.rpartition(".")
-    names = name, f"{module}.{leaf[0]}_proj.output_scale", f"{module}.kv_scale"
-    found = next((each for each in names if each in stored), None)
-    if found is None:
-        raise CheckpointError(
-            f"{name} is missing, and other scales of the KV cache are there; leave kv_cache_dtype out"
-        )
-    tensor, num_heads = stored[found], wanted.num_columns
+def _read(name: str, tensor: StoredTensor, num_heads: int) -> "HeadScales":
+    """The scales of a layer's keys or values. Raises CheckpointError."""
     size = tuple(side for side in tensor.shape if side != 1)
     if tensor.dtype_name not in FLOATS or size not in ((), (num_heads,)):
         raise CheckpointError(
-            f"{found} has dtype {tensor.dtype_name} and shape {tensor.shape}, and must be a number in "
+            f"{name} has dtype {tensor.dtype_name} and shape {tensor.shape}, and must be a number in "
             f"{', '.join(FLOATS)}, or one for each of {num_heads} KV heads"
         )
     values = read_elements(tensor, 0, int(np.prod(tensor.shape))).astype(np.float32)
     if not (np.isfinite(values) & (values > 0)).all():
-        raise CheckpointError(f"{found} has {shown(values.tolist())}, and scales must be finite and above 0")
+        raise CheckpointError(f"{name} has {shown(values.tolist())}, and scales must be finite and above 0")
     return HeadScales(np.broadcast_to(values, num_heads).copy())
 
 

@@ -55,6 +55,16 @@ def test_older_names(tmp_path):
     assert_same(loaded(tmp_path, **FP8), {**expected(weights), PATH: wanted})
 
 
+def test_scales_of_no_layer_of_the_model_are_named(tmp_path, caplog):
+    other = {"model.layers.2.self_attn.k_scale": np.ones(1, np.float32)}
+    weights = write_calibrated(tmp_path, scales=other)
+    with caplog.at_level(logging.INFO, logger="jinfer"):
+        params = loaded(tmp_path, **FP8)
+
+    assert_same(params, {**expected(weights), PATH: HEADS})
+    assert "the model has no use for them: model.layers.2.self_attn.k_scale" in caplog.text
+
+
 @pytest.mark.parametrize("options", [{}, INT8], ids=str)
 def test_a_cache_of_another_type_has_none_and_the_start_says_which_would(options, tmp_path, caplog):
     weights = write_calibrated(tmp_path)
