@@ -55,6 +55,7 @@ def compile_step(
     *,
     num_layers: int = NUM_LAYERS,
     quantization: str | None = None,
+    is_permuted: bool = False,
     kv_cache_dtype: KVCacheDType = "auto",
     is_calibrated: bool = False,
 ) -> CompiledProgram:
@@ -63,6 +64,10 @@ def compile_step(
     if quantization is not None:
         rounding = ROUNDINGS[quantization](jnp.dtype("bfloat16"))
         model = model.fitted_to(with_rounded_types(model.param_specs, rounding))
+    if is_permuted:
+        types = model.param_specs.kernel_types
+        permuted = {path: dataclasses.replace(each, is_permuted=True) for path, each in types.items()}
+        model = model.fitted_to(model.param_specs.typed(permuted))
     if is_calibrated:
         model = model.fitted_to(model.param_specs.with_kv_scales())
     limits = dataclasses.replace(LIMITS, kv_cache_dtype=kv_cache_dtype)
@@ -135,11 +140,14 @@ def test_a_step_is_what_we_want(compiled, shape):
         check_layers_of_one_row(program)
 
 
-@pytest.mark.parametrize("quantization", ["fp8", "int4"])
-def test_a_decode_step_with_quantized_weights_is_one_graph(compiled, quantization):
+@pytest.mark.parametrize(
+    ("quantization", "is_permuted"), [("fp8", False), ("int4", False), ("int4", True)], ids=str
+)
+def test_a_decode_step_with_quantized_weights_is_one_graph(compiled, quantization, is_permuted):
     """And no weight becomes floats beside what floats take."""
     shape = StepShape(64)
-    program, floats = compiled(shape, quantization=quantization), compiled(shape)
+    program = compiled(shape, quantization=quantization, is_permuted=is_permuted)
+    floats = compiled(shape)
     assert program.thunks == ["kCommandBuffer"]
     assert set(program.captured) <= KERNELS, Counter(program.captured)
     assert program.aliased_bytes >= cache_bytes()
