@@ -3,16 +3,20 @@ benchmarks.quantization.accuracy --stories FILE [--model DIR]`.
 
 FILE is a JSON list of texts. The first half is what scales are calibrated on, and the other half what is
 scored. A line of JSON is printed for each type, with the perplexity, and how much it is above that of the
-floats.
+floats, and of another type that was measured before; each with the standard error over the windows of the
+text.
 """
 
 import argparse
 import json
+import math
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from benchmarks.record import circumstances
 from jinfer import cli
@@ -30,11 +34,12 @@ CALIBRATED, STATIC = "--calibration", "--static"
 
 
 class Case(NamedTuple):
-    """A way to store weights, as words of `jinfer convert` (none: the floats as they are), and the cache's
-    dtype."""
+    """A way to store weights, as words of `jinfer convert` (none: the floats as they are), the cache's dtype,
+    and the case that it ought to be better than."""
 
     weights: tuple[str, ...]
     cache: KVCacheDType = "auto"
+    rival: str | None = None
 
 
 CASES = {
@@ -46,7 +51,7 @@ CASES = {
     "W8A8 fp8": Case(("fp8",)),
     "W8A8 fp8, static": Case(("fp8", CALIBRATED, STATIC)),
     "W4A16, nearest": Case(("int4",)),
-    "W4A16, AWQ": Case(("int4", CALIBRATED)),
+    "W4A16, AWQ": Case(("int4", CALIBRATED), rival="W4A16, nearest"),
     "W4A16, AWQ, int8 cache": Case(("int4", CALIBRATED), "int8"),
 }
 
@@ -72,6 +77,7 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
     halves = ["\n\n".join(half) for half in (stories[: len(stories) // 2], stories[len(stories) // 2 :])]
     floats = score(directory, halves[1], options.max_tokens)
     yield figures(directory, "floats", floats, floats)
+    scores: dict[str, TextScore] = {}
     with tempfile.TemporaryDirectory() as place:
         calibration = Path(place) / "calibration.txt"
         calibration.write_text(halves[0], encoding="utf-8")
@@ -80,7 +86,8 @@ def measure(options: argparse.Namespace) -> Iterator[dict[str, object]]:
             if case.weights:
                 scored = Path(place) / str(number)
                 convert(directory, scored, case.weights, calibration, options.group_size)
-            yield figures(directory, name, score(scored, halves[1], options.max_tokens, case.cache), floats)
+            scores[name] = score(scored, halves[1], options.max_tokens, case.cache)
+            yield figures(directory, name, scores[name], floats, scores.get(case.rival or ""))
 
 
 def convert(directory: Path, out: Path, choice: tuple[str, ...], calibration: Path, group_size: int) -> None:
@@ -104,17 +111,44 @@ def score(directory: Path, content: str, max_tokens: int, cache: KVCacheDType = 
         return score_text(run, text, sizes, progress=False)[0]
 
 
-def figures(directory: Path, name: str, scored: TextScore, floats: TextScore) -> dict[str, object]:
-    """The perplexity of a case, and its share above that of the floats."""
-    above = perplexity_of(scored.mean_nll - floats.mean_nll)
-    assert above is not None, "perplexities of one text are near each other"
-    return {
+def figures(
+    directory: Path, name: str, scored: TextScore, floats: TextScore, rival: TextScore | None = None
+) -> dict[str, object]:
+    """The perplexity of a case, and its share above that of the floats, and of its rival if there is one."""
+    line = {
         "model": directory.name,
         "weights": name,
         "perplexity": perplexity_of(scored.mean_nll),
-        "percent_above": 100 * (above - 1),
+        **percent_above(scored, floats, ""),
         "scored_tokens": scored.num_scored,
     }
+    return line if rival is None else {**line, **percent_above(scored, rival, "_rival")}
+
+
+def percent_above(scored: TextScore, other: TextScore, suffix: str) -> dict[str, float | None]:
+    """The share by which a perplexity is above another of the same text, and its standard error.
+
+    The error is that of a ratio: the mean difference of a token is that of all tokens, and windows, which are
+    independent, differ from it. It says how the share would vary between texts.
+    """
+    above = perplexity_of(scored.mean_nll - other.mean_nll)
+    assert above is not None, "perplexities of one text are near each other"
+    error = standard_error(scored, other)
+    return {
+        f"percent_above{suffix}": 100 * (above - 1),
+        f"percent_standard_error{suffix}": None if error is None else 100 * above * error,
+    }
+
+
+def standard_error(scored: TextScore, other: TextScore) -> float | None:
+    """The standard error of the difference of the mean negative log likelihoods of two scores of a text, in
+    nats, from the differences of each window; None for a text of one window."""
+    differences = np.subtract(scored.window_nlls, other.window_nlls)
+    tokens, count = np.array(scored.window_scored), len(differences)
+    if count < 2:
+        return None
+    residuals = differences - tokens * (differences.sum() / tokens.sum())
+    return math.sqrt(count / (count - 1) * float((residuals**2).sum())) / int(tokens.sum())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from jinfer.eval.engine_run import open_engine
 from jinfer.eval.hidden_states import ScoredHiddenStates
 from jinfer.eval.perplexity import TextScore, perplexity_of, text_score
 from jinfer.eval.tokenized_text import TokenizedText, need_tokenizer
-from jinfer.eval.windows import WindowSizes
+from jinfer.eval.windows import Window, WindowSizes
 from jinfer.loading import ResolvedModel
 from jinfer.progress import progress_bar
 from jinfer.text.tokenizer import Tokenizer
@@ -105,18 +105,19 @@ def compare_models(
         )
     return CompareResult(
         tokens=tokens,
-        score_a=text_score(text, sizes, windows, _total("model A", tokens.nll_a)),
-        score_b=text_score(text, sizes, windows, _total("model B", tokens.nll_b)),
+        score_a=text_score(text, sizes, windows, _window_sums("model A", tokens.nll_a, windows)),
+        score_b=text_score(text, sizes, windows, _window_sums("model B", tokens.nll_b, windows)),
         agreement=Agreement.of(*(record.continuations for record in records)),
     )
 
 
-def _total(name: str, nll: np.ndarray) -> float:
-    """The sum in float64. Raises EngineError for what is not finite."""
-    total = math.fsum(nll.tolist())
-    if not math.isfinite(total):
+def _window_sums(name: str, nll: np.ndarray, windows: Sequence[Window]) -> list[float]:
+    """The sum over the tokens of each window, in float64. Raises EngineError for what is not finite."""
+    ends = np.cumsum([window.num_scored for window in windows])
+    sums = [math.fsum(of_window.tolist()) for of_window in np.split(nll, ends[:-1])]
+    if not all(map(math.isfinite, sums)):
         raise EngineError(f"{name} gave log probabilities that are not finite")
-    return total
+    return sums
 
 
 def _record(

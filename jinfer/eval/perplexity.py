@@ -19,17 +19,26 @@ SCORED = SamplingParams(prompt_logprobs=0, max_tokens=1, temperature=0, ignore_e
 
 @dataclass(frozen=True)
 class TextScore:
-    """The score of a text: `total_nll` is the sum over `num_scored` of its `num_tokens` tokens, in nats,
-    and `num_bytes` are the bytes of UTF-8 that the scored ones stand for. `num_prefix` tokens stand before
-    each window."""
+    """The score of a text: `window_nlls` are the sums over the scored tokens of each window, in nats, and
+    `window_scored` the numbers of these tokens. Of its `num_tokens` tokens `num_scored` are scored in all,
+    and `num_bytes` are the bytes of UTF-8 that these stand for. `num_prefix` tokens stand before each window.
+    """
 
     sizes: WindowSizes
     num_prefix: int
     num_tokens: int
-    num_windows: int
-    num_scored: int
     num_bytes: int
-    total_nll: float
+    window_scored: tuple[int, ...]
+    window_nlls: tuple[float, ...]
+
+    @property
+    def num_scored(self) -> int:
+        return sum(self.window_scored)
+
+    @property
+    def total_nll(self) -> float:
+        """The negative log likelihood of all scored tokens, in nats."""
+        return math.fsum(self.window_nlls)
 
     @property
     def mean_nll(self) -> float:
@@ -48,7 +57,7 @@ class TextScore:
             "window": self.sizes.window,
             "stride": self.sizes.stride,
             "prefix_tokens": self.num_prefix,
-            "windows": self.num_windows,
+            "windows": len(self.window_nlls),
             "tokens": self.num_tokens,
             "scored_tokens": self.num_scored,
             "scored_bytes": self.num_bytes,
@@ -67,17 +76,16 @@ def perplexity_of(mean_nll: float) -> float | None:
 
 
 def text_score(
-    text: TokenizedText, sizes: WindowSizes, windows: Sequence[Window], total_nll: float
+    text: TokenizedText, sizes: WindowSizes, windows: Sequence[Window], window_nlls: Sequence[float]
 ) -> TextScore:
-    """The score of a text whose windows sum up to `total_nll` nats."""
+    """The score of a text each of whose windows sums up to one of `window_nlls`, in nats."""
     return TextScore(
         sizes=sizes,
         num_prefix=len(text.prefix),
         num_tokens=len(text.token_ids),
-        num_windows=len(windows),
-        num_scored=sum(window.num_scored for window in windows),
         num_bytes=text.num_scored_bytes(windows),
-        total_nll=total_nll,
+        window_scored=tuple(window.num_scored for window in windows),
+        window_nlls=tuple(window_nlls),
     )
 
 
@@ -97,7 +105,7 @@ def score_text(
             sums[index] = _nll(request, windows[index].num_scored)
             request.prompt_logprobs = None  # thousands of them would fill the memory
             bar.update(windows[index].num_scored)
-    return text_score(text, sizes, windows, math.fsum(sums)), time.perf_counter() - began
+    return text_score(text, sizes, windows, sums), time.perf_counter() - began
 
 
 def _nll(request: Request, num_scored: int) -> float:

@@ -94,11 +94,21 @@ def _run_window(
         kv_pages=KVPages(pages),
         tokens=tokens,
     )
-    taken = np.linspace(0, hidden.shape[0] - 1, min(num_kept, hidden.shape[0])).round().astype(np.int32)
+    taken = _kept_rows(hidden.shape[0], num_kept)
     return output, {
         path: (jnp.mean(jnp.abs(x), axis=0), jnp.max(jnp.abs(x), axis=0), x[taken])
         for path, x in seen.items()
     }
+
+
+def _kept_rows(num_rows: int, num_kept: int) -> np.ndarray:
+    """The middles of `num_kept` equal parts of a window, or all rows where it has fewer.
+
+    Neither end is always among them: the first token of a window is read unlike all others, and one row in
+    16 would stand for one in 512.
+    """
+    num_kept = min(num_kept, num_rows)
+    return ((2 * np.arange(num_kept) + 1) * num_rows // (2 * num_kept)).astype(np.int32)
 
 
 def _observed(layers: Layers, seen: dict[str, Array]) -> Layers:

@@ -40,7 +40,8 @@ def tensor_places(spec: ParamSpec, layer: int) -> Iterator[TensorPlace]:
 
 @dataclass(frozen=True, eq=False)
 class ModelLayer:
-    """One layer: its number, its kind, and its parameters by their paths in its stack."""
+    """One layer: its number, its kind, and its parameters by their paths in its stack, which may hold other
+    parameters too."""
 
     number: int
     config: LayerConfig
@@ -50,7 +51,7 @@ class ModelLayer:
 
     def weights(self) -> LayerWeights:
         """The parameters on the host, float32."""
-        return {path: np.asarray(x[self.index]).astype(np.float32) for path, x in self.stacked.items()}
+        return {path: np.asarray(self.stacked[path][self.index]).astype(np.float32) for path in self.specs}
 
 
 def model_layers(model: Model, params: Params) -> Iterator[ModelLayer]:

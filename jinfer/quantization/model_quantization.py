@@ -9,11 +9,12 @@ from jaxtyping import Array, Float32
 
 from jinfer.models.model import Layers, Model
 from jinfer.quantization.calibration import Calibration
+from jinfer.quantization.clip_search import ClipSearch
 from jinfer.quantization.folds import Features, LayerWeights, folds_of
 from jinfer.quantization.layer_inputs import InputStatistics, run_layer
 from jinfer.quantization.layer_modules import WEIGHT, ModelLayer, model_layers, other_tensors, tensor_places
 from jinfer.quantization.scale_search import ScaleChoice
-from jinfer.quantization.schemes import Scheme
+from jinfer.quantization.schemes import Scheme, Tensors
 from jinfer.weights.param_spec import ParamSpec
 from jinfer.weights.params import Params, unflatten
 
@@ -38,13 +39,14 @@ def refused_modules(model: Model, scheme: Scheme) -> tuple[dict[str, str], int]:
 @dataclass(frozen=True, eq=False)
 class QuantizationPlan:
     """A scheme, the dtype of scales and of what stays as it is, and what calibration is for: scales of inputs
-    that are folded into what is before, where `choose_scales` is given, and scales of activations that are
-    stored, where `is_static`."""
+    that are folded into what is before, where `choose_scales` is given, scales of weights that `clip_search`
+    finds, where it is given, and scales of activations that are stored, where `is_static`."""
 
     scheme: Scheme
     dtype: np.dtype
     calibration: Calibration | None = None
     choose_scales: ScaleChoice | None = None
+    clip_search: ClipSearch | None = None
     is_static: bool = False
 
 
@@ -88,7 +90,7 @@ class ModelQuantization:
                     yield place.name, tensor.astype(self.plan.dtype)
                     continue
                 module = place.name.removesuffix(WEIGHT)
-                stored = self.plan.scheme.quantize(tensor, self.plan.dtype)
+                stored = self._quantized(tensor, seen.get(target), scales.get(target))
                 yield from ((f"{module}.{leaf}", x) for leaf, x in stored.items())
                 if self.plan.is_static:
                     yield f"{module}.input_scale", self._input_scale(seen[target], scales.get(target))
@@ -109,6 +111,12 @@ class ModelQuantization:
                 chosen = self.plan.choose_scales(weights[fold.target + KERNEL], seen[fold.target], fold)
                 weights, scales[fold.target] = fold.apply(weights, chosen, self.plan.dtype)
         return weights, scales
+
+    def _quantized(self, w: np.ndarray, inputs: InputStatistics | None, scales: Features | None) -> Tensors:
+        """The tensors that are stored of a weight [out, in], whose inputs are divided by `scales`."""
+        if self.plan.clip_search is None or inputs is None:
+            return self.plan.scheme.quantize(w, self.plan.dtype)
+        return self.plan.clip_search.quantize(w, inputs.rows if scales is None else inputs.rows / scales)
 
     def _input_scale(self, inputs: InputStatistics, scales: Features | None) -> np.ndarray:
         """The scale that the largest input of calibration just does not exceed, [1]."""

@@ -9,6 +9,7 @@ from jinfer.errors import ConfigError
 from jinfer.eval.tokenized_text import read_text
 from jinfer.models.config import ModelConfig
 from jinfer.quantization.calibration import Calibration
+from jinfer.quantization.clip_search import ClipSearch
 from jinfer.quantization.model_quantization import QuantizationPlan
 from jinfer.quantization.scale_search import ActivationAwareSearch, ScaleChoice, smoothing_scales
 from jinfer.quantization.schemes import Int4Scheme, Int8Scheme, Scheme, scheme_of
@@ -53,8 +54,10 @@ class QuantizeOptions:
         content = read_text(self.calibration, "--calibration")
         tokenizer = Tokenizer.from_directory(directory)
         calibration = Calibration.of(content, tokenizer, config.context_length)
-        choose = choice_of_scales(self.scheme, dtype)
-        return QuantizationPlan(self.scheme, dtype, calibration, choose, self.is_static)
+        scheme = self.scheme
+        clip_search = ClipSearch(scheme, dtype) if isinstance(scheme, Int4Scheme) else None
+        choose = choice_of_scales(scheme, dtype)
+        return QuantizationPlan(scheme, dtype, calibration, choose, clip_search, self.is_static)
 
 
 def choice_of_scales(scheme: Scheme, dtype: np.dtype) -> ScaleChoice | None:

@@ -21,6 +21,8 @@ WORD_BITS = 32
 Tensors = dict[str, np.ndarray]
 """Tensors of a Linear by the last part of their names."""
 Entry = dict[str, Any]
+Ratios = Float[Any, "out groups"] | float
+"""One for each group of a weight, or one for all."""
 
 
 class Scheme(ABC):
@@ -117,29 +119,35 @@ class Int4Scheme(Scheme):
     def weight_args(self) -> Entry:
         return {**self._numbers(), "strategy": "group", "group_size": self.group_size, "dynamic": False}
 
-    def quantize(self, w: np.ndarray, scale_dtype: np.dtype) -> Tensors:
-        groups = self._grouped(w)
-        scales = integer_scales(groups, 4, scale_dtype)
-        codes = rounded_integers(groups, scales, 4).reshape(w.shape)
+    def quantize(self, w: np.ndarray, scale_dtype: np.dtype, ratios: Ratios = 1.0) -> Tensors:
+        """The tensors that are stored of a weight, with scales of `scale_dtype`, each of them `ratios` times
+        the one that the largest weight of its group asks for."""
+        codes, scales = self._coded(w, scale_dtype, ratios)
         return {
-            "weight_packed": packed_words(codes, 4),
+            "weight_packed": packed_words(codes.reshape(w.shape), 4),
             "weight_scale": scales[..., 0],
             "weight_shape": np.array(w.shape, np.int64),
         }
 
-    def rounded(self, w: Any, scale_dtype: np.dtype) -> Any:
-        groups = self._grouped(w)
-        scales = integer_scales(groups, 4, scale_dtype)
-        codes = rounded_integers(groups, scales, 4).astype(np.float32)
-        return (codes * scales.astype(np.float32)).reshape(w.shape)
+    def rounded(self, w: Any, scale_dtype: np.dtype, ratios: Ratios = 1.0) -> Any:
+        codes, scales = self._coded(w, scale_dtype, ratios)
+        return (codes.astype(np.float32) * scales.astype(np.float32)).reshape(w.shape)
+
+    def grouped(self, x: Any) -> Any:
+        """Rows of weights or of inputs, [rows, in], as [rows, groups, group_size]."""
+        return x.reshape(x.shape[0], -1, self.group_size)
 
     def refusal(self, num_inputs: int) -> str | None:
         if num_inputs % self.group_size == 0:
             return None
         return f"{num_inputs} inputs are no multiple of the group size {self.group_size}"
 
-    def _grouped(self, w: Any) -> Any:
-        return w.reshape(w.shape[0], -1, self.group_size)
+    def _coded(self, w: Any, scale_dtype: np.dtype, ratios: Ratios) -> tuple[Any, Any]:
+        """The codes, [out, groups, group_size], and their scales, [out, groups, 1]."""
+        groups = self.grouped(w)
+        each = ratios if isinstance(ratios, float) else ratios[..., None]
+        scales = integer_scales(groups * each, 4, scale_dtype)
+        return rounded_integers(groups, scales, 4), scales
 
     def _numbers(self) -> Entry:
         return {"num_bits": 4, "type": "int", "symmetric": True}

@@ -8,6 +8,7 @@ import pytest
 from safetensors import deserialize
 
 from jinfer.cli.command import main
+from jinfer.quantization import checkpoint
 from jinfer.weights import safetensors_writer
 from tests.checkpoints import CONFIG, TRAINING_TEXT, random_tensors, write_checkpoint
 from tests.weights.formats.checkpoints import SIZES
@@ -94,6 +95,38 @@ def test_what_is_written_stands_for_codes_times_scales(case, model, text, tmp_pa
         steps = 14 if "int4" in case else 24
         for name, x in weights.items():
             assert np.abs(x - original[name]).max() <= np.abs(original[name]).max() / steps
+
+
+def test_the_same_text_gives_the_same_bytes(model, text, tmp_path):
+    for out in ("one", "other"):
+        convert(model, tmp_path / out, "--quantize", "int4", "--group-size", 32, "--calibration", text)
+    one, other = ((tmp_path / out / "model.safetensors").read_bytes() for out in ("one", "other"))
+    assert one == other
+
+
+@pytest.mark.parametrize("case", ["int8", "int4", "int4 calibrated"])
+def test_progress_counts_each_tensor_of_the_model_once(case, model, text, tmp_path, monkeypatch):
+    bars = []
+
+    class Bar:
+        def __init__(self, label, *, total, enabled, unit):
+            self.total, self.done = total, 0
+            bars.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            pass
+
+        def update(self, count):
+            self.done += count
+
+    monkeypatch.setattr(checkpoint, "progress_bar", Bar)
+    words = SCHEMES[case]
+    convert(model, tmp_path / "out", "--quantize", *words, *([text] if words[-1] == "--calibration" else []))
+    (bar,) = bars
+    assert bar.done == bar.total == len(stored_in(model))
 
 
 def test_the_configuration_says_what_is_stored(model, text, tmp_path):

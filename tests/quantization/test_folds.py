@@ -9,6 +9,7 @@ import pytest
 
 from jinfer.models.model import Layers
 from jinfer.models.registry import build_model, read_model_config
+from jinfer.quantization import layer_inputs
 from jinfer.quantization.folds import folds_of
 from jinfer.quantization.layer_inputs import run_layer
 from jinfer.weights.params import flatten, unflatten
@@ -37,6 +38,11 @@ def computed(weights):
     rng = np.random.default_rng(5)
     windows = [jnp.asarray(rng.normal(0, 1, (size, 32)), jnp.float32) for size in (9, 20)]
     return run_layer(layers, CONFIGS, windows)
+
+
+def normed(hidden, weights):
+    rms = np.sqrt((hidden**2).mean(axis=1, keepdims=True) + 1e-6)
+    return hidden / rms * weights["attention_norm/scale"]
 
 
 def some_scales(fold, size):
@@ -96,12 +102,20 @@ def test_the_inputs_are_those_of_the_product(weights):
     _, seen = computed(weights)
     rng = np.random.default_rng(5)
     hidden = np.concatenate([rng.normal(0, 1, (size, 32)) for size in (9, 20)])
-    normed = (
-        hidden / np.sqrt((hidden**2).mean(axis=1, keepdims=True) + 1e-6) * weights["attention_norm/scale"]
-    )
-
-    inputs = seen["attention/qkv"]
-    np.testing.assert_allclose(inputs.mean, np.abs(normed).mean(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(inputs.max, np.abs(normed).max(axis=0), rtol=1e-4)
-    np.testing.assert_allclose(inputs.rows, normed, rtol=1e-3, atol=1e-4)
+    read, inputs = normed(hidden, weights), seen["attention/qkv"]
+    np.testing.assert_allclose(inputs.mean, np.abs(read).mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(inputs.max, np.abs(read).max(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(inputs.rows, read, rtol=1e-3, atol=1e-4)
     assert dataclasses.asdict(CONFIGS)["attention"]["num_heads"] == 4
+
+
+def test_the_rows_that_are_kept_are_the_middles_of_equal_parts(weights, monkeypatch):
+    """The first token of a window is read unlike all others, and would be in each sample."""
+    monkeypatch.setattr(layer_inputs, "MAX_SAMPLES", 8)
+    _, seen = computed(weights)
+    rng = np.random.default_rng(5)
+    hidden = np.concatenate([rng.normal(0, 1, (size, 32)) for size in (9, 20)])
+    rows = [1, 3, 5, 7, 9 + 2, 9 + 7, 9 + 12, 9 + 17]
+    np.testing.assert_allclose(
+        seen["attention/qkv"].rows, normed(hidden, weights)[rows], rtol=1e-3, atol=1e-4
+    )
