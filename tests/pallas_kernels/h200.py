@@ -77,13 +77,14 @@ class CompiledKernel:
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """`aliased_bytes` of the results are written over donated arguments. `thunks` is what the host starts, by
-    kind, and `captured` what is within CUDA graphs."""
+    """`aliased_bytes` of the results are written over donated arguments, and `new_bytes` are not. `thunks` is
+    what the host starts, by kind, and `captured` what is within CUDA graphs."""
 
     kernels: list[CompiledKernel]
     thunks: list[str]
     captured: list[str]
     aliased_bytes: int
+    new_bytes: int
     temporary_bytes: int
 
 
@@ -158,8 +159,14 @@ def compile_for_h200(
         )
         memory = lowered.compile(compiler_options=options).memory_analysis()
         thunks, captured = _thunks(folder)
+        aliased_bytes = memory.alias_size_in_bytes
         return CompiledProgram(
-            _kernels(folder), thunks, captured, memory.alias_size_in_bytes, memory.temp_size_in_bytes
+            _kernels(folder),
+            thunks,
+            captured,
+            aliased_bytes=aliased_bytes,
+            new_bytes=memory.output_size_in_bytes - aliased_bytes,
+            temporary_bytes=memory.temp_size_in_bytes,
         )
 
 
