@@ -13,7 +13,6 @@ programs of 32 rows:
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -26,12 +25,20 @@ from pallas_kernels.core.heads import KEYS, VALUES, normalize_heads, rotate
 from pallas_kernels.core.kv_pages import AnyKVPages
 from pallas_kernels.core.kv_refs import StoredPages, as_pages, shapes_of, stored
 from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
-from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
+from pallas_kernels.core.triton_call import ceil_div, triton_call
+from pallas_kernels.rope_cache_write.sections import (
+    HeadTile,
+    SectionRows,
+    divide,
+    rotary_parts,
+    section_rows,
+    tile_of,
+    where_it_serves,
+)
 from pallas_kernels.rope_cache_write.tuning import (
     RopeCacheWriteBlocks,
     RopeCacheWriteCall,
     rope_cache_write_blocks,
-    section_heads,
 )
 
 
@@ -84,7 +91,7 @@ def _run(
     num_tokens, num_outputs, head_dim = heads.shape
     num_kv_heads = kv_pages.num_kv_heads
     num_heads = num_outputs - 2 * num_kv_heads
-    sections, group_tokens = _divide(num_tokens, num_heads, num_kv_heads, blocks)
+    sections, group_tokens = divide(num_tokens, num_heads, num_kv_heads, blocks)
     pages = stored(kv_pages)
     kernel = functools.partial(
         _kernel, sections=sections, group_tokens=group_tokens, epsilon=epsilon, interpret=interpret
@@ -104,66 +111,6 @@ def _run(
         input_output_aliases={1: 1},
     )
     return q, as_pages(written, kv_pages)
-
-
-@dataclass(frozen=True)
-class _Section:
-    """Queries, keys or values: their heads in the projection's output, a program's share, the programs of a
-    group."""
-
-    first_head: int
-    num_heads: int
-    block_heads: int
-    block_tokens: int
-    programs: range
-
-
-def _divide(
-    num_tokens: int, num_heads: int, num_kv_heads: int, blocks: RopeCacheWriteBlocks
-) -> tuple[list[_Section], int]:
-    """The three sections, and the tokens of a group: the most that a program of any section serves."""
-    sizes = num_heads, num_kv_heads, num_kv_heads
-    block_heads = [section_heads(size, blocks) for size in sizes]
-    block_tokens = [min(blocks.rows // block, next_power_of_two(num_tokens)) for block in block_heads]
-    group_tokens = max(block_tokens)
-    sections: list[_Section] = []
-    first_head = first_program = 0
-    for size, block, tokens in zip(sizes, block_heads, block_tokens, strict=True):
-        programs = range(first_program, first_program + ceil_div(size, block) * (group_tokens // tokens))
-        sections.append(_Section(first_head, size, block, tokens, programs))
-        first_head = first_head + size
-        first_program = programs.stop
-    return sections, group_tokens
-
-
-class _ProgramRows(NamedTuple):
-    """The share of a program: tokens [tokens] and heads [heads] within the section, and which of them there
-    are."""
-
-    section: _Section
-    token: Array
-    token_inside: Array
-    head: Array
-    head_inside: Array
-
-
-class _Tile(NamedTuple):
-    """Some columns of the rows: indices [tokens, heads, columns], and which of them there are.
-
-    The tokens' angles and the columns' scales are loaded by these as well, once per head: the repeated reads
-    come from L1, and every value lands in the thread that needs it. Loaded once, they go through shared
-    memory, one barrier after another.
-    """
-
-    token: Array
-    head: Array  # within the section
-    projected_head: Array  # within the projection's output
-    column: Array
-    inside: Array
-
-    def load(self, ref, *index: Array) -> Array:
-        """ref[*index], and zero outside."""
-        return plt.load(ref.at[index], mask=self.inside, other=0)
 
 
 def _kernel(
@@ -187,26 +134,26 @@ def _kernel(
     num_tokens, _, head_dim = heads_ref.shape[-3:]
     program = pl.program_id(0)
     first_token = pl.program_id(1) * group_tokens
-    queries, keys, values = (_program_rows(section, program, first_token, num_tokens) for section in sections)
-    parts = _rotary_parts(head_dim, half=cos_ref.shape[1])
+    queries, keys, values = (section_rows(section, program, first_token, num_tokens) for section in sections)
+    parts = rotary_parts(head_dim, half=cos_ref.shape[1])
     rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), layer, epsilon)
     slots = page_ids_ref, page_offsets_ref
     write = functools.partial(_write, pages, slots, scales.kv, layer, interpret=interpret)
 
-    @_where_it_serves(queries.section, program)
+    @where_it_serves(queries.section, program)
     def _write_queries():
-        tiles = [_tile(queries, *part) for part in parts]
+        tiles = [tile_of(queries, *part) for part in parts]
         for tile, q in zip(tiles, rotated(tiles, q_scale_ref), strict=True):
             plt.store(q_ref.at[tile.token, tile.head, tile.column], q.astype(q_ref.dtype), mask=tile.inside)
 
-    @_where_it_serves(keys.section, program)
+    @where_it_serves(keys.section, program)
     def _write_keys():
-        tiles = [_tile(keys, *part) for part in parts]
+        tiles = [tile_of(keys, *part) for part in parts]
         write(KEYS, keys, tiles, lambda: rotated(tiles, k_scale_ref))
 
-    @_where_it_serves(values.section, program)
+    @where_it_serves(values.section, program)
     def _write_values():
-        tile = _tile(values, 0, head_dim)
+        tile = tile_of(values, 0, head_dim)
         write(VALUES, values, [tile], lambda: [_load_heads(heads_ref, tile)])
 
 
@@ -216,8 +163,8 @@ def _write(
     kv_scales_ref,
     layer: tuple[Array, ...],
     kind: int,
-    rows: "_ProgramRows",
-    tiles: list["_Tile"],
+    rows: SectionRows,
+    tiles: list[HeadTile],
     heads_of: Callable[[], list[Array]],
     *,
     interpret: bool,
@@ -236,39 +183,7 @@ def _write(
     pages.store_scale(kind, page, offset, head, encoded, mask=inside)
 
 
-def _where_it_serves(section: _Section, program: Array):
-    return pl.when((program >= section.programs.start) & (program < section.programs.stop))
-
-
-def _program_rows(section: _Section, program: Array, first_token: Array, num_tokens: int) -> _ProgramRows:
-    head_blocks = ceil_div(section.num_heads, section.block_heads)
-    block = program - section.programs.start
-    token = first_token + block // head_blocks * section.block_tokens + jnp.arange(section.block_tokens)
-    head = block % head_blocks * section.block_heads + jnp.arange(section.block_heads)
-    return _ProgramRows(section, token, token < num_tokens, head, head < section.num_heads)
-
-
-def _rotary_parts(head_dim: int, half: int) -> list[tuple[int, int]]:
-    """(first column, columns) of the halves that are rotated and, where the rotation is partial, of the
-    rest."""
-    halves = [(0, half), (half, half)]
-    return halves if 2 * half == head_dim else [*halves, (2 * half, head_dim - 2 * half)]
-
-
-def _tile(rows: _ProgramRows, first_column: int, num_columns: int) -> _Tile:
-    column = jnp.arange(next_power_of_two(num_columns))
-    inside = _spread(rows.token_inside, rows.head_inside, column < num_columns)
-    token, head, column = _spread(rows.token, rows.head, first_column + column)
-    return _Tile(
-        token, head, rows.section.first_head + head, column, functools.reduce(jnp.logical_and, inside)
-    )
-
-
-def _spread(token: Array, head: Array, column: Array) -> list[Array]:
-    return jnp.broadcast_arrays(token[:, None, None], head[None, :, None], column[None, None, :])
-
-
-def _load_slots(slot_refs, rows: _ProgramRows, *, num_pages: int) -> list[Array]:
+def _load_slots(slot_refs, rows: SectionRows, *, num_pages: int) -> list[Array]:
     """The page and the offset in it of each token, [tokens].
 
     Interpret mode stores old values where a mask forbids to store: a token that is not there gets a page that
@@ -277,11 +192,11 @@ def _load_slots(slot_refs, rows: _ProgramRows, *, num_pages: int) -> list[Array]
     return [plt.load(ref.at[rows.token], mask=rows.token_inside, other=num_pages) for ref in slot_refs]
 
 
-def _load_heads(heads_ref, tile: _Tile) -> Array:
+def _load_heads(heads_ref, tile: HeadTile) -> Array:
     return tile.load(heads_ref, tile.token, tile.projected_head, tile.column)
 
 
-def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[_Tile], scale_ref) -> list[Array]:
+def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[HeadTile], scale_ref) -> list[Array]:
     """The heads of the tiles, normalized where there is a scale, and rotated. All is loaded before any is
     used."""
     heads = [_load_heads(heads_ref, tile) for tile in tiles]
