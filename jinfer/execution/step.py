@@ -85,8 +85,9 @@ def forward_into(
 ) -> tuple[DeviceState, NextTokens]:
     """The first half as a program of its own: what `forward` gives becomes the first rows of `next_tokens`.
 
-    These are donated. Where results lie elsewhere from step to step, XLA writes the CUDA graph of the step
-    anew, which takes the host 3 to 5 ms of an 8B's 8 (one H200).
+    These are donated, so that a step's arrays lie where those of the step before lay: XLA updates a CUDA
+    graph whose arrays lie elsewhere. With new arrays the host took 3.7 to 5.0 ms to dispatch it, and 1.1 for
+    a fused step, of an 8B's 9 (one H200, 200 rows).
     """
     state, wanted = forward(model, shape, limits, params, state, packed)
     return state, next_tokens.with_first(wanted)
