@@ -57,8 +57,9 @@ BOUNDS = {
     ("triton", jnp.bfloat16): 3e-3,
     ("xla", jnp.bfloat16): 5e-3,  # rounds weights to bfloat16 where they have groups
 }
-# Where an activation lies between two steps of eight bits, float32 may take the other one.
-STEPS = {Int8Weight: 4e-3, Fp8Weight: 1.2e-2, BlockFp8Weight: 1.2e-2}
+# Where an activation lies between two steps of eight bits, float32 may take the other one: of e4m3 an eighth
+# of it or less, which a gate doubles. One large one moved a result by 1.84e-2 (seed 1379488959).
+STEPS = {Int8Weight: 4e-3, Fp8Weight: 2.5e-2, BlockFp8Weight: 2.5e-2}
 
 
 def made(rng, of, num_in=300, num_out=144):
