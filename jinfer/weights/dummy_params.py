@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from jinfer.placement import Placement
-from jinfer.weights.kernel_types import DEVIATIONS
+from jinfer.weights.kernel_part import DEVIATIONS
 from jinfer.weights.param_spec import Init, ParamSpecs
 from jinfer.weights.params import Params
 from jinfer.weights.rounding import FLOAT8_MAX

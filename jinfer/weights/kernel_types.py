@@ -4,10 +4,26 @@ knows both."""
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax.numpy as jnp
 
+from jinfer.weights.kernel_part import (
+    DUMMY_POWER,
+    INPUT_SCALE,
+    PACKED,
+    PACKED_ZEROS,
+    PERMUTATION,
+    SCALES,
+    VALUES,
+    ZEROS,
+    KernelPart,
+    codes_part,
+    input_scale_part,
+    num_groups,
+    permutation_part,
+    scales_part,
+)
 from pallas_kernels.core.weights import (
     Activations,
     BlockFp8Weight,
@@ -21,30 +37,6 @@ from pallas_kernels.core.weights.four_bits import PIECE, SLOT
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
 from pallas_kernels.core.weights.mxfp4 import MXFP4_GROUP
-
-VALUES, PACKED, SCALES, ZEROS, PACKED_ZEROS, INPUT_SCALE, PERMUTATION = (
-    *("values", "packed", "scales", "zeros", "packed_zeros", "input_scale", "permutation"),
-)
-"""The fields of the types, which are the names of their arrays."""
-DUMMY_SCALE = 0.02  # the standard deviation that random codes times their scale have
-DEVIATIONS = {"int8": 73.9, "float8_e4m3fn": 100.0, "uint16": 4.61}
-"""The standard deviation of random codes, of a uint16 for each of its four."""
-DUMMY_POWER = 120.0  # the byte of 2 ** -7: random codes of e2m1 have a standard deviation of 2.93
-
-
-@dataclass(frozen=True)
-class KernelPart:
-    """An array of a kernel [in, out]. `out_axis` is the axis of its outputs, None where all have one number
-    in common; `init` the first value where there is no checkpoint."""
-
-    shape: tuple[int, ...]
-    dtype: jnp.dtype
-    out_axis: int | None
-    init: Literal["zeros", "ones", "codes"] | float
-
-    def axes(self, in_axis: str, out_axis: str) -> tuple[str, ...]:
-        """The logical axis of each dimension, of a kernel with these two."""
-        return tuple(out_axis if axis == self.out_axis else in_axis for axis in range(len(self.shape)))
 
 
 class KernelType(ABC):
@@ -84,11 +76,14 @@ class Int8Kernel(KernelType):
         return f"{codes}, {self.activations} activations"
 
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
-        groups = _num_groups(num_in, self.group_size), num_out
-        parts = {VALUES: _codes((num_out, num_in), "int8"), SCALES: _scales(groups, 1, "float32", "int8")}
+        groups = num_groups(num_in, self.group_size), num_out
+        parts = {
+            VALUES: codes_part((num_out, num_in), "int8"),
+            SCALES: scales_part(groups, 1, "float32", "int8"),
+        }
         if self.has_zeros:
             parts[ZEROS] = KernelPart(groups, jnp.dtype("int8"), 1, "zeros")
-        return parts | _input_scale(self.activations) | _permutation(num_in, self.is_permuted)
+        return parts | input_scale_part(self.activations) | permutation_part(num_in, self.is_permuted)
 
     def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
         return Int8Weight(
@@ -114,10 +109,10 @@ class Fp8Kernel(KernelType):
 
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
         parts = {
-            VALUES: _codes((num_out, num_in), "float8_e4m3fn"),
-            SCALES: _scales((num_out,), 0, "float32", "float8_e4m3fn"),
+            VALUES: codes_part((num_out, num_in), "float8_e4m3fn"),
+            SCALES: scales_part((num_out,), 0, "float32", "float8_e4m3fn"),
         }
-        return parts | _input_scale(self.activations)
+        return parts | input_scale_part(self.activations)
 
     def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
         return Fp8Weight(parts[VALUES], parts[SCALES], parts.get(INPUT_SCALE), self.activations)
@@ -134,10 +129,10 @@ class BlockFp8Kernel(KernelType):
         return f"e4m3 with a scale for each 128 x 128, {self.activations} activations"
 
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
-        blocks = _num_groups(num_out, BLOCK_SIZE), _num_groups(num_in, BLOCK_SIZE)
+        blocks = num_groups(num_out, BLOCK_SIZE), num_groups(num_in, BLOCK_SIZE)
         return {
-            VALUES: _codes((num_out, num_in), "float8_e4m3fn"),
-            SCALES: _scales(blocks, 0, "float32", "float8_e4m3fn"),
+            VALUES: codes_part((num_out, num_in), "float8_e4m3fn"),
+            SCALES: scales_part(blocks, 0, "float32", "float8_e4m3fn"),
         }
 
     def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
@@ -162,15 +157,15 @@ class Int4Kernel(KernelType):
         return f"4 bits with {_shared(self.group_size)}{_extras(self.has_zeros, self.is_permuted)}"
 
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
-        num_groups = _num_groups(num_in, self.group_size)
+        of_inputs = num_groups(num_in, self.group_size)
         parts = {
-            PACKED: _codes((num_out, _num_groups(num_in, PIECE) * SLOT), "uint16"),
-            SCALES: _scales((num_groups, num_out), 1, self.scale_dtype, "uint16"),
+            PACKED: codes_part((num_out, num_groups(num_in, PIECE) * SLOT), "uint16"),
+            SCALES: scales_part((of_inputs, num_out), 1, self.scale_dtype, "uint16"),
         }
         if self.has_zeros:
-            words = _num_groups(num_groups, ZEROS_OF_A_WORD)
+            words = num_groups(of_inputs, ZEROS_OF_A_WORD)
             parts[PACKED_ZEROS] = KernelPart((words, num_out), jnp.dtype("uint32"), 1, "codes")
-        return parts | _permutation(num_in, self.is_permuted)
+        return parts | permutation_part(num_in, self.is_permuted)
 
     def kernel(self, parts: Mapping[str, Any], num_in: int) -> QuantizedWeight:
         return Int4Weight(
@@ -192,9 +187,9 @@ class Mxfp4Kernel(KernelType):
         return f"e2m1 with a power of two for {MXFP4_GROUP} inputs"
 
     def parts(self, num_in: int, num_out: int) -> dict[str, KernelPart]:
-        groups = _num_groups(num_in, MXFP4_GROUP), num_out
+        groups = num_groups(num_in, MXFP4_GROUP), num_out
         return {
-            PACKED: _codes((num_out, _num_groups(num_in, PIECE) * SLOT), "uint16"),
+            PACKED: codes_part((num_out, num_groups(num_in, PIECE) * SLOT), "uint16"),
             SCALES: KernelPart(groups, jnp.dtype("uint8"), 1, DUMMY_POWER),
         }
 
@@ -208,25 +203,3 @@ def _shared(group_size: int | None) -> str:
 
 def _extras(has_zeros: bool, is_permuted: bool) -> str:
     return f"{', zero points' if has_zeros else ''}{', inputs in the order of groups' if is_permuted else ''}"
-
-
-def _num_groups(size: int, group_size: int | None) -> int:
-    return -(-size // (group_size or size))
-
-
-def _codes(shape: tuple[int, int], dtype: str) -> KernelPart:
-    return KernelPart(shape, jnp.dtype(dtype), 0, "codes")
-
-
-def _scales(shape: tuple[int, ...], out_axis: int, dtype: str, of_codes: str) -> KernelPart:
-    return KernelPart(shape, jnp.dtype(dtype), out_axis, DUMMY_SCALE / DEVIATIONS[of_codes])
-
-
-def _input_scale(activations: Activations) -> dict[str, KernelPart]:
-    return (
-        {INPUT_SCALE: KernelPart((), jnp.dtype("float32"), None, "ones")} if activations == "static" else {}
-    )
-
-
-def _permutation(num_in: int, is_permuted: bool) -> dict[str, KernelPart]:
-    return {PERMUTATION: KernelPart((num_in,), jnp.dtype("int32"), None, "zeros")} if is_permuted else {}

@@ -8,7 +8,7 @@ import numpy as np
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
 from jinfer.weights.formats.kernel_parts import kernel_parts
 from jinfer.weights.harmless_tensors import is_harmless
-from jinfer.weights.kernel_types import KernelPart
+from jinfer.weights.kernel_part import KernelPart
 from jinfer.weights.param_spec import ParamSpec, ParamSpecs
 from jinfer.weights.params import named, raise_faults
 from jinfer.weights.rounded_weights import Rounding, rounded_tensor

@@ -9,14 +9,8 @@ import numpy as np
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
 from jinfer.weights.formats.packed_words import packed, packed_turned, zero_words, zero_words_turned
 from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, ReorderedMatrix, StoredMatrix
+from jinfer.weights.kernel_part import INPUT_SCALE, PACKED, PACKED_ZEROS, PERMUTATION, SCALES, VALUES, ZEROS
 from jinfer.weights.kernel_types import (
-    INPUT_SCALE,
-    PACKED,
-    PACKED_ZEROS,
-    PERMUTATION,
-    SCALES,
-    VALUES,
-    ZEROS,
     BlockFp8Kernel,
     Fp8Kernel,
     Int4Kernel,
