@@ -36,9 +36,10 @@ def fill_masks(maskers: Sequence[TokenMasker], words: NDArray[np.uint32]) -> lis
         grammars = [(masker.matcher(), row) for _, row, masker in sorted(rows, key=itemgetter(0, 1))]
         row_bytes = words.shape[1] * words.itemsize
         _executor().unsafe_compute_mask_ptr(grammars, words.ctypes.data, row_bytes, len(words))
+    has_tokens = words[: len(maskers)].max(axis=1) > 0
     return [
-        masker.is_usable(row) if isinstance(masker, GrammarMasker) else masker.fill(row)
-        for masker, row in zip(maskers, words, strict=False)
+        masker.is_usable(row, bool(has_any)) if isinstance(masker, GrammarMasker) else masker.fill(row)
+        for masker, row, has_any in zip(maskers, words, has_tokens, strict=False)
     ]
 
 
