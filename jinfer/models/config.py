@@ -10,7 +10,7 @@ class RopeTable(NamedTuple):
     """The rule of a layer's rotary embedding, and the dimensions of a head that it turns."""
 
     rope: RopeConfig
-    head_dim: int
+    rotary_dim: int
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class AttentionConfig:
     """Grouped-query attention. None, or False, is what the layer does without.
 
     `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of
-    each query head in its softmax.
+    each query head in its softmax; `rotary_dim` how many dimensions of a head are turned, the first ones,
+    where that is not all.
     """
 
     num_heads: int
@@ -31,11 +32,12 @@ class AttentionConfig:
     has_sinks: bool = False
     sliding_window: int | None = None
     soft_cap: float | None = None
+    rotary_dim: int | None = None
 
     @property
     def rope_table(self) -> RopeTable:
         """Equal for layers whose positions have the same angles."""
-        return RopeTable(self.rope, self.head_dim)
+        return RopeTable(self.rope, self.rotary_dim or self.head_dim)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from jinfer.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
-from jinfer.models.rope_entries import read_rope
+from jinfer.models.rope_entries import read_rope, read_rotary_dim
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class FamilyDefaults:
     """Values of entries that config.json lacks: the defaults of the family's configuration class in
     transformers 5.
 
-    None: as many KV heads as heads, and a head_dim of hidden_size / heads.
+    None: as many KV heads as heads, a head_dim of hidden_size / heads, and heads that are turned whole.
     """
 
     vocab_size: int
@@ -34,6 +34,7 @@ class FamilyDefaults:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     rms_norm_eps: float = 1e-6
+    partial_rotary_factor: float | None = None
 
 
 def read_decoder_config(
@@ -93,13 +94,20 @@ def _read_attention(
     num_heads = _size(entries, "num_attention_heads", DEFAULT_NUM_HEADS)
     num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
     head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
+    rotary_dim = read_rotary_dim(entries, head_dim, defaults.partial_rotary_factor)
     rope = read_rope(
         entries,
-        head_dim=head_dim,
+        rotary_dim=rotary_dim,
         max_position_embeddings=max_position_embeddings,
         layer_types={FULL if window is None else SLIDING for window in windows},
     )
-    return AttentionConfig(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, rope=rope)
+    return AttentionConfig(
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        rope=rope,
+        rotary_dim=None if rotary_dim == head_dim else rotary_dim,
+    )
 
 
 def read_num_layers(entries: Entries) -> int:

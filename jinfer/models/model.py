@@ -136,7 +136,7 @@ class Decoder:
 def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:
     """The cosine and the sine of each token, by the rule of a table."""
     frequencies = token_frequencies(
-        table.rope, table.head_dim, positions=tokens.positions, prompt_lengths=tokens.prompt_lengths
+        table.rope, table.rotary_dim, positions=tokens.positions, prompt_lengths=tokens.prompt_lengths
     )
     return rope_angles(frequencies, positions=tokens.positions, attention_factor=table.rope.attention_factor)
 

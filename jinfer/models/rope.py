@@ -21,12 +21,13 @@ Angles = tuple[Float32[Array, "tokens half"], Float32[Array, "tokens half"]]
 """Cosine and sine of each token's angles, times the model's attention factor."""
 
 
-def rope_frequencies(config: RopeConfig, head_dim: int) -> Float32[np.ndarray, " half"]:
-    """Radians per position of each pair of dimensions: theta ** (-2i / head_dim), scaled as the model asks.
+def rope_frequencies(config: RopeConfig, rotary_dim: int) -> Float32[np.ndarray, " half"]:
+    """Radians per position of each pair of dimensions: theta ** (-2i / rotary_dim), scaled as the model asks.
 
-    Where they depend on the sequence's length, they are those within the original context.
+    `rotary_dim` is the number of dimensions of a head that are turned. Frequencies that depend on the
+    sequence's length are those within the original context.
     """
-    frequencies = _unscaled(config.theta, head_dim)
+    frequencies = _unscaled(config.theta, rotary_dim)
     match config.scaling:
         case LinearRopeScaling(factor):
             frequencies = frequencies / factor
@@ -41,7 +42,7 @@ def rope_frequencies(config: RopeConfig, head_dim: int) -> Float32[np.ndarray, "
 
 def token_frequencies(
     config: RopeConfig,
-    head_dim: int,
+    rotary_dim: int,
     positions: Int32[Array, " tokens"],
     prompt_lengths: Int32[Array, " tokens"] | None,
 ) -> Frequencies:
@@ -49,30 +50,30 @@ def token_frequencies(
     the token was computed, which is its prompt's length, or position + 1 after the prompt. `prompt_lengths`
     are needed there only.
     """
-    frequencies = rope_frequencies(config, head_dim)
+    frequencies = rope_frequencies(config, rotary_dim)
     if not config.depends_on_length:
         return frequencies
     assert prompt_lengths is not None, "the frequencies of this model depend on the prompt's length"
     lengths = jnp.maximum(prompt_lengths, positions + 1)[:, None]
     match config.scaling:
         case LongRopeScaling(original_max_position_embeddings=original, long_factors=factors):
-            long = (_unscaled(config.theta, head_dim) / np.array(factors)).astype(np.float32)
+            long = (_unscaled(config.theta, rotary_dim) / np.array(factors)).astype(np.float32)
             return jnp.where(lengths > original, long, frequencies)
         case DynamicRopeScaling():
-            return frequencies * dynamic_slowdown(config.scaling, head_dim, lengths)
+            return frequencies * dynamic_slowdown(config.scaling, rotary_dim, lengths)
     raise AssertionError("unreachable")
 
 
 def rope_angles(
     frequencies: Frequencies, positions: Int32[Array, " tokens"], attention_factor: float = 1.0
 ) -> Angles:
-    """Dimensions i and i + head_dim / 2 of a head at `positions` are turned together, by frequencies[i] a
+    """Dimensions i and i + rotary_dim / 2 of a head at `positions` are turned together, by frequencies[i] a
     position, and made longer by `attention_factor`."""
     angles = positions[:, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     return (cos, sin) if attention_factor == 1.0 else (cos * attention_factor, sin * attention_factor)
 
 
-def _unscaled(theta: float, head_dim: int) -> np.ndarray:
-    """The frequencies in float64: theta ** (-2i / head_dim)."""
-    return theta ** (-np.arange(0, head_dim, 2, dtype=np.float64) / head_dim)
+def _unscaled(theta: float, rotary_dim: int) -> np.ndarray:
+    """The frequencies in float64: theta ** (-2i / rotary_dim)."""
+    return theta ** (-np.arange(0, rotary_dim, 2, dtype=np.float64) / rotary_dim)

@@ -5,7 +5,7 @@ Defaults, and the places where an entry may stand, are those of transformers 5 (
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ DEFAULT_THETA = 10000.0
 SPELLINGS = "rope_parameters", "rope_scaling"  # of transformers 5, and of those before it
 OLD_NAMES = {"su": "longrope"}
 ORIGINAL = "original_max_position_embeddings"
+SHARE = "partial_rotary_factor"
 BETA_FAST, BETA_SLOW = 32.0, 1.0
 Number = TypeVar("Number", int, float)
 
@@ -36,24 +37,60 @@ class RopeFacts:
     """The values that a scaling depends on besides its own entry."""
 
     theta: float
-    head_dim: int
+    rotary_dim: int
     max_position_embeddings: int
     original_max_position_embeddings: int
 
 
+def read_rotary_dim(entries: Entries, head_dim: int, default_share: float | None) -> int:
+    """The dimensions of a head that are turned: the share of them that `partial_rotary_factor` says, rounded
+    down. It stands beside a rope entry or in it, and must agree; without a default the family turns whole
+    heads."""
+    share, said_by = default_share or 1.0, entries
+    shares = set()
+    for each in (entries, *rope_objects(entries)):
+        given = each.number(SHARE, None, above=0)
+        if given is not None and default_share is None and given != 1:
+            each.refuse(SHARE, "in this family jinfer implements 1.0, which turns all dimensions of a head")
+        if given is not None:
+            share, said_by = given, each
+            shares.add(given)
+    if len(shares) > 1:
+        raise UnsupportedModelError(
+            f"config.json has {SHARE} {' and '.join(map(str, sorted(shares)))}, in places of one entry: "
+            "remove the one that does not hold"
+        )
+    rotary_dim = int(head_dim * share)
+    if rotary_dim % 2 or not 0 < rotary_dim <= head_dim:
+        said_by.refuse(
+            SHARE, f"of {head_dim} dimensions of a head it leaves {rotary_dim}, and an even number is turned"
+        )
+    return rotary_dim
+
+
+def rope_objects(entries: Entries) -> Iterator[Entries]:
+    """The rope entries, and what they have for each type of layer."""
+    for name in SPELLINGS:
+        entry = entries.object(name)
+        if entry is not None:
+            yield entry
+            inner = [entry.object(key) for key, value in entry.raw.items() if isinstance(value, Mapping)]
+            yield from (each for each in inner if each is not None)
+
+
 def read_rope(
-    entries: Entries, *, head_dim: int, max_position_embeddings: int, layer_types: Iterable[str]
+    entries: Entries, *, rotary_dim: int, max_position_embeddings: int, layer_types: Iterable[str]
 ) -> RopeConfig:
-    """Rotary embedding from `rope_parameters` or `rope_scaling`, and what stands beside them.
+    """Rotary embedding from `rope_parameters` or `rope_scaling`, and what stands beside them, where the first
+    `rotary_dim` dimensions of a head are turned.
 
     A file may have both, as one that transformers 5 wrote and somebody added a scaling to: they must agree.
     """
-    _check_rotated_share(entries)
     said: dict[str, RopeConfig] = {}
     for name in SPELLINGS:
         entry = entries.object(name)
         if entry is not None:
-            said[name] = _read_entry(entry, entries, head_dim, max_position_embeddings, layer_types)
+            said[name] = _read_entry(entry, entries, rotary_dim, max_position_embeddings, layer_types)
     if len(set(said.values())) > 1:
         raise UnsupportedModelError(
             f"config.json has {' and '.join(f'{name} {shown(entries.raw[name])}' for name in said)}, which "
@@ -64,17 +101,21 @@ def read_rope(
 
 
 def _read_entry(
-    entry: Entries, entries: Entries, head_dim: int, max_position_embeddings: int, layer_types: Iterable[str]
+    entry: Entries,
+    entries: Entries,
+    rotary_dim: int,
+    max_position_embeddings: int,
+    layer_types: Iterable[str],
 ) -> RopeConfig:
     """One entry, whether it holds for all layers or says it for each type of layer."""
     if not any(isinstance(value, Mapping) for value in entry.raw.values()):
-        return _read_flat(entry, entries, head_dim, max_position_embeddings)
+        return _read_flat(entry, entries, rotary_dim, max_position_embeddings)
     found = set()
     for layer_type in set(layer_types):
         of_type = entry.object(layer_type)
         if of_type is None:
             entry.refuse(layer_type, f"{entry.name} is by layer type, and layers are of this one")
-        found.add(_read_flat(of_type, entries, head_dim, max_position_embeddings))
+        found.add(_read_flat(of_type, entries, rotary_dim, max_position_embeddings))
     if len(found) > 1:
         raise UnsupportedModelError(
             f"{entry.name} is {shown(entry.raw)}, which differs between types of layers; the families that "
@@ -84,13 +125,13 @@ def _read_entry(
     return found.pop()
 
 
-def _read_flat(entry: Entries, entries: Entries, head_dim: int, max_position_embeddings: int) -> RopeConfig:
-    _check_rotated_share(entry)
+def _read_flat(entry: Entries, entries: Entries, rotary_dim: int, max_position_embeddings: int) -> RopeConfig:
+    entry.has(SHARE)  # which `read_rotary_dim` has read
     theta, kind = _theta(entry, entries), _rope_type(entry)
     original = (
         _original(entry, entries, max_position_embeddings) if kind in EXTENDED else max_position_embeddings
     )
-    facts = RopeFacts(theta, head_dim, max_position_embeddings, original)
+    facts = RopeFacts(theta, rotary_dim, max_position_embeddings, original)
     scaling = None if kind == "default" else READERS[kind](entry, facts)
     unread = entry.unread()
     if unread:
@@ -142,18 +183,15 @@ def _one_of(name: str, entry: Entries, inside: Number | None, outside: Number | 
     return outside if inside is None else inside
 
 
-def _check_rotated_share(entries: Entries) -> None:
-    if entries.number("partial_rotary_factor", 1.0, at_least=0) != 1.0:
-        entries.refuse("partial_rotary_factor", "jinfer implements 1.0, which turns all dimensions of a head")
-
-
 def _linear(entry: Entries, facts: RopeFacts) -> LinearRopeScaling:
     return LinearRopeScaling(entry.required_number("factor", above=0))
 
 
 def _dynamic(entry: Entries, facts: RopeFacts) -> DynamicRopeScaling:
-    if facts.head_dim < 4:
-        entry.refuse("rope_type", f"with head_dim {facts.head_dim} it has no exponent to grow theta by")
+    if facts.rotary_dim < 4:
+        entry.refuse(
+            "rope_type", f"with {facts.rotary_dim} rotary dimensions it has no exponent to grow theta by"
+        )
     return DynamicRopeScaling(entry.required_number("factor", above=0), facts.max_position_embeddings)
 
 
@@ -198,7 +236,7 @@ def _longrope(entry: Entries, facts: RopeFacts) -> LongRopeScaling:
         entry.refuse(ORIGINAL, "it must be above 1, or attention_factor be given")
     implied = 1.0 if factor <= 1 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
     short, long = (
-        entry.required_numbers(name, length=facts.head_dim // 2, above=0)
+        entry.required_numbers(name, length=facts.rotary_dim // 2, above=0)
         for name in ("short_factor", "long_factor")
     )
     return LongRopeScaling(factor, original, implied if given is None else given, short, long)
