@@ -59,6 +59,15 @@ class LayerConfig:
 
 
 @dataclass(frozen=True)
+class TensorNames:
+    """Names of a layer's tensors in checkpoints, where families differ: one for each kind of output, or a
+    single one for all."""
+
+    qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
+    gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """A decoder: its layers, in order, and the sizes that all of them share."""
 
@@ -72,6 +81,7 @@ class ModelConfig:
     max_context: int | None = None
     """Positions up to which plain attention is what the model was made with, where that is fewer than its
     context."""
+    tensor_names: TensorNames = TensorNames()
 
     @property
     def num_layers(self) -> int:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jinfer.models.config import AttentionConfig, LayerConfig, ModelConfig
+from jinfer.models.config import AttentionConfig, LayerConfig, ModelConfig, TensorNames
 from jinfer.weights.param_spec import (
     JOINED,
     LAYERS,
@@ -164,19 +164,28 @@ def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) ->
     """The parameters of layers of a kind."""
     embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", layer.mlp.intermediate_size)
     norms = SANDWICH_NORMS if layer.has_post_norms else PRE_NORMS
-    gate_up = {"mlp.gate_proj": mlp, "mlp.up_proj": mlp}
+    gate_up = _outputs(config.tensor_names.gate_up, (mlp, mlp))
     return {
         **{f"{name}/scale": stack.norm(tensor, embed) for name, tensor in norms.items()},
-        **_attention_params(layer.attention, embed, stack),
+        **_attention_params(layer.attention, config.tensor_names, embed, stack),
         **stack.projection("mlp/gate_up", embed, gate_up, bias=layer.mlp.bias),
         **stack.projection("mlp/down", mlp, {"mlp.down_proj": embed}, bias=layer.mlp.bias),
     }
 
 
-def _attention_params(attention: AttentionConfig, embed: Axis, stack: StackSpecs) -> dict[str, ParamSpec]:
+def _outputs(names: tuple[str, ...], axes: tuple[Axis, ...]) -> dict[str, Axis]:
+    """The outputs that each tensor of a projection holds: those of an axis, or a single one all of them."""
+    if len(names) == 1:
+        return {names[0]: Axis(JOINED, sum(axis.size for axis in axes))}
+    return dict(zip(names, axes, strict=True))
+
+
+def _attention_params(
+    attention: AttentionConfig, names: TensorNames, embed: Axis, stack: StackSpecs
+) -> dict[str, ParamSpec]:
     heads = Axis("heads", attention.num_heads * attention.head_dim)
     kv_heads = Axis("kv_heads", attention.num_kv_heads * attention.head_dim)
-    qkv = {"self_attn.q_proj": heads, "self_attn.k_proj": kv_heads, "self_attn.v_proj": kv_heads}
+    qkv = _outputs(names.qkv, (heads, kv_heads, kv_heads))
     specs = {
         **stack.projection("attention/qkv", embed, qkv, bias=attention.qkv_bias),
         **stack.projection(
