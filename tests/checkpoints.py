@@ -86,6 +86,18 @@ def random_tensors(config: Mapping[str, Any] = CONFIG, *, seed: int = 0) -> dict
     return {name: random.normal(0, 0.4, shape).astype(np.float32) for name, shape in shapes.items()}
 
 
+def joined_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The tensors with those of queries, keys and values as one of each layer, and gate and up as another."""
+    joins = {"q_proj": "qkv_proj", "k_proj": "qkv_proj", "v_proj": "qkv_proj"}
+    joins |= {"gate_proj": "gate_up_proj", "up_proj": "gate_up_proj"}
+    parts: dict[str, list[np.ndarray]] = {}
+    for name, x in tensors.items():
+        block, _, rest = name.partition("_proj.")
+        stem, _, leaf = f"{block}_proj".rpartition(".") if rest else (name, "", "")
+        parts.setdefault(f"{stem}.{joins.get(leaf, leaf)}.{rest}" if rest else name, []).append(x)
+    return {name: np.concatenate(each) for name, each in parts.items()}
+
+
 def tiny_tokenizer() -> Backend:
     """Byte-level BPE with VOCAB_SIZE tokens, which puts BOS before every text."""
     backend = Backend(models.BPE())

@@ -9,9 +9,11 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, ModelConfig
 from jinfer.models.registry import read_model_config
 
-LLAMA, MISTRAL, QWEN2, QWEN3 = FAMILIES = tuple(
-    f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")
+LLAMA, MISTRAL, QWEN2, QWEN3, PHI3 = FAMILIES = tuple(
+    f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Phi3")
 )
+ANY_ROPE = tuple(architecture for architecture in FAMILIES if architecture != PHI3)
+"""The families that have every type of rotary embedding."""
 SMALL = {
     "vocab_size": 96,
     "hidden_size": 32,

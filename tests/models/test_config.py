@@ -10,7 +10,18 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
 from jinfer.models.registry import known_architectures, read_model_config
 from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
-from tests.models.configs import LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, attention_of, read, refusal, windows_of
+from tests.models.configs import (
+    LLAMA,
+    MISTRAL,
+    PHI3,
+    QWEN2,
+    QWEN3,
+    SMALL,
+    attention_of,
+    read,
+    refusal,
+    windows_of,
+)
 
 
 def test_sizes_are_read_and_the_rest_has_defaults() -> None:
@@ -48,6 +59,7 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         (QWEN2, {}, (True, False, False)),
         (QWEN3, {"attention_bias": True, "mlp_bias": True}, (True, True, False)),
         (MISTRAL, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
+        (PHI3, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
     ],
 )
 def test_biases_of_qkv_output_and_mlp(
@@ -65,6 +77,10 @@ def test_biases_of_qkv_output_and_mlp(
         (MISTRAL, {"sliding_window": 8}, (8, 8, 8)),
         (MISTRAL, {"sliding_window": None}, (None, None, None)),
         (MISTRAL, {}, (4096, 4096, 4096)),
+        (PHI3, {"sliding_window": 8}, (8, 8, 8)),
+        (PHI3, {"sliding_window": 8, "layer_types": ["sliding_attention"] * 3}, (8, 8, 8)),
+        (PHI3, {"sliding_window": None}, (None, None, None)),
+        (PHI3, {}, (None, None, None)),
         (QWEN2, {"sliding_window": 8, "max_window_layers": 1}, (None, None, None)),
         (
             QWEN2,
@@ -125,6 +141,14 @@ def test_layer_types_that_do_not_fit_are_refused(types: list[str]) -> None:
     message = refusal(QWEN2, use_sliding_window=True, sliding_window=8, layer_types=types)
     assert types[0] in message
     assert "full_attention and sliding_attention, one for each of the 3 layers" in message
+
+
+@pytest.mark.parametrize(
+    ("window", "kind"), [(8, "full_attention"), (None, "sliding_attention")], ids=["window", "no window"]
+)
+def test_layer_types_that_contradict_the_window_of_all_layers_are_refused(window, kind) -> None:
+    message = refusal(PHI3, sliding_window=window, layer_types=[kind] * 3)
+    assert f"with sliding_window {window} all layers" in message
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "num_key_value_heads"])

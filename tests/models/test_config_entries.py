@@ -13,6 +13,7 @@ from tests.models.configs import (
     FAMILIES,
     LLAMA,
     MISTRAL,
+    PHI3,
     QWEN2,
     QWEN3,
     SMALL,
@@ -155,11 +156,13 @@ DEFAULTS = {
     MISTRAL: (32000, 4096, 14336, 32, 32, 8, 128, 131072),
     QWEN2: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
     QWEN3: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
+    PHI3: (32064, 4096, 8192, 32, 32, 32, 128, 4096),
 }
+EPSILONS = {PHI3: 1e-5}  # of the others 1e-6
 
 
-def of_defaults(architecture: str) -> ModelConfig:
-    return read_model_config({"architectures": [architecture], "hidden_size": 4096})
+def of_defaults(architecture: str, hidden_size: int = 4096) -> ModelConfig:
+    return read_model_config({"architectures": [architecture], "hidden_size": hidden_size})
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -170,7 +173,7 @@ def test_what_is_absent_is_the_familys_default(architecture: str, caplog) -> Non
     sizes = config.vocab_size, config.hidden_size, mlp.intermediate_size, config.num_layers
     assert (*sizes, *heads, config.max_position_embeddings) == DEFAULTS[architecture]
     assert (config.rms_norm_eps, attention_of(config).rope.theta, config.tie_word_embeddings) == (
-        1e-6,
+        EPSILONS.get(architecture, 1e-6),
         10000.0,
         False,
     )
@@ -199,14 +202,17 @@ def test_sizes_that_are_there_are_not_said(caplog) -> None:
 def test_defaults_are_those_of_transformers(module) -> None:
     transformers = pytest.importorskip("transformers")
     (architecture,) = module.ARCHITECTURES[:1]
-    theirs, ours = getattr(transformers, architecture).config_class(), of_defaults(architecture)
+    theirs = getattr(transformers, architecture).config_class()
+    ours = of_defaults(architecture, theirs.hidden_size)
     attention = attention_of(ours)
+    share = (attention.rotary_dim or attention.head_dim) / attention.head_dim
+    part = {} if module.DEFAULTS.partial_rotary_factor is None else {"partial_rotary_factor": share}
     names = {
         "num_hidden_layers": ours.num_layers,
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
         "intermediate_size": ours.layers[0].mlp.intermediate_size,
-        "rope_parameters": {"rope_theta": attention.rope.theta, "rope_type": "default"},
+        "rope_parameters": {"rope_theta": attention.rope.theta, "rope_type": "default", **part},
     }
     same = ("vocab_size", "hidden_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
     assert theirs.model_type == module.MODEL_TYPE

@@ -14,7 +14,7 @@ from jinfer.models.rope_config import (
     RopeConfig,
     YarnRopeScaling,
 )
-from tests.models.configs import FAMILIES, QWEN2, attention_of, read, refusal
+from tests.models.configs import ANY_ROPE, PHI3, QWEN2, attention_of, read, refusal
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHORT, LONG = [1.0, 1.5, 2.0, 4.0], [2.0, 4.0, 8.0, 16.0]  # head_dim is 8
@@ -77,7 +77,7 @@ SCALINGS: dict[str, tuple[dict[str, Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("architecture", ANY_ROPE)
 @pytest.mark.parametrize("name", SCALINGS)
 def test_every_type_is_read_in_every_family_and_spelling(name: str, architecture: str) -> None:
     entry, scaling = SCALINGS[name]
@@ -116,6 +116,73 @@ def test_the_original_context_may_stand_beside_the_entry(name: str) -> None:
     message = refusal(rope_scaling=entry, original_max_position_embeddings=16)
     assert "original_max_position_embeddings 16" in message
     assert f"original_max_position_embeddings {original}" in message
+
+
+# --- a part of a head
+
+
+@pytest.mark.parametrize(
+    ("entries", "rotary_dim"),
+    [
+        ({}, None),
+        ({"partial_rotary_factor": 1.0}, None),
+        ({"partial_rotary_factor": 0.5}, 4),
+        ({"partial_rotary_factor": 0.3}, 2),  # 2.4 of 8, rounded down
+        ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.75}}, 6),
+        ({"rope_scaling": {"rope_type": "default", "partial_rotary_factor": 0.75}}, 6),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}, "partial_rotary_factor": 0.5}, 4),
+        ({"rope_parameters": {"full_attention": {"partial_rotary_factor": 0.5}}}, 4),
+    ],
+)
+def test_the_first_dimensions_of_a_head_are_turned(entries: dict, rotary_dim: int | None) -> None:
+    attention = attention_of(read(PHI3, **entries))
+    assert attention.rotary_dim == rotary_dim
+    assert attention.rope_table.rotary_dim == (rotary_dim or 8)
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"partial_rotary_factor": 0.4}, "partial_rotary_factor 0.4; of 8 dimensions of a head it leaves 3"),
+        ({"partial_rotary_factor": 0.1}, "it leaves 0"),
+        ({"partial_rotary_factor": 1.25}, "it leaves 10"),
+        ({"partial_rotary_factor": 0}, "partial_rotary_factor 0; it must be a finite number above 0"),
+        (
+            {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.75}},
+            "partial_rotary_factor 0.5 and 0.75",
+        ),
+    ],
+)
+def test_a_part_that_cannot_be_turned_is_refused(entries: dict, said: str) -> None:
+    assert said in refusal(PHI3, **entries)
+
+
+def test_factors_of_longrope_are_those_of_the_dimensions_that_are_turned() -> None:
+    entry = {"rope_type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 4.0]}
+    config = read(PHI3, rope_scaling=entry, original_max_position_embeddings=32, partial_rotary_factor=0.5)
+    assert attention_of(config).rope.scaling.long_factors == (2.0, 4.0)
+    message = refusal(
+        PHI3,
+        rope_scaling={"rope_type": "longrope", **FACTORS},
+        original_max_position_embeddings=32,
+        partial_rotary_factor=0.5,
+    )
+    assert "a list of 2 finite numbers" in message
+
+
+@pytest.mark.parametrize("name", ["linear", "dynamic", "llama3", "yarn"])
+def test_phi_3_has_longrope_alone(name: str) -> None:
+    message = refusal(PHI3, rope_scaling=SCALINGS[name][0])
+    assert type(SCALINGS[name][1]).__name__ in message
+    assert "default and longrope" in message
+
+
+def test_the_original_context_of_phi_3_must_be_said() -> None:
+    """Its default there is 4096, and in other families max_position_embeddings."""
+    entry, scaling = SCALINGS["longrope"]
+    assert attention_of(read(PHI3, rope_scaling=entry)).rope.scaling == scaling
+    inside = {key: value for key, value in entry.items() if key != "original_max_position_embeddings"}
+    assert "no 'original_max_position_embeddings'" in refusal(PHI3, rope_scaling=inside)
 
 
 # --- two entries

@@ -37,6 +37,7 @@ def _sizes(hidden: int, heads: int, kv_heads: int) -> dict[str, int]:
     return {"hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
 
 
+NO_IDS = {"pad_token_id": None, "eos_token_id": None}  # where the family's defaults are beyond the vocabulary
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
@@ -109,6 +110,15 @@ VARIANTS: Mapping[str, Variant] = {
         sliding_window=None,
         max_position_embeddings=SHORT,
         rope_parameters=DYNAMIC_ROPE,
+    ),
+    "phi3_window": _variant("Phi3ForCausalLM", **_sizes(32, 4, 4), sliding_window=8, **NO_IDS),
+    "phi3_partial_longrope_tied": _variant(
+        "Phi3ForCausalLM",
+        **_sizes(32, 2, 1),
+        **NO_IDS,
+        tie_word_embeddings=True,
+        original_max_position_embeddings=SHORT,
+        rope_parameters={**_longrope(12), "partial_rotary_factor": 0.75},
     ),
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
