@@ -103,9 +103,9 @@ def normalize_heads(
     ]
 
 
-def rotate(x: Array, rotated_half: Array, *, cos: Array, sin: Array) -> Array:
-    """One half of a head after the rotation; `rotated_half` is the other half before it.
+def rotate(x: Array, partner: Array, *, cos: Array, sin: Array) -> Array:
+    """Columns of a head after the rotation; `partner` has the others of their pairs before it.
 
-    The sine is negative for the first half, and positive for the second.
+    The sine is negative for the first of a pair, and positive for the second.
     """
-    return x * cos + rotated_half * sin
+    return x * cos + partner * sin

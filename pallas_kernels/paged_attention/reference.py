@@ -32,6 +32,7 @@ def append_and_decode(
     norm: tuple[Array, Array, float] | None,
     kv_scales: Array | None,
     layer: int | Array | None,
+    interleaved: bool = False,
     sinks: Array | None,
     options,
 ) -> tuple[Array, AnyKVPages]:
@@ -52,6 +53,7 @@ def append_and_decode(
         epsilon=epsilon,
         kv_scales=kv_scales,
         layer=layer,
+        interleaved=interleaved,
         implementation="reference",
     )
     return decode(q, kv_pages, page_table, lengths, sinks=sinks, options=options), kv_pages

@@ -3,7 +3,8 @@ their rotary position embedding, and the write of keys and values into the paged
 
 The norm is that of Zhang and Sennrich, "Root Mean Square Layer Normalization" (2019), over each head by
 itself as in Yang et al., "Qwen3 Technical Report" (2025); the embedding that of Su et al., "RoFormer" (2021),
-in the half-split layout of Hugging Face checkpoints; the cache that of `pallas_kernels.paged_attention`.
+in the half-split layout of most Hugging Face checkpoints or with pairs side by side; the cache that of
+`pallas_kernels.paged_attention`.
 """
 
 import functools
@@ -32,6 +33,7 @@ def rope_cache_write(
     epsilon: float | None = None,
     kv_scales: Float32[Array, "2 num_kv_heads"] | Float32[Array, "layers 2 num_kv_heads"] | None = None,
     layer: int | Int32[Array, ""] | None = None,
+    interleaved: bool = False,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
 ) -> tuple[Float[Array, "tokens num_heads head_dim"], AnyKVPages]:
@@ -44,6 +46,11 @@ def rope_cache_write(
         r(x)[i]     = x[i] * cos[i] - x[i + half] * sin[i]             for i < half
         r(x)[i]     = x[i] * cos[i - half] + x[i - half] * sin[i - half]    for half <= i < 2 * half
         r(x)[i]     = x[i]                                             for i >= 2 * half
+
+    or, where it is `interleaved`, with pairs side by side,
+
+        r(x)[2 * i]     = x[2 * i] * cos[i] - x[2 * i + 1] * sin[i]    for i < half
+        r(x)[2 * i + 1] = x[2 * i + 1] * cos[i] + x[2 * i] * sin[i]    for i < half
 
     the result is r(n(q, q_scale)), and r(n(k, k_scale)) and v are written to kv_pages.array[0 and 1,
     page_ids[token], page_offsets[token]]. All of it is float32, rounded once to the cache's dtype, or
@@ -93,4 +100,5 @@ def rope_cache_write(
         norm=norm,
         kv_scales=kv_scales,
         layer=layer,
+        interleaved=interleaved,
     )

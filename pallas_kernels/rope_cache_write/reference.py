@@ -15,6 +15,7 @@ def rope_cache_write(
     norm: tuple[Array, Array, float] | None,
     kv_scales: Array | None,
     layer: int | Array | None,
+    interleaved: bool = False,
 ) -> tuple[Array, AnyKVPages]:
     """See `pallas_kernels.rope_cache_write.rope_cache_write`."""
     num_kv_heads = kv_pages.num_kv_heads
@@ -26,7 +27,7 @@ def rope_cache_write(
         if layer is not None:
             q_scale, k_scale = q_scale[layer], k_scale[layer]
         q, k = _normalized(q, q_scale, epsilon), _normalized(k, k_scale, epsilon)
-    q, k = _rotated(q, *angles), _rotated(k, *angles)
+    q, k = (_rotated(x, *angles, interleaved=interleaved) for x in (q, k))
     page_ids, page_offsets = slots
     if kv_scales is not None and layer is not None:
         kv_scales = kv_scales[layer]
@@ -40,10 +41,14 @@ def _normalized(x: Array, scale: Array, epsilon: float) -> Array:
     return x / jnp.sqrt(mean_square + epsilon) * scale.astype(jnp.float32)
 
 
-def _rotated(x: Array, cos: Array, sin: Array) -> Array:
+def _rotated(x: Array, cos: Array, sin: Array, *, interleaved: bool) -> Array:
     half = cos.shape[1]
     cos, sin = cos[:, None], sin[:, None]
-    first = x[..., :half]
-    second = x[..., half : 2 * half]
-    rest = x[..., 2 * half :]
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin, rest], axis=-1)
+    turned, rest = x[..., : 2 * half], x[..., 2 * half :]
+    first, second = (
+        (turned[..., ::2], turned[..., 1::2]) if interleaved else (turned[..., :half], turned[..., half:])
+    )
+    pairs = jnp.stack(
+        [first * cos - second * sin, second * cos + first * sin], axis=-1 if interleaved else -2
+    )
+    return jnp.concatenate([pairs.reshape(turned.shape), rest], axis=-1)

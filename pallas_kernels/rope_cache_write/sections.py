@@ -65,6 +65,7 @@ class HeadTile(NamedTuple):
     token: Array
     head: Array  # within the section
     projected_head: Array  # within the projection's output
+    angle: Array  # the index of each column within the part
     column: Array
     inside: Array
 
@@ -85,19 +86,36 @@ def section_rows(section: Section, program: Array, first_token: Array, num_token
     return SectionRows(section, token, token < num_tokens, head, head < section.num_heads)
 
 
-def rotary_parts(head_dim: int, half: int) -> list[tuple[int, int]]:
-    """(first column, columns) of the halves that are rotated and, where the rotation is partial, of the
-    rest."""
-    halves = [(0, half), (half, half)]
-    return halves if 2 * half == head_dim else [*halves, (2 * half, head_dim - 2 * half)]
+class HeadPart(NamedTuple):
+    """Columns of a head: the first, how many, and from each to the next."""
+
+    first_column: int
+    num_columns: int
+    step: int = 1
 
 
-def tile_of(rows: SectionRows, first_column: int, num_columns: int) -> HeadTile:
-    column = jnp.arange(next_power_of_two(num_columns))
-    inside = _spread(rows.token_inside, rows.head_inside, column < num_columns)
-    token, head, column = _spread(rows.token, rows.head, first_column + column)
+def rotary_parts(head_dim: int, half: int, *, interleaved: bool) -> list[HeadPart]:
+    """The columns that are rotated, of the first of each pair and of the second, and, where the rotation is
+    partial, the rest."""
+    pairs = (
+        [HeadPart(0, half, 2), HeadPart(1, half, 2)]
+        if interleaved
+        else [HeadPart(0, half), HeadPart(half, half)]
+    )
+    return pairs if 2 * half == head_dim else [*pairs, HeadPart(2 * half, head_dim - 2 * half)]
+
+
+def tile_of(rows: SectionRows, part: HeadPart) -> HeadTile:
+    angle = jnp.arange(next_power_of_two(part.num_columns))
+    inside = _spread(rows.token_inside, rows.head_inside, angle < part.num_columns)
+    token, head, angle = _spread(rows.token, rows.head, angle)
     return HeadTile(
-        token, head, rows.section.first_head + head, column, functools.reduce(jnp.logical_and, inside)
+        token,
+        head,
+        rows.section.first_head + head,
+        angle,
+        part.first_column + part.step * angle,
+        functools.reduce(jnp.logical_and, inside),
     )
 
 

@@ -2,9 +2,9 @@
 launch.
 
 A program serves some heads of some tokens, of queries or of keys or of values, so that no lane computes what
-another kind needs. The two halves that a rotation pairs are two tiles [tokens, heads, half], so that no value
-moves between threads. Sections of fewer heads take more tokens at once; for 32 query heads and 8 KV heads in
-programs of 32 rows:
+another kind needs. The two columns that a rotation pairs are in two tiles [tokens, heads, half], so that no
+value moves between threads. Sections of fewer heads take more tokens at once; for 32 query heads and 8 KV
+heads in programs of 32 rows:
 
     program_id(0)       0     1     2     3        4        5
     section             q     q     q     q        k        v
@@ -27,6 +27,7 @@ from pallas_kernels.core.kv_refs import StoredPages, as_pages, shapes_of, stored
 from pallas_kernels.core.stacked import layer_index_operand, load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.rope_cache_write.sections import (
+    HeadPart,
     HeadTile,
     SectionRows,
     divide,
@@ -51,6 +52,7 @@ def rope_cache_write(
     norm: tuple[Array, Array, float] | None,
     kv_scales: Array | None = None,
     layer: int | Array | None = None,
+    interleaved: bool = False,
     blocks: RopeCacheWriteBlocks | None = None,
     interpret: bool,
 ) -> tuple[Array, AnyKVPages]:
@@ -61,7 +63,7 @@ def rope_cache_write(
     scales = _Scales(layers, None if norm is None else norm[:2], kv_scales)
     epsilon = None if norm is None else norm[2]
     arguments = heads, kv_pages, *angles, *slots, scales
-    return _run(*arguments, epsilon=epsilon, blocks=blocks, interpret=interpret)
+    return _run(*arguments, epsilon=epsilon, interleaved=interleaved, blocks=blocks, interpret=interpret)
 
 
 class _Scales(NamedTuple):
@@ -78,12 +80,13 @@ class _Scales(NamedTuple):
         return () if self.layer is None else (load_layer_index(self.layer),)
 
 
-@functools.partial(jax.jit, static_argnames=("epsilon", "blocks", "interpret"))
+@functools.partial(jax.jit, static_argnames=("epsilon", "interleaved", "blocks", "interpret"))
 def _run(
     heads: Array,
     kv_pages: AnyKVPages,
     *others: Any,
     epsilon: float | None,
+    interleaved: bool,
     blocks: RopeCacheWriteBlocks,
     interpret: bool,
 ) -> tuple[Array, AnyKVPages]:
@@ -94,7 +97,12 @@ def _run(
     sections, group_tokens = divide(num_tokens, num_heads, num_kv_heads, blocks)
     pages = stored(kv_pages)
     kernel = functools.partial(
-        _kernel, sections=sections, group_tokens=group_tokens, epsilon=epsilon, interpret=interpret
+        _kernel,
+        sections=sections,
+        group_tokens=group_tokens,
+        epsilon=epsilon,
+        interleaved=interleaved,
+        interpret=interpret,
     )
     q, written = triton_call(
         kernel,
@@ -127,6 +135,7 @@ def _kernel(
     sections,
     group_tokens,
     epsilon,
+    interleaved: bool,
     interpret: bool,
 ):
     q_scale_ref, k_scale_ref = scales.norm or (None, None)
@@ -135,25 +144,25 @@ def _kernel(
     program = pl.program_id(0)
     first_token = pl.program_id(1) * group_tokens
     queries, keys, values = (section_rows(section, program, first_token, num_tokens) for section in sections)
-    parts = rotary_parts(head_dim, half=cos_ref.shape[1])
+    parts = rotary_parts(head_dim, half=cos_ref.shape[1], interleaved=interleaved)
     rotated = functools.partial(_rotated, heads_ref, (cos_ref, sin_ref), layer, epsilon)
     slots = page_ids_ref, page_offsets_ref
     write = functools.partial(_write, pages, slots, scales.kv, layer, interpret=interpret)
 
     @where_it_serves(queries.section, program)
     def _write_queries():
-        tiles = [tile_of(queries, *part) for part in parts]
+        tiles = [tile_of(queries, part) for part in parts]
         for tile, q in zip(tiles, rotated(tiles, q_scale_ref), strict=True):
             plt.store(q_ref.at[tile.token, tile.head, tile.column], q.astype(q_ref.dtype), mask=tile.inside)
 
     @where_it_serves(keys.section, program)
     def _write_keys():
-        tiles = [tile_of(keys, *part) for part in parts]
+        tiles = [tile_of(keys, part) for part in parts]
         write(KEYS, keys, tiles, lambda: rotated(tiles, k_scale_ref))
 
     @where_it_serves(values.section, program)
     def _write_values():
-        tile = tile_of(values, 0, head_dim)
+        tile = tile_of(values, HeadPart(0, head_dim))
         write(VALUES, values, [tile], lambda: [_load_heads(heads_ref, tile)])
 
 
@@ -200,7 +209,7 @@ def _rotated(heads_ref, angle_refs, layer, epsilon: float, tiles: list[HeadTile]
     """The heads of the tiles, normalized where there is a scale, and rotated. All is loaded before any is
     used."""
     heads = [_load_heads(heads_ref, tile) for tile in tiles]
-    cos, sin = (tiles[0].load(ref, tiles[0].token, tiles[0].column) for ref in angle_refs)
+    cos, sin = (tiles[0].load(ref, tiles[0].token, tiles[0].angle) for ref in angle_refs)
     scales = [] if scale_ref is None else [tile.load(scale_ref, *layer, tile.column) for tile in tiles]
     x = [part.astype(jnp.float32) for part in heads]
     if scales:

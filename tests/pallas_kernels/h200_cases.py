@@ -220,7 +220,11 @@ def _rope_cache_write_case(
 ) -> Case:
     heads = tokens, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim
     return Case(
-        pallas(rope_cache_write, epsilon=1e-6 if "q_scale" in norm else None),
+        pallas(
+            rope_cache_write,
+            epsilon=1e-6 if "q_scale" in norm else None,
+            interleaved=shape.interleaved,
+        ),
         (
             array(*heads),
             pages(8193, 16, shape, cache=cache),
@@ -267,7 +271,12 @@ def _append_and_decode_case(
         "layer": indices()
     }
     return Case(
-        pallas(append_and_decode, epsilon=1e-6 if shape.is_normalized else None, **options),
+        pallas(
+            append_and_decode,
+            epsilon=1e-6 if shape.is_normalized else None,
+            interleaved=shape.interleaved,
+            **options,
+        ),
         (
             array(rows, shape.num_heads + 2 * shape.num_kv_heads, shape.head_dim, dtype=dtype),
             pages(8193, 16, shape, dtype=dtype, cache=cache),

@@ -29,6 +29,8 @@ SMALL = RopeCacheShape(4, 2, 16, 16, is_normalized=True)
 # Interpret mode is slow: it runs these alone. The reference runs each shape in one dtype.
 INTERPRETED = {
     "phi-2": jnp.float32,
+    "phi-4-mini": jnp.float32,
+    "glm-4-9b": jnp.bfloat16,
     "qwen3-8b": jnp.bfloat16,
     "qwen3-next-80b": jnp.float32,
 }
@@ -96,10 +98,11 @@ def oracle(case: WriteCase, dtype: jnp.dtype) -> np.ndarray:
     ):
         if shape.is_normalized:
             x[:, section] *= scale / np.sqrt(np.mean(x[:, section] ** 2, axis=-1, keepdims=True) + EPSILON)
-        turned = (x[:, section, :half] + 1j * x[:, section, half : 2 * half]) * np.exp(1j * case.angles)[
-            :, None
-        ]
-        x[:, section, : 2 * half] = np.concatenate([turned.real, turned.imag], axis=-1)
+        first, second = (slice(0, half), slice(half, 2 * half))
+        if shape.interleaved:
+            first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+        turned = (x[:, section, first] + 1j * x[:, section, second]) * np.exp(1j * case.angles)[:, None]
+        x[:, section, first], x[:, section, second] = turned.real, turned.imag
     return x
 
 
@@ -125,7 +128,12 @@ def check(case: WriteCase, q: jnp.ndarray, pages: KVPages, dtype: jnp.dtype, num
 def run(case: WriteCase, implementation: str, dtype: jnp.dtype) -> tuple[jnp.ndarray, KVPages]:
     scales = case.options(dtype)
     epsilon = scales.pop("epsilon", None)
-    write = compiled(rope_cache_write, epsilon=epsilon, implementation=implementation)
+    write = compiled(
+        rope_cache_write,
+        epsilon=epsilon,
+        interleaved=case.shape.interleaved,
+        implementation=implementation,
+    )
     return write(*case.arguments(dtype), **scales)
 
 
@@ -145,6 +153,12 @@ def test_is_the_definition(rng, name, dtype, implementation):
         (RopeCacheShape(3, 1, 12, 8, is_normalized=True), 9, RopeCacheWriteBlocks(4, 2, 1)),
         (RopeCacheShape(7, 3, 20, 20), 2, RopeCacheWriteBlocks(16, 8, 2)),
         (RopeCacheShape(5, 5, 24, 6), 30, RopeCacheWriteBlocks(64, 1, 8)),
+        (RopeCacheShape(5, 5, 24, 6, interleaved=True), 30, RopeCacheWriteBlocks(64, 1, 8)),
+        (
+            RopeCacheShape(3, 1, 12, 12, is_normalized=True, interleaved=True),
+            9,
+            RopeCacheWriteBlocks(4, 2, 1),
+        ),
     ],
     ids=str,
 )
@@ -153,6 +167,7 @@ def test_any_blocks_with_padding_on_the_null_page(rng, shape, num_tokens, blocks
     heads, kv_pages, cos, sin, *slots = case.arguments(jnp.float32)
     norm = tuple(case.options(jnp.float32).values()) or None
     options = {"norm": norm, "blocks": blocks, "interpret": should_interpret(None)}
+    options["interleaved"] = shape.interleaved
     write = jax.jit(functools.partial(triton.rope_cache_write, **options))
     written = write(heads, kv_pages, angles=(cos, sin), slots=tuple(slots))
     check(case, *written, jnp.float32, num_padding=5)

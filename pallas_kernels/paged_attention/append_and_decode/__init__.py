@@ -26,6 +26,7 @@ def append_and_decode(
     epsilon: float | None = None,
     kv_scales: Float32[Array, "2 num_kv_heads"] | Float32[Array, "layers 2 num_kv_heads"] | None = None,
     layer: int | Int32[Array, ""] | None = None,
+    interleaved: bool = False,
     sinks: Float[Array, " num_heads"] | None = None,
     options: AttentionOptions = PLAIN,
     implementation: Implementation = "auto",
@@ -73,6 +74,7 @@ def append_and_decode(
         norm=norm,
         kv_scales=kv_scales,
         layer=layer,
+        interleaved=interleaved,
         sinks=sinks,
         options=options,
     )

@@ -1,8 +1,8 @@
 """A row's new token in decode's kernel: its heads, fresh from the projection, normed and rotated in
 registers.
 
-A tile of heads is [heads, padded_dim], as the dots want it. A rotation needs the other half of each head as
-well, which is loaded as a second tile with the halves exchanged: from L1, and no value moves between threads.
+A tile of heads is [heads, padded_dim], as the dots want it. A rotation needs the other column of each pair as
+well, which is loaded as a second tile with these exchanged: from L1, and no value moves between threads.
 Angles and scales are loaded once per head for the same reason.
 """
 
@@ -21,7 +21,8 @@ from pallas_kernels.core.stacked import load_layer_index
 
 class NewTokenRefs(NamedTuple):
     """Heads as the projection leaves them [rows, heads, head_dim], angles [rows, half] and, with a norm, its
-    scales; and the fixed scales of the cache, where it has some."""
+    scales; and the fixed scales of the cache, where it has some. Pairs of columns that are `interleaved` lie
+    side by side, and others half of what is rotated apart."""
 
     heads: Any
     cos: Any
@@ -29,6 +30,7 @@ class NewTokenRefs(NamedTuple):
     layer: Any = None  # which of a stack of scales
     scales: tuple[Any, Any] | None = None  # of queries and of keys
     kv_scales: Any = None
+    interleaved: bool = False
 
     @property
     def layer_index(self) -> tuple[Array, ...]:
@@ -40,12 +42,12 @@ class RawHeads(NamedTuple):
     """Tiles [heads, padded_dim], loaded and not yet used, so that all loads are on their way at once."""
 
     x: Array
-    rotated_half: Array  # x with its halves exchanged
+    partner: Array  # x with the columns of each pair exchanged
     scales: list[Array]  # of both; none without a norm
 
 
 class Angles(NamedTuple):
-    """Tiles [heads, padded_dim]; the sine is negative in the first half."""
+    """Tiles [heads, padded_dim]; the sine is negative for the first column of a pair."""
 
     cos: Array
     sin: Array
@@ -54,13 +56,13 @@ class Angles(NamedTuple):
 def load_raw_heads(refs: NewTokenRefs, *, row, head: Array, kind: int, shape: KernelShape) -> RawHeads:
     """Heads [heads] of the projection's output; kind 0 has the scale of queries and 1 that of keys."""
     column, inside = _columns(head, shape)
-    columns = column, _exchanged(column, refs.cos.shape[1], shape)
+    columns = column, _exchanged(column, refs, shape)
     layer = refs.layer_index
-    x, rotated_half = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
+    x, partner = (_load(refs.heads.at[row, head[:, None], c], inside) for c in columns)
     scales = (
         [] if refs.scales is None else [_load(refs.scales[kind].at[(*layer, c)], inside) for c in columns]
     )
-    return RawHeads(x, rotated_half, scales)
+    return RawHeads(x, partner, scales)
 
 
 def load_values(refs: NewTokenRefs, *, row, head: Array, shape: KernelShape) -> Array:
@@ -81,25 +83,28 @@ def load_angles(refs: NewTokenRefs, *, row, head: Array, shape: KernelShape) -> 
     half = refs.cos.shape[1]
     column, inside = _columns(head, shape)
     is_rotated = inside if 2 * half == shape.head_dim else column < 2 * half
-    angle = jax.lax.rem(column, jnp.int32(half))
+    if refs.interleaved:
+        angle, is_first = column // 2, column % 2 == 0
+    else:
+        angle, is_first = jax.lax.rem(column, jnp.int32(half)), column < half
     cos = _load(refs.cos.at[row, angle], is_rotated, other=1)
     sin = _load(refs.sin.at[row, angle], is_rotated)
-    return Angles(cos, jnp.where(column < half, -sin, sin))
+    return Angles(cos, jnp.where(is_first, -sin, sin))
 
 
 def rotated(heads: RawHeads, angles: Angles, *, epsilon: float, head_dim: int) -> Array:
     """The heads in float32, normed where there are scales, and rotated, as `rope_cache_write` does it."""
     x = heads.x.astype(jnp.float32)
-    rotated_half = heads.rotated_half.astype(jnp.float32)
+    partner = heads.partner.astype(jnp.float32)
     if heads.scales:
-        x, rotated_half = normalize_heads(
-            (x, rotated_half),
+        x, partner = normalize_heads(
+            (x, partner),
             heads.scales,
             sum_of_squares=(x * x).sum(1),
             head_dim=head_dim,
             epsilon=epsilon,
         )
-    return rotate(x, rotated_half, cos=angles.cos, sin=angles.sin)
+    return rotate(x, partner, cos=angles.cos, sin=angles.sin)
 
 
 def store_new_token(
@@ -141,7 +146,8 @@ def _columns(head: Array, shape: KernelShape) -> tuple[Array, Array | None]:
     return column, None if shape.head_dim == shape.padded_dim else column < shape.head_dim
 
 
-def _exchanged(column: Array, half: int, shape: KernelShape) -> Array:
+def _exchanged(column: Array, refs: NewTokenRefs, shape: KernelShape) -> Array:
     """The column that each is rotated with; itself where there is none."""
-    exchanged = jax.lax.rem(column + half, jnp.int32(2 * half))
+    half = refs.cos.shape[1]
+    exchanged = column ^ 1 if refs.interleaved else jax.lax.rem(column + half, jnp.int32(2 * half))
     return exchanged if 2 * half >= shape.head_dim else jnp.where(column < 2 * half, exchanged, column)

@@ -51,6 +51,7 @@ def append_and_decode(
     norm: tuple[Array, Array, float] | None,
     kv_scales: Array | None = None,
     layer: int | Array | None,
+    interleaved: bool = False,
     sinks: Array | None,
     options,
     blocks: DecodeBlocks | None = None,
@@ -69,10 +70,11 @@ def append_and_decode(
     if kv_scales is not None:
         new_token["kv_scales"] = kv_scales
     operands = heads, kv_pages, page_table, lengths, new_token, sinks
-    return _append(*operands, options=options, epsilon=epsilon, blocks=blocks, interpret=interpret)
+    static = {"options": options, "epsilon": epsilon, "interleaved": interleaved}
+    return _append(*operands, **static, blocks=blocks, interpret=interpret)
 
 
-@functools.partial(jax.jit, static_argnames=("options", "epsilon", "blocks", "interpret"))
+@functools.partial(jax.jit, static_argnames=("options", "epsilon", "interleaved", "blocks", "interpret"))
 def _append(
     heads,
     kv_pages: AnyKVPages,
@@ -83,6 +85,7 @@ def _append(
     *,
     options,
     epsilon: float | None,
+    interleaved: bool,
     blocks: DecodeBlocks,
     interpret: bool,
 ) -> tuple[Array, AnyKVPages]:
@@ -96,6 +99,7 @@ def _append(
             shape=kernel_shape(q, kv_pages, options=options, interpret=interpret),
             blocks=blocks,
             epsilon=epsilon,
+            interleaved=interleaved,
         ),
         *(heads, pages, page_table, lengths, new_token, sinks),
         out_shape=[
@@ -132,9 +136,10 @@ def _append_kernel(
     shape: KernelShape,
     blocks: DecodeBlocks,
     epsilon,
+    interleaved: bool,
 ):
     *result_refs, written = all_result_refs
-    token_refs = NewTokenRefs(heads_ref, **new_token)
+    token_refs = NewTokenRefs(heads_ref, **new_token, interleaved=interleaved)
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
     newest = length - 1

@@ -37,6 +37,7 @@ class AppendCase:
     heads: np.ndarray
     angles: np.ndarray
     scales: np.ndarray | None  # of queries and of keys: [2, head_dim], or stacks whose other layers are NaN
+    interleaved: bool = False
 
     def arguments(self, dtype: jnp.dtype) -> list[jnp.ndarray | KVPages]:
         """What `append_and_decode` takes, in order."""
@@ -64,6 +65,7 @@ def make_case(
     page_size: int = PAGE_SIZE,
     rotary_dim: int | None = None,
     norm: str | None = "stack",
+    interleaved: bool = False,
 ) -> AppendCase:
     paged = paged_cases.make_case(rng, shape, lengths, page_size)
     page_ids, offsets, rows = places(paged)
@@ -77,7 +79,7 @@ def make_case(
         stack = np.full((2, NUM_LAYERS, shape.head_dim), np.nan, np.float32)
         stack[:, LAYER] = scales
         scales = stack
-    return AppendCase(paged, heads, angles, scales)
+    return AppendCase(paged, heads, angles, scales, interleaved)
 
 
 def places(paged: PagedCase) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -98,7 +100,7 @@ def wanted(case: AppendCase, dtype: jnp.dtype) -> tuple[np.ndarray, np.ndarray]:
     heads, kv_pages, page_table, lengths, *turns = case.arguments(dtype)
     page_ids, offsets, _ = (jnp.asarray(x) for x in places(case.paged))
     q_scale, k_scale, norm = scales_and_options(case, dtype)
-    write = compiled(rope_cache_write, **norm, implementation="reference")
+    write = compiled(rope_cache_write, **norm, interleaved=case.interleaved, implementation="reference")
     q, written = write(heads, kv_pages, *turns, page_ids, offsets, q_scale=q_scale, k_scale=k_scale)
     attend = compiled(decode, options=case.paged.options, implementation="reference")
     attended = attend(q, written, page_table, lengths, sinks=case.paged.keywords()["sinks"])
@@ -113,7 +115,8 @@ def as_numpy(result: tuple[jnp.ndarray, KVPages]) -> tuple[np.ndarray, np.ndarra
 
 def run(case: AppendCase, implementation: str, dtype=jnp.float32) -> tuple[np.ndarray, np.ndarray]:
     q_scale, k_scale, norm = scales_and_options(case, dtype)
-    append = compiled(append_and_decode, **norm, options=case.paged.options, implementation=implementation)
+    static = {"interleaved": case.interleaved, "options": case.paged.options}
+    append = compiled(append_and_decode, **norm, **static, implementation=implementation)
     arrays = {"q_scale": q_scale, "k_scale": k_scale, "sinks": case.paged.keywords()["sinks"]}
     return as_numpy(append(*case.arguments(dtype), **arrays))
 
@@ -198,6 +201,14 @@ def test_in_bfloat16(rng, shape):
 def test_a_part_of_a_head_is_rotated(rng, head_dim, rotary_dim):
     case = make_case(rng, AttentionShape(4, 2, head_dim), rotary_dim=rotary_dim)
     check(case, run(case, "pallas"))
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+@pytest.mark.parametrize(("head_dim", "rotary_dim", "norm"), [(32, 32, None), (40, 12, "stack")])
+def test_pairs_may_lie_side_by_side(rng, head_dim, rotary_dim, norm, implementation):
+    shape = AttentionShape(4, 2, head_dim)
+    case = make_case(rng, shape, rotary_dim=rotary_dim, norm=norm, interleaved=True)
+    check(case, run(case, implementation))
 
 
 SPLITS = [(1, 2), (1, 4), (2, 1), (3, 2), (7, 4)]
