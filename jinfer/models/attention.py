@@ -107,6 +107,7 @@ class Attention:
             tokens.page_table,
             tokens.lengths,
             *angles,
+            interleaved=config.has_interleaved_rope,
             **(self._scales(layer) | self._options(layer, config)),
         )
 
@@ -131,6 +132,7 @@ class Attention:
             tokens.page_ids,
             tokens.page_offsets,
             **self._scales(layer),
+            interleaved=config.has_interleaved_rope,
             implementation=self.implementation,
         )
         options = self._options(layer, config)

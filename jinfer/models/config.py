@@ -19,7 +19,8 @@ class AttentionConfig:
 
     `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of
     each query head in its softmax; `rotary_dim` how many dimensions of a head are turned, the first ones,
-    where that is not all.
+    where that is not all. With `has_interleaved_rope` dimensions 2i and 2i + 1 are turned together; else
+    those that are half of the turned ones apart.
     """
 
     num_heads: int
@@ -33,6 +34,7 @@ class AttentionConfig:
     sliding_window: int | None = None
     soft_cap: float | None = None
     rotary_dim: int | None = None
+    has_interleaved_rope: bool = False
 
     @property
     def rope_table(self) -> RopeTable:

@@ -1,5 +1,5 @@
-"""Rotary position embedding (Su et al., "RoFormer", 2021), in the half-split layout of Hugging Face
-checkpoints."""
+"""Rotary position embedding (Su et al., "RoFormer", 2021): the angles by which pairs of a head's dimensions
+are turned."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -67,8 +67,8 @@ def token_frequencies(
 def rope_angles(
     frequencies: Frequencies, positions: Int32[Array, " tokens"], attention_factor: float = 1.0
 ) -> Angles:
-    """Dimensions i and i + rotary_dim / 2 of a head at `positions` are turned together, by frequencies[i] a
-    position, and made longer by `attention_factor`."""
+    """Pair i of a head's dimensions at `positions` is turned by frequencies[i] a position, and made longer by
+    `attention_factor`."""
     angles = positions[:, None].astype(jnp.float32) * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     return (cos, sin) if attention_factor == 1.0 else (cos * attention_factor, sin * attention_factor)

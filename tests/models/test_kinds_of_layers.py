@@ -20,11 +20,19 @@ from tests.models.paged_run import PagedRun
 
 FLOAT32 = jnp.dtype("float32")
 LOCAL = LayerConfig(
-    AttentionConfig(4, 2, 8, RopeConfig(1e4), has_head_norms=True, sliding_window=5, soft_cap=2.0),
+    AttentionConfig(
+        4, 2, 8, RopeConfig(1e4), has_head_norms=True, sliding_window=5, soft_cap=2.0, rotary_dim=6
+    ),
     MLPConfig(48),
 )
 WIDE = LayerConfig(
-    AttentionConfig(2, 1, 16, RopeConfig(1e6), qkv_bias=True, output_bias=True, has_sinks=True),
+    AttentionConfig(
+        *(2, 1, 16, RopeConfig(1e6)),
+        qkv_bias=True,
+        output_bias=True,
+        has_sinks=True,
+        has_interleaved_rope=True,
+    ),
     MLPConfig(24, bias=True),
     has_post_norms=True,
 )
@@ -97,11 +105,14 @@ def plain_attention(config: AttentionConfig, weights: Params, x: jax.Array) -> j
 
 
 def turned(heads: jax.Array, config: AttentionConfig) -> jax.Array:
-    """Pairs of dimensions as complex numbers, turned by position * theta ** (-2i / head_dim)."""
-    half = config.head_dim // 2
+    """Pairs of dimensions as complex numbers, turned by position * theta ** (-2i / rotary_dim)."""
+    half = (config.rotary_dim or config.head_dim) // 2
     angles = jnp.arange(len(heads))[:, None] * config.rope.theta ** (-jnp.arange(half) / half)
-    pairs = (heads[..., :half] + 1j * heads[..., half:]) * jnp.exp(1j * angles)[:, None]
-    return jnp.concatenate([pairs.real, pairs.imag], axis=-1)
+    first, second = slice(0, half), slice(half, 2 * half)
+    if config.has_interleaved_rope:
+        first, second = slice(0, 2 * half, 2), slice(1, 2 * half, 2)
+    pairs = (heads[..., first] + 1j * heads[..., second]) * jnp.exp(1j * angles)[:, None]
+    return heads.at[..., first].set(pairs.real).at[..., second].set(pairs.imag)
 
 
 def linear(weights: Params, x: jax.Array) -> jax.Array:
