@@ -63,10 +63,11 @@ class LayerConfig:
 @dataclass(frozen=True)
 class TensorNames:
     """Names of a layer's tensors in checkpoints, where families differ: one for each kind of output, or a
-    single one for all."""
+    single one for all; and of norms by their paths, where they are not those of other families."""
 
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    norms: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_SLIDING_WINDOW = 4096  # of the families that have one, in files that do not mention it
 DEFAULT_MAX_WINDOW_LAYERS = 28
-DEFAULT_NUM_LAYERS = DEFAULT_NUM_HEADS = 32
+DEFAULT_NUM_HEADS = 32
 FULL, SLIDING = "full_attention", "sliding_attention"
 LAYER_TYPES = {FULL: FULL, SLIDING: SLIDING, "attention": FULL}  # "attention" is an older name
 SILU_NAMES = "silu", "swish"
@@ -33,6 +33,7 @@ class FamilyDefaults:
     max_position_embeddings: int
     num_kv_heads: int | None = None
     head_dim: int | None = None
+    num_layers: int = 32
     rms_norm_eps: float = 1e-6
     partial_rotary_factor: float | None = None
 
@@ -57,7 +58,7 @@ def read_decoder_config(
         raise UnsupportedModelError(
             f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}"
         )
-    num_layers = _size(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
+    num_layers = _size(entries, "num_hidden_layers", defaults.num_layers)
     windows = sliding_windows or (None,) * num_layers
     # Every shape follows from it: no file leaves it to a default.
     hidden_size = entries.required_integer("hidden_size")
@@ -110,9 +111,15 @@ def _read_attention(
     )
 
 
-def read_num_layers(entries: Entries) -> int:
+def read_num_layers(entries: Entries, default: int = FamilyDefaults.num_layers) -> int:
     """The number of layers, for families that say something of each."""
-    return _with_default(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
+    return _with_default(entries, "num_hidden_layers", default)
+
+
+def check_full_attention(entries: Entries, defaults: FamilyDefaults) -> None:
+    """Refuses `layer_types` of other than full attention, in families that have no other."""
+    if set(read_layer_types(entries, read_num_layers(entries, defaults.num_layers)) or ()) - {FULL}:
+        entries.refuse("layer_types", f"all layers of this family are of {FULL}")
 
 
 def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | None:

@@ -163,7 +163,7 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
     """The parameters of layers of a kind."""
     embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", layer.mlp.intermediate_size)
-    norms = SANDWICH_NORMS if layer.has_post_norms else PRE_NORMS
+    norms = (SANDWICH_NORMS if layer.has_post_norms else PRE_NORMS) | dict(config.tensor_names.norms)
     gate_up = _outputs(config.tensor_names.gate_up, (mlp, mlp))
     return {
         **{f"{name}/scale": stack.norm(tensor, embed) for name, tensor in norms.items()},

@@ -11,6 +11,8 @@ from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelC
 from jinfer.models.registry import known_architectures, read_model_config
 from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
 from tests.models.configs import (
+    GLM,
+    GLM4,
     LLAMA,
     MISTRAL,
     PHI3,
@@ -60,6 +62,8 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         (QWEN3, {"attention_bias": True, "mlp_bias": True}, (True, True, False)),
         (MISTRAL, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
         (PHI3, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
+        (GLM, {}, (True, False, False)),
+        (GLM4, {"attention_bias": False, "mlp_bias": True}, (False, False, False)),
     ],
 )
 def test_biases_of_qkv_output_and_mlp(
@@ -80,6 +84,7 @@ def test_biases_of_qkv_output_and_mlp(
         (PHI3, {"sliding_window": 8}, (8, 8, 8)),
         (PHI3, {"sliding_window": 8, "layer_types": ["sliding_attention"] * 3}, (8, 8, 8)),
         (PHI3, {"sliding_window": None}, (None, None, None)),
+        (GLM4, {"sliding_window": 8}, (None, None, None)),
         (PHI3, {}, (None, None, None)),
         (QWEN2, {"sliding_window": 8, "max_window_layers": 1}, (None, None, None)),
         (
@@ -149,6 +154,16 @@ def test_layer_types_that_do_not_fit_are_refused(types: list[str]) -> None:
 def test_layer_types_that_contradict_the_window_of_all_layers_are_refused(window, kind) -> None:
     message = refusal(PHI3, sliding_window=window, layer_types=[kind] * 3)
     assert f"with sliding_window {window} all layers" in message
+
+
+def test_glm_turns_pairs_side_by_side_in_half_of_each_head() -> None:
+    for architecture, has_post_norms in ((GLM, False), (GLM4, True)):
+        config = read(architecture)
+        attention = attention_of(config)
+        assert (attention.head_dim, attention.rotary_dim) == (128, 64)
+        assert attention.has_interleaved_rope
+        assert {layer.has_post_norms for layer in config.layers} == {has_post_norms}
+    assert not attention_of(read(PHI3)).has_interleaved_rope
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "num_key_value_heads"])

@@ -11,6 +11,8 @@ from jinfer.models.registry import FAMILIES as MODULES
 from jinfer.models.registry import read_model_config
 from tests.models.configs import (
     FAMILIES,
+    GLM,
+    GLM4,
     LLAMA,
     MISTRAL,
     PHI3,
@@ -41,6 +43,8 @@ SWITCHES = [
     (LLAMA, "attention_bias"),
     (LLAMA, "mlp_bias"),
     (QWEN3, "attention_bias"),
+    (GLM, "attention_bias"),
+    (GLM4, "attention_bias"),
     (QWEN2, "use_sliding_window"),
     (QWEN3, "use_sliding_window"),
 ]
@@ -157,8 +161,10 @@ DEFAULTS = {
     QWEN2: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
     QWEN3: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
     PHI3: (32064, 4096, 8192, 32, 32, 32, 128, 4096),
+    GLM: (151552, 4096, 13696, 40, 32, 2, 128, 131072),
+    GLM4: (151552, 4096, 13696, 40, 32, 2, 128, 131072),
 }
-EPSILONS = {PHI3: 1e-5}  # of the others 1e-6
+EPSILONS = {PHI3: 1e-5, GLM: 1.5625e-7, GLM4: 1.5625e-7}  # of the others 1e-6
 
 
 def of_defaults(architecture: str, hidden_size: int = 4096) -> ModelConfig:
@@ -277,6 +283,7 @@ def test_mistral_with_layer_types_is_by_layer_as_ministral_is() -> None:
         (MISTRAL, {"sliding_window": None}),
         (LLAMA, {"sliding_window": 8}),
         (LLAMA, {}),
+        (GLM4, {"sliding_window": 8}),
     ],
 )
 def test_layer_types_with_a_window_that_is_not_there_are_refused(architecture: str, entries: dict) -> None:

@@ -84,7 +84,7 @@ def test_every_type_is_read_in_every_family_and_spelling(name: str, architecture
     expected = RopeConfig(5e5, scaling)
     old = {("type" if key == "rope_type" else key): value for key, value in entry.items()}
     both = {**entry, "type": entry["rope_type"]}
-    options = {"head_dim": 8}
+    options = {"head_dim": 8, "partial_rotary_factor": 1.0}
     assert (
         attention_of(read(architecture, **options, rope_parameters={**entry, "rope_theta": 5e5})).rope
         == expected

@@ -120,6 +120,16 @@ VARIANTS: Mapping[str, Variant] = {
         original_max_position_embeddings=SHORT,
         rope_parameters={**_longrope(12), "partial_rotary_factor": 0.75},
     ),
+    "glm_interleaved_biases": _variant("GlmForCausalLM", **_sizes(32, 4, 2), head_dim=16, **NO_IDS),
+    "glm4_post_norms_tied": _variant(
+        "Glm4ForCausalLM",
+        **_sizes(48, 3, 1),
+        head_dim=24,
+        attention_bias=False,
+        tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
+        **NO_IDS,
+    ),
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
     ),
@@ -135,9 +145,13 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
     "longrope": {"rope_parameters": _longrope(16)},
     "longrope_factor": {"rope_parameters": _longrope(16, factor=2.0)},
 }
-FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Glm")}
+"""The families that have every type of rotary embedding; GLM-4-0414 turns heads as GLM does."""
+HEADS = {"glm": {"head_dim": 32, **NO_IDS}}  # of which half is turned
 ROPE_VARIANTS: Mapping[str, Variant] = {
-    f"{family}_with_{rope}": _variant(architecture, **_sizes(32, 4, 2), head_dim=16, **options)
+    f"{family}_with_{rope}": _variant(
+        architecture, **{**_sizes(32, 4, 2), "head_dim": 16, **HEADS.get(family, {}), **options}
+    )
     for family, architecture in FAMILIES.items()
     for rope, options in ROPES.items()
 }
