@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from jinfer.cli.command import main
-from tests.checkpoints import CONFIG, joined_tensors, random_tensors, write_checkpoint
+from tests.checkpoints import CONFIG, TRAINING_TEXT, joined_tensors, random_tensors, write_checkpoint
+from tests.models.configs import LLAMA
+from tests.quantization.test_checkpoint import SCHEMES
 from tests.weights.formats.checkpoints import SIZES
 from tests.weights.loaded import as_floats, assert_same, expected, loaded, raised
 from tests.weights.test_served_types import FORMATS, params_of
@@ -59,13 +61,17 @@ def test_quantized_ones_are_served_in_their_type(name, tmp_path):
         np.testing.assert_allclose(as_floats(kernel), wanted, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("scheme", ["int8", "int4", "fp8"])
-def test_what_convert_writes_has_them_joined_and_is_read_again(scheme, tmp_path):
-    write_checkpoint(tmp_path / "model", config=PHI3, tensors=joined_tensors(TENSORS))
-    command = ["convert", "--model", tmp_path / "model", "--quantize", scheme, tmp_path / "out"]
-    assert main([str(word) for word in command]) == 0
-    given, wanted = loaded(tmp_path / "out"), expected(TENSORS)
-    assert given.keys() == wanted.keys()
-    for path, array in wanted.items():
-        bound = 0.1 if scheme == "int4" else 0.05
-        assert np.abs(given[path] - array).max() <= bound * np.abs(array).max(), path
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_what_convert_writes_of_them_is_what_it_writes_of_separate_ones(scheme, tmp_path):
+    """Also where norms and projections take in the scales that a text is calibrated by."""
+    (tmp_path / "text").write_text(" ".join(TRAINING_TEXT * 4))
+    options = [*SCHEMES[scheme], *([tmp_path / "text"] if SCHEMES[scheme][-1] == "--calibration" else [])]
+    written = []
+    for config, tensors in ((PHI3, joined_tensors(TENSORS)), ({**PHI3, "architectures": [LLAMA]}, TENSORS)):
+        (architecture,) = config["architectures"]
+        model = write_checkpoint(tmp_path / architecture, config=config, tensors=tensors)
+        out = tmp_path / f"quantized {architecture}"
+        command = ["convert", "--model", model, "--quantize", *options, out]
+        assert main([str(word) for word in command]) == 0
+        written.append(loaded(out))
+    assert_same(*written)
