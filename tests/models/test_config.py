@@ -220,6 +220,29 @@ def test_what_is_read_of_real_configs(shared_data: Path) -> None:
     assert set(windows_of(qwen)) == {None}
 
 
+def test_what_is_read_of_phi_3_mini_and_phi_4_mini() -> None:
+    """The entries that their files have, but for the factors of longrope, which are stand-ins."""
+    of_both = {"hidden_size": 3072, "intermediate_size": 8192, "num_hidden_layers": 32, "rms_norm_eps": 1e-5}
+    of_both |= {"architectures": [PHI3], "model_type": "phi3", "rope_theta": 10000.0, "attention_bias": False}
+    of_both |= {"original_max_position_embeddings": 4096, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
+    of_three = {"num_attention_heads": 32, "num_key_value_heads": 32, "vocab_size": 32064}
+    of_three |= {"max_position_embeddings": 4096, "rope_scaling": None, "sliding_window": 2047}
+    of_four = {"num_attention_heads": 24, "num_key_value_heads": 8, "vocab_size": 200064}
+    of_four |= {"max_position_embeddings": 131072, "partial_rotary_factor": 0.75, "sliding_window": 262144}
+    factors = {"short_factor": [1.0] * 48, "long_factor": [2.0] * 48}
+    of_four |= {"rope_scaling": {"type": "longrope", **factors}, "tie_word_embeddings": True}
+    three, four = (read_model_config({**of_both, **entries}) for entries in (of_three, of_four))
+    heads = [attention_of(config) for config in (three, four)]
+    assert [(each.num_kv_heads, each.head_dim, each.rotary_dim) for each in heads] == [
+        (32, 96, None),
+        (8, 128, 96),
+    ]
+    assert [config.context_length for config in (three, four)] == [4096, 131072]
+    assert [set(windows_of(config)) for config in (three, four)] == [{2047}, {262144}]
+    assert heads[0].rope == RopeConfig(10000.0)
+    assert heads[1].rope.attention_factor == pytest.approx(1.190238)  # sqrt(1 + log(32) / log(4096))
+
+
 def test_weights_of_an_unknown_format_are_refused_before_they_are_read() -> None:
     message = refusal(quantization_config={"quant_method": "hqq", "bits": 4})
     assert "hqq" in message
