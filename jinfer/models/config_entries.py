@@ -34,6 +34,8 @@ class FamilyDefaults:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     rms_norm_eps: float = 1e-6
+    num_layers: int = DEFAULT_NUM_LAYERS
+    num_heads: int = DEFAULT_NUM_HEADS
 
 
 def read_decoder_config(
@@ -56,7 +58,7 @@ def read_decoder_config(
         raise UnsupportedModelError(
             f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}"
         )
-    num_layers = _size(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
+    num_layers = _size(entries, "num_hidden_layers", defaults.num_layers)
     windows = sliding_windows or (None,) * num_layers
     # Every shape follows from it: no file leaves it to a default.
     hidden_size = entries.required_integer("hidden_size")
@@ -90,7 +92,7 @@ def _read_attention(
     windows: Sequence[int | None],
 ) -> AttentionConfig:
     """The heads and the rotary embedding, which all layers have alike."""
-    num_heads = _size(entries, "num_attention_heads", DEFAULT_NUM_HEADS)
+    num_heads = _size(entries, "num_attention_heads", defaults.num_heads)
     num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
     head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
     rope = read_rope(
@@ -102,9 +104,9 @@ def _read_attention(
     return AttentionConfig(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, rope=rope)
 
 
-def read_num_layers(entries: Entries) -> int:
+def read_num_layers(entries: Entries, default: int = DEFAULT_NUM_LAYERS) -> int:
     """The number of layers, for families that say something of each."""
-    return _with_default(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
+    return _with_default(entries, "num_hidden_layers", default)
 
 
 def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | None:
@@ -118,6 +120,12 @@ def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | Non
             f"each of the {num_layers} layers: {REMEDY}"
         )
     return tuple(LAYER_TYPES[kind] for kind in types)
+
+
+def check_layers_are_full(entries: Entries, num_layers: int) -> None:
+    """Refuses `layer_types` with a window, for families that have none."""
+    if set(read_layer_types(entries, num_layers) or ()) - {FULL}:
+        entries.refuse("layer_types", f"all layers of this family are of {FULL}")
 
 
 def windows_by_type(types: Sequence[str], window: int | None, reason: str) -> tuple[int | None, ...]:

@@ -10,7 +10,18 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
 from jinfer.models.registry import known_architectures, read_model_config
 from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
-from tests.models.configs import LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, attention_of, read, refusal, windows_of
+from tests.models.configs import (
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    SEED_OSS,
+    SMALL,
+    attention_of,
+    read,
+    refusal,
+    windows_of,
+)
 
 
 def test_sizes_are_read_and_the_rest_has_defaults() -> None:
@@ -48,6 +59,9 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         (QWEN2, {}, (True, False, False)),
         (QWEN3, {"attention_bias": True, "mlp_bias": True}, (True, True, False)),
         (MISTRAL, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
+        (SEED_OSS, {}, (True, False, False)),
+        (SEED_OSS, {"attention_bias": False, "attention_out_bias": True}, (False, True, False)),
+        (SEED_OSS, {"attention_bias": None, "mlp_bias": True}, (True, False, True)),
     ],
 )
 def test_biases_of_qkv_output_and_mlp(

@@ -15,6 +15,7 @@ from tests.models.configs import (
     MISTRAL,
     QWEN2,
     QWEN3,
+    SEED_OSS,
     SMALL,
     attention_of,
     read,
@@ -40,6 +41,9 @@ SWITCHES = [
     (LLAMA, "attention_bias"),
     (LLAMA, "mlp_bias"),
     (QWEN3, "attention_bias"),
+    (SEED_OSS, "attention_bias"),
+    (SEED_OSS, "attention_out_bias"),
+    (SEED_OSS, "mlp_bias"),
     (QWEN2, "use_sliding_window"),
     (QWEN3, "use_sliding_window"),
 ]
@@ -155,6 +159,7 @@ DEFAULTS = {
     MISTRAL: (32000, 4096, 14336, 32, 32, 8, 128, 131072),
     QWEN2: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
     QWEN3: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
+    SEED_OSS: (155136, 4096, 27648, 64, 80, 8, 128, 524288),
 }
 
 
@@ -271,6 +276,7 @@ def test_mistral_with_layer_types_is_by_layer_as_ministral_is() -> None:
         (MISTRAL, {"sliding_window": None}),
         (LLAMA, {"sliding_window": 8}),
         (LLAMA, {}),
+        (SEED_OSS, {"sliding_window": 8}),
     ],
 )
 def test_layer_types_with_a_window_that_is_not_there_are_refused(architecture: str, entries: dict) -> None:

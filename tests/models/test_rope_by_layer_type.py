@@ -66,7 +66,7 @@ def frequencies_of_transformers(architecture: str, rope_parameters: dict[str, An
     config = getattr(transformers, f"{name}Config")(
         **SMALL, **FULL_AND_SLIDING, head_dim=8, rope_parameters=rope_parameters
     )
-    module = importlib.import_module(f"transformers.models.{name.lower()}.modeling_{name.lower()}")
+    module = importlib.import_module(getattr(transformers, architecture).__module__)
     return getattr(module, f"{name}RotaryEmbedding")(config).inv_freq.tolist()
 
 

@@ -110,6 +110,9 @@ VARIANTS: Mapping[str, Variant] = {
         max_position_embeddings=SHORT,
         rope_parameters=DYNAMIC_ROPE,
     ),
+    "seed_oss_output_bias": _variant(
+        "SeedOssForCausalLM", **_sizes(32, 4, 2), head_dim=16, attention_out_bias=True, mlp_bias=True
+    ),
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
     ),
@@ -125,7 +128,7 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
     "longrope": {"rope_parameters": _longrope(16)},
     "longrope_factor": {"rope_parameters": _longrope(16, factor=2.0)},
 }
-FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss")}
 ROPE_VARIANTS: Mapping[str, Variant] = {
     f"{family}_with_{rope}": _variant(architecture, **_sizes(32, 4, 2), head_dim=16, **options)
     for family, architecture in FAMILIES.items()

@@ -3,10 +3,9 @@
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import (
-    FULL,
     FamilyDefaults,
+    check_layers_are_full,
     read_decoder_config,
-    read_layer_types,
     read_num_layers,
 )
 
@@ -17,8 +16,7 @@ DEFAULTS = FamilyDefaults(vocab_size=32000, intermediate_size=11008, max_positio
 
 def read_config(entries: Entries) -> ModelConfig:
     """`attention_bias` puts a bias on all four projections of attention, `mlp_bias` on those of the MLP."""
-    if set(read_layer_types(entries, read_num_layers(entries)) or ()) - {FULL}:
-        entries.refuse("layer_types", f"all layers of this family are of {FULL}")
+    check_layers_are_full(entries, read_num_layers(entries))
     bias, mlp_bias = entries.switch("attention_bias", False), entries.switch("mlp_bias", False)
     return read_decoder_config(
         entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=bias, output_bias=bias, mlp_bias=mlp_bias
