@@ -7,15 +7,15 @@ from jinfer.models.rope_config import RopeConfig
 
 
 class RopeTable(NamedTuple):
-    """The rule of a layer's rotary embedding, and the dimensions of a head that it turns."""
+    """The rule of a layer's rotary embedding, if it has one, and the dimensions of a head that it turns."""
 
-    rope: RopeConfig
+    rope: RopeConfig | None
     head_dim: int
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Grouped-query attention. None, or False, is what the layer does without.
+    """Grouped-query attention. None, or False, is what the layer does without: rotary embedding, too.
 
     `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of
     each query head in its softmax.
@@ -24,7 +24,7 @@ class AttentionConfig:
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rope: RopeConfig
+    rope: RopeConfig | None
     qkv_bias: bool = False
     output_bias: bool = False
     has_head_norms: bool = False
@@ -81,17 +81,23 @@ class ModelConfig:
         return tuple(dict.fromkeys(layer.attention.rope_table for layer in self.layers))
 
     @property
+    def _ropes(self) -> list[RopeConfig]:
+        """The rules of the layers that have one: the others know no position."""
+        return [table.rope for table in self.rope_tables if table.rope is not None]
+
+    @property
     def context_length(self) -> int:
         """Positions that the model can be used for: `max_position_embeddings`, extended as its rope scaling
         does."""
-        extended = min(table.rope.context(self.max_position_embeddings) for table in self.rope_tables)
+        contexts = [rope.context(self.max_position_embeddings) for rope in self._ropes]
+        extended = min(contexts, default=self.max_position_embeddings)
         return extended if self.max_context is None else min(extended, self.max_context)
 
     @property
     def depends_on_length(self) -> bool:
         """True where some layer turns a token by more than its position; see
         `RopeConfig.depends_on_length`."""
-        return any(table.rope.depends_on_length for table in self.rope_tables)
+        return any(rope.depends_on_length for rope in self._ropes)
 
     def rotation_class(self, prompt_length: int) -> int | None:
         """Equal for prompts whose keys all layers turn alike; see `RopeConfig.rotation_class`.
@@ -99,5 +105,5 @@ class ModelConfig:
         The largest class of the tables tells the others: each is None or at most the prompt's length, and
         changes only at a length that is above every class before.
         """
-        classes = [table.rope.rotation_class(prompt_length) for table in self.rope_tables]
+        classes = [rope.rotation_class(prompt_length) for rope in self._ropes]
         return max((each for each in classes if each is not None), default=None)

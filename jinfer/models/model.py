@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass, field, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
@@ -134,7 +135,10 @@ class Decoder:
 
 
 def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:
-    """The cosine and the sine of each token, by the rule of a table."""
+    """The cosine and the sine of each token, by the rule of a table: 1 and 0 where it has none."""
+    if table.rope is None:
+        shape = (len(tokens.positions), table.head_dim // 2)
+        return jnp.ones(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
     frequencies = token_frequencies(
         table.rope, table.head_dim, positions=tokens.positions, prompt_lengths=tokens.prompt_lengths
     )

@@ -1,5 +1,7 @@
-"""A decoder with two kinds of layers, beside the same decoder layer by layer, without pages, stacks or
+"""A decoder with several kinds of layers, beside the same decoder layer by layer, without pages, stacks or
 kernels."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,12 @@ WIDE = LayerConfig(
     MLPConfig(24, bias=True),
     has_post_norms=True,
 )
+UNTURNED = replace(LOCAL, attention=replace(LOCAL.attention, rope=None))
 CONFIG = ModelConfig(
-    architecture="of two kinds",
+    architecture="of three kinds",
     vocab_size=64,
     hidden_size=32,
-    layers=(LOCAL, WIDE, LOCAL, LOCAL, WIDE),
+    layers=(LOCAL, WIDE, UNTURNED, LOCAL, WIDE),
     rms_norm_eps=1e-6,
     max_position_embeddings=64,
     tie_word_embeddings=True,
@@ -82,7 +85,8 @@ def plain_attention(config: AttentionConfig, weights: Params, x: jax.Array) -> j
     q, k, v = jnp.split(heads, [config.num_heads, config.num_heads + config.num_kv_heads], axis=1)
     if config.has_head_norms:
         q, k = normed(q, weights["q_norm"]["scale"]), normed(k, weights["k_norm"]["scale"])
-    q, k = turned(q, config), turned(k, config)
+    if config.rope is not None:
+        q, k = turned(q, config.head_dim, config.rope.theta), turned(k, config.head_dim, config.rope.theta)
     k, v = (jnp.repeat(each, config.num_heads // config.num_kv_heads, axis=1) for each in (k, v))
     scores = jnp.einsum("qhd,khd->hqk", q, k) / np.sqrt(config.head_dim)
     if config.soft_cap is not None:
@@ -96,10 +100,10 @@ def plain_attention(config: AttentionConfig, weights: Params, x: jax.Array) -> j
     return linear(weights["output"], jnp.einsum("hqk,khd->qhd", probabilities, v).reshape(num_tokens, -1))
 
 
-def turned(heads: jax.Array, config: AttentionConfig) -> jax.Array:
+def turned(heads: jax.Array, head_dim: int, theta: float) -> jax.Array:
     """Pairs of dimensions as complex numbers, turned by position * theta ** (-2i / head_dim)."""
-    half = config.head_dim // 2
-    angles = jnp.arange(len(heads))[:, None] * config.rope.theta ** (-jnp.arange(half) / half)
+    half = head_dim // 2
+    angles = jnp.arange(len(heads))[:, None] * theta ** (-jnp.arange(half) / half)
     pairs = (heads[..., :half] + 1j * heads[..., half:]) * jnp.exp(1j * angles)[:, None]
     return jnp.concatenate([pairs.real, pairs.imag], axis=-1)
 
@@ -139,7 +143,7 @@ def test_layers_of_a_kind_share_a_trace(params):
     equations = jax.make_jaxpr(model.forward)(params, cache, tokens).jaxpr.eqns
     traces = [id(each.params["jaxpr"]) for each in equations if each.params.get("name") == "_layer"]
     assert len(traces) == len(CONFIG.layers)
-    assert len(set(traces)) == 2
+    assert len(set(traces)) == len(set(CONFIG.layers)) == 3
 
 
 def test_each_kind_has_a_stack_of_its_own():
@@ -166,7 +170,7 @@ def test_layers_that_differ_in_no_weight_share_a_stack_without_a_name(params):
 def test_each_layer_has_pages_of_its_own_shape():
     layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32)
     assert layout.layers == tuple(
-        KVHeads(2, 8) if layer is LOCAL else KVHeads(1, 16) for layer in CONFIG.layers
+        KVHeads(1, 16) if layer is WIDE else KVHeads(2, 8) for layer in CONFIG.layers
     )
     assert layout.page_bytes == num_bytes(layout.abstract(3)) / 3
 
@@ -174,7 +178,7 @@ def test_each_layer_has_pages_of_its_own_shape():
 def test_a_cache_in_8_bits_has_a_scale_for_each_position_and_head():
     layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32, kv_cache_dtype="int8")
     assert list(layout.position_bytes()) == [
-        2 * (2 * (8 + 4) if layer is LOCAL else 16 + 4) for layer in CONFIG.layers
+        2 * (16 + 4 if layer is WIDE else 2 * (8 + 4)) for layer in CONFIG.layers
     ]
     for kv_cache_dtype, values in (("int8", jnp.int8), ("fp8_e4m3", jnp.float8_e4m3fn)):
         layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32, kv_cache_dtype=kv_cache_dtype)
@@ -198,3 +202,12 @@ def test_prompts_share_keys_where_every_layer_turns_them_alike():
     ]
     assert config.depends_on_length
     assert not CONFIG.depends_on_length
+
+
+def test_layers_without_rope_leave_context_and_prefixes_to_the_others():
+    scaled = RopeConfig(1e4, LongRopeScaling(2.0, 40, 1.0, (1.0,) * 4, (2.0,) * 4))
+    turned = LayerConfig(AttentionConfig(4, 2, 8, scaled), MLPConfig(48))
+    config = replace(CONFIG, layers=(turned, UNTURNED))
+    assert (config.context_length, config.rotation_class(41), config.depends_on_length) == (80, 40, True)
+    config = replace(CONFIG, layers=(UNTURNED, UNTURNED))
+    assert (config.context_length, config.rotation_class(41), config.depends_on_length) == (64, None, False)
