@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from jinfer.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
-from jinfer.models.rope_entries import read_rope
+from jinfer.models.rope_entries import DEFAULT_THETA, RopeContext, read_rope
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,8 @@ class FamilyDefaults:
     rms_norm_eps: float = 1e-6
     num_layers: int = DEFAULT_NUM_LAYERS
     num_heads: int = DEFAULT_NUM_HEADS
+    rope_theta: float = DEFAULT_THETA
+    tie_word_embeddings: bool = False
 
 
 def read_decoder_config(
@@ -79,7 +81,7 @@ def read_decoder_config(
         layers=tuple(LayerConfig(replace(attention, sliding_window=window), mlp) for window in windows),
         rms_norm_eps=entries.number("rms_norm_eps", defaults.rms_norm_eps, at_least=0),
         max_position_embeddings=max_position_embeddings,
-        tie_word_embeddings=entries.switch("tie_word_embeddings", False),
+        tie_word_embeddings=entries.switch("tie_word_embeddings", defaults.tie_word_embeddings),
         max_context=_max_context(entries),
     )
 
@@ -97,8 +99,7 @@ def _read_attention(
     head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
     rope = read_rope(
         entries,
-        head_dim=head_dim,
-        max_position_embeddings=max_position_embeddings,
+        RopeContext(head_dim, max_position_embeddings, defaults.rope_theta),
         layer_types={FULL if window is None else SLIDING for window in windows},
     )
     return AttentionConfig(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, rope=rope)

@@ -29,6 +29,7 @@ def _variant(architecture: str, *, max_shard_size: str = "1GB", **options: Any) 
         "num_hidden_layers": 2,
         "intermediate_size": 72,
         "rms_norm_eps": 1e-5,
+        "pad_token_id": None,  # some families' own is beyond this vocabulary
     }
     return Variant(architecture, {**common, **options}, max_shard_size)
 
@@ -113,6 +114,24 @@ VARIANTS: Mapping[str, Variant] = {
     "seed_oss_output_bias": _variant(
         "SeedOssForCausalLM", **_sizes(32, 4, 2), head_dim=16, attention_out_bias=True, mlp_bias=True
     ),
+    "smollm3_window": _variant(
+        "SmolLM3ForCausalLM",
+        **_sizes(48, 3, 1),
+        num_hidden_layers=3,
+        no_rope_layers=[1, 0, 1],
+        use_sliding_window=True,
+        sliding_window=8,
+        attention_bias=True,
+        mlp_bias=True,
+    ),
+    "smollm3_yarn": _variant(
+        "SmolLM3ForCausalLM",
+        **_sizes(32, 4, 2),
+        no_rope_layer_interval=2,
+        tie_word_embeddings=False,
+        max_position_embeddings=2 * SHORT,
+        rope_parameters=YARN_ROPE,
+    ),
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
     ),
@@ -128,7 +147,10 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
     "longrope": {"rope_parameters": _longrope(16)},
     "longrope_factor": {"rope_parameters": _longrope(16, factor=2.0)},
 }
-FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss")}
+FAMILIES = {
+    name.lower(): f"{name}ForCausalLM"
+    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss", "SmolLM3")
+}
 ROPE_VARIANTS: Mapping[str, Variant] = {
     f"{family}_with_{rope}": _variant(architecture, **_sizes(32, 4, 2), head_dim=16, **options)
     for family, architecture in FAMILIES.items()
