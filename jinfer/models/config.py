@@ -17,8 +17,9 @@ class RopeTable(NamedTuple):
 class AttentionConfig:
     """Grouped-query attention. None, or False, is what the layer does without: rotary embedding, too.
 
-    `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of
-    each query head in its softmax.
+    `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_projection_norms` one of all
+    query heads together and one of all key heads; `has_sinks` a learned score of each query head in its
+    softmax.
     """
 
     num_heads: int
@@ -31,6 +32,7 @@ class AttentionConfig:
     has_sinks: bool = False
     sliding_window: int | None = None
     soft_cap: float | None = None
+    has_projection_norms: bool = False
 
     @property
     def rope_table(self) -> RopeTable:
@@ -48,12 +50,13 @@ class MLPConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """One kind of layer: layers of a kind share one trace. With `has_post_norms`, what attention and MLP give
-    is normalized before it is added."""
+    """One kind of layer: layers of a kind share one trace. With `has_pre_norms`, what attention and MLP read
+    is normalized, and with `has_post_norms` what they give, before it is added."""
 
     attention: AttentionConfig
     mlp: MLPConfig
     has_post_norms: bool = False
+    has_pre_norms: bool = True
 
 
 @dataclass(frozen=True)
