@@ -106,6 +106,15 @@ class Entries:
             self.refuse(name, "it must be a string")
         return value
 
+    def integers(self, name: str, *, at_least: int, at_most: int) -> tuple[int, ...] | None:
+        """A list of integers; None where there is none."""
+        value = self._value(name)
+        if value is None:
+            return None
+        if not _is_list(value) or not all(_is_integer(x) and at_least <= x <= at_most for x in value):
+            self.refuse(name, f"it must be a list of integers from {at_least} to {at_most}")
+        return tuple(int(x) for x in value)
+
     def texts(self, name: str) -> tuple[str, ...] | None:
         """A list of strings; None where there is none."""
         value = self._value(name)

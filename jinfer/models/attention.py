@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
 from jinfer.models.config import AttentionConfig
@@ -44,8 +45,10 @@ class TokenBatch(NamedTuple):
 class Attention:
     """Grouped-query attention over the paged cache, with rotary positions.
 
-    With `q_norm` and `k_norm`, queries and keys get an RMSNorm, each head by itself, before they are rotated.
-    With `kv_scales`, of keys and then of values, the cache has these in place of a scale for each vector.
+    With `q_norm` and `k_norm`, queries and keys get an RMSNorm, each head by itself, before they are rotated;
+    with `q_projection_norm` and `k_projection_norm`, one of all query heads together and one of all key
+    heads. With `kv_scales`, of keys and then of values, the cache has these in place of a scale for each
+    vector.
     """
 
     qkv: Linear
@@ -54,12 +57,14 @@ class Attention:
     k_norm: RMSNorm | None
     sinks: Float[Array, "layers num_heads"] | None
     kv_scales: Float32[Array, "layers twice_num_kv_heads"] | None
+    q_projection_norm: RMSNorm | None
+    k_projection_norm: RMSNorm | None
     implementation: Implementation = field(metadata=STATIC)
 
     @classmethod
     def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Attention":
-        """Attention of {"qkv": ..., "output": ...}, with or without {"q_norm": ..., "k_norm": ...}, "sinks"
-        and "kv_scales"."""
+        """Attention of {"qkv": ..., "output": ...}, with or without norms of queries and keys, "sinks" and
+        "kv_scales"."""
         return cls(
             qkv=Linear.of(params["qkv"], implementation),
             output=Linear.of(params["output"], implementation),
@@ -67,6 +72,8 @@ class Attention:
             k_norm=RMSNorm.of(params.get("k_norm"), epsilon),
             sinks=params.get("sinks"),
             kv_scales=params.get("kv_scales"),
+            q_projection_norm=RMSNorm.of(params.get("q_projection_norm"), epsilon),
+            k_projection_norm=RMSNorm.of(params.get("k_projection_norm"), epsilon),
             implementation=implementation,
         )
 
@@ -79,17 +86,28 @@ class Attention:
         angles: Angles,
         kv_pages: AnyKVPages,
         tokens: TokenBatch,
-        norm: RMSNorm,
+        norm: RMSNorm | None,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens_or_rows features"],
     ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages]:
         """residual + post_norm(attention(norm(x))), at `tokens.logits_indices` where they are given; and the
         layer's pages with the keys and values of all tokens in them."""
-        heads = self.qkv(x, layer, norm=norm).reshape(x.shape[0], -1, config.head_dim)
+        projected = self._with_projection_norms(self.qkv(x, layer, norm=norm), layer)
+        heads = projected.reshape(x.shape[0], -1, config.head_dim)
         attend = self._decode if tokens.query_starts is None else self._extend
         attended, kv_pages = attend(heads, layer, config, angles, kv_pages, tokens)
         attended = attended.reshape(len(residual), -1)
         return self.output(attended, layer, post_norm=post_norm, residual=residual), kv_pages
+
+    def _with_projection_norms(self, qkv: Array, layer: LayerIndex) -> Array:
+        """Queries and keys, each normalized as a whole, beside the values as they are. XLA computes it: the
+        slices and the joined result are then no arrays of their own."""
+        if self.q_projection_norm is None or self.k_projection_norm is None:
+            return qkv
+        num_q, num_k = (norm.scale.shape[-1] for norm in (self.q_projection_norm, self.k_projection_norm))
+        q, k, v = jnp.split(qkv, [num_q, num_q + num_k], axis=-1)
+        q, k = self.q_projection_norm(q, layer, "xla"), self.k_projection_norm(k, layer, "xla")
+        return jnp.concatenate([q, k, v], axis=-1)
 
     def _decode(
         self,

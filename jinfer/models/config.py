@@ -7,26 +7,27 @@ from jinfer.models.rope_config import RopeConfig
 
 
 class RopeTable(NamedTuple):
-    """The rule of a layer's rotary embedding, and the dimensions of a head that it turns."""
+    """The rule of a layer's rotary embedding, if it has one, and the dimensions of a head that it turns."""
 
-    rope: RopeConfig
+    rope: RopeConfig | None
     rotary_dim: int
 
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Grouped-query attention. None, or False, is what the layer does without.
+    """Grouped-query attention. None, or False, is what the layer does without: rotary embedding, too.
 
-    `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of
-    each query head in its softmax; `rotary_dim` how many dimensions of a head are turned, the first ones,
-    where that is not all. With `has_interleaved_rope` dimensions 2i and 2i + 1 are turned together; else
-    those that are half of the turned ones apart.
+    `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_projection_norms` one of all
+    query heads together and one of all key heads; `has_sinks` a learned score of each query head in its
+    softmax; `rotary_dim` how many dimensions of a head are turned, the first ones, where that is not all.
+    With `has_interleaved_rope` dimensions 2i and 2i + 1 are turned together; else those that are half of the
+    turned ones apart.
     """
 
     num_heads: int
     num_kv_heads: int
     head_dim: int
-    rope: RopeConfig
+    rope: RopeConfig | None
     qkv_bias: bool = False
     output_bias: bool = False
     has_head_norms: bool = False
@@ -35,6 +36,7 @@ class AttentionConfig:
     soft_cap: float | None = None
     rotary_dim: int | None = None
     has_interleaved_rope: bool = False
+    has_projection_norms: bool = False
 
     @property
     def rope_table(self) -> RopeTable:
@@ -52,12 +54,13 @@ class MLPConfig:
 
 @dataclass(frozen=True)
 class LayerConfig:
-    """One kind of layer: layers of a kind share one trace. With `has_post_norms`, what attention and MLP give
-    is normalized before it is added."""
+    """One kind of layer: layers of a kind share one trace. With `has_pre_norms`, what attention and MLP read
+    is normalized, and with `has_post_norms` what they give, before it is added."""
 
     attention: AttentionConfig
     mlp: MLPConfig
     has_post_norms: bool = False
+    has_pre_norms: bool = True
 
 
 @dataclass(frozen=True)
@@ -96,17 +99,23 @@ class ModelConfig:
         return tuple(dict.fromkeys(layer.attention.rope_table for layer in self.layers))
 
     @property
+    def _ropes(self) -> list[RopeConfig]:
+        """The rules of the layers that have one: the others know no position."""
+        return [table.rope for table in self.rope_tables if table.rope is not None]
+
+    @property
     def context_length(self) -> int:
         """Positions that the model can be used for: `max_position_embeddings`, extended as its rope scaling
         does."""
-        extended = min(table.rope.context(self.max_position_embeddings) for table in self.rope_tables)
+        contexts = [rope.context(self.max_position_embeddings) for rope in self._ropes]
+        extended = min(contexts, default=self.max_position_embeddings)
         return extended if self.max_context is None else min(extended, self.max_context)
 
     @property
     def depends_on_length(self) -> bool:
         """True where some layer turns a token by more than its position; see
         `RopeConfig.depends_on_length`."""
-        return any(table.rope.depends_on_length for table in self.rope_tables)
+        return any(rope.depends_on_length for rope in self._ropes)
 
     def rotation_class(self, prompt_length: int) -> int | None:
         """Equal for prompts whose keys all layers turn alike; see `RopeConfig.rotation_class`.
@@ -114,5 +123,5 @@ class ModelConfig:
         The largest class of the tables tells the others: each is None or at most the prompt's length, and
         changes only at a length that is above every class before.
         """
-        classes = [table.rope.rotation_class(prompt_length) for table in self.rope_tables]
+        classes = [rope.rotation_class(prompt_length) for rope in self._ropes]
         return max((each for each in classes if each is not None), default=None)

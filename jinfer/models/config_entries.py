@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from jinfer.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
-from jinfer.models.rope_entries import read_rope, read_rotary_dim
+from jinfer.models.rope_entries import DEFAULT_THETA, RopeContext, read_rope, read_rotary_dim
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +35,9 @@ class FamilyDefaults:
     head_dim: int | None = None
     num_layers: int = 32
     rms_norm_eps: float = 1e-6
+    num_heads: int = DEFAULT_NUM_HEADS
+    rope_theta: float = DEFAULT_THETA
+    tie_word_embeddings: bool = False
     partial_rotary_factor: float | None = None
 
 
@@ -79,7 +82,7 @@ def read_decoder_config(
         layers=tuple(LayerConfig(replace(attention, sliding_window=window), mlp) for window in windows),
         rms_norm_eps=entries.number("rms_norm_eps", defaults.rms_norm_eps, at_least=0),
         max_position_embeddings=max_position_embeddings,
-        tie_word_embeddings=entries.switch("tie_word_embeddings", False),
+        tie_word_embeddings=entries.switch("tie_word_embeddings", defaults.tie_word_embeddings),
         max_context=_max_context(entries),
     )
 
@@ -92,14 +95,13 @@ def _read_attention(
     windows: Sequence[int | None],
 ) -> AttentionConfig:
     """The heads and the rotary embedding, which all layers have alike."""
-    num_heads = _size(entries, "num_attention_heads", DEFAULT_NUM_HEADS)
+    num_heads = _size(entries, "num_attention_heads", defaults.num_heads)
     num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
     head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
     rotary_dim = read_rotary_dim(entries, head_dim, defaults.partial_rotary_factor)
     rope = read_rope(
         entries,
-        rotary_dim=rotary_dim,
-        max_position_embeddings=max_position_embeddings,
+        RopeContext(rotary_dim, max_position_embeddings, defaults.rope_theta),
         layer_types={FULL if window is None else SLIDING for window in windows},
     )
     return AttentionConfig(

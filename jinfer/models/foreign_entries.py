@@ -1,6 +1,6 @@
-"""Entries of config.json that change what other families compute, and that none of jinfer's reads.
+"""Entries of config.json that change what other families compute, and that its own does not read.
 
-The modules of these families in transformers do not read them either: a file that has one was written for
+The module of that family in transformers do not read them either: a file that has one was written for
 code that it does not name, so that the tokens are perhaps not those that its author has seen.
 """
 
@@ -70,7 +70,7 @@ def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
     for name in REFUSED:
         if entries.object(name) is not None:
             entries.refuse(name, "jinfer implements layers of one shape")
-    for name, value in _foreign(entries.raw, config).items():
+    for name, value in _foreign(entries, config).items():
         logger.warning(
             "config.json has %s %s, which is no entry of %s and is not applied: if the model was made with "
             "it, its tokens are others",
@@ -80,7 +80,8 @@ def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
         )
 
 
-def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+def _foreign(entries: Entries, config: ModelConfig) -> dict[str, Any]:
+    raw = entries.raw
     head_dims = {layer.attention.head_dim for layer in config.layers}
     head_dim = next(iter(head_dims)) if len(head_dims) == 1 else None
     scales = () if head_dim is None else (head_dim**-0.5,)
@@ -92,7 +93,7 @@ def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
         "no_rope_layers": ([], [1] * config.num_layers),  # 1 is a layer with rotary embedding
     }
     found = {
-        name: raw[name] for name in neutral if raw.get(name) is not None and raw[name] not in neutral[name]
+        name: raw[name] for name in entries.unread() if name in neutral and raw[name] not in neutral[name]
     }
     if _has_unused_window(raw, config):
         found["sliding_window"] = raw["sliding_window"]

@@ -133,7 +133,7 @@ class GatedMLP:
         x: Float[Array, "tokens features"],
         layer: LayerIndex,
         *,
-        norm: RMSNorm,
+        norm: RMSNorm | None,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens features"],
     ) -> Float[Array, "tokens features"]:

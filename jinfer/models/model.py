@@ -5,6 +5,7 @@ import functools
 from dataclasses import dataclass, field, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
@@ -22,24 +23,24 @@ from pallas_kernels.paged_attention import AnyKVPages
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class Layers:
-    """The layers of a stack: x = x + attention(norm(x)); x = x + mlp(norm(x)). A post-norm, where there is
-    one, is of what is added."""
+    """The layers of a stack: x = x + post_norm(attention(norm(x))); x = x + post_norm(mlp(norm(x))), with the
+    norms that there are."""
 
-    attention_norm: RMSNorm
+    attention_norm: RMSNorm | None
     attention: Attention
     attention_post_norm: RMSNorm | None
-    mlp_norm: RMSNorm
+    mlp_norm: RMSNorm | None
     mlp: GatedMLP
     mlp_post_norm: RMSNorm | None
 
     @classmethod
     def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Layers":
-        """The layers of {"attention_norm": ..., "attention": ..., "mlp_norm": ..., "mlp": ...}."""
+        """The layers of {"attention": ..., "mlp": ...}, with norms before and behind each, or without."""
         return cls(
-            attention_norm=RMSNorm(params["attention_norm"]["scale"], epsilon),
+            attention_norm=RMSNorm.of(params.get("attention_norm"), epsilon),
             attention=Attention.of(params["attention"], epsilon, implementation),
             attention_post_norm=RMSNorm.of(params.get("attention_post_norm"), epsilon),
-            mlp_norm=RMSNorm(params["mlp_norm"]["scale"], epsilon),
+            mlp_norm=RMSNorm.of(params.get("mlp_norm"), epsilon),
             mlp=GatedMLP.of(params["mlp"], implementation),
             mlp_post_norm=RMSNorm.of(params.get("mlp_post_norm"), epsilon),
         )
@@ -134,7 +135,10 @@ class Decoder:
 
 
 def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:
-    """The cosine and the sine of each token, by the rule of a table."""
+    """The cosine and the sine of each token, by the rule of a table: 1 and 0 where it has none."""
+    if table.rope is None:
+        shape = (len(tokens.positions), table.rotary_dim // 2)
+        return jnp.ones(shape, jnp.float32), jnp.zeros(shape, jnp.float32)
     frequencies = token_frequencies(
         table.rope, table.rotary_dim, positions=tokens.positions, prompt_lengths=tokens.prompt_lengths
     )

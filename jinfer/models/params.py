@@ -31,7 +31,18 @@ SANDWICH_NORMS = {
     "mlp_norm": "pre_feedforward_layernorm",
     "mlp_post_norm": "post_feedforward_layernorm",
 }
-"""The norms of a layer, and their tensors: the same name is another norm where there are four."""
+POST_NORMS = {
+    "attention_post_norm": "post_attention_layernorm",
+    "mlp_post_norm": "post_feedforward_layernorm",
+}
+NORMS: Mapping[tuple[bool, bool], Mapping[str, str]] = {
+    (True, False): PRE_NORMS,
+    (True, True): SANDWICH_NORMS,
+    (False, True): POST_NORMS,
+    (False, False): {},
+}
+"""The norms of a layer, and their tensors, by whether it has norms before attention and MLP, and behind them:
+the same name is another norm where there are four."""
 FOLLOW_FROM_CONFIG = re.compile(
     r"(^|\.)(rotary_emb\.((original_)?inv_freq|(cos|sin)(_cached)?)"
     r"|position_ids|masked_bias)$"  # 0, 1, 2, ...; and what masked scores are set to
@@ -163,7 +174,7 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
     """The parameters of layers of a kind."""
     embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", layer.mlp.intermediate_size)
-    norms = (SANDWICH_NORMS if layer.has_post_norms else PRE_NORMS) | dict(config.tensor_names.norms)
+    norms = dict(NORMS[layer.has_pre_norms, layer.has_post_norms]) | dict(config.tensor_names.norms)
     gate_up = _outputs(config.tensor_names.gate_up, (mlp, mlp))
     return {
         **{f"{name}/scale": stack.norm(tensor, embed) for name, tensor in norms.items()},
@@ -197,6 +208,11 @@ def _attention_params(
         specs |= {
             f"attention/{name}/scale": stack.norm(f"self_attn.{name}", head_dim)
             for name in ("q_norm", "k_norm")
+        }
+    if attention.has_projection_norms:
+        specs |= {
+            f"attention/{name}_projection_norm/scale": stack.norm(f"self_attn.{name}_norm", axis)
+            for name, axis in (("q", heads), ("k", kv_heads))
         }
     if attention.has_sinks:
         specs["attention/sinks"] = stack.vector(

@@ -33,6 +33,15 @@ Number = TypeVar("Number", int, float)
 
 
 @dataclass(frozen=True)
+class RopeContext:
+    """The values that a file's entries about rotary embedding depend on."""
+
+    rotary_dim: int
+    max_position_embeddings: int
+    default_theta: float = DEFAULT_THETA
+
+
+@dataclass(frozen=True)
 class RopeFacts:
     """The values that a scaling depends on besides its own entry."""
 
@@ -78,11 +87,9 @@ def rope_objects(entries: Entries) -> Iterator[Entries]:
             yield from (each for each in inner if each is not None)
 
 
-def read_rope(
-    entries: Entries, *, rotary_dim: int, max_position_embeddings: int, layer_types: Iterable[str]
-) -> RopeConfig:
+def read_rope(entries: Entries, context: RopeContext, layer_types: Iterable[str]) -> RopeConfig:
     """Rotary embedding from `rope_parameters` or `rope_scaling`, and what stands beside them, where the first
-    `rotary_dim` dimensions of a head are turned.
+    `context.rotary_dim` dimensions of a head are turned.
 
     A file may have both, as one that transformers 5 wrote and somebody added a scaling to: they must agree.
     """
@@ -90,32 +97,29 @@ def read_rope(
     for name in SPELLINGS:
         entry = entries.object(name)
         if entry is not None:
-            said[name] = _read_entry(entry, entries, rotary_dim, max_position_embeddings, layer_types)
+            said[name] = _read_entry(entry, entries, context, layer_types)
     if len(set(said.values())) > 1:
         raise UnsupportedModelError(
             f"config.json has {' and '.join(f'{name} {shown(entries.raw[name])}' for name in said)}, which "
             "do not say the same of rotary embedding: remove the one that does not hold, or make them "
             "equal, rope_theta included"
         )
-    return next(iter(said.values()), RopeConfig(entries.number("rope_theta", DEFAULT_THETA, above=0)))
+    theta = entries.number("rope_theta", context.default_theta, above=0)
+    return next(iter(said.values()), RopeConfig(theta))
 
 
 def _read_entry(
-    entry: Entries,
-    entries: Entries,
-    rotary_dim: int,
-    max_position_embeddings: int,
-    layer_types: Iterable[str],
+    entry: Entries, entries: Entries, context: RopeContext, layer_types: Iterable[str]
 ) -> RopeConfig:
     """One entry, whether it holds for all layers or says it for each type of layer."""
     if not any(isinstance(value, Mapping) for value in entry.raw.values()):
-        return _read_flat(entry, entries, rotary_dim, max_position_embeddings)
+        return _read_flat(entry, entries, context)
     found = set()
     for layer_type in set(layer_types):
         of_type = entry.object(layer_type)
         if of_type is None:
             entry.refuse(layer_type, f"{entry.name} is by layer type, and layers are of this one")
-        found.add(_read_flat(of_type, entries, rotary_dim, max_position_embeddings))
+        found.add(_read_flat(of_type, entries, context))
     if len(found) > 1:
         raise UnsupportedModelError(
             f"{entry.name} is {shown(entry.raw)}, which differs between types of layers; the families that "
@@ -125,13 +129,12 @@ def _read_entry(
     return found.pop()
 
 
-def _read_flat(entry: Entries, entries: Entries, rotary_dim: int, max_position_embeddings: int) -> RopeConfig:
+def _read_flat(entry: Entries, entries: Entries, context: RopeContext) -> RopeConfig:
     entry.has(SHARE)  # which `read_rotary_dim` has read
-    theta, kind = _theta(entry, entries), _rope_type(entry)
-    original = (
-        _original(entry, entries, max_position_embeddings) if kind in EXTENDED else max_position_embeddings
-    )
-    facts = RopeFacts(theta, rotary_dim, max_position_embeddings, original)
+    theta, kind = _theta(entry, entries) or context.default_theta, _rope_type(entry)
+    longest = context.max_position_embeddings
+    original = _original(entry, entries, longest) if kind in EXTENDED else longest
+    facts = RopeFacts(theta, context.rotary_dim, longest, original)
     scaling = None if kind == "default" else READERS[kind](entry, facts)
     unread = entry.unread()
     if unread:
@@ -162,9 +165,9 @@ def _rope_type(entry: Entries) -> str:
     return kind
 
 
-def _theta(entry: Entries, entries: Entries) -> float:
+def _theta(entry: Entries, entries: Entries) -> float | None:
     read = [each.number("rope_theta", None, above=0) for each in (entry, entries)]
-    return _one_of("rope_theta", entry, *read) or DEFAULT_THETA
+    return _one_of("rope_theta", entry, *read)
 
 
 def _original(entry: Entries, entries: Entries, max_position_embeddings: int) -> int:

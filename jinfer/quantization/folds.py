@@ -72,12 +72,14 @@ class Fold:
 
 
 def folds_of(config: LayerConfig) -> tuple[Fold, ...]:
-    """The folds of a decoder's layer: norm and q, k, v; v and o; norm and gate, up; up and down."""
+    """The folds of a decoder's layer: norm and q, k, v; norm and gate, up, where it has norms before these; v
+    and o; up and down."""
     attention = config.attention
     num_before_values = (attention.num_heads + attention.num_kv_heads) * attention.head_dim
     group_size = attention.num_heads // attention.num_kv_heads
+    norms = (Fold("attention/qkv", "attention_norm/scale"), Fold("mlp/gate_up", "mlp_norm/scale"))
     return (
-        Fold("attention/qkv", "attention_norm/scale"),
+        *(norms if config.has_pre_norms else ()),
         Fold(
             "attention/output",
             "attention/qkv",
@@ -85,6 +87,5 @@ def folds_of(config: LayerConfig) -> tuple[Fold, ...]:
             num_groups=attention.num_kv_heads,
             repeats=group_size,
         ),
-        Fold("mlp/gate_up", "mlp_norm/scale"),
         Fold("mlp/down", "mlp/gate_up", first=config.mlp.intermediate_size),
     )

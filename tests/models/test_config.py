@@ -18,6 +18,7 @@ from tests.models.configs import (
     PHI3,
     QWEN2,
     QWEN3,
+    SEED_OSS,
     SMALL,
     attention_of,
     read,
@@ -64,6 +65,9 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         (PHI3, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
         (GLM, {}, (True, False, False)),
         (GLM4, {"attention_bias": False, "mlp_bias": True}, (False, False, False)),
+        (SEED_OSS, {}, (True, False, False)),
+        (SEED_OSS, {"attention_bias": False, "attention_out_bias": True}, (False, True, False)),
+        (SEED_OSS, {"attention_bias": None, "mlp_bias": True}, (True, False, True)),
     ],
 )
 def test_biases_of_qkv_output_and_mlp(

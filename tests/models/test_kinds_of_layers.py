@@ -1,5 +1,7 @@
-"""A decoder with two kinds of layers, beside the same decoder layer by layer, without pages, stacks or
+"""A decoder with several kinds of layers, beside the same decoder layer by layer, without pages, stacks or
 kernels."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -36,16 +38,26 @@ WIDE = LayerConfig(
     MLPConfig(24, bias=True),
     has_post_norms=True,
 )
+UNTURNED = replace(LOCAL, attention=replace(LOCAL.attention, rope=None))
+BEHIND = LayerConfig(
+    AttentionConfig(4, 2, 8, RopeConfig(1e4), has_projection_norms=True),
+    MLPConfig(40),
+    has_post_norms=True,
+    has_pre_norms=False,
+)
 CONFIG = ModelConfig(
-    architecture="of two kinds",
+    architecture="of four kinds",
     vocab_size=64,
     hidden_size=32,
-    layers=(LOCAL, WIDE, LOCAL, LOCAL, WIDE),
+    layers=(LOCAL, WIDE, UNTURNED, LOCAL, WIDE, BEHIND),
     rms_norm_eps=1e-6,
     max_position_embeddings=64,
     tie_word_embeddings=True,
 )
-STACK_AND_INDEX = [("layers_0", 0), ("layers_1", 0), ("layers_0", 1), ("layers_0", 2), ("layers_1", 1)]
+STACK_AND_INDEX = [
+    *(("layers_0", 0), ("layers_1", 0), ("layers_0", 1), ("layers_0", 2), ("layers_1", 1)),
+    ("layers_2", 0),
+]
 """Of each layer: its stack, and its index there."""
 MAX_LOGIT_ERROR = 1e-4
 SEQUENCES = [list(range(3, 25)), [9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 11]]
@@ -71,15 +83,13 @@ def plain_logits(params: Params, token_ids: ArrayLike) -> np.ndarray:
 
 
 def plain_layer(layer: LayerConfig, weights: Params, x: jax.Array) -> jax.Array:
-    attended = plain_attention(
-        layer.attention, weights["attention"], normed(x, weights["attention_norm"]["scale"])
-    )
+    read = normed(x, weights["attention_norm"]["scale"]) if layer.has_pre_norms else x
+    attended = plain_attention(layer.attention, weights["attention"], read)
     if layer.has_post_norms:
         attended = normed(attended, weights["attention_post_norm"]["scale"])
     x = x + attended
-    gate, up = jnp.split(
-        linear(weights["mlp"]["gate_up"], normed(x, weights["mlp_norm"]["scale"])), 2, axis=-1
-    )
+    read = normed(x, weights["mlp_norm"]["scale"]) if layer.has_pre_norms else x
+    gate, up = jnp.split(linear(weights["mlp"]["gate_up"], read), 2, axis=-1)
     out = linear(weights["mlp"]["down"], jax.nn.silu(gate) * up)
     return x + (normed(out, weights["mlp_post_norm"]["scale"]) if layer.has_post_norms else out)
 
@@ -90,7 +100,13 @@ def plain_attention(config: AttentionConfig, weights: Params, x: jax.Array) -> j
     q, k, v = jnp.split(heads, [config.num_heads, config.num_heads + config.num_kv_heads], axis=1)
     if config.has_head_norms:
         q, k = normed(q, weights["q_norm"]["scale"]), normed(k, weights["k_norm"]["scale"])
-    q, k = turned(q, config), turned(k, config)
+    if config.has_projection_norms:
+        q, k = (
+            normed(each.reshape(num_tokens, -1), weights[name]["scale"]).reshape(each.shape)
+            for name, each in (("q_projection_norm", q), ("k_projection_norm", k))
+        )
+    if config.rope is not None:
+        q, k = turned(q, config), turned(k, config)
     k, v = (jnp.repeat(each, config.num_heads // config.num_kv_heads, axis=1) for each in (k, v))
     scores = jnp.einsum("qhd,khd->hqk", q, k) / np.sqrt(config.head_dim)
     if config.soft_cap is not None:
@@ -150,12 +166,15 @@ def test_layers_of_a_kind_share_a_trace(params):
     equations = jax.make_jaxpr(model.forward)(params, cache, tokens).jaxpr.eqns
     traces = [id(each.params["jaxpr"]) for each in equations if each.params.get("name") == "_layer"]
     assert len(traces) == len(CONFIG.layers)
-    assert len(set(traces)) == 2
+    assert len(set(traces)) == len(set(CONFIG.layers)) == 4
 
 
 def test_each_kind_has_a_stack_of_its_own():
     specs = build_model(CONFIG, FLOAT32, "xla").param_specs.by_path
-    assert {path.split("/")[0] for path in specs} == {"embedding", "final_norm", "layers_0", "layers_1"}
+    assert {path.split("/")[0] for path in specs} == {
+        *("embedding", "final_norm"),
+        *("layers_0", "layers_1", "layers_2"),
+    }
     assert specs["layers_0/attention/qkv/kernel"].shape == (3, 32, (4 + 2 * 2) * 8)
     assert specs["layers_1/attention/qkv/kernel"].shape == (2, 32, (2 + 2 * 1) * 16)
     assert list(specs["layers_1/mlp/down/kernel"].tensor_names()) == [
@@ -177,7 +196,7 @@ def test_layers_that_differ_in_no_weight_share_a_stack_without_a_name(params):
 def test_each_layer_has_pages_of_its_own_shape():
     layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32)
     assert layout.layers == tuple(
-        KVHeads(2, 8) if layer is LOCAL else KVHeads(1, 16) for layer in CONFIG.layers
+        KVHeads(1, 16) if layer is WIDE else KVHeads(2, 8) for layer in CONFIG.layers
     )
     assert layout.page_bytes == num_bytes(layout.abstract(3)) / 3
 
@@ -185,7 +204,7 @@ def test_each_layer_has_pages_of_its_own_shape():
 def test_a_cache_in_8_bits_has_a_scale_for_each_position_and_head():
     layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32, kv_cache_dtype="int8")
     assert list(layout.position_bytes()) == [
-        2 * (2 * (8 + 4) if layer is LOCAL else 16 + 4) for layer in CONFIG.layers
+        2 * (16 + 4 if layer is WIDE else 2 * (8 + 4)) for layer in CONFIG.layers
     ]
     for kv_cache_dtype, values in (("int8", jnp.int8), ("fp8_e4m3", jnp.float8_e4m3fn)):
         layout = KVLayout.of(CONFIG, page_size=4, dtype=FLOAT32, kv_cache_dtype=kv_cache_dtype)
@@ -209,3 +228,12 @@ def test_prompts_share_keys_where_every_layer_turns_them_alike():
     ]
     assert config.depends_on_length
     assert not CONFIG.depends_on_length
+
+
+def test_layers_without_rope_leave_context_and_prefixes_to_the_others():
+    scaled = RopeConfig(1e4, LongRopeScaling(2.0, 40, 1.0, (1.0,) * 4, (2.0,) * 4))
+    turned = LayerConfig(AttentionConfig(4, 2, 8, scaled), MLPConfig(48))
+    config = replace(CONFIG, layers=(turned, UNTURNED))
+    assert (config.context_length, config.rotation_class(41), config.depends_on_length) == (80, 40, True)
+    config = replace(CONFIG, layers=(UNTURNED, UNTURNED))
+    assert (config.context_length, config.rotation_class(41), config.depends_on_length) == (64, None, False)

@@ -7,7 +7,18 @@ from typing import Any
 import pytest
 
 from jinfer.models.rope_config import LinearRopeScaling, RopeConfig
-from tests.models.configs import FAMILIES, LLAMA, MISTRAL, QWEN2, QWEN3, SMALL, attention_of, read, refusal
+from tests.models.configs import (
+    FAMILIES,
+    LLAMA,
+    MISTRAL,
+    QWEN2,
+    QWEN3,
+    SMALL,
+    SMOLLM3,
+    attention_of,
+    read,
+    refusal,
+)
 
 DEFAULT, LINEAR = {"rope_type": "default"}, {"rope_type": "linear", "factor": 4.0}
 THETA = {"rope_theta": 1e6}
@@ -66,7 +77,7 @@ def frequencies_of_transformers(architecture: str, rope_parameters: dict[str, An
     config = getattr(transformers, f"{name}Config")(
         **SMALL, **FULL_AND_SLIDING, head_dim=8, rope_parameters=rope_parameters
     )
-    module = importlib.import_module(f"transformers.models.{name.lower()}.modeling_{name.lower()}")
+    module = importlib.import_module(getattr(transformers, architecture).__module__)
     return getattr(module, f"{name}RotaryEmbedding")(config).inv_freq.tolist()
 
 
@@ -80,7 +91,7 @@ def test_the_class_of_transformers_reads_one_entry_for_all_layers(architecture: 
     )
     assert plain != default
     by_type = {"full_attention": {**DEFAULT, **THETA}, "sliding_attention": {**DEFAULT, **THETA}}
-    if architecture in (QWEN2, QWEN3):
+    if architecture in (QWEN2, QWEN3, SMOLLM3):
         with pytest.raises(KeyError, match="rope_type"):
             frequencies_of_transformers(architecture, by_type)
     else:

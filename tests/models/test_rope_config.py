@@ -14,7 +14,7 @@ from jinfer.models.rope_config import (
     RopeConfig,
     YarnRopeScaling,
 )
-from tests.models.configs import ANY_ROPE, PHI3, QWEN2, attention_of, read, refusal
+from tests.models.configs import ANY_ROPE, DEFAULT_THETAS, PHI3, QWEN2, attention_of, read, refusal
 
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 SHORT, LONG = [1.0, 1.5, 2.0, 4.0], [2.0, 4.0, 8.0, 16.0]  # head_dim is 8
@@ -97,7 +97,8 @@ def test_every_type_is_read_in_every_family_and_spelling(name: str, architecture
             attention_of(read(architecture, **options, rope_theta=5e5, rope_parameters=spelled)).rope
             == expected
         )
-    assert attention_of(read(architecture, **options, rope_scaling=entry)).rope.theta == 10000.0
+    theta = attention_of(read(architecture, **options, rope_scaling=entry)).rope.theta
+    assert theta == DEFAULT_THETAS[architecture]
 
 
 @pytest.mark.parametrize("name", ["yarn", "llama3", "longrope"])

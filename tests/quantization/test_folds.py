@@ -89,6 +89,11 @@ def test_a_feature_that_the_norm_leaves_out_stays_so(weights):
     assert np.isfinite(changed["attention/qkv/kernel"]).all()
 
 
+def test_without_norms_before_them_products_take_no_scales_of_their_inputs():
+    behind = dataclasses.replace(CONFIGS, has_pre_norms=False, has_post_norms=True)
+    assert {fold.target for fold in folds_of(behind)} == {"attention/output", "mlp/down"}
+
+
 def test_heads_that_share_values_share_scales():
     fold = FOLDS["attention/output"]
     assert (fold.num_groups, fold.repeats) == (2, 2)

@@ -29,6 +29,7 @@ def _variant(architecture: str, *, max_shard_size: str = "1GB", **options: Any) 
         "num_hidden_layers": 2,
         "intermediate_size": 72,
         "rms_norm_eps": 1e-5,
+        "pad_token_id": None,  # some families' own is beyond this vocabulary
     }
     return Variant(architecture, {**common, **options}, max_shard_size)
 
@@ -130,6 +131,27 @@ VARIANTS: Mapping[str, Variant] = {
         rope_parameters={"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75},
         **NO_IDS,
     ),
+    "seed_oss_output_bias": _variant(
+        "SeedOssForCausalLM", **_sizes(32, 4, 2), head_dim=16, attention_out_bias=True, mlp_bias=True
+    ),
+    "smollm3_window": _variant(
+        "SmolLM3ForCausalLM",
+        **_sizes(48, 3, 1),
+        num_hidden_layers=3,
+        no_rope_layers=[1, 0, 1],
+        use_sliding_window=True,
+        sliding_window=8,
+        attention_bias=True,
+        mlp_bias=True,
+    ),
+    "smollm3_yarn": _variant(
+        "SmolLM3ForCausalLM",
+        **_sizes(32, 4, 2),
+        no_rope_layer_interval=2,
+        tie_word_embeddings=False,
+        max_position_embeddings=2 * SHORT,
+        rope_parameters=YARN_ROPE,
+    ),
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
     ),
@@ -145,7 +167,10 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
     "longrope": {"rope_parameters": _longrope(16)},
     "longrope_factor": {"rope_parameters": _longrope(16, factor=2.0)},
 }
-FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Glm")}
+FAMILIES = {
+    name.lower(): f"{name}ForCausalLM"
+    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Glm", "SeedOss", "SmolLM3")
+}
 """The families that have every type of rotary embedding; GLM-4-0414 turns heads as GLM does."""
 HEADS = {"glm": {"head_dim": 32, **NO_IDS}}  # of which half is turned
 ROPE_VARIANTS: Mapping[str, Variant] = {

@@ -1,6 +1,7 @@
 """Random checkpoints in Hugging Face's layout, and what transformers computes from them in float32 on a
 CPU."""
 
+import copy
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -72,7 +73,8 @@ def random_model(variant: Variant, seed: int) -> Any:
     """Weights so large that attention is sharp; biases and norm scales that matter, unlike transformers'
     own."""
     model_class = getattr(transformers, variant.architecture)
-    config = model_class.config_class(**variant.options, dtype="float32")
+    # GLM's writes its share of turned dimensions into the rope entry that it is given.
+    config = model_class.config_class(**copy.deepcopy(dict(variant.options)), dtype="float32")
     config._attn_implementation = "eager"
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)

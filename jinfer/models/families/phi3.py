@@ -44,7 +44,9 @@ def read_config(entries: Entries) -> ModelConfig:
         output_bias=False,
         sliding_windows=(window,) * num_layers,
     )
-    _check_scaling(entries, config.layers[0].attention.rope.scaling)
+    rope = config.layers[0].attention.rope
+    assert rope is not None, "all layers of the family turn their heads"
+    _check_scaling(entries, rope.scaling)
     return replace(config, tensor_names=NAMES)
 
 
