@@ -174,10 +174,11 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
     """The parameters of layers of a kind."""
     embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", layer.mlp.intermediate_size)
-    norms = dict(NORMS[layer.has_pre_norms, layer.has_post_norms]) | dict(config.tensor_names.norms)
+    norms = NORMS[layer.has_pre_norms, layer.has_post_norms]
+    renamed = dict(config.tensor_names.norms)
     gate_up = _outputs(config.tensor_names.gate_up, (mlp, mlp))
     return {
-        **{f"{name}/scale": stack.norm(tensor, embed) for name, tensor in norms.items()},
+        **{f"{name}/scale": stack.norm(renamed.get(name, tensor), embed) for name, tensor in norms.items()},
         **_attention_params(layer.attention, config.tensor_names, embed, stack),
         **stack.projection("mlp/gate_up", embed, gate_up, bias=layer.mlp.bias),
         **stack.projection("mlp/down", mlp, {"mlp.down_proj": embed}, bias=layer.mlp.bias),
