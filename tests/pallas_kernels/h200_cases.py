@@ -200,7 +200,7 @@ def rope_cache_write_cases() -> Iterator[Named]:
         norm = dict.fromkeys(["q_scale", "k_scale"], array(36, 128)) | {"layer": indices()}
         case = _rope_cache_write_case(rope_shapes.SHAPES["qwen3-8b"], tokens, norm)
         yield f"rope_cache_write-qwen3-8b-{tokens}-layers", case
-    for name, cache in itertools.product(("phi-2", "qwen3-next-80b"), QUANTIZED_CACHES):
+    for name, cache in itertools.product(("phi-2", "glm-4-9b", "qwen3-next-80b"), QUANTIZED_CACHES):
         case = _rope_cache_write_case(rope_shapes.SHAPES[name], 8192, {}, cache=cache)
         yield f"rope_cache_write-{name}-8192-{cache.__name__}", case
     shape = rope_shapes.SHAPES["qwen3-8b"]
@@ -249,7 +249,7 @@ def append_and_decode_cases() -> Iterator[Named]:
     options = AttentionOptions(sliding_window=128)
     yield "append_and_decode-window-64", _append_and_decode_case(small, 64, options=options)
     yield "append_and_decode-float32-64", _append_and_decode_case(small, 64, dtype=jnp.float32)
-    for name, cache in itertools.product(("qwen3-8b", "qwen3-next-80b"), QUANTIZED_CACHES):
+    for name, cache in itertools.product(("glm-4-9b", "qwen3-8b", "qwen3-next-80b"), QUANTIZED_CACHES):
         case = _append_and_decode_case(rope_shapes.SHAPES[name], 64, cache=cache)
         yield f"append_and_decode-{name}-64-{cache.__name__}", case
     for name, cache in itertools.product(("qwen3-8b", "qwen2.5-7b"), QUANTIZED_CACHES):
