@@ -9,8 +9,8 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, ModelConfig
 from jinfer.models.registry import read_model_config
 
-LLAMA, MISTRAL, QWEN2, QWEN3, SEED_OSS, SMOLLM3 = FAMILIES = tuple(
-    f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss", "SmolLM3")
+LLAMA, MISTRAL, QWEN2, QWEN3, SEED_OSS, SMOLLM3, OLMO2 = FAMILIES = tuple(
+    f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "SeedOss", "SmolLM3", "Olmo2")
 )
 DEFAULT_THETAS = {**dict.fromkeys(FAMILIES, 10000.0), SMOLLM3: 2e6}
 SMALL = {

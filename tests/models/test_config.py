@@ -13,6 +13,7 @@ from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
 from tests.models.configs import (
     LLAMA,
     MISTRAL,
+    OLMO2,
     QWEN2,
     QWEN3,
     SEED_OSS,
@@ -59,6 +60,7 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         (QWEN2, {}, (True, False, False)),
         (QWEN3, {"attention_bias": True, "mlp_bias": True}, (True, True, False)),
         (MISTRAL, {"attention_bias": True, "mlp_bias": True}, (False, False, False)),
+        (OLMO2, {"attention_bias": True, "mlp_bias": True}, (True, True, False)),
         (SEED_OSS, {}, (True, False, False)),
         (SEED_OSS, {"attention_bias": False, "attention_out_bias": True}, (False, True, False)),
         (SEED_OSS, {"attention_bias": None, "mlp_bias": True}, (True, False, True)),

@@ -14,6 +14,7 @@ from tests.models.configs import (
     FAMILIES,
     LLAMA,
     MISTRAL,
+    OLMO2,
     QWEN2,
     QWEN3,
     SEED_OSS,
@@ -43,6 +44,7 @@ SWITCHES = [
     (LLAMA, "attention_bias"),
     (LLAMA, "mlp_bias"),
     (QWEN3, "attention_bias"),
+    (OLMO2, "attention_bias"),
     (SEED_OSS, "attention_bias"),
     (SEED_OSS, "attention_out_bias"),
     (SEED_OSS, "mlp_bias"),
@@ -164,6 +166,7 @@ DEFAULTS = {
     MISTRAL: (32000, 4096, 14336, 32, 32, 8, 128, 131072),
     QWEN2: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
     QWEN3: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
+    OLMO2: (50304, 4096, 11008, 32, 32, 32, 128, 2048),
     SEED_OSS: (155136, 4096, 27648, 64, 80, 8, 128, 524288),
     SMOLLM3: (128256, 4096, 11008, 36, 16, 4, 256, 32768),
 }
@@ -180,7 +183,7 @@ def test_what_is_absent_is_the_familys_default(architecture: str, caplog) -> Non
     heads = attention.num_heads, attention.num_kv_heads, attention.head_dim
     sizes = config.vocab_size, config.hidden_size, mlp.intermediate_size, config.num_layers
     assert (*sizes, *heads, config.max_position_embeddings) == DEFAULTS[architecture]
-    assert config.rms_norm_eps == 1e-6
+    assert config.rms_norm_eps == (1e-5 if architecture == OLMO2 else 1e-6)
     assert attention.rope is not None
     assert attention.rope.theta == DEFAULT_THETAS[architecture]
     assert config.tie_word_embeddings == (architecture == SMOLLM3)
@@ -283,6 +286,7 @@ def test_mistral_with_layer_types_is_by_layer_as_ministral_is() -> None:
         (MISTRAL, {"sliding_window": None}),
         (LLAMA, {"sliding_window": 8}),
         (LLAMA, {}),
+        (OLMO2, {"sliding_window": 8}),
         (SEED_OSS, {"sliding_window": 8}),
     ],
 )
@@ -354,15 +358,16 @@ def test_an_entry_of_another_family_that_would_change_something_is_said(
     assert f"config.json has {name} {changing!r}" in caplog.text
 
 
-def test_a_window_in_a_family_without_one_is_said_where_it_would_show(caplog) -> None:
+@pytest.mark.parametrize("architecture", [LLAMA, SEED_OSS, OLMO2])
+def test_a_window_in_a_family_without_one_is_said_where_it_would_show(architecture: str, caplog) -> None:
     for entries in (
         {"sliding_window": 128},
         {"sliding_window": None},
         {"sliding_window": 8, "use_sliding_window": False},
     ):
-        read(LLAMA, **entries)
+        read(architecture, **entries)
     assert caplog.text == ""
-    assert windows_of(read(LLAMA, sliding_window=8)) == (None,) * 3
+    assert windows_of(read(architecture, sliding_window=8)) == (None,) * 3
     assert "sliding_window 8" in caplog.text
 
 
