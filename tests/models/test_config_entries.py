@@ -216,12 +216,14 @@ def test_defaults_are_those_of_transformers(module) -> None:
     ours = of_defaults(architecture, theirs.hidden_size)
     attention = ours.layers[0].attention
     assert attention.rope is not None
+    rope = {"rope_theta": attention.rope.theta, "rope_type": "default"}
+    is_by_type = module.MODEL_TYPE == "olmo3"
     names = {
         "num_hidden_layers": ours.num_layers,
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
         "intermediate_size": ours.layers[0].mlp.intermediate_size,
-        "rope_parameters": {"rope_theta": attention.rope.theta, "rope_type": "default"},
+        "rope_parameters": {"full_attention": rope, "sliding_attention": rope} if is_by_type else rope,
     }
     same = ("vocab_size", "hidden_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
     assert theirs.model_type == module.MODEL_TYPE

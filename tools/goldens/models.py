@@ -147,6 +147,18 @@ VARIANTS: Mapping[str, Variant] = {
         attention_bias=True,
         rope_parameters={"rope_type": "default", "rope_theta": 5e5},
     ),
+    "olmo3_yarn_by_type": _variant(
+        "Olmo3ForCausalLM",
+        **_sizes(48, 4, 2),
+        attention_bias=True,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=8 * SHORT,
+        rope_parameters={
+            "full_attention": YARN_ROPE,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+        },
+    ),
     "olmo2_mha_tied": _variant("Olmo2ForCausalLM", **_sizes(32, 4, 4), tie_word_embeddings=True),
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
