@@ -11,7 +11,11 @@ from tools.goldens.models import VARIANTS
 
 WHOLE_PROMPT, CHUNK_SIZE = 64, 7  # 7 divides neither a prompt (3, 13, 37 tokens) nor a page (4)
 NUM_INTERPRETED_IDS = 24  # of 64
-PALLAS_NAMES = ("mistral_window", "qwen3_head_dim_80")  # a window, and a head_dim that is no power of two
+PALLAS_NAMES = (
+    "mistral_window",
+    "qwen3_head_dim_80",  # which is no power of two
+    "olmo2_gqa_biases",  # products without a norm before them, and with one behind
+)
 
 
 @pytest.fixture(scope="module")
