@@ -1,12 +1,13 @@
 """The entries of a config.json that families spell alike, read once and checked."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from jinfer.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
+from jinfer.models.rope_config import RopeConfig
 from jinfer.models.rope_entries import DEFAULT_THETA, RopeContext, read_rope, read_rotary_dim
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,7 @@ DEFAULT_NUM_HEADS = 32
 FULL, SLIDING = "full_attention", "sliding_attention"
 LAYER_TYPES = {FULL: FULL, SLIDING: SLIDING, "attention": FULL}  # "attention" is an older name
 SILU_NAMES = "silu", "swish"
+RopeReader = Callable[[Entries, RopeContext, str], RopeConfig]
 REMEDY = "use a model that keeps to it, or add what is missing (docs/adding_a_model.md)"
 
 
@@ -51,8 +53,10 @@ def read_decoder_config(
     mlp_bias: bool = False,
     has_head_norms: bool = False,
     sliding_windows: tuple[int | None, ...] | None = None,
+    rope_reader: RopeReader | None = None,
 ) -> ModelConfig:
-    """The decoder of a config.json, of which a family says what it spells in its own way.
+    """The decoder of a config.json, of which a family says what it spells in its own way. `rope_reader` gives
+    the rotary embedding of a type of layers; without one all have the same.
 
     Raises UnsupportedModelError for a malformed or unsupported entry.
     """
@@ -69,17 +73,23 @@ def read_decoder_config(
         entries, "max_position_embeddings", defaults.max_position_embeddings
     )
     attention = replace(
-        _read_attention(entries, defaults, hidden_size, max_position_embeddings, windows),
+        _read_heads(entries, defaults, hidden_size),
         qkv_bias=qkv_bias,
         output_bias=output_bias,
         has_head_norms=has_head_norms,
     )
+    rotary_dim = attention.rotary_dim or attention.head_dim
+    context = RopeContext(rotary_dim, max_position_embeddings, defaults.rope_theta)
+    ropes = _read_ropes(entries, context, windows, rope_reader)
     mlp = MLPConfig(_size(entries, "intermediate_size", defaults.intermediate_size), bias=mlp_bias)
     return ModelConfig(
         architecture=architecture,
         vocab_size=_size(entries, "vocab_size", defaults.vocab_size),
         hidden_size=hidden_size,
-        layers=tuple(LayerConfig(replace(attention, sliding_window=window), mlp) for window in windows),
+        layers=tuple(
+            LayerConfig(replace(attention, sliding_window=window, rope=rope), mlp)
+            for window, rope in zip(windows, ropes, strict=True)
+        ),
         rms_norm_eps=entries.number("rms_norm_eps", defaults.rms_norm_eps, at_least=0),
         max_position_embeddings=max_position_embeddings,
         tie_word_embeddings=entries.switch("tie_word_embeddings", defaults.tie_word_embeddings),
@@ -87,30 +97,30 @@ def read_decoder_config(
     )
 
 
-def _read_attention(
-    entries: Entries,
-    defaults: FamilyDefaults,
-    hidden_size: int,
-    max_position_embeddings: int,
-    windows: Sequence[int | None],
-) -> AttentionConfig:
-    """The heads and the rotary embedding, which all layers have alike."""
+def _read_heads(entries: Entries, defaults: FamilyDefaults, hidden_size: int) -> AttentionConfig:
+    """The heads, which all layers have alike."""
     num_heads = _size(entries, "num_attention_heads", defaults.num_heads)
     num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
     head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
     rotary_dim = read_rotary_dim(entries, head_dim, defaults.partial_rotary_factor)
-    rope = read_rope(
-        entries,
-        RopeContext(rotary_dim, max_position_embeddings, defaults.rope_theta),
-        layer_types={FULL if window is None else SLIDING for window in windows},
-    )
     return AttentionConfig(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        rope=rope,
+        rope=None,
         rotary_dim=None if rotary_dim == head_dim else rotary_dim,
     )
+
+
+def _read_ropes(
+    entries: Entries, context: RopeContext, windows: Sequence[int | None], reader: RopeReader | None
+) -> list[RopeConfig]:
+    """The rotary embedding of each layer."""
+    types = [FULL if window is None else SLIDING for window in windows]
+    if reader is None:
+        return [read_rope(entries, context, layer_types=set(types))] * len(types)
+    by_type = {kind: reader(entries, context, kind) for kind in dict.fromkeys(types)}
+    return [by_type[kind] for kind in types]
 
 
 def read_num_layers(entries: Entries, default: int = FamilyDefaults.num_layers) -> int:

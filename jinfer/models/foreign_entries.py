@@ -59,7 +59,9 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "num_experts": (*OFF, 1),
 }
 """Values that change nothing, by the name of the entry; null never does."""
-WITHOUT_WINDOWS = ("LlamaForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM")
+WITHOUT_WINDOWS = (
+    *("LlamaForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM", "SeedOssForCausalLM", "Olmo2ForCausalLM"),
+)
 REFUSED = ("per_layer_config",)
 """Entries that transformers reads, in every family, and jinfer does not."""
 

@@ -10,7 +10,19 @@ import jax.numpy as jnp
 from jinfer.entries import Entries, shown
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig
-from jinfer.models.families import glm, glm4, llama, mistral, phi3, qwen2, qwen3, seed_oss, smollm3
+from jinfer.models.families import (
+    glm,
+    glm4,
+    llama,
+    mistral,
+    olmo2,
+    olmo3,
+    phi3,
+    qwen2,
+    qwen3,
+    seed_oss,
+    smollm3,
+)
 from jinfer.models.foreign_entries import check_foreign_entries
 from jinfer.models.model import Model
 from jinfer.models.params import decoder_params
@@ -19,7 +31,7 @@ from pallas_kernels import Implementation
 
 logger = logging.getLogger(__name__)
 
-FAMILIES = (llama, qwen2, qwen3, mistral, phi3, glm, glm4, seed_oss, smollm3)
+FAMILIES = (llama, qwen2, qwen3, mistral, phi3, glm, glm4, seed_oss, smollm3, olmo2, olmo3)
 
 
 def known_architectures() -> dict[str, ModuleType]:

@@ -108,6 +108,11 @@ def read_rope(entries: Entries, context: RopeContext, layer_types: Iterable[str]
     return next(iter(said.values()), RopeConfig(theta))
 
 
+def read_rope_entry(entry: Entries | None, entries: Entries, context: RopeContext) -> RopeConfig:
+    """The rotary embedding of one entry of the rules, with what stands beside it in `entries`."""
+    return _read_flat(Entries({}) if entry is None else entry, entries, context)
+
+
 def _read_entry(
     entry: Entries, entries: Entries, context: RopeContext, layer_types: Iterable[str]
 ) -> RopeConfig:

@@ -16,6 +16,7 @@ from tests.models.configs import (
     GLM4,
     LLAMA,
     MISTRAL,
+    OLMO2,
     PHI3,
     QWEN2,
     QWEN3,
@@ -48,6 +49,7 @@ SWITCHES = [
     (QWEN3, "attention_bias"),
     (GLM, "attention_bias"),
     (GLM4, "attention_bias"),
+    (OLMO2, "attention_bias"),
     (SEED_OSS, "attention_bias"),
     (SEED_OSS, "attention_out_bias"),
     (SEED_OSS, "mlp_bias"),
@@ -172,10 +174,11 @@ DEFAULTS = {
     PHI3: (32064, 4096, 8192, 32, 32, 32, 128, 4096),
     GLM: (151552, 4096, 13696, 40, 32, 2, 128, 131072),
     GLM4: (151552, 4096, 13696, 40, 32, 2, 128, 131072),
+    OLMO2: (50304, 4096, 11008, 32, 32, 32, 128, 2048),
     SEED_OSS: (155136, 4096, 27648, 64, 80, 8, 128, 524288),
     SMOLLM3: (128256, 4096, 11008, 36, 16, 4, 256, 32768),
 }
-EPSILONS = {PHI3: 1e-5, GLM: 1.5625e-7, GLM4: 1.5625e-7}  # of the others 1e-6
+EPSILONS = {PHI3: 1e-5, GLM: 1.5625e-7, GLM4: 1.5625e-7, OLMO2: 1e-5}  # of the others 1e-6
 
 
 def of_defaults(architecture: str, hidden_size: int = 4096) -> ModelConfig:
@@ -224,12 +227,14 @@ def test_defaults_are_those_of_transformers(module) -> None:
     assert attention.rope is not None
     share = (attention.rotary_dim or attention.head_dim) / attention.head_dim
     part = {} if module.DEFAULTS.partial_rotary_factor is None else {"partial_rotary_factor": share}
+    rope = {"rope_theta": attention.rope.theta, "rope_type": "default", **part}
+    is_by_type = module.MODEL_TYPE == "olmo3"
     names = {
         "num_hidden_layers": ours.num_layers,
         "num_attention_heads": attention.num_heads,
         "num_key_value_heads": attention.num_kv_heads,
         "intermediate_size": ours.layers[0].mlp.intermediate_size,
-        "rope_parameters": {"rope_theta": attention.rope.theta, "rope_type": "default", **part},
+        "rope_parameters": {"full_attention": rope, "sliding_attention": rope} if is_by_type else rope,
     }
     same = ("vocab_size", "hidden_size", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings")
     assert theirs.model_type == module.MODEL_TYPE
@@ -295,6 +300,7 @@ def test_mistral_with_layer_types_is_by_layer_as_ministral_is() -> None:
         (LLAMA, {"sliding_window": 8}),
         (LLAMA, {}),
         (GLM4, {"sliding_window": 8}),
+        (OLMO2, {"sliding_window": 8}),
         (SEED_OSS, {"sliding_window": 8}),
     ],
 )
@@ -366,15 +372,16 @@ def test_an_entry_of_another_family_that_would_change_something_is_said(
     assert f"config.json has {name} {changing!r}" in caplog.text
 
 
-def test_a_window_in_a_family_without_one_is_said_where_it_would_show(caplog) -> None:
+@pytest.mark.parametrize("architecture", [LLAMA, SEED_OSS, OLMO2])
+def test_a_window_in_a_family_without_one_is_said_where_it_would_show(architecture: str, caplog) -> None:
     for entries in (
         {"sliding_window": 128},
         {"sliding_window": None},
         {"sliding_window": 8, "use_sliding_window": False},
     ):
-        read(LLAMA, **entries)
+        read(architecture, **entries)
     assert caplog.text == ""
-    assert windows_of(read(LLAMA, sliding_window=8)) == (None,) * 3
+    assert windows_of(read(architecture, sliding_window=8)) == (None,) * 3
     assert "sliding_window 8" in caplog.text
 
 

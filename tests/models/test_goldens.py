@@ -11,8 +11,13 @@ from tools.goldens.models import VARIANTS
 
 WHOLE_PROMPT, CHUNK_SIZE = 64, 7  # 7 divides neither a prompt (3, 13, 37 tokens) nor a page (4)
 NUM_INTERPRETED_IDS = 24  # of 64
-PALLAS_NAMES = ("mistral_window", "qwen3_head_dim_80", "phi3_partial_longrope_tied", "glm4_post_norms_tied")
-"""A window, a head_dim that is no power of two, heads of which a part is turned, and pairs side by side."""
+PALLAS_NAMES = (
+    "mistral_window",
+    "qwen3_head_dim_80",  # which is no power of two
+    "phi3_partial_longrope_tied",  # heads of which a part is turned
+    "glm4_post_norms_tied",  # pairs side by side
+    "olmo2_gqa_biases",  # products without a norm before them, and with one behind
+)
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,21 @@ def test_each_axis_of_a_parameter_has_a_name():
     assert {spec.dtype for spec in specs.values()} == {BFLOAT16}
 
 
+def test_norms_behind_and_norms_of_projections_have_the_names_of_their_tensors():
+    specs = model_of(architectures=["Olmo2ForCausalLM"]).param_specs.by_path
+
+    of_norms = {path: spec for path, spec in specs.items() if "norm" in path and path != "final_norm/scale"}
+    assert {
+        path: (spec.shape, spec.axes, spec.tensors[0].name.split("{layer}.")[1])
+        for path, spec in of_norms.items()
+    } == {
+        "attention_post_norm/scale": ((2, 32), ("layers", "embed"), "post_attention_layernorm.weight"),
+        "mlp_post_norm/scale": ((2, 32), ("layers", "embed"), "post_feedforward_layernorm.weight"),
+        "attention/q_projection_norm/scale": ((2, 32), ("layers", "heads"), "self_attn.q_norm.weight"),
+        "attention/k_projection_norm/scale": ((2, 16), ("layers", "kv_heads"), "self_attn.k_norm.weight"),
+    }
+
+
 def test_joined_tensors_say_which_columns_each_fills():
     qkv = model_of().param_specs.by_path["attention/qkv/kernel"]
 

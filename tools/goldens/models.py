@@ -11,6 +11,8 @@ from typing import Any
 
 VOCAB_SIZE = 96
 MAX_POSITIONS = 128
+MATRIX_SCALE = 0.3
+WITHOUT_PRE_NORMS = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,13 @@ class Variant:
     architecture: str
     options: Mapping[str, Any]
     max_shard_size: str = "1GB"
+
+    @property
+    def embedding_scale(self) -> float:
+        """The size of random embeddings. Without norms before the layers, small ones drown in what the layers
+        add, and the text repeats itself; so it does where large ones are the head as well."""
+        is_tied = self.options.get("tie_word_embeddings", False)
+        return 1.0 if self.architecture in WITHOUT_PRE_NORMS and not is_tied else MATRIX_SCALE
 
 
 def _variant(architecture: str, *, max_shard_size: str = "1GB", **options: Any) -> Variant:
@@ -152,6 +161,25 @@ VARIANTS: Mapping[str, Variant] = {
         max_position_embeddings=2 * SHORT,
         rope_parameters=YARN_ROPE,
     ),
+    "olmo2_gqa_biases": _variant(
+        "Olmo2ForCausalLM",
+        **_sizes(48, 4, 2),
+        attention_bias=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 5e5},
+    ),
+    "olmo3_yarn_by_type": _variant(
+        "Olmo3ForCausalLM",
+        **_sizes(48, 4, 2),
+        attention_bias=True,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        max_position_embeddings=8 * SHORT,
+        rope_parameters={
+            "full_attention": YARN_ROPE,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+        },
+    ),
+    "olmo2_mha_tied": _variant("Olmo2ForCausalLM", **_sizes(32, 4, 4), tie_word_embeddings=True),
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
     ),
@@ -169,7 +197,7 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
 }
 FAMILIES = {
     name.lower(): f"{name}ForCausalLM"
-    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Glm", "SeedOss", "SmolLM3")
+    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Glm", "SeedOss", "SmolLM3", "Olmo2")
 }
 """The families that have every type of rotary embedding; GLM-4-0414 turns heads as GLM does."""
 HEADS = {"glm": {"head_dim": 32, **NO_IDS}}  # of which half is turned

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 import transformers
 
-from tools.goldens.models import VOCAB_SIZE, Variant
+from tools.goldens.models import MATRIX_SCALE, VOCAB_SIZE, Variant
 
 PROMPT_LENGTHS = (3, 13, 37)
 NUM_GREEDY = 64
 MIN_GAP = 1e-3  # between the best and the second best logit: rounding, about 1e-5, never decides a token
 MIN_DISTINCT_IDS = 10  # of a prompt's greedy ids: a model that repeats itself tests little
-MATRIX_SCALE, BIAS_SCALE = 0.3, 0.5
+BIAS_SCALE = 0.5
 CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of those before it
 NORM_RANGE = (0.5, 1.5)
 
@@ -84,6 +84,7 @@ def random_model(variant: Variant, seed: int) -> Any:
                 parameter.uniform_(*NORM_RANGE, generator=generator)
             else:
                 scale = BIAS_SCALE if name.endswith(".bias") else MATRIX_SCALE
+                scale = variant.embedding_scale if name.endswith("embed_tokens.weight") else scale
                 parameter.normal_(0, scale, generator=generator)
     return model
 
