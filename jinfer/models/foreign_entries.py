@@ -1,7 +1,8 @@
-"""Entries of config.json that change what other families compute, and that none of jinfer's reads.
+"""Entries of config.json that change what other families compute, and that the family of the file does not
+read.
 
-The modules of these families in transformers do not read them either: a file that has one was written for
-code that it does not name, so that the tokens are perhaps not those that its author has seen.
+Its module in transformers does not read them either: a file that has one was written for code that it does
+not name, so that the tokens are perhaps not those that its author has seen.
 """
 
 import logging
@@ -59,18 +60,18 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "num_experts": (*OFF, 1),
 }
 """Values that change nothing, by the name of the entry; null never does."""
-WITHOUT_WINDOWS = ("LlamaForCausalLM",)
+WITHOUT_WINDOWS = "LlamaForCausalLM", "GraniteForCausalLM"
 REFUSED = ("per_layer_config",)
 """Entries that transformers reads, in every family, and jinfer does not."""
 
 
 def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
-    """Warns of each that is there and not neutral. Raises UnsupportedModelError for what transformers would
-    apply."""
+    """Warns of each that is there, not neutral and not read by the family. Raises UnsupportedModelError for
+    what transformers would apply."""
     for name in REFUSED:
         if entries.object(name) is not None:
             entries.refuse(name, "jinfer implements layers of one shape")
-    for name, value in _foreign(entries.raw, config).items():
+    for name, value in _foreign(entries, config).items():
         logger.warning(
             "config.json has %s %s, which is no entry of %s and is not applied: if the model was made with "
             "it, its tokens are others",
@@ -80,7 +81,8 @@ def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
         )
 
 
-def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
+def _foreign(entries: Entries, config: ModelConfig) -> dict[str, Any]:
+    raw = entries.raw
     head_dims = {layer.attention.head_dim for layer in config.layers}
     head_dim = next(iter(head_dims)) if len(head_dims) == 1 else None
     scales = () if head_dim is None else (head_dim**-0.5,)
@@ -91,9 +93,8 @@ def _foreign(raw: Mapping[str, Any], config: ModelConfig) -> dict[str, Any]:
         "attention_scale": scales,
         "no_rope_layers": ([], [1] * config.num_layers),  # 1 is a layer with rotary embedding
     }
-    found = {
-        name: raw[name] for name in neutral if raw.get(name) is not None and raw[name] not in neutral[name]
-    }
+    unread = set(entries.unread()) & set(neutral)
+    found = {name: raw[name] for name in neutral if name in unread and raw[name] not in neutral[name]}
     if _has_unused_window(raw, config):
         found["sliding_window"] = raw["sliding_window"]
     return found
