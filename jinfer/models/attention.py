@@ -82,14 +82,18 @@ class Attention:
         norm: RMSNorm,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens_or_rows features"],
+        residual_scale: float = 1.0,
     ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages]:
-        """residual + post_norm(attention(norm(x))), at `tokens.logits_indices` where they are given; and the
-        layer's pages with the keys and values of all tokens in them."""
+        """residual + residual_scale * post_norm(attention(norm(x))), at `tokens.logits_indices` where they
+        are given; and the layer's pages with the keys and values of all tokens in them."""
         heads = self.qkv(x, layer, norm=norm).reshape(x.shape[0], -1, config.head_dim)
         attend = self._decode if tokens.query_starts is None else self._extend
         attended, kv_pages = attend(heads, layer, config, angles, kv_pages, tokens)
         attended = attended.reshape(len(residual), -1)
-        return self.output(attended, layer, post_norm=post_norm, residual=residual), kv_pages
+        added = self.output(
+            attended, layer, post_norm=post_norm, residual=residual, residual_scale=residual_scale
+        )
+        return added, kv_pages
 
     def _decode(
         self,
@@ -155,7 +159,7 @@ class Attention:
     def _options(self, layer: LayerIndex, config: AttentionConfig) -> dict[str, Any]:
         return {
             "options": paged_attention.AttentionOptions(
-                sliding_window=config.sliding_window, soft_cap=config.soft_cap
+                scale=config.scale, sliding_window=config.sliding_window, soft_cap=config.soft_cap
             ),
             "sinks": None if self.sinks is None else self.sinks[layer],
             "implementation": self.implementation,

@@ -15,7 +15,8 @@ class RopeTable(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Grouped-query attention. None, or False, is what the layer does without.
+    """Grouped-query attention. None, or False, is what the layer does without; a `scale` of None, the factor
+    of its scores, is head_dim ** -0.5.
 
     `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_sinks` a learned score of
     each query head in its softmax.
@@ -31,6 +32,7 @@ class AttentionConfig:
     has_sinks: bool = False
     sliding_window: int | None = None
     soft_cap: float | None = None
+    scale: float | None = None
 
     @property
     def rope_table(self) -> RopeTable:
@@ -70,6 +72,11 @@ class ModelConfig:
     max_context: int | None = None
     """Positions up to which plain attention is what the model was made with, where that is fewer than its
     context."""
+    embedding_scale: float = 1.0
+    """The factor of the embeddings, rounded to their dtype."""
+    residual_scale: float = 1.0
+    """The factor of what attention and MLP give, before it is added."""
+    logits_divisor: float = 1.0
 
     @property
     def num_layers(self) -> int:

@@ -73,9 +73,10 @@ class Linear:
         gated: bool = False,
         post_norm: RMSNorm | None = None,
         residual: Float[Array, "tokens out"] | None = None,
+        residual_scale: float = 1.0,
     ) -> Float[Array, "tokens out"]:
-        """residual + post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes silu(y1) * y2 of
-        the halves of y."""
+        """residual + residual_scale * post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes
+        silu(y1) * y2 of the halves of y."""
         product = functools.partial(
             matmul,
             x,
@@ -86,10 +87,13 @@ class Linear:
             gated=gated,
             implementation=self.implementation,
         )
-        if post_norm is None:
-            return product(residual=residual)
-        normed = post_norm(product(), layer, self.implementation)
-        return normed if residual is None else residual + normed
+        if residual is None or (post_norm is None and residual_scale == 1):
+            y = product(residual=residual)
+            return y if post_norm is None else post_norm(y, layer, self.implementation)
+        y = product()
+        if post_norm is not None:
+            y = post_norm(y, layer, self.implementation)
+        return residual + (y if residual_scale == 1 else y * residual_scale)
 
 
 @jax.tree_util.register_dataclass
@@ -100,8 +104,12 @@ class Embedding:
     kernel: Float[Array, "vocab features"]
     implementation: Implementation = field(metadata=STATIC)
 
-    def __call__(self, token_ids: Int32[Array, " tokens"]) -> Float[Array, "tokens features"]:
-        return self.kernel[token_ids]
+    def __call__(
+        self, token_ids: Int32[Array, " tokens"], scale: float = 1.0
+    ) -> Float[Array, "tokens features"]:
+        """scale * kernel[token_ids], of a scale that is rounded to the kernel's dtype."""
+        embedded = self.kernel[token_ids]
+        return embedded if scale == 1 else embedded * jnp.asarray(scale, embedded.dtype)
 
     def logits(self, x: Float[Array, "rows features"], norm: RMSNorm) -> Float[Array, "rows vocab"]:
         """norm(x) @ kernel.T, accumulated and returned in float32."""
@@ -136,7 +144,8 @@ class GatedMLP:
         norm: RMSNorm,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens features"],
+        residual_scale: float = 1.0,
     ) -> Float[Array, "tokens features"]:
-        """residual + post_norm(mlp(norm(x)))."""
+        """residual + residual_scale * post_norm(mlp(norm(x)))."""
         hidden = self.gate_up(x, layer, norm=norm, gated=True)
-        return self.down(hidden, layer, post_norm=post_norm, residual=residual)
+        return self.down(hidden, layer, post_norm=post_norm, residual=residual, residual_scale=residual_scale)

@@ -23,7 +23,7 @@ from pallas_kernels.paged_attention import AnyKVPages
 @dataclass(frozen=True, eq=False)
 class Layers:
     """The layers of a stack: x = x + attention(norm(x)); x = x + mlp(norm(x)). A post-norm, where there is
-    one, is of what is added."""
+    one, is of what is added, and `residual_scale` the factor of that."""
 
     attention_norm: RMSNorm
     attention: Attention
@@ -31,10 +31,12 @@ class Layers:
     mlp_norm: RMSNorm
     mlp: GatedMLP
     mlp_post_norm: RMSNorm | None
+    residual_scale: float = field(metadata=STATIC)
 
     @classmethod
-    def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Layers":
+    def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Layers":
         """The layers of {"attention_norm": ..., "attention": ..., "mlp_norm": ..., "mlp": ...}."""
+        epsilon = config.rms_norm_eps
         return cls(
             attention_norm=RMSNorm(params["attention_norm"]["scale"], epsilon),
             attention=Attention.of(params["attention"], epsilon, implementation),
@@ -42,6 +44,7 @@ class Layers:
             mlp_norm=RMSNorm(params["mlp_norm"]["scale"], epsilon),
             mlp=GatedMLP.of(params["mlp"], implementation),
             mlp_post_norm=RMSNorm.of(params.get("mlp_post_norm"), epsilon),
+            residual_scale=config.residual_scale,
         )
 
     def __call__(
@@ -69,8 +72,17 @@ class Layers:
             norm=self.attention_norm,
             post_norm=self.attention_post_norm,
             residual=x if tokens.logits_indices is None else x[tokens.logits_indices],
+            residual_scale=self.residual_scale,
         )
-        return self.mlp(x, layer, norm=self.mlp_norm, post_norm=self.mlp_post_norm, residual=x), kv_pages
+        x = self.mlp(
+            x,
+            layer,
+            norm=self.mlp_norm,
+            post_norm=self.mlp_post_norm,
+            residual=x,
+            residual_scale=self.residual_scale,
+        )
+        return x, kv_pages
 
 
 @jax.tree_util.register_dataclass
@@ -89,11 +101,11 @@ class Decoder:
     def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Decoder":
         """The decoder of params as `params.decoder_params` describes them. Without a head, it is the
         embedding."""
-        head, epsilon, stacks = params.get("head"), config.rms_norm_eps, layer_stacks(config)
+        head, stacks = params.get("head"), layer_stacks(config)
         return cls(
             embedding=Embedding(params["embedding"]["kernel"], implementation),
-            layers=tuple(Layers.of(stack.params(params), epsilon, implementation) for stack in stacks),
-            final_norm=RMSNorm(params["final_norm"]["scale"], epsilon),
+            layers=tuple(Layers.of(stack.params(params), config, implementation) for stack in stacks),
+            final_norm=RMSNorm(params["final_norm"]["scale"], config.rms_norm_eps),
             head=None if head is None else Embedding(head["kernel"], implementation),
             config=config,
             stacks=stacks,
@@ -109,7 +121,7 @@ class Decoder:
         saves 2.5% of the work of Qwen3-8B's prompts.
         """
         angles = {table: table_angles(table, tokens) for table in self.config.rope_tables}
-        x, new_cache = self.embedding(tokens.token_ids), []
+        x, new_cache = self.embedding(tokens.token_ids, self.config.embedding_scale), []
         for number, (layers, index) in enumerate(self._in_order()):
             config = self.config.layers[number]
             is_last = number == self.config.num_layers - 1
@@ -130,7 +142,11 @@ class Decoder:
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the next token, of hidden states as `__call__` gives them."""
-        return (self.head or self.embedding).logits(hidden, self.final_norm)
+        logits, divisor = (
+            (self.head or self.embedding).logits(hidden, self.final_norm),
+            self.config.logits_divisor,
+        )
+        return logits if divisor == 1 else logits / divisor
 
 
 def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:

@@ -9,8 +9,8 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, ModelConfig
 from jinfer.models.registry import read_model_config
 
-LLAMA, MISTRAL, QWEN2, QWEN3 = FAMILIES = tuple(
-    f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")
+LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE = FAMILIES = tuple(
+    f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Granite")
 )
 SMALL = {
     "vocab_size": 96,

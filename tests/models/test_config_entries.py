@@ -11,6 +11,7 @@ from jinfer.models.registry import FAMILIES as MODULES
 from jinfer.models.registry import read_model_config
 from tests.models.configs import (
     FAMILIES,
+    GRANITE,
     LLAMA,
     MISTRAL,
     QWEN2,
@@ -40,6 +41,8 @@ SWITCHES = [
     (LLAMA, "attention_bias"),
     (LLAMA, "mlp_bias"),
     (QWEN3, "attention_bias"),
+    (GRANITE, "attention_bias"),
+    (GRANITE, "mlp_bias"),
     (QWEN2, "use_sliding_window"),
     (QWEN3, "use_sliding_window"),
 ]
@@ -155,6 +158,7 @@ DEFAULTS = {
     MISTRAL: (32000, 4096, 14336, 32, 32, 8, 128, 131072),
     QWEN2: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
     QWEN3: (151936, 4096, 22016, 32, 32, 32, 128, 32768),
+    GRANITE: (32000, 4096, 11008, 32, 32, 32, 128, 2048),
 }
 
 
@@ -324,8 +328,22 @@ FOREIGN: dict[str, tuple[Any, Any]] = {  # a value that would change what is com
 }
 
 
-@pytest.mark.parametrize("architecture", FAMILIES)
-@pytest.mark.parametrize("name", FOREIGN)
+OWN: dict[str, tuple[str, ...]] = {  # entries that a family reads, so that they are none of another
+    GRANITE: ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"),
+}
+
+
+@pytest.mark.parametrize(("architecture", "name"), [(family, name) for family in OWN for name in OWN[family]])
+def test_an_entry_that_the_family_reads_is_not_said(name: str, architecture: str, caplog) -> None:
+    changing, _ = FOREIGN[name]
+    assert read(architecture, **{name: changing}) != read(architecture)
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [(family, name) for family in FAMILIES for name in FOREIGN if name not in OWN.get(family, ())],
+)
 def test_an_entry_of_another_family_that_would_change_something_is_said(
     name: str, architecture: str, caplog
 ) -> None:
@@ -336,15 +354,16 @@ def test_an_entry_of_another_family_that_would_change_something_is_said(
     assert f"config.json has {name} {changing!r}" in caplog.text
 
 
-def test_a_window_in_a_family_without_one_is_said_where_it_would_show(caplog) -> None:
+@pytest.mark.parametrize("architecture", [LLAMA, GRANITE])
+def test_a_window_in_a_family_without_one_is_said_where_it_would_show(architecture: str, caplog) -> None:
     for entries in (
         {"sliding_window": 128},
         {"sliding_window": None},
         {"sliding_window": 8, "use_sliding_window": False},
     ):
-        read(LLAMA, **entries)
+        read(architecture, **entries)
     assert caplog.text == ""
-    assert windows_of(read(LLAMA, sliding_window=8)) == (None,) * 3
+    assert windows_of(read(architecture, sliding_window=8)) == (None,) * 3
     assert "sliding_window 8" in caplog.text
 
 

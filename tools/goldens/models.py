@@ -113,6 +113,25 @@ VARIANTS: Mapping[str, Variant] = {
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
     ),
+    "granite_multipliers": _variant(
+        "GraniteForCausalLM",
+        **_sizes(48, 4, 2),
+        embedding_multiplier=1.5,
+        attention_multiplier=0.15,
+        residual_multiplier=0.7,
+        logits_scaling=3.0,
+    ),
+    "granite_biases_tied": _variant(
+        "GraniteForCausalLM",
+        **_sizes(32, 4, 4),
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        embedding_multiplier=0.6,
+        attention_multiplier=0.5,
+        residual_multiplier=1.4,
+        logits_scaling=0.5,
+    ),
 }
 
 ROPES: Mapping[str, Mapping[str, Any]] = {
@@ -125,7 +144,7 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
     "longrope": {"rope_parameters": _longrope(16)},
     "longrope_factor": {"rope_parameters": _longrope(16, factor=2.0)},
 }
-FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3")}
+FAMILIES = {name.lower(): f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Granite")}
 ROPE_VARIANTS: Mapping[str, Variant] = {
     f"{family}_with_{rope}": _variant(architecture, **_sizes(32, 4, 2), head_dim=16, **options)
     for family, architecture in FAMILIES.items()
