@@ -57,14 +57,16 @@ class Attention:
     implementation: Implementation = field(metadata=STATIC)
 
     @classmethod
-    def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Attention":
+    def of(
+        cls, params: Params, epsilon: float, implementation: Implementation, norm_offset: float = 0.0
+    ) -> "Attention":
         """Attention of {"qkv": ..., "output": ...}, with or without {"q_norm": ..., "k_norm": ...}, "sinks"
         and "kv_scales"."""
         return cls(
             qkv=Linear.of(params["qkv"], implementation),
             output=Linear.of(params["output"], implementation),
-            q_norm=RMSNorm.of(params.get("q_norm"), epsilon),
-            k_norm=RMSNorm.of(params.get("k_norm"), epsilon),
+            q_norm=RMSNorm.of(params.get("q_norm"), epsilon, norm_offset),
+            k_norm=RMSNorm.of(params.get("k_norm"), epsilon, norm_offset),
             sinks=params.get("sinks"),
             kv_scales=params.get("kv_scales"),
             implementation=implementation,

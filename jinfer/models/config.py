@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jinfer.models.rope_config import RopeConfig
+from pallas_kernels.matmul import Activation
 
 
 class RopeTable(NamedTuple):
@@ -42,10 +43,11 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """A dense MLP with a gate."""
+    """A dense MLP with a gate, and the activation of that."""
 
     intermediate_size: int
     bias: bool = False
+    activation: Activation = "silu"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class ModelConfig:
     residual_scale: float = 1.0
     """The factor of what attention and MLP give, before it is added."""
     logits_divisor: float = 1.0
+    logits_soft_cap: float | None = None
+    """Logits become cap * tanh(logits / cap)."""
+    norm_offset: float = 0.0
+    """Every norm multiplies by this and its weight, of which the sum is float32."""
 
     @property
     def num_layers(self) -> int:

@@ -1,22 +1,28 @@
 """The entries of a config.json that families spell alike, read once and checked."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from jinfer.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
-from jinfer.models.rope_entries import read_rope
+from jinfer.models.rope_config import RopeConfig
+from jinfer.models.rope_entries import FULL, SLIDING, read_rope
+from pallas_kernels.matmul import Activation
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SLIDING_WINDOW = 4096  # of the families that have one, in files that do not mention it
 DEFAULT_MAX_WINDOW_LAYERS = 28
-DEFAULT_NUM_LAYERS = DEFAULT_NUM_HEADS = 32
-FULL, SLIDING = "full_attention", "sliding_attention"
+DEFAULT_NUM_LAYERS = 32
 LAYER_TYPES = {FULL: FULL, SLIDING: SLIDING, "attention": FULL}  # "attention" is an older name
-SILU_NAMES = "silu", "swish"
+ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 REMEDY = "use a model that keeps to it, or add what is missing (docs/adding_a_model.md)"
 
 
@@ -34,6 +40,10 @@ class FamilyDefaults:
     num_kv_heads: int | None = None
     head_dim: int | None = None
     rms_norm_eps: float = 1e-6
+    num_layers: int = DEFAULT_NUM_LAYERS
+    num_heads: int = 32
+    tie_word_embeddings: bool = False
+    activation: str = "silu"
 
 
 def read_decoder_config(
@@ -46,17 +56,17 @@ def read_decoder_config(
     mlp_bias: bool = False,
     has_head_norms: bool = False,
     sliding_windows: tuple[int | None, ...] | None = None,
+    activation_entry: str = "hidden_act",
+    rope_by_type: Mapping[str, RopeConfig] | None = None,
 ) -> ModelConfig:
     """The decoder of a config.json, of which a family says what it spells in its own way.
 
+    `rope_by_type` is given where layers of full and of sliding attention are turned differently.
+
     Raises UnsupportedModelError for a malformed or unsupported entry.
     """
-    activation = entries.text("hidden_act", SILU_NAMES[0])
-    if activation not in SILU_NAMES:
-        raise UnsupportedModelError(
-            f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}"
-        )
-    num_layers = _size(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
+    activation = _activation(entries, activation_entry, defaults)
+    num_layers = _size(entries, "num_hidden_layers", defaults.num_layers)
     windows = sliding_windows or (None,) * num_layers
     # Every shape follows from it: no file leaves it to a default.
     hidden_size = entries.required_integer("hidden_size")
@@ -64,20 +74,20 @@ def read_decoder_config(
         entries, "max_position_embeddings", defaults.max_position_embeddings
     )
     attention = replace(
-        _read_attention(entries, defaults, hidden_size, max_position_embeddings, windows),
+        _read_attention(entries, defaults, hidden_size, max_position_embeddings, windows, rope_by_type),
         qkv_bias=qkv_bias,
         output_bias=output_bias,
         has_head_norms=has_head_norms,
     )
-    mlp = MLPConfig(_size(entries, "intermediate_size", defaults.intermediate_size), bias=mlp_bias)
+    mlp = MLPConfig(_size(entries, "intermediate_size", defaults.intermediate_size), mlp_bias, activation)
     return ModelConfig(
         architecture=architecture,
         vocab_size=_size(entries, "vocab_size", defaults.vocab_size),
         hidden_size=hidden_size,
-        layers=tuple(LayerConfig(replace(attention, sliding_window=window), mlp) for window in windows),
+        layers=tuple(LayerConfig(_with_window(attention, window, rope_by_type), mlp) for window in windows),
         rms_norm_eps=entries.number("rms_norm_eps", defaults.rms_norm_eps, at_least=0),
         max_position_embeddings=max_position_embeddings,
-        tie_word_embeddings=entries.switch("tie_word_embeddings", False),
+        tie_word_embeddings=entries.switch("tie_word_embeddings", defaults.tie_word_embeddings),
         max_context=_max_context(entries),
     )
 
@@ -88,11 +98,15 @@ def _read_attention(
     hidden_size: int,
     max_position_embeddings: int,
     windows: Sequence[int | None],
+    rope_by_type: Mapping[str, RopeConfig] | None,
 ) -> AttentionConfig:
-    """The heads and the rotary embedding, which all layers have alike."""
-    num_heads = _size(entries, "num_attention_heads", DEFAULT_NUM_HEADS)
+    """The heads, which all layers have alike, and the rotary embedding, of full attention where layers differ
+    in it."""
+    num_heads = _size(entries, "num_attention_heads", defaults.num_heads)
     num_kv_heads = _num_kv_heads(entries, num_heads, defaults)
     head_dim = _head_dim(entries, hidden_size, num_heads, defaults)
+    if rope_by_type is not None:
+        return AttentionConfig(num_heads, num_kv_heads, head_dim, rope_by_type[FULL])
     rope = read_rope(
         entries,
         head_dim=head_dim,
@@ -102,9 +116,27 @@ def _read_attention(
     return AttentionConfig(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=head_dim, rope=rope)
 
 
-def read_num_layers(entries: Entries) -> int:
+def _with_window(
+    attention: AttentionConfig, window: int | None, rope_by_type: Mapping[str, RopeConfig] | None
+) -> AttentionConfig:
+    if rope_by_type is not None and window is not None:
+        attention = replace(attention, rope=rope_by_type[SLIDING])
+    return replace(attention, sliding_window=window)
+
+
+def read_num_layers(entries: Entries, default: int = DEFAULT_NUM_LAYERS) -> int:
     """The number of layers, for families that say something of each."""
-    return _with_default(entries, "num_hidden_layers", DEFAULT_NUM_LAYERS)
+    return _with_default(entries, "num_hidden_layers", default)
+
+
+def _activation(entries: Entries, name: str, defaults: FamilyDefaults) -> Activation:
+    activation = entries.text(name, defaults.activation)
+    if activation not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
+        raise UnsupportedModelError(
+            f"config.json has {name} {activation!r}; jinfer implements {known}: {REMEDY}"
+        )
+    return ACTIVATIONS[activation]
 
 
 def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | None:

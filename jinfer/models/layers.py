@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
 from pallas_kernels.core.weights import Weight
-from pallas_kernels.matmul import matmul
+from pallas_kernels.matmul import Activation, matmul
 from pallas_kernels.rms_norm import rms_norm
 
 LayerIndex = Int32[Array, ""] | int
@@ -34,9 +34,13 @@ class RMSNorm:
     epsilon: float = field(metadata=STATIC)
 
     @classmethod
-    def of(cls, params: Params | None, epsilon: float) -> "RMSNorm | None":
-        """The norm of {"scale": ...}; None where there is none."""
-        return None if params is None else cls(params["scale"], epsilon)
+    def of(cls, params: Params | None, epsilon: float, offset: float = 0.0) -> "RMSNorm | None":
+        """The norm of {"scale": ...}; None where there is none. With an `offset`, it multiplies by
+        offset + scale, in float32."""
+        if params is None:
+            return None
+        scale = params["scale"]
+        return cls(scale if offset == 0 else offset + scale.astype(jnp.float32), epsilon)
 
     @property
     def operands(self) -> tuple[Float[Array, "layers features"], float]:
@@ -71,12 +75,13 @@ class Linear:
         *,
         norm: RMSNorm | None = None,
         gated: bool = False,
+        activation: Activation = "silu",
         post_norm: RMSNorm | None = None,
         residual: Float[Array, "tokens out"] | None = None,
         residual_scale: float = 1.0,
     ) -> Float[Array, "tokens out"]:
         """residual + residual_scale * post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes
-        silu(y1) * y2 of the halves of y."""
+        activation(y1) * y2 of the halves of y."""
         product = functools.partial(
             matmul,
             x,
@@ -85,6 +90,7 @@ class Linear:
             norm=None if norm is None else norm.operands,
             bias=self.bias,
             gated=gated,
+            activation=activation,
             implementation=self.implementation,
         )
         if residual is None or (post_norm is None and residual_scale == 1):
@@ -126,7 +132,7 @@ class Embedding:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class GatedMLP:
-    """down(silu(gate(x)) * up(x)), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
+    """down(activation(gate(x)) * up(x)), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
 
     gate_up: Linear
     down: Linear
@@ -141,11 +147,12 @@ class GatedMLP:
         x: Float[Array, "tokens features"],
         layer: LayerIndex,
         *,
+        activation: Activation,
         norm: RMSNorm,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens features"],
         residual_scale: float = 1.0,
     ) -> Float[Array, "tokens features"]:
         """residual + residual_scale * post_norm(mlp(norm(x)))."""
-        hidden = self.gate_up(x, layer, norm=norm, gated=True)
+        hidden = self.gate_up(x, layer, norm=norm, gated=True, activation=activation)
         return self.down(hidden, layer, post_norm=post_norm, residual=residual, residual_scale=residual_scale)

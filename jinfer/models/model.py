@@ -5,13 +5,14 @@ import functools
 from dataclasses import dataclass, field, replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from jinfer.models.attention import Attention, TokenBatch
 from jinfer.models.config import LayerConfig, ModelConfig, RopeTable
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
-from jinfer.models.params import HEAD, LayerStack, layer_stacks
+from jinfer.models.params import HEAD, SANDWICH_NORMS, LayerStack, layer_stacks
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
@@ -36,14 +37,19 @@ class Layers:
     @classmethod
     def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Layers":
         """The layers of {"attention_norm": ..., "attention": ..., "mlp_norm": ..., "mlp": ...}."""
-        epsilon = config.rms_norm_eps
+        epsilon, offset = config.rms_norm_eps, config.norm_offset
+        attention_norm, attention_post_norm, mlp_norm, mlp_post_norm = (
+            RMSNorm.of(params.get(name), epsilon, offset) for name in SANDWICH_NORMS
+        )
+        assert attention_norm is not None
+        assert mlp_norm is not None
         return cls(
-            attention_norm=RMSNorm(params["attention_norm"]["scale"], epsilon),
-            attention=Attention.of(params["attention"], epsilon, implementation),
-            attention_post_norm=RMSNorm.of(params.get("attention_post_norm"), epsilon),
-            mlp_norm=RMSNorm(params["mlp_norm"]["scale"], epsilon),
+            attention_norm=attention_norm,
+            attention=Attention.of(params["attention"], epsilon, implementation, offset),
+            attention_post_norm=attention_post_norm,
+            mlp_norm=mlp_norm,
             mlp=GatedMLP.of(params["mlp"], implementation),
-            mlp_post_norm=RMSNorm.of(params.get("mlp_post_norm"), epsilon),
+            mlp_post_norm=mlp_post_norm,
             residual_scale=config.residual_scale,
         )
 
@@ -77,6 +83,7 @@ class Layers:
         x = self.mlp(
             x,
             layer,
+            activation=config.mlp.activation,
             norm=self.mlp_norm,
             post_norm=self.mlp_post_norm,
             residual=x,
@@ -102,10 +109,12 @@ class Decoder:
         """The decoder of params as `params.decoder_params` describes them. Without a head, it is the
         embedding."""
         head, stacks = params.get("head"), layer_stacks(config)
+        final_norm = RMSNorm.of(params["final_norm"], config.rms_norm_eps, config.norm_offset)
+        assert final_norm is not None
         return cls(
             embedding=Embedding(params["embedding"]["kernel"], implementation),
             layers=tuple(Layers.of(stack.params(params), config, implementation) for stack in stacks),
-            final_norm=RMSNorm(params["final_norm"]["scale"], config.rms_norm_eps),
+            final_norm=final_norm,
             head=None if head is None else Embedding(head["kernel"], implementation),
             config=config,
             stacks=stacks,
@@ -142,11 +151,11 @@ class Decoder:
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the next token, of hidden states as `__call__` gives them."""
-        logits, divisor = (
-            (self.head or self.embedding).logits(hidden, self.final_norm),
-            self.config.logits_divisor,
-        )
-        return logits if divisor == 1 else logits / divisor
+        logits, config = (self.head or self.embedding).logits(hidden, self.final_norm), self.config
+        if config.logits_divisor != 1:
+            logits = logits / config.logits_divisor
+        cap = config.logits_soft_cap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:

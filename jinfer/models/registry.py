@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jinfer.entries import Entries, shown
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig
-from jinfer.models.families import granite, llama, mistral, qwen2, qwen3
+from jinfer.models.families import gemma2, gemma3, granite, llama, mistral, qwen2, qwen3
 from jinfer.models.foreign_entries import check_foreign_entries
 from jinfer.models.model import Model
 from jinfer.models.params import decoder_params
@@ -19,7 +19,7 @@ from pallas_kernels import Implementation
 
 logger = logging.getLogger(__name__)
 
-FAMILIES = (llama, qwen2, qwen3, mistral, granite)
+FAMILIES = (llama, qwen2, qwen3, mistral, granite, gemma2, gemma3)
 
 
 def known_architectures() -> dict[str, ModuleType]:

@@ -106,7 +106,7 @@ class ModelQuantization:
         scales: dict[str, Features] = {}
         if self.plan.choose_scales is None:
             return weights, scales
-        for fold in folds_of(layer.config):
+        for fold in folds_of(layer.config, self.model.config.norm_offset):
             if self._is_taken(layer.specs[fold.target + KERNEL]):
                 chosen = self.plan.choose_scales(weights[fold.target + KERNEL], seen[fold.target], fold)
                 weights, scales[fold.target] = fold.apply(weights, chosen, self.plan.dtype)

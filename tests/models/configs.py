@@ -12,6 +12,7 @@ from jinfer.models.registry import read_model_config
 LLAMA, MISTRAL, QWEN2, QWEN3, GRANITE = FAMILIES = tuple(
     f"{name}ForCausalLM" for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Granite")
 )
+GEMMA2, GEMMA3 = GEMMAS = "Gemma2ForCausalLM", "Gemma3ForCausalLM"
 SMALL = {
     "vocab_size": 96,
     "hidden_size": 32,
