@@ -62,18 +62,20 @@ class Attention:
     implementation: Implementation = field(metadata=STATIC)
 
     @classmethod
-    def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Attention":
+    def of(
+        cls, params: Params, epsilon: float, implementation: Implementation, norm_offset: float = 0.0
+    ) -> "Attention":
         """Attention of {"qkv": ..., "output": ...}, with or without norms of queries and keys, "sinks" and
         "kv_scales"."""
         return cls(
             qkv=Linear.of(params["qkv"], implementation),
             output=Linear.of(params["output"], implementation),
-            q_norm=RMSNorm.of(params.get("q_norm"), epsilon),
-            k_norm=RMSNorm.of(params.get("k_norm"), epsilon),
+            q_norm=RMSNorm.of(params.get("q_norm"), epsilon, norm_offset),
+            k_norm=RMSNorm.of(params.get("k_norm"), epsilon, norm_offset),
             sinks=params.get("sinks"),
             kv_scales=params.get("kv_scales"),
-            q_projection_norm=RMSNorm.of(params.get("q_projection_norm"), epsilon),
-            k_projection_norm=RMSNorm.of(params.get("k_projection_norm"), epsilon),
+            q_projection_norm=RMSNorm.of(params.get("q_projection_norm"), epsilon, norm_offset),
+            k_projection_norm=RMSNorm.of(params.get("k_projection_norm"), epsilon, norm_offset),
             implementation=implementation,
         )
 
@@ -89,15 +91,19 @@ class Attention:
         norm: RMSNorm | None,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens_or_rows features"],
+        residual_scale: float = 1.0,
     ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages]:
-        """residual + post_norm(attention(norm(x))), at `tokens.logits_indices` where they are given; and the
-        layer's pages with the keys and values of all tokens in them."""
+        """residual + residual_scale * post_norm(attention(norm(x))), at `tokens.logits_indices` where they
+        are given; and the layer's pages with the keys and values of all tokens in them."""
         projected = self._with_projection_norms(self.qkv(x, layer, norm=norm), layer)
         heads = projected.reshape(x.shape[0], -1, config.head_dim)
         attend = self._decode if tokens.query_starts is None else self._extend
         attended, kv_pages = attend(heads, layer, config, angles, kv_pages, tokens)
         attended = attended.reshape(len(residual), -1)
-        return self.output(attended, layer, post_norm=post_norm, residual=residual), kv_pages
+        added = self.output(
+            attended, layer, post_norm=post_norm, residual=residual, residual_scale=residual_scale
+        )
+        return added, kv_pages
 
     def _with_projection_norms(self, qkv: Array, layer: LayerIndex) -> Array:
         """Queries and keys, each normalized as a whole, beside the values as they are. XLA computes it: the
@@ -175,7 +181,7 @@ class Attention:
     def _options(self, layer: LayerIndex, config: AttentionConfig) -> dict[str, Any]:
         return {
             "options": paged_attention.AttentionOptions(
-                sliding_window=config.sliding_window, soft_cap=config.soft_cap
+                scale=config.scale, sliding_window=config.sliding_window, soft_cap=config.soft_cap
             ),
             "sinks": None if self.sinks is None else self.sinks[layer],
             "implementation": self.implementation,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jinfer.models.rope_config import RopeConfig
+from pallas_kernels.matmul import Activation
 
 
 class RopeTable(NamedTuple):
@@ -15,7 +16,8 @@ class RopeTable(NamedTuple):
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """Grouped-query attention. None, or False, is what the layer does without: rotary embedding, too.
+    """Grouped-query attention. None, or False, is what the layer does without, rotary embedding too; but a
+    `scale` of None, the factor of its scores, is head_dim ** -0.5.
 
     `has_head_norms` is an RMSNorm of queries and keys, each head by itself; `has_projection_norms` one of all
     query heads together and one of all key heads; `has_sinks` a learned score of each query head in its
@@ -37,6 +39,7 @@ class AttentionConfig:
     rotary_dim: int | None = None
     has_interleaved_rope: bool = False
     has_projection_norms: bool = False
+    scale: float | None = None
 
     @property
     def rope_table(self) -> RopeTable:
@@ -46,10 +49,11 @@ class AttentionConfig:
 
 @dataclass(frozen=True)
 class MLPConfig:
-    """A dense MLP with a gate."""
+    """A dense MLP with a gate, and the activation of that."""
 
     intermediate_size: int
     bias: bool = False
+    activation: Activation = "silu"
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,15 @@ class ModelConfig:
     """Positions up to which plain attention is what the model was made with, where that is fewer than its
     context."""
     tensor_names: TensorNames = TensorNames()
+    embedding_scale: float = 1.0
+    """The factor of the embeddings, rounded to their dtype."""
+    residual_scale: float = 1.0
+    """The factor of what attention and MLP give, before it is added."""
+    logits_divisor: float = 1.0
+    logits_soft_cap: float | None = None
+    """Logits become cap * tanh(logits / cap)."""
+    norm_offset: float = 0.0
+    """Every norm multiplies by this and its weight, of which the sum is float32."""
 
     @property
     def num_layers(self) -> int:

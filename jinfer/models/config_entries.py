@@ -1,23 +1,35 @@
 """The entries of a config.json that families spell alike, read once and checked."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from jinfer.entries import MAX_INTEGER, NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
 from jinfer.models.rope_config import RopeConfig
-from jinfer.models.rope_entries import DEFAULT_THETA, RopeContext, read_rope, read_rotary_dim
+from jinfer.models.rope_entries import (
+    DEFAULT_THETA,
+    FULL,
+    SLIDING,
+    RopeContext,
+    read_rope,
+    read_rotary_dim,
+)
+from pallas_kernels.matmul import Activation
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_SLIDING_WINDOW = 4096  # of the families that have one, in files that do not mention it
 DEFAULT_MAX_WINDOW_LAYERS = 28
 DEFAULT_NUM_HEADS = 32
-FULL, SLIDING = "full_attention", "sliding_attention"
 LAYER_TYPES = {FULL: FULL, SLIDING: SLIDING, "attention": FULL}  # "attention" is an older name
-SILU_NAMES = "silu", "swish"
+ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+}
 RopeReader = Callable[[Entries, RopeContext, str], RopeConfig]
 REMEDY = "use a model that keeps to it, or add what is missing (docs/adding_a_model.md)"
 
@@ -41,6 +53,7 @@ class FamilyDefaults:
     rope_theta: float = DEFAULT_THETA
     tie_word_embeddings: bool = False
     partial_rotary_factor: float | None = None
+    activation: str = "silu"
 
 
 def read_decoder_config(
@@ -53,6 +66,7 @@ def read_decoder_config(
     mlp_bias: bool = False,
     has_head_norms: bool = False,
     sliding_windows: tuple[int | None, ...] | None = None,
+    activation_entry: str = "hidden_act",
     rope_reader: RopeReader | None = None,
 ) -> ModelConfig:
     """The decoder of a config.json, of which a family says what it spells in its own way. `rope_reader` gives
@@ -60,11 +74,7 @@ def read_decoder_config(
 
     Raises UnsupportedModelError for a malformed or unsupported entry.
     """
-    activation = entries.text("hidden_act", SILU_NAMES[0])
-    if activation not in SILU_NAMES:
-        raise UnsupportedModelError(
-            f"config.json has hidden_act {activation!r}; jinfer implements 'silu': {REMEDY}"
-        )
+    activation = _activation(entries, activation_entry, defaults)
     num_layers = _size(entries, "num_hidden_layers", defaults.num_layers)
     windows = sliding_windows or (None,) * num_layers
     # Every shape follows from it: no file leaves it to a default.
@@ -81,7 +91,7 @@ def read_decoder_config(
     rotary_dim = attention.rotary_dim or attention.head_dim
     context = RopeContext(rotary_dim, max_position_embeddings, defaults.rope_theta)
     ropes = _read_ropes(entries, context, windows, rope_reader)
-    mlp = MLPConfig(_size(entries, "intermediate_size", defaults.intermediate_size), bias=mlp_bias)
+    mlp = MLPConfig(_size(entries, "intermediate_size", defaults.intermediate_size), mlp_bias, activation)
     return ModelConfig(
         architecture=architecture,
         vocab_size=_size(entries, "vocab_size", defaults.vocab_size),
@@ -132,6 +142,16 @@ def check_full_attention(entries: Entries, defaults: FamilyDefaults) -> None:
     """Refuses `layer_types` of other than full attention, in families that have no other."""
     if set(read_layer_types(entries, read_num_layers(entries, defaults.num_layers)) or ()) - {FULL}:
         entries.refuse("layer_types", f"all layers of this family are of {FULL}")
+
+
+def _activation(entries: Entries, name: str, defaults: FamilyDefaults) -> Activation:
+    activation = entries.text(name, defaults.activation)
+    if activation not in ACTIVATIONS:
+        known = ", ".join(map(repr, ACTIVATIONS))
+        raise UnsupportedModelError(
+            f"config.json has {name} {activation!r}; jinfer implements {known}: {REMEDY}"
+        )
+    return ACTIVATIONS[activation]
 
 
 def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | None:

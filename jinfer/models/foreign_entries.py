@@ -1,7 +1,8 @@
-"""Entries of config.json that change what other families compute, and that its own does not read.
+"""Entries of config.json that change what other families compute, and that the family of the file does not
+read.
 
-The module of that family in transformers do not read them either: a file that has one was written for
-code that it does not name, so that the tokens are perhaps not those that its author has seen.
+Its module in transformers does not read them either: a file that has one was written for code that it does
+not name, so that the tokens are perhaps not those that its author has seen.
 """
 
 import logging
@@ -61,14 +62,15 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 """Values that change nothing, by the name of the entry; null never does."""
 WITHOUT_WINDOWS = (
     *("LlamaForCausalLM", "GlmForCausalLM", "Glm4ForCausalLM", "SeedOssForCausalLM", "Olmo2ForCausalLM"),
+    "GraniteForCausalLM",
 )
 REFUSED = ("per_layer_config",)
 """Entries that transformers reads, in every family, and jinfer does not."""
 
 
 def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
-    """Warns of each that is there and not neutral. Raises UnsupportedModelError for what transformers would
-    apply."""
+    """Warns of each that is there, not neutral and not read by the family. Raises UnsupportedModelError for
+    what transformers would apply."""
     for name in REFUSED:
         if entries.object(name) is not None:
             entries.refuse(name, "jinfer implements layers of one shape")
@@ -94,9 +96,8 @@ def _foreign(entries: Entries, config: ModelConfig) -> dict[str, Any]:
         "attention_scale": scales,
         "no_rope_layers": ([], [1] * config.num_layers),  # 1 is a layer with rotary embedding
     }
-    found = {
-        name: raw[name] for name in entries.unread() if name in neutral and raw[name] not in neutral[name]
-    }
+    unread = set(entries.unread()) & set(neutral)
+    found = {name: raw[name] for name in neutral if name in unread and raw[name] not in neutral[name]}
     if _has_unused_window(raw, config):
         found["sliding_window"] = raw["sliding_window"]
     return found

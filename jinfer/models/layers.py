@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int32
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
 from pallas_kernels.core.weights import Weight
-from pallas_kernels.matmul import matmul
+from pallas_kernels.matmul import Activation, matmul
 from pallas_kernels.rms_norm import rms_norm
 
 LayerIndex = Int32[Array, ""] | int
@@ -34,9 +34,13 @@ class RMSNorm:
     epsilon: float = field(metadata=STATIC)
 
     @classmethod
-    def of(cls, params: Params | None, epsilon: float) -> "RMSNorm | None":
-        """The norm of {"scale": ...}; None where there is none."""
-        return None if params is None else cls(params["scale"], epsilon)
+    def of(cls, params: Params | None, epsilon: float, offset: float = 0.0) -> "RMSNorm | None":
+        """The norm of {"scale": ...}; None where there is none. With an `offset`, it multiplies by
+        offset + scale, in float32."""
+        if params is None:
+            return None
+        scale = params["scale"]
+        return cls(scale if offset == 0 else offset + scale.astype(jnp.float32), epsilon)
 
     @property
     def operands(self) -> tuple[Float[Array, "layers features"], float]:
@@ -71,11 +75,13 @@ class Linear:
         *,
         norm: RMSNorm | None = None,
         gated: bool = False,
+        activation: Activation = "silu",
         post_norm: RMSNorm | None = None,
         residual: Float[Array, "tokens out"] | None = None,
+        residual_scale: float = 1.0,
     ) -> Float[Array, "tokens out"]:
-        """residual + post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes silu(y1) * y2 of
-        the halves of y."""
+        """residual + residual_scale * post_norm(gate(norm(x) @ kernel[layer] + bias[layer])); a gate makes
+        activation(y1) * y2 of the halves of y."""
         product = functools.partial(
             matmul,
             x,
@@ -84,12 +90,16 @@ class Linear:
             norm=None if norm is None else norm.operands,
             bias=self.bias,
             gated=gated,
+            activation=activation,
             implementation=self.implementation,
         )
-        if post_norm is None:
-            return product(residual=residual)
-        normed = post_norm(product(), layer, self.implementation)
-        return normed if residual is None else residual + normed
+        if residual is None or (post_norm is None and residual_scale == 1):
+            y = product(residual=residual)
+            return y if post_norm is None else post_norm(y, layer, self.implementation)
+        y = product()
+        if post_norm is not None:
+            y = post_norm(y, layer, self.implementation)
+        return residual + (y if residual_scale == 1 else y * residual_scale)
 
 
 @jax.tree_util.register_dataclass
@@ -100,8 +110,12 @@ class Embedding:
     kernel: Float[Array, "vocab features"]
     implementation: Implementation = field(metadata=STATIC)
 
-    def __call__(self, token_ids: Int32[Array, " tokens"]) -> Float[Array, "tokens features"]:
-        return self.kernel[token_ids]
+    def __call__(
+        self, token_ids: Int32[Array, " tokens"], scale: float = 1.0
+    ) -> Float[Array, "tokens features"]:
+        """scale * kernel[token_ids], of a scale that is rounded to the kernel's dtype."""
+        embedded = self.kernel[token_ids]
+        return embedded if scale == 1 else embedded * jnp.asarray(scale, embedded.dtype)
 
     def logits(self, x: Float[Array, "rows features"], norm: RMSNorm) -> Float[Array, "rows vocab"]:
         """norm(x) @ kernel.T, accumulated and returned in float32."""
@@ -118,7 +132,7 @@ class Embedding:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
 class GatedMLP:
-    """down(silu(gate(x)) * up(x)), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
+    """down(activation(gate(x)) * up(x)), with gate and up in one matrix (Shazeer, "GLU Variants", 2020)."""
 
     gate_up: Linear
     down: Linear
@@ -133,10 +147,12 @@ class GatedMLP:
         x: Float[Array, "tokens features"],
         layer: LayerIndex,
         *,
+        activation: Activation,
         norm: RMSNorm | None,
         post_norm: RMSNorm | None,
         residual: Float[Array, "tokens features"],
+        residual_scale: float = 1.0,
     ) -> Float[Array, "tokens features"]:
-        """residual + post_norm(mlp(norm(x)))."""
-        hidden = self.gate_up(x, layer, norm=norm, gated=True)
-        return self.down(hidden, layer, post_norm=post_norm, residual=residual)
+        """residual + residual_scale * post_norm(mlp(norm(x)))."""
+        hidden = self.gate_up(x, layer, norm=norm, gated=True, activation=activation)
+        return self.down(hidden, layer, post_norm=post_norm, residual=residual, residual_scale=residual_scale)

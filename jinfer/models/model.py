@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int32
 from jinfer.models.attention import Attention, TokenBatch
 from jinfer.models.config import LayerConfig, ModelConfig, RopeTable
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
-from jinfer.models.params import HEAD, LayerStack, layer_stacks
+from jinfer.models.params import HEAD, SANDWICH_NORMS, LayerStack, layer_stacks
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
@@ -24,7 +24,7 @@ from pallas_kernels.paged_attention import AnyKVPages
 @dataclass(frozen=True, eq=False)
 class Layers:
     """The layers of a stack: x = x + post_norm(attention(norm(x))); x = x + post_norm(mlp(norm(x))), with the
-    norms that there are."""
+    norms that there are. `residual_scale` is the factor of what is added."""
 
     attention_norm: RMSNorm | None
     attention: Attention
@@ -32,17 +32,23 @@ class Layers:
     mlp_norm: RMSNorm | None
     mlp: GatedMLP
     mlp_post_norm: RMSNorm | None
+    residual_scale: float = field(metadata=STATIC)
 
     @classmethod
-    def of(cls, params: Params, epsilon: float, implementation: Implementation) -> "Layers":
+    def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Layers":
         """The layers of {"attention": ..., "mlp": ...}, with norms before and behind each, or without."""
+        epsilon, offset = config.rms_norm_eps, config.norm_offset
+        attention_norm, attention_post_norm, mlp_norm, mlp_post_norm = (
+            RMSNorm.of(params.get(name), epsilon, offset) for name in SANDWICH_NORMS
+        )
         return cls(
-            attention_norm=RMSNorm.of(params.get("attention_norm"), epsilon),
-            attention=Attention.of(params["attention"], epsilon, implementation),
-            attention_post_norm=RMSNorm.of(params.get("attention_post_norm"), epsilon),
-            mlp_norm=RMSNorm.of(params.get("mlp_norm"), epsilon),
+            attention_norm=attention_norm,
+            attention=Attention.of(params["attention"], epsilon, implementation, offset),
+            attention_post_norm=attention_post_norm,
+            mlp_norm=mlp_norm,
             mlp=GatedMLP.of(params["mlp"], implementation),
-            mlp_post_norm=RMSNorm.of(params.get("mlp_post_norm"), epsilon),
+            mlp_post_norm=mlp_post_norm,
+            residual_scale=config.residual_scale,
         )
 
     def __call__(
@@ -70,8 +76,18 @@ class Layers:
             norm=self.attention_norm,
             post_norm=self.attention_post_norm,
             residual=x if tokens.logits_indices is None else x[tokens.logits_indices],
+            residual_scale=self.residual_scale,
         )
-        return self.mlp(x, layer, norm=self.mlp_norm, post_norm=self.mlp_post_norm, residual=x), kv_pages
+        x = self.mlp(
+            x,
+            layer,
+            activation=config.mlp.activation,
+            norm=self.mlp_norm,
+            post_norm=self.mlp_post_norm,
+            residual=x,
+            residual_scale=self.residual_scale,
+        )
+        return x, kv_pages
 
 
 @jax.tree_util.register_dataclass
@@ -90,11 +106,13 @@ class Decoder:
     def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Decoder":
         """The decoder of params as `params.decoder_params` describes them. Without a head, it is the
         embedding."""
-        head, epsilon, stacks = params.get("head"), config.rms_norm_eps, layer_stacks(config)
+        head, stacks = params.get("head"), layer_stacks(config)
+        final_norm = RMSNorm.of(params["final_norm"], config.rms_norm_eps, config.norm_offset)
+        assert final_norm is not None
         return cls(
             embedding=Embedding(params["embedding"]["kernel"], implementation),
-            layers=tuple(Layers.of(stack.params(params), epsilon, implementation) for stack in stacks),
-            final_norm=RMSNorm(params["final_norm"]["scale"], epsilon),
+            layers=tuple(Layers.of(stack.params(params), config, implementation) for stack in stacks),
+            final_norm=final_norm,
             head=None if head is None else Embedding(head["kernel"], implementation),
             config=config,
             stacks=stacks,
@@ -110,7 +128,7 @@ class Decoder:
         saves 2.5% of the work of Qwen3-8B's prompts.
         """
         angles = {table: table_angles(table, tokens) for table in self.config.rope_tables}
-        x, new_cache = self.embedding(tokens.token_ids), []
+        x, new_cache = self.embedding(tokens.token_ids, self.config.embedding_scale), []
         for number, (layers, index) in enumerate(self._in_order()):
             config = self.config.layers[number]
             is_last = number == self.config.num_layers - 1
@@ -131,7 +149,11 @@ class Decoder:
 
     def logits(self, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the next token, of hidden states as `__call__` gives them."""
-        return (self.head or self.embedding).logits(hidden, self.final_norm)
+        logits, config = (self.head or self.embedding).logits(hidden, self.final_norm), self.config
+        if config.logits_divisor != 1:
+            logits = logits / config.logits_divisor
+        cap = config.logits_soft_cap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
 
 
 def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:

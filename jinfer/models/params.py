@@ -66,10 +66,11 @@ class StackSpecs:
     dtype: jnp.dtype
     layers: tuple[int, ...]
     prefix: str = "model.layers.{layer}."
+    norm_init: Init = "ones"
 
     def norm(self, name: str, features: Axis) -> ParamSpec:
         """The scale of a norm over `features`."""
-        return self.vector(f"{name}.weight", features, init="ones")
+        return self.vector(f"{name}.weight", features, init=self.norm_init)
 
     def vector(self, name: str, features: Axis, *, init: Init) -> ParamSpec:
         """A vector of each layer, of one tensor."""
@@ -158,13 +159,12 @@ def layer_stacks(config: ModelConfig) -> tuple[LayerStack, ...]:
 def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
     """The parameters of a decoder."""
     embed = Axis("embed", config.hidden_size)
-    by_path = {
-        **_vocabulary(config, dtype),
-        "final_norm/scale": StackSpecs(dtype, layers=(0,), prefix="model.").norm("norm", embed),
-    }
+    norm_init: Init = "ones" if config.norm_offset == 0 else 1 - config.norm_offset
+    around_layers = StackSpecs(dtype, (0,), "model.", norm_init)
+    by_path = {**_vocabulary(config, dtype), "final_norm/scale": around_layers.norm("norm", embed)}
     kv_scales = {}
     for stack in layer_stacks(config):
-        layer, specs_of = config.layers[stack.layers[0]], StackSpecs(dtype, stack.layers)
+        layer, specs_of = config.layers[stack.layers[0]], StackSpecs(dtype, stack.layers, norm_init=norm_init)
         specs = _layer_params(config, layer, specs_of)
         by_path |= {stack.path(path): spec for path, spec in specs.items()}
         kv_scales[stack.path(KV_SCALES)] = _kv_scales(layer.attention, specs_of)

@@ -11,8 +11,11 @@ from jinfer.entries import Entries, shown
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig
 from jinfer.models.families import (
+    gemma2,
+    gemma3,
     glm,
     glm4,
+    granite,
     llama,
     mistral,
     olmo2,
@@ -31,7 +34,10 @@ from pallas_kernels import Implementation
 
 logger = logging.getLogger(__name__)
 
-FAMILIES = (llama, qwen2, qwen3, mistral, phi3, glm, glm4, seed_oss, smollm3, olmo2, olmo3)
+FAMILIES = (
+    *(llama, qwen2, qwen3, mistral, phi3, glm, glm4, seed_oss, smollm3, olmo2, olmo3),
+    *(granite, gemma2, gemma3),
+)
 
 
 def known_architectures() -> dict[str, ModuleType]:

@@ -24,6 +24,7 @@ from jinfer.models.rope_config import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_THETA = 10000.0
+FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers
 SPELLINGS = "rope_parameters", "rope_scaling"  # of transformers 5, and of those before it
 OLD_NAMES = {"su": "longrope"}
 ORIGINAL = "original_max_position_embeddings"
@@ -111,6 +112,34 @@ def read_rope(entries: Entries, context: RopeContext, layer_types: Iterable[str]
 def read_rope_entry(entry: Entries | None, entries: Entries, context: RopeContext) -> RopeConfig:
     """The rotary embedding of one entry of the rules, with what stands beside it in `entries`."""
     return _read_flat(Entries({}) if entry is None else entry, entries, context)
+
+
+def read_rope_by_type(
+    entries: Entries, context: RopeContext, thetas: Mapping[str, tuple[str, float]]
+) -> dict[str, RopeConfig]:
+    """Rotary embedding of each type of layer: from `rope_parameters` by type, as transformers 5 writes it, or
+    from `rope_scaling`, which is of full attention alone.
+
+    `thetas` has for each type the name of the entry beside them that says its theta, and its default.
+    """
+    parameters, scaling = (entries.object(name) for name in SPELLINGS)
+    if parameters is not None and not set(parameters.raw) <= set(thetas):
+        entries.refuse(
+            SPELLINGS[0], f"it must hold an object for each of {', '.join(thetas)}, and nothing else"
+        )
+    beside = Entries(
+        {name: value for name, value in entries.raw.items() if name != "rope_theta"}, entries.name
+    )
+    found = {}
+    for layer_type, (name, default) in thetas.items():
+        of_type = None if parameters is None else parameters.object(layer_type)
+        said = {} if of_type is None else dict(of_type.raw)
+        if layer_type == FULL and scaling is not None:
+            said |= scaling.raw
+        said.setdefault("rope_theta", entries.number(name, default, above=0))
+        entry = Entries(said, f"{SPELLINGS[0]} of {entries.name} for {layer_type}")
+        found[layer_type] = _read_flat(entry, beside, context)
+    return found
 
 
 def _read_entry(

@@ -22,7 +22,7 @@ class Fold:
     gives from column `first` on.
 
     Where heads share keys and values, each of `num_groups` blocks of columns is read by `repeats` blocks of
-    the target's inputs, which so have one scale.
+    the target's inputs, which so have one scale. A norm multiplies by `norm_offset` and its parameter.
     """
 
     target: str
@@ -30,6 +30,7 @@ class Fold:
     first: int = 0
     num_groups: int = 1
     repeats: int = 1
+    norm_offset: float = 0.0
 
     def mean(self, statistic: Features) -> Features:
         """The mean over the inputs that read the same column, repeated for each of them."""
@@ -48,10 +49,11 @@ class Fold:
         taken = self._blocks(scales)[:, 0].reshape(-1)
         changed = dict(weights)
         if self.source.endswith("/scale"):
-            norm = weights[self.source]
-            divided = (norm / taken).astype(dtype).astype(np.float32)
+            norm = self.norm_offset + weights[self.source]
+            stored = (norm / taken - self.norm_offset).astype(dtype).astype(np.float32)
+            divided = self.norm_offset + stored
             can_be = (divided != 0) & np.isfinite(divided)
-            changed[self.source] = np.where(can_be, divided, norm)
+            changed[self.source] = np.where(can_be, stored, weights[self.source])
             taken = np.where(can_be, norm / np.where(can_be, divided, 1), 1)
         else:
             columns = slice(self.first, self.first + len(taken))
@@ -71,13 +73,16 @@ class Fold:
         return np.repeat(blocks, self.repeats, axis=1).reshape(-1)
 
 
-def folds_of(config: LayerConfig) -> tuple[Fold, ...]:
+def folds_of(config: LayerConfig, norm_offset: float = 0.0) -> tuple[Fold, ...]:
     """The folds of a decoder's layer: norm and q, k, v; norm and gate, up, where it has norms before these; v
     and o; up and down."""
     attention = config.attention
     num_before_values = (attention.num_heads + attention.num_kv_heads) * attention.head_dim
     group_size = attention.num_heads // attention.num_kv_heads
-    norms = (Fold("attention/qkv", "attention_norm/scale"), Fold("mlp/gate_up", "mlp_norm/scale"))
+    norms = (
+        Fold("attention/qkv", "attention_norm/scale", norm_offset=norm_offset),
+        Fold("mlp/gate_up", "mlp_norm/scale", norm_offset=norm_offset),
+    )
     return (
         *(norms if config.has_pre_norms else ()),
         Fold(

@@ -70,13 +70,13 @@ class ModelQuantization:
             yield from self._layer_tensors(layer, weights, seen)
 
     def _embedded(self) -> Hidden:
-        embedding = self.params["embedding"]["kernel"]
+        embedding, scale = self.params["embedding"]["kernel"], self.model.config.embedding_scale
         windows = () if self.plan.calibration is None else self.plan.calibration.windows
-        return [jnp.asarray(embedding[np.array(window)], jnp.float32) for window in windows]
+        return [jnp.asarray(embedding[np.array(window)], jnp.float32) * scale for window in windows]
 
     def _layers(self, weights: LayerWeights) -> Layers:
         stacked = unflatten({path: jnp.asarray(x[None]) for path, x in weights.items()})
-        return Layers.of(stacked, self.model.config.rms_norm_eps, "xla")
+        return Layers.of(stacked, self.model.config, "xla")
 
     def _layer_tensors(
         self, layer: ModelLayer, weights: LayerWeights, seen: dict[str, InputStatistics]
@@ -106,7 +106,7 @@ class ModelQuantization:
         scales: dict[str, Features] = {}
         if self.plan.choose_scales is None:
             return weights, scales
-        for fold in folds_of(layer.config):
+        for fold in folds_of(layer.config, self.model.config.norm_offset):
             if self._is_taken(layer.specs[fold.target + KERNEL]):
                 chosen = self.plan.choose_scales(weights[fold.target + KERNEL], seen[fold.target], fold)
                 weights, scales[fold.target] = fold.apply(weights, chosen, self.plan.dtype)

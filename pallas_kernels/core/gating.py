@@ -1,6 +1,23 @@
 """The gate of a feed-forward layer."""
 
+import math
+from typing import Literal
+
+import jax.numpy as jnp
 from jaxtyping import Array
+
+Activation = Literal["silu", "gelu_tanh"]
+"""x / (1 + exp(-x)), and x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x ** 3))), which approximates
+GELU (Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016)."""
+
+
+def activate_and_multiply(gate: Array, other: Array, activation: Activation) -> Array:
+    """activation(gate) * other, of which both are gate times a sigmoid: (1 + tanh(x)) / 2 is
+    1 / (1 + exp(-2 * x))."""
+    x = gate
+    if activation == "gelu_tanh":
+        x = 2 * math.sqrt(2 / math.pi) * (gate + 0.044715 * gate * gate * gate)
+    return gate / (1 + jnp.exp(-x)) * other
 
 
 def silu_and_multiply(gate: Array, other: Array, exp_minus_gate: Array) -> Array:

@@ -10,6 +10,7 @@ from typing import Any
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.core.gating import Activation
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.core.weights import (
     Activations,
@@ -27,6 +28,7 @@ from pallas_kernels.matmul.triton import MAX_NORM_ROWS, MAX_ROWS
 __all__ = [
     "MAX_NORM_ROWS",
     "MAX_ROWS",
+    "Activation",
     "Activations",
     "BlockFp8Weight",
     "Fp8Weight",
@@ -47,6 +49,7 @@ def matmul(
     norm: tuple[Float[Array, " in"] | Float[Array, "layers in"], float] | None = None,
     bias: Float[Array, " out"] | Float[Array, "layers out"] | None = None,
     gated: bool = False,
+    activation: Activation = "silu",
     residual: Float[Array, "rows out"] | None = None,
     out_dtype: DTypeLike | None = None,
     implementation: Implementation = "auto",
@@ -57,8 +60,10 @@ def matmul(
 
     `transposed` says that w is [out, in], as a tied embedding is. `norm`, the scale and epsilon of an
     RMSNorm, puts x / sqrt(mean(x ** 2) + epsilon) * scale instead of x. Where `gated`, w has the columns of a
-    gate and then as many others (2 * out in all), and the result is silu(x @ w_gate) * (x @ w_other) with
-    silu(y) = y / (1 + exp(-y)). Scale and bias may be stacks as w is, of which layer `layer` is taken.
+    gate and then as many others (2 * out in all), and the result is activation(x @ w_gate) * (x @ w_other),
+    of silu(y) = y / (1 + exp(-y)) or
+    gelu_tanh(y) = y / 2 * (1 + tanh(sqrt(2 / pi) * (y + 0.044715 * y ** 3))). Scale and bias may be stacks as
+    w is, of which layer `layer` is taken.
     `out_dtype` is x's own where None.
 
     "pallas" is the kernel in Triton ("triton") up to the rows to which it is the faster one, and XLA ("xla")
@@ -75,8 +80,8 @@ def matmul(
 
     A stack of layers is indexed by the kernel: `w[layer]` as an argument would be copied first. The layer is
     data, also where it is a Python integer, so that the layers of a model share one trace and one compiled
-    kernel. x, w, scale, bias and residual are all bfloat16 or all float32, but for the arrays of a quantized
-    weight.
+    kernel. x, w, scale, bias and residual are all bfloat16 or all float32, but for the arrays of
+    a quantized weight, and for a scale, which may always be float32.
 
     A quantized weight is taken where an array is, with all that is around the product; `transposed` is not
     for it, since it knows which of its axes are inputs. Its `activations` say what becomes of x: nothing, or
@@ -101,7 +106,7 @@ def matmul(
     cannot serve them: the kernel takes up to `MAX_ROWS` rows in bfloat16, up to `MAX_NORM_ROWS` with a norm
     or in float32, and no bias but with quantized weights.
     """
-    fusion = Fusion(norm=norm, bias=bias, gated=gated, residual=residual)
+    fusion = Fusion(norm, bias, gated, residual, activation)
     check_arguments(x, w, layer=layer, transposed=transposed, fusion=fusion)
     implementations = implementations_of(w)
     out_dtype = x.dtype if out_dtype is None else out_dtype

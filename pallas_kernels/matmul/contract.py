@@ -1,27 +1,36 @@
 """The arguments of a product: what is fused to it, and what contradicts what."""
 
-from typing import NamedTuple, TypeVar
+import functools
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, TypeVar, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from pallas_kernels.core.gating import Activation
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.weights import QuantizedWeight, Weight
 from pallas_kernels.matmul.weight_contract import check_weight
 
 WeightT = TypeVar("WeightT", bound=Weight)
+ACTIVATIONS: Mapping[Activation, Callable[[Array], Array]] = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+}
+"""The activations of a gate, in jax.numpy."""
 
 
 class Fusion(NamedTuple):
-    """The norm before a product, as scale and epsilon; the bias, the gate and the residual after it, in that
-    order."""
+    """The norm before a product, as scale and epsilon; the bias, the gate with its activation, and the
+    residual after it, in that order."""
 
     norm: tuple[Array, float] | None = None
     bias: Array | None = None
     gated: bool = False
     residual: Array | None = None
+    activation: Activation = "silu"
 
 
 def check_arguments(
@@ -70,6 +79,10 @@ def _check_fusion(x: Array, w: Weight, transposed: bool, fusion: Fusion) -> None
     num_columns = w.shape[-2 if transposed else -1]
     if fusion.gated and num_columns % 2:
         raise ValueError(f"w has {num_columns} outputs; gate and others are equal halves of them")
+    if fusion.activation not in get_args(Activation):
+        raise ValueError(
+            f"activation={fusion.activation!r} is none of the gate's: give one of {get_args(Activation)}"
+        )
     out = x.shape[0], num_columns // 2 if fusion.gated else num_columns
     if fusion.residual is not None and fusion.residual.shape != out:
         raise ValueError(
@@ -83,9 +96,11 @@ def _check_fusion(x: Array, w: Weight, transposed: bool, fusion: Fusion) -> None
                 f"matrices (w is {w.shape})"
             )
     for name, array in (("scale", scale), ("bias", fusion.bias), ("residual", fusion.residual)):
-        if array is not None and array.dtype != x.dtype:
+        allowed = (x.dtype, jnp.float32) if name == "scale" else (x.dtype,)
+        if array is not None and array.dtype not in allowed:
             raise UnsupportedError(
-                f"x in {x.dtype} and {name} in {array.dtype}: no implementation mixes dtypes"
+                f"x in {x.dtype} and {name} in {array.dtype}: no implementation mixes dtypes, but for a "
+                "scale in float32; cast it"
             )
 
 
@@ -103,5 +118,5 @@ def ended(y: Array, fusion: Fusion, layer: int | Array | None) -> Array:
         y = y + of_layer(fusion.bias, layer, ndim=1).astype(y.dtype)
     if fusion.gated:
         gate, other = jnp.split(y, 2, axis=-1)
-        y = jax.nn.silu(gate) * other
+        y = ACTIVATIONS[fusion.activation](gate) * other
     return y if fusion.residual is None else fusion.residual.astype(y.dtype) + y

@@ -33,7 +33,9 @@ def matmul(
         y = y + bias.astype(jnp.float32)
     if fusion.gated:
         gate, other = jnp.split(y, 2, axis=-1)
-        y = jax.nn.silu(gate) * other
+        y = (
+            jax.nn.silu(gate) if fusion.activation == "silu" else jax.nn.gelu(gate, approximate=True)
+        ) * other
     if fusion.residual is not None:
         y = fusion.residual.astype(jnp.float32) + y
     return y.astype(out_dtype)

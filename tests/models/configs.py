@@ -9,10 +9,14 @@ from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, ModelConfig
 from jinfer.models.registry import read_model_config
 
-LLAMA, MISTRAL, QWEN2, QWEN3, PHI3, GLM, GLM4, SEED_OSS, SMOLLM3, OLMO2 = FAMILIES = tuple(
+LLAMA, MISTRAL, QWEN2, QWEN3, PHI3, GLM, GLM4, SEED_OSS, SMOLLM3, OLMO2, GRANITE = FAMILIES = tuple(
     f"{name}ForCausalLM"
-    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Phi3", "Glm", "Glm4", "SeedOss", "SmolLM3", "Olmo2")
+    for name in (
+        *("Llama", "Mistral", "Qwen2", "Qwen3", "Phi3", "Glm", "Glm4", "SeedOss", "SmolLM3", "Olmo2"),
+        "Granite",
+    )
 )
+GEMMA2, GEMMA3 = GEMMAS = "Gemma2ForCausalLM", "Gemma3ForCausalLM"
 ANY_ROPE = tuple(architecture for architecture in FAMILIES if architecture != PHI3)
 """The families that have every type of rotary embedding."""
 DEFAULT_THETAS = {**dict.fromkeys(FAMILIES, 10000.0), SMOLLM3: 2e6}

@@ -13,6 +13,7 @@ from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
 from tests.models.configs import (
     GLM,
     GLM4,
+    GRANITE,
     LLAMA,
     MISTRAL,
     OLMO2,
@@ -70,6 +71,7 @@ def test_sizes_are_read_and_the_rest_has_defaults() -> None:
         (SEED_OSS, {}, (True, False, False)),
         (SEED_OSS, {"attention_bias": False, "attention_out_bias": True}, (False, True, False)),
         (SEED_OSS, {"attention_bias": None, "mlp_bias": True}, (True, False, True)),
+        (GRANITE, {"attention_bias": True, "mlp_bias": True}, (True, True, True)),
     ],
 )
 def test_biases_of_qkv_output_and_mlp(
@@ -119,6 +121,33 @@ def test_biases_of_qkv_output_and_mlp(
 )
 def test_windows_of_the_layers(architecture: str, entries: dict, windows: tuple[int | None, ...]) -> None:
     assert windows_of(read(architecture, **entries)) == windows
+
+
+MULTIPLIERS = {
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.0078125,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8,
+}
+
+
+def test_the_multipliers_of_granite() -> None:
+    """Absent and null are 1, also for attention, where it is no head_dim ** -0.5."""
+    for config, wanted in (
+        (read(GRANITE, **MULTIPLIERS), (12.0, 0.0078125, 0.22, 8.0)),
+        (read(GRANITE, **dict.fromkeys(MULTIPLIERS)), (1, 1, 1, 1)),
+        (read(GRANITE), (1, 1, 1, 1)),
+    ):
+        scale = attention_of(config).scale
+        assert (config.embedding_scale, scale, config.residual_scale, config.logits_divisor) == wanted
+
+
+@pytest.mark.parametrize("name", MULTIPLIERS)
+def test_a_multiplier_is_a_number_above_0(name: str) -> None:
+    for value in ("12", 0, -1.0, True, float("inf")):
+        assert f"config.json has {name} {value!r}; it must be a finite number above 0" in refusal(
+            GRANITE, **{name: value}
+        )
 
 
 def test_head_dim_is_the_family_s_where_it_is_not_given() -> None:

@@ -194,7 +194,8 @@ def _row_case(
 
 def rope_cache_write_cases() -> Iterator[Named]:
     for (name, shape), tokens in itertools.product(rope_shapes.SHAPES.items(), (64, 8192)):
-        norm = dict.fromkeys(["q_scale", "k_scale"], array(shape.head_dim)) if shape.is_normalized else {}
+        scale = array(shape.head_dim, dtype=jnp.float32 if name.startswith("gemma") else jnp.bfloat16)
+        norm = dict.fromkeys(["q_scale", "k_scale"], scale) if shape.is_normalized else {}
         yield f"rope_cache_write-{name}-{tokens}", _rope_cache_write_case(shape, tokens, norm)
     for tokens in (1, 64):
         norm = dict.fromkeys(["q_scale", "k_scale"], array(36, 128)) | {"layer": indices()}
@@ -267,7 +268,8 @@ def _append_and_decode_case(
     **options,
 ) -> Case:
     max_pages = 2560
-    norm = dict.fromkeys(["q_scale", "k_scale"], array(36, shape.head_dim, dtype=dtype)) | {
+    scale_dtype = jnp.float32 if shape.head_dim == 256 else dtype  # as of 1 + w
+    norm = dict.fromkeys(["q_scale", "k_scale"], array(36, shape.head_dim, dtype=scale_dtype)) | {
         "layer": indices()
     }
     return Case(
@@ -312,6 +314,8 @@ def matmul_cases() -> Iterator[Named]:
             yield _matmul_case(
                 f"{model}-{layer}-{rows}-{fused}", rows, (shape.num_in, shape.num_out), fused, layers=28
             )
+    for rows in (1, 16, 64):
+        yield _matmul_case(f"gemma-2-2b-gate-up-{rows}", rows, (2304, 18432), "norm-gated-gelu", layers=26)
 
 
 def _matmul_case(name: str, rows: int, sides: tuple[int, int], fused: str | None, **options) -> Named:
@@ -320,21 +324,22 @@ def _matmul_case(name: str, rows: int, sides: tuple[int, int], fused: str | None
         num_in = sides[1 if options["transposed"] else 0]
         case = Case(pallas(matmul, **options), (array(rows, num_in), array(*sides)), "matmul", "wgmma")
         return f"matmul-{name}", case
-    gated, layers = "gated" in fused, options["layers"]
+    gated, is_gelu, layers = "gated" in fused, "gelu" in fused, options["layers"]
     named = {"layer": indices()}
     if "norm" in fused and rows <= MAX_NORM_ROWS:
-        named["scale"] = array(layers, sides[0])
+        named["scale"] = array(layers, sides[0], dtype=jnp.float32 if is_gelu else jnp.bfloat16)
     if "residual" in fused:
         named["residual"] = array(rows, sides[1])
-    function = functools.partial(_fused_matmul, gated=gated)
+    function = functools.partial(_fused_matmul, gated=gated, activation="gelu_tanh" if is_gelu else "silu")
     return f"matmul-{name}", Case(
         function, (array(rows, sides[0]), array(layers, *sides)), "matmul", "wgmma", named_arguments=named
     )
 
 
-def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated):
+def _fused_matmul(x, w, *, layer, scale=None, residual=None, gated, activation="silu"):
     norm = None if scale is None else (scale, 1e-6)
-    return pallas(matmul)(x, w, layer=layer, norm=norm, gated=gated, residual=residual)
+    options = {"gated": gated, "activation": activation}
+    return pallas(matmul)(x, w, layer=layer, norm=norm, residual=residual, **options)
 
 
 def quantized_cases() -> Iterator[Named]:

@@ -158,6 +158,52 @@ def test_a_bias_is_added_before_the_gate(rng, implementation, layers):
     assert relative_error(got, gate / (1 + np.exp(-gate)) * other) < BOUNDS[jnp.float32]
 
 
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("implementation", ["reference", "xla", "triton"])
+def test_a_gate_of_gelu(rng, implementation, dtype):
+    """Also far from 0, where the exponential is beyond float32."""
+    x, w, _ = make(rng, 4, 80, 72, dtype)
+    x = x * jnp.asarray([[1], [30], [-30], [3000]], dtype)
+    gate, other = np.split(np.asarray(x, np.float64) @ np.asarray(w, np.float64), 2, axis=1)
+    got = matmul(x, w, gated=True, activation="gelu_tanh", implementation=implementation)
+    for row, wanted in zip(got, gelu_tanh(gate) * other, strict=True):
+        assert relative_error(row, wanted) < bound(dtype, norm=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_to_compute_a_gate_of_gelu(rng, way):
+    dtype = dtype_of(way)
+    x, w, wanted = make(rng, 3, 330, 78, dtype)
+    gate, other = np.split(wanted, 2, axis=1)
+    got = triton.matmul(
+        x,
+        w,
+        layer=None,
+        transposed=False,
+        fusion=Fusion(gated=True, activation="gelu_tanh"),
+        out_dtype=x.dtype,
+        blocks=WAYS[way],
+        interpret=INTERPRET,
+    )
+    assert relative_error(got, gelu_tanh(gate) * other) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("implementation", ["reference", "xla", "triton"])
+def test_a_norm_in_bfloat16_may_have_a_scale_in_float32(rng, implementation):
+    """1 + w of a small w is 1 in bfloat16: the differences of the scales are all that is left of the norm."""
+    x, w, _ = make(rng, 4, 80, 72, jnp.bfloat16, layers=3)
+    scale = jnp.asarray(1 + rng.standard_normal(80) / 300, jnp.float32)
+    wide = np.asarray(x, np.float64)
+    wide = wide / np.sqrt(np.mean(wide**2, axis=1, keepdims=True) + EPSILON) * np.asarray(scale, np.float64)
+    norm = stacked(scale, 3), EPSILON
+    got = matmul(x, w, layer=1, norm=norm, out_dtype=jnp.float32, implementation=implementation)
+    assert relative_error(got, wide @ np.asarray(w[1], np.float64)) < NORM_BOUND
+
+
 @pytest.mark.parametrize(
     ("dtype", "norm", "max_kernel_rows"),
     [(jnp.bfloat16, False, 32), (jnp.bfloat16, True, 16), (jnp.float32, False, 16), (jnp.float32, True, 16)],

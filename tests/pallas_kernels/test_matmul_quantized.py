@@ -139,6 +139,19 @@ def test_with_all_that_is_around_it(rng, name, implementation):
     assert relative_error(got, definition(x, w, **around)) < 5e-3 + STEPS.get(type(w), 0)
 
 
+@pytest.mark.parametrize("rows", [3, 70])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_a_gate_of_gelu_and_a_scale_in_float32(rng, implementation, rows):
+    """Of more rows than the kernel gates, too."""
+    x, w = jnp.asarray(rng.standard_normal((rows, 300)), jnp.bfloat16), made(rng, MAKERS["int8"])
+    norm = jnp.asarray(1 + rng.standard_normal((LAYERS, 300)) / 300, jnp.float32), EPSILON
+    gate, other = np.split(definition(x, w, norm=norm), 2, axis=1)
+    wanted = 0.5 * gate * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3))) * other
+    around = {"norm": norm, "gated": True, "activation": "gelu_tanh"}
+    got = matmul(x, w, layer=LAYER, **around, implementation=implementation)
+    assert relative_error(got, wanted) < 1e-2
+
+
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_sums_of_integers_are_exact(rng, implementation):
     """The largest of each row is 127, so that its scale is 1; and the weights' are powers of two."""

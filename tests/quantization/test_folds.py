@@ -34,7 +34,8 @@ def weights():
 
 
 def computed(weights):
-    layers = Layers.of(unflatten({path: jnp.asarray(x[None]) for path, x in weights.items()}), 1e-6, "xla")
+    config = dataclasses.replace(MODEL.config, rms_norm_eps=1e-6)
+    layers = Layers.of(unflatten({path: jnp.asarray(x[None]) for path, x in weights.items()}), config, "xla")
     rng = np.random.default_rng(5)
     windows = [jnp.asarray(rng.normal(0, 1, (size, 32)), jnp.float32) for size in (9, 20)]
     return run_layer(layers, CONFIGS, windows)
@@ -74,6 +75,16 @@ def test_a_norm_is_folded_as_it_is_rounded(weights):
     stored = changed["mlp_norm/scale"]
     np.testing.assert_array_equal(stored, stored.astype(BFLOAT16).astype(np.float32))
     np.testing.assert_allclose(stored * applied, norm, rtol=1e-6)
+
+
+def test_a_norm_that_adds_one_to_its_weight_is_folded_with_it(weights):
+    (fold,) = (each for each in folds_of(CONFIGS, norm_offset=1.0) if each.target == "mlp/gate_up")
+    norm = weights["mlp_norm/scale"].astype(BFLOAT16).astype(np.float32)
+    changed, applied = fold.apply({**weights, "mlp_norm/scale": norm}, some_scales(fold, 32), BFLOAT16)
+
+    stored = changed["mlp_norm/scale"]
+    np.testing.assert_array_equal(stored, stored.astype(BFLOAT16).astype(np.float32))
+    np.testing.assert_allclose((1 + stored) * applied, 1 + norm, rtol=1e-6)
 
 
 def test_a_feature_that_the_norm_leaves_out_stays_so(weights):

@@ -183,6 +183,70 @@ VARIANTS: Mapping[str, Variant] = {
     "qwen2_yarn": _variant(
         "Qwen2ForCausalLM", **_sizes(48, 3, 1), max_position_embeddings=2 * SHORT, rope_parameters=YARN_ROPE
     ),
+    "granite_multipliers": _variant(
+        "GraniteForCausalLM",
+        **_sizes(48, 4, 2),
+        embedding_multiplier=1.5,
+        attention_multiplier=0.15,
+        residual_multiplier=0.7,
+        logits_scaling=3.0,
+    ),
+    "granite_biases_tied": _variant(
+        "GraniteForCausalLM",
+        **_sizes(32, 4, 4),
+        attention_bias=True,
+        mlp_bias=True,
+        tie_word_embeddings=True,
+        embedding_multiplier=0.6,
+        attention_multiplier=0.5,
+        residual_multiplier=1.4,
+        logits_scaling=0.5,
+    ),
+    "gemma2_soft_caps": _variant(
+        "Gemma2ForCausalLM",
+        **_sizes(32, 4, 2),
+        head_dim=24,
+        num_hidden_layers=3,
+        sliding_window=8,
+        tie_word_embeddings=False,
+        query_pre_attn_scalar=12,
+        attn_logit_softcapping=3.0,
+        final_logit_softcapping=4.0,
+    ),
+    "gemma2_biases": _variant(
+        "Gemma2ForCausalLM",
+        **_sizes(32, 2, 1),
+        head_dim=16,
+        sliding_window=8,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+    ),
+    "gemma3_two_ropes": _variant(
+        "Gemma3ForCausalLM",
+        **_sizes(32, 4, 2),
+        head_dim=16,
+        num_hidden_layers=3,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        tie_word_embeddings=False,
+        query_pre_attn_scalar=12,
+        rope_parameters={
+            "full_attention": LINEAR_ROPE,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        },
+    ),
+    "gemma3_biases_cap": _variant(
+        "Gemma3ForCausalLM",
+        **_sizes(32, 2, 1),
+        head_dim=24,
+        sliding_window=8,
+        sliding_window_pattern=2,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        final_logit_softcapping=4.0,
+    ),
 }
 
 ROPES: Mapping[str, Mapping[str, Any]] = {
@@ -197,7 +261,7 @@ ROPES: Mapping[str, Mapping[str, Any]] = {
 }
 FAMILIES = {
     name.lower(): f"{name}ForCausalLM"
-    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Glm", "SeedOss", "SmolLM3", "Olmo2")
+    for name in ("Llama", "Mistral", "Qwen2", "Qwen3", "Glm", "SeedOss", "SmolLM3", "Olmo2", "Granite")
 }
 """The families that have every type of rotary embedding; GLM-4-0414 turns heads as GLM does."""
 HEADS = {"glm": {"head_dim": 32, **NO_IDS}}  # of which half is turned

@@ -20,7 +20,7 @@ MIN_GAP = 1e-3  # between the best and the second best logit: rounding, about 1e
 MIN_DISTINCT_IDS = 10  # of a prompt's greedy ids: a model that repeats itself tests little
 BIAS_SCALE = 0.5
 CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of those before it
-NORM_RANGE = (0.5, 1.5)
+NORM_SPREAD = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +81,8 @@ def random_model(variant: Variant, seed: int) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.endswith("norm.weight"):
-                parameter.uniform_(*NORM_RANGE, generator=generator)
+                middle = parameter.mean().item()  # 1, or 0 where 1 is added to it
+                parameter.uniform_(middle - NORM_SPREAD, middle + NORM_SPREAD, generator=generator)
             else:
                 scale = BIAS_SCALE if name.endswith(".bias") else MATRIX_SCALE
                 scale = variant.embedding_scale if name.endswith("embed_tokens.weight") else scale

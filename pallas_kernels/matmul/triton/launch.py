@@ -42,7 +42,7 @@ def matmul(
     operands = {"x": x, "w": w, "layer": None if layer is None else layer_index_operand(layer)}
     scale, epsilon = fusion.norm or (None, None)
     operands |= {"scale": scale, "residual": fusion.residual}
-    shape = MatmulKernelShape(call=call, blocks=blocks, epsilon=epsilon)
+    shape = MatmulKernelShape(call=call, blocks=blocks, epsilon=epsilon, activation=fusion.activation)
     present = {name: array for name, array in operands.items() if array is not None}
     return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
 
@@ -89,7 +89,7 @@ def _run(
         factor = jax.lax.rsqrt(mean_square + shape.epsilon)
     # Additions and not a reduction: a reduction would be a kernel by itself.
     total = functools.reduce(jnp.add, [sums[split] for split in range(shape.blocks.num_splits)])
-    return finish(list(total), factor, operands.get("residual")).astype(out_dtype)
+    return finish(list(total), factor, operands.get("residual"), shape.activation).astype(out_dtype)
 
 
 def _call(operands: dict[str, Array], shape: MatmulKernelShape, dtype: DTypeLike, interpret: bool) -> Array:
@@ -135,5 +135,5 @@ def _store(refs: MatmulRefs, out_ref, sums: Sums, shape: MatmulKernelShape):
     factor = None
     if sums.squares is not None and shape.epsilon is not None:
         factor = jax.lax.rsqrt(sums.squares / shape.call.num_in + shape.epsilon)
-    result = finish(sums.matrices, factor, residual)
+    result = finish(sums.matrices, factor, residual, shape.activation)
     plt.store(out_ref.at[row, column], result.astype(out_ref.dtype), mask=inside)

@@ -8,6 +8,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
+from pallas_kernels.core.gating import Activation
 from pallas_kernels.core.stacked import load_layer_index
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
 from pallas_kernels.matmul.tuning import MatmulBlocks, MatmulCall
@@ -49,6 +50,7 @@ class MatmulKernelShape:
     call: MatmulCall
     blocks: MatmulBlocks
     epsilon: float | None
+    activation: Activation = "silu"
 
     @property
     def padded_rows(self) -> int:

@@ -72,13 +72,14 @@ def matmul(
             out_dtype=jnp.float32,
             interpret=interpret,
         )
-        return finish(jnp.split(halves, 2, axis=-1), None, fusion.residual).astype(out_dtype)
+        ended = finish(jnp.split(halves, 2, axis=-1), None, fusion.residual, fusion.activation)
+        return ended.astype(out_dtype)
     call = call_of(x, w, fusion)
     epsilon = fusion.norm[1] if fusion.norm is not None and call.is_normalized else None
     counted = MatmulCall(
         call.rows, call.num_elements, call.num_out, True, call.is_gated, call.is_normalized, itemsize=1
     )
-    shape = MatmulKernelShape(call=counted, blocks=blocks or quantized_blocks(call), epsilon=epsilon)
+    shape = MatmulKernelShape(counted, blocks or quantized_blocks(call), epsilon, fusion.activation)
     program = QuantizedProgram(shape, kind, w.num_in, interpret)
     operands = operands_of(x, w, kind, layer, fusion, interpret)
     return _run(operands, program=program, out_dtype=jnp.dtype(out_dtype))
@@ -131,7 +132,7 @@ def _run(operands: dict[str, Array], *, program: QuantizedProgram, out_dtype: jn
         bias = bias if bias.ndim == 1 else bias[operands["layer"][0]]
         halves = bias.astype(jnp.float32).reshape(len(matrices), -1)
         matrices = [values + half for values, half in zip(matrices, halves, strict=True)]
-    return finish(matrices, None, operands.get("residual")).astype(out_dtype)
+    return finish(matrices, None, operands.get("residual"), shape.activation).astype(out_dtype)
 
 
 def _call(operands: dict[str, Array], program: QuantizedProgram, dtype: DTypeLike) -> Array:
@@ -183,7 +184,7 @@ def _store(loop: Loop, out_ref, sums: Sums):
         matrices = [values + _of_outputs(refs.bias, loop, number) for number, values in enumerate(matrices)]
     residual_ref = refs.product.residual
     residual = None if residual_ref is None else plt.load(residual_ref.at[row, column], mask=inside, other=0)
-    result = finish(matrices, None, residual)
+    result = finish(matrices, None, residual, shape.activation)
     plt.store(out_ref.at[row, column], result.astype(out_ref.dtype), mask=inside)
 
 
