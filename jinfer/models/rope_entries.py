@@ -4,22 +4,14 @@ Defaults, and the places where an entry may stand, are those of transformers 5 (
 """
 
 import logging
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
 from jinfer.entries import Entries, shown
 from jinfer.errors import UnsupportedModelError
-from jinfer.models.rope_config import (
-    DynamicRopeScaling,
-    LinearRopeScaling,
-    Llama3RopeScaling,
-    LongRopeScaling,
-    RopeConfig,
-    RopeScaling,
-    YarnRopeScaling,
-)
+from jinfer.models.rope_config import RopeConfig
+from jinfer.models.rope_scaling_entries import EXTENDED, ORIGINAL, READERS, RopeFacts
 
 logger = logging.getLogger(__name__)
 
@@ -27,9 +19,7 @@ DEFAULT_THETA = 10000.0
 FULL, SLIDING = "full_attention", "sliding_attention"  # types of layers
 SPELLINGS = "rope_parameters", "rope_scaling"  # of transformers 5, and of those before it
 OLD_NAMES = {"su": "longrope"}
-ORIGINAL = "original_max_position_embeddings"
 SHARE = "partial_rotary_factor"
-BETA_FAST, BETA_SLOW = 32.0, 1.0
 Number = TypeVar("Number", int, float)
 
 
@@ -40,16 +30,6 @@ class RopeContext:
     rotary_dim: int
     max_position_embeddings: int
     default_theta: float = DEFAULT_THETA
-
-
-@dataclass(frozen=True)
-class RopeFacts:
-    """The values that a scaling depends on besides its own entry."""
-
-    theta: float
-    rotary_dim: int
-    max_position_embeddings: int
-    original_max_position_embeddings: int
 
 
 def read_rotary_dim(entries: Entries, head_dim: int, default_share: float | None) -> int:
@@ -218,80 +198,3 @@ def _one_of(name: str, entry: Entries, inside: Number | None, outside: Number | 
             "of one entry: remove the one that does not hold"
         )
     return outside if inside is None else inside
-
-
-def _linear(entry: Entries, facts: RopeFacts) -> LinearRopeScaling:
-    return LinearRopeScaling(entry.required_number("factor", above=0))
-
-
-def _dynamic(entry: Entries, facts: RopeFacts) -> DynamicRopeScaling:
-    if facts.rotary_dim < 4:
-        entry.refuse(
-            "rope_type", f"with {facts.rotary_dim} rotary dimensions it has no exponent to grow theta by"
-        )
-    return DynamicRopeScaling(entry.required_number("factor", above=0), facts.max_position_embeddings)
-
-
-def _yarn(entry: Entries, facts: RopeFacts) -> YarnRopeScaling:
-    # Null is the ratio of the two lengths, and absence a mistake, as in transformers.
-    if "factor" not in entry.raw:
-        entry.require("factor")
-    if facts.theta == 1:
-        entry.refuse(
-            "rope_type", "with rope_theta 1 all frequencies are equal, and none can be told from another"
-        )
-    factor = entry.number(
-        "factor", facts.max_position_embeddings / facts.original_max_position_embeddings, above=0
-    )
-    mscale, of_all = (entry.number(name, None, at_least=0) for name in ("mscale", "mscale_all_dim"))
-    implied = (
-        _yarn_scale(factor, mscale) / _yarn_scale(factor, of_all)
-        if mscale and of_all
-        else _yarn_scale(factor, 1.0)
-    )
-    if "truncate" in entry.raw and not entry.has("truncate"):
-        entry.refuse("truncate", "it must be true or false")
-    return YarnRopeScaling(
-        factor=factor,
-        original_max_position_embeddings=facts.original_max_position_embeddings,
-        attention_factor=entry.number("attention_factor", implied, at_least=0),
-        beta_fast=entry.number("beta_fast", BETA_FAST, at_least=0) or BETA_FAST,
-        beta_slow=entry.number("beta_slow", BETA_SLOW, at_least=0) or BETA_SLOW,
-        truncate=entry.switch("truncate", True),
-    )
-
-
-def _yarn_scale(factor: float, mscale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1
-
-
-def _longrope(entry: Entries, facts: RopeFacts) -> LongRopeScaling:
-    original = facts.original_max_position_embeddings
-    factor = entry.number("factor", facts.max_position_embeddings / original, above=0)
-    given = entry.number("attention_factor", None, at_least=0)
-    if given is None and factor > 1 and original == 1:
-        entry.refuse(ORIGINAL, "it must be above 1, or attention_factor be given")
-    implied = 1.0 if factor <= 1 or original == 1 else math.sqrt(1 + math.log(factor) / math.log(original))
-    short, long = (
-        entry.required_numbers(name, length=facts.rotary_dim // 2, above=0)
-        for name in ("short_factor", "long_factor")
-    )
-    return LongRopeScaling(factor, original, implied if given is None else given, short, long)
-
-
-def _llama3(entry: Entries, facts: RopeFacts) -> Llama3RopeScaling:
-    names = "factor", "low_freq_factor", "high_freq_factor"
-    factor, low, high = (entry.required_number(name, above=0) for name in names)
-    if high <= low:
-        entry.refuse("high_freq_factor", f"it must be above low_freq_factor {low:g}")
-    return Llama3RopeScaling(factor, low, high, facts.original_max_position_embeddings)
-
-
-READERS: Mapping[str, Callable[[Entries, RopeFacts], RopeScaling]] = {
-    "linear": _linear,
-    "dynamic": _dynamic,
-    "yarn": _yarn,
-    "longrope": _longrope,
-    "llama3": _llama3,
-}
-EXTENDED = "llama3", "yarn", "longrope"  # which know the context before they were extended

@@ -16,7 +16,8 @@ from jinfer.models.config_entries import (
     read_num_layers,
 )
 from jinfer.models.rope_config import LongRopeScaling, RopeScaling
-from jinfer.models.rope_entries import ORIGINAL, rope_objects
+from jinfer.models.rope_entries import rope_objects
+from jinfer.models.rope_scaling_entries import ORIGINAL
 
 ARCHITECTURES = ("Phi3ForCausalLM",)
 MODEL_TYPE = "phi3"
