@@ -18,7 +18,6 @@ PALLAS_NAMES = (
     "glm4_post_norms_tied",  # pairs side by side
     "olmo2_gqa_biases",  # products without a norm before them, and with one behind
     "gemma2_soft_caps",  # of scores and logits; norms of 1 + w, and GELU
-    "gemma3_two_ropes",  # by the type of layer, with norms of queries and keys of 1 + w
 )
 
 
