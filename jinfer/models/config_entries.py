@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from jinfer.entries import MAX_INTEGER, NEEDED, Entries
+from jinfer.entries import NEEDED, Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
 from jinfer.models.rope_config import RopeConfig
@@ -20,10 +20,7 @@ from pallas_kernels.matmul import Activation
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_SLIDING_WINDOW = 4096  # of the families that have one, in files that do not mention it
-DEFAULT_MAX_WINDOW_LAYERS = 28
 DEFAULT_NUM_HEADS = 32
-LAYER_TYPES = {FULL: FULL, SLIDING: SLIDING, "attention": FULL}  # "attention" is an older name
 ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -138,12 +135,6 @@ def read_num_layers(entries: Entries, default: int = FamilyDefaults.num_layers) 
     return _with_default(entries, "num_hidden_layers", default)
 
 
-def check_full_attention(entries: Entries, defaults: FamilyDefaults) -> None:
-    """Refuses `layer_types` of other than full attention, in families that have no other."""
-    if set(read_layer_types(entries, read_num_layers(entries, defaults.num_layers)) or ()) - {FULL}:
-        entries.refuse("layer_types", f"all layers of this family are of {FULL}")
-
-
 def _activation(entries: Entries, name: str, defaults: FamilyDefaults) -> Activation:
     activation = entries.text(name, defaults.activation)
     if activation not in ACTIVATIONS:
@@ -152,52 +143,6 @@ def _activation(entries: Entries, name: str, defaults: FamilyDefaults) -> Activa
             f"config.json has {name} {activation!r}; jinfer implements {known}: {REMEDY}"
         )
     return ACTIVATIONS[activation]
-
-
-def read_layer_types(entries: Entries, num_layers: int) -> tuple[str, ...] | None:
-    """`layer_types`, one for each layer; None where there are none."""
-    types = entries.texts("layer_types")
-    if types is None:
-        return None
-    if len(types) != num_layers or not set(types) <= set(LAYER_TYPES):
-        raise UnsupportedModelError(
-            f"config.json has layer_types {list(types)!r}; jinfer implements {FULL} and {SLIDING}, one for "
-            f"each of the {num_layers} layers: {REMEDY}"
-        )
-    return tuple(LAYER_TYPES[kind] for kind in types)
-
-
-def windows_by_type(types: Sequence[str], window: int | None, reason: str) -> tuple[int | None, ...]:
-    """The window of each layer. Refuses types that ask for a window where there is none, for a `reason`."""
-    if window is None and SLIDING in types:
-        raise UnsupportedModelError(
-            f"config.json has layer_types with {SLIDING}, but {reason}: correct one of them, for the window "
-            "is unknown"
-        )
-    return tuple(window if kind == SLIDING else None for kind in types)
-
-
-def read_window(entries: Entries) -> int | None:
-    """`sliding_window`: null is none, and a file that does not mention it means 4096."""
-    return entries.integer(
-        "sliding_window", None if "sliding_window" in entries.raw else DEFAULT_SLIDING_WINDOW
-    )
-
-
-def read_layer_windows(entries: Entries) -> tuple[int | None, ...]:
-    """The sliding window of each layer, as Qwen writes it: `layer_types`, or all layers from
-    `max_window_layers` on.
-
-    Both hold where `use_sliding_window` says so. Elsewhere any integer may stand there.
-    """
-    num_layers = read_num_layers(entries)
-    first = entries.integer("max_window_layers", DEFAULT_MAX_WINDOW_LAYERS, at_least=-MAX_INTEGER)
-    entries.integer("sliding_window", None, at_least=-MAX_INTEGER)
-    window = read_window(entries) if entries.switch("use_sliding_window", False) else None
-    types = read_layer_types(entries, num_layers)
-    if types is None:
-        return tuple(window if layer >= first else None for layer in range(num_layers))
-    return windows_by_type(types, window, "use_sliding_window is not true, or sliding_window is null")
 
 
 def _size(entries: Entries, name: str, default: int) -> int:

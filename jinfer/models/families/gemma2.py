@@ -6,16 +6,8 @@ from dataclasses import replace
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import (
-    FULL,
-    SLIDING,
-    FamilyDefaults,
-    read_decoder_config,
-    read_layer_types,
-    read_num_layers,
-    read_window,
-    windows_by_type,
-)
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
+from jinfer.models.window_entries import read_periodic_windows
 
 ARCHITECTURES = ("Gemma2ForCausalLM",)
 MODEL_TYPE = "gemma2"
@@ -35,7 +27,7 @@ ATTENTION_CAP, LOGITS_CAP = 50.0, 30.0
 
 def read_config(entries: Entries) -> ModelConfig:
     """`layer_types`, where it is absent, begins with a window and alternates. A soft cap of null is none."""
-    windows = read_windows(entries, DEFAULTS, pattern=2)
+    windows = read_periodic_windows(entries, DEFAULTS, period=2)
     bias = entries.switch("attention_bias", False)
     config = read_decoder_config(
         entries,
@@ -49,15 +41,6 @@ def read_config(entries: Entries) -> ModelConfig:
     soft_cap = read_cap(entries, "attn_logit_softcapping", ATTENTION_CAP)
     logits_soft_cap = read_cap(entries, "final_logit_softcapping", LOGITS_CAP)
     return as_gemma(entries, config, soft_cap=soft_cap, logits_soft_cap=logits_soft_cap)
-
-
-def read_windows(entries: Entries, defaults: FamilyDefaults, *, pattern: int) -> tuple[int | None, ...]:
-    """The window of each layer: by `layer_types`, or all but each `pattern`-th have one."""
-    num_layers, window = read_num_layers(entries, defaults.num_layers), read_window(entries)
-    types = read_layer_types(entries, num_layers)
-    if types is None:
-        types = tuple(FULL if (layer + 1) % pattern == 0 else SLIDING for layer in range(num_layers))
-    return windows_by_type(types, window, "sliding_window is null")
 
 
 def read_cap(entries: Entries, name: str, default: float | None) -> float | None:

@@ -3,9 +3,10 @@ soft caps, five layers with a window to each without, and rotary embedding of th
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import FULL, SLIDING, FamilyDefaults, read_decoder_config
-from jinfer.models.families.gemma2 import as_gemma, read_cap, read_windows
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
+from jinfer.models.families.gemma2 import as_gemma, read_cap
 from jinfer.models.rope_entries import read_rope_by_type
+from jinfer.models.window_entries import FULL, SLIDING, read_periodic_windows
 
 ARCHITECTURES = ("Gemma3ForCausalLM",)
 MODEL_TYPE = "gemma3_text"
@@ -28,7 +29,7 @@ def read_config(entries: Entries) -> ModelConfig:
     """Each `sliding_window_pattern`-th layer has no window, where there are no `layer_types`.
     `attn_logit_softcapping` is not read, in transformers either."""
     pattern = entries.integer("sliding_window_pattern", PATTERN)
-    windows = read_windows(entries, DEFAULTS, pattern=pattern)
+    windows = read_periodic_windows(entries, DEFAULTS, period=pattern)
     bias = entries.switch("attention_bias", False)
     config = read_decoder_config(
         entries,

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from jinfer.entries import Entries
 from jinfer.models.config import LayerConfig, ModelConfig, TensorNames
-from jinfer.models.config_entries import FamilyDefaults, check_full_attention, read_decoder_config
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
+from jinfer.models.window_entries import check_full_attention
 
 ARCHITECTURES = ("GlmForCausalLM",)
 MODEL_TYPE = "glm"

@@ -5,13 +5,8 @@ from dataclasses import replace
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import (
-    FULL,
-    FamilyDefaults,
-    read_decoder_config,
-    read_layer_types,
-    read_num_layers,
-)
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_num_layers
+from jinfer.models.window_entries import FULL, read_layer_types
 
 ARCHITECTURES = ("GraniteForCausalLM",)
 MODEL_TYPE = "granite"

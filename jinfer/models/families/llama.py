@@ -2,11 +2,8 @@
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import (
-    FamilyDefaults,
-    check_full_attention,
-    read_decoder_config,
-)
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
+from jinfer.models.window_entries import check_full_attention
 
 ARCHITECTURES = ("LlamaForCausalLM",)
 MODEL_TYPE = "llama"

@@ -2,14 +2,8 @@
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import (
-    FamilyDefaults,
-    read_decoder_config,
-    read_layer_types,
-    read_num_layers,
-    read_window,
-    windows_by_type,
-)
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_num_layers
+from jinfer.models.window_entries import read_layer_types, read_window, windows_by_type
 
 ARCHITECTURES = ("MistralForCausalLM",)
 MODEL_TYPE = "mistral"

@@ -5,19 +5,11 @@ from dataclasses import replace
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import (
-    FULL,
-    SLIDING,
-    FamilyDefaults,
-    read_decoder_config,
-    read_layer_types,
-    read_num_layers,
-    read_window,
-    windows_by_type,
-)
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
 from jinfer.models.families.olmo2 import with_norms_behind
 from jinfer.models.rope_config import RopeConfig
 from jinfer.models.rope_entries import RopeContext, read_rope_entry
+from jinfer.models.window_entries import FULL, SLIDING, read_periodic_windows
 
 ARCHITECTURES = ("Olmo3ForCausalLM",)
 MODEL_TYPE = "olmo3"
@@ -28,15 +20,11 @@ DEFAULTS = FamilyDefaults(
     rms_norm_eps=1e-5,
     rope_theta=5e5,
 )
-INTERVAL = 4  # of layers without a window, where layer_types are absent
+PERIOD = 4  # of layers without a window, where layer_types are absent
 
 
 def read_config(entries: Entries) -> ModelConfig:
     """`sliding_window` is of the layers that `layer_types` names, or of three in four."""
-    num_layers = read_num_layers(entries)
-    types = read_layer_types(entries, num_layers) or tuple(
-        SLIDING if (number + 1) % INTERVAL else FULL for number in range(num_layers)
-    )
     bias = entries.switch("attention_bias", False)
     config = read_decoder_config(
         entries,
@@ -44,7 +32,7 @@ def read_config(entries: Entries) -> ModelConfig:
         DEFAULTS,
         qkv_bias=bias,
         output_bias=bias,
-        sliding_windows=windows_by_type(types, read_window(entries), "sliding_window is null"),
+        sliding_windows=read_periodic_windows(entries, DEFAULTS, period=PERIOD),
         rope_reader=_read_rope,
     )
     return replace(config, layers=tuple(with_norms_behind(layer) for layer in config.layers))

@@ -6,18 +6,11 @@ from dataclasses import replace
 from jinfer.entries import Entries
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig, TensorNames
-from jinfer.models.config_entries import (
-    FULL,
-    REMEDY,
-    SLIDING,
-    FamilyDefaults,
-    read_decoder_config,
-    read_layer_types,
-    read_num_layers,
-)
+from jinfer.models.config_entries import REMEDY, FamilyDefaults, read_decoder_config, read_num_layers
 from jinfer.models.rope_config import LongRopeScaling, RopeScaling
 from jinfer.models.rope_entries import rope_objects
 from jinfer.models.rope_scaling_entries import ORIGINAL
+from jinfer.models.window_entries import FULL, SLIDING, read_layer_types
 
 ARCHITECTURES = ("Phi3ForCausalLM",)
 MODEL_TYPE = "phi3"

@@ -3,7 +3,8 @@ values."""
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_layer_windows
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
+from jinfer.models.window_entries import read_layer_windows
 
 ARCHITECTURES = ("Qwen2ForCausalLM",)
 MODEL_TYPE = "qwen2"

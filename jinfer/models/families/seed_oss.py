@@ -3,11 +3,8 @@ for that of the output."""
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import (
-    FamilyDefaults,
-    check_full_attention,
-    read_decoder_config,
-)
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
+from jinfer.models.window_entries import check_full_attention
 
 ARCHITECTURES = ("SeedOssForCausalLM",)
 MODEL_TYPE = "seed_oss"

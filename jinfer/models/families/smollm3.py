@@ -5,13 +5,8 @@ from dataclasses import replace
 
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
-from jinfer.models.config_entries import (
-    FamilyDefaults,
-    read_decoder_config,
-    read_layer_types,
-    read_num_layers,
-    windows_by_type,
-)
+from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_num_layers
+from jinfer.models.window_entries import read_layer_types, windows_by_type
 
 ARCHITECTURES = ("SmolLM3ForCausalLM",)
 MODEL_TYPE = "smollm3"
