@@ -16,6 +16,7 @@ from jinfer.execution.memory import check_weights_fit, choose_dtype, choose_limi
 from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
+from jinfer.models.multimodal import text_config
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import Placement
 from jinfer.text.tokenizer import Tokenizer
@@ -131,14 +132,15 @@ def load_model(
 def _read_config(
     source: str | Path | ModelConfig | Mapping[str, Any] | None, needs_weights: bool
 ) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:
-    """The directory, if there is one, its config.json, and the ModelConfig read from that."""
+    """The directory, if there is one, its config.json, of a multimodal model that of its text model, and the
+    ModelConfig read from that."""
     if isinstance(source, ModelConfig):
         return None, {}, source
     if isinstance(source, Mapping):
-        return None, source, read_model_config(source)
+        return None, text_config(source), read_model_config(source)
     directory = resolve_model_directory(source, weights=needs_weights)
     raw = read_json(directory / "config.json")
-    return directory, raw, read_model_config(raw)
+    return directory, text_config(raw), read_model_config(raw)
 
 
 def choose_rounding(quantization: Quantization | None, dtype: jnp.dtype) -> Rounding | None:

@@ -240,6 +240,7 @@ BEYOND_THE_FRONT_DOOR = {
     "cli/convert.py": {
         "bench.arguments",
         "models.model",
+        "models.multimodal",
         "models.registry",
         "quantization.checkpoint",
         "quantization.options",

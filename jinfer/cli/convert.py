@@ -15,6 +15,7 @@ from jinfer.cli.exit_status import EXIT_OK
 from jinfer.config import DType
 from jinfer.errors import ConfigError, JinferError
 from jinfer.models.model import Model
+from jinfer.models.multimodal import text_config
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import default_placement
 from jinfer.quantization.schemes import SCHEME_NAMES
@@ -84,7 +85,8 @@ class _Source:
     def of(cls, options: argparse.Namespace) -> "_Source":
         directory = resolve_model_directory(options.model)
         raw = read_json(directory / "config.json")
-        dtype = options.dtype or raw.get("dtype") or raw.get("torch_dtype") or "float32"
+        of_text = text_config(raw)
+        dtype = options.dtype or of_text.get("dtype") or of_text.get("torch_dtype") or "float32"
         if dtype not in CONVERTED_DTYPES:
             raise ConfigError(
                 f"config.json names the dtype {dtype!r}; give --dtype, one of {', '.join(get_args(DType))}"

@@ -101,6 +101,8 @@ class ModelConfig:
     """Logits become cap * tanh(logits / cap)."""
     norm_offset: float = 0.0
     """Every norm multiplies by this and its weight, of which the sum is float32."""
+    is_part: bool = False
+    """True for the text model of a multimodal one, which lies among others' weights in checkpoints."""
 
     @property
     def num_layers(self) -> int:

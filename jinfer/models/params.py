@@ -168,7 +168,7 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
         specs = _layer_params(config, layer, specs_of)
         by_path |= {stack.path(path): spec for path, spec in specs.items()}
         kv_scales[stack.path(KV_SCALES)] = _kv_scales(layer.attention, specs_of)
-    return ParamSpecs(by_path, IGNORED, kv_scales)
+    return ParamSpecs(by_path, IGNORED, kv_scales, is_part=config.is_part)
 
 
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -23,11 +24,13 @@ from jinfer.models.families import (
     phi3,
     qwen2,
     qwen3,
+    qwen3_vl,
     seed_oss,
     smollm3,
 )
 from jinfer.models.foreign_entries import check_foreign_entries
 from jinfer.models.model import Model
+from jinfer.models.multimodal import MULTIMODAL, is_multimodal, say_what_is_left_out, text_config
 from jinfer.models.params import decoder_params
 from jinfer.weights.formats.format_choice import read_format
 from pallas_kernels import Implementation
@@ -35,25 +38,32 @@ from pallas_kernels import Implementation
 logger = logging.getLogger(__name__)
 
 FAMILIES = (
-    *(llama, qwen2, qwen3, mistral, phi3, glm, glm4, seed_oss, smollm3, olmo2, olmo3),
+    *(llama, qwen2, qwen3, qwen3_vl, mistral, phi3, glm, glm4, seed_oss, smollm3, olmo2, olmo3),
     *(granite, gemma2, gemma3),
 )
 
 
 def known_architectures() -> dict[str, ModuleType]:
-    """The module of each architecture."""
-    return {name: family for family in FAMILIES for name in family.ARCHITECTURES}
+    """The module of each architecture; of a multimodal one, that of its usual text model."""
+    by_type = {family.MODEL_TYPE: family for family in FAMILIES}
+    return {
+        **{name: family for family in FAMILIES for name in family.ARCHITECTURES},
+        **{name: by_type[multimodal.text_types[0]] for name, multimodal in MULTIMODAL.items()},
+    }
 
 
 def read_model_config(raw: Mapping[str, Any]) -> ModelConfig:
-    """Checks and reads a config.json. Raises UnsupportedModelError, with what is known, for what jinfer
-    cannot run."""
-    entries = Entries(raw)
+    """Checks and reads a config.json; of a multimodal model it is that of its text model. Raises
+    UnsupportedModelError, with what is known, for what jinfer cannot run."""
+    entries = Entries(text_config(raw))
     family = _family_of_entries(entries)
-    read_format(raw)  # raises for weights that jinfer could not read
+    read_format(entries.raw)  # raises for weights that jinfer could not read
     config = family.read_config(entries)
     check_foreign_entries(entries, config)
-    return config
+    if not is_multimodal(raw):
+        return config
+    say_what_is_left_out(raw)
+    return replace(config, is_part=True)
 
 
 def build_model(config: ModelConfig, dtype: jnp.dtype, implementation: Implementation) -> Model:

@@ -141,8 +141,10 @@ def _templates_by_name(value: Any) -> dict[str, str]:
 
 
 def _default_bos_token_id(directory: Path) -> int | None:
-    for name in ("generation_config.json", "config.json"):
-        token_id = _read_json(directory / name).get("bos_token_id")
+    generation, config = (_read_json(directory / name) for name in ("generation_config.json", "config.json"))
+    of_text = config.get("text_config")  # of a multimodal model
+    for entries in (generation, config, of_text if isinstance(of_text, Mapping) else {}):
+        token_id = entries.get("bos_token_id")
         if isinstance(token_id, int) and not isinstance(token_id, bool):
             return token_id
     return None

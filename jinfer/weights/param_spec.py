@@ -2,7 +2,7 @@
 it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -87,6 +87,12 @@ class ParamSpec:
             for name, part in self.kernel_type.parts(num_in, num_out).items()
         }
 
+    def renamed(self, stored: Callable[[str], str]) -> "ParamSpec":
+        """The parameter with the names of tensors that `stored` gives for its own."""
+        tensors = tuple(replace(tensor, name=stored(tensor.name)) for tensor in self.tensors)
+        tied = None if self.tied is None else replace(self.tied, spec=self.tied.spec.renamed(stored))
+        return replace(self, tensors=tensors, tied=tied)
+
     def tensor_names(self) -> Iterator[str]:
         """The names of all its tensors, layer by layer."""
         for layer in self.layers or (0,):
@@ -136,12 +142,14 @@ class IgnoredTensors:
 class ParamSpecs:
     """The parameters of a model by path, and the tensors that its checkpoints may hold besides.
 
-    `kv_scales` are the scales of its KV cache, by path: parameters where a checkpoint has them.
+    `kv_scales` are the scales of its KV cache, by path: parameters where a checkpoint has them. Checkpoints
+    of a model that `is_part` of a multimodal one hold the others' tensors, too, and may have other names.
     """
 
     by_path: Mapping[str, ParamSpec]
     ignored: tuple[IgnoredTensors, ...] = ()
     kv_scales: Mapping[str, ParamSpec] = field(default_factory=dict)
+    is_part: bool = False
 
     @property
     def flat(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -211,6 +219,14 @@ class ParamSpecs:
         tied = self.tied[path]
         by_path = {**self.by_path, path: replace(self.by_path[path], tied=None), tied.path: tied.spec}
         return replace(self, by_path=by_path)
+
+    def renamed(self, stored: Callable[[str], str]) -> "ParamSpecs":
+        """The parameters with the names of tensors that `stored` gives for theirs."""
+        return replace(
+            self,
+            by_path={path: spec.renamed(stored) for path, spec in self.by_path.items()},
+            kv_scales={path: spec.renamed(stored) for path, spec in self.kv_scales.items()},
+        )
 
     def ignores(self, name: str, dtype_name: str | None = None) -> bool:
         """True if a tensor of this name holds nothing of the model; without a dtype, if that holds for every

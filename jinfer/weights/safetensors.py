@@ -21,6 +21,7 @@ from jinfer.weights.rounded_weights import rounded_tensor, with_rounded_types
 from jinfer.weights.safetensors_directory import TensorFiles, find_tensors, open_source
 from jinfer.weights.safetensors_layout import lay_out
 from jinfer.weights.streaming import TensorSlice, fill_params
+from jinfer.weights.text_model import text_model
 from jinfer.weights.tied_params import have_same_values, untie
 
 
@@ -29,6 +30,8 @@ def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement,
     tensor at fault; a head beside the embedding of a tied model is one, where its values are others
     (`fit_checkpoint` unties)."""
     files = TensorFiles(directory, find_tensors(directory))
+    if specs.is_part:
+        specs, files = text_model(specs, files)
     pairs = [_tied_names(specs, path) for path in _differing(specs, files)]
     faults = [f"{head} has other values than {embedding}, and the model is tied" for head, embedding in pairs]
     raise_faults(faults, str(directory))
@@ -48,6 +51,8 @@ def fit_checkpoint(
     ConfigError for quantized weights that are to be quantized.
     """
     files = open_source(origin)
+    if specs.is_part:
+        specs, files = text_model(specs, files)
     stored_as = find_format(origin.parent, raw, files.tensors.keys())
     quantized_as = None
     if stored_as is not None:

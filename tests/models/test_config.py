@@ -8,6 +8,7 @@ import pytest
 
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig
+from jinfer.models.multimodal import text_config
 from jinfer.models.registry import known_architectures, read_model_config
 from jinfer.models.rope_config import Llama3RopeScaling, RopeConfig
 from tests.models.configs import (
@@ -230,7 +231,9 @@ def test_real_configs_are_read_or_refused_by_name(shared_data: Path) -> None:
         (architecture,) = raw["architectures"]
         if architecture in known_architectures():
             config = read_model_config(raw)
-            assert (config.num_layers, config.vocab_size) == (raw["num_hidden_layers"], raw["vocab_size"])
+            of_text = text_config(raw)
+            sizes = of_text["num_hidden_layers"], of_text["vocab_size"]
+            assert (config.num_layers, config.vocab_size) == sizes
             num_read += 1
         else:
             with pytest.raises(UnsupportedModelError, match=architecture) as caught:

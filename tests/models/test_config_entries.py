@@ -221,7 +221,7 @@ def test_sizes_that_are_there_are_not_said(caplog) -> None:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("module", [each for each in MODULES if each.ARCHITECTURES[0] in FAMILIES])
+@pytest.mark.parametrize("module", [each for each in MODULES if {*each.ARCHITECTURES} & {*FAMILIES}])
 def test_defaults_are_those_of_transformers(module) -> None:
     transformers = pytest.importorskip("transformers")
     (architecture,) = module.ARCHITECTURES[:1]
@@ -268,7 +268,7 @@ def test_the_case_of_an_architecture_does_not_matter(spelling: str) -> None:
 @pytest.mark.parametrize("architectures", [None, [], ()])
 def test_without_architectures_the_model_type_says_which(architectures: Any) -> None:
     raw = {**SMALL, "architectures": architectures}
-    for module in MODULES:
+    for module in filter(lambda each: each.ARCHITECTURES, MODULES):
         named = {**raw, "architectures": list(module.ARCHITECTURES[:1])}
         assert read_model_config({**raw, "model_type": module.MODEL_TYPE}) == read_model_config(named)
 

@@ -112,6 +112,7 @@ SMALL_SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 72, "nu
 WITHOUT_EFFECT = (
     "_name_or_path",
     "bos_token_id",
+    "dtype",
     "eos_token_id",
     "initializer_range",
     "pad_token_id",
@@ -122,8 +123,23 @@ WITHOUT_EFFECT = (
 )
 
 
+VISION = {  # of Qwen3-VL, as small as can be
+    "depth": 1,
+    "hidden_size": 8,
+    "num_heads": 1,
+    "intermediate_size": 8,
+    "out_hidden_size": 64,
+    "patch_size": 2,
+    "num_position_embeddings": 4,
+    "deepstack_visual_indexes": [],
+}
+
+
 def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
     """A real config.json of few and small layers, with all its switches, and a context of 128 positions."""
+    if "text_config" in raw:
+        kept = {name: raw[name] for name in ("architectures", "tie_word_embeddings") if name in raw}
+        return {**kept, "text_config": shrunk(raw["text_config"]), "vision_config": VISION}
     kept = {name: value for name, value in raw.items() if name not in WITHOUT_EFFECT}
     heads, kv_heads = raw["num_attention_heads"], raw.get("num_key_value_heads", raw["num_attention_heads"])
     small = {

@@ -43,6 +43,15 @@ def _variant(architecture: str, *, max_shard_size: str = "1GB", **options: Any) 
     return Variant(architecture, {**common, **options}, max_shard_size)
 
 
+def _multimodal(
+    architecture: str, text: Mapping[str, Any], vision: Mapping[str, Any], **options: Any
+) -> Variant:
+    """A text model beside a vision model that is as small as can be."""
+    of_text = {**_variant(architecture, **text).options}
+    of_vision = {"patch_size": 2, "intermediate_size": 8, **vision}
+    return Variant(architecture, {"text_config": of_text, "vision_config": of_vision, **options})
+
+
 def _sizes(hidden: int, heads: int, kv_heads: int) -> dict[str, int]:
     return {"hidden_size": hidden, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
 
@@ -246,6 +255,35 @@ VARIANTS: Mapping[str, Variant] = {
         attention_bias=True,
         tie_word_embeddings=False,
         final_logit_softcapping=4.0,
+    ),
+    "qwen3_vl_three_counts": _multimodal(
+        "Qwen3VLForConditionalGeneration",
+        {
+            **_sizes(32, 4, 2),
+            "head_dim": 16,
+            "attention_bias": True,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+                "mrope_interleaved": True,
+            },
+        },
+        {
+            "depth": 1,
+            "hidden_size": 8,
+            "num_heads": 1,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 4,
+            "spatial_merge_size": 1,
+            "deepstack_visual_indexes": [0],
+        },
+    ),
+    "gemma3_multimodal": _multimodal(
+        "Gemma3ForConditionalGeneration",
+        {**_sizes(32, 4, 2), "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
+        {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "image_size": 4},
+        tie_word_embeddings=False,
     ),
 }
 

@@ -97,7 +97,8 @@ def answer(model: Any, prompt_ids: np.ndarray) -> Answer:
     By a model that has computed nothing: transformers keeps dynamic frequencies from one sequence to the
     next.
     """
-    model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+    decoder = getattr(model.model, "language_model", model.model)
+    decoder.rotary_emb = type(decoder.rotary_emb)(decoder.config)
     out = model(torch.tensor(prompt_ids)[None], use_cache=True)
     logits, greedy_ids = [out.logits[0]], [int(out.logits[0, -1].argmax())]
     cache = next(name for name in CACHE_NAMES if name in out)
