@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int32
 
-from jinfer.models.config import AttentionConfig
+from jinfer.models.config import AttentionConfig, QueryGrowth
 from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
 from jinfer.models.rope import Angles
 from jinfer.weights.params import Params
@@ -97,6 +97,8 @@ class Attention:
         are given; and the layer's pages with the keys and values of all tokens in them."""
         projected = self._with_projection_norms(self.qkv(x, layer, norm=norm), layer)
         heads = projected.reshape(x.shape[0], -1, config.head_dim)
+        if config.query_growth is not None:
+            heads = _with_growth(heads, config.num_heads, config.query_growth, tokens.positions)
         attend = self._decode if tokens.query_starts is None else self._extend
         attended, kv_pages = attend(heads, layer, config, angles, kv_pages, tokens)
         attended = attended.reshape(len(residual), -1)
@@ -186,3 +188,16 @@ class Attention:
             "sinks": None if self.sinks is None else self.sinks[layer],
             "implementation": self.implementation,
         }
+
+
+def _with_growth(
+    heads: Float[Array, "tokens all_heads head_dim"],
+    num_heads: int,
+    growth: QueryGrowth,
+    positions: Int32[Array, " tokens"],
+) -> Float[Array, "tokens all_heads head_dim"]:
+    """The heads with queries that have grown by their positions. The factor is rounded to their dtype."""
+    intervals = (positions // growth.interval).astype(jnp.float32)
+    factors = 1 + growth.rate * jnp.log1p(intervals)
+    is_query = jnp.arange(heads.shape[1]) < num_heads
+    return heads * jnp.where(is_query, factors[:, None], 1).astype(heads.dtype)[..., None]

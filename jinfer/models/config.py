@@ -15,6 +15,15 @@ class RopeTable(NamedTuple):
 
 
 @dataclass(frozen=True)
+class QueryGrowth:
+    """Queries are multiplied by 1 + rate * log(1 + floor(position / interval)): attention stays sharp over
+    long contexts."""
+
+    rate: float
+    interval: int
+
+
+@dataclass(frozen=True)
 class AttentionConfig:
     """Grouped-query attention. None, or False, is what the layer does without, rotary embedding too; but a
     `scale` of None, the factor of its scores, is head_dim ** -0.5.
@@ -23,7 +32,7 @@ class AttentionConfig:
     query heads together and one of all key heads; `has_sinks` a learned score of each query head in its
     softmax; `rotary_dim` how many dimensions of a head are turned, the first ones, where that is not all.
     With `has_interleaved_rope` dimensions 2i and 2i + 1 are turned together; else those that are half of the
-    turned ones apart.
+    turned ones apart. `query_growth` is of queries without a norm.
     """
 
     num_heads: int
@@ -40,6 +49,10 @@ class AttentionConfig:
     has_interleaved_rope: bool = False
     has_projection_norms: bool = False
     scale: float | None = None
+    query_growth: QueryGrowth | None = None
+
+    def __post_init__(self) -> None:
+        assert self.query_growth is None or not self.has_head_norms, "a norm would undo the growth"
 
     @property
     def rope_table(self) -> RopeTable:

@@ -18,6 +18,8 @@ from jinfer.models.families import (
     glm4,
     granite,
     llama,
+    ministral,
+    ministral3,
     mistral,
     olmo2,
     olmo3,
@@ -38,7 +40,22 @@ from pallas_kernels import Implementation
 logger = logging.getLogger(__name__)
 
 FAMILIES = (
-    *(llama, qwen2, qwen3, qwen3_vl, mistral, phi3, glm, glm4, seed_oss, smollm3, olmo2, olmo3),
+    *(
+        llama,
+        qwen2,
+        qwen3,
+        qwen3_vl,
+        mistral,
+        ministral,
+        ministral3,
+        phi3,
+        glm,
+        glm4,
+        seed_oss,
+        smollm3,
+        olmo2,
+        olmo3,
+    ),
     *(granite, gemma2, gemma3),
 )
 

@@ -4,7 +4,7 @@ Defaults, and the places where an entry may stand, are those of transformers 5 (
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -87,6 +87,16 @@ def read_rope(entries: Entries, context: RopeContext, layer_types: Iterable[str]
         )
     theta = entries.number("rope_theta", context.default_theta, above=0)
     return next(iter(said.values()), RopeConfig(theta))
+
+
+def without_entries(entries: Entries, names: Collection[str]) -> Entries:
+    """The entries, and their rope entries without those of `names`, which something else reads."""
+    rules = {
+        spelling: {name: value for name, value in rule.items() if name not in names}
+        for spelling in SPELLINGS
+        if isinstance(rule := entries.raw.get(spelling), Mapping)
+    }
+    return Entries({**entries.raw, **rules}, entries.name)
 
 
 def read_rope_entry(entry: Entries | None, entries: Entries, context: RopeContext) -> RopeConfig:

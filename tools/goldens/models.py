@@ -256,6 +256,41 @@ VARIANTS: Mapping[str, Variant] = {
         tie_word_embeddings=False,
         final_logit_softcapping=4.0,
     ),
+    "ministral_some_windows": _variant(
+        "MinistralForCausalLM",
+        **_sizes(32, 4, 2),
+        head_dim=16,
+        sliding_window=8,
+        layer_types=["full_attention", "sliding_attention"],
+    ),
+    "ministral3_growth": _variant(
+        "Ministral3ForCausalLM",
+        **_sizes(32, 4, 2),
+        head_dim=16,
+        sliding_window=24,
+        tie_word_embeddings=True,
+        max_position_embeddings=16 * 8,
+        rope_parameters={
+            **YARN_MSCALE_ROPE,
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.5,
+        },
+        **NO_IDS,
+    ),
+    "mistral3_multimodal": _multimodal(
+        "Mistral3ForConditionalGeneration",
+        {
+            **_sizes(32, 4, 1),
+            **NO_IDS,
+            "model_type": "ministral3",
+            "head_dim": 24,
+            "rope_parameters": {**YARN_ROPE, "llama_4_scaling_beta": 0.2},
+        },
+        {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "head_dim": 8, "image_size": 4},
+        tie_word_embeddings=False,
+        image_token_index=VOCAB_SIZE,
+        spatial_merge_size=1,
+    ),
     "qwen3_vl_three_counts": _multimodal(
         "Qwen3VLForConditionalGeneration",
         {

@@ -14,11 +14,16 @@ DEFAULTS = FamilyDefaults(
 
 def read_config(entries: Entries) -> ModelConfig:
     """`sliding_window` holds for every layer, or for those that `layer_types` names, as in Ministral."""
+    return read_mistral_config(entries, ARCHITECTURES[0])
+
+
+def read_mistral_config(entries: Entries, architecture: str) -> ModelConfig:
+    """Mistral 7B, and Ministral."""
     num_layers, window = read_num_layers(entries), read_window(entries)
     types = read_layer_types(entries, num_layers)
     windows = (
         (window,) * num_layers if types is None else windows_by_type(types, window, "sliding_window is null")
     )
     return read_decoder_config(
-        entries, ARCHITECTURES[0], DEFAULTS, qkv_bias=False, output_bias=False, sliding_windows=windows
+        entries, architecture, DEFAULTS, qkv_bias=False, output_bias=False, sliding_windows=windows
     )

@@ -4,13 +4,11 @@ counts time, height and width.
 A text has the three counts alike, so that its tokens are turned by their positions, as in Qwen3.
 """
 
-from collections.abc import Mapping
-
 from jinfer.entries import Entries
 from jinfer.models.config import ModelConfig
 from jinfer.models.config_entries import FamilyDefaults, read_decoder_config
 from jinfer.models.rope_config import RopeConfig
-from jinfer.models.rope_entries import SPELLINGS, RopeContext, read_rope
+from jinfer.models.rope_entries import RopeContext, read_rope, without_entries
 
 ARCHITECTURES: tuple[str, ...] = ()  # it comes within a multimodal model alone
 MODEL_TYPE = "qwen3_vl_text"
@@ -42,9 +40,4 @@ def read_config(entries: Entries) -> ModelConfig:
 
 def _read_rope(entries: Entries, context: RopeContext, layer_type: str) -> RopeConfig:
     """The rule of all three counts."""
-    of_one_count = {
-        name: {key: value for key, value in rule.items() if key not in OF_THREE_COUNTS}
-        for name in SPELLINGS
-        if isinstance(rule := entries.raw.get(name), Mapping)
-    }
-    return read_rope(Entries({**entries.raw, **of_one_count}, entries.name), context, (layer_type,))
+    return read_rope(without_entries(entries, OF_THREE_COUNTS), context, (layer_type,))
