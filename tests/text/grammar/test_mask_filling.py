@@ -8,7 +8,6 @@ from jinfer.requests.structured_outputs import StructuredOutputs
 from jinfer.requests.token_masker import num_mask_words
 from jinfer.text.grammar import mask_filling
 from jinfer.text.grammar.grammar_compiler import GrammarCompiler
-from jinfer.text.grammar.library import llguidance
 from jinfer.text.grammar.limits import GrammarLimits
 from jinfer.text.grammar.mask_filling import accept_tokens, fill_masks
 from tests.text.grammar.walking import good
@@ -61,7 +60,7 @@ def test_threads_fill_rows_of_one_grammar_as_one_does(demo, monkeypatch):
             masker.accept(draw.choice(sorted(demo.allows(masker))))
     rows = np.zeros((2, len(maskers), num_mask_words(demo.vocab_size)), np.uint32)
     for words, num_threads in zip(rows, (1, 4), strict=True):
-        monkeypatch.setattr(mask_filling, "_executor", lambda num=num_threads: llguidance().LLExecutor(num))
+        monkeypatch.setattr(mask_filling, "NUM_THREADS", num_threads)
         assert all(fill_masks(maskers, words))
     compiler.close()
     np.testing.assert_array_equal(rows[0], rows[1])
@@ -100,3 +99,28 @@ def test_a_failed_row_harms_no_other(demo):
 
 def test_no_rows(demo):
     assert fill_masks([], np.empty((0, num_mask_words(demo.vocab_size)), np.uint32)) == []
+
+
+def test_every_thread_gets_rows_of_its_own(demo, monkeypatch):
+    """The rows of a lexer stay together, and no row is left out or filled twice."""
+    monkeypatch.setattr(mask_filling, "NUM_THREADS", 3)
+    compiler = GrammarCompiler(
+        demo.tokenizer,
+        vocab_size=demo.vocab_size,
+        eos_token_ids=demo.eos_token_ids,
+        limits=GrammarLimits(num_lexers=5),
+    )
+    maskers = [good(compiler, StructuredOutputs(json={"type": "string"})) for _ in range(23)]
+    filled: list[list[int]] = []
+    mask_filling._on_threads(
+        [(masker, row) for row, masker in enumerate(maskers)],
+        lambda thread, pairs: filled.append([row for _, row in pairs]),
+    )
+    compiler.close()
+    assert sorted(row for rows in filled for row in rows) == list(range(23))
+    threads_of_lexers: dict[object, set[int]] = {}
+    for thread, rows in enumerate(filled):
+        for row in rows:
+            threads_of_lexers.setdefault(maskers[row].lexer, set()).add(thread)
+    assert all(len(threads) == 1 for threads in threads_of_lexers.values())
+    assert max(map(len, filled)) <= 10, "5 lexers of 4 or 5 rows: two of them for a thread"
