@@ -2,16 +2,18 @@
 # All that is measured on one GPU, in the order that takes the least of its time: the tests beside the soak, the
 # blocks of kernels beside its end, and what wants a quiet machine after it. Half an hour on one H200 with 16 cores.
 #
-#     benchmarks/one_gpu.sh OUT CONFIGS TOKENIZER TEMPLATE [EARLIER]
+#     benchmarks/one_gpu.sh OUT CONFIGS TOKENIZER TEMPLATE
 #
 # OUT gets a log of each part, and steps.txt a line when it ends: name, exit status, seconds since the start. CONFIGS
-# has a directory with a config.json of Qwen3-8B and one of Qwen3-0.6B; TOKENIZER is Qwen3's; TEMPLATE is a chat
-# template for the shipped model; EARLIER is a directory with an earlier version, which benchmarks.turns compares.
-# SOAK_MINUTES (20), TESTS (tests), TEST_PROCESSES (14) and PYTHON (python3) may be set. A part that fails stops no other. Results
-# are appended to benchmarks/results; read the logs before they are committed.
+# has a directory with a config.json of each model that benchmarks.whole_models names; TOKENIZER is Qwen3's; TEMPLATE
+# is a chat template for the shipped model. SOAK_MINUTES (20), TESTS (tests), TEST_PROCESSES (14) and PYTHON (python3)
+# may be set. A part that fails stops no other. Results are appended to benchmarks/results, and blocks that were found
+# are written into pallas_kernels; read the logs before either is committed.
+#
+# Whole models are measured twice: first beside the soak, which keeps nothing and fills the compilation cache. They
+# share the GPU then, so that both times they get three quarters of it.
 set -u
 out=$(realpath -m "$1") configs=$(realpath "$2") tokenizer=$(realpath "$3") template=$(realpath "$4")
-earlier=${5:+$(realpath "$5")}
 python=${PYTHON:-python3}
 cd "$(dirname "$0")/.."
 mkdir -p "$out"
@@ -27,8 +29,13 @@ part() { # NAME LIMIT_S COMMAND...
 tune() { # NAME SECONDS OP CASE...
     local name=$1 seconds=$2 op=$3
     shift 3
-    part "$name" $((seconds + 60)) "$python" -m benchmarks.kernels tune "$op" "${@/#/--case=}" --seconds "$seconds" \
-        --output "$out/tuned"
+    part "$name" $((seconds + 60)) "$python" -m benchmarks.kernels tune "$op" "${@/#/--case=}" --seconds "$seconds"
+}
+
+whole_models() { # NAME LIMIT_S WORD...
+    local name=$1 limit=$2
+    shift 2
+    part "$name" "$limit" "$python" -m benchmarks.whole_models "$configs" "$@" --set gpu_memory_utilization=0.75
 }
 
 cp -r jinfer/demo_model "$out/model"
@@ -44,17 +51,15 @@ few_rows=()
 for shape in 8192 4096-12288; do
     few_rows+=("quantized-int4-$shape-b"{1,16,64} "quantized-fp8-$shape-b16" "quantized-int8-$shape-b16")
 done
-tune tune-few-rows 240 quantized_matmul "${few_rows[@]}"
-tune tune-decode 120 paged_attention.decode decode-{64x2048,256x1024}-{int8,fp8}
+tune tune-few-rows 150 quantized_matmul "${few_rows[@]}"
+tune tune-decode 60 paged_attention.decode decode-{64x2048,256x1024}-{int8,fp8}
+whole_models whole-models-compiled 300 --repeats 1
 wait "$soak"
 
-part structured-steps 240 "$python" -m benchmarks.structured_steps --config "$configs/Qwen3-8B" --tokenizer "$tokenizer"
 part serve-structured 300 "$python" -m benchmarks.serving serve-structured --repeats 2 --config "$configs/Qwen3-8B" \
     --serve-option "tokenizer=$tokenizer"
 part quantization 400 "$python" -m benchmarks.quantization --record
 part kv8 200 "$python" -m benchmarks.kernels --record --case=kv8-{decode-64x2048,decode-256x1024,extend-1x8192}{,-fp8}
-if [ -n "$earlier" ]; then
-    part turns 300 "$python" -m benchmarks.turns --turns 3 "$earlier" latency b256-512 --config "$configs/Qwen3-0.6B" \
-        --scheduling-policy prefill_first --set max_num_batched_tokens=1024 --repeats 3
-fi
+whole_models whole-models 600 --record
+part kv-capacity 100 "$python" -m benchmarks.kv_capacity "$configs/Qwen3-8B" --record
 touch "$out/done"

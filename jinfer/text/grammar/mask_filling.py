@@ -90,5 +90,5 @@ def _thread(number: int) -> Any:
 
 @cache
 def _pool() -> ThreadPoolExecutor:
-    """What waits for llguidance's threads."""
+    """The threads that wait for those of llguidance."""
     return ThreadPoolExecutor(NUM_THREADS, thread_name_prefix="jinfer-masks")
