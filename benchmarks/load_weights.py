@@ -175,7 +175,7 @@ def _tensor_shapes(model: Model) -> Iterator[tuple[str, tuple[int, ...]]]:
     for layer in range(model.config.num_layers):
         for spec in specs:
             if layer in (spec.layers or (0,)):
-                *others, _ = spec.layer_shape
+                *others, _ = spec.entry_shape
                 for tensor in spec.tensors:
                     shape = (*others, tensor.num_columns)
                     yield tensor.name.format(layer=layer), shape[::-1] if spec.is_transposed else shape

@@ -23,8 +23,11 @@ from jinfer.text.tokenizer import Tokenizer
 from jinfer.weights.choice import choose_weights
 from jinfer.weights.dummy_params import dummy_params
 from jinfer.weights.fitted_weights import FittedWeights, Target
+from jinfer.weights.formats.format_choice import read_format
+from jinfer.weights.formats.kernel_choice import with_described_types
 from jinfer.weights.hub import read_json, resolve_model_directory
 from jinfer.weights.in_memory import adopt, fit_given
+from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
 from jinfer.weights.rounded_weights import ROUNDINGS, Rounding, with_rounded_types
 
@@ -98,7 +101,7 @@ def resolve_model(
         weights = choose_weights(directory, raw, model.param_specs, target)
     _say_what_is_quantized(weights)
     return ResolvedModel(
-        model=model.fitted_to(weights.specs) if weights else _fitted_to_given(model, params, rounding),
+        model=model.fitted_to(weights.specs if weights else _fitted_specs(model, params, raw, rounding)),
         rounding=rounding,
         dtype=dtype,
         chosen_limits=limits,
@@ -155,11 +158,16 @@ def _say_what_is_quantized(weights: FittedWeights | None) -> None:
         logger.info("the weights are stored as %s, and served as %s", weights.quantized_as, served)
 
 
-def _fitted_to_given(model: Model, params: Params | None, rounding: Rounding | None) -> Model:
-    """The model with a head of its own where the params that are given have one, and with kernels of the
-    types that a rule gives them."""
+def _fitted_specs(
+    model: Model, params: Params | None, raw: Mapping[str, Any], rounding: Rounding | None
+) -> ParamSpecs:
+    """The specs with a head of its own where the params that are given have one, and with kernels of the
+    types that a rule gives them; or, of random weights, that the config.json `raw` describes."""
     specs = model.param_specs if params is None else fit_given(model.param_specs, params)
-    return model.fitted_to(specs if rounding is None else with_rounded_types(specs, rounding))
+    if rounding is not None:
+        return with_rounded_types(specs, rounding)
+    stored_as = read_format(raw) if params is None else None
+    return specs if stored_as is None else with_described_types(specs, stored_as)
 
 
 def _load_params(resolved: ResolvedModel, config: EngineConfig, placement: Placement) -> Params:

@@ -26,7 +26,7 @@ NamedTensor = tuple[str, np.ndarray]
 def refused_modules(model: Model, scheme: Scheme) -> tuple[dict[str, str], int]:
     """The reason of each module that a scheme does not take, by name, and the number of all modules."""
     kernels = [spec for spec in model.param_specs.by_path.values() if spec.is_transposed]
-    reasons = [(spec, scheme.refusal(spec.layer_shape[0])) for spec in kernels]
+    reasons = [(spec, scheme.refusal(spec.entry_shape[0])) for spec in kernels]
     refused = {
         name.removesuffix(WEIGHT): reason
         for spec, reason in reasons
@@ -97,7 +97,7 @@ class ModelQuantization:
 
     def _is_taken(self, spec: ParamSpec) -> bool:
         """True for the kernels that are quantized."""
-        return spec.is_transposed and self.plan.scheme.refusal(spec.layer_shape[0]) is None
+        return spec.is_transposed and self.plan.scheme.refusal(spec.entry_shape[0]) is None
 
     def _folded(
         self, layer: ModelLayer, weights: LayerWeights, seen: dict[str, InputStatistics]

@@ -4,7 +4,7 @@ it."""
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ Init = Literal["normal", "zeros", "ones", "codes"] | float
 and a number stands for itself."""
 LAYERS = "layers"
 """The logical axis of a stack: one entry for each of `ParamSpec.layers`."""
+EXPERTS = "experts"
+"""The logical axis of the experts of a layer, which follows that of the layers."""
 JOINED = "joined"
 """The logical axis of several tensors side by side, each of which names the axis of its own columns."""
 
@@ -26,7 +28,8 @@ JOINED = "joined"
 class CheckpointTensor:
     """A tensor of a Hugging Face checkpoint, and how many columns of a parameter it fills.
 
-    A `name` with `{layer}` in it stands for one tensor per layer. `axis` is the logical axis of the columns.
+    A `name` with `{layer}` in it stands for one tensor per layer, and one with `{expert}` for one per expert.
+    `axis` is the logical axis of the columns.
     """
 
     name: str
@@ -35,15 +38,39 @@ class CheckpointTensor:
 
 
 @dataclass(frozen=True)
+class FusedTensor:
+    """A tensor that a checkpoint may have for each layer in place of those of the experts: a stack of
+    matrices [out, in] of each expert, or of [in, out] where it is `is_turned`; or of vectors.
+
+    The outputs of several kinds of one expert lie one kind behind the other, or in turns (a, b, a, b, ...)
+    where they are `is_interleaved`.
+    """
+
+    name: str
+    is_turned: bool = False
+    is_interleaved: bool = False
+
+
+class Place(NamedTuple):
+    """An entry of a stack, by its index on each axis of it: of the layers, and of the experts; () of a
+    parameter that is no stack. `names` are its tensors, side by side."""
+
+    indices: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class ParamSpec:
     """A parameter: its shape with a logical axis for each dimension, its first value, and where a checkpoint
     has it.
 
-    A stack has the axis `layers` first, and the numbers of its layers in a checkpoint in `layers`. `tensors`
-    lie side by side along the last axis; the ones that `is_transposed` describes are stored as [out, in].
+    A stack has the axis `layers` first, and the numbers of its layers in a checkpoint in `layers`; the
+    axis `experts` may follow. `tensors` lie side by side along the last axis; the ones that `is_transposed`
+    describes are stored as [out, in], and those of all experts of a layer perhaps as `fused` says.
 
-    `kernel_type` is that of a stack of kernels [layers, in, out] which is served quantized: it then stands
-    for the arrays of that type.
+    `kernel_type` is that of a stack of kernels [layers, in, out] or [layers, experts, in, out] which is
+    served quantized: it then stands for the arrays of that type. Rules that quantize floats leave a
+    parameter that `stays_float` as it is.
     """
 
     shape: tuple[int, ...]
@@ -55,6 +82,8 @@ class ParamSpec:
     layers: tuple[int, ...] = ()
     tied: "TiedParam | None" = None
     kernel_type: KernelType | None = None
+    fused: FusedTensor | None = None
+    stays_float: bool = False
 
     def __post_init__(self) -> None:
         assert len(self.axes) == len(self.shape), self
@@ -67,9 +96,22 @@ class ParamSpec:
         return self.axes[0] == LAYERS
 
     @property
-    def layer_shape(self) -> tuple[int, ...]:
-        """The shape of one layer of a stack, and of anything else the whole."""
-        return self.shape[1:] if self.is_stacked else self.shape
+    def num_experts(self) -> int | None:
+        """The experts of each layer; None where there are none."""
+        return self.shape[1] if self.axes[1:2] == (EXPERTS,) else None
+
+    @property
+    def stack_shape(self) -> tuple[int, ...]:
+        """The sizes of the axes of a stack: [layers], [layers, experts], or []."""
+        if self.num_experts is not None:
+            return self.shape[:2]
+        return self.shape[:1] if self.is_stacked else ()
+
+    @property
+    def entry_shape(self) -> tuple[int, ...]:
+        """The shape of one entry of a stack, and of anything else the whole: what tensors side by side
+        fill."""
+        return self.shape[len(self.stack_shape) :]
 
     @property
     def abstract(self) -> jax.ShapeDtypeStruct:
@@ -79,24 +121,37 @@ class ParamSpec:
         """The arrays of the parameter by their paths."""
         if self.kernel_type is None:
             return {path: ArraySpec(self.shape, self.dtype, self.axes, self.init)}
-        num_layers, num_in, num_out = self.shape
+        stack, entry_axes = self.stack_shape, self.axes[len(self.stack_shape) :]
         return {
             f"{path}/{name}": ArraySpec(
-                (num_layers, *part.shape), part.dtype, (LAYERS, *part.axes(*self.axes[1:])), part.init
+                (*stack, *part.shape),
+                part.dtype,
+                (*self.axes[: len(stack)], *part.axes(*entry_axes)),
+                part.init,
             )
-            for name, part in self.kernel_type.parts(num_in, num_out).items()
+            for name, part in self.kernel_type.parts(*self.entry_shape).items()
         }
 
     def renamed(self, stored: Callable[[str], str]) -> "ParamSpec":
         """The parameter with the names of tensors that `stored` gives for its own."""
         tensors = tuple(replace(tensor, name=stored(tensor.name)) for tensor in self.tensors)
         tied = None if self.tied is None else replace(self.tied, spec=self.tied.spec.renamed(stored))
-        return replace(self, tensors=tensors, tied=tied)
+        fused = None if self.fused is None else replace(self.fused, name=stored(self.fused.name))
+        return replace(self, tensors=tensors, tied=tied, fused=fused)
+
+    def places(self) -> Iterator[Place]:
+        """All entries, layer by layer and expert by expert."""
+        if not self.is_stacked:
+            yield Place((), tuple(tensor.name for tensor in self.tensors))
+        for index, layer in enumerate(self.layers):
+            for expert in range(self.num_experts or 1):
+                names = tuple(tensor.name.format(layer=layer, expert=expert) for tensor in self.tensors)
+                yield Place((index,) if self.num_experts is None else (index, expert), names)
 
     def tensor_names(self) -> Iterator[str]:
         """The names of all its tensors, layer by layer."""
-        for layer in self.layers or (0,):
-            yield from (tensor.name.format(layer=layer) for tensor in self.tensors)
+        for place in self.places():
+            yield from place.names
 
 
 @dataclass(frozen=True)
@@ -183,7 +238,7 @@ class ParamSpecs:
             if spec.kernel_type is None:
                 params[path] = arrays[path]
                 continue
-            num_in, num_out = spec.layer_shape
+            num_in, num_out = spec.entry_shape
             parts = {name: arrays[f"{path}/{name}"] for name in spec.kernel_type.parts(num_in, num_out)}
             params[path] = spec.kernel_type.kernel(parts, num_in)
         return unflatten({path: params[path] for path in self._ordered})

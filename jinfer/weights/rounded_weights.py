@@ -1,6 +1,7 @@
 """Float weights that are quantized while they are read: matrices of codes and of scales, computed row by
 row."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from jinfer.weights.kernel_types import Fp8Kernel, Int4Kernel, Int8Kernel, Kerne
 from jinfer.weights.param_spec import ParamSpec, ParamSpecs
 from jinfer.weights.rounding import float8_scales, integer_scales, rounded_float8, rounded_integers
 from jinfer.weights.tensor_source import TensorSource
+
+logger = logging.getLogger(__name__)
 
 GROUP_SIZE = 128  # inputs that share a scale of four bits
 MIDDLE = 8  # the unsigned code of zero, of four bits
@@ -140,16 +143,23 @@ def rounded_tensor(source: TensorSource, rounding: Rounding) -> DequantizedTenso
 def with_rounded_types(specs: ParamSpecs, rounding: Rounding) -> ParamSpecs:
     """The specs with the types of the kernels that a rule quantizes. Raises ConfigError if it takes none."""
     kernels = {path: spec for path, spec in specs.by_path.items() if _is_kernel(spec)}
-    types = {path: rounding.kernel_type(spec.layer_shape[0]) for path, spec in kernels.items()}
+    types = {path: rounding.kernel_type(spec.entry_shape[0]) for path, spec in kernels.items()}
     found = {path: kernel_type for path, kernel_type in types.items() if kernel_type is not None}
     if not found:
-        sizes = sorted({spec.layer_shape[0] for spec in kernels.values()})
+        sizes = sorted({spec.entry_shape[0] for spec in kernels.values()})
         raise ConfigError(
             f"quantization='int4' has groups of {GROUP_SIZE} inputs, and the products of this model have "
             f"{', '.join(map(str, sizes))}, no multiple of it; choose 'int8' or 'fp8'"
+        )
+    experts = [path for path, spec in specs.by_path.items() if spec.fused is not None and spec.is_transposed]
+    if experts:
+        logger.warning(
+            "quantization leaves experts as they are (%s), which take most of the memory; a checkpoint whose "
+            "experts are stored in fp8 or mxfp4 is served so",
+            ", ".join(experts),
         )
     return specs.typed(found)
 
 
 def _is_kernel(spec: ParamSpec) -> bool:
-    return spec.is_stacked and spec.is_transposed
+    return spec.is_stacked and spec.is_transposed and not spec.stays_float

@@ -9,6 +9,7 @@ from typing import Any
 
 from jinfer.errors import ConfigError
 from jinfer.placement import Placement
+from jinfer.weights.expert_tensors import with_expert_tensors
 from jinfer.weights.fitted_weights import AS_STORED, FittedWeights, Target
 from jinfer.weights.formats.checkpoint_format import dequantized
 from jinfer.weights.formats.dequantized_tensor import DequantizedStack, DequantizedTensor
@@ -32,6 +33,7 @@ def load_checkpoint(specs: ParamSpecs, directory: Path, *, placement: Placement,
     files = TensorFiles(directory, find_tensors(directory))
     if specs.is_part:
         specs, files = text_model(specs, files)
+    files = with_expert_tensors(specs, files)
     pairs = [_tied_names(specs, path) for path in _differing(specs, files)]
     faults = [f"{head} has other values than {embedding}, and the model is tied" for head, embedding in pairs]
     raise_faults(faults, str(directory))
@@ -62,6 +64,7 @@ def fit_checkpoint(
             isinstance(tensor, DequantizedTensor | DequantizedStack) for tensor in files.tensors.values()
         )
         quantized_as = stored_as.title if is_quantized else None
+    files = with_expert_tensors(specs, files)
     for path in _differing(specs, files):
         specs = untie(specs, path, stored_as=_tied_names(specs, path))
     specs, files = _with_types(specs, files, target, quantized_as)

@@ -9,7 +9,7 @@ from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
 from jinfer.weights.formats.kernel_parts import kernel_parts
 from jinfer.weights.harmless_tensors import is_harmless
 from jinfer.weights.kernel_part import KernelPart
-from jinfer.weights.param_spec import ParamSpec, ParamSpecs
+from jinfer.weights.param_spec import ParamSpec, ParamSpecs, Place
 from jinfer.weights.params import named, raise_faults
 from jinfer.weights.rounded_weights import Rounding, rounded_tensor
 from jinfer.weights.safetensors_directory import TensorFiles
@@ -26,8 +26,8 @@ def lay_out(specs: ParamSpecs, files: TensorFiles) -> list[TensorSlice]:
     tensors are one CheckpointError."""
     layout = _Layout(files)
     for path, spec in specs.by_path.items():
-        for index, layer in enumerate(spec.layers or (0,)):
-            layout.add(path, spec, index, layer)
+        for place in spec.places():
+            layout.add(path, spec, place)
     layout.note_unused(specs)
     raise_faults(layout.faults, str(files.origin))
     return [each for name in files.tensors for each in layout.slices.get(name, ())]
@@ -39,19 +39,21 @@ def tensor_names(specs: ParamSpecs) -> set[str]:
 
 
 def tensor_slices(
-    tensor: StoredTensor, path: str, spec: ParamSpec, place: tuple[int, int]
+    tensor: StoredTensor, path: str, spec: ParamSpec, indices: tuple[int, ...], column: int
 ) -> list[TensorSlice]:
-    """The slices of a parameter's arrays that a tensor fills, in a layer and from a column on."""
-    index, column = place
+    """The slices of a parameter's arrays that a tensor fills, in an entry of a stack and from a column on."""
     if spec.kernel_type is None:
-        start = (index, *(0,) * (len(spec.shape) - 2), column)
+        start = (*indices, *(0,) * (len(spec.entry_shape) - 1), column)
         return [TensorSlice(tensor, path, start, spec.is_transposed != tensor.is_turned)]
     assert isinstance(tensor, DequantizedTensor), "a kernel with a type is made of quantized tensors"
-    num_in, num_out = spec.layer_shape
+    num_in, num_out = spec.entry_shape
     parts = spec.kernel_type.parts(num_in, num_out)
     return [
         TensorSlice(
-            each.source, f"{path}/{name}", _part_start(parts[name], place, num_out), each.is_transposed
+            each.source,
+            f"{path}/{name}",
+            (*indices, *_part_start(parts[name], column, num_out)),
+            each.is_transposed,
         )
         for name, each in kernel_parts(tensor, spec.kernel_type).items()
     ]
@@ -64,19 +66,18 @@ def rounded_slices(path: str, spec: ParamSpec, kernel: np.ndarray, rounding: Rou
         each
         for index, matrix in enumerate(kernel)
         for each in tensor_slices(
-            rounded_tensor(HostTensor(matrix.T, dtype), rounding), path, spec, (index, 0)
+            rounded_tensor(HostTensor(matrix.T, dtype), rounding), path, spec, (index,), 0
         )
     ]
 
 
-def _part_start(part: KernelPart, place: tuple[int, int], num_out: int) -> tuple[int, ...]:
-    """The first index of a module in a stack of parts: blocks of outputs are as many columns further."""
-    index, column = place
+def _part_start(part: KernelPart, column: int, num_out: int) -> tuple[int, ...]:
+    """The first index of a module in a part: blocks of outputs are as many columns further."""
     start = [0] * len(part.shape)
     if part.out_axis is not None:
         outputs_each = -(-num_out // part.shape[part.out_axis])
         start[part.out_axis] = column // outputs_each
-    return index, *start
+    return tuple(start)
 
 
 class _Layout:
@@ -89,23 +90,23 @@ class _Layout:
         self.faults: list[str] = []
         self._wanted: set[str] = set()
 
-    def add(self, path: str, spec: ParamSpec, index: int, layer: int) -> None:
-        """Adds the tensors of parameter[index] of a stack, or of a whole parameter, from column 0 on."""
-        names = [name.format(layer=layer) for name in self._stored_names(spec)]
+    def add(self, path: str, spec: ParamSpec, place: Place) -> None:
+        """Adds the tensors of an entry of a stack, or of a whole parameter, from column 0 on."""
+        names = self._stored_names(spec, place)
         column = 0
         for name, tensor in zip(names, spec.tensors, strict=True):
             self._check(name, spec)
             if name in self._tensors:
-                self.slices[name] = tensor_slices(self._tensors[name], path, spec, (index, column))
+                self.slices[name] = tensor_slices(self._tensors[name], path, spec, place.indices, column)
             column += tensor.num_columns
         if len(names) > 1 and all(name in self._tensors for name in names):
             self._check_joined(names, spec)
 
-    def _stored_names(self, spec: ParamSpec) -> tuple[str, ...]:
-        names = tuple(tensor.name for tensor in spec.tensors)
-        if spec.tied is not None and spec.tied.tensor_name in self._tensors and names[0] not in self._tensors:
-            return (spec.tied.tensor_name,)
-        return names
+    def _stored_names(self, spec: ParamSpec, place: Place) -> tuple[str, ...]:
+        tied, tensors = spec.tied, self._tensors
+        if tied is not None and tied.tensor_name in tensors and place.names[0] not in tensors:
+            return (tied.tensor_name,)
+        return place.names
 
     def _check(self, name: str, spec: ParamSpec) -> None:
         """Notes a tensor that is missing, of another dtype or of another shape, but for the columns of a
@@ -121,7 +122,7 @@ class _Layout:
             self.faults.append(
                 f"{name} has dtype {tensor.dtype_name}, of which jinfer reads {', '.join(SUPPORTED_DTYPES)}"
             )
-        shape = spec.layer_shape
+        shape = spec.entry_shape
         given = tensor.checkpoint_shape[::-1] if spec.is_transposed else tensor.checkpoint_shape
         is_alone = len(spec.tensors) == 1
         if len(given) != len(shape) or given[:-1] != shape[:-1] or (is_alone and given != shape):
@@ -131,7 +132,7 @@ class _Layout:
                 f"{name} has shape {tensor.checkpoint_shape}, the model needs ({', '.join(map(str, wanted))})"
             )
 
-    def _check_joined(self, names: list[str], spec: ParamSpec) -> None:
+    def _check_joined(self, names: tuple[str, ...], spec: ParamSpec) -> None:
         """Notes tensors side by side that do not divide the columns as the model does."""
         shapes = [self._tensors[name].checkpoint_shape for name in names]
         axis = 0 if spec.is_transposed else -1

@@ -10,6 +10,7 @@ from dataclasses import replace
 from jinfer.errors import CheckpointError
 from jinfer.weights.formats.kv_scales import KVScheme
 from jinfer.weights.formats.module_tensors import ModuleTensors
+from jinfer.weights.kernel_types import KernelType
 from jinfer.weights.params import named, raise_faults
 from jinfer.weights.safetensors_directory import TensorFiles
 from jinfer.weights.tensor_source import StoredTensor
@@ -41,6 +42,10 @@ class CheckpointFormat(ABC):
     def weight(self, module: ModuleTensors) -> StoredTensor | None:
         """The weight that the tensors of a module stand for; None if it is stored plainly. Raises
         CheckpointError for tensors that do not fit each other or the configuration."""
+
+    def kernel_type(self, module: str) -> KernelType | None:
+        """The type in which a module is served, as far as the configuration says it without the tensors."""
+        return None
 
     def float_name(self, module: str) -> str:
         """The name of the weight of a module in a checkpoint of floats."""

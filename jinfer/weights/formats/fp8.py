@@ -9,7 +9,9 @@ from jinfer.weights.formats.entries import check_one_of, read_block
 from jinfer.weights.formats.kv_scales import KVScheme
 from jinfer.weights.formats.module_tensors import ModuleTensors
 from jinfer.weights.formats.stored_matrix import FLOAT8, PlainMatrix
+from jinfer.weights.kernel_types import BlockFp8Kernel, Fp8Kernel, KernelType
 from pallas_kernels.core.weights import Activations
+from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
 
 INPUT_SCALE = "input_scale"
 BLOCK_SCALE, SCALE = "weight_scale_inv", "weight_scale"  # both multiply, whatever the first is called
@@ -41,6 +43,13 @@ class Fp8(CheckpointFormat):
     @property
     def title(self) -> str:
         return "fp8"
+
+    def kernel_type(self, module: str) -> KernelType | None:
+        if lists(self.not_converted, module):
+            return None
+        if self.block == (BLOCK_SIZE, BLOCK_SIZE):
+            return BlockFp8Kernel("dynamic")
+        return Fp8Kernel("dynamic") if self.block is None else None
 
     def weight(self, module: ModuleTensors) -> DequantizedTensor | None:
         if module.dtype_name(WEIGHT) != FLOAT8:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from jinfer.weights.formats.checkpoint_format import WEIGHT, CheckpointFormat
 from jinfer.weights.formats.dequantized_tensor import DequantizedTensor
 from jinfer.weights.formats.kernel_parts import input_order
 from jinfer.weights.formats.stored_matrix import CODES_OF_BITS, FLOAT4, FLOAT8, INT8, StoredMatrix
@@ -57,6 +58,24 @@ def with_stored_types(
     return specs.typed(types), changed
 
 
+def with_described_types(specs: ParamSpecs, stored_as: CheckpointFormat) -> ParamSpecs:
+    """The specs with the types that kernels of a format have, by its configuration alone: for random weights.
+    Kernels of a format that does not say it stay floats."""
+    types = {path: _described_type(spec, stored_as) for path, spec in specs.by_path.items()}
+    return specs.typed({path: kernel_type for path, kernel_type in types.items() if kernel_type is not None})
+
+
+def _described_type(spec: ParamSpec, stored_as: CheckpointFormat) -> KernelType | None:
+    is_expert = spec.num_experts is not None
+    if not (spec.is_stacked and spec.is_transposed) or (spec.stays_float and not is_expert):
+        return None
+    types = {stored_as.kernel_type(name.removesuffix(f".{WEIGHT}")) for name in spec.tensor_names()}
+    found = types.pop()
+    if types or found is None or not found.joins([tensor.num_columns for tensor in spec.tensors]):
+        return None
+    return expert_type(found) if is_expert else found
+
+
 def _common_type(spec: ParamSpec, tensors: Mapping[str, StoredTensor]) -> KernelType | None:
     if not (spec.is_stacked and spec.is_transposed):
         return None
@@ -72,13 +91,24 @@ def _common_type(spec: ParamSpec, tensors: Mapping[str, StoredTensor]) -> Kernel
     found = types.pop()
     if types or found is None or not found.joins([tensor.num_columns for tensor in spec.tensors]):
         return None
-    return found
+    return found if spec.num_experts is None else expert_type(found)
+
+
+def expert_type(kernel_type: KernelType) -> KernelType | None:
+    """The type of experts whose kernels are of a type; None where experts are not served in it. What they
+    multiply stays floats."""
+    match kernel_type:
+        case Fp8Kernel() | BlockFp8Kernel():
+            return replace(kernel_type, activations="float")
+        case Mxfp4Kernel():
+            return kernel_type
+    return None
 
 
 def _have_common_orders(spec: ParamSpec, tensors: Mapping[str, StoredTensor]) -> bool:
     """True where the modules of each layer, which lie side by side, have their inputs in one order."""
-    for layer in spec.layers:
-        side_by_side = [tensors.get(tensor.name.format(layer=layer)) for tensor in spec.tensors]
+    for place in spec.places():
+        side_by_side = [tensors.get(name) for name in place.names]
         first, *others = [input_order(each) for each in side_by_side if isinstance(each, DequantizedTensor)]
         if not all(np.array_equal(first, other) for other in others):
             return False
@@ -91,8 +121,8 @@ def _with_common_input_scale(
     """The modules of each layer with the largest of their scales: they read the same activations, of which
     none is clipped then."""
     changed: dict[str, DequantizedTensor] = {}
-    for layer in spec.layers:
-        names = [tensor.name.format(layer=layer) for tensor in spec.tensors]
+    for place in spec.places():
+        names = place.names
         scales = [tensors[name].activations.input_scale for name in names if name in tensors]
         found = [scale for scale in scales if scale is not None]
         if found:

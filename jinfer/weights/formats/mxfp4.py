@@ -13,6 +13,7 @@ from jinfer.weights.formats.dequantized_tensor import DequantizedStack, Dequanti
 from jinfer.weights.formats.entries import compiled
 from jinfer.weights.formats.module_tensors import ModuleTensors
 from jinfer.weights.formats.stored_matrix import UINT8, Float4Matrix, Power8Matrix
+from jinfer.weights.kernel_types import KernelType, Mxfp4Kernel
 from jinfer.weights.tensor_source import StoredTensor
 from pallas_kernels.core.weights.mxfp4 import MXFP4_GROUP
 
@@ -51,11 +52,13 @@ class Mxfp4(CheckpointFormat):
     def float_name(self, module: str) -> str:
         return module
 
+    def kernel_type(self, module: str) -> KernelType | None:
+        return None if self._leaves(module) else Mxfp4Kernel()
+
     def weight(self, module: ModuleTensors) -> StoredTensor | None:
         if BLOCKS not in module:
             return None
-        name = module.name.removesuffix(f".{WEIGHT}")
-        if any(pattern.match(name) for pattern in self.not_converted):
+        if self._leaves(module.name.removesuffix(f".{WEIGHT}")):
             raise module.refuse(
                 "is stored as mxfp4, and modules_to_not_convert names it; correct one of them"
             )
@@ -65,6 +68,10 @@ class Mxfp4(CheckpointFormat):
         shape = math.prod(leading) * num_out, num_groups * MXFP4_GROUP
         rows = mxfp4_tensor(blocks, scales, shape, module.full_name(SCALES))
         return DequantizedStack(rows, tuple(leading)) if leading else rows
+
+    def _leaves(self, module: str) -> bool:
+        """True of a module that is not converted."""
+        return any(pattern.match(module) for pattern in self.not_converted)
 
 
 def mxfp4_tensor(
