@@ -11,7 +11,7 @@ from jinfer.batching.buckets import Buckets, StepShape
 from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution.compiled_steps import compile_step
 from jinfer.execution.device_state import abstract_device_state
-from jinfer.models.config import ModelConfig
+from jinfer.models.config import ExpertsConfig, MLPConfig, ModelConfig
 from jinfer.models.model import Model
 from jinfer.models.registry import build_model
 from jinfer.placement import Placement
@@ -97,11 +97,18 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
 def estimated_workspace_bytes(model: ModelConfig, limits: EngineLimits, dtype: jnp.dtype) -> int:
     """An upper estimate, for where compiling takes too long or XLA does not say."""
     widest = 2 * model.hidden_size + max(
-        2 * layer.mlp.intermediate_size + layer.attention.num_heads * layer.attention.head_dim
-        for layer in model.layers
+        _mlp_width(layer.mlp) + layer.attention.num_heads * layer.attention.head_dim for layer in model.layers
     )
     logits = LOGITS_COPIES * limits.max_num_seqs * model.vocab_size * 4
     return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize
+
+
+def _mlp_width(mlp: MLPConfig | ExpertsConfig) -> int:
+    """The features between the products of an MLP, or of all experts of a token."""
+    if isinstance(mlp, MLPConfig):
+        return 2 * mlp.intermediate_size
+    shared = 0 if mlp.shared is None else _mlp_width(mlp.shared)
+    return 2 * mlp.routing.top_k * mlp.intermediate_size + shared
 
 
 def split_steps_bytes(vocab_size: int, limits: EngineLimits) -> int:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int32
+from jaxtyping import Array, Bool, Float, Float32, Int32
 
 from jinfer.models.config import AttentionConfig, QueryGrowth
 from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
@@ -14,6 +14,8 @@ from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
 from pallas_kernels.paged_attention import AnyKVPages
 from pallas_kernels.rope_cache_write import rope_cache_write
+
+NULL_PAGE = 0  # padding writes to this page
 
 
 class TokenBatch(NamedTuple):
@@ -38,6 +40,12 @@ class TokenBatch(NamedTuple):
     num_decode_rows: Int32[Array, ""] | None = None
     prompt_lengths: Int32[Array, " tokens"] | None = None
     logits_indices: Int32[Array, " rows"] | None = None
+
+    @property
+    def is_padding(self) -> Bool[Array, " tokens_or_rows"]:
+        """True of padding, among the tokens whose hidden states are asked for."""
+        page_ids = self.page_ids if self.logits_indices is None else self.page_ids[self.logits_indices]
+        return page_ids == NULL_PAGE
 
 
 @jax.tree_util.register_dataclass

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from jinfer.models.rope_config import RopeConfig
+from pallas_kernels.experts import ExpertActivation
 from pallas_kernels.matmul import Activation
+from pallas_kernels.router import RouterOptions
 
 
 class RopeTable(NamedTuple):
@@ -70,24 +72,65 @@ class MLPConfig:
 
 
 @dataclass(frozen=True)
+class ExpertsConfig:
+    """Gated MLPs of one size, of which a router chooses some for each token (Shazeer et al., "Outrageously
+    Large Neural Networks", 2017), and perhaps one that is `shared`: of every token.
+
+    `bias` is of the experts and of the router's logits. With `has_correction_bias`, experts are chosen by
+    their scores and a learned bias; with `has_shared_gate`, what the shared one gives is multiplied by a
+    sigmoid of the token.
+    """
+
+    num_experts: int
+    intermediate_size: int
+    routing: RouterOptions
+    bias: bool = False
+    activation: ExpertActivation = "silu"
+    has_correction_bias: bool = False
+    shared: MLPConfig | None = None
+    has_shared_gate: bool = False
+
+
+@dataclass(frozen=True)
 class LayerConfig:
     """One kind of layer: layers of a kind share one trace. With `has_pre_norms`, what attention and MLP read
     is normalized, and with `has_post_norms` what they give, before it is added."""
 
     attention: AttentionConfig
-    mlp: MLPConfig
+    mlp: MLPConfig | ExpertsConfig
     has_post_norms: bool = False
     has_pre_norms: bool = True
 
 
 @dataclass(frozen=True)
+class ExpertNames:
+    """Names of the tensors of experts in checkpoints. `fused_gate_up` and `fused_down` are tensors of all
+    experts of a layer in place of those of each: see `FusedTensor`; their biases end in `_bias`."""
+
+    router: str = "mlp.gate"
+    correction_bias: str = "mlp.gate.e_score_correction_bias"
+    gate: str = "mlp.experts.{expert}.gate_proj"
+    up: str = "mlp.experts.{expert}.up_proj"
+    down: str = "mlp.experts.{expert}.down_proj"
+    fused_gate_up: str = "mlp.experts.gate_up_proj"
+    fused_down: str = "mlp.experts.down_proj"
+    has_turned_fused: bool = False
+    has_interleaved_fused: bool = False
+    shared: str = "mlp.shared_experts"
+    shared_gate: str = "mlp.shared_expert_gate"
+
+
+@dataclass(frozen=True)
 class TensorNames:
     """Names of a layer's tensors in checkpoints, where families differ: one for each kind of output, or a
-    single one for all; and of norms by their paths, where they are not those of other families."""
+    single one for all; of norms by their paths, where they are not those of other families; and of
+    experts."""
 
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")
+    down: str = "mlp.down_proj"
     norms: tuple[tuple[str, str], ...] = ()
+    experts: ExpertNames = ExpertNames()
 
 
 @dataclass(frozen=True)

@@ -148,11 +148,12 @@ class GatedMLP:
         layer: LayerIndex,
         *,
         activation: Activation,
-        norm: RMSNorm | None,
-        post_norm: RMSNorm | None,
-        residual: Float[Array, "tokens features"],
+        norm: RMSNorm | None = None,
+        post_norm: RMSNorm | None = None,
+        residual: Float[Array, "tokens features"] | None,
         residual_scale: float = 1.0,
     ) -> Float[Array, "tokens features"]:
-        """residual + residual_scale * post_norm(mlp(norm(x)))."""
+        """residual + residual_scale * post_norm(mlp(norm(x))), with the norms and the residual that there
+        are."""
         hidden = self.gate_up(x, layer, norm=norm, gated=True, activation=activation)
         return self.down(hidden, layer, post_norm=post_norm, residual=residual, residual_scale=residual_scale)

@@ -3,6 +3,7 @@ and a last norm."""
 
 import functools
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int32
 
 from jinfer.models.attention import Attention, TokenBatch
-from jinfer.models.config import LayerConfig, ModelConfig, RopeTable
+from jinfer.models.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, RopeTable
+from jinfer.models.experts import Experts
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
 from jinfer.models.params import HEAD, SANDWICH_NORMS, LayerStack, layer_stacks
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
@@ -30,7 +32,7 @@ class Layers:
     attention: Attention
     attention_post_norm: RMSNorm | None
     mlp_norm: RMSNorm | None
-    mlp: GatedMLP
+    mlp: GatedMLP | Experts
     mlp_post_norm: RMSNorm | None
     residual_scale: float = field(metadata=STATIC)
 
@@ -46,7 +48,7 @@ class Layers:
             attention=Attention.of(params["attention"], epsilon, implementation, offset),
             attention_post_norm=attention_post_norm,
             mlp_norm=mlp_norm,
-            mlp=GatedMLP.of(params["mlp"], implementation),
+            mlp=_mlp_of(params["mlp"], implementation),
             mlp_post_norm=mlp_post_norm,
             residual_scale=config.residual_scale,
         )
@@ -60,9 +62,9 @@ class Layers:
         angles: Angles,
         kv_pages: AnyKVPages,
         tokens: TokenBatch,
-    ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages]:
-        """The hidden states after one layer (at `tokens.logits_indices`, where they are given), and its pages
-        with keys and values in them.
+    ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages, Int32[Array, "tokens_or_rows k"] | None]:
+        """The hidden states after one layer (at `tokens.logits_indices`, where they are given), its pages
+        with keys and values in them, and the experts of each token, where the layer has experts.
 
         Norms and residuals are handed to the products around them, which take them in: a kernel less each.
         """
@@ -78,16 +80,27 @@ class Layers:
             residual=x if tokens.logits_indices is None else x[tokens.logits_indices],
             residual_scale=self.residual_scale,
         )
-        x = self.mlp(
-            x,
-            layer,
-            activation=config.mlp.activation,
-            norm=self.mlp_norm,
-            post_norm=self.mlp_post_norm,
-            residual=x,
-            residual_scale=self.residual_scale,
-        )
-        return x, kv_pages
+        x, expert_ids = self._mlp(x, layer, config.mlp, tokens)
+        return x, kv_pages, expert_ids
+
+    def _mlp(
+        self, x: Array, layer: LayerIndex, config: MLPConfig | ExpertsConfig, tokens: TokenBatch
+    ) -> tuple[Array, Array | None]:
+        around: dict[str, Any] = {
+            "norm": self.mlp_norm,
+            "post_norm": self.mlp_post_norm,
+            "residual": x,
+            "residual_scale": self.residual_scale,
+        }
+        if isinstance(self.mlp, GatedMLP):
+            assert isinstance(config, MLPConfig)
+            return self.mlp(x, layer, activation=config.activation, **around), None
+        assert isinstance(config, ExpertsConfig)
+        return self.mlp(x, layer, config=config, is_padding=tokens.is_padding, **around)
+
+
+def _mlp_of(params: Params, implementation: Implementation) -> GatedMLP | Experts:
+    return (Experts if "router" in params else GatedMLP).of(params, implementation)
 
 
 @jax.tree_util.register_dataclass
@@ -134,7 +147,7 @@ class Decoder:
             is_last = number == self.config.num_layers - 1
             of_layer = tokens if is_last else tokens._replace(logits_indices=None)
             turns = angles[config.attention.rope_table]
-            x, kv_pages = _layer(layers, config, np.int32(index), x, turns, kv_cache[number], of_layer)
+            x, kv_pages, _ = _layer(layers, config, np.int32(index), x, turns, kv_cache[number], of_layer)
             new_cache.append(kv_pages)
         return x, tuple(new_cache)
 

@@ -4,11 +4,19 @@ place."""
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from jinfer.models.config import AttentionConfig, LayerConfig, ModelConfig, TensorNames
+from jinfer.models.config import (
+    AttentionConfig,
+    ExpertsConfig,
+    LayerConfig,
+    MLPConfig,
+    ModelConfig,
+    TensorNames,
+)
+from jinfer.models.expert_params import experts_params, gated_mlp_params
+from jinfer.models.stack_specs import Axis, StackSpecs, joined_outputs
 from jinfer.weights.param_spec import (
     JOINED,
     LAYERS,
@@ -49,74 +57,6 @@ FOLLOW_FROM_CONFIG = re.compile(
 )
 CAUSAL_MASK = re.compile(r"(^|\.)(attn|self_attn|attention)\.bias$")
 IGNORED = (IgnoredTensors(FOLLOW_FROM_CONFIG), IgnoredTensors(CAUSAL_MASK, dtypes=("BOOL", "U8")))
-
-
-class Axis(NamedTuple):
-    """A logical axis and its size."""
-
-    name: str
-    size: int
-
-
-@dataclass(frozen=True)
-class StackSpecs:
-    """Parameters of the same layers, stacked as [num_layers, ...]; `prefix` begins the names of their
-    tensors."""
-
-    dtype: jnp.dtype
-    layers: tuple[int, ...]
-    prefix: str = "model.layers.{layer}."
-    norm_init: Init = "ones"
-
-    def norm(self, name: str, features: Axis) -> ParamSpec:
-        """The scale of a norm over `features`."""
-        return self.vector(f"{name}.weight", features, init=self.norm_init)
-
-    def vector(self, name: str, features: Axis, *, init: Init) -> ParamSpec:
-        """A vector of each layer, of one tensor."""
-        tensor = CheckpointTensor(f"{self.prefix}{name}", features.name, features.size)
-        return ParamSpec(
-            shape=(len(self.layers), features.size),
-            dtype=self.dtype,
-            axes=(LAYERS, features.name),
-            init=init,
-            tensors=(tensor,),
-            layers=self.layers,
-        )
-
-    def projection(
-        self, path: str, inputs: Axis, outputs: Mapping[str, Axis], *, bias: bool
-    ) -> dict[str, ParamSpec]:
-        """A kernel [in, out], and a bias, of which checkpoints have one [out, in] tensor for each of
-        `outputs`."""
-        num_outputs = sum(axis.size for axis in outputs.values())
-        (out, *others) = [axis.name for axis in outputs.values()]
-        kernel = ParamSpec(
-            shape=(len(self.layers), inputs.size, num_outputs),
-            dtype=self.dtype,
-            axes=(LAYERS, inputs.name, JOINED if others else out),
-            init="normal",
-            tensors=self._tensors(outputs, "weight"),
-            is_transposed=True,
-            layers=self.layers,
-        )
-        specs = {f"{path}/kernel": kernel}
-        if bias:
-            specs[f"{path}/bias"] = ParamSpec(
-                shape=(len(self.layers), num_outputs),
-                dtype=self.dtype,
-                axes=(LAYERS, JOINED if others else out),
-                init="zeros",
-                tensors=self._tensors(outputs, "bias"),
-                layers=self.layers,
-            )
-        return specs
-
-    def _tensors(self, outputs: Mapping[str, Axis], kind: str) -> tuple[CheckpointTensor, ...]:
-        return tuple(
-            CheckpointTensor(f"{self.prefix}{name}.{kind}", axis.name, axis.size)
-            for name, axis in outputs.items()
-        )
 
 
 @dataclass(frozen=True)
@@ -173,23 +113,22 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
 
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
     """The parameters of layers of a kind."""
-    embed, mlp = Axis("embed", config.hidden_size), Axis("mlp", layer.mlp.intermediate_size)
+    embed = Axis("embed", config.hidden_size)
     norms = NORMS[layer.has_pre_norms, layer.has_post_norms]
     renamed = dict(config.tensor_names.norms)
-    gate_up = _outputs(config.tensor_names.gate_up, (mlp, mlp))
     return {
         **{f"{name}/scale": stack.norm(renamed.get(name, tensor), embed) for name, tensor in norms.items()},
         **_attention_params(layer.attention, config.tensor_names, embed, stack),
-        **stack.projection("mlp/gate_up", embed, gate_up, bias=layer.mlp.bias),
-        **stack.projection("mlp/down", mlp, {"mlp.down_proj": embed}, bias=layer.mlp.bias),
+        **_mlp_params(layer.mlp, config.tensor_names, embed, stack),
     }
 
 
-def _outputs(names: tuple[str, ...], axes: tuple[Axis, ...]) -> dict[str, Axis]:
-    """The outputs that each tensor of a projection holds: those of an axis, or a single one all of them."""
-    if len(names) == 1:
-        return {names[0]: Axis(JOINED, sum(axis.size for axis in axes))}
-    return dict(zip(names, axes, strict=True))
+def _mlp_params(
+    mlp: MLPConfig | ExpertsConfig, names: TensorNames, embed: Axis, stack: StackSpecs
+) -> dict[str, ParamSpec]:
+    if isinstance(mlp, ExpertsConfig):
+        return experts_params("mlp", mlp, names.experts, embed, stack)
+    return gated_mlp_params("mlp", mlp, (*names.gate_up, names.down), embed, stack)
 
 
 def _attention_params(
@@ -197,7 +136,7 @@ def _attention_params(
 ) -> dict[str, ParamSpec]:
     heads = Axis("heads", attention.num_heads * attention.head_dim)
     kv_heads = Axis("kv_heads", attention.num_kv_heads * attention.head_dim)
-    qkv = _outputs(names.qkv, (heads, kv_heads, kv_heads))
+    qkv = joined_outputs(names.qkv, (heads, kv_heads, kv_heads))
     specs = {
         **stack.projection("attention/qkv", embed, qkv, bias=attention.qkv_bias),
         **stack.projection(

@@ -16,16 +16,20 @@ from jinfer.models.families import (
     gemma3,
     glm,
     glm4,
+    gpt_oss,
     granite,
     llama,
     ministral,
     ministral3,
     mistral,
+    mixtral,
     olmo2,
     olmo3,
     phi3,
     qwen2,
+    qwen2_moe,
     qwen3,
+    qwen3_moe,
     qwen3_vl,
     seed_oss,
     smollm3,
@@ -57,6 +61,7 @@ FAMILIES = (
         olmo3,
     ),
     *(granite, gemma2, gemma3),
+    *(qwen3_moe, qwen2_moe, mixtral, gpt_oss),
 )
 
 

@@ -41,11 +41,10 @@ def windows_by_type(types: Sequence[str], window: int | None, reason: str) -> tu
     return tuple(window if kind == SLIDING else None for kind in types)
 
 
-def read_window(entries: Entries) -> int | None:
-    """`sliding_window`: null is none, and a file that does not mention it means 4096."""
-    return entries.integer(
-        "sliding_window", None if "sliding_window" in entries.raw else DEFAULT_SLIDING_WINDOW
-    )
+def read_window(entries: Entries, default: int = DEFAULT_SLIDING_WINDOW) -> int | None:
+    """`sliding_window`: null is none, and a file that does not mention it means the default, which is 4096 in
+    most families."""
+    return entries.integer("sliding_window", None if "sliding_window" in entries.raw else default)
 
 
 def read_layer_windows(entries: Entries) -> tuple[int | None, ...]:
@@ -65,10 +64,15 @@ def read_layer_windows(entries: Entries) -> tuple[int | None, ...]:
 
 
 def read_periodic_windows(
-    entries: Entries, defaults: FamilyDefaults, *, period: int
+    entries: Entries,
+    defaults: FamilyDefaults,
+    *,
+    period: int,
+    default_window: int = DEFAULT_SLIDING_WINDOW,
 ) -> tuple[int | None, ...]:
     """The sliding window of each layer: by `layer_types`, or of all but each `period`-th."""
-    num_layers, window = read_num_layers(entries, defaults.num_layers), read_window(entries)
+    num_layers = read_num_layers(entries, defaults.num_layers)
+    window = read_window(entries, default_window)
     types = read_layer_types(entries, num_layers)
     if types is None:
         types = tuple(FULL if (layer + 1) % period == 0 else SLIDING for layer in range(num_layers))

@@ -86,7 +86,7 @@ def _run_window(
         (2, tokens.page_table.shape[1] + 1, PAGE_SIZE, attention.num_kv_heads, attention.head_dim),
         hidden.dtype,
     )
-    output, _ = _observed(layers, seen)(
+    output, _, _ = _observed(layers, seen)(
         hidden,
         0,
         config=config,
@@ -118,6 +118,7 @@ def _observed(layers: Layers, seen: dict[str, Array]) -> Layers:
         return ObservedLinear(linear.kernel, linear.bias, linear.implementation, path, seen)
 
     attention, mlp = layers.attention, layers.mlp
+    assert isinstance(mlp, GatedMLP), "models with experts are refused before"
     return replace(
         layers,
         attention=replace(
