@@ -75,7 +75,7 @@ def random_model(variant: Variant, seed: int) -> Any:
     model_class = getattr(transformers, variant.architecture)
     # GLM's writes its share of turned dimensions into the rope entry that it is given.
     config = model_class.config_class(**copy.deepcopy(dict(variant.options)), dtype="float32")
-    config._attn_implementation = "eager"
+    config._attn_implementation = config._experts_implementation = "eager"
     model = model_class(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def random_model(variant: Variant, seed: int) -> Any:
                 middle = parameter.mean().item()  # 1, or 0 where 1 is added to it
                 parameter.uniform_(middle - NORM_SPREAD, middle + NORM_SPREAD, generator=generator)
             else:
-                scale = BIAS_SCALE if name.endswith(".bias") else MATRIX_SCALE
+                scale = BIAS_SCALE if name.endswith(("bias", "sinks")) else MATRIX_SCALE
                 scale = variant.embedding_scale if name.endswith("embed_tokens.weight") else scale
                 parameter.normal_(0, scale, generator=generator)
     return model
