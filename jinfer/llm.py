@@ -53,8 +53,9 @@ class LLM:
     memory back.
 
     `model` is a directory, a Hugging Face hub id, None for the small model that ships with jinfer, or a
-    configuration (`ModelConfig`, or the mapping of a config.json) together with `params`, a nested dict of
-    arrays that is served as it is. `options` are the fields of EngineConfig. Threads may share one LLM.
+    configuration (`ModelConfig`, or the mapping of a config.json) or a model of your own
+    (`jinfer.modeling.OwnModel`) together with `params`, a nested dict of arrays that is served as it is.
+    `options` are the fields of EngineConfig. Threads may share one LLM.
 
     `limits` are the sizes that followed from the options, and `memory` (a MemoryPlan) lists the memory of
     each part.

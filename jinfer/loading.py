@@ -17,6 +17,7 @@ from jinfer.generation_config import GenerationConfig
 from jinfer.models.config import ModelConfig
 from jinfer.models.model import Model
 from jinfer.models.multimodal import text_config
+from jinfer.models.own_model import OwnModel
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.placement import Placement
 from jinfer.text.tokenizer import Tokenizer
@@ -30,6 +31,7 @@ from jinfer.weights.in_memory import adopt, fit_given
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
 from jinfer.weights.rounded_weights import ROUNDINGS, Rounding, with_rounded_types
+from pallas_kernels import Implementation
 
 logger = logging.getLogger(__name__)
 
@@ -50,9 +52,9 @@ class ResolvedModel:
     rounding: Rounding | None
 
 
-ModelSource = str | Path | ModelConfig | Mapping[str, Any] | ResolvedModel | None
-"""A directory, a hub id, a configuration (with params given beside it, or dummy weights), what
-resolve_model returned for the same options, or None: the demo model."""
+ModelSource = str | Path | ModelConfig | Mapping[str, Any] | OwnModel | ResolvedModel | None
+"""A directory, a hub id, a configuration or a model of the caller's own (with params given beside it, or
+dummy weights), what resolve_model returned for the same options, or None: the demo model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +95,7 @@ def resolve_model(
     text = _load_tokenizer(tokenizer, directory, is_optional=not needs_weights)
     generation = GenerationConfig.of(directory, raw)
     generation.say_what_is_not_applied()
-    model = build_model(model_config, dtype, config.model.kernels)
+    model = _build(source, model_config, dtype, config.model.kernels)
     rounding = choose_rounding(config.model.quantization, dtype)
     weights = None
     if directory is not None and needs_weights:
@@ -133,17 +135,26 @@ def load_model(
 
 
 def _read_config(
-    source: str | Path | ModelConfig | Mapping[str, Any] | None, needs_weights: bool
+    source: str | Path | ModelConfig | Mapping[str, Any] | OwnModel | None, needs_weights: bool
 ) -> tuple[Path | None, Mapping[str, Any], ModelConfig]:
     """The directory, if there is one, its config.json, of a multimodal model that of its text model, and the
     ModelConfig read from that."""
     if isinstance(source, ModelConfig):
         return None, {}, source
+    if isinstance(source, OwnModel):
+        return None, {"eos_token_id": list(source.eos_token_ids)}, source.config
     if isinstance(source, Mapping):
         return None, text_config(source), read_model_config(source)
     directory = resolve_model_directory(source, weights=needs_weights)
     raw = read_json(directory / "config.json")
     return directory, text_config(raw), read_model_config(raw)
+
+
+def _build(source: ModelSource, config: ModelConfig, dtype: jnp.dtype, kernels: Implementation) -> Model:
+    """The model without weights: a caller's own, or that of a configuration."""
+    return (
+        source.build(dtype, kernels) if isinstance(source, OwnModel) else build_model(config, dtype, kernels)
+    )
 
 
 def choose_rounding(quantization: Quantization | None, dtype: jnp.dtype) -> Rounding | None:

@@ -3,9 +3,9 @@
     python -m tools.make_api_docs            writes the page
     python -m tools.make_api_docs --check    fails if the page is not what would be written
 
-The names are those of `jinfer.__all__`, and of the `__all__` of each folder of `pallas_kernels` but `core`.
-Signatures are taken from the sources and not from the objects, so that the page has neither addresses nor
-paths, and is the same on every machine.
+The names are those of `jinfer.__all__` and `jinfer.modeling.__all__`, and of the `__all__` of each folder
+of `pallas_kernels` but `core`. Signatures are taken from the sources and not from the objects, so that the
+page has neither addresses nor paths, and is the same on every machine.
 """
 
 import argparse
@@ -67,8 +67,10 @@ def page_text() -> str:
 
 
 def public_modules() -> Iterator[ModuleType]:
-    """`jinfer`, then `pallas_kernels` and its operations in the order of their names."""
+    """`jinfer` and `jinfer.modeling`, then `pallas_kernels` and its operations in the order of their
+    names."""
     yield importlib.import_module("jinfer")
+    yield importlib.import_module("jinfer.modeling")
     kernels = importlib.import_module("pallas_kernels")
     if getattr(kernels, "__all__", ()):
         yield kernels

@@ -24,7 +24,8 @@ class Program:
     """A function of pytrees, and the shapes that it is compiled for.
 
     `donated` are the positions of arguments whose memory the results take over. `facts` have a repr that
-    tells the function from all others of these sources: all that it follows from besides its arguments.
+    tells the function from all others of these sources: all that it follows from besides its arguments. None
+    where it follows from other sources too, so that its trace is not kept.
     """
 
     function: Callable[..., Any]
@@ -80,7 +81,7 @@ class Compilation:
 
     def trace(self, program: Program) -> LowerableProgram:
         """Traces a program, or takes its trace of an earlier start."""
-        if self.traces_directory is None:
+        if self.traces_directory is None or program.facts is None:
             return LowerableProgram.of_lowered(program.lower())
         return program.traced(self.traces_directory, self.device)
 

@@ -85,7 +85,7 @@ class PromptReader:
             arguments=(abstract(self._parts.loaded.params), abstract(state), abstract_packed(shape, limits)),
             donated=(1,),
             result_structure=jax.tree.structure((state, 0)),
-            facts=("hidden", model.config, model.implementation, limits, shape),
+            facts=model.trace_facts("hidden", limits, shape),
         )
         return compilation_for(self._parts.config.compiler, default_placement().device).compile(program)
 

@@ -75,7 +75,7 @@ def step_program(model: Model, limits: EngineLimits, params: Any, state: Any, sh
         arguments=(params, state, abstract_packed(shape, limits)),
         donated=(1,),
         result_structure=jax.tree.structure((state, RESULT)),
-        facts=(model.config, model.implementation, limits, shape),
+        facts=model.trace_facts(limits, shape),
     )
 
 

@@ -120,7 +120,7 @@ class SplitPrograms:
             arguments=(self.params, self.state, abstract_packed(shape, self.limits), self.next_tokens),
             donated=(1, 3),
             result_structure=jax.tree.structure((self.state, self.next_tokens)),
-            facts=("forward", *self._facts, shape),
+            facts=self.model.trace_facts("forward", self.limits, shape),
         )
 
     def _score(self, shape: StepShape) -> Program:
@@ -138,7 +138,7 @@ class SplitPrograms:
             ),
             donated=(1, 3),
             result_structure=jax.tree.structure((self.state, self.next_tokens, scores)),
-            facts=("score", *self._facts, shape),
+            facts=self.model.trace_facts("score", self.limits, shape),
         )
 
     def _choose(self, kind: Literal["choose", "report"], num_rows: int) -> Program:
@@ -164,7 +164,3 @@ class SplitPrograms:
         row_ids = jax.ShapeDtypeStruct((count,), jnp.int32)
         sent = jax.ShapeDtypeStruct((count, masks.shape[1]), jnp.uint32)
         return Program(with_step_masks, (masks, row_ids, sent), (0,), jax.tree.structure(0), "step masks")
-
-    @property
-    def _facts(self) -> tuple[Any, ...]:
-        return self.model.config, self.model.implementation, self.limits

@@ -88,7 +88,7 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
     all positions."""
     layers = list(dict.fromkeys(model.config.layers))
     layers += layers[:1] * max(1, MIN_LAYERS - len(layers))
-    if len(layers) >= model.config.num_layers:
+    if model.is_own or len(layers) >= model.config.num_layers:
         return model
     few = build_model(dataclasses.replace(model.config, layers=tuple(layers)), dtype, model.implementation)
     return few.fitted_to(few.param_specs.typed(model.param_specs.kernel_types))

@@ -68,12 +68,12 @@ def fit_orbax(specs: ParamSpecs, path: Path, target: Target = AS_STORED) -> Fitt
     that is no float.
     """
     path = path.resolve()
-    stored = _stored_leaves(path)
+    stored = stored_leaves(path)
     keys_of = parameters_of(stored, specs, str(path))
     leaves = {name: _Leaf(keys, stored[keys]) for name, keys in keys_of.items()}
 
     def read(leaf: _Leaf) -> np.ndarray:
-        return next(iter(_restore(path, {leaf.keys: ocp.RestoreArgs(restore_type=np.ndarray)}).values()))
+        return next(iter(restore(path, {leaf.keys: ocp.RestoreArgs(restore_type=np.ndarray)}).values()))
 
     specs, leaves = fit_tied(specs, leaves, read)
     wanted = specs.flat
@@ -107,7 +107,7 @@ def _load(
 ) -> Params:
     placed = specs.placed(placement)
     how = {keys[name]: ocp.ArrayRestoreArgs(sharding=x.sharding, dtype=x.dtype) for name, x in placed.items()}
-    restored = _restore(path, how)
+    restored = restore(path, how)
     return unflatten({name: restored[keys[name]] for name in placed})
 
 
@@ -128,17 +128,17 @@ def _load_rounded(
         keys[name]: ocp.ArrayRestoreArgs(sharding=placed[name].sharding, dtype=placed[name].dtype)
         for name in plain
     }
-    restored = _restore(path, how)
+    restored = restore(path, how)
     arrays |= {name: restored[keys[name]] for name in plain}
     for name in specs.kernel_types:
-        (kernel,) = _restore(path, {keys[name]: ocp.RestoreArgs(restore_type=np.ndarray)}).values()
+        (kernel,) = restore(path, {keys[name]: ocp.RestoreArgs(restore_type=np.ndarray)}).values()
         abstract = {each: placed[each] for each in specs.by_path[name].arrays(name)}
         slices = rounded_slices(name, specs.by_path[name], kernel, rounding)
         arrays |= fill_params(abstract, slices, placement, progress=progress)
     return specs.tree(arrays)
 
 
-def _restore(path: Path, how: Mapping[Keys, ocp.RestoreArgs]) -> dict[Keys, Any]:
+def restore(path: Path, how: Mapping[Keys, ocp.RestoreArgs]) -> dict[Keys, Any]:
     """The leaves with these keys, and no others. Raises CheckpointError."""
     tree = _nested(how)
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
@@ -165,7 +165,7 @@ def _nested(flat: Mapping[Keys, Any]) -> dict[str, Any]:
     return tree
 
 
-def _stored_leaves(path: Path) -> dict[Keys, Any]:
+def stored_leaves(path: Path) -> dict[Keys, Any]:
     """The leaves of a stored tree, as Orbax describes them, by keys."""
     with ocp.StandardCheckpointer() as checkpointer:
         try:

@@ -36,7 +36,7 @@ def parameters_of(leaves: Collection[Keys], specs: ParamSpecs, where: str) -> di
     training state, such as {"params": ..., "opt_state": ..., "step": ...}, of which the rest is left out.
     Raises CheckpointError where two parts of a state hold all parameters.
     """
-    paths = {_path(keys): keys for keys in leaves if RANDOM_STATE not in keys}
+    paths = {path_of(keys): keys for keys in leaves if RANDOM_STATE not in keys}
     prefixes = _prefixes(paths, [path for path, spec in specs.by_path.items() if spec.is_stacked])
     if len(prefixes) > 1:
         raise CheckpointError(
@@ -50,7 +50,8 @@ def parameters_of(leaves: Collection[Keys], specs: ParamSpecs, where: str) -> di
     return {path.removeprefix(prefix): keys for path, keys in paths.items() if path.startswith(prefix)}
 
 
-def _path(keys: Keys) -> str:
+def path_of(keys: Keys) -> str:
+    """The path of a leaf, of which "value" of an nnx variable is no part."""
     return "/".join(keys[:-1] if keys[-1] == VARIABLE_VALUE and len(keys) > 1 else keys)
 
 
