@@ -3,7 +3,7 @@
     python -m benchmarks.whole_models CONFIGS [ID ...] [--record] [--set NAME=VALUE] [--repeats 3]
 
 CONFIGS has a directory with a config.json of each model, as Qwen3-8B. No ID means all. Rows that share an
-engine and a kind of `jinfer bench` are measured by one process. --record appends each to
+engine, a kind of `jinfer bench` and its --output-len are measured by one process. --record appends each to
 `benchmarks/results/<device>/<file of the row>`; --set adds an option to every engine.
 """
 
@@ -46,14 +46,17 @@ class Row:
     kind: str
     workload: str
     file: str = QUANTIZATION
+    output_len: int | None = None
 
 
 def _latency(model: str, workload: str, *options: str, file: str = QUANTIZATION) -> Row:
     return Row(Engine(model, (*options, *DECODES_A_BATCH)), "latency", workload, file)
 
 
-def _throughput(model: str, workload: str, *options: str, file: str = QUANTIZATION) -> Row:
-    return Row(Engine(model, options), "throughput", workload, file)
+def _throughput(
+    model: str, workload: str, *options: str, file: str = QUANTIZATION, output_len: int | None = None
+) -> Row:
+    return Row(Engine(model, options), "throughput", workload, file, output_len)
 
 
 ROWS: Mapping[str, Row] = {
@@ -66,6 +69,10 @@ ROWS: Mapping[str, Row] = {
     "06b-mixed256-kv8": _throughput("Qwen3-0.6B", "mixed256", *KV8),
     "8b-prefill-fp8": _throughput("Qwen3-8B", "prefill-32x2048", *FP8),
     "8b-prefill-int8": _throughput("Qwen3-8B", "prefill-32x2048", *INT8),
+    "30b-a3b-b1": _latency("Qwen3-30B-A3B", "b1", file=MODELS),
+    "30b-a3b-b64-1024": _latency("Qwen3-30B-A3B", "b64-1024", file=MODELS),
+    "30b-a3b-mixed256": _throughput("Qwen3-30B-A3B", "mixed256", file=MODELS),
+    "gpt-oss-20b-1000x1000": _throughput("gpt-oss-20b", "256x1000", file=MODELS, output_len=1000),
 }
 
 
@@ -73,9 +80,9 @@ def main(arguments: Sequence[str]) -> int:
     """The exit status: 0 where every row was measured."""
     options = _options(arguments)
     failed = []
-    for (engine, kind), ids in _together(options.ids or list(ROWS)).items():
+    for ids in _together(options.ids or list(ROWS)):
         try:
-            for row_id, line in _measured(options, engine, kind, ids):
+            for row_id, line in _measured(options, ids):
                 print(json.dumps(line), flush=True)
                 if options.record:
                     append(result_directory(options.results, [line]) / ROWS[row_id].file, [line])
@@ -104,21 +111,22 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
     return options
 
 
-def _together(ids: Sequence[str]) -> Mapping[tuple[Engine, str], list[str]]:
+def _together(ids: Sequence[str]) -> list[list[str]]:
     """The rows that one process measures, in the order of the first of each."""
     found = defaultdict(list)
     for row_id in ids:
-        found[ROWS[row_id].engine, ROWS[row_id].kind].append(row_id)
-    return found
+        row = ROWS[row_id]
+        found[row.engine, row.kind, row.output_len].append(row_id)
+    return list(found.values())
 
 
-def _measured(
-    options: argparse.Namespace, engine: Engine, kind: str, ids: Sequence[str]
-) -> Iterator[tuple[str, Line]]:
-    """The lines of rows, as they come."""
-    words = [kind, *(ROWS[row_id].workload for row_id in ids)]
-    words += ["--config", str(options.configs / engine.model), "--repeats", str(options.repeats)]
-    words += [word for option in (*engine.options, *options.set) for word in ("--set", option)]
+def _measured(options: argparse.Namespace, ids: Sequence[str]) -> Iterator[tuple[str, Line]]:
+    """The lines of rows that one process measures, as they come."""
+    first = ROWS[ids[0]]
+    words = [first.kind, *(ROWS[row_id].workload for row_id in ids)]
+    words += ["--config", str(options.configs / first.engine.model), "--repeats", str(options.repeats)]
+    words += [] if first.output_len is None else ["--output-len", str(first.output_len)]
+    words += [word for option in (*first.engine.options, *options.set) for word in ("--set", option)]
     for row_id, line in zip(ids, jinfer_bench(*words), strict=True):
         line = {name: value for name, value in line.items() if name != "details"}
         yield row_id, {**line, "id": row_id}

@@ -13,15 +13,17 @@ from jinfer.bench.ids import model_prefix
 from jinfer.bench.limits import MachineLimits, measure_limits
 from jinfer.bench.measure import Bench
 from jinfer.bench.monitor import Monitor
-from jinfer.bench.roofline import ModelWork
+from jinfer.bench.roofline import ExpertsWork, ModelWork
 from jinfer.bench.session import Session
 from jinfer.config import EngineConfig, EngineLimits
 from jinfer.errors import ConfigError, ModelNotFoundError
 from jinfer.execution.kv_cache import KVLayout
+from jinfer.models.config import ExpertsConfig, ModelConfig
+from jinfer.models.params import layer_stacks
 from jinfer.placement import default_placement
 from jinfer.startup import EngineParts, longest_limits, resolve_checked, start_engine
 from jinfer.weights.hub import read_json
-from jinfer.weights.params import Params
+from jinfer.weights.params import Params, num_bytes
 from pallas_kernels.core.weights import QuantizedWeight
 
 DEMO_NAME = "demo"
@@ -121,14 +123,27 @@ def work_of(parts: EngineParts) -> ModelWork:
     """The cost of a step of the model: it reads all weights but an embedding that is not the head as well."""
     loaded, config = parts.loaded, parts.loaded.model.config
     weight_bytes = sum(
-        sum(array.nbytes for array in jax.tree.leaves(part))
+        num_bytes(part)
         for name, part in loaded.params.items()
         if name != "embedding" or config.tie_word_embeddings
     )
+    experts = _experts_work(config, loaded.params)
+    weight_bytes -= sum(each.num_bytes for each in experts)
     kv_layout = KVLayout.of(
         config, page_size=1, dtype=loaded.dtype, kv_cache_dtype=parts.limits.kv_cache_dtype
     )
-    return ModelWork(config, weight_bytes, kv_layout, _linear_rate(loaded.params))
+    return ModelWork(config, weight_bytes, kv_layout, _linear_rate(loaded.params), experts)
+
+
+def _experts_work(config: ModelConfig, params: Params) -> tuple[ExpertsWork, ...]:
+    """The experts of each stack of layers that has some."""
+    found = []
+    for stack in layer_stacks(config):
+        mlp = config.layers[stack.layers[0]].mlp
+        if isinstance(mlp, ExpertsConfig):
+            stored = num_bytes(stack.params(params)["mlp"]["experts"])
+            found.append(ExpertsWork(stored, mlp.num_experts, mlp.routing.top_k))
+    return tuple(found)
 
 
 def _linear_rate(params: Params) -> int:

@@ -1,11 +1,12 @@
 """The least time that a workload takes on a machine: its bytes over the bandwidth, its operations over the
 matmul rate.
 
-Symbols: F the matmul rate, BW the read bandwidth, W the bytes of the weights that a step reads (all but an
-embedding that is not the head as well), KV(n) the bytes of keys and values of the n positions that a token
-sees (fewer in layers with a window), P the parameters that multiply every token, L those of the last layer
-that make no keys and values, H those of the head. Of a prompt, the last layer owes keys and values of every
-token, and all else of the newest alone.
+Symbols: F the matmul rate, BW the read bandwidth, W(B) the bytes of the weights that a step of B rows reads
+(all but an embedding that is not the head as well; of E experts, of which a token has k at random, the
+E (1 - (1 - k / E) ** B) that some row has, on average), KV(n) the bytes of keys and values of the n positions
+that a token sees (fewer in layers with a window), P the parameters that multiply every token, L those of the
+last layer that make no keys and values, H those of the head. Of a prompt, the last layer owes keys and values
+of every token, and all else of the newest alone.
 """
 
 from collections.abc import Sequence
@@ -14,21 +15,40 @@ from dataclasses import dataclass
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.workloads import Lengths
 from jinfer.execution.kv_cache import KVLayout
-from jinfer.models.config import LayerConfig, ModelConfig
+from jinfer.models.config import ExpertsConfig, LayerConfig, ModelConfig
+
+
+@dataclass(frozen=True)
+class ExpertsWork:
+    """The bytes of all experts of some layers, and how many of them a token has."""
+
+    num_bytes: int
+    num_experts: int
+    top_k: int
+
+    def read_bytes(self, num_rows: int) -> float:
+        """Bytes of the experts that some of the rows have."""
+        return self.num_bytes * (1 - (1 - self.top_k / self.num_experts) ** num_rows)
 
 
 @dataclass(frozen=True)
 class ModelWork:
     """The costs of a model's tokens.
 
-    Linear layers but the head multiply at `linear_rate` times the matmul rate: 2 where weights and
-    activations have eight bits, and otherwise 1. P and L are counted in products of the matmul rate.
+    Linear layers but the head and experts multiply at `linear_rate` times the matmul rate: 2 where weights
+    and activations have eight bits, and otherwise 1. P and L are counted in products of the matmul rate.
+    `weight_bytes` are of all weights but the `experts`.
     """
 
     config: ModelConfig
     weight_bytes: int
     kv_layout: KVLayout
     linear_rate: int = 1
+    experts: tuple[ExpertsWork, ...] = ()
+
+    def read_bytes(self, num_rows: int) -> float:
+        """W(B): bytes of the weights that a step of so many rows reads, on average."""
+        return self.weight_bytes + sum(each.read_bytes(num_rows) for each in self.experts)
 
     @property
     def linear_params(self) -> int:
@@ -46,10 +66,15 @@ class ModelWork:
         return num_columns * self.config.hidden_size // self.linear_rate
 
     def _other_params(self, layer: LayerConfig) -> int:
-        """The other parameters of a layer: of queries, of attention's output, and of the MLP."""
-        attention = 2 * layer.attention.num_heads * layer.attention.head_dim
-        num_columns = attention + 3 * layer.mlp.intermediate_size
-        return num_columns * self.config.hidden_size // self.linear_rate
+        """The other parameters of a layer that multiply a token: of queries, of attention's output, and of
+        the MLP, or of the router and the token's experts."""
+        num_columns = 2 * layer.attention.num_heads * layer.attention.head_dim
+        dense, of_experts = layer.mlp, 0
+        if isinstance(layer.mlp, ExpertsConfig):
+            of_experts = layer.mlp.num_experts + 3 * layer.mlp.routing.top_k * layer.mlp.intermediate_size
+            dense = layer.mlp.shared
+        num_columns += 0 if dense is None else 3 * dense.intermediate_size
+        return self.config.hidden_size * (num_columns // self.linear_rate + of_experts)
 
     def prompt_flops(self, first: int, last: int) -> int:
         """Operations of linear layers, but for the head, on the tokens at positions `first` to `last` of a
@@ -97,13 +122,13 @@ def _triangle(n: int, window: int | None) -> int:
 
 
 def decode_step_s(work: ModelWork, limits: MachineLimits, requests: Sequence[Lengths]) -> float:
-    """Seconds of a decode step of all requests together, on average over their outputs: (W + KV) / BW.
+    """Seconds of a decode step of all requests together, on average over their outputs: (W(B) + KV) / BW.
 
     Steps make the tokens after the first: the step that makes output token k + 1 sees prompt + k positions.
     """
     num_steps = max(each.output for each in requests) - 1
     kv = sum(work.kv_bytes(each.prompt + 1, each.prompt + each.output - 1) for each in requests)
-    return (work.weight_bytes + kv / num_steps) / (limits.read_tb_per_s * 1e12)
+    return (work.read_bytes(len(requests)) + kv / num_steps) / (limits.read_tb_per_s * 1e12)
 
 
 def least_seconds(
@@ -111,15 +136,16 @@ def least_seconds(
 ) -> float:
     """Seconds from an empty engine to the last token of all requests, at least:
 
-        max(linear operations / F, steps * W / BW)
+        max(linear operations / F, W of all steps / BW)
         + operations of prefill's attention / F
         + sum of KV(n) / BW, for the n of each decode step
 
     where linear operations are 2 P a token, less 2 L a token of a prompt that is not its newest, and 2 H an
-    output token; and steps the fewest that can make the outputs: as many as the longest has, or all outputs
-    over `max_num_seqs`. It grants that linear layers of prefill and decode share every reading of the weights
-    and hide it behind their operations; attention and linear layers run one after another, because each needs
-    the other's result. Random prompts share nothing.
+    output token; and steps are the fewest that can make the outputs: as many as the longest has, or all
+    outputs over `max_num_seqs`. Experts are read as by rows in steps that are full, or by a row in each step:
+    rows that are divided otherwise read more. It grants that linear layers of prefill and decode share every
+    reading of the weights and hide it behind their operations; attention and linear layers run one after
+    another, because each needs the other's result. Random prompts share nothing.
     """
     flop_per_s, byte_per_s = limits.matmul_tflop_per_s * 1e12, limits.read_tb_per_s * 1e12
     outputs = [each.output for each in requests]
@@ -127,24 +153,34 @@ def least_seconds(
         outputs
     )
     linear_flops = sum(work.prompt_flops(1, each.prompt) for each in requests) + 2 * decode_params
-    num_steps = max(*outputs, -(-sum(outputs) // max_num_seqs))
-    linear_s = max(linear_flops / flop_per_s, num_steps * work.weight_bytes / byte_per_s)
+    linear_s = max(linear_flops / flop_per_s, _least_read_bytes(work, outputs, max_num_seqs) / byte_per_s)
     prefill_s = sum(work.attention_flops(1, each.prompt) for each in requests) / flop_per_s
     decode_bytes = sum(work.kv_bytes(each.prompt + 1, each.prompt + each.output - 1) for each in requests)
     return linear_s + prefill_s + decode_bytes / byte_per_s
 
 
+def _least_read_bytes(work: ModelWork, outputs: Sequence[int], max_num_seqs: int) -> float:
+    """Bytes of weights that are read for outputs of so many tokens. A full step reads the fewest of experts a
+    row."""
+    num_rows = min(max_num_seqs, len(outputs))
+    num_full, num_steps = sum(outputs) / num_rows, max(*outputs, -(-sum(outputs) // max_num_seqs))
+    return num_steps * work.weight_bytes + sum(
+        max(num_full * each.read_bytes(num_rows), num_steps * each.read_bytes(1)) for each in work.experts
+    )
+
+
 def shared_prefix_seconds(work: ModelWork, limits: MachineLimits, prefix: int, own: int, count: int) -> float:
     """Seconds until `count` requests have their first token, at least, when `prefix` tokens are computed once
-    and the `own` tokens of each after them: max(linear operations / F, W / BW) + operations of attention /
-    F."""
+    and the `own` tokens of each after them: max(linear operations / F, W of all tokens / BW) + operations of
+    attention / F."""
     flop_per_s = limits.matmul_tflop_per_s * 1e12
     own_linear = work.prompt_flops(prefix + 1, prefix + own) + 2 * work.head_params
     linear = work.prompt_flops(1, prefix) + count * own_linear
     attention = work.attention_flops(1, prefix) + count * work.attention_flops(prefix + 1, prefix + own)
-    return max(linear / flop_per_s, weights_s(work, limits)) + attention / flop_per_s
+    read_s = weights_s(work, limits, prefix + count * own)
+    return max(linear / flop_per_s, read_s) + attention / flop_per_s
 
 
-def weights_s(work: ModelWork, limits: MachineLimits) -> float:
-    """Seconds of reading the weights once, which no step is faster than: W / BW."""
-    return work.weight_bytes / (limits.read_tb_per_s * 1e12)
+def weights_s(work: ModelWork, limits: MachineLimits, num_rows: int = 1) -> float:
+    """Seconds of reading the weights once, which no step of so many rows is faster than: W(B) / BW."""
+    return work.read_bytes(num_rows) / (limits.read_tb_per_s * 1e12)

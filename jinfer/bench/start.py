@@ -106,10 +106,11 @@ def main() -> None:
     with collected_times() as times, source.start({**request["options"], "progress": False}) as parts:
         engine_s = time.perf_counter() - began
         work = work_of(parts)
+        weight_bytes = work.weight_bytes + sum(experts.num_bytes for experts in work.experts)
         cache_bytes = parts.limits.num_pages * parts.limits.page_size * work.kv_bytes(1, 1)
         start = {
             "engine_s": engine_s,
-            "filled_bytes": work.weight_bytes + cache_bytes,
+            "filled_bytes": weight_bytes + cache_bytes,
             "stages_s": {name.replace(" ", "_"): round(seconds, 2) for name, seconds in times.items()},
         }
         print(READY + json.dumps(start), flush=True)

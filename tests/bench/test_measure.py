@@ -12,7 +12,7 @@ from jinfer.bench.measure import measure
 from jinfer.bench.monitor import Monitor
 from jinfer.bench.percentiles import percentiles
 from jinfer.bench.results import Result, header, result_text
-from jinfer.bench.roofline import decode_step_s, least_seconds, shared_prefix_seconds
+from jinfer.bench.roofline import ExpertsWork, decode_step_s, least_seconds, shared_prefix_seconds
 from jinfer.bench.workloads import Lengths, find_workload
 from jinfer.engine.stats import EngineStats
 from jinfer.requests.request import FinishReason
@@ -132,6 +132,26 @@ def test_decode_reads_the_weights_and_what_each_row_sees():
     assert WORK.kv_bytes(1, 1) == 128
     step = decode_step_s(WORK, MACHINE, [Lengths(100, 3)] * 4)
     assert step == pytest.approx((1e9 + 4 * 128 * (101 + 102) / 2) / 4e12)
+
+
+def test_decode_reads_the_experts_that_some_row_has():
+    work = replace(WORK, experts=(ExpertsWork(8 * 10**9, num_experts=4, top_k=1),))
+    lengths = Lengths(1, 2)
+    without = [decode_step_s(WORK, MACHINE, [lengths] * rows) for rows in (1, 2)]
+    steps = [decode_step_s(work, MACHINE, [lengths] * rows) for rows in (1, 2)]
+    # A row reads one in four; of two rows each has its own three times in four.
+    assert steps[0] - without[0] == pytest.approx(2e9 / 4e12)
+    assert steps[1] - without[1] == pytest.approx(2e9 * 1.75 / 4e12)
+
+
+def test_the_least_time_reads_experts_as_full_steps_do_or_one_row():
+    experts = ExpertsWork(8 * 10**9, num_experts=4, top_k=1)
+    work = replace(WORK, weight_bytes=0, experts=(experts,))
+    fast = type(MACHINE)(read_tb_per_s=1.0, copy_tb_per_s=1.0, matmul_tflop_per_s=1e9)
+    two = least_seconds(work, fast, [Lengths(1, 3), Lengths(1, 3)], 4)
+    assert two == pytest.approx(3 * experts.read_bytes(2) / 1e12, rel=1e-4)
+    uneven = least_seconds(work, fast, [Lengths(1, 9), Lengths(1, 1)], 4)
+    assert uneven == pytest.approx(9 * experts.read_bytes(1) / 1e12, rel=1e-4)
 
 
 def test_the_least_time_adds_linear_layers_attention_and_cache():

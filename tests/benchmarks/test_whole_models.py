@@ -21,6 +21,7 @@ def configs(tmp_path, monkeypatch):
         "one": Row(engine, "latency", "b1", "quantization.jsonl"),
         "two": Row(engine, "latency", "b2-8", "models.jsonl"),
         "other": Row(engine, "throughput", "mixed4", "models.jsonl"),
+        "long": Row(engine, "throughput", "4x8", "models.jsonl", output_len=1000),
         "bad": Row(Engine("demo", ("page_size=0",)), "latency", "b1", "models.jsonl"),
     }
     monkeypatch.setattr(whole_models, "ROWS", rows)
@@ -46,11 +47,11 @@ def test_rows_of_an_engine_are_measured_by_one_process_and_kept_by_their_ids(con
 
     def bench(*words):
         commands.append(words)
-        return (line(word) for word in words if word in ("b1", "b2-8", "mixed4"))
+        return (line(word) for word in words if word in ("b1", "b2-8", "mixed4", "4x8"))
 
     monkeypatch.setattr(whole_models, "jinfer_bench", bench)
     results = configs / "results"
-    words = [str(configs), "one", "other", "two", "--record", "--results", str(results)]
+    words = [str(configs), "one", "other", "two", "long", "--record", "--results", str(results)]
     assert whole_models.main([*words, "--repeats", "1", "--set", "page_size=16"]) == 0
     options = ("quantization=int8", "kv_cache_dtype=int8", "page_size=16")
     sets = tuple(word for option in options for word in ("--set", option))
@@ -58,13 +59,14 @@ def test_rows_of_an_engine_are_measured_by_one_process_and_kept_by_their_ids(con
     assert commands == [
         ("latency", "b1", "b2-8", *model, *sets),
         ("throughput", "mixed4", *model, *sets),
+        ("throughput", "4x8", *model, "--output-len", "1000", *sets),
     ]
     printed = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
-    assert [each["id"] for each in printed] == ["one", "two", "other"]
+    assert [each["id"] for each in printed] == ["one", "two", "other", "long"]
     assert printed[0] == {**{k: v for k, v in line("b1").items() if k != "details"}, "id": "one"}
     (device,) = results.iterdir()
     kept = [newest_lines(device / name) for name in ("quantization.jsonl", "models.jsonl")]
-    assert [sorted(lines) for lines in kept] == [["one"], ["other", "two"]]
+    assert [sorted(lines) for lines in kept] == [["one"], ["long", "other", "two"]]
     assert kept[0]["one"] == printed[0]
 
 
@@ -79,7 +81,7 @@ def test_a_row_that_fails_is_said(configs, capfd):
 def test_unknown_rows_are_refused(configs, capsys):
     with pytest.raises(SystemExit):
         whole_models.main([str(configs), "three"])
-    assert "no row is called three; there are one, two, other, bad" in capsys.readouterr().err
+    assert "no row is called three; there are one, two, other, long, bad" in capsys.readouterr().err
 
 
 def test_every_row_is_a_workload_that_there_is():
