@@ -277,10 +277,12 @@ BEYOND_THE_FRONT_DOOR = {
     "eval/tokenized_text.py": {"text.tokenizer"},
     "bench/opening.py": {
         "execution.kv_cache",
+        "models.config",
+        "models.params",
         "pallas_kernels.core.weights",
         "weights.hub",
         "weights.params",
-    },  # the layout of --config's cache, its config.json, and the types of its weights
+    },  # the layout of --config's cache, its config.json, its weights' types and the experts in them
     "bench/profile.py": {
         "scheduling.step_plan"
     },  # describes the plans that pass between an engine's stations

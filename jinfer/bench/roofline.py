@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.workloads import Lengths
 from jinfer.execution.kv_cache import KVLayout
-from jinfer.models.config import ExpertsConfig, LayerConfig, ModelConfig
+from jinfer.models.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig
 
 
 @dataclass(frozen=True)
@@ -68,12 +68,12 @@ class ModelWork:
     def _other_params(self, layer: LayerConfig) -> int:
         """The other parameters of a layer that multiply a token: of queries, of attention's output, and of
         the MLP, or of the router and the token's experts."""
-        num_columns = 2 * layer.attention.num_heads * layer.attention.head_dim
-        dense, of_experts = layer.mlp, 0
-        if isinstance(layer.mlp, ExpertsConfig):
-            of_experts = layer.mlp.num_experts + 3 * layer.mlp.routing.top_k * layer.mlp.intermediate_size
-            dense = layer.mlp.shared
-        num_columns += 0 if dense is None else 3 * dense.intermediate_size
+        num_columns, of_experts = 2 * layer.attention.num_heads * layer.attention.head_dim, 0
+        mlp: MLPConfig | ExpertsConfig | None = layer.mlp
+        if isinstance(mlp, ExpertsConfig):
+            of_experts = mlp.num_experts + 3 * mlp.routing.top_k * mlp.intermediate_size
+            mlp = mlp.shared
+        num_columns += 0 if mlp is None else 3 * mlp.intermediate_size
         return self.config.hidden_size * (num_columns // self.linear_rate + of_experts)
 
     def prompt_flops(self, first: int, last: int) -> int:
