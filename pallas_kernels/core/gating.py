@@ -21,6 +21,9 @@ class ClampedSwiglu:
     limit: float = 7.0
 
 
+GateActivation = Activation | ClampedSwiglu
+
+
 def activate_and_multiply(gate: Array, other: Array, activation: Activation) -> Array:
     """activation(gate) * other, of which both are gate times a sigmoid: (1 + tanh(x)) / 2 is
     1 / (1 + exp(-2 * x))."""
@@ -30,7 +33,7 @@ def activate_and_multiply(gate: Array, other: Array, activation: Activation) -> 
     return gate / (1 + jnp.exp(-x)) * other
 
 
-def gated(gate: Array, up: Array, activation: Activation | ClampedSwiglu) -> Array:
+def gated(gate: Array, up: Array, activation: GateActivation) -> Array:
     """The gate of an expert, with the activation that it has."""
     if not isinstance(activation, ClampedSwiglu):
         return activate_and_multiply(gate, up, activation)

@@ -1,17 +1,20 @@
 """The experts of a mixture, of Shazeer et al., "Outrageously Large Neural Networks: The Sparsely-Gated
 Mixture-of-Experts Layer" (2017), whose experts are gated feed-forward layers."""
 
+from typing import Any
+
 from jaxtyping import Array, Float, Integer
 
-from pallas_kernels.core.gating import ClampedSwiglu
-from pallas_kernels.core.selection import Implementation, select
+from pallas_kernels.core.gating import ClampedSwiglu, GateActivation
+from pallas_kernels.core.selection import Available, Implementation, select, should_interpret
 from pallas_kernels.core.weights import QuantizedWeight
-from pallas_kernels.experts import reference, xla
-from pallas_kernels.experts.contract import ExpertActivation, ExpertStacks, check_arguments
+from pallas_kernels.experts import reference, triton, xla
+from pallas_kernels.experts.contract import ExpertStacks, check_arguments
+from pallas_kernels.experts.tuning import ExpertsCall, experts_choice, kernel_block_rows
 
-__all__ = ["ClampedSwiglu", "ExpertActivation", "experts"]
+__all__ = ["ClampedSwiglu", "GateActivation", "experts"]
 
-IMPLEMENTATIONS = {"reference": reference.experts, "xla": xla.experts, "pallas": xla.experts}
+AVAILABLE: tuple[Available, ...] = ("pallas", "triton", "xla", "reference")
 
 
 def experts(
@@ -22,11 +25,12 @@ def experts(
     down: Float[Array, "layers experts inner features"] | QuantizedWeight,
     *,
     layer: int | Integer[Array, ""],
-    activation: ExpertActivation = "silu",
+    activation: GateActivation = "silu",
     gate_up_bias: Float[Array, "layers experts two_inner"] | None = None,
     down_bias: Float[Array, "layers experts features"] | None = None,
     residual: Float[Array, "tokens features"] | None = None,
     implementation: Implementation = "auto",
+    interpret: bool | None = None,
 ) -> Float[Array, "tokens features"]:
     """residual + the sum over a token's experts e of weight * (gate(x @ gate_up[layer, e] + gate_up_bias) @
     down[layer, e] + down_bias), with biases and residual where they are given.
@@ -41,13 +45,20 @@ def experts(
     layer of a stack is copied. Sums are float32 and rounded to x's dtype between the two products and at the
     end. A row of the result depends on no other row.
 
-    "xla" is all experts on all tokens, as two products.
+    "pallas" is the faster of two for so many tokens, as measured (`tuned/`). "triton" computes each expert on
+    its own tokens, and reads the weights of no other: rows are sorted by expert, and a program of the kernel
+    has a block of rows of one expert. "xla" computes all experts on all tokens, as two products.
 
     Raises ValueError where arguments contradict each other, and UnsupportedError for other weights.
     """
     stacks = ExpertStacks(gate_up, down, gate_up_bias, down_bias)
     check_arguments(x, weights, expert_ids, stacks, layer=layer, activation=activation, residual=residual)
-    chosen = select(implementation, ("pallas", "xla", "reference"))
-    return IMPLEMENTATIONS[chosen](
-        x, weights, expert_ids, stacks, layer=layer, activation=activation, residual=residual
-    )
+    chosen = select(implementation, AVAILABLE)
+    call = ExpertsCall.of(x, expert_ids, stacks)
+    if chosen == "pallas":
+        chosen = experts_choice(call).way
+    options: dict[str, Any] = {"layer": layer, "activation": activation, "residual": residual}
+    if chosen == "triton":
+        options |= {"block_rows": kernel_block_rows(call), "interpret": should_interpret(interpret)}
+    compute = {"triton": triton.experts, "xla": xla.experts, "reference": reference.experts}[chosen]
+    return compute(x, weights, expert_ids, stacks, **options)

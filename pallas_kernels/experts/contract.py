@@ -6,11 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import Activation, ClampedSwiglu
+from pallas_kernels.core.gating import Activation, ClampedSwiglu, GateActivation
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Mxfp4Weight, QuantizedWeight, Weight
 
-ExpertActivation = Activation | ClampedSwiglu
 QUANTIZED_TYPES = (Fp8Weight, BlockFp8Weight, Mxfp4Weight)
 
 
@@ -47,7 +46,7 @@ def check_arguments(
     stacks: ExpertStacks,
     *,
     layer: int | Array,
-    activation: ExpertActivation,
+    activation: GateActivation,
     residual: Array | None,
 ) -> None:
     """Raises ValueError for what contradicts each other, and UnsupportedError for types that nothing

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import ClampedSwiglu
+from pallas_kernels.core.gating import ClampedSwiglu, GateActivation
 from pallas_kernels.core.weights import QuantizedWeight, Weight
-from pallas_kernels.experts.contract import ExpertActivation, ExpertStacks
+from pallas_kernels.experts.contract import ExpertStacks
 
 
 def experts(
@@ -17,7 +17,7 @@ def experts(
     stacks: ExpertStacks,
     *,
     layer: int | Array,
-    activation: ExpertActivation,
+    activation: GateActivation,
     residual: Array | None,
 ) -> Array:
     """See `pallas_kernels.experts.experts`."""
@@ -45,7 +45,7 @@ def _floats(w: Weight, layer: int | Array) -> Array:
     return of_layer.astype(jnp.float32)
 
 
-def _gated(y: Array, activation: ExpertActivation) -> Array:
+def _gated(y: Array, activation: GateActivation) -> Array:
     gate, up = jnp.split(y, 2, axis=-1)
     if isinstance(activation, ClampedSwiglu):
         gate = jnp.minimum(gate, activation.limit)

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from pallas_kernels.core.gating import ClampedSwiglu
-from pallas_kernels.experts.contract import ExpertActivation
+from pallas_kernels.core.gating import ClampedSwiglu, GateActivation
 
 
 @dataclass(frozen=True)
@@ -14,7 +13,7 @@ class ExpertsShape:
     top_k: int
     num_features: int
     num_inner: int
-    activation: ExpertActivation = "silu"
+    activation: GateActivation = "silu"
     has_biases: bool = False
 
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float, Float32, Int32
 
-from pallas_kernels.core.selection import Implementation, select
-from pallas_kernels.router import reference
+from pallas_kernels.core.selection import Implementation, select, should_interpret
+from pallas_kernels.router import reference, triton
 from pallas_kernels.router.contract import check_arguments
 from pallas_kernels.router.options import GroupScore, RouterOptions, Scores
 
@@ -30,6 +30,7 @@ def route(
     *,
     correction_bias: Float[Array, " experts"] | None = None,
     implementation: Implementation = "auto",
+    interpret: bool | None = None,
 ) -> Routing:
     """The `options.top_k` experts of each token and their weights, as `options` say; all in float32.
 
@@ -41,5 +42,7 @@ def route(
     Raises ValueError where the sizes do not agree with the options.
     """
     check_arguments(logits, options, correction_bias)
-    select(implementation)
-    return Routing(*reference.route(logits, options, correction_bias))
+    if select(implementation) == "reference":
+        return Routing(*reference.route(logits, options, correction_bias))
+    interpret = should_interpret(interpret)
+    return Routing(*triton.route(logits, options, correction_bias, interpret=interpret))

@@ -18,7 +18,7 @@ BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 6e-3}
 ACTIVATIONS = ["silu", "gelu_tanh", ClampedSwiglu()]
 QUANTIZED = {"fp8": Fp8Weight.of, "block-fp8": BlockFp8Weight.of, "mxfp4": Mxfp4Weight.of}
 
-implementations = pytest.mark.parametrize("implementation", ["reference", "xla", "pallas"])
+implementations = pytest.mark.parametrize("implementation", ["reference", "xla", "triton"])
 dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: dtype.__name__)
 
 
@@ -134,7 +134,7 @@ def test_experts_that_a_token_has_not_may_be_anything(rng, implementation):
     case = random_case(rng, 6, 4, 2, 32, 16, jnp.float32)
     case["expert_ids"] = jnp.asarray(rng.integers(0, 2, (6, 2)), jnp.int32)
     wanted = call(case, implementation)
-    if implementation == "reference":  # elsewhere the sum over experts is one product
+    if implementation != "xla":  # the sum over experts is one product
         case["down"] = case["down"].at[LAYER, 3].set(jnp.nan)
     case["gate_up"] = case["gate_up"].at[LAYER, 2].set(jnp.nan)
     np.testing.assert_array_equal(call(case, implementation), wanted)
