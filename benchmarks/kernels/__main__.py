@@ -103,11 +103,15 @@ def _circumstances(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _record(rows: list[Row], versus_jax: dict[str, Any] | None, options: argparse.Namespace) -> None:
-    """Appends the measured rows to the file of results of the device."""
+    """Appends the measured rows to the files of results of the device."""
     shared = _circumstances(options)
-    lines = [record.measured_line(row) for row in rows if isinstance(row.measured, Measured)]
-    lines += [] if versus_jax is None else [versus_jax]
-    append(results_file(options.results, record.FILE_NAME), [{**line, **shared} for line in lines])
+    of_file: dict[str, list[dict[str, Any]]] = {record.FILE_NAME: []}
+    for row in rows:
+        if isinstance(row.measured, Measured):
+            of_file.setdefault(row.case.file_name, []).append(record.measured_line(row))
+    of_file[record.FILE_NAME] += [] if versus_jax is None else [versus_jax]
+    for name, lines in of_file.items():
+        append(results_file(options.results, name), [{**line, **shared} for line in lines])
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from jinfer.bench.limits import MachineLimits
 
 Make = Callable[[Data, int], Inputs]  # (where inputs come from, number of sets of arguments)
 MAX_SETS = 64
+KERNELS_FILE, MODELS_FILE = "kernels.jsonl", "models.jsonl"
 ROTATED_BYTES = 512 * 10**6  # eight times the L2 cache of an H200
 
 
@@ -70,7 +71,10 @@ class Tuning:
 
 @dataclass(frozen=True)
 class Case:
-    """`build(blocks)` is a step of the Pallas kernel, with its own choice of blocks for None."""
+    """`build(blocks)` is a step of the Pallas kernel, with its own choice of blocks for None.
+
+    `compiler_options` are XLA's for that step, and `file_name` is the file that results are kept in.
+    """
 
     id: str
     op: str
@@ -86,6 +90,8 @@ class Case:
     target: Target | None = None
     tuning: Tuning | None = None
     ratio: Ratio | None = None
+    compiler_options: dict[str, str | bool] | None = None
+    file_name: str = KERNELS_FILE
 
     def num_sets(self, *, smoke: bool) -> int:
         """The number of sets of arguments, at least two, with which no call finds its own in the L2 cache."""

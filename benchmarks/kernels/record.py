@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from benchmarks.kernels.case import limit_us
+from benchmarks.kernels.case import KERNELS_FILE, limit_us
 from benchmarks.kernels.run import Measured, Row
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.results import rounded
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
-FILE_NAME = "kernels.jsonl"
+FILE_NAME = KERNELS_FILE
 RATIOS_FILE_NAME = "quantization.jsonl"
 # The worst ratio of the cases that `decode-vs-jax` stands for. Its limit is the ratio of a kernel that reads
 # at the machine's bandwidth, in that case.

@@ -78,9 +78,10 @@ def compile_cases(
     for case in cases:
         calls = num_calls(case, limits, smoke=smoke)
         sets = case.num_sets(smoke=smoke)
-        jobs[case.id, "pallas", ""] = case.make, case.build(None), sets, calls, None
+        jobs[case.id, "pallas", ""] = case.make, case.build(None), sets, calls, case.compiler_options
         if case.xla is not None:
-            jobs[case.id, "xla", ""] = case.make, case.xla, sets, calls, XLA_OPTIONS
+            options = case.compiler_options or XLA_OPTIONS
+            jobs[case.id, "xla", ""] = case.make, case.xla, sets, calls, options
         if case.jax is not None:
             for setting, step in case.jax.steps.items():
                 jobs[case.id, "jax", setting] = case.jax.make, step, sets, calls, None

@@ -118,8 +118,9 @@ def _compiled(case: Case, limits: MachineLimits, seconds: float, smoke: bool) ->
     assert case.tuning is not None
     sets, calls = case.num_sets(smoke=smoke), num_calls(case, limits, smoke=smoke)
     with ThreadPoolExecutor(min(MAX_COMPILATIONS, os.cpu_count() or 1)) as pool:
+        options = case.compiler_options
         futures = {
-            blocks: pool.submit(compile_one, case.make, case.build(blocks), sets, calls, None)
+            blocks: pool.submit(compile_one, case.make, case.build(blocks), sets, calls, options)
             for blocks in (None, *case.tuning.candidates)
         }
         wait(futures.values(), timeout=max(0, seconds))

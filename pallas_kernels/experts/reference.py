@@ -23,8 +23,8 @@ def experts(
     """See `pallas_kernels.experts.experts`."""
     wide = x.astype(jnp.float32)
     gate_up, down = _floats(stacks.gate_up, layer), _floats(stacks.down, layer)
-    total = jnp.zeros(x.shape, jnp.float32) if residual is None else residual.astype(jnp.float32)
-    for expert in range(stacks.num_experts):
+
+    def add(expert, total):
         y = jnp.matmul(wide, gate_up[expert], precision=Precision.HIGHEST)
         if stacks.gate_up_bias is not None:
             y = y + stacks.gate_up_bias[layer, expert].astype(jnp.float32)
@@ -33,8 +33,10 @@ def experts(
             y = y + stacks.down_bias[layer, expert].astype(jnp.float32)
         is_mine = expert_ids == expert
         weight = jnp.where(is_mine, weights.astype(jnp.float32), 0).sum(-1, keepdims=True)
-        total = total + jnp.where(is_mine.any(-1, keepdims=True), weight * y, 0)
-    return total.astype(x.dtype)
+        return total + jnp.where(is_mine.any(-1, keepdims=True), weight * y, 0)
+
+    total = jnp.zeros(x.shape, jnp.float32) if residual is None else residual.astype(jnp.float32)
+    return jax.lax.fori_loop(0, stacks.num_experts, add, total).astype(x.dtype)
 
 
 def _floats(w: Weight, layer: int | Array) -> Array:

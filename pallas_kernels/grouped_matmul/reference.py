@@ -41,8 +41,8 @@ def grouped_matmul(
     matrices = jax.tree.map(lambda leaf: leaf[layer], w)
     if isinstance(matrices, QuantizedWeight):
         matrices = matrices.dequantized(jnp.float32)
-    result = 0.0
-    for group in range(w.shape[1]):
+
+    def add(group, result):
         y = jnp.matmul(wide, matrices[group].astype(jnp.float32), precision=Precision.HIGHEST)
         if fusion.bias is not None:
             y = y + fusion.bias[layer, group].astype(jnp.float32)
@@ -50,8 +50,11 @@ def grouped_matmul(
             y = _gated(y, fusion.gate)
         if fusion.row_weights is not None:
             y = y * fusion.row_weights.astype(jnp.float32)[:, None]
-        result = jnp.where((group_of_row == group)[:, None], y, result)
-    return jnp.asarray(result).astype(out_dtype)
+        return jnp.where((group_of_row == group)[:, None], y, result)
+
+    num_out = w.shape[3] // (1 if fusion.gate is None else 2)
+    result = jnp.zeros((groups.num_rows, num_out), jnp.float32)
+    return jax.lax.fori_loop(0, w.shape[1], add, result).astype(out_dtype)
 
 
 def _group_of_row(groups: RowGroups, num_groups: int) -> Array:

@@ -15,7 +15,8 @@ from pallas_kernels.grouped_matmul.groups import RowGroups
 
 BLOCK_ROWS = (1, 16, 32, 64, 128)
 MAX_STAGES, SHARED_MEMORY_BYTES = 6, 220 * 1024  # the latter of a multiprocessor, for all its programs
-MIN_PROGRAMS = 2  # a multiprocessor, of blocks that have rows
+MIN_PROGRAMS = 1.5  # a multiprocessor, of blocks that have rows
+MIN_TILE, MAX_TILE = {4: 2048, 8: 8192}, 16384  # weights an iteration, by warps
 WIDE_ROWS = 64  # from here on tensor cores bound a block, and not its weights
 
 
@@ -77,8 +78,8 @@ def grouped_blocks(call: GroupedCall) -> GroupedBlocks:
         return _blocks(call, 128 // call.num_matrices, 64, 8 if call.block_rows > WIDE_ROWS else 4, 4)
     num_busy = min(call.num_groups, call.rows)  # blocks that have rows, about
     wanted = MIN_PROGRAMS * target_device().num_multiprocessors
-    block_out = next((width for width in (128, 64) if num_busy * ceil_div(call.num_out, width) >= wanted), 32)
-    return _blocks(call, block_out // call.num_matrices, 128, 4, 4)
+    widths = [width for width in (64, 32) if num_busy * ceil_div(call.num_out, width) >= wanted]
+    return _blocks(call, widths[0] if widths else 32, 128, 4, 4)
 
 
 def grouped_candidates(call: GroupedCall) -> list[GroupedBlocks]:
@@ -95,7 +96,7 @@ def grouped_candidates(call: GroupedCall) -> list[GroupedBlocks]:
         found = [
             _blocks(call, width, *others)
             for width, *others in narrow
-            if 2048 <= width * call.num_matrices * others[0] <= 128 * 128
+            if MIN_TILE[others[1]] <= width * call.num_matrices * others[0] <= MAX_TILE
         ]
     return list(dict.fromkeys([grouped_blocks(call), *found]))
 

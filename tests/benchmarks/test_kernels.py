@@ -56,7 +56,8 @@ def test_the_table_has_the_limits_and_a_row_for_every_case(table):
 
 
 def test_recorded_lines_have_the_agreed_keys(table, results):
-    lines = newest_lines(results / target_device().file_name / "kernels.jsonl")
+    files = [results / target_device().file_name / name for name in ("kernels.jsonl", "models.jsonl")]
+    lines = {name: line for file in files for name, line in newest_lines(file).items()}
     assert lines.keys() == {"decode-vs-jax", *(case.id for case in all_cases(smoke=True))}
     for line in lines.values():
         assert list(line) == LINE_KEYS

@@ -21,6 +21,8 @@ OPS = (
     "silu_and_multiply",
     "matmul",
     "quantized",
+    "grouped_matmul",
+    "experts",
     "sampling",
 )
 
