@@ -21,7 +21,7 @@ class ClampedSwiglu:
     limit: float = 7.0
 
 
-GateActivation = Activation | ClampedSwiglu
+ExpertActivation = Activation | ClampedSwiglu
 
 
 def activate_and_multiply(gate: Array, other: Array, activation: Activation) -> Array:
@@ -33,7 +33,7 @@ def activate_and_multiply(gate: Array, other: Array, activation: Activation) -> 
     return gate / (1 + jnp.exp(-x)) * other
 
 
-def gated(gate: Array, up: Array, activation: GateActivation) -> Array:
+def gated(gate: Array, up: Array, activation: ExpertActivation) -> Array:
     """The gate of an expert, with the activation that it has."""
     if not isinstance(activation, ClampedSwiglu):
         return activate_and_multiply(gate, up, activation)

@@ -1,20 +1,26 @@
 """The experts of a mixture, of Shazeer et al., "Outrageously Large Neural Networks: The Sparsely-Gated
 Mixture-of-Experts Layer" (2017), whose experts are gated feed-forward layers."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jaxtyping import Array, Float, Integer
 
-from pallas_kernels.core.gating import ClampedSwiglu, GateActivation
+from pallas_kernels.core.gating import ClampedSwiglu, ExpertActivation
 from pallas_kernels.core.selection import Available, Implementation, select, should_interpret
 from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.experts import reference, triton, xla
 from pallas_kernels.experts.contract import ExpertStacks, check_arguments
 from pallas_kernels.experts.tuning import ExpertsCall, experts_choice, kernel_block_rows
 
-__all__ = ["ClampedSwiglu", "GateActivation", "experts"]
+__all__ = ["ClampedSwiglu", "ExpertActivation", "experts"]
 
 AVAILABLE: tuple[Available, ...] = ("pallas", "triton", "xla", "reference")
+COMPUTE: Mapping[Available, Callable[..., Array]] = {
+    "triton": triton.experts,
+    "xla": xla.experts,
+    "reference": reference.experts,
+}
 
 
 def experts(
@@ -25,7 +31,7 @@ def experts(
     down: Float[Array, "layers experts inner features"] | QuantizedWeight,
     *,
     layer: int | Integer[Array, ""],
-    activation: GateActivation = "silu",
+    activation: ExpertActivation = "silu",
     gate_up_bias: Float[Array, "layers experts two_inner"] | None = None,
     down_bias: Float[Array, "layers experts features"] | None = None,
     residual: Float[Array, "tokens features"] | None = None,
@@ -60,5 +66,4 @@ def experts(
     options: dict[str, Any] = {"layer": layer, "activation": activation, "residual": residual}
     if chosen == "triton":
         options |= {"block_rows": kernel_block_rows(call), "interpret": should_interpret(interpret)}
-    compute = {"triton": triton.experts, "xla": xla.experts, "reference": reference.experts}[chosen]
-    return compute(x, weights, expert_ids, stacks, **options)
+    return COMPUTE[chosen](x, weights, expert_ids, stacks, **options)

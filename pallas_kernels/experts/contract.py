@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import Activation, ClampedSwiglu, GateActivation
+from pallas_kernels.core.gating import Activation, ClampedSwiglu, ExpertActivation
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Mxfp4Weight, QuantizedWeight, Weight
 
@@ -46,7 +46,7 @@ def check_arguments(
     stacks: ExpertStacks,
     *,
     layer: int | Array,
-    activation: GateActivation,
+    activation: ExpertActivation,
     residual: Array | None,
 ) -> None:
     """Raises ValueError for what contradicts each other, and UnsupportedError for types that nothing

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.lax import Precision
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import ClampedSwiglu, GateActivation
+from pallas_kernels.core.gating import ClampedSwiglu, ExpertActivation
 from pallas_kernels.core.weights import QuantizedWeight, Weight
 from pallas_kernels.experts.contract import ExpertStacks
 
@@ -17,7 +17,7 @@ def experts(
     stacks: ExpertStacks,
     *,
     layer: int | Array,
-    activation: GateActivation,
+    activation: ExpertActivation,
     residual: Array | None,
 ) -> Array:
     """See `pallas_kernels.experts.experts`."""
@@ -47,7 +47,7 @@ def _floats(w: Weight, layer: int | Array) -> Array:
     return of_layer.astype(jnp.float32)
 
 
-def _gated(y: Array, activation: GateActivation) -> Array:
+def _gated(y: Array, activation: ExpertActivation) -> Array:
     gate, up = jnp.split(y, 2, axis=-1)
     if isinstance(activation, ClampedSwiglu):
         gate = jnp.minimum(gate, activation.limit)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pallas_kernels.core.gating import ClampedSwiglu, GateActivation
+from pallas_kernels.core.gating import ClampedSwiglu, ExpertActivation
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class ExpertsShape:
     top_k: int
     num_features: int
     num_inner: int
-    activation: GateActivation = "silu"
+    activation: ExpertActivation = "silu"
     has_biases: bool = False
 
 

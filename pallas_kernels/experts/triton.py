@@ -4,10 +4,12 @@ The first product gathers the tokens of an expert and applies the gate, and the 
 weights of the router. XLA sums over the experts of a token, in their order.
 """
 
+import functools
+
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import GateActivation
+from pallas_kernels.core.gating import ExpertActivation
 from pallas_kernels.experts.contract import ExpertStacks
 from pallas_kernels.grouped_matmul import group_rows, grouped_matmul
 
@@ -19,13 +21,12 @@ def experts(
     stacks: ExpertStacks,
     *,
     layer: int | Array,
-    activation: GateActivation,
+    activation: ExpertActivation,
     residual: Array | None,
     block_rows: int,
     interpret: bool,
 ) -> Array:
     """See `pallas_kernels.experts.experts`."""
-    kernel = {"layer": layer, "implementation": "triton", "interpret": interpret}
     groups = group_rows(
         expert_ids.reshape(-1),
         stacks.num_experts,
@@ -33,10 +34,11 @@ def experts(
         implementation="triton",
         interpret=interpret,
     )
-    inner = grouped_matmul(x, stacks.gate_up, groups, bias=stacks.gate_up_bias, gate=activation, **kernel)
-    y = grouped_matmul(
-        inner, stacks.down, groups, bias=stacks.down_bias, row_weights=weights.reshape(-1), **kernel
+    product = functools.partial(
+        grouped_matmul, groups=groups, layer=layer, implementation="triton", interpret=interpret
     )
+    inner = product(x, stacks.gate_up, bias=stacks.gate_up_bias, gate=activation)
+    y = product(inner, stacks.down, bias=stacks.down_bias, row_weights=weights.reshape(-1))
     is_expert = (expert_ids >= 0) & (expert_ids < stacks.num_experts)
     # A row of no expert was never written.
     of_token = jnp.where(is_expert[:, :, None], y.reshape(*expert_ids.shape, -1), 0)

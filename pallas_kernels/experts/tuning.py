@@ -13,6 +13,7 @@ from pallas_kernels.experts.contract import ExpertStacks
 
 MEASURED_DEVICE = "nvidia-h200"
 BLOCK_ROWS = (1, 16, 32, 64, 128)
+MAX_QUANTIZED_BLOCK_ROWS = 32  # more sums do not fit into registers beside the weights
 MAX_XLA_TOKENS = 512  # that a sweep tries all experts on
 
 
@@ -38,9 +39,15 @@ class ExpertsCall(NamedTuple):
     @classmethod
     def of(cls, x: Array, expert_ids: Array, stacks: ExpertStacks) -> "ExpertsCall":
         """The call with these arguments of `experts`."""
-        kind = type(stacks.gate_up).__name__ if isinstance(stacks.gate_up, QuantizedWeight) else None
-        sizes = stacks.num_experts, stacks.num_features, stacks.num_inner
-        return cls(*expert_ids.shape, *sizes, x.dtype.itemsize, kind)
+        return cls(
+            tokens=expert_ids.shape[0],
+            top_k=expert_ids.shape[1],
+            num_experts=stacks.num_experts,
+            num_features=stacks.num_features,
+            num_inner=stacks.num_inner,
+            itemsize=x.dtype.itemsize,
+            weights=type(stacks.gate_up).__name__ if isinstance(stacks.gate_up, QuantizedWeight) else None,
+        )
 
 
 def experts_key(call: ExpertsCall) -> dict[str, int | str]:
@@ -53,9 +60,7 @@ def experts_choice(call: ExpertsCall) -> ExpertsChoice:
     key = experts_key(call)
     choice = tuned_blocks("experts", "experts", key, ExpertsChoice)
     choice = choice or tuned_blocks("experts", "experts", key, ExpertsChoice, device=MEASURED_DEVICE)
-    if choice is not None:
-        return choice
-    return ExpertsChoice("xla" if call.weights else "triton", heuristic_block_rows(call))
+    return choice or ExpertsChoice("triton", heuristic_block_rows(call))
 
 
 def kernel_block_rows(call: ExpertsCall) -> int:
@@ -69,12 +74,17 @@ def heuristic_block_rows(call: ExpertsCall) -> int:
     if call.tokens == 1:
         return 1
     each = ceil_div(next_power_of_two(call.tokens) * call.top_k, call.num_experts)
-    return next((rows for rows in BLOCK_ROWS[1:] if each <= rows), BLOCK_ROWS[-1])
+    fitting = [rows for rows in BLOCK_ROWS[1:] if rows <= _max_block_rows(call)]
+    return next((rows for rows in fitting if 2 * each <= rows), fitting[-1])
+
+
+def _max_block_rows(call: ExpertsCall) -> int:
+    return BLOCK_ROWS[-1] if call.weights is None else MAX_QUANTIZED_BLOCK_ROWS
 
 
 def experts_candidates(call: ExpertsCall) -> list[ExpertsChoice]:
     """The candidates of a sweep: blocks near those of the heuristic, and XLA where its arrays fit."""
     best = BLOCK_ROWS.index(heuristic_block_rows(call))
     near = BLOCK_ROWS[max(0, best - 1) : best + 2]
-    found = [ExpertsChoice("triton", rows) for rows in near]
+    found = [ExpertsChoice("triton", rows) for rows in near if rows <= _max_block_rows(call)]
     return [*found, ExpertsChoice("xla", 1)] if call.tokens <= MAX_XLA_TOKENS else found

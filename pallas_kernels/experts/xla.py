@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import GateActivation, gated
+from pallas_kernels.core.gating import ExpertActivation, gated
 from pallas_kernels.core.precision import full_precision
 from pallas_kernels.core.weights import QuantizedWeight, Weight
 from pallas_kernels.experts.contract import ExpertStacks
@@ -23,7 +23,7 @@ def experts(
     stacks: ExpertStacks,
     *,
     layer: int | Array,
-    activation: GateActivation,
+    activation: ExpertActivation,
     residual: Array | None,
 ) -> Array:
     """See `pallas_kernels.experts.experts`."""
@@ -43,7 +43,7 @@ def experts(
     return (y if residual is None else residual.astype(jnp.float32) + y).astype(x.dtype)
 
 
-def _inner(x: Array, stacks: ExpertStacks, layer: int | Array, activation: GateActivation) -> Array:
+def _inner(x: Array, stacks: ExpertStacks, layer: int | Array, activation: ExpertActivation) -> Array:
     """The gated features of each expert [experts, tokens, inner], in float32."""
     # An x for each expert: without, XLA would copy the weights to [features, experts * 2 * inner].
     spread = jnp.broadcast_to(x, (stacks.num_experts, *x.shape))

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int32, Integer
 
-from pallas_kernels.core.gating import GateActivation
+from pallas_kernels.core.gating import ExpertActivation
 from pallas_kernels.core.selection import Implementation, select, should_interpret
 from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.grouped_matmul import reference, triton
@@ -47,7 +47,7 @@ def grouped_matmul(
     *,
     layer: int | Int32[Array, ""],
     bias: Float[Array, "layers groups out"] | None = None,
-    gate: GateActivation | None = None,
+    gate: ExpertActivation | None = None,
     row_weights: Float[Array, " rows"] | None = None,
     out_dtype: DTypeLike | None = None,
     implementation: Implementation = "auto",

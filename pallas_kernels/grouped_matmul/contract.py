@@ -5,7 +5,7 @@ from typing import NamedTuple, get_args
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import Activation, ClampedSwiglu, GateActivation
+from pallas_kernels.core.gating import Activation, ClampedSwiglu, ExpertActivation
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Mxfp4Weight, QuantizedWeight, Weight
 from pallas_kernels.grouped_matmul.groups import RowGroups
@@ -17,7 +17,7 @@ class GroupedFusion(NamedTuple):
     """The bias of each group, the gate, and the weight of each row, in that order."""
 
     bias: Array | None = None
-    gate: GateActivation | None = None
+    gate: ExpertActivation | None = None
     row_weights: Array | None = None
 
 
@@ -56,7 +56,7 @@ def _check_fusion(w: Weight, groups: RowGroups, fusion: GroupedFusion) -> None:
         raise ValueError(f"row_weights have shape {row_weights.shape}; they must be ({groups.num_rows},)")
 
 
-def check_activation(activation: GateActivation) -> None:
+def check_activation(activation: ExpertActivation) -> None:
     """Raises ValueError for an unknown one."""
     if not isinstance(activation, ClampedSwiglu) and activation not in get_args(Activation):
         raise ValueError(

@@ -6,7 +6,7 @@ from jax.lax import Precision
 from jax.typing import DTypeLike
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import ClampedSwiglu, GateActivation
+from pallas_kernels.core.gating import ClampedSwiglu, ExpertActivation
 from pallas_kernels.core.weights import QuantizedWeight, Weight
 from pallas_kernels.grouped_matmul.contract import GroupedFusion
 from pallas_kernels.grouped_matmul.groups import RowGroups, max_blocks
@@ -67,7 +67,7 @@ def _group_of_row(groups: RowGroups, num_groups: int) -> Array:
     return jnp.full(groups.num_rows, num_groups).at[place].set(group, mode="drop")
 
 
-def _gated(y: Array, activation: GateActivation) -> Array:
+def _gated(y: Array, activation: ExpertActivation) -> Array:
     gate, up = jnp.split(y, 2, axis=-1)
     if isinstance(activation, ClampedSwiglu):
         gate = jnp.minimum(gate, activation.limit)

@@ -9,7 +9,8 @@ from jaxtyping import Array
 from pallas_kernels.core.device import target_device
 from pallas_kernels.core.triton_call import MIN_DOT_SIZE, ceil_div, next_power_of_two
 from pallas_kernels.core.tuned import tuned_blocks, tuned_key
-from pallas_kernels.core.weights import Weight
+from pallas_kernels.core.weights import QuantizedWeight, Weight
+from pallas_kernels.core.widening import Kind
 from pallas_kernels.grouped_matmul.contract import GroupedFusion
 from pallas_kernels.grouped_matmul.groups import RowGroups
 
@@ -17,6 +18,8 @@ BLOCK_ROWS = (1, 16, 32, 64, 128)
 MAX_STAGES, SHARED_MEMORY_BYTES = 6, 220 * 1024  # the latter of a multiprocessor, for all its programs
 MIN_PROGRAMS = 1.5  # a multiprocessor, of blocks that have rows
 MIN_TILE, MAX_TILE = {4: 2048, 8: 8192}, 16384  # weights an iteration, by warps
+QUANTIZED_OUT = 64  # of a dot whose left operand is the weights
+MAX_QUANTIZED_IN = {"fp8": 128, "block-fp8": 128, "mxfp4": 32}  # elements of an output an iteration
 WIDE_ROWS = 64  # from here on tensor cores bound a block, and not its weights
 
 
@@ -33,7 +36,7 @@ class GroupedBlocks:
 
 class GroupedCall(NamedTuple):
     """The facts that the choice of blocks depends on. `num_out` counts the results of a row, each of two
-    columns where gated."""
+    columns where gated; `weights` is the kind of quantized ones."""
 
     rows: int
     block_rows: int
@@ -42,14 +45,22 @@ class GroupedCall(NamedTuple):
     num_out: int
     is_gated: bool
     itemsize: int
+    weights: str | None = None
 
     @classmethod
     def of(cls, x: Array, w: Weight, groups: RowGroups, fusion: GroupedFusion) -> "GroupedCall":
         """The call with these arguments of `grouped_matmul`."""
         is_gated = fusion.gate is not None
-        num_out = w.shape[3] // (2 if is_gated else 1)
-        sizes = groups.num_rows, groups.block_rows, *w.shape[1:3]
-        return cls(*sizes, num_out, is_gated, x.dtype.itemsize)
+        return cls(
+            rows=groups.num_rows,
+            block_rows=groups.block_rows,
+            num_groups=w.shape[1],
+            num_in=w.shape[2],
+            num_out=w.shape[3] // (2 if is_gated else 1),
+            is_gated=is_gated,
+            itemsize=x.dtype.itemsize,
+            weights=Kind.of(w).name if isinstance(w, QuantizedWeight) else None,
+        )
 
     @property
     def num_matrices(self) -> int:
@@ -62,7 +73,7 @@ class GroupedCall(NamedTuple):
         return max(MIN_DOT_SIZE, self.block_rows)
 
 
-def grouped_key(call: GroupedCall) -> dict[str, int | bool]:
+def grouped_key(call: GroupedCall) -> dict[str, int | bool | str]:
     """A call's tuned entry; rows count as the power of two that holds them."""
     return tuned_key(call, rounded=["rows"])
 
@@ -72,6 +83,8 @@ def grouped_blocks(call: GroupedCall) -> GroupedBlocks:
     tuned = tuned_blocks("grouped_matmul", "grouped_matmul", grouped_key(call), GroupedBlocks)
     if tuned is not None:
         return tuned
+    if call.weights is not None:
+        return _quantized_blocks(call, QUANTIZED_OUT, 4, 4)
     if call.itemsize == 4:
         return _blocks(call, 32, 32, 4, 2)
     if call.block_rows >= WIDE_ROWS:
@@ -84,7 +97,10 @@ def grouped_blocks(call: GroupedCall) -> GroupedBlocks:
 
 def grouped_candidates(call: GroupedCall) -> list[GroupedBlocks]:
     """The candidates of a tuning sweep."""
-    if call.block_rows >= WIDE_ROWS:
+    if call.weights is not None:
+        choices = itertools.product((64, 128), (4, 8), (2, 3, 4, 6))
+        found = [_quantized_blocks(call, *choice) for choice in choices if choice[0] >= 16 * choice[1]]
+    elif call.block_rows >= WIDE_ROWS:
         wide = itertools.product((64, 128, 256), (32, 64), (4, 8), (3, 4))
         found = [
             _blocks(call, width // call.num_matrices, *others)
@@ -109,3 +125,8 @@ def _blocks(
     stage_bytes = (call.num_matrices * block_out + call.dot_rows) * block_in * call.itemsize
     num_stages = max(2, min(num_stages, MAX_STAGES, SHARED_MEMORY_BYTES // stage_bytes))
     return GroupedBlocks(block_out, block_in, num_warps, num_stages)
+
+
+def _quantized_blocks(call: GroupedCall, block_out: int, num_warps: int, num_stages: int) -> GroupedBlocks:
+    """A tile has as many inputs as its kind allows."""
+    return GroupedBlocks(block_out, MAX_QUANTIZED_IN[call.weights or ""], num_warps, num_stages)

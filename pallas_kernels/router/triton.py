@@ -136,7 +136,7 @@ def _group_score(experts: _Experts, is_mine: Array, shape: RouterShape) -> Array
 
 
 def _weights(scores: Array, inside: Array, options: RouterOptions) -> Array:
-    """Those of the chosen scores, of which `inside` says where there are some."""
+    """The weights of the chosen scores, of which `inside` says where there are some."""
     if options.scores == "softmax_of_chosen":
         exponentials = jnp.exp(scores - jnp.max(scores))
         scores = exponentials / jnp.sum(jnp.where(inside, exponentials, 0))

@@ -140,7 +140,7 @@ def test_experts_that_a_token_has_not_may_be_anything(rng, implementation):
     np.testing.assert_array_equal(call(case, implementation), wanted)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "xla"])
+@implementations
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_quantized_weights_are_what_they_stand_for(rng, kind, implementation):
     case = random_case(rng, 5, 3, 2, 160, 96, jnp.bfloat16)

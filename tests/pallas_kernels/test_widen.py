@@ -5,7 +5,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from pallas_kernels.matmul.quantized.triton import widen
+from pallas_kernels.core.widening import widen
 from tests.pallas_kernels import ptx
 
 

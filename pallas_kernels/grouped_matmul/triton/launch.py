@@ -11,6 +11,7 @@ from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.stacked import layer_index_operand
 from pallas_kernels.core.triton_call import ceil_div, triton_call
 from pallas_kernels.core.weights import QuantizedWeight, Weight
+from pallas_kernels.core.widening import Kind
 from pallas_kernels.grouped_matmul.contract import GroupedFusion
 from pallas_kernels.grouped_matmul.groups import RowGroups
 from pallas_kernels.grouped_matmul.triton.product import GroupedKernelShape, GroupedRefs, grouped_kernel
@@ -31,8 +32,11 @@ def grouped_matmul(
     blocks: GroupedBlocks | None = None,
 ) -> Array:
     """See `pallas_kernels.grouped_matmul.grouped_matmul`."""
-    if isinstance(w, QuantizedWeight):
-        raise UnsupportedError(f'w of {type(w).__name__}: the kernel reads arrays; use implementation="xla"')
+    if isinstance(w, QuantizedWeight) and x.dtype != jnp.bfloat16:
+        raise UnsupportedError(
+            f"x in {x.dtype} and w of {type(w).__name__}: the kernel multiplies floats of 16 bits; cast x to "
+            "bfloat16"
+        )
     if groups.num_blocks > MAX_BLOCKS:
         raise UnsupportedError(
             f"{groups.num_blocks} blocks of rows: a grid has at most {MAX_BLOCKS}; use larger blocks"
@@ -40,16 +44,23 @@ def grouped_matmul(
     call = GroupedCall.of(x, w, groups, fusion)
     operands = {
         "x": x,
-        "w": w,
+        "w": w.elements if isinstance(w, QuantizedWeight) else w,
         "layer": layer_index_operand(layer),
         "group_of_block": groups.group_of_block,
+        "scales": w.scales if isinstance(w, QuantizedWeight) else None,
         "sizes": groups.sizes,
         "row_ids": groups.row_ids,
         "bias": fusion.bias,
         "row_weights": fusion.row_weights,
     }
-    rows_of_x = groups.num_rows // x.shape[0]
-    shape = GroupedKernelShape(call, blocks or grouped_blocks(call), rows_of_x, fusion.gate)
+    shape = GroupedKernelShape(
+        call,
+        blocks or grouped_blocks(call),
+        rows_of_x=groups.num_rows // x.shape[0],
+        gate=fusion.gate,
+        kind=Kind.of(w) if isinstance(w, QuantizedWeight) else None,
+        interpret=interpret,
+    )
     present = {name: array for name, array in operands.items() if array is not None}
     return _run(present, shape=shape, out_dtype=jnp.dtype(out_dtype), interpret=interpret)
 

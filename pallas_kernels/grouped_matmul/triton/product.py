@@ -13,10 +13,12 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plt
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import GateActivation, gated
+from pallas_kernels.core.gating import ExpertActivation, gated
 from pallas_kernels.core.precision import full_precision
 from pallas_kernels.core.stacked import load_layer_index
 from pallas_kernels.core.triton_call import ceil_div
+from pallas_kernels.core.widening import Kind
+from pallas_kernels.grouped_matmul.triton.quantized import QuantizedTiles, quantized_sums
 from pallas_kernels.grouped_matmul.tuning import GroupedBlocks, GroupedCall
 
 
@@ -27,6 +29,7 @@ class GroupedRefs(NamedTuple):
     w: Any
     layer: Any
     group_of_block: Any
+    scales: Any = None
     sizes: Any = None
     row_ids: Any = None
     bias: Any = None
@@ -35,12 +38,15 @@ class GroupedRefs(NamedTuple):
 
 @dataclass(frozen=True)
 class GroupedKernelShape:
-    """The facts of a call that a kernel is compiled for. A row of x stands for `rows_of_x` rows of groups."""
+    """The facts of a call that a kernel is compiled for. A row of x stands for `rows_of_x` rows of groups;
+    `kind` is of quantized weights."""
 
     call: GroupedCall
     blocks: GroupedBlocks
     rows_of_x: int
-    gate: GateActivation | None
+    gate: ExpertActivation | None
+    kind: Kind | None = None
+    interpret: bool = False
 
 
 class _Block(NamedTuple):
@@ -62,7 +68,7 @@ def grouped_kernel(refs: GroupedRefs, out_ref, shape: GroupedKernelShape) -> Non
     def _():
         rows = _rows(refs, block, group, size, shape)
         layer = load_layer_index(refs.layer)
-        sums = _sums(refs, layer, rows, column, shape)
+        sums = (_sums if shape.kind is None else _quantized_sums)(refs, layer, rows, column, shape)
         _store(refs, out_ref, layer, rows, column, sums, shape)
 
 
@@ -78,7 +84,7 @@ def _rows(refs: GroupedRefs, block, group, size, shape: GroupedKernelShape) -> _
 def _sums(refs: GroupedRefs, layer, rows: _Block, column: Array, shape: GroupedKernelShape) -> list[Array]:
     """[dot_rows, block_out] of each matrix, in float32."""
     call, block_in = shape.call, shape.blocks.block_in
-    x_row = jax.lax.div(rows.row, shape.rows_of_x) if shape.rows_of_x > 1 else rows.row
+    x_row = _x_row(rows, shape)
     precision = full_precision(refs.x.dtype)
 
     def one_tile(i, accs):
@@ -92,6 +98,20 @@ def _sums(refs: GroupedRefs, layer, rows: _Block, column: Array, shape: GroupedK
 
     zeros = [jnp.zeros((call.dot_rows, column.size), jnp.float32) for _ in range(call.num_matrices)]
     return jax.lax.fori_loop(0, ceil_div(call.num_in, block_in), one_tile, zeros)
+
+
+def _quantized_sums(
+    refs: GroupedRefs, layer, rows: _Block, column: Array, shape: GroupedKernelShape
+) -> list[Array]:
+    """The same of quantized weights."""
+    assert shape.kind is not None
+    matrix, x_row = (layer, rows.group), _x_row(rows, shape)
+    of_call = refs.x, refs.w, refs.scales, shape.kind, shape.call, shape.blocks
+    return quantized_sums(QuantizedTiles(*of_call, matrix, x_row, column, shape.interpret))
+
+
+def _x_row(rows: _Block, shape: GroupedKernelShape) -> Array:
+    return jax.lax.div(rows.row, shape.rows_of_x) if shape.rows_of_x > 1 else rows.row
 
 
 def _load_weights(

@@ -13,8 +13,8 @@ from jaxtyping import Array
 from pallas_kernels.core.selection import UnsupportedError
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two, triton_call
 from pallas_kernels.core.weights import QuantizedWeight
+from pallas_kernels.core.widening.kinds import BFLOAT16, Kind
 from pallas_kernels.matmul.contract import Fusion, of_layer
-from pallas_kernels.matmul.quantized.triton.kinds import BFLOAT16, Kind
 from pallas_kernels.matmul.quantized.triton.loop import quantized_sums
 from pallas_kernels.matmul.quantized.triton.operands import operands_of
 from pallas_kernels.matmul.quantized.triton.program import Loop, QuantizedRefs

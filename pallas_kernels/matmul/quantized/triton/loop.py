@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.triton_call import multiply_add
-from pallas_kernels.matmul.quantized.triton.kinds import Kind
+from pallas_kernels.core.widening.kinds import Kind
 from pallas_kernels.matmul.quantized.triton.program import (
     Loop,
     load_elements,

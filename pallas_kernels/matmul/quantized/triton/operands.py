@@ -9,8 +9,8 @@ from jaxtyping import Array
 from pallas_kernels.core.stacked import layer_index_operand
 from pallas_kernels.core.weights import Int4Weight, Int8Weight, QuantizedWeight
 from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
+from pallas_kernels.core.widening.kinds import BFLOAT16, Kind
 from pallas_kernels.matmul.contract import Fusion, of_layer
-from pallas_kernels.matmul.quantized.triton.kinds import BFLOAT16, Kind
 from pallas_kernels.quantize import quantize_rows
 
 # The zero after them keeps XLA from computing them, in a kernel of their own: 0, 4, 8, ... is an iota to it.

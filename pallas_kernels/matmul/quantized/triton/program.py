@@ -11,7 +11,7 @@ from jaxtyping import Array
 from pallas_kernels.core.triton_call import ceil_div
 from pallas_kernels.core.weights.four_bits import SLOT
 from pallas_kernels.core.weights.int4 import ZEROS_OF_A_WORD
-from pallas_kernels.matmul.quantized.triton.kinds import Kind
+from pallas_kernels.core.widening.kinds import Kind
 from pallas_kernels.matmul.triton.dots import Operands
 from pallas_kernels.matmul.triton.program import MatmulKernelShape, MatmulRefs, layer_index, load_scale
 

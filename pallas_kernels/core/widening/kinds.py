@@ -17,7 +17,7 @@ from pallas_kernels.core.weights import (
 )
 from pallas_kernels.core.weights.four_bits import CODES_OF_A_WORD, PIECE, SLOT
 from pallas_kernels.core.weights.fp8 import BLOCK_SIZE
-from pallas_kernels.matmul.quantized.triton.widen import (
+from pallas_kernels.core.widening.widen import (
     as_they_are,
     widen_e8m0,
     widen_float_scales,
