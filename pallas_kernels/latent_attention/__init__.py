@@ -12,33 +12,41 @@ query of the parts (q_latent, q_rope) of a row of `length` positions,
     cap(x) = soft_cap * tanh(x / soft_cap), or x without a soft cap
 
 in float32. Positions from `length` on, pages of others and the null page may hold NaN.
+
+A decode step has one query a row. Tokens of a prompt are queries too, each of its own length, that name the
+row whose pages they see.
 """
+
+import functools
+from collections.abc import Callable
 
 from jaxtyping import Array, Float, Int32
 
+from pallas_kernels.core.latent_pages import LatentPages
 from pallas_kernels.core.selection import Implementation, UnsupportedError, select, should_interpret
 from pallas_kernels.latent_attention import reference, triton
 
-__all__ = ["mla"]
+__all__ = ["LatentPages", "mla"]
 
 
 def mla(
-    q_latent: Float[Array, "rows num_heads latent_dim"],
-    q_rope: Float[Array, "rows num_heads rope_dim"],
-    kv_pages: Float[Array, "num_pages page_size latent_dim_plus_rope_dim"],
+    q_latent: Float[Array, "queries num_heads latent_dim"],
+    q_rope: Float[Array, "queries num_heads rope_dim"],
+    kv_pages: LatentPages,
     page_table: Int32[Array, "rows max_pages"],
-    lengths: Int32[Array, " rows"],
+    lengths: Int32[Array, " queries"],
     *,
     scale: float,
     soft_cap: float | None = None,
+    row_ids: Int32[Array, " queries"] | None = None,
     implementation: Implementation = "auto",
     interpret: bool | None = None,
-) -> Float[Array, "rows num_heads latent_dim"]:
-    """Attention of one query token per row over the row's first `lengths[row]` positions, the query's own
-    included.
+) -> Float[Array, "queries num_heads latent_dim"]:
+    """Attention of each query over the first `lengths[query]` positions of its row, the query's own included.
 
-    A position of the cache is its latent vector followed by its rotary key. page_table entries beyond a row's
-    length are not followed. A row of length 0 gives zeros. The result has the queries' dtype.
+    The row of a query is `row_ids[query]`, where these are given, and else the one of its number. page_table
+    entries beyond a query's length are not followed. A query of length 0 gives zeros. The result has the
+    queries' dtype.
 
     DeepSeek's scale is (dimension of a head's query before it is absorbed) ** -0.5, times the square of
     YaRN's scale where the model uses it. There is no default: q_latent does not tell that dimension.
@@ -49,31 +57,27 @@ def mla(
     Raises ValueError where shapes or options contradict each other, and UnsupportedError where
     `implementation` cannot serve them.
     """
-    _check(q_latent, q_rope, kv_pages, page_table, lengths, scale, soft_cap)
+    _check(q_latent, q_rope, kv_pages, page_table, lengths, scale, soft_cap, row_ids)
+    attend: Callable[..., Array]
     if select(implementation) == "reference":
-        return reference.mla(q_latent, q_rope, kv_pages, page_table, lengths, scale=scale, soft_cap=soft_cap)
-    return triton.mla(
-        q_latent,
-        q_rope,
-        kv_pages,
-        page_table,
-        lengths,
-        scale=scale,
-        soft_cap=soft_cap,
-        interpret=should_interpret(interpret),
-    )
+        attend = reference.mla
+    else:
+        attend = functools.partial(triton.mla, interpret=should_interpret(interpret))
+    options = {"scale": scale, "soft_cap": soft_cap, "row_ids": row_ids}
+    return attend(q_latent, q_rope, kv_pages.array, page_table, lengths, **options)
 
 
 def _check(
     q_latent: Array,
     q_rope: Array,
-    kv_pages: Array,
+    kv_pages: LatentPages,
     page_table: Array,
     lengths: Array,
     scale: float,
     soft_cap: float | None,
+    row_ids: Array | None,
 ) -> None:
-    latent_dim, rope_dim, cache_dim = q_latent.shape[-1], q_rope.shape[-1], kv_pages.shape[-1]
+    latent_dim, rope_dim, cache_dim = q_latent.shape[-1], q_rope.shape[-1], kv_pages.cache_dim
     if q_latent.shape[:2] != q_rope.shape[:2]:
         raise ValueError(
             f"q_latent {q_latent.shape} and q_rope {q_rope.shape} must have the same rows and heads"
@@ -83,9 +87,11 @@ def _check(
             f"the queries have {latent_dim} latent and {rope_dim} rotary dimensions and the cache "
             f"{cache_dim}; it must be their sum"
         )
-    if not page_table.shape[0] == lengths.shape[0] == q_latent.shape[0]:
+    rows = page_table if row_ids is None else row_ids
+    if not rows.shape[0] == lengths.shape[0] == q_latent.shape[0]:
+        name = "page_table" if row_ids is None else "row_ids"
         raise ValueError(
-            f"q_latent has {q_latent.shape[0]} rows, page_table {page_table.shape[0]} and lengths "
+            f"q_latent has {q_latent.shape[0]} rows, {name} {rows.shape[0]} and lengths "
             f"{lengths.shape[0]}; they must be equal"
         )
     if not scale > 0:

@@ -18,11 +18,13 @@ def mla(
     *,
     scale: float,
     soft_cap: float | None,
+    row_ids: Array | None = None,
 ) -> Array:
     """See `pallas_kernels.latent_attention.mla`."""
     attend = functools.partial(_attend, kv_pages, scale, soft_cap)
     q = jnp.concatenate([q_latent, q_rope], axis=-1).astype(jnp.float32)
-    return jax.vmap(attend)(q, page_table, lengths)[..., : q_latent.shape[-1]].astype(q_latent.dtype)
+    page_ids = page_table if row_ids is None else page_table[row_ids]
+    return jax.vmap(attend)(q, page_ids, lengths)[..., : q_latent.shape[-1]].astype(q_latent.dtype)
 
 
 def _attend(

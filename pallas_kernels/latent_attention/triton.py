@@ -47,10 +47,11 @@ def mla(
     *,
     scale: float,
     soft_cap: float | None,
+    row_ids: Array | None = None,
     blocks: MlaBlocks | None = None,
     interpret: bool,
 ) -> Array:
-    """One program per (block of heads, row, split). See the package for the contract."""
+    """One program per (block of heads, query, split). See the package for the contract."""
     rows, num_heads, latent_dim = q_latent.shape
     _check_dims(latent_dim, q_rope.shape[-1])
     shape = _kernel_shape(q_latent, kv_pages, scale, soft_cap, interpret)
@@ -61,7 +62,7 @@ def mla(
     whole = [jax.ShapeDtypeStruct(q_latent.shape, q_latent.dtype)]
     results = triton_call(
         functools.partial(_kernel, shape=shape, blocks=blocks),
-        *(q_latent, q_rope, kv_pages, page_table, lengths),
+        *(q_latent, q_rope, kv_pages, page_table, lengths, row_ids),
         out_shape=partial_shapes(rows, num_heads, num_splits=blocks.num_splits, dim=latent_dim)
         if is_split
         else whole,
@@ -111,7 +112,15 @@ def _kernel_shape(
 
 
 def _kernel(
-    q_latent_ref, q_rope_ref, kv_ref, table_ref, length_ref, *results, shape: KernelShape, blocks: MlaBlocks
+    q_latent_ref,
+    q_rope_ref,
+    kv_ref,
+    table_ref,
+    length_ref,
+    row_ids_ref,
+    *results,
+    shape: KernelShape,
+    blocks: MlaBlocks,
 ):
     head_block, row, split = pl.program_id(0), pl.program_id(1), pl.program_id(2)
     length = length_ref[row]
@@ -127,7 +136,8 @@ def _kernel(
     @pl.when(begin < end)
     def _():
         q = _load_heads(q_latent_ref, row, head, shape), _load_heads(q_rope_ref, row, head, shape)
-        store(_attend(q, row, begin, end, kv_ref, table_ref, shape, blocks))
+        row_id = row if row_ids_ref is None else row_ids_ref[row]
+        store(_attend(q, row_id, begin, end, kv_ref, table_ref, shape, blocks))
 
     if blocks.num_splits == 1:  # else the merge writes the rows of length 0
 
@@ -145,7 +155,7 @@ def _load_heads(ref, row, head, shape: KernelShape):
     return plt.load(ref.at[row, head[:, None], column[None, :]], mask=is_head, other=0)
 
 
-def _attend(q, row, begin, end, kv_ref, table_ref, shape: KernelShape, blocks: MlaBlocks):
+def _attend(q, row_id, begin, end, kv_ref, table_ref, shape: KernelShape, blocks: MlaBlocks):
     """The online softmax over the positions [begin, end), of which there is at least one: the unnormalized
     sum of values, the maximum score in units of log 2 and the sum of weights relative to it."""
     q_latent, q_rope = q
@@ -158,7 +168,7 @@ def _attend(q, row, begin, end, kv_ref, table_ref, shape: KernelShape, blocks: M
         tile_begin = begin + i * blocks.tile
         # The last position for columns after the end: it was written, and is finite.
         position = jnp.minimum(tile_begin + jnp.arange(blocks.tile), end - 1)
-        page = table_ref[row, shape.page_index(position)]
+        page = table_ref[row_id, shape.page_index(position)]
         offset = shape.page_offset(position)
         latent = kv_ref[page, offset, pl.ds(0, latent_dim)]
         rope = kv_ref[page, offset, pl.ds(latent_dim, rope_dim)]

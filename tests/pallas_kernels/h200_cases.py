@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pallas_kernels.core.weights import QuantizedWeight
-from pallas_kernels.latent_attention import mla
+from pallas_kernels.latent_attention import LatentPages, mla
 from pallas_kernels.latent_attention import shapes as latent_shapes
 from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
@@ -55,7 +55,7 @@ class Case:
     """
 
     function: Callable
-    arguments: tuple[jax.ShapeDtypeStruct | AnyKVPages | QuantizedWeight, ...]
+    arguments: tuple[jax.ShapeDtypeStruct | AnyKVPages | LatentPages | QuantizedWeight, ...]
     kernel: str
     tensor_cores: Literal["wgmma", "mma"] | None = None
     named_arguments: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
@@ -379,7 +379,7 @@ def mla_cases() -> Iterator[Named]:
                 (
                     array(rows, shape.num_heads, shape.latent_dim),
                     array(rows, shape.num_heads, shape.rope_dim),
-                    array(rows * positions // 16 + 1, 16, shape.latent_dim + shape.rope_dim),
+                    LatentPages(array(rows * positions // 16 + 1, 16, shape.latent_dim + shape.rope_dim)),
                     indices(rows, positions // 16),
                     indices(rows),
                 ),

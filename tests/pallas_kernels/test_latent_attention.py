@@ -1,6 +1,7 @@
 """Both implementations of latent attention: the reference against the definition, Pallas against the
 reference."""
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from pallas_kernels import UnsupportedError
-from pallas_kernels.latent_attention import mla
+from pallas_kernels.latent_attention import LatentPages, mla
 from pallas_kernels.latent_attention.shapes import SHAPES, LatentShape
 from pallas_kernels.latent_attention.triton import mla as mla_on_triton
 from pallas_kernels.latent_attention.tuning import (
@@ -58,12 +59,12 @@ class LatentCase:
     lengths: np.ndarray
     dense: list[np.ndarray]  # [length, latent_dim + rope_dim] of each row
 
-    def arguments(self, dtype) -> list[jax.Array]:
+    def arguments(self, dtype) -> list[jax.Array | LatentPages]:
         q, latent_dim = jnp.asarray(self.q, dtype), self.shape.latent_dim
         parts = q[..., :latent_dim], q[..., latent_dim:]
         return [
             *parts,
-            jnp.asarray(self.kv_pages, dtype),
+            LatentPages(jnp.asarray(self.kv_pages, dtype)),
             jnp.asarray(self.page_table),
             jnp.asarray(self.lengths),
         ]
@@ -108,7 +109,9 @@ def run(case: LatentCase, implementation: str, dtype, soft_cap: float | None = N
 def run_with(case: LatentCase, blocks: MlaBlocks, dtype, soft_cap: float | None = None) -> np.ndarray:
     interpret = jax.default_backend() != "gpu"
     attend = functools.partial(mla_on_triton, blocks=blocks, interpret=interpret)
-    return np.asarray(attend(*case.arguments(dtype), scale=case.shape.scale, soft_cap=soft_cap), np.float32)
+    q_latent, q_rope, kv_pages, *rows = case.arguments(dtype)
+    out = attend(q_latent, q_rope, kv_pages.array, *rows, scale=case.shape.scale, soft_cap=soft_cap)
+    return np.asarray(out, np.float32)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +126,19 @@ def test_reference_is_the_definition(rng, name, page_size, soft_cap):
 def test_agrees_with_the_reference(rng, name, dtype):
     case = make_case(rng, SHAPES[name], LENGTHS, 16)
     assert relative_error(run(case, "pallas", dtype), run(case, "reference", dtype)) < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("implementation", ["reference", "pallas"])
+def test_queries_name_their_rows(rng, implementation):
+    """Several of a row, each of its own length, and one of none."""
+    case = make_case(rng, TINY, [17, 40], 16)
+    row_ids, lengths = np.array([1, 1, 0, 1, 0], np.int32), np.array([39, 40, 17, 0, 5], np.int32)
+    q = rng.standard_normal((5, *case.q.shape[1:]), np.float32)
+    dense = [case.dense[row][:length] for row, length in zip(row_ids, lengths, strict=True)]
+    queries = dataclasses.replace(case, q=q, lengths=lengths, dense=dense)
+    attend = compiled(mla, scale=TINY.scale, implementation=implementation)
+    got = attend(*queries.arguments(jnp.float32), row_ids=jnp.asarray(row_ids))
+    assert relative_error(np.asarray(got), oracle(queries, None)) < BOUNDS[jnp.float32]
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 64])
@@ -202,7 +218,8 @@ def test_64_heads_compile_for_an_h200_without_waste():
     """Each score is computed once, each tile is loaded once, and it is not overwritten while it is in use."""
     rows, heads, max_pages = 64, 128, 256
     arrays = [(rows, heads, 512), (rows, heads, 64), (rows * max_pages, 16, 576)]
-    arguments = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in arrays]
+    *queries, pages = (jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in arrays)
+    arguments = [*queries, LatentPages(pages)]
     arguments += [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((rows, max_pages), (rows,))]
     with compiler_process() as compile_for_h200:
         attend = functools.partial(mla, scale=0.1, implementation="pallas", interpret=False)
@@ -223,6 +240,8 @@ def test_what_contradicts_itself_is_an_error(rng):
         mla(q_latent, q_rope[:, :3], *rest, scale=1.0)
     with pytest.raises(ValueError, match="q_latent has 2 rows, page_table 1 and lengths 2"):
         mla(q_latent, q_rope, kv_pages, page_table[:1], lengths, scale=1.0)
+    with pytest.raises(ValueError, match="q_latent has 2 rows, row_ids 3 and lengths 2"):
+        mla(q_latent, q_rope, *rest, scale=1.0, row_ids=jnp.zeros(3, jnp.int32))
     with pytest.raises(ValueError, match=r"scale=0.0 must be positive"):
         mla(q_latent, q_rope, *rest, scale=0.0)
     with pytest.raises(ValueError, match=r"soft_cap=-1.0 must be positive; None means no cap"):

@@ -13,7 +13,7 @@ from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
-from pallas_kernels.latent_attention import mla
+from pallas_kernels.latent_attention import LatentPages, mla
 from pallas_kernels.latent_attention.shapes import SHAPES, LatentShape
 from pallas_kernels.latent_attention.triton import mla as triton_mla
 from pallas_kernels.latent_attention.tuning import MlaBlocks, MlaCall, mla_candidates, mla_key
@@ -95,7 +95,7 @@ def _make(paged: _Rows, data: Data, num_sets: int) -> Inputs:
         (
             data.normal((paged.rows, shape.num_heads, shape.latent_dim)),
             data.normal((paged.rows, shape.num_heads, shape.rope_dim)),
-            data.normal((num_pages, paged.page_size, paged.cache_dim)),
+            LatentPages(data.normal((num_pages, paged.page_size, paged.cache_dim))),
             data.page_table(paged.rows, paged.pages_each),
         )
         for _ in range(num_sets)
@@ -120,7 +120,7 @@ def _pallas(scale: float, blocks: MlaBlocks | None) -> Step:
         out = triton_mla(
             q_latent,
             q_rope,
-            kv_pages,
+            kv_pages.array,
             table,
             lengths,
             scale=scale,
@@ -136,7 +136,7 @@ def _pallas(scale: float, blocks: MlaBlocks | None) -> Step:
 def _gathered(scale: float, lengths, arguments):
     """Attends to gathered pages, with scores, softmax and sums by XLA, in bfloat16 with float32 scores."""
     q_latent, q_rope, kv_pages, table = arguments
-    kv = kv_pages[table].reshape(table.shape[0], -1, kv_pages.shape[-1])
+    kv = kv_pages.array[table].reshape(table.shape[0], -1, kv_pages.cache_dim)
     q = jnp.concatenate([q_latent, q_rope], axis=-1)
     scores = scale * jnp.einsum("rhd,rpd->rhp", q, kv, preferred_element_type=jnp.float32)
     seen = jnp.arange(kv.shape[1]) < lengths[:, None]
