@@ -14,6 +14,8 @@ from jax.typing import DTypeLike
 from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.latent_attention import LatentPages, mla
 from pallas_kernels.latent_attention import shapes as latent_shapes
+from pallas_kernels.latent_cache_write import latent_cache_write
+from pallas_kernels.latent_cache_write import shapes as latent_write_shapes
 from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.layer_norm import shapes as layer_norm_shapes
 from pallas_kernels.matmul import MAX_NORM_ROWS, matmul
@@ -389,6 +391,22 @@ def mla_cases() -> Iterator[Named]:
             yield f"mla-{name}-{rows}x{positions}", case
 
 
+def latent_cache_write_cases() -> Iterator[Named]:
+    for (name, shape), tokens in itertools.product(latent_write_shapes.SHAPES.items(), (64, 8192)):
+        dim, half = shape.latent_dim + shape.rope_dim, shape.rope_dim // 2
+        angles = array(tokens, half, dtype=jnp.float32)
+        arguments = (
+            array(tokens, shape.num_heads, shape.head_dim),
+            array(tokens, dim),
+            LatentPages(array(tokens // 16 + 1, 16, dim)),
+            *(angles, angles, indices(tokens), indices(tokens)),
+        )
+        named = {"scale": array(27, shape.latent_dim), "layer": indices()}
+        function = pallas(latent_cache_write, epsilon=1e-6, interleaved=shape.interleaved)
+        case = Case(function, arguments, "latent_cache_write", named_arguments=named, donate=(2,))
+        yield f"latent_cache_write-{name}-{tokens}", case
+
+
 def sampling_cases() -> Iterator[Named]:
     for (name, vocab), rows in itertools.product(sampling_shapes.VOCABULARIES.items(), (1, 256)):
         parameters = {
@@ -413,6 +431,7 @@ CASES = dict(
         *matmul_cases(),
         *quantized_cases(),
         *mla_cases(),
+        *latent_cache_write_cases(),
         *sampling_cases(),
     ]
 )
