@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from pallas_kernels.core.weights import QuantizedWeight
+from pallas_kernels.head_matmul import head_matmul
+from pallas_kernels.head_matmul import shapes as head_matmul_shapes
 from pallas_kernels.latent_attention import LatentPages, mla
 from pallas_kernels.latent_attention import shapes as latent_shapes
 from pallas_kernels.latent_cache_write import latent_cache_write
@@ -407,6 +409,21 @@ def latent_cache_write_cases() -> Iterator[Named]:
         yield f"latent_cache_write-{name}-{tokens}", case
 
 
+def head_matmul_cases() -> Iterator[Named]:
+    for (name, shape), tokens in itertools.product(head_matmul_shapes.SHAPES.items(), (1, 64, 4096)):
+        rows_each = shape.nope_dim + shape.value_dim
+        weight = array(3, shape.num_heads * rows_each, shape.latent_dim)
+        for kind, size, rows in (
+            ("keys", shape.nope_dim, (0, shape.nope_dim)),
+            ("values", shape.latent_dim, (shape.nope_dim, rows_each)),
+        ):
+            function = pallas(head_matmul, rows=rows, transposed=kind == "values")
+            arguments = array(tokens, shape.num_heads, size), weight
+            cores: Literal["wgmma", "mma"] = "wgmma" if tokens >= 64 else "mma"
+            case = Case(function, arguments, "head_matmul", cores, {"layer": indices()})
+            yield f"head_matmul-{name}-{kind}-{tokens}", case
+
+
 def sampling_cases() -> Iterator[Named]:
     for (name, vocab), rows in itertools.product(sampling_shapes.VOCABULARIES.items(), (1, 256)):
         parameters = {
@@ -432,6 +449,7 @@ CASES = dict(
         *quantized_cases(),
         *mla_cases(),
         *latent_cache_write_cases(),
+        *head_matmul_cases(),
         *sampling_cases(),
     ]
 )
