@@ -1,5 +1,6 @@
 """NaN in every page that nobody may read, so that reading it shows."""
 
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -85,11 +86,14 @@ class PoisonedExecutor:
 def _filled_with_nan(kv_cache: KVCache, is_poisoned: jax.Array) -> KVCache:
     """An integer cannot be NaN: its scale is."""
 
-    def filled(array: jax.Array) -> jax.Array:
+    def filled(array: jax.Array, page_axis: int) -> jax.Array:
         poison = jnp.asarray(jnp.nan if jnp.issubdtype(array.dtype, jnp.floating) else 77, array.dtype)
-        return jnp.where(is_poisoned.reshape(1, -1, *(1,) * (array.ndim - 2)), poison, array)
+        shape = [-1 if axis == page_axis else 1 for axis in range(array.ndim)]
+        return jnp.where(is_poisoned.reshape(shape), poison, array)
 
-    return jax.tree.map(filled, kv_cache)
+    return tuple(
+        jax.tree.map(functools.partial(filled, page_axis=pages.page_axis), pages) for pages in kv_cache
+    )
 
 
 def poisoned(llm: LLM) -> LLM:

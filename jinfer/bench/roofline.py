@@ -3,15 +3,16 @@ matmul rate.
 
 Symbols: F the matmul rate, BW the read bandwidth, W(B) the bytes of the weights that a step of B rows reads
 (all but an embedding that is not the head as well; of E experts, of which a token has k at random, the
-E (1 - (1 - k / E) ** B) that some row has, on average), KV(n) the bytes of keys and values of the n positions
-that a token sees (fewer in layers with a window), P the parameters that multiply every token, L those of the
-last layer that make no keys and values, H those of the head. Of a prompt, the last layer owes keys and values
-of every token, and all else of the newest alone.
+E (1 - (1 - k / E) ** B) that some row has, on average), KV(n) the bytes of keys and values, or latent
+vectors, of the n positions that a token sees (fewer in layers with a window), P the parameters that multiply
+every token, L those of the last layer that make none of these, H those of the head. Of a prompt, the last
+layer owes keys and values of every token, and all else of the newest alone.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jinfer.bench.attention_work import AttentionWork
 from jinfer.bench.limits import MachineLimits
 from jinfer.bench.workloads import Lengths
 from jinfer.execution.kv_cache import KVLayout
@@ -61,20 +62,23 @@ class ModelWork:
         return self._other_params(self.config.layers[-1])
 
     def _kv_params(self, layer: LayerConfig) -> int:
-        """The parameters of a layer that make keys and values."""
-        num_columns = 2 * layer.attention.num_kv_heads * layer.attention.head_dim
-        return num_columns * self.config.hidden_size // self.linear_rate
+        """The parameters of a layer that make what it caches: keys and values, or latent vectors."""
+        return self._attention(layer).cache_params // self.linear_rate
 
     def _other_params(self, layer: LayerConfig) -> int:
         """The other parameters of a layer that multiply a token: of queries, of attention's output, and of
         the MLP, or of the router and the token's experts."""
-        num_columns, of_experts = 2 * layer.attention.num_heads * layer.attention.head_dim, 0
+        attention, of_experts = self._attention(layer), 0
         mlp: MLPConfig | ExpertsConfig | None = layer.mlp
         if isinstance(mlp, ExpertsConfig):
             of_experts = mlp.num_experts + 3 * mlp.routing.top_k * mlp.intermediate_size
             mlp = mlp.shared
-        num_columns += 0 if mlp is None else 3 * mlp.intermediate_size
-        return self.config.hidden_size * (num_columns // self.linear_rate + of_experts)
+        of_mlp = 0 if mlp is None else 3 * mlp.intermediate_size * self.config.hidden_size
+        linear = (attention.other_params + of_mlp) // self.linear_rate
+        return linear + attention.float_params + of_experts * self.config.hidden_size
+
+    def _attention(self, layer: LayerConfig) -> AttentionWork:
+        return AttentionWork.of(layer.attention, self.config.hidden_size)
 
     def prompt_flops(self, first: int, last: int) -> int:
         """Operations of linear layers, but for the head, on the tokens at positions `first` to `last` of a
@@ -99,14 +103,12 @@ class ModelWork:
         """Operations of the two products of attention, over the pairs of tokens that see each other, of the
         tokens at positions `first` to `last` of a prompt."""
         *layers, last_layer = self.config.layers
-        return sum(_attention_flops(layer, first, last) for layer in layers) + _attention_flops(
+        return sum(self._attention_flops(layer, first, last) for layer in layers) + self._attention_flops(
             last_layer, last, last
         )
 
-
-def _attention_flops(layer: LayerConfig, first: int, last: int) -> int:
-    attention = layer.attention
-    return 4 * attention.num_heads * attention.head_dim * _visible(first, last, attention.sliding_window)
+    def _attention_flops(self, layer: LayerConfig, first: int, last: int) -> int:
+        return self._attention(layer).pair_flops * _visible(first, last, layer.attention.sliding_window)
 
 
 def _visible(first: int, last: int, window: int | None) -> int:

@@ -12,11 +12,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int32
 
 from jinfer.config import EngineLimits, KVCacheDType
-from jinfer.models.config import ModelConfig
+from jinfer.errors import ConfigError
+from jinfer.models.attention import LayerPages
+from jinfer.models.config import AttentionConfig, LatentAttentionConfig, ModelConfig
 from jinfer.weights.params import num_bytes
+from pallas_kernels.latent_attention import LatentPages
 from pallas_kernels.paged_attention import AnyKVPages, KVPages, QuantizedKVPages
 
-KVCache = tuple[AnyKVPages, ...]
+KVCache = tuple[LayerPages, ...]
 """The pages of each layer."""
 
 
@@ -27,11 +30,17 @@ class KVHeads(NamedTuple):
     head_dim: int
 
 
+class LatentVectors(NamedTuple):
+    """The latent vector and the rotary key of one position in one layer, together."""
+
+    cache_dim: int
+
+
 @dataclass(frozen=True)
 class KVLayout:
     """The shape of a cache but for the number of its pages. `dtype` is that of activations."""
 
-    layers: tuple[KVHeads, ...]
+    layers: tuple[KVHeads | LatentVectors, ...]
     page_size: int
     dtype: jnp.dtype
     kv_cache_dtype: KVCacheDType = "auto"
@@ -41,9 +50,7 @@ class KVLayout:
         cls, model: ModelConfig, page_size: int, dtype: jnp.dtype, kv_cache_dtype: KVCacheDType = "auto"
     ) -> "KVLayout":
         """The layout of a model's cache."""
-        layers = tuple(
-            KVHeads(layer.attention.num_kv_heads, layer.attention.head_dim) for layer in model.layers
-        )
+        layers = tuple(_position_of(layer.attention) for layer in model.layers)
         return cls(layers, page_size, dtype, kv_cache_dtype)
 
     @classmethod
@@ -63,9 +70,31 @@ class KVLayout:
     def abstract(self, num_pages: int) -> KVCache:
         """The shapes and the dtypes of a cache, as a pytree; `Placement.zeros` makes the empty cache of
         it."""
-        make_pages = PAGES[self.kv_cache_dtype]
-        shapes = ((2, num_pages, self.page_size, *heads) for heads in self.layers)
-        return tuple(make_pages(shape, self.dtype) for shape in shapes)
+        return tuple(self._pages(position, num_pages) for position in self.layers)
+
+    def _pages(self, position: KVHeads | LatentVectors, num_pages: int) -> LayerPages:
+        if isinstance(position, LatentVectors):
+            assert self.kv_cache_dtype == "auto", "check_cache_dtype"
+            array: Any = jax.ShapeDtypeStruct((num_pages, self.page_size, position.cache_dim), self.dtype)
+            return LatentPages(array)
+        return PAGES[self.kv_cache_dtype]((2, num_pages, self.page_size, *position), self.dtype)
+
+
+def _position_of(attention: AttentionConfig | LatentAttentionConfig) -> KVHeads | LatentVectors:
+    if isinstance(attention, LatentAttentionConfig):
+        return LatentVectors(attention.cache_dim)
+    return KVHeads(attention.num_kv_heads, attention.head_dim)
+
+
+def check_cache_dtype(model: ModelConfig, kv_cache_dtype: KVCacheDType) -> None:
+    """Raises ConfigError for a type that some layer's cache does not have."""
+    latent = [layer.attention for layer in model.layers if isinstance(layer.attention, LatentAttentionConfig)]
+    if latent and kv_cache_dtype != "auto":
+        raise ConfigError(
+            f"kv_cache_dtype={kv_cache_dtype!r} is of keys and values, and {model.architecture} caches "
+            "latent vectors, which jinfer keeps in the dtype of activations: "
+            f"{latent[0].cache_dim} elements a position and layer, for all heads; leave kv_cache_dtype out"
+        )
 
 
 def _plain_pages(shape: tuple[int, ...], dtype: jnp.dtype) -> KVPages:

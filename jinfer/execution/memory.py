@@ -17,7 +17,7 @@ from jinfer.batching.buckets import StepShape
 from jinfer.config import CacheOptions, DType, EngineConfig, EngineLimits
 from jinfer.errors import ConfigError, InsufficientMemoryError
 from jinfer.execution.device_memory import GB, DeviceMemory
-from jinfer.execution.kv_cache import KVLayout
+from jinfer.execution.kv_cache import KVLayout, check_cache_dtype
 from jinfer.execution.memory_plan import MemoryPlan
 from jinfer.execution.workspace import estimated_workspace_bytes, largest_workspace_bytes, split_steps_bytes
 from jinfer.models.config import ModelConfig
@@ -105,6 +105,7 @@ def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) 
     Raises ConfigError for options that contradict each other.
     """
     cache, scheduler, defaults = config.cache, config.scheduler, device_defaults(device)
+    check_cache_dtype(model, cache.kv_cache_dtype)
     max_num_batched_tokens = scheduler.max_num_batched_tokens or defaults.max_num_batched_tokens
     max_num_seqs = scheduler.max_num_seqs or min(defaults.max_num_seqs, max_num_batched_tokens)
     if max_num_seqs > max_num_batched_tokens:

@@ -6,7 +6,7 @@ from jaxtyping import Array, Int32
 from jinfer.batching.mixed_batch import TOKEN_ON_DEVICE
 from jinfer.config import EngineLimits
 from jinfer.execution.device_state import Rows
-from jinfer.models.attention import TokenBatch
+from jinfer.models.attention import TokenBatch, rows_of_tokens
 from jinfer.models.model import Model
 from jinfer.scheduling.page_pool import NULL_PAGE
 
@@ -33,8 +33,7 @@ def _flattened_tokens(
     row_ids, query_starts = batch["row_ids"], batch["query_starts"]
     token = jnp.arange(batch["token_ids"].shape[0], dtype=jnp.int32)
     is_token = token < query_starts[-1]
-    row = jnp.sum(token[:, None] >= query_starts[None, 1:], axis=1, dtype=jnp.int32)
-    row = jnp.minimum(row, row_ids.shape[0] - 1)
+    row = rows_of_tokens(query_starts, len(token))
     positions = jnp.where(is_token, batch["start_positions"][row] + token - query_starts[row], 0)
     is_on_device = batch["token_ids"] == TOKEN_ON_DEVICE
     page_ids = rows.page_table[row_ids[row], positions // limits.page_size]

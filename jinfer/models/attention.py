@@ -1,7 +1,7 @@
 """Attention over the paged cache, and the tokens of a step as a model sees them."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,14 @@ from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
 from jinfer.models.rope import Angles
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
+from pallas_kernels.latent_attention import LatentPages
 from pallas_kernels.paged_attention import AnyKVPages
 from pallas_kernels.rope_cache_write import rope_cache_write
 
 NULL_PAGE = 0  # padding writes to this page
+
+LayerPages: TypeAlias = AnyKVPages | LatentPages
+"""The pages of one layer, of the kind that its attention has."""
 
 
 class TokenBatch(NamedTuple):
@@ -46,6 +50,20 @@ class TokenBatch(NamedTuple):
         """True of padding, among the tokens whose hidden states are asked for."""
         page_ids = self.page_ids if self.logits_indices is None else self.page_ids[self.logits_indices]
         return page_ids == NULL_PAGE
+
+    @property
+    def row_ids(self) -> Int32[Array, " tokens"]:
+        """The row of each token; of padding, the last one."""
+        if self.query_starts is None:
+            return jnp.arange(len(self.token_ids), dtype=jnp.int32)
+        return rows_of_tokens(self.query_starts, len(self.token_ids))
+
+
+def rows_of_tokens(query_starts: Int32[Array, " rows_plus_1"], num_tokens: int) -> Int32[Array, " tokens"]:
+    """The row of each token, of which those of row i begin at query_starts[i]. The last row has padding."""
+    token = jnp.arange(num_tokens, dtype=jnp.int32)
+    row = jnp.sum(token[:, None] >= query_starts[None, 1:], axis=1, dtype=jnp.int32)
+    return jnp.minimum(row, len(query_starts) - 2)
 
 
 @jax.tree_util.register_dataclass

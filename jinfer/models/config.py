@@ -57,9 +57,61 @@ class AttentionConfig:
         assert self.query_growth is None or not self.has_head_norms, "a norm would undo the growth"
 
     @property
+    def query_width(self) -> int:
+        """Elements of a token's queries."""
+        return self.num_heads * self.head_dim
+
+    @property
     def rope_table(self) -> RopeTable:
         """Equal for layers whose positions have the same angles."""
         return RopeTable(self.rope, self.rotary_dim or self.head_dim)
+
+
+@dataclass(frozen=True)
+class LatentAttentionConfig:
+    """Multi-head latent attention (DeepSeek-AI, "DeepSeek-V2", 2024): a position has one latent vector of
+    `latent_dim`, of which each head's key and value are made, and one rotary key of `rope_dim` for all heads.
+
+    A head's query has `nope_dim` dimensions beside the `rope_dim` that are turned, and its value `value_dim`.
+    Queries are made of a latent vector of `q_latent_dim`, or of the hidden state where that is None. `scale`
+    is the factor of scores, and `bias` that of the two projections to latent vectors and of the output.
+    """
+
+    num_heads: int
+    latent_dim: int
+    nope_dim: int
+    rope_dim: int
+    value_dim: int
+    rope: RopeConfig | None
+    scale: float
+    q_latent_dim: int | None = None
+    bias: bool = False
+    has_interleaved_rope: bool = True
+
+    @property
+    def head_dim(self) -> int:
+        """Dimensions of a head's query."""
+        return self.nope_dim + self.rope_dim
+
+    @property
+    def cache_dim(self) -> int:
+        """Elements of a position in the cache."""
+        return self.latent_dim + self.rope_dim
+
+    @property
+    def query_width(self) -> int:
+        """Elements of a token's queries, as they meet the cache."""
+        return self.num_heads * self.cache_dim
+
+    @property
+    def sliding_window(self) -> None:
+        """No layer of the kind has one."""
+        return None
+
+    @property
+    def rope_table(self) -> RopeTable:
+        """Equal for layers whose positions have the same angles."""
+        return RopeTable(self.rope, self.rope_dim)
 
 
 @dataclass(frozen=True)
@@ -96,10 +148,16 @@ class LayerConfig:
     """One kind of layer: layers of a kind share one trace. With `has_pre_norms`, what attention and MLP read
     is normalized, and with `has_post_norms` what they give, before it is added."""
 
-    attention: AttentionConfig
+    attention: AttentionConfig | LatentAttentionConfig
     mlp: MLPConfig | ExpertsConfig
     has_post_norms: bool = False
     has_pre_norms: bool = True
+
+    @property
+    def grouped_attention(self) -> AttentionConfig:
+        """The attention of a layer whose attention is not latent."""
+        assert isinstance(self.attention, AttentionConfig)
+        return self.attention
 
 
 @dataclass(frozen=True)
@@ -155,6 +213,8 @@ class ModelConfig:
     logits_divisor: float = 1.0
     logits_soft_cap: float | None = None
     """Logits become cap * tanh(logits / cap)."""
+    num_prediction_layers: int = 0
+    """Layers behind those of the decoder in checkpoints, which predict tokens further on and are left out."""
     norm_offset: float = 0.0
     """Every norm multiplies by this and its weight, of which the sum is float32."""
     is_part: bool = False

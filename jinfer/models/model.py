@@ -10,16 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from jinfer.models.attention import Attention, TokenBatch
+from jinfer.models.attention import Attention, LayerPages, TokenBatch
 from jinfer.models.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, RopeTable
 from jinfer.models.experts import Experts
+from jinfer.models.latent_attention import LatentAttention
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
 from jinfer.models.params import HEAD, SANDWICH_NORMS, LayerStack, layer_stacks
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
-from pallas_kernels.paged_attention import AnyKVPages
 
 
 @jax.tree_util.register_dataclass
@@ -29,7 +29,7 @@ class Layers:
     norms that there are. `residual_scale` is the factor of what is added."""
 
     attention_norm: RMSNorm | None
-    attention: Attention
+    attention: Attention | LatentAttention
     attention_post_norm: RMSNorm | None
     mlp_norm: RMSNorm | None
     mlp: GatedMLP | Experts
@@ -45,7 +45,7 @@ class Layers:
         )
         return cls(
             attention_norm=attention_norm,
-            attention=Attention.of(params["attention"], epsilon, implementation, offset),
+            attention=_attention_of(params["attention"], epsilon, implementation, offset),
             attention_post_norm=attention_post_norm,
             mlp_norm=mlp_norm,
             mlp=_mlp_of(params["mlp"], implementation),
@@ -60,20 +60,20 @@ class Layers:
         *,
         config: LayerConfig,
         angles: Angles,
-        kv_pages: AnyKVPages,
+        kv_pages: LayerPages,
         tokens: TokenBatch,
-    ) -> tuple[Float[Array, "tokens_or_rows features"], AnyKVPages, Int32[Array, "tokens_or_rows k"] | None]:
+    ) -> tuple[Float[Array, "tokens_or_rows features"], LayerPages, Int32[Array, "tokens_or_rows k"] | None]:
         """The hidden states after one layer (at `tokens.logits_indices`, where they are given), its pages
         with keys and values in them, and the experts of each token, where the layer has experts.
 
         Norms and residuals are handed to the products around them, which take them in: a kernel less each.
         """
+        of_kind: dict[str, Any] = {"config": config.attention, "kv_pages": kv_pages}
         x, kv_pages = self.attention(
             x,
             layer,
-            config=config.attention,
+            **of_kind,
             angles=angles,
-            kv_pages=kv_pages,
             tokens=tokens,
             norm=self.attention_norm,
             post_norm=self.attention_post_norm,
@@ -101,6 +101,14 @@ class Layers:
 
 def _mlp_of(params: Params, implementation: Implementation) -> GatedMLP | Experts:
     return (Experts if "router" in params else GatedMLP).of(params, implementation)
+
+
+def _attention_of(
+    params: Params, epsilon: float, implementation: Implementation, norm_offset: float
+) -> Attention | LatentAttention:
+    if "kv_up" in params:
+        return LatentAttention.of(params, implementation)
+    return Attention.of(params, epsilon, implementation, norm_offset)
 
 
 @jax.tree_util.register_dataclass
@@ -132,8 +140,8 @@ class Decoder:
         )
 
     def __call__(
-        self, kv_cache: tuple[AnyKVPages, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[AnyKVPages, ...]]:
+        self, kv_cache: tuple[LayerPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[LayerPages, ...]]:
         """The last hidden states, and the cache with the tokens' keys and values in it.
 
         With `tokens.logits_indices` they are those of these tokens. The last layer then computes keys and
@@ -235,8 +243,8 @@ class Model:
         return replace(self, config=config, param_specs=specs)
 
     def forward(
-        self, params: Params, kv_cache: tuple[AnyKVPages, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[AnyKVPages, ...]]:
+        self, params: Params, kv_cache: tuple[LayerPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[LayerPages, ...]]:
         """The last hidden states, of all tokens or at `tokens.logits_indices`, and the cache with all keys
         and values in it."""
         return self._module_of(params)(kv_cache, tokens)

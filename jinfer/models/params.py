@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from jinfer.models.config import (
     AttentionConfig,
     ExpertsConfig,
+    LatentAttentionConfig,
     LayerConfig,
     MLPConfig,
     ModelConfig,
     TensorNames,
 )
 from jinfer.models.expert_params import experts_params, gated_mlp_params
+from jinfer.models.latent_params import latent_attention_params
 from jinfer.models.stack_specs import Axis, StackSpecs, joined_outputs
 from jinfer.weights.param_spec import (
     JOINED,
@@ -81,7 +83,7 @@ def layer_stacks(config: ModelConfig) -> tuple[LayerStack, ...]:
     with a name of their own (docs/decisions/0016)."""
     one = StackSpecs(jnp.dtype(jnp.float32), (0,))
     alike = {
-        layer: {**_layer_params(config, layer, one), KV_SCALES: _kv_scales(layer.attention, one)}
+        layer: {**_layer_params(config, layer, one), **_kv_scales(layer.attention, one)}
         for layer in set(config.layers)
     }
     kinds: list[dict[str, ParamSpec]] = []
@@ -102,13 +104,22 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
     norm_init: Init = "ones" if config.norm_offset == 0 else 1 - config.norm_offset
     around_layers = StackSpecs(dtype, (0,), "model.", norm_init)
     by_path = {**_vocabulary(config, dtype), "final_norm/scale": around_layers.norm("norm", embed)}
-    kv_scales = {}
+    kv_scales: dict[str, ParamSpec] = {}
     for stack in layer_stacks(config):
         layer, specs_of = config.layers[stack.layers[0]], StackSpecs(dtype, stack.layers, norm_init=norm_init)
         specs = _layer_params(config, layer, specs_of)
         by_path |= {stack.path(path): spec for path, spec in specs.items()}
-        kv_scales[stack.path(KV_SCALES)] = _kv_scales(layer.attention, specs_of)
-    return ParamSpecs(by_path, IGNORED, kv_scales, is_part=config.is_part)
+        scales = _kv_scales(layer.attention, specs_of)
+        kv_scales |= {stack.path(path): spec for path, spec in scales.items()}
+    return ParamSpecs(by_path, _ignored(config), kv_scales, is_part=config.is_part)
+
+
+def _ignored(config: ModelConfig) -> tuple[IgnoredTensors, ...]:
+    """Tensors that hold nothing of the decoder: those of layers that are left out, too."""
+    layers = range(config.num_layers, config.num_layers + config.num_prediction_layers)
+    if not layers:
+        return IGNORED
+    return *IGNORED, IgnoredTensors(re.compile(rf"^model\.layers\.({'|'.join(map(str, layers))})\."))
 
 
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
@@ -132,8 +143,10 @@ def _mlp_params(
 
 
 def _attention_params(
-    attention: AttentionConfig, names: TensorNames, embed: Axis, stack: StackSpecs
+    attention: AttentionConfig | LatentAttentionConfig, names: TensorNames, embed: Axis, stack: StackSpecs
 ) -> dict[str, ParamSpec]:
+    if isinstance(attention, LatentAttentionConfig):
+        return latent_attention_params(attention, embed, stack)
     heads = Axis("heads", attention.num_heads * attention.head_dim)
     kv_heads = Axis("kv_heads", attention.num_kv_heads * attention.head_dim)
     qkv = joined_outputs(names.qkv, (heads, kv_heads, kv_heads))
@@ -161,11 +174,14 @@ def _attention_params(
     return specs
 
 
-def _kv_scales(attention: AttentionConfig, stack: StackSpecs) -> ParamSpec:
-    """The scale of each KV head's keys in the cache, and then that of its values."""
+def _kv_scales(attention: AttentionConfig | LatentAttentionConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
+    """The scale of each KV head's keys in the cache, and then that of its values. A cache of latent vectors
+    has none."""
+    if isinstance(attention, LatentAttentionConfig):
+        return {}
     num_heads = attention.num_kv_heads
     names = ("self_attn.k_scale", "self_attn.v_scale")
-    return ParamSpec(
+    spec = ParamSpec(
         shape=(len(stack.layers), 2 * num_heads),
         dtype=jnp.dtype(jnp.float32),
         axes=(LAYERS, JOINED),
@@ -173,6 +189,7 @@ def _kv_scales(attention: AttentionConfig, stack: StackSpecs) -> ParamSpec:
         tensors=tuple(CheckpointTensor(f"{stack.prefix}{name}", "kv_heads", num_heads) for name in names),
         layers=stack.layers,
     )
+    return {KV_SCALES: spec}
 
 
 def _vocabulary(config: ModelConfig, dtype: jnp.dtype) -> dict[str, ParamSpec]:

@@ -12,10 +12,13 @@ from jinfer.entries import Entries, shown
 from jinfer.errors import UnsupportedModelError
 from jinfer.models.config import ModelConfig
 from jinfer.models.families import (
+    deepseek_v2,
+    deepseek_v3,
     gemma2,
     gemma3,
     glm,
     glm4,
+    glm4_moe_lite,
     gpt_oss,
     granite,
     llama,
@@ -60,7 +63,7 @@ FAMILIES = (
         olmo2,
         olmo3,
     ),
-    *(granite, gemma2, gemma3),
+    *(granite, gemma2, gemma3, deepseek_v2, deepseek_v3, glm4_moe_lite),
     *(qwen3_moe, qwen2_moe, mixtral, gpt_oss),
 )
 

@@ -56,9 +56,9 @@ def _yarn(entry: Entries, facts: RopeFacts) -> YarnRopeScaling:
     )
     mscale, of_all = (entry.number(name, None, at_least=0) for name in ("mscale", "mscale_all_dim"))
     implied = (
-        _yarn_scale(factor, mscale) / _yarn_scale(factor, of_all)
+        yarn_scale(factor, mscale) / yarn_scale(factor, of_all)
         if mscale and of_all
-        else _yarn_scale(factor, 1.0)
+        else yarn_scale(factor, 1.0)
     )
     if "truncate" in entry.raw and not entry.has("truncate"):
         entry.refuse("truncate", "it must be true or false")
@@ -72,7 +72,8 @@ def _yarn(entry: Entries, facts: RopeFacts) -> YarnRopeScaling:
     )
 
 
-def _yarn_scale(factor: float, mscale: float) -> float:
+def yarn_scale(factor: float, mscale: float) -> float:
+    """The factor by which a context that is stretched by `factor` makes vectors longer, or scores larger."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1
 
 

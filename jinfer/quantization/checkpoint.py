@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinfer.errors import ConfigError
+from jinfer.errors import ConfigError, UnsupportedModelError
+from jinfer.models.config import LatentAttentionConfig
 from jinfer.models.model import Model
 from jinfer.progress import progress_bar
 from jinfer.quantization.model_quantization import ModelQuantization, QuantizationPlan, refused_modules
@@ -36,8 +37,10 @@ def write_quantized_checkpoint(
     """Writes a model whose directory is `source`, and its config.json `raw`, to a new directory.
 
     Norms, embedding and head stay as they are, and so do modules that the scheme does not take, which are
-    named in a warning. Raises ConfigError where that is all of them, or where `out` is there.
+    named in a warning. Raises UnsupportedModelError for latent attention, and ConfigError where that is all
+    of them, or where `out` is there.
     """
+    check_layers(model)
     ignored = _ignored(model, plan.scheme)
     with new_directory(out) as directory:
         copy_small_files(source, directory)
@@ -52,6 +55,15 @@ def write_quantized_checkpoint(
         }
         config.pop("dtype", None)
         (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def check_layers(model: Model) -> None:
+    """Raises UnsupportedModelError for layers that are not run over text here."""
+    if any(isinstance(layer.attention, LatentAttentionConfig) for layer in model.config.layers):
+        raise UnsupportedModelError(
+            f"{model.config.architecture} has latent attention, whose products are not among those that "
+            "checkpoints are quantized of; load it with quantization='fp8' or 'int8', which needs none"
+        )
 
 
 def quantization_config(plan: QuantizationPlan, ignored: list[str]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class Fold:
 def folds_of(config: LayerConfig, norm_offset: float = 0.0) -> tuple[Fold, ...]:
     """The folds of a decoder's layer: norm and q, k, v; norm and gate, up, where it has norms before these; v
     and o; up and down."""
-    attention = config.attention
+    attention = config.grouped_attention
     num_before_values = (attention.num_heads + attention.num_kv_heads) * attention.head_dim
     group_size = attention.num_heads // attention.num_kv_heads
     norms = (

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32
 
-from jinfer.models.attention import TokenBatch
+from jinfer.models.attention import Attention, TokenBatch
 from jinfer.models.config import LayerConfig
 from jinfer.models.layers import GatedMLP, LayerIndex, Linear, RMSNorm
 from jinfer.models.model import Layers, table_angles
@@ -81,7 +81,7 @@ def _run_window(
     """The hidden states after the layer; mean |x|, max |x| and `num_kept` rows of what each product read."""
     seen: dict[str, Array] = {}
     tokens = window_tokens(hidden.shape[0])
-    attention = config.attention
+    attention = config.grouped_attention
     pages = jnp.zeros(
         (2, tokens.page_table.shape[1] + 1, PAGE_SIZE, attention.num_kv_heads, attention.head_dim),
         hidden.dtype,
@@ -119,6 +119,7 @@ def _observed(layers: Layers, seen: dict[str, Array]) -> Layers:
 
     attention, mlp = layers.attention, layers.mlp
     assert isinstance(mlp, GatedMLP), "models with experts are refused before"
+    assert isinstance(attention, Attention), "check_layers"
     return replace(
         layers,
         attention=replace(

@@ -3,7 +3,7 @@ a cache stores keys and values. The operations dispatch on it, and nothing else 
 """
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ class KVPages:
     position."""
 
     array: Float[Array, "2 num_pages page_size num_kv_heads head_dim"]
+
+    page_axis: ClassVar[int] = 1
+    """The axis of pages, of every array."""
 
     @property
     def num_pages(self) -> int:
@@ -107,6 +110,9 @@ class QuantizedKVPages:
     )
     scales: Float32[Array, "2 num_pages num_kv_heads page_size"]
     dtype: jnp.dtype = field(metadata={"static": True})
+
+    page_axis: ClassVar[int] = 1
+    """The axis of pages, of every array."""
 
     @property
     def num_pages(self) -> int:

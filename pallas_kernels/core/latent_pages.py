@@ -1,6 +1,7 @@
 """The pages of a cache of latent attention, as its operations take and return them."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ class LatentPages:
     heads share."""
 
     array: Float[Array, "num_pages page_size latent_dim_plus_rope_dim"]
+
+    page_axis: ClassVar[int] = 0
+    """The axis of pages, of every array."""
 
     @property
     def num_pages(self) -> int:

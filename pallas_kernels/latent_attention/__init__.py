@@ -63,8 +63,8 @@ def mla(
         attend = reference.mla
     else:
         attend = functools.partial(triton.mla, interpret=should_interpret(interpret))
-    options = {"scale": scale, "soft_cap": soft_cap, "row_ids": row_ids}
-    return attend(q_latent, q_rope, kv_pages.array, page_table, lengths, **options)
+    operands = q_latent, q_rope, kv_pages.array, page_table, lengths
+    return attend(*operands, scale=scale, soft_cap=soft_cap, row_ids=row_ids)
 
 
 def _check(

@@ -76,6 +76,7 @@ YARN_ROPE = {
     "original_max_position_embeddings": SHORT,
 }
 YARN_MSCALE_ROPE = {**YARN_ROPE, "mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 4.0, "beta_slow": 0.5}
+LATENT_YARN_ROPE = {**YARN_ROPE, "factor": 40.0, "mscale": 0.707, "mscale_all_dim": 1.0}
 YARN_WHOLE_ROPE = {**YARN_ROPE, "truncate": False, "attention_factor": 0.75}
 DYNAMIC_ROPE = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 8.0}
 
@@ -90,6 +91,12 @@ def _longrope(head_dim: int, **more: float) -> dict[str, Any]:
         "long_factor": [1.5 + i for i in range(pairs)],
         **more,
     }
+
+
+def _latent(**sizes: int | None) -> dict[str, int | None]:
+    """Heads of latent attention: powers of two where the kernels want them, and else none."""
+    latent = {"kv_lora_rank": 32, "qk_nope_head_dim": 12, "qk_rope_head_dim": 16, "v_head_dim": 20}
+    return {**latent, **sizes}
 
 
 VARIANTS: Mapping[str, Variant] = {
@@ -401,6 +408,22 @@ VARIANTS: Mapping[str, Variant] = {
         {**_sizes(32, 4, 2), "head_dim": 16, "sliding_window": 8, "sliding_window_pattern": 2},
         {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "image_size": 4},
         tie_word_embeddings=False,
+    ),
+    "deepseek_v2_dense": _variant(
+        "DeepseekV2ForCausalLM",
+        **_sizes(48, 3, 3),
+        **_latent(q_lora_rank=None),
+        first_k_dense_replace=2,
+        tie_word_embeddings=True,
+    ),
+    "deepseek_v3_dense_halves_biases": _variant(
+        "DeepseekV3ForCausalLM",
+        **_sizes(32, 4, 4),
+        **_latent(q_lora_rank=24, v_head_dim=12),
+        first_k_dense_replace=2,
+        rope_interleave=False,
+        attention_bias=True,
+        rope_parameters=LATENT_YARN_ROPE,
     ),
 }
 

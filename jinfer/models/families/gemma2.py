@@ -57,7 +57,9 @@ def as_gemma(
     scale = entries.number("query_pre_attn_scalar", 256.0, above=0) ** -0.5
     layers = (
         replace(
-            layer, attention=replace(layer.attention, scale=scale, soft_cap=soft_cap), has_post_norms=True
+            layer,
+            attention=replace(layer.grouped_attention, scale=scale, soft_cap=soft_cap),
+            has_post_norms=True,
         )
         for layer in config.layers
     )

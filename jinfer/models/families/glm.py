@@ -39,4 +39,4 @@ def read_glm_config(entries: Entries, architecture: str) -> ModelConfig:
 
 
 def _with_interleaved_rope(layer: LayerConfig) -> LayerConfig:
-    return replace(layer, attention=replace(layer.attention, has_interleaved_rope=True))
+    return replace(layer, attention=replace(layer.grouped_attention, has_interleaved_rope=True))

@@ -26,7 +26,7 @@ def read_config(entries: Entries) -> ModelConfig:
     return replace(
         config,
         layers=tuple(
-            replace(layer, attention=replace(layer.attention, scale=scale)) for layer in config.layers
+            replace(layer, attention=replace(layer.grouped_attention, scale=scale)) for layer in config.layers
         ),
         embedding_scale=entries.number("embedding_multiplier", 1.0, above=0),
         residual_scale=entries.number("residual_multiplier", 1.0, above=0),

@@ -53,7 +53,8 @@ def read_config(entries: Entries) -> ModelConfig:
     return replace(
         config,
         layers=tuple(
-            replace(layer, attention=replace(layer.attention, query_growth=growth)) for layer in config.layers
+            replace(layer, attention=replace(layer.grouped_attention, query_growth=growth))
+            for layer in config.layers
         ),
     )
 

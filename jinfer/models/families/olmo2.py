@@ -25,5 +25,5 @@ def read_config(entries: Entries) -> ModelConfig:
 
 def with_norms_behind(layer: LayerConfig) -> LayerConfig:
     """The layer with the norms of OLMo 2 and 3."""
-    attention = replace(layer.attention, has_projection_norms=True)
+    attention = replace(layer.grouped_attention, has_projection_norms=True)
     return replace(layer, attention=attention, has_pre_norms=False, has_post_norms=True)

@@ -38,7 +38,7 @@ def read_config(entries: Entries) -> ModelConfig:
         sliding_windows=_read_windows(entries, are_turned),
     )
     layers = tuple(
-        layer if is_turned else replace(layer, attention=replace(layer.attention, rope=None))
+        layer if is_turned else replace(layer, attention=replace(layer.grouped_attention, rope=None))
         for layer, is_turned in zip(config.layers, are_turned, strict=True)
     )
     return replace(config, layers=layers)
