@@ -28,6 +28,7 @@ def read_latent_decoder_config(
     latent: LatentDefaults,
     *,
     has_interleaved_rope: bool,
+    mlp_bias: bool = False,
 ) -> ModelConfig:
     """The decoder of a config.json, with latent attention in all layers and no experts.
 
@@ -48,6 +49,7 @@ def read_latent_decoder_config(
         replace(defaults, head_dim=rope_dim),
         qkv_bias=False,
         output_bias=False,
+        mlp_bias=mlp_bias,
         rope_reader=read,
     )
     plain = config.layers[0].attention

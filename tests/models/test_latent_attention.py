@@ -10,10 +10,11 @@ import pytest
 from jinfer import LLM
 from jinfer.errors import ConfigError
 from jinfer.execution.kv_cache import KVLayout, LatentVectors
-from jinfer.models.config import LatentAttentionConfig
+from jinfer.models.config import ExpertsConfig, LatentAttentionConfig, MLPConfig
 from jinfer.models.params import decoder_params
 from jinfer.models.registry import read_model_config
 from jinfer.models.rope_config import YarnRopeScaling
+from pallas_kernels.router import RouterOptions
 from tests.models.configs import SMALL, read, refusal
 from tests.models.goldens import ENGINE, GOLDENS
 
@@ -87,3 +88,35 @@ def test_a_position_is_one_vector_in_each_layer():
 def test_a_cache_in_8_bits_is_refused_by_name(kv_cache_dtype):
     with pytest.raises(ConfigError, match=f"'{kv_cache_dtype}' is of keys and values.*leave kv_cache_dtype"):
         LLM(GOLDENS / "deepseek_v2_dense", **ENGINE, kv_cache_dtype=kv_cache_dtype)
+
+
+def test_experts_of_real_configs(shared_data: Path):
+    raw = json.loads((shared_data / "configs" / "DeepSeek-V3" / "config.json").read_text(encoding="utf-8"))
+    *dense, experts = (layer.mlp for layer in read_model_config(raw).layers[:4])
+    assert dense == [MLPConfig(18432)] * 3
+    assert experts == ExpertsConfig(
+        num_experts=256,
+        intermediate_size=2048,
+        routing=RouterOptions(
+            top_k=8,
+            scores="sigmoid",
+            renormalize=True,
+            scaling=2.5,
+            num_groups=8,
+            top_groups=4,
+            group_score="two_best",
+        ),
+        has_correction_bias=True,
+        shared=MLPConfig(2048),
+    )
+
+
+def test_refusals_of_experts():
+    sparse = {"first_k_dense_replace": 1, "num_experts_per_tok": 2}
+    assert "'noaux_tc'; in this family jinfer implements 'greedy' and" in refusal(V2, topk_method="noaux_tc")
+    assert "scoring_func 'softmax'; in this family" in refusal(V3, **sparse, scoring_func="softmax")
+    assert "n_group 3; it must divide the 256 experts" in refusal(V3, **sparse, n_group=3)
+    assert "topk_group 9; a token has experts of some of 8" in refusal(V3, **sparse, topk_group=9)
+    few = {"n_routed_experts": 8, "n_group": 8, "topk_group": 1}
+    assert "fewer than the 2 experts of a token" in refusal(V3, **sparse, **few)
+    assert "must be a list of 3 of 'dense' and 'sparse'" in refusal(GLM_LITE, mlp_layer_types=["dense"])

@@ -99,6 +99,18 @@ def _latent(**sizes: int | None) -> dict[str, int | None]:
     return {**latent, **sizes}
 
 
+def _latent_experts(**options: int | float | bool) -> dict[str, int | float | bool]:
+    """Experts in all layers but the first."""
+    experts = {
+        "first_k_dense_replace": 1,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 3,
+        "moe_intermediate_size": 24,
+        "n_shared_experts": 1,
+    }
+    return {**experts, **options}
+
+
 VARIANTS: Mapping[str, Variant] = {
     "llama2_mha": _variant("LlamaForCausalLM", **_sizes(32, 4, 4)),
     "llama3_rope_sharded": _variant(
@@ -416,14 +428,45 @@ VARIANTS: Mapping[str, Variant] = {
         first_k_dense_replace=2,
         tie_word_embeddings=True,
     ),
-    "deepseek_v3_dense_halves_biases": _variant(
+    "deepseek_v2_yarn": _variant(
+        "DeepseekV2ForCausalLM",
+        **_sizes(32, 2, 2),
+        **_latent(q_lora_rank=None),
+        **_latent_experts(n_shared_experts=2),
+        topk_method="greedy",
+        rope_parameters={**LATENT_YARN_ROPE, "mscale_all_dim": 0.707},
+    ),
+    "deepseek_v2_groups_biases": _variant(
+        "DeepseekV2ForCausalLM",
+        **_sizes(32, 4, 4),
+        **_latent(q_lora_rank=24),
+        **_latent_experts(n_group=4, topk_group=2, routed_scaling_factor=4.0),
+        topk_method="group_limited_greedy",
+        attention_bias=True,
+        mlp_bias=True,
+    ),
+    "deepseek_v3_yarn": _variant(
         "DeepseekV3ForCausalLM",
         **_sizes(32, 4, 4),
         **_latent(q_lora_rank=24, v_head_dim=12),
-        first_k_dense_replace=2,
+        **_latent_experts(n_group=4, topk_group=2, routed_scaling_factor=2.5),
+        rope_parameters=LATENT_YARN_ROPE,
+    ),
+    "deepseek_v3_halves_biases": _variant(
+        "DeepseekV3ForCausalLM",
+        **_sizes(32, 4, 4),
+        **_latent(q_lora_rank=24, v_head_dim=12),
+        **_latent_experts(n_group=2, topk_group=2, norm_topk_prob=False),
         rope_interleave=False,
         attention_bias=True,
-        rope_parameters=LATENT_YARN_ROPE,
+        tie_word_embeddings=True,
+    ),
+    "glm4_moe_lite": _variant(
+        "Glm4MoeLiteForCausalLM",
+        **_sizes(48, 3, 3),
+        **_latent(q_lora_rank=20, qk_nope_head_dim=24),
+        **_latent_experts(num_hidden_layers=3),
+        mlp_layer_types=["dense", "sparse", "dense"],
     ),
 }
 

@@ -87,6 +87,9 @@ def random_model(variant: Variant, seed: int) -> Any:
                 scale = BIAS_SCALE if name.endswith(("bias", "sinks")) else MATRIX_SCALE
                 scale = variant.embedding_scale if name.endswith("embed_tokens.weight") else scale
                 parameter.normal_(0, scale, generator=generator)
+        for name, buffer in model.named_buffers():
+            if name.endswith("correction_bias"):
+                buffer.normal_(0, BIAS_SCALE, generator=generator)
     return model
 
 

@@ -64,7 +64,9 @@ def read_config(entries: Entries) -> ModelConfig:
             entries.number("swiglu_alpha", 1.702), entries.number("swiglu_limit", 7.0, above=0)
         ),
     )
-    layers = tuple(LayerConfig(replace(layer.attention, has_sinks=True), experts) for layer in config.layers)
+    layers = tuple(
+        LayerConfig(replace(layer.grouped_attention, has_sinks=True), experts) for layer in config.layers
+    )
     return replace(config, tensor_names=NAMES, layers=layers)
 
 
