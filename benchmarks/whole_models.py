@@ -73,6 +73,7 @@ ROWS: Mapping[str, Row] = {
     "30b-a3b-b64-1024": _latency("Qwen3-30B-A3B", "b64-1024", file=MODELS),
     "30b-a3b-mixed256": _throughput("Qwen3-30B-A3B", "mixed256", file=MODELS),
     "gpt-oss-20b-1000x1000": _throughput("gpt-oss-20b", "256x1000", file=MODELS, output_len=1000),
+    "v2-lite-b64-2048": _latency("DeepSeek-V2-Lite", "b64-2048", file=MODELS),
 }
 
 

@@ -275,6 +275,7 @@ BEYOND_THE_FRONT_DOOR = {
         "scheduling.step_plan",
     },  # the part of a scored step that gives hidden states, compiled alone
     "eval/tokenized_text.py": {"text.tokenizer"},
+    "bench/attention_work.py": {"models.config"},  # counts parameters by the kind of attention
     "bench/opening.py": {
         "execution.kv_cache",
         "models.config",

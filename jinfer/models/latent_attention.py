@@ -106,7 +106,8 @@ class LatentAttention:
         kv_pages: LatentPages,
         tokens: TokenBatch,
     ) -> Float[Array, "tokens_or_rows heads_times_value_dim"]:
-        """What each token sees in the cache, or the token at each of `tokens.logits_indices`."""
+        """The values of what each token sees in the cache, or the token at each of
+        `tokens.logits_indices`."""
         seen: dict[str, Any] = {"lengths": tokens.lengths}
         if tokens.logits_indices is not None:
             q, q_rope = q[tokens.logits_indices], q_rope[tokens.logits_indices]

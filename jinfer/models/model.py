@@ -205,8 +205,8 @@ class DecoderModule(Protocol):
         """The decoder of the model's params, its ModelConfig, and the implementation of its kernels."""
 
     def __call__(
-        self, kv_cache: tuple[AnyKVPages, ...], tokens: TokenBatch
-    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[AnyKVPages, ...]]:
+        self, kv_cache: tuple[LayerPages, ...], tokens: TokenBatch
+    ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[LayerPages, ...]]:
         """The last hidden states, at `tokens.logits_indices` where they are given, and the pages of each
         layer with the tokens' keys and values in them."""
 

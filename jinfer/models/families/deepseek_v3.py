@@ -36,7 +36,7 @@ METHOD: dict[str, tuple[object, ...]] = {
 
 
 def read_config(entries: Entries) -> ModelConfig:
-    """With `rope_interleave` pairs of rotary dimensions lie side by side, and else half of them apart. The
+    """Pairs of rotary dimensions lie side by side with `rope_interleave`, and else half of them apart. The
     first `first_k_dense_replace` layers have no experts."""
     config = read_latent_decoder_config(
         entries,

@@ -28,7 +28,7 @@ DENSE, SPARSE = "dense", "sparse"
 
 
 def read_config(entries: Entries) -> ModelConfig:
-    """With `rope_interleave` pairs of rotary dimensions lie side by side, and else half of them apart.
+    """Pairs of rotary dimensions lie side by side with `rope_interleave`, and else half of them apart.
     `mlp_layer_types` says which layers have experts: all but the first, where it is absent."""
     config = read_latent_decoder_config(
         entries,
