@@ -16,7 +16,7 @@ from pallas_kernels import UnsupportedError
 from pallas_kernels.core.device import Device, target_device
 from pallas_kernels.paged_attention import AttentionOptions, extend
 from pallas_kernels.paged_attention.extend import mosaic
-from pallas_kernels.paged_attention.extend.mosaic import serves
+from pallas_kernels.paged_attention.extend.mosaic import serves, widened
 from pallas_kernels.paged_attention.extend.query_blocks import longest_rows_first, newest_positions_first
 from pallas_kernels.paged_attention.shapes import SHAPES, AttentionShape
 from tests.pallas_kernels import h200
@@ -76,6 +76,16 @@ class TestOnHopper:
     def test_heads_of_a_cache_in_8_bits(self, rng, name, dtype, quantized):
         case = make_case(rng, SHAPES[name], LENGTHS, 16, QUERY_LENGTHS, num_padding_tokens=100)
         assert error_of(in_8_bits(case, quantized), dtype) < BOUNDS[dtype]
+
+    @pytest.mark.parametrize("quantized", QUANTIZED[1:])
+    @pytest.mark.parametrize("max_positions", [64, 2100])
+    def test_rows_that_do_not_fit_are_read_as_they_are_stored(
+        self, rng, monkeypatch, quantized, max_positions
+    ):
+        """Or that just fit: the rows with new tokens have 120 pages."""
+        monkeypatch.setattr(widened, "MAX_POSITIONS", max_positions)
+        case = in_8_bits(make_case(rng, LLAMA, LENGTHS, 16, QUERY_LENGTHS), quantized)
+        assert error_of(case) < BOUNDS[jnp.bfloat16]
 
     def test_a_full_page_table(self, rng):
         """Nothing is read behind the last entry of the table."""
@@ -197,6 +207,15 @@ class TestCompiledForAnH200:
         assert captured.pop("kCustomCall") == num_layers
         assert captured.total() < 16 + 2 * num_layers, captured
 
+    def test_a_cache_in_8_bits_of_which_rows_may_have_too_much(self):
+        """Which is known when the step runs, by its one CUDA graph."""
+        batch = mixed_batch(rows=16, quantized=jnp.int8, max_pages=1024)
+        with compiler_process() as compile_for_h200:
+            program = compile_for_h200(functools.partial(_layers, 1), *batch)
+        assert program.thunks == ["kCommandBuffer"]
+        captured = Counter(program.captured)
+        assert (captured["kConditional"], captured["kCustomCall"]) == (1, 1), captured
+
     def test_few_rows_and_many_share_a_module(self):
         """Which is compiled once a process, and has to be the same text for a cache that is kept."""
         with compiler_process(module_hash) as module_hash_there:
@@ -205,9 +224,10 @@ class TestCompiledForAnH200:
         assert len(set(hashes)) == 1
 
 
-def mixed_batch(rows: int, quantized=None) -> tuple:
+def mixed_batch(rows: int, quantized=None, max_pages: int = 6) -> tuple:
     q, kv_pages = call(quantized=quantized)
-    return q, kv_pages, *(jax.ShapeDtypeStruct(s, jnp.int32) for s in ((rows, 6), (rows + 1,), (rows,), ()))
+    shapes = (rows, max_pages), (rows + 1,), (rows,), ()
+    return q, kv_pages, *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in shapes)
 
 
 def module_hash(rows: int) -> str:

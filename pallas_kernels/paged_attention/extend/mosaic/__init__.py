@@ -1,14 +1,17 @@
 """Paged attention in Pallas on Mosaic GPU: prefill on Hopper, where Triton's compiler keeps a kernel from the
 limit."""
 
+import functools
 import importlib
 
 import jax
 from jaxtyping import Array
 
-from pallas_kernels.core.kv_pages import AnyKVPages
+from pallas_kernels.core.kv_pages import AnyKVPages, KVPages
 from pallas_kernels.core.selection import UnsupportedError
+from pallas_kernels.paged_attention.extend import triton
 from pallas_kernels.paged_attention.extend.mosaic.serves import OLDEST_JAX, is_best_for, why_not
+from pallas_kernels.paged_attention.extend.mosaic.widened import Slots, num_slots, widen
 
 __all__ = ["extend", "is_best_for", "load_runtime", "why_not"]
 
@@ -44,6 +47,25 @@ def extend(
         call_extend,  # here, where JAX is known to have what it needs
     )
 
-    scale = options.scale_for(q.shape[-1])
     # The arrays go by position, since jit would order named ones by name.
-    return call_extend(q, kv_pages, page_table, query_starts, lengths, scale=scale)
+    attend = functools.partial(call_extend, scale=options.scale_for(q.shape[-1]))
+    if isinstance(kv_pages, KVPages):
+        return attend(q, kv_pages, page_table, query_starts, lengths)
+    slots = Slots.of(
+        page_table,
+        query_starts,
+        lengths,
+        page_size=kv_pages.page_size,
+        num_slots=num_slots(kv_pages, page_table),
+    )
+
+    def widened() -> Array:
+        pages = widen(kv_pages, slots.sources, slots.count, interpret=False)
+        return attend(q, pages, slots.page_table, query_starts, lengths)
+
+    def as_stored() -> Array:
+        rows = page_table, query_starts, lengths
+        return triton.extend(q, kv_pages, *rows, sinks=None, options=options, interpret=False)
+
+    always_fits = len(slots.sources) == page_table.size
+    return widened() if always_fits else jax.lax.cond(slots.count <= len(slots.sources), widened, as_stored)
