@@ -1,16 +1,25 @@
 """grouped_matmul: the two products of a layer's experts, with the rows grouped by a kernel before them."""
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from benchmarks.kernels.case import Case, Limit, Tuning, Work
-from benchmarks.kernels.cases.experts import ITEMSIZE, NUM_LAYERS, TOKENS
+from benchmarks.kernels.cases.experts import (
+    ITEMSIZE,
+    MXFP4_TOKENS,
+    NUM_LAYERS,
+    TOKENS,
+    quantized,
+    weight_bytes,
+)
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
+from pallas_kernels.core.weights import Mxfp4Weight, QuantizedWeight
 from pallas_kernels.experts.tuning import ExpertsCall, heuristic_block_rows
 from pallas_kernels.grouped_matmul import group_rows, grouped_matmul, triton
 from pallas_kernels.grouped_matmul.contract import GroupedFusion
@@ -22,30 +31,50 @@ from pallas_kernels.grouped_matmul.tuning import (
     grouped_key,
 )
 
+LAYERS = ("gate-up", "down")
+OTHER_BLOCKS = ((8, 1), (64, 32), (256, 16), (4096, 64))  # of tokens
+
 
 def cases(*, smoke: bool) -> Iterator[Case]:
-    """Yields the products of Qwen3-30B-A3B's experts."""
+    """Yields the products of Qwen3-30B-A3B's experts, some in blocks of other sizes too, and those of
+    gpt-oss-20b in mxfp4."""
     if smoke:
         yield _case("grouped-smoke", 2, GroupedShape(4, 2, 64, 32, is_gated=True))
         return
-    for tokens in TOKENS:
-        for layer in ("gate-up", "down"):
-            yield _case(f"grouped-30b-a3b-{layer}-{tokens}", tokens, SHAPES[f"qwen3-30b-a3b-{layer}"])
+    for tokens, layer in itertools.product(TOKENS, LAYERS):
+        yield _case(f"grouped-30b-a3b-{layer}-{tokens}", tokens, SHAPES[f"qwen3-30b-a3b-{layer}"])
+    for (tokens, block_rows), layer in itertools.product(OTHER_BLOCKS, LAYERS):
+        name = f"grouped-30b-a3b-{layer}-{tokens}-in-{block_rows}"
+        yield _case(name, tokens, SHAPES[f"qwen3-30b-a3b-{layer}"], block_rows=block_rows)
+    for tokens, layer in itertools.product(MXFP4_TOKENS, LAYERS):
+        name = f"grouped-gpt-oss-20b-mxfp4-{layer}-{tokens}"
+        yield _case(name, tokens, SHAPES[f"gpt-oss-20b-{layer}"], Mxfp4Weight)
 
 
-def _case(name: str, tokens: int, shape: GroupedShape) -> Case:
+def _case(
+    name: str,
+    tokens: int,
+    shape: GroupedShape,
+    weights: type[QuantizedWeight] | None = None,
+    *,
+    block_rows: int | None = None,
+) -> Case:
     sizes = shape.num_in, shape.num_out
-    block_rows = heuristic_block_rows(ExpertsCall(tokens, shape.top_k, shape.num_groups, *sizes, ITEMSIZE))
+    of_layer = ExpertsCall(
+        tokens, shape.top_k, shape.num_groups, *sizes, ITEMSIZE, weights and weights.__name__
+    )
+    block_rows = block_rows or heuristic_block_rows(of_layer)
     rows = tokens * shape.top_k
-    call = GroupedCall(rows, block_rows, shape.num_groups, *sizes, shape.is_gated, ITEMSIZE)
+    kind = None if weights is None else "mxfp4"
+    call = GroupedCall(rows, block_rows, shape.num_groups, *sizes, shape.is_gated, ITEMSIZE, kind)
     return Case(
         id=name,
         op="grouped_matmul.grouped_matmul",
         shape=f"{rows:,} rows in {shape.num_groups} groups, blocks of {block_rows}, "
         f"{shape.num_in:,} -> {shape.num_out:,}{', gated' if shape.is_gated else ''}",
-        work=_work(tokens, shape),
+        work=_work(tokens, shape, weights),
         limit=Limit.TIGHTER,
-        make=functools.partial(_make, tokens, shape),
+        make=functools.partial(_make, tokens, shape, weights),
         build=functools.partial(_pallas, shape, block_rows),
         reference=functools.partial(_product, shape, block_rows, "reference"),
         is_latency=True,
@@ -53,18 +82,21 @@ def _case(name: str, tokens: int, shape: GroupedShape) -> Case:
     )
 
 
-def _work(tokens: int, shape: GroupedShape) -> Work:
+def _work(tokens: int, shape: GroupedShape, weights_type: type[QuantizedWeight] | None) -> Work:
     """The weights of the groups that are hit where all are equally likely, and the products of the rows."""
     weights = shape.num_in * shape.num_out * (2 if shape.is_gated else 1)
     num_hit = shape.num_groups * (1 - (1 - shape.top_k / shape.num_groups) ** tokens)
     rows = tokens * shape.top_k
-    return Work(ITEMSIZE * round(num_hit * weights), ITEMSIZE * rows * shape.num_out, 2 * rows * weights)
+    num_bytes = round(weight_bytes(weights_type) * num_hit * weights)
+    return Work(num_bytes, ITEMSIZE * rows * shape.num_out, 2 * rows * weights)
 
 
-def _make(tokens: int, shape: GroupedShape, data: Data, num_sets: int) -> Inputs:
+def _make(
+    tokens: int, shape: GroupedShape, weights: type[QuantizedWeight] | None, data: Data, num_sets: int
+) -> Inputs:
     """The carry is the weights of all layers. The gate's x is of tokens, and the other's of their experts."""
     columns = shape.num_out * (2 if shape.is_gated else 1)
-    carry = data.normal((NUM_LAYERS, shape.num_groups, shape.num_in, columns), scale=shape.num_in**-0.5)
+    floats = data.normal((NUM_LAYERS, shape.num_groups, shape.num_in, columns), scale=shape.num_in**-0.5)
     x_rows = tokens if shape.is_gated else tokens * shape.top_k
     rng = np.random.default_rng(tokens)
     sets: list[Any] = []
@@ -72,7 +104,7 @@ def _make(tokens: int, shape: GroupedShape, data: Data, num_sets: int) -> Inputs
         ids = np.argsort(rng.random((tokens, shape.num_groups)), axis=1)[:, : shape.top_k].reshape(-1)
         of_set = data.normal((x_rows, shape.num_in)), data.integers(ids), data.integers(np.array(layer % 2))
         sets.append(of_set)
-    return Inputs(carry, sets)
+    return Inputs(quantized(weights, floats), sets)
 
 
 def _product(shape: GroupedShape, block_rows: int, implementation: Implementation, w: Any, arguments: Any):
