@@ -45,6 +45,16 @@ DYNAMIC = {
     "max_position_embeddings": ORIGINAL,
     "rope_scaling": {"rope_type": "dynamic", "factor": CONTEXT / ORIGINAL},
 }
+# A layer with experts, of which one is shared, and a layer with an MLP.
+EXPERTS = {
+    **CONFIG,
+    "architectures": ["Qwen2MoeForCausalLM"],
+    "mlp_only_layers": [1],
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 24,
+}
 CALIBRATED = tempfile.TemporaryDirectory(prefix="jinfer-calibrated-")
 write_calibrated(Path(CALIBRATED.name))
 # The options that tokens depend on: an engine has those of one of these, and what it has besides changes
@@ -53,6 +63,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "static": {},
     "longrope": {"config": LONGROPE},
     "dynamic": {"config": DYNAMIC},
+    "experts": {"config": EXPERTS},
     "int8 cache": {"kv_cache_dtype": "int8"},
     "fp8 cache": {"kv_cache_dtype": "fp8_e4m3"},
     "calibrated cache": {"config": Path(CALIBRATED.name), "kv_cache_dtype": "fp8_e4m3"},
@@ -95,6 +106,11 @@ ENGINES: dict[str, dict[str, Any]] = {
         "overlap": False,
         "scheduling_policy": "decode_first",
         **MODELS["dynamic"],
+    },
+    "experts, short steps, few pages of 4, two in flight": {
+        **FEW_PAGES[4],
+        **SHORT_STEPS,
+        **MODELS["experts"],
     },
     "calibrated cache, short steps, few pages of 4": {
         **FEW_PAGES[4],

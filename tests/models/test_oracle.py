@@ -109,6 +109,13 @@ def random_models(variant: Variant, first_seed: int) -> Iterator[Any]:
 
 
 SMALL_SIZES = {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 72, "num_hidden_layers": 2}
+SMALL_EXPERTS = {
+    "num_experts": 6,
+    "num_local_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 40,
+    "shared_expert_intermediate_size": 24,
+}
 WITHOUT_EFFECT = (
     "_name_or_path",
     "bos_token_id",
@@ -148,6 +155,7 @@ def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
         "num_attention_heads": 4,
         "num_key_value_heads": 4 if heads == kv_heads else 2,
     }
+    small |= {name: size for name, size in SMALL_EXPERTS.items() if raw.get(name)}
     small["max_position_embeddings"] = 128
     if "head_dim" in raw:
         small["head_dim"] = 16 if raw["head_dim"] * heads == raw["hidden_size"] else 32
