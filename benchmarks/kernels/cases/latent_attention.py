@@ -3,13 +3,13 @@ bounds 16."""
 
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.kernels.case import Case, Limit, Target, Tuning, Work
+from benchmarks.kernels.case import MODELS_FILE, Case, Limit, Target, Tuning, Work
 from benchmarks.kernels.data import Data
 from benchmarks.kernels.timing import Inputs, Step
 from pallas_kernels.core.selection import Implementation, should_interpret
@@ -50,7 +50,8 @@ def cases(*, smoke: bool) -> Iterator[Case]:
     if smoke:
         yield _case("mla-64x4096", _Rows(2, 24, SHAPES["tiny"]), target)
         return
-    yield _case("mla-64x4096", _Rows(64, 4096, SHAPES["deepseek-v3"]), target)
+    case = _case("mla-64x4096", _Rows(64, 4096, SHAPES["deepseek-v3"]), target)
+    yield replace(case, file_name=MODELS_FILE)
     for model in ("deepseek-v3-half", "deepseek-v3-quarter", "deepseek-v2-lite"):
         yield _case(f"mla-{model}-64x4096", _Rows(64, 4096, SHAPES[model]))
     yield _case("mla-64x4096-page-64", _Rows(64, 4096, SHAPES["deepseek-v3"], page_size=64))
