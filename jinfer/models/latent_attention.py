@@ -27,31 +27,34 @@ EPSILON = 1e-6
 class LatentAttention:
     """Attention to one latent vector and one rotary key a position (DeepSeek-AI, "DeepSeek-V2", 2024).
 
-    `down` gives the queries, or the latent vector that `q_up` makes queries of, and then the latent vector
-    and the rotary key of the position. `kv_up` has, for each head, the rows [nope_dim, latent_dim] that would
-    make its key and those [value_dim, latent_dim] that would make its value. Neither is made: a query times
-    the former meets the latent vectors as they are, and their weighted sum is multiplied with the latter.
+    `q` makes queries of the hidden state, or of the latent vector that `q_down` gives, and `kv_down` gives
+    the latent vector and the rotary key of the position. `kv_up` has, for each head, the rows [nope_dim,
+    latent_dim] that would make its key and those [value_dim, latent_dim] that would make its value. Neither
+    is made: a query times the former meets the latent vectors as they are, and their weighted sum is
+    multiplied with the latter.
     """
 
-    down: Linear
+    q_down: Linear | None
     q_norm: RMSNorm | None
-    q_up: Linear | None
-    latent_norm: RMSNorm
+    q: Linear
+    kv_down: Linear
+    kv_norm: RMSNorm
     kv_up: Float[Array, "layers heads_times_nope_and_value_dim latent_dim"]
     output: Linear
     implementation: Implementation = field(metadata=STATIC)
 
     @classmethod
     def of(cls, params: Params, implementation: Implementation) -> "LatentAttention":
-        """Attention of {"down": ..., "latent_norm": ..., "kv_up": ..., "output": ...}, with or without
-        "q_norm" and "q_up"."""
-        q_up, latent_norm = params.get("q_up"), RMSNorm.of(params["latent_norm"], EPSILON)
-        assert latent_norm is not None
+        """Attention of {"q": ..., "kv_down": ..., "kv_norm": ..., "kv_up": ..., "output": ...}, with or
+        without "q_down" and "q_norm"."""
+        q_down, kv_norm = params.get("q_down"), RMSNorm.of(params["kv_norm"], EPSILON)
+        assert kv_norm is not None
         return cls(
-            down=Linear.of(params["down"], implementation),
+            q_down=None if q_down is None else Linear.of(q_down, implementation),
             q_norm=RMSNorm.of(params.get("q_norm"), EPSILON),
-            q_up=None if q_up is None else Linear.of(q_up, implementation),
-            latent_norm=latent_norm,
+            q=Linear.of(params["q"], implementation),
+            kv_down=Linear.of(params["kv_down"], implementation),
+            kv_norm=kv_norm,
             kv_up=params["kv_up"],
             output=Linear.of(params["output"], implementation),
             implementation=implementation,
@@ -73,19 +76,19 @@ class LatentAttention:
     ) -> tuple[Float[Array, "tokens_or_rows features"], LatentPages]:
         """residual + residual_scale * post_norm(attention(norm(x))), at `tokens.logits_indices` where they
         are given; and the layer's pages with the latent vectors and the keys of all tokens in them."""
-        projected = self.down(x, layer, norm=norm)
-        queries, latent = jnp.split(projected, [projected.shape[1] - config.cache_dim], axis=1)
-        if self.q_up is not None:
-            queries = self.q_up(queries, layer, norm=self.q_norm)
+        if self.q_down is None:
+            queries = self.q(x, layer, norm=norm)
+        else:
+            queries = self.q(self.q_down(x, layer, norm=norm), layer, norm=self.q_norm)
         q = queries.reshape(len(x), config.num_heads, config.head_dim)
         q_rope, kv_pages = latent_cache_write(
             q,
-            latent,
+            self.kv_down(x, layer, norm=norm),
             kv_pages,
             *angles,
             tokens.page_ids,
             tokens.page_offsets,
-            scale=self.latent_norm.scale,
+            scale=self.kv_norm.scale,
             epsilon=EPSILON,
             layer=layer,
             interleaved=config.has_interleaved_rope,

@@ -66,8 +66,6 @@ def read_latent_decoder_config(
         bias=entries.switch("attention_bias", False),
         has_interleaved_rope=has_interleaved_rope,
     )
-    if attention.bias and attention.q_latent_dim is None:
-        entries.refuse("attention_bias", "queries have none where q_lora_rank is null, and share a product")
     layers = tuple(replace(layer, attention=attention) for layer in config.layers)
     return replace(config, layers=layers)
 

@@ -8,33 +8,33 @@ from jinfer.weights.param_spec import LAYERS, CheckpointTensor, ParamSpec
 def latent_attention_params(
     attention: LatentAttentionConfig, embed: Axis, stack: StackSpecs
 ) -> dict[str, ParamSpec]:
-    """The parameters of a stack of layers: what the hidden state gives lies in one kernel, queries (or their
-    latent vector) and then the latent vector and the rotary key of the position."""
-    queries = Axis("heads", attention.num_heads * attention.head_dim)
-    q_latent = Axis("q_latent", attention.q_latent_dim or 0)
-    down = {
-        "self_attn.q_a_proj" if attention.q_latent_dim else "self_attn.q_proj": (
-            q_latent if attention.q_latent_dim else queries
+    """The parameters of a stack of layers. With a latent vector of queries `q` reads that, and else the
+    hidden state."""
+    latent = Axis("latent", attention.latent_dim)
+    cached, values = Axis("latent", attention.cache_dim), attention.num_heads * attention.value_dim
+    return {
+        **_query_params(attention, embed, stack),
+        **stack.projection(
+            "attention/kv_down", embed, {"self_attn.kv_a_proj_with_mqa": cached}, bias=attention.bias
         ),
-        "self_attn.kv_a_proj_with_mqa": Axis("latent", attention.cache_dim),
-    }
-    specs = {
-        **stack.projection("attention/down", embed, down, bias=attention.bias),
-        "attention/latent_norm/scale": stack.norm(
-            "self_attn.kv_a_layernorm", Axis("latent", attention.latent_dim)
-        ),
+        "attention/kv_norm/scale": stack.norm("self_attn.kv_a_layernorm", latent),
         "attention/kv_up": _kv_up(attention, stack),
         **stack.projection(
-            "attention/output",
-            Axis("heads", attention.num_heads * attention.value_dim),
-            {"self_attn.o_proj": embed},
-            bias=attention.bias,
+            "attention/output", Axis("heads", values), {"self_attn.o_proj": embed}, bias=attention.bias
         ),
     }
-    if attention.q_latent_dim:
-        specs["attention/q_norm/scale"] = stack.norm("self_attn.q_a_layernorm", q_latent)
-        specs |= stack.projection("attention/q_up", q_latent, {"self_attn.q_b_proj": queries}, bias=False)
-    return specs
+
+
+def _query_params(attention: LatentAttentionConfig, embed: Axis, stack: StackSpecs) -> dict[str, ParamSpec]:
+    queries = Axis("heads", attention.num_heads * attention.head_dim)
+    if attention.q_latent_dim is None:
+        return stack.projection("attention/q", embed, {"self_attn.q_proj": queries}, bias=False)
+    latent = Axis("q_latent", attention.q_latent_dim)
+    return {
+        **stack.projection("attention/q_down", embed, {"self_attn.q_a_proj": latent}, bias=attention.bias),
+        "attention/q_norm/scale": stack.norm("self_attn.q_a_layernorm", latent),
+        **stack.projection("attention/q", latent, {"self_attn.q_b_proj": queries}, bias=False),
+    }
 
 
 def _kv_up(attention: LatentAttentionConfig, stack: StackSpecs) -> ParamSpec:

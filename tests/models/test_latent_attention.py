@@ -62,8 +62,6 @@ def test_pairs_lie_as_the_file_says(is_interleaved):
 
 
 def test_refusals():
-    said = refusal(V3, **DENSE, attention_bias=True, q_lora_rank=None)
-    assert "attention_bias True; queries have none where q_lora_rank is null" in said
     assert "qk_rope_head_dim 15; rotary embedding turns" in refusal(V3, **DENSE, qk_rope_head_dim=15)
     linear = {"rope_type": "linear", "factor": 2.0, "mscale_all_dim": 1.0}
     assert "mscale_all_dim 1.0; jinfer applies it" in refusal(V2, **DENSE, rope_scaling=linear)

@@ -426,6 +426,7 @@ VARIANTS: Mapping[str, Variant] = {
         **_sizes(48, 3, 3),
         **_latent(q_lora_rank=None),
         first_k_dense_replace=2,
+        attention_bias=True,
         tie_word_embeddings=True,
     ),
     "deepseek_v2_yarn": _variant(
