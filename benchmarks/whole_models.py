@@ -2,9 +2,10 @@
 
     python -m benchmarks.whole_models CONFIGS [ID ...] [--record] [--set NAME=VALUE] [--repeats 3]
 
-CONFIGS has a directory with a config.json of each model, as Qwen3-8B. No ID means all. Rows that share an
-engine, a kind of `jinfer bench` and its --output-len are measured by one process. --record appends each to
-`benchmarks/results/<device>/<file of the row>`; --set adds an option to every engine.
+CONFIGS has a directory with a config.json of each model, as Qwen3-8B; those that it lacks may be in
+benchmarks/configs. No ID means all. Rows that share an engine, a kind of `jinfer bench` and its --output-len
+are measured by one process. --record appends each to `benchmarks/results/<device>/<file of the row>`; --set
+adds an option to every engine.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from benchmarks.processes import ProcessError, jinfer_bench, result_directory
 from benchmarks.record import RESULTS, Line, append
 from jinfer.bench.arguments import positive
 
+CONFIGS = Path(__file__).parent / "configs"
 QUANTIZATION, MODELS = "quantization.jsonl", "models.jsonl"
 DECODES_A_BATCH = ("scheduling_policy=prefill_first",)  # all prompts first: then TPOT is of full batches
 KV8, FP8, INT8, W4 = (
@@ -74,6 +76,7 @@ ROWS: Mapping[str, Row] = {
     "30b-a3b-mixed256": _throughput("Qwen3-30B-A3B", "mixed256", file=MODELS),
     "gpt-oss-20b-1000x1000": _throughput("gpt-oss-20b", "256x1000", file=MODELS, output_len=1000),
     "v2-lite-b64-2048": _latency("DeepSeek-V2-Lite", "b64-2048", file=MODELS),
+    "gemma3-4b-b64-1024": _latency("gemma-3-4b", "b64-1024", file=MODELS),
 }
 
 
@@ -125,12 +128,18 @@ def _measured(options: argparse.Namespace, ids: Sequence[str]) -> Iterator[tuple
     """The lines of rows that one process measures, as they come."""
     first = ROWS[ids[0]]
     words = [first.kind, *(ROWS[row_id].workload for row_id in ids)]
-    words += ["--config", str(options.configs / first.engine.model), "--repeats", str(options.repeats)]
+    words += ["--config", str(_directory(options.configs, first.engine.model))]
+    words += ["--repeats", str(options.repeats)]
     words += [] if first.output_len is None else ["--output-len", str(first.output_len)]
     words += [word for option in (*first.engine.options, *options.set) for word in ("--set", option)]
     for row_id, line in zip(ids, jinfer_bench(*words), strict=True):
         line = {name: value for name, value in line.items() if name != "details"}
         yield row_id, {**line, "id": row_id}
+
+
+def _directory(configs: Path, model: str) -> Path:
+    given = configs / model
+    return given if given.exists() else CONFIGS / model
 
 
 if __name__ == "__main__":

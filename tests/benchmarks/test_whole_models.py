@@ -10,7 +10,8 @@ from benchmarks.whole_models import Engine, Row
 from jinfer.bench.opening import assigned_options
 from jinfer.bench.workloads import find_workload
 from jinfer.config import EngineConfig
-from jinfer.weights.hub import DEMO_MODEL
+from jinfer.models.registry import read_model_config
+from jinfer.weights.hub import DEMO_MODEL, read_json
 
 
 @pytest.fixture
@@ -88,3 +89,10 @@ def test_every_row_is_a_workload_that_there_is():
     for row in whole_models.ROWS.values():
         find_workload(row.kind, row.workload, 128)
         EngineConfig.from_options(assigned_options(row.engine.options))
+
+
+def test_a_configuration_that_users_may_lack_is_beside_the_benchmark(configs):
+    directory = whole_models._directory(configs, "gemma-3-4b")
+    config = read_model_config(read_json(directory / "config.json"))
+    assert (config.num_layers, config.hidden_size) == (34, 2560)
+    assert whole_models._directory(configs, "demo") == configs / "demo"
