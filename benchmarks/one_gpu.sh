@@ -51,15 +51,18 @@ few_rows=()
 for shape in 8192 4096-12288; do
     few_rows+=("quantized-int4-$shape-b"{1,16,64} "quantized-fp8-$shape-b16" "quantized-int8-$shape-b16")
 done
-tune tune-few-rows 150 quantized_matmul "${few_rows[@]}"
-tune tune-decode 60 paged_attention.decode decode-{64x2048,256x1024}-{int8,fp8}
+tune tune-few-rows 140 quantized_matmul "${few_rows[@]}"
+tune tune-decode 40 paged_attention.decode decode-{64x2048,256x1024}-{int8,fp8}
+tune tune-grouped 90 grouped_matmul
+tune tune-experts 50 experts
 whole_models whole-models-compiled 300 --repeats 1
 wait "$soak"
 
 part serve-structured 300 "$python" -m benchmarks.serving serve-structured --repeats 2 --config "$configs/Qwen3-8B" \
     --serve-option "tokenizer=$tokenizer"
-part quantization 400 "$python" -m benchmarks.quantization --record
+part experts 200 "$python" -m benchmarks.kernels --record --case=moe-30b-a3b-{1,8,64,256,4096} --case=mla-64x4096
 part kv8 200 "$python" -m benchmarks.kernels --record --case=kv8-{decode-64x2048,decode-256x1024,extend-1x8192}{,-fp8}
+part quantization 400 "$python" -m benchmarks.quantization --record
 whole_models whole-models 600 --record
 part kv-capacity 100 "$python" -m benchmarks.kv_capacity "$configs/Qwen3-8B" --record
 touch "$out/done"

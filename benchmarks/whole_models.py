@@ -62,21 +62,21 @@ def _throughput(
 
 
 ROWS: Mapping[str, Row] = {
-    "8b-b1-w4": _latency("Qwen3-8B", "b1", *W4),
-    "8b-b1-fp8": _latency("Qwen3-8B", "b1", *FP8),
-    "8b-b64-1024-fp8kv8": _latency("Qwen3-8B", "b64-1024", *FP8KV8),
-    "8b-b256-512-fp8kv8": _latency("Qwen3-8B", "b256-512", *FP8KV8),
-    "8b-mixed256-fp8kv8": _throughput("Qwen3-8B", "mixed256", *FP8KV8),
-    "8b-mixed256-kv8": _throughput("Qwen3-8B", "mixed256", *KV8),
-    "06b-mixed256-kv8": _throughput("Qwen3-0.6B", "mixed256", *KV8),
-    "8b-prefill-fp8": _throughput("Qwen3-8B", "prefill-32x2048", *FP8),
-    "8b-prefill-int8": _throughput("Qwen3-8B", "prefill-32x2048", *INT8),
     "30b-a3b-b1": _latency("Qwen3-30B-A3B", "b1", file=MODELS),
     "30b-a3b-b64-1024": _latency("Qwen3-30B-A3B", "b64-1024", file=MODELS),
-    "30b-a3b-mixed256": _throughput("Qwen3-30B-A3B", "mixed256", file=MODELS),
-    "gpt-oss-20b-1000x1000": _throughput("gpt-oss-20b", "256x1000", file=MODELS, output_len=1000),
+    "8b-b64-1024-fp8kv8": _latency("Qwen3-8B", "b64-1024", *FP8KV8),
+    "8b-b256-512-fp8kv8": _latency("Qwen3-8B", "b256-512", *FP8KV8),
+    "8b-b1-w4": _latency("Qwen3-8B", "b1", *W4),
     "v2-lite-b64-2048": _latency("DeepSeek-V2-Lite", "b64-2048", file=MODELS),
+    "06b-mixed256-kv8": _throughput("Qwen3-0.6B", "mixed256", *KV8),
+    "8b-mixed256-kv8": _throughput("Qwen3-8B", "mixed256", *KV8),
     "gemma3-4b-b64-1024": _latency("gemma-3-4b", "b64-1024", file=MODELS),
+    "8b-mixed256-fp8kv8": _throughput("Qwen3-8B", "mixed256", *FP8KV8),
+    "30b-a3b-mixed256": _throughput("Qwen3-30B-A3B", "mixed256", file=MODELS),
+    "8b-b1-fp8": _latency("Qwen3-8B", "b1", *FP8),
+    "8b-prefill-fp8": _throughput("Qwen3-8B", "prefill-32x2048", *FP8),
+    "8b-prefill-int8": _throughput("Qwen3-8B", "prefill-32x2048", *INT8),
+    "gpt-oss-20b-1000x1000": _throughput("gpt-oss-20b", "256x1000", file=MODELS, output_len=1000),
 }
 
 
