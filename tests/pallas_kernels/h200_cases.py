@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from pallas_kernels.core.weights import QuantizedWeight
+from pallas_kernels.core.weights import BlockFp8Weight, Mxfp4Weight, QuantizedWeight
+from pallas_kernels.experts import experts
+from pallas_kernels.experts import shapes as experts_shapes
 from pallas_kernels.head_matmul import head_matmul
 from pallas_kernels.head_matmul import shapes as head_matmul_shapes
 from pallas_kernels.latent_attention import LatentPages, mla
@@ -38,6 +40,7 @@ from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rms_norm import shapes as norm_shapes
 from pallas_kernels.rope_cache_write import rope_cache_write
 from pallas_kernels.rope_cache_write import shapes as rope_shapes
+from pallas_kernels.router import RouterOptions, route
 from pallas_kernels.sampling import sample, top_logprobs
 from pallas_kernels.sampling import shapes as sampling_shapes
 from pallas_kernels.silu_and_multiply import shapes as activation_shapes
@@ -47,13 +50,15 @@ from pallas_kernels.softmax import softmax
 
 Named = tuple[str, "Case"]
 QUANTIZED_CACHES = (jnp.int8, jnp.float8_e4m3fn)
+EXPERT_WEIGHTS = {"mxfp4": Mxfp4Weight.of, "block-fp8": BlockFp8Weight.of}
 HARD_KINDS = ("int4-zeros", "mxfp4", "block-fp8-fp8")  # of weights: their kernels take the most registers
 
 
 @dataclass(frozen=True)
 class Case:
     """A call, and what its kernels (those whose names begin with `kernel`) run on: tensor cores through
-    "wgmma" alone, through that or "mma", or perhaps none. What is donated must be overwritten in place.
+    "wgmma" alone, through that or "mma", or perhaps none. What is donated must be overwritten in place, and
+    a copy of weights would be more than `max_temporary_bytes`.
 
     All of this travels to another process: no lambdas.
     """
@@ -64,6 +69,7 @@ class Case:
     tensor_cores: Literal["wgmma", "mma"] | None = None
     named_arguments: dict[str, jax.ShapeDtypeStruct] = field(default_factory=dict)
     donate: tuple[int, ...] = ()
+    max_temporary_bytes: int | None = None
 
 
 def array(*shape: int, dtype: DTypeLike = jnp.bfloat16) -> jax.ShapeDtypeStruct:
@@ -178,8 +184,8 @@ def row_cases() -> Iterator[Named]:
         )
     for rows, (name, hidden) in itertools.product((1, 8192), _distinct(activation_shapes.SHAPES)):
         yield _row_case(silu_and_multiply, name, array(rows, 2 * hidden))
-    for rows, (name, experts) in itertools.product((1, 8192), _distinct(softmax_shapes.EXPERTS)):
-        yield _row_case(softmax, f"{name}-experts", array(rows, experts))
+    for rows, (name, num_experts) in itertools.product((1, 8192), _distinct(softmax_shapes.EXPERTS)):
+        yield _row_case(softmax, f"{name}-experts", array(rows, num_experts))
     for rows, (name, vocabulary) in itertools.product((1, 64), _distinct(softmax_shapes.VOCABULARIES)):
         yield _row_case(softmax, f"{name}-vocabulary", array(rows, vocabulary, dtype=jnp.float32))
 
@@ -375,6 +381,68 @@ def quantized_cases() -> Iterator[Named]:
             yield f"quantize_rows-{name}-{rows}-{dtype.__name__}", case
 
 
+def router_cases() -> Iterator[Named]:
+    """The methods of published models that differ the most."""
+    v3 = RouterOptions(
+        8,
+        "sigmoid",
+        renormalize=True,
+        scaling=2.5,
+        num_groups=8,
+        top_groups=4,
+        group_score="two_best",
+    )
+    for name, num_experts, options in (
+        ("qwen3-30b-a3b", 128, RouterOptions(8, renormalize=True)),
+        ("deepseek-v2", 160, RouterOptions(6, scaling=16.0, num_groups=8, top_groups=3)),
+        ("deepseek-v3", 256, v3),
+    ):
+        bias = {"correction_bias": array(num_experts, dtype=jnp.float32)} if options is v3 else {}
+        function, logits = pallas(route, options=options), array(64, num_experts, dtype=jnp.float32)
+        yield f"route-{name}", Case(function, (logits,), "route", named_arguments=bias)
+
+
+def experts_cases() -> Iterator[Named]:
+    """A layer of a stack, which is data, as a step of the engine has it."""
+    sizes = [("qwen3-30b-a3b", tokens) for tokens in (1, 8, 64, 256, 4096)]
+    sizes += [("mixtral-8x7b", 8), ("gpt-oss-20b", 64), ("deepseek-v2-lite", 512)]
+    for name, tokens in sizes:
+        yield f"experts-{name}-{tokens}", _experts_case(experts_shapes.SHAPES[name], tokens)
+    for (kind, of), tokens in itertools.product(EXPERT_WEIGHTS.items(), (1, 1024)):
+        case = _experts_case(experts_shapes.SHAPES["gpt-oss-20b"], tokens, of)
+        yield f"experts-{kind}-gpt-oss-20b-{tokens}", case
+
+
+def _experts_case(shape: experts_shapes.ExpertsShape, tokens: int, of: Callable | None = None) -> Case:
+    """Few tokens an expert run on mma: its smallest dot has 16 rows, where wgmma's has 64."""
+    num_experts, features, inner = shape.num_experts, shape.num_features, shape.num_inner
+    gate_up = array(3, num_experts, features, 2 * inner)
+    down = array(3, num_experts, inner, features)
+    if of is not None:
+        gate_up, down = jax.eval_shape(of, gate_up), jax.eval_shape(of, down)
+    named = {"layer": indices(), "residual": array(tokens, features)}
+    if shape.has_biases:
+        named |= {
+            "gate_up_bias": array(3, num_experts, 2 * inner),
+            "down_bias": array(3, num_experts, features),
+        }
+    is_wide = of is not None or tokens * shape.top_k >= 32 * num_experts
+    return Case(
+        pallas(experts, activation=shape.activation),
+        (
+            array(tokens, features),
+            array(tokens, shape.top_k, dtype=jnp.float32),
+            indices(tokens, shape.top_k),
+            gate_up,
+            down,
+        ),
+        "grouped_matmul",
+        "wgmma" if is_wide else "mma",
+        named_arguments=named,
+        max_temporary_bytes=16 * tokens * shape.top_k * max(features, inner),
+    )
+
+
 def mla_cases() -> Iterator[Named]:
     for name, shape in latent_shapes.SHAPES.items():
         for rows, positions in ((64, 4096), (1, 32_768)):
@@ -447,6 +515,8 @@ CASES = dict(
         *append_and_decode_cases(),
         *matmul_cases(),
         *quantized_cases(),
+        *router_cases(),
+        *experts_cases(),
         *mla_cases(),
         *latent_cache_write_cases(),
         *head_matmul_cases(),

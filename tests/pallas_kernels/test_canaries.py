@@ -8,6 +8,7 @@ that no token has.
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +16,14 @@ import numpy as np
 import pytest
 
 from pallas_kernels import paged_attention, sampling
+from pallas_kernels.experts import experts
+from pallas_kernels.grouped_matmul import group_rows, grouped_matmul
 from pallas_kernels.layer_norm import layer_norm
 from pallas_kernels.matmul import matmul
 from pallas_kernels.paged_attention.shapes import AttentionShape
 from pallas_kernels.rms_norm import add_rms_norm, rms_norm
 from pallas_kernels.rope_cache_write import rope_cache_write
+from pallas_kernels.router import RouterOptions, route
 from pallas_kernels.silu_and_multiply import silu_and_multiply
 from pallas_kernels.softmax import softmax
 from tests.pallas_kernels.paged_cases import in_8_bits, make_case
@@ -90,7 +94,25 @@ def sampling_case():
     return call, [normal(ROWS, 5003, dtype=jnp.float32)]
 
 
-def row_wise(operation: Callable, *operands: jax.Array, **options: float):
+def grouped_case():
+    """The groups are an output too."""
+
+    def call(x, w, ids):
+        groups = group_rows(ids, 5, block_rows=16, implementation="pallas")
+        return groups, grouped_matmul(x, w, groups, layer=0, implementation="pallas")
+
+    ids = jnp.asarray(RNG.integers(-1, 6, 3 * ROWS), jnp.int32)
+    return call, [normal(ROWS, 200), normal(1, 5, 200, 72), ids]
+
+
+def experts_case():
+    ids = jnp.asarray(RNG.integers(0, 5, (ROWS, 2)), jnp.int32)
+    call = functools.partial(experts, layer=0, implementation="triton")
+    weights = normal(ROWS, 2, dtype=jnp.float32)
+    return call, [normal(ROWS, 200), weights, ids, normal(1, 5, 200, 144), normal(1, 5, 72, 200)]
+
+
+def row_wise(operation: Callable, *operands: jax.Array, **options: Any):
     return functools.partial(operation, implementation="pallas", **options), list(operands)
 
 
@@ -116,6 +138,11 @@ CASES: dict[str, Callable] = {
     "silu_and_multiply": lambda: row_wise(silu_and_multiply, normal(ROWS, 2 * FEATURES)),
     "matmul": lambda: row_wise(matmul, normal(ROWS, FEATURES), normal(FEATURES, 520)),
     "sampling": sampling_case,
+    "route": lambda: row_wise(
+        route, normal(ROWS, 60, dtype=jnp.float32), options=RouterOptions(4, renormalize=True)
+    ),
+    "experts": experts_case,
+    "grouped_matmul": grouped_case,
 }
 
 

@@ -47,6 +47,7 @@ def problems(compile_for_h200, case: Case) -> list[str]:
         + _shared_memory(program)
         + _not_on_tensor_cores(program, case)
         + _copies(program, case)
+        + _outside_of_a_graph(program)
     )
 
 
@@ -82,11 +83,20 @@ def _not_on_tensor_cores(program: CompiledProgram, case: Case) -> list[str]:
 def _copies(program: CompiledProgram, case: Case) -> list[str]:
     arrays = jax.tree.leaves([case.arguments[i] for i in case.donate])
     donated = sum(math.prod(x.shape) * x.dtype.itemsize for x in arrays)
+    if case.max_temporary_bytes is not None and program.temporary_bytes > case.max_temporary_bytes:
+        return [f"{program.temporary_bytes} temporary bytes, and not up to {case.max_temporary_bytes}"]
     if donated > program.aliased_bytes:
         return [f"{donated} bytes are donated, and {program.aliased_bytes} are written in place"]
     if donated and program.temporary_bytes >= donated:
         return [f"{program.temporary_bytes} temporary bytes hold a copy of the {donated} that are donated"]
     return []
+
+
+def _outside_of_a_graph(program: CompiledProgram) -> list[str]:
+    """XLA makes a graph of five kernels and more."""
+    if len(program.kernels) < 5 or program.thunks == ["kCommandBuffer"]:
+        return []
+    return [f"{program.thunks} are launched, and not one graph"]
 
 
 def test_lowering_looks_for_modules_once_at_most():
