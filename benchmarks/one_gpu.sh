@@ -53,8 +53,8 @@ for shape in 8192 4096-12288; do
 done
 tune tune-few-rows 140 quantized_matmul "${few_rows[@]}"
 tune tune-decode 40 paged_attention.decode decode-{64x2048,256x1024}-{int8,fp8}
-tune tune-grouped 90 grouped_matmul
-tune tune-experts 50 experts
+tune tune-grouped 120 grouped_matmul grouped-30b-a3b-{gate-up,down}-{1,8,64,256,4096,4096-in-64,256-in-16,8-in-1}
+tune tune-experts 50 experts moe-30b-a3b-{1,8,64,256,4096}
 whole_models whole-models-compiled 300 --repeats 1
 wait "$soak"
 

@@ -14,10 +14,33 @@ from pallas_kernels.core.widening import Kind
 from pallas_kernels.grouped_matmul.contract import GroupedFusion
 from pallas_kernels.grouped_matmul.groups import RowGroups
 
-BLOCK_ROWS = (1, 16, 32, 64, 128)
 MAX_STAGES, SHARED_MEMORY_BYTES = 6, 220 * 1024  # the latter of a multiprocessor, for all its programs
 MIN_PROGRAMS = 1.5  # a multiprocessor, of blocks that have rows
-MIN_TILE, MAX_TILE = {4: 2048, 8: 8192}, 16384  # weights an iteration, by warps
+# Outputs, inputs of an iteration, warps and stages: of few rows for each matrix, of many for both together.
+NARROW = (
+    (32, 128, 4, 4),
+    (64, 128, 4, 3),
+    (64, 64, 4, 6),
+    (32, 64, 4, 6),
+    (32, 256, 4, 3),
+    (128, 64, 4, 4),
+    (64, 128, 8, 3),
+    (128, 64, 8, 4),
+    (16, 256, 4, 4),
+    (16, 128, 4, 6),
+)
+WIDE = (
+    (128, 64, 8, 3),
+    (256, 64, 8, 3),
+    (256, 64, 8, 4),
+    (128, 64, 4, 3),
+    (128, 64, 4, 4),
+    (256, 32, 8, 4),
+    (256, 64, 4, 3),
+    (128, 32, 4, 4),
+    (64, 64, 4, 4),
+)
+MAX_WARP_SUMS = 128 * 32  # that stay in registers
 QUANTIZED_OUT = 64  # of a dot whose left operand is the weights
 MAX_QUANTIZED_IN = {"fp8": 128, "block-fp8": 128, "mxfp4": 32}  # elements of an output an iteration
 WIDE_ROWS = 64  # from here on tensor cores bound a block, and not its weights
@@ -98,22 +121,16 @@ def grouped_blocks(call: GroupedCall) -> GroupedBlocks:
 def grouped_candidates(call: GroupedCall) -> list[GroupedBlocks]:
     """The candidates of a tuning sweep."""
     if call.weights is not None:
-        choices = itertools.product((64, 128), (4, 8), (2, 3, 4, 6))
+        choices = itertools.product((64, 128), (4, 8), (3, 4, 6))
         found = [_quantized_blocks(call, *choice) for choice in choices if choice[0] >= 16 * choice[1]]
     elif call.block_rows >= WIDE_ROWS:
-        wide = itertools.product((64, 128, 256), (32, 64), (4, 8), (3, 4))
         found = [
             _blocks(call, width // call.num_matrices, *others)
-            for width, *others in wide
-            if call.block_rows * width <= 128 * 32 * others[1]  # the sums stay in registers
+            for width, *others in WIDE
+            if call.block_rows * width <= MAX_WARP_SUMS * others[1]
         ]
     else:
-        narrow = itertools.product((16, 32, 64, 128), (64, 128, 256), (4, 8), (3, 5))
-        found = [
-            _blocks(call, width, *others)
-            for width, *others in narrow
-            if MIN_TILE[others[1]] <= width * call.num_matrices * others[0] <= MAX_TILE
-        ]
+        found = [_blocks(call, *choice) for choice in NARROW]
     return list(dict.fromkeys([grouped_blocks(call), *found]))
 
 
