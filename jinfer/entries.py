@@ -26,6 +26,12 @@ class Entries:
         self.raw, self.name = raw, name
         self._names: set[str] = set()
 
+    def changed(self, raw: Mapping[str, Any]) -> "Entries":
+        """Others in place of these, under the same name: what is read of either is read of both."""
+        other = Entries(raw, self.name)
+        other._names = self._names
+        return other
+
     def has(self, name: str) -> bool:
         """True if an entry is there and not null."""
         return self._value(name) is not None

@@ -24,8 +24,9 @@ class AttentionWork(NamedTuple):
         if isinstance(attention, LatentAttentionConfig):
             return _latent_work(attention, hidden_size)
         queries = attention.num_heads * attention.head_dim
+        num_kinds = 0 if attention.kv_layer is not None else 1 if attention.keys_are_values else 2
         return cls(
-            cache_params=2 * attention.num_kv_heads * attention.head_dim * hidden_size,
+            cache_params=num_kinds * attention.num_kv_heads * attention.head_dim * hidden_size,
             other_params=2 * queries * hidden_size,
             float_params=0,
             pair_flops=4 * queries,

@@ -94,9 +94,11 @@ class ModelWork:
     def kv_bytes(self, first: int, last: int) -> int:
         """Bytes of keys and values that the tokens at positions `first` to `last` (from 1) of a sequence
         read, each by itself: the sum of KV(n)."""
+        position_bytes = list(self.kv_layout.position_bytes())
         return sum(
-            position_bytes * _visible(first, last, layer.attention.sliding_window)
-            for layer, position_bytes in zip(self.config.layers, self.kv_layout.position_bytes(), strict=True)
+            position_bytes[self.config.cache_index(number)]
+            * _visible(first, last, layer.attention.sliding_window)
+            for number, layer in enumerate(self.config.layers)
         )
 
     def attention_flops(self, first: int, last: int) -> int:

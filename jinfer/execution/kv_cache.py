@@ -20,7 +20,7 @@ from pallas_kernels.latent_attention import LatentPages
 from pallas_kernels.paged_attention import AnyKVPages, KVPages, QuantizedKVPages
 
 KVCache = tuple[LayerPages, ...]
-"""The pages of each layer."""
+"""The pages of each layer with keys and values of its own."""
 
 
 class KVHeads(NamedTuple):
@@ -50,7 +50,7 @@ class KVLayout:
         cls, model: ModelConfig, page_size: int, dtype: jnp.dtype, kv_cache_dtype: KVCacheDType = "auto"
     ) -> "KVLayout":
         """The layout of a model's cache."""
-        layers = tuple(_position_of(layer.attention) for layer in model.layers)
+        layers = tuple(_position_of(model.layers[number].attention) for number in model.caching_layers)
         return cls(layers, page_size, dtype, kv_cache_dtype)
 
     @classmethod
@@ -64,7 +64,7 @@ class KVLayout:
         return sum(map(num_bytes, self.abstract(num_pages=1)))
 
     def position_bytes(self) -> Iterator[int]:
-        """Bytes of one position, in each layer."""
+        """Bytes of one position, in each layer with keys and values of its own."""
         return (num_bytes(pages) // self.page_size for pages in self.abstract(num_pages=1))
 
     def abstract(self, num_pages: int) -> KVCache:

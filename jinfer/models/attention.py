@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 from jinfer.models.config import AttentionConfig, QueryGrowth
 from jinfer.models.layers import STATIC, LayerIndex, Linear, RMSNorm
 from jinfer.models.rope import Angles
+from jinfer.models.value_heads import turned_queries, with_values
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation, paged_attention
 from pallas_kernels.latent_attention import LatentPages
@@ -44,6 +45,16 @@ class TokenBatch(NamedTuple):
     num_decode_rows: Int32[Array, ""] | None = None
     prompt_lengths: Int32[Array, " tokens"] | None = None
     logits_indices: Int32[Array, " rows"] | None = None
+
+    def last_of_rows(self) -> "TokenBatch":
+        """The tokens at `logits_indices`, one of each row, whose keys and values are in the cache."""
+        kept = self.logits_indices
+        of_tokens = "token_ids", "positions", "page_ids", "page_offsets", "prompt_lengths"
+        values = {name: getattr(self, name) for name in of_tokens}
+        changed: dict[str, Any] = {
+            name: None if value is None else value[kept] for name, value in values.items()
+        }
+        return self._replace(**changed, query_starts=None, num_decode_rows=None, logits_indices=None)
 
     @property
     def is_padding(self) -> Bool[Array, " tokens_or_rows"]:
@@ -125,8 +136,12 @@ class Attention:
         heads = projected.reshape(x.shape[0], -1, config.head_dim)
         if config.query_growth is not None:
             heads = _with_growth(heads, config.num_heads, config.query_growth, tokens.positions)
-        attend = self._decode if tokens.query_starts is None else self._extend
-        attended, kv_pages = attend(heads, layer, config, angles, kv_pages, tokens)
+        if config.kv_layer is not None:
+            attended = self._attend_to_another(heads, layer, config, angles, kv_pages, tokens)
+        else:
+            heads = with_values(heads, config, self.k_norm.epsilon if self.k_norm else 0.0)
+            attend = self._decode if tokens.query_starts is None else self._extend
+            attended, kv_pages = attend(heads, layer, config, angles, kv_pages, tokens)
         attended = attended.reshape(len(residual), -1)
         added = self.output(
             attended, layer, post_norm=post_norm, residual=residual, residual_scale=residual_scale
@@ -187,13 +202,35 @@ class Attention:
             interleaved=config.has_interleaved_rope,
             implementation=self.implementation,
         )
+        return self._attend(q, layer, config, kv_pages, tokens), kv_pages
+
+    def _attend_to_another(
+        self,
+        q: Array,
+        layer: LayerIndex,
+        config: AttentionConfig,
+        angles: Angles,
+        kv_pages: AnyKVPages,
+        tokens: TokenBatch,
+    ) -> Array:
+        """Queries alone, over the pages of a layer that has written the tokens' keys and values."""
+        assert not config.has_interleaved_rope, "pairs side by side are turned where keys are written"
+        scale, epsilon = (None, 0.0) if self.q_norm is None else self.q_norm.operands
+        q = turned_queries(q, None if scale is None else scale[layer], epsilon, angles)
+        return self._attend(q, layer, config, kv_pages, tokens)
+
+    def _attend(
+        self, q: Array, layer: LayerIndex, config: AttentionConfig, kv_pages: AnyKVPages, tokens: TokenBatch
+    ) -> Array:
+        """Attention of queries whose keys and values are all in the cache."""
         options = self._options(layer, config)
         if tokens.logits_indices is not None:
             q = q[tokens.logits_indices]
-            return paged_attention.decode(q, kv_pages, tokens.page_table, tokens.lengths, **options), kv_pages
+        if tokens.logits_indices is not None or tokens.query_starts is None:
+            return paged_attention.decode(q, kv_pages, tokens.page_table, tokens.lengths, **options)
         options["num_decode_rows"] = tokens.num_decode_rows
         rows = tokens.page_table, tokens.query_starts, tokens.lengths
-        return paged_attention.extend(q, kv_pages, *rows, **options), kv_pages
+        return paged_attention.extend(q, kv_pages, *rows, **options)
 
     def _scales(self, layer: LayerIndex) -> dict[str, Any]:
         """The scales of the norms and of the cache, where there are some, as who writes the cache takes

@@ -35,6 +35,10 @@ class AttentionConfig:
     softmax; `rotary_dim` how many dimensions of a head are turned, the first ones, where that is not all.
     With `has_interleaved_rope` dimensions 2i and 2i + 1 are turned together; else those that are half of the
     turned ones apart. `query_growth` is of queries without a norm.
+
+    `has_value_norm` is an RMSNorm of values, each head by itself and without a scale; with `keys_are_values`
+    values are what keys are before their norm and rotation. A layer with a `kv_layer` has no keys and values
+    of its own, and attends to those of that layer, an earlier one.
     """
 
     num_heads: int
@@ -52,6 +56,9 @@ class AttentionConfig:
     has_projection_norms: bool = False
     scale: float | None = None
     query_growth: QueryGrowth | None = None
+    has_value_norm: bool = False
+    keys_are_values: bool = False
+    kv_layer: int | None = None
 
     def __post_init__(self) -> None:
         assert self.query_growth is None or not self.has_head_norms, "a norm would undo the growth"
@@ -109,6 +116,11 @@ class LatentAttentionConfig:
         return None
 
     @property
+    def kv_layer(self) -> None:
+        """Each layer of the kind has a cache of its own."""
+        return None
+
+    @property
     def rope_table(self) -> RopeTable:
         """Equal for layers whose positions have the same angles."""
         return RopeTable(self.rope, self.rope_dim)
@@ -146,18 +158,30 @@ class ExpertsConfig:
 @dataclass(frozen=True)
 class LayerConfig:
     """One kind of layer: layers of a kind share one trace. With `has_pre_norms`, what attention and MLP read
-    is normalized, and with `has_post_norms` what they give, before it is added."""
+    is normalized, and with `has_post_norms` what they give, before it is added. With `has_scale`, the hidden
+    states behind the layer are multiplied by a number of its own."""
 
     attention: AttentionConfig | LatentAttentionConfig
     mlp: MLPConfig | ExpertsConfig
     has_post_norms: bool = False
     has_pre_norms: bool = True
+    has_scale: bool = False
 
     @property
     def grouped_attention(self) -> AttentionConfig:
         """The attention of a layer whose attention is not latent."""
         assert isinstance(self.attention, AttentionConfig)
         return self.attention
+
+
+@dataclass(frozen=True)
+class TokenInputsConfig:
+    """A second embedding of a token, with `size` features for each layer, which the layer adds in behind its
+    MLP, through a gate of `activation`."""
+
+    vocab_size: int
+    size: int
+    activation: Activation
 
 
 @dataclass(frozen=True)
@@ -217,12 +241,23 @@ class ModelConfig:
     """Layers behind those of the decoder in checkpoints, which predict tokens further on and are left out."""
     norm_offset: float = 0.0
     """Every norm multiplies by this and its weight, of which the sum is float32."""
+    token_inputs: TokenInputsConfig | None = None
     is_part: bool = False
     """True for the text model of a multimodal one, which lies among others' weights in checkpoints."""
 
     @property
     def num_layers(self) -> int:
         return len(self.layers)
+
+    @property
+    def caching_layers(self) -> tuple[int, ...]:
+        """The layers with keys and values of their own, in order: one array of pages is of each."""
+        return tuple(number for number, layer in enumerate(self.layers) if layer.attention.kv_layer is None)
+
+    def cache_index(self, number: int) -> int:
+        """The place among `caching_layers` of the layer whose keys and values layer `number` attends to."""
+        kv_layer = self.layers[number].attention.kv_layer
+        return self.caching_layers.index(number if kv_layer is None else kv_layer)
 
     @property
     def rope_tables(self) -> tuple[RopeTable, ...]:

@@ -65,13 +65,13 @@ WITHOUT_WINDOWS = (
     "GraniteForCausalLM",
 )
 REFUSED = ("per_layer_config",)
-"""Entries that transformers reads, in every family, and jinfer does not."""
+"""Entries that transformers reads, in every family, and jinfer in those that need it."""
 
 
 def check_foreign_entries(entries: Entries, config: ModelConfig) -> None:
     """Warns of each that is there, not neutral and not read by the family. Raises UnsupportedModelError for
     what transformers would apply."""
-    for name in REFUSED:
+    for name in set(REFUSED) & set(entries.unread()):
         if entries.object(name) is not None:
             entries.refuse(name, "jinfer implements layers of one shape")
     for name, value in _foreign(entries, config).items():

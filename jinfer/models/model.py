@@ -17,6 +17,7 @@ from jinfer.models.latent_attention import LatentAttention
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
 from jinfer.models.params import HEAD, SANDWICH_NORMS, LayerStack, layer_stacks
 from jinfer.models.rope import Angles, rope_angles, token_frequencies
+from jinfer.models.token_inputs import TokenInputGate, TokenInputs
 from jinfer.weights.param_spec import ParamSpecs
 from jinfer.weights.params import Params
 from pallas_kernels import Implementation
@@ -34,6 +35,8 @@ class Layers:
     mlp_norm: RMSNorm | None
     mlp: GatedMLP | Experts
     mlp_post_norm: RMSNorm | None
+    token_input: TokenInputGate | None
+    scale: Float[Array, "layers 1"] | None
     residual_scale: float = field(metadata=STATIC)
 
     @classmethod
@@ -50,6 +53,10 @@ class Layers:
             mlp_norm=mlp_norm,
             mlp=_mlp_of(params["mlp"], implementation),
             mlp_post_norm=mlp_post_norm,
+            token_input=None
+            if config.token_inputs is None
+            else TokenInputGate.of(params["token_input"], config.token_inputs, epsilon, implementation),
+            scale=params.get("scale"),
             residual_scale=config.residual_scale,
         )
 
@@ -62,11 +69,13 @@ class Layers:
         angles: Angles,
         kv_pages: LayerPages,
         tokens: TokenBatch,
+        inputs: Float[Array, "tokens size"] | None = None,
     ) -> tuple[Float[Array, "tokens_or_rows features"], LayerPages, Int32[Array, "tokens_or_rows k"] | None]:
         """The hidden states after one layer (at `tokens.logits_indices`, where they are given), its pages
         with keys and values in them, and the experts of each token, where the layer has experts.
 
-        Norms and residuals are handed to the products around them, which take them in: a kernel less each.
+        `inputs` are those of the tokens in this layer, where the model has some. Norms and residuals are
+        handed to the products around them, which take them in: a kernel less each.
         """
         of_kind: dict[str, Any] = {"config": config.attention, "kv_pages": kv_pages}
         x, kv_pages = self.attention(
@@ -81,7 +90,11 @@ class Layers:
             residual_scale=self.residual_scale,
         )
         x, expert_ids = self._mlp(x, layer, config.mlp, tokens)
-        return x, kv_pages, expert_ids
+        if self.token_input is not None:
+            assert inputs is not None
+            at = tokens.logits_indices
+            x = self.token_input(x, layer, inputs if at is None else inputs[at])
+        return (x if self.scale is None else x * self.scale[layer]), kv_pages, expert_ids
 
     def _mlp(
         self, x: Array, layer: LayerIndex, config: MLPConfig | ExpertsConfig, tokens: TokenBatch
@@ -120,6 +133,7 @@ class Decoder:
     layers: tuple[Layers, ...]
     final_norm: RMSNorm
     head: Embedding | None
+    token_inputs: TokenInputs | None
     config: ModelConfig = field(metadata=STATIC)
     stacks: tuple[LayerStack, ...] = field(metadata=STATIC)
 
@@ -127,7 +141,7 @@ class Decoder:
     def of(cls, params: Params, config: ModelConfig, implementation: Implementation) -> "Decoder":
         """The decoder of params as `params.decoder_params` describes them. Without a head, it is the
         embedding."""
-        head, stacks = params.get("head"), layer_stacks(config)
+        head, inputs, stacks = params.get("head"), config.token_inputs, layer_stacks(config)
         final_norm = RMSNorm.of(params["final_norm"], config.rms_norm_eps, config.norm_offset)
         assert final_norm is not None
         return cls(
@@ -135,6 +149,9 @@ class Decoder:
             layers=tuple(Layers.of(stack.params(params), config, implementation) for stack in stacks),
             final_norm=final_norm,
             head=None if head is None else Embedding(head["kernel"], implementation),
+            token_inputs=None
+            if inputs is None
+            else TokenInputs.of(params["token_inputs"], inputs, config.rms_norm_eps, implementation),
             config=config,
             stacks=stacks,
         )
@@ -144,20 +161,29 @@ class Decoder:
     ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[LayerPages, ...]]:
         """The last hidden states, and the cache with the tokens' keys and values in it.
 
-        With `tokens.logits_indices` they are those of these tokens. The last layer then computes keys and
-        values of all tokens and the rest for these alone, since nothing reads its other hidden states: that
-        saves 2.5% of the work of Qwen3-8B's prompts.
+        With `tokens.logits_indices` they are those of these tokens. The last layer with keys and values of
+        its own then computes these of all tokens and the rest for those alone, since nothing reads its other
+        hidden states: that saves 2.5% of the work of Qwen3-8B's prompts. Layers behind it compute these
+        tokens alone.
         """
         angles = {table: table_angles(table, tokens) for table in self.config.rope_tables}
-        x, new_cache = self.embedding(tokens.token_ids, self.config.embedding_scale), []
+        x, cache = self.embedding(tokens.token_ids, self.config.embedding_scale), list(kv_cache)
+        inputs = None if self.token_inputs is None else self.token_inputs(tokens.token_ids, x)
+        last_caching = self.config.caching_layers[-1]
         for number, (layers, index) in enumerate(self._in_order()):
-            config = self.config.layers[number]
-            is_last = number == self.config.num_layers - 1
-            of_layer = tokens if is_last else tokens._replace(logits_indices=None)
+            config, place = self.config.layers[number], self.config.cache_index(number)
+            of_layer = tokens if number == last_caching else tokens._replace(logits_indices=None)
             turns = angles[config.attention.rope_table]
-            x, kv_pages, _ = _layer(layers, config, np.int32(index), x, turns, kv_cache[number], of_layer)
-            new_cache.append(kv_pages)
-        return x, tuple(new_cache)
+            of_tokens = None if inputs is None else inputs[:, number]
+            x, cache[place], _ = _layer(
+                layers, config, np.int32(index), x, turns, cache[place], of_layer, of_tokens
+            )
+            kept = tokens.logits_indices
+            if number == last_caching and kept is not None:
+                tokens = tokens.last_of_rows()
+                angles = {table: (cos[kept], sin[kept]) for table, (cos, sin) in angles.items()}
+                inputs = None if inputs is None else inputs[kept]
+        return x, tuple(cache)
 
     def _in_order(self) -> list[tuple[Layers, int]]:
         """The stack of each layer, and its index in it."""
@@ -189,11 +215,11 @@ def table_angles(table: RopeTable, tokens: TokenBatch) -> Angles:
 
 
 @jax.jit(static_argnums=1)
-def _layer(layers: Layers, config: LayerConfig, index: Int32[Array, ""], x, angles, kv_pages, tokens):
+def _layer(layers: Layers, config: LayerConfig, index: Int32[Array, ""], x, angles, kv_pages, tokens, inputs):
     """Jitted, with the layer's index as an operand, so that the layers of a kind share one trace: a step of
     36 layers is traced and lowered in a tenth of the time. XLA inlines the calls, and sees static slices of
     the weights."""
-    return layers(x, index, config=config, angles=angles, kv_pages=kv_pages, tokens=tokens)
+    return layers(x, index, config=config, angles=angles, kv_pages=kv_pages, tokens=tokens, inputs=inputs)
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ class Multimodal:
 
 MULTIMODAL: Mapping[str, Multimodal] = {
     "Gemma3ForConditionalGeneration": Multimodal(("gemma3_text",)),
+    "Gemma4ForConditionalGeneration": Multimodal(("gemma4_text",)),
     "Mistral3ForConditionalGeneration": Multimodal(("mistral", "ministral3")),
     "Qwen3VLForConditionalGeneration": Multimodal(("qwen3_vl_text",)),
 }

@@ -19,6 +19,7 @@ from jinfer.models.config import (
 from jinfer.models.expert_params import experts_params, gated_mlp_params
 from jinfer.models.latent_params import latent_attention_params
 from jinfer.models.stack_specs import Axis, StackSpecs, joined_outputs
+from jinfer.models.token_input_params import of_layers, of_model
 from jinfer.weights.param_spec import (
     JOINED,
     LAYERS,
@@ -111,15 +112,22 @@ def decoder_params(config: ModelConfig, dtype: jnp.dtype) -> ParamSpecs:
         by_path |= {stack.path(path): spec for path, spec in specs.items()}
         scales = _kv_scales(layer.attention, specs_of)
         kv_scales |= {stack.path(path): spec for path, spec in scales.items()}
+    if config.token_inputs is not None:
+        by_path |= of_model(config.token_inputs, config.num_layers, embed, around_layers)
     return ParamSpecs(by_path, _ignored(config), kv_scales, is_part=config.is_part)
 
 
 def _ignored(config: ModelConfig) -> tuple[IgnoredTensors, ...]:
-    """Tensors that hold nothing of the decoder: those of layers that are left out, too."""
-    layers = range(config.num_layers, config.num_layers + config.num_prediction_layers)
-    if not layers:
-        return IGNORED
-    return *IGNORED, IgnoredTensors(re.compile(rf"^model\.layers\.({'|'.join(map(str, layers))})\."))
+    """Tensors that hold nothing of the decoder: those of layers that are left out, and keys and values of
+    layers that attend to another's."""
+    left_out = range(config.num_layers, config.num_layers + config.num_prediction_layers)
+    reading = [number for number in range(config.num_layers) if number not in config.caching_layers]
+    patterns = {
+        rf"^model\.layers\.({'|'.join(map(str, left_out))})\.": left_out,
+        rf"(^|\.)layers\.({'|'.join(map(str, reading))})\.self_attn\.[kv]_(proj|norm)\.": reading,
+    }
+    found = (IgnoredTensors(re.compile(pattern)) for pattern, layers in patterns.items() if layers)
+    return *IGNORED, *found
 
 
 def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
@@ -127,11 +135,16 @@ def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) ->
     embed = Axis("embed", config.hidden_size)
     norms = NORMS[layer.has_pre_norms, layer.has_post_norms]
     renamed = dict(config.tensor_names.norms)
-    return {
+    specs = {
         **{f"{name}/scale": stack.norm(renamed.get(name, tensor), embed) for name, tensor in norms.items()},
         **_attention_params(layer.attention, config.tensor_names, embed, stack),
         **_mlp_params(layer.mlp, config.tensor_names, embed, stack),
     }
+    if config.token_inputs is not None:
+        specs |= of_layers(config.token_inputs, embed, stack)
+    if layer.has_scale:
+        specs["scale"] = stack.vector("layer_scalar", Axis("one", 1), init="ones")
+    return specs
 
 
 def _mlp_params(
@@ -149,7 +162,8 @@ def _attention_params(
         return latent_attention_params(attention, embed, stack)
     heads = Axis("heads", attention.num_heads * attention.head_dim)
     kv_heads = Axis("kv_heads", attention.num_kv_heads * attention.head_dim)
-    qkv = joined_outputs(names.qkv, (heads, kv_heads, kv_heads))
+    axes = (heads, kv_heads, kv_heads)[: _num_projections(attention)]
+    qkv = joined_outputs(names.qkv[: len(axes)], axes)
     specs = {
         **stack.projection("attention/qkv", embed, qkv, bias=attention.qkv_bias),
         **stack.projection(
@@ -160,7 +174,7 @@ def _attention_params(
         head_dim = Axis("head_dim", attention.head_dim)
         specs |= {
             f"attention/{name}/scale": stack.norm(f"self_attn.{name}", head_dim)
-            for name in ("q_norm", "k_norm")
+            for name in (("q_norm", "k_norm") if attention.kv_layer is None else ("q_norm",))
         }
     if attention.has_projection_norms:
         specs |= {
@@ -174,10 +188,15 @@ def _attention_params(
     return specs
 
 
+def _num_projections(attention: AttentionConfig) -> int:
+    """Queries, keys and values; keys that are values, too; or queries alone."""
+    return 1 if attention.kv_layer is not None else 2 if attention.keys_are_values else 3
+
+
 def _kv_scales(attention: AttentionConfig | LatentAttentionConfig, stack: StackSpecs) -> dict[str, ParamSpec]:
-    """The scale of each KV head's keys in the cache, and then that of its values. A cache of latent vectors
-    has none."""
-    if isinstance(attention, LatentAttentionConfig):
+    """The scale of each KV head's keys in the cache, and then that of its values. A cache of latent vectors,
+    or of another layer, has none."""
+    if isinstance(attention, LatentAttentionConfig) or attention.kv_layer is not None:
         return {}
     num_heads = attention.num_kv_heads
     names = ("self_attn.k_scale", "self_attn.v_scale")

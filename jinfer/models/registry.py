@@ -16,6 +16,7 @@ from jinfer.models.families import (
     deepseek_v3,
     gemma2,
     gemma3,
+    gemma4,
     glm,
     glm4,
     glm4_moe_lite,
@@ -63,7 +64,7 @@ FAMILIES = (
         olmo2,
         olmo3,
     ),
-    *(granite, gemma2, gemma3, deepseek_v2, deepseek_v3, glm4_moe_lite),
+    *(granite, gemma2, gemma3, gemma4, deepseek_v2, deepseek_v3, glm4_moe_lite),
     *(qwen3_moe, qwen2_moe, mixtral, gpt_oss),
 )
 

@@ -10,6 +10,7 @@ from jinfer.models.rope_config import (
     LinearRopeScaling,
     Llama3RopeScaling,
     LongRopeScaling,
+    ProportionalRope,
     RopeConfig,
     YarnRopeScaling,
 )
@@ -35,6 +36,8 @@ def rope_frequencies(config: RopeConfig, rotary_dim: int) -> Float32[np.ndarray,
             frequencies = yarn_frequencies(frequencies, config.theta, config.scaling)
         case LongRopeScaling():
             frequencies = frequencies / np.array(config.scaling.short_factors)
+        case ProportionalRope(share):
+            frequencies = np.where(np.arange(rotary_dim // 2) < int(share * rotary_dim // 2), frequencies, 0)
         case Llama3RopeScaling():
             frequencies = llama3_frequencies(frequencies, config.scaling)
     return frequencies.astype(np.float32)

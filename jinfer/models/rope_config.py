@@ -79,7 +79,25 @@ class Llama3RopeScaling:
         return max_position_embeddings
 
 
-RopeScaling = LinearRopeScaling | DynamicRopeScaling | YarnRopeScaling | LongRopeScaling | Llama3RopeScaling
+@dataclass(frozen=True)
+class ProportionalRope:
+    """The first share of the pairs is turned, by the frequencies that it has when all are; the others are not
+    (Gemma 4)."""
+
+    share: float
+
+    def context(self, max_position_embeddings: int) -> int:
+        return max_position_embeddings
+
+
+RopeScaling = (
+    LinearRopeScaling
+    | DynamicRopeScaling
+    | YarnRopeScaling
+    | LongRopeScaling
+    | Llama3RopeScaling
+    | ProportionalRope
+)
 
 
 @dataclass(frozen=True)

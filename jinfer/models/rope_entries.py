@@ -96,7 +96,7 @@ def without_entries(entries: Entries, names: Collection[str]) -> Entries:
         for spelling in SPELLINGS
         if isinstance(rule := entries.raw.get(spelling), Mapping)
     }
-    return Entries({**entries.raw, **rules}, entries.name)
+    return entries.changed({**entries.raw, **rules})
 
 
 def read_rope_entry(entry: Entries | None, entries: Entries, context: RopeContext) -> RopeConfig:

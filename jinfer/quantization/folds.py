@@ -75,7 +75,7 @@ class Fold:
 
 def folds_of(config: LayerConfig, norm_offset: float = 0.0) -> tuple[Fold, ...]:
     """The folds of a decoder's layer: norm and q, k, v; norm and gate, up, where it has norms before these; v
-    and o; up and down."""
+    and o, where values are no keys, have no norm and are the layer's own; up and down."""
     attention = config.grouped_attention
     num_before_values = (attention.num_heads + attention.num_kv_heads) * attention.head_dim
     group_size = attention.num_heads // attention.num_kv_heads
@@ -83,14 +83,16 @@ def folds_of(config: LayerConfig, norm_offset: float = 0.0) -> tuple[Fold, ...]:
         Fold("attention/qkv", "attention_norm/scale", norm_offset=norm_offset),
         Fold("mlp/gate_up", "mlp_norm/scale", norm_offset=norm_offset),
     )
+    values = Fold(
+        "attention/output",
+        "attention/qkv",
+        first=num_before_values,
+        num_groups=attention.num_kv_heads,
+        repeats=group_size,
+    )
+    takes_values = not (attention.has_value_norm or attention.keys_are_values) and attention.kv_layer is None
     return (
         *(norms if config.has_pre_norms else ()),
-        Fold(
-            "attention/output",
-            "attention/qkv",
-            first=num_before_values,
-            num_groups=attention.num_kv_heads,
-            repeats=group_size,
-        ),
+        *((values,) if takes_values else ()),
         Fold("mlp/down", "mlp/gate_up", first=config.mlp.intermediate_size),
     )

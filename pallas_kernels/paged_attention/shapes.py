@@ -36,4 +36,6 @@ SHAPES = {
     "qwen3-32b": AttentionShape(64, 8, 128),
     "gemma-2-2b": AttentionShape(8, 4, 256, soft_cap=50.0),
     "gemma-2-2b-local": AttentionShape(8, 4, 256, sliding_window=4096, soft_cap=50.0),
+    "gemma-4-e2b-global": AttentionShape(8, 1, 512),
+    "gemma-4-26b-global": AttentionShape(16, 2, 512),
 }

@@ -32,5 +32,6 @@ SHAPES = {
     "qwen3-30b-a3b": RopeCacheShape(32, 4, 128, 128, is_normalized=True),
     "qwen3-32b": RopeCacheShape(64, 8, 128, 128, is_normalized=True),
     "gemma-3-4b": RopeCacheShape(8, 4, 256, 256, is_normalized=True),
+    "gemma-4-26b-global": RopeCacheShape(16, 2, 512, 512, is_normalized=True),
     "qwen3-next-80b": RopeCacheShape(16, 2, 256, 64, is_normalized=True),
 }

@@ -21,6 +21,7 @@ MIN_DISTINCT_IDS = 10  # of a prompt's greedy ids: a model that repeats itself t
 BIAS_SCALE = 0.5
 CACHE_NAMES = ("cache", "past_key_values")  # of transformers 5.24, and of those before it
 NORM_SPREAD = 0.5
+LAYER_SCALE = "layer_scalar"  # of Gemma 4, which has it as a buffer
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +91,8 @@ def random_model(variant: Variant, seed: int) -> Any:
         for name, buffer in model.named_buffers():
             if name.endswith("correction_bias"):
                 buffer.normal_(0, BIAS_SCALE, generator=generator)
+            if name.endswith(LAYER_SCALE):
+                buffer.uniform_(1 - NORM_SPREAD, 1 + NORM_SPREAD, generator=generator)
     return model
 
 

@@ -38,7 +38,7 @@ def read_config(entries: Entries) -> ModelConfig:
     """`sliding_window`, where there is one, holds for every layer. The growth of queries stands in the rule
     of rotary embedding, which a file without one takes from the family."""
     if not any(entries.has(name) for name in SPELLINGS):
-        entries = Entries({**entries.raw, SPELLINGS[0]: DEFAULT_RULE}, entries.name)
+        entries = entries.changed({**entries.raw, SPELLINGS[0]: DEFAULT_RULE})
     num_layers = read_num_layers(entries, DEFAULTS.num_layers)
     config = read_decoder_config(
         entries,

@@ -84,8 +84,8 @@ def extend_blocks(call: ExtendCall) -> ExtendBlocks:
         tile = fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
     query_rows = _enough_programs(min(max_rows, call.max_query_rows), call)
     block_tokens = max(1, query_rows // call.padded_group)
-    # A warpgroup that converts values of 256 elements has registers for fewer queries.
-    max_rows_of_4 = 32 if call.quantized is not None and call.head_dim > 128 else 64
+    # A warpgroup that converts values of 256 elements, or has 512, has registers for fewer queries.
+    max_rows_of_4 = 32 if call.head_dim > (256 if call.quantized is None else 128) else 64
     num_warps = 4 if call.itemsize <= 2 and query_rows <= max_rows_of_4 else 8
     return ExtendBlocks(block_tokens, tile, _num_splits(call, block_tokens), num_warps, num_stages)
 
