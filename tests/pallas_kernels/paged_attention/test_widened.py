@@ -12,7 +12,11 @@ NUM_PAGES = 12
 
 def quantized_pages(rng, dtype, page_size: int, num_kv_heads: int, head_dim: int) -> QuantizedKVPages:
     shape = 2, NUM_PAGES, page_size, num_kv_heads, head_dim
-    values = rng.integers(-127, 128, shape) if dtype == jnp.int8 else 100 * rng.normal(size=shape)
+    values = (
+        rng.integers(-127, 128, shape)
+        if dtype == jnp.int8
+        else np.clip(100 * rng.normal(size=shape), -448, 448)
+    )
     scales = rng.random((2, NUM_PAGES, num_kv_heads, page_size))
     return QuantizedKVPages(
         jnp.asarray(values).astype(dtype), jnp.asarray(scales, jnp.float32), jnp.dtype(jnp.bfloat16)
