@@ -55,6 +55,22 @@ EXPERTS = {
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 24,
 }
+# Latent attention in both layers, and experts in the second.
+LATENT = {
+    **CONFIG,
+    "architectures": ["DeepseekV3ForCausalLM"],
+    "kv_lora_rank": 16,
+    "q_lora_rank": 12,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "moe_intermediate_size": 16,
+}
 CALIBRATED = tempfile.TemporaryDirectory(prefix="jinfer-calibrated-")
 write_calibrated(Path(CALIBRATED.name))
 # The options that tokens depend on: an engine has those of one of these, and what it has besides changes
@@ -64,6 +80,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "longrope": {"config": LONGROPE},
     "dynamic": {"config": DYNAMIC},
     "experts": {"config": EXPERTS},
+    "latent": {"config": LATENT},
     "int8 cache": {"kv_cache_dtype": "int8"},
     "fp8 cache": {"kv_cache_dtype": "fp8_e4m3"},
     "calibrated cache": {"config": Path(CALIBRATED.name), "kv_cache_dtype": "fp8_e4m3"},
@@ -112,6 +129,7 @@ ENGINES: dict[str, dict[str, Any]] = {
         **SHORT_STEPS,
         **MODELS["experts"],
     },
+    "latent, few pages of 4, no overlap": {**FEW_PAGES[4], "overlap": False, **MODELS["latent"]},
     "calibrated cache, short steps, few pages of 4": {
         **FEW_PAGES[4],
         **SHORT_STEPS,

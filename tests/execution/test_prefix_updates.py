@@ -25,43 +25,51 @@ from jinfer.models.registry import read_model_config
 from jinfer.placement import default_placement
 from jinfer.weights.hub import DEMO_MODEL, read_json
 from tests.batching.plans import chunk, decode_rows, limits, plan
+from tests.models.goldens import GOLDENS
 
 LIMITS = EngineLimits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)
 CONFIG = read_model_config(read_json(DEMO_MODEL / "config.json"))
+LATENT = read_model_config(read_json(GOLDENS / "deepseek_v2_dense" / "config.json"))
 FLOAT32 = jnp.dtype("float32")
 SIZES = limits(max_num_seqs=20, max_model_len=16)  # four pages each
 
 
-def filled_state(limits=LIMITS):
+def filled_state(limits=LIMITS, config=CONFIG):
     """Every page holds its own number, in every layer, and so does every row of the page table."""
-    state = default_placement().zeros(abstract_device_state(CONFIG, limits, FLOAT32))
+    state = default_placement().zeros(abstract_device_state(config, limits, FLOAT32))
     table = jnp.broadcast_to(jnp.arange(4, dtype=jnp.int32)[:, None] + 50, state.rows.page_table.shape)
     return state._replace(
         kv_cache=tuple(
-            jax.tree.map(functools.partial(numbered, layer=layer), pages)
+            jax.tree.map(functools.partial(numbered, axis=pages.page_axis, layer=layer), pages)
             for layer, pages in enumerate(state.kv_cache)
         ),
         rows=state.rows._replace(page_table=table.at[3].set(0)),
     )
 
 
-def numbered(array: jax.Array, *, layer: int) -> jax.Array:
-    page = jnp.arange(array.shape[1]).reshape(1, -1, *(1,) * (array.ndim - 2))
+def numbered(array: jax.Array, *, axis: int, layer: int) -> jax.Array:
+    page = jnp.arange(array.shape[axis]).reshape([-1 if i == axis else 1 for i in range(array.ndim)])
     return jnp.broadcast_to(16 * page + layer, array.shape).astype(array.dtype)
 
 
-@pytest.mark.parametrize("kv_cache_dtype", ["auto", "int8", "fp8_e4m3"])
-def test_pages_are_copied_in_every_layer_and_rows_are_set(kv_cache_dtype):
+@pytest.mark.parametrize(
+    ("config", "kv_cache_dtype"),
+    [(CONFIG, "auto"), (CONFIG, "int8"), (CONFIG, "fp8_e4m3"), (LATENT, "auto")],
+    ids=["auto", "int8", "fp8_e4m3", "latent"],
+)
+def test_pages_are_copied_in_every_layer_and_rows_are_set(config, kv_cache_dtype):
     limits = dataclasses.replace(LIMITS, kv_cache_dtype=kv_cache_dtype)
-    before = jax.tree.map(np.array, filled_state(limits))
-    updates = PrefixUpdates(limits=limits, state=filled_state(limits), compiler=CompilerOptions())
+    before = jax.tree.map(np.array, filled_state(limits, config))
+    updates = PrefixUpdates(limits=limits, state=filled_state(limits, config), compiler=CompilerOptions())
     joining = chunk(1, 9, [1, 2], new_pages=[6], shared_pages=[3, 2], copied_page=5)
-    after = jax.tree.map(np.array, updates(filled_state(limits), plan(decode_rows((0, 3)), joining)))
+    after = updates(filled_state(limits, config), plan(decode_rows((0, 3)), joining))
+    after = jax.tree.map(np.array, after)
 
-    for old, new in zip(jax.tree.leaves(before.kv_cache), jax.tree.leaves(after.kv_cache), strict=True):
-        expected = old.copy()
-        expected[:, 6] = old[:, 5]
-        np.testing.assert_array_equal(new, expected)
+    for pages, new_pages in zip(before.kv_cache, after.kv_cache, strict=True):
+        for old, new in zip(jax.tree.leaves(pages), jax.tree.leaves(new_pages), strict=True):
+            axis, expected = pages.page_axis, old.copy()
+            np.moveaxis(expected, axis, 0)[6] = np.moveaxis(old, axis, 0)[5]
+            np.testing.assert_array_equal(new, expected)
     assert after.rows.page_table.tolist() == [[50] * 4, [3, 2, 0, 0], [52] * 4, [0] * 4]
     for name in ("newest_token", "lengths", "sampling"):
         np.testing.assert_array_equal(getattr(after.rows, name), getattr(before.rows, name))
@@ -75,12 +83,20 @@ def test_a_warm_up_and_a_step_that_shares_nothing_change_nothing():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "kv_cache_dtype"),
-    [("float32", "auto"), ("bfloat16", "auto"), ("float32", "int8"), ("bfloat16", "fp8_e4m3")],
+    ("config", "dtype", "kv_cache_dtype"),
+    [
+        (CONFIG, "float32", "auto"),
+        (CONFIG, "bfloat16", "auto"),
+        (CONFIG, "float32", "int8"),
+        (CONFIG, "bfloat16", "fp8_e4m3"),
+        (LATENT, "float32", "auto"),
+        (LATENT, "bfloat16", "auto"),
+    ],
+    ids=["float32", "bfloat16", "int8", "fp8_e4m3", "latent-float32", "latent-bfloat16"],
 )
-def test_the_cache_is_not_copied(dtype, kv_cache_dtype, users_compiler_options):
+def test_the_cache_is_not_copied(config, dtype, kv_cache_dtype, users_compiler_options):
     limits = dataclasses.replace(LIMITS, kv_cache_dtype=kv_cache_dtype)
-    state = default_placement().zeros(abstract_device_state(CONFIG, limits, jnp.dtype(dtype)))
+    state = default_placement().zeros(abstract_device_state(config, limits, jnp.dtype(dtype)))
     copies = jax.ShapeDtypeStruct((COPIES_AT_A_TIME, 2), jnp.int32)
     compiled = lower(copy_pages, state.kv_cache, copies).compile(users_compiler_options)
     assert_in_place(compiled, state.kv_cache)

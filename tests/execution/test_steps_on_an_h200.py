@@ -40,6 +40,20 @@ QWEN3_06B = {
     "max_position_embeddings": 40_960,
     "tie_word_embeddings": True,
 }
+DEEPSEEK_V2_LITE = {
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "vocab_size": 102_400,
+    "hidden_size": 2048,
+    "intermediate_size": 10_944,
+    "num_hidden_layers": NUM_LAYERS,
+    "num_attention_heads": 16,
+    "q_lora_rank": None,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "moe_intermediate_size": 1408,
+    "max_position_embeddings": 40_960,
+}
 LIMITS = EngineLimits(
     page_size=16, num_pages=2000, max_num_seqs=64, max_num_batched_tokens=256, max_model_len=40_960
 )
@@ -114,8 +128,24 @@ def compiled_half():
         yield compile_
 
 
-def cache_bytes() -> int:
-    state = abstract_device_state(read_model_config(QWEN3_06B), LIMITS, jnp.dtype("bfloat16")).kv_cache
+@pytest.fixture(scope="module")
+def compiled_latent():
+    with compiler_process(compile_latent) as compile_:
+        yield compile_
+
+
+def compile_latent(shape: StepShape) -> CompiledProgram:
+    """Latent attention of real widths, with experts in two of three layers."""
+    interpret_nothing()
+    model = build_model(read_model_config(DEEPSEEK_V2_LITE), jnp.dtype("bfloat16"), "pallas")
+    state = abstract_device_state(model.config, LIMITS, jnp.dtype("bfloat16"))
+    packed = jax.ShapeDtypeStruct((size_of(layout_of(shape, LIMITS)),), jnp.int32)
+    step = functools.partial(run_step, model, shape, LIMITS)
+    return compile_for_h200(step, model.abstract_params, state, packed, donate=[1], compiler_options=OPTIONS)
+
+
+def cache_bytes(raw: dict = QWEN3_06B) -> int:
+    state = abstract_device_state(read_model_config(raw), LIMITS, jnp.dtype("bfloat16")).kv_cache
     return sum(math.prod(layer.shape) * layer.dtype.itemsize for layer in jax.tree.leaves(state))
 
 
@@ -199,6 +229,23 @@ def test_layers_use_the_same_workspace(compiled, shape):
     """Beside an entry each in a table of results: so that few of them tell what all need."""
     few, all_ = (compiled(shape, num_layers=count).temporary_bytes for count in (MIN_LAYERS, MORE_LAYERS))
     assert few <= all_ < few + (MORE_LAYERS - MIN_LAYERS) * 4096
+
+
+@pytest.mark.parametrize("shape", [StepShape(64), StepShape(64, 256)], ids=str)
+def test_a_step_with_latent_attention_is_one_graph(compiled_latent, shape):
+    """That copies no cache, no weight of a head or of an expert, and makes no table of a page for each
+    token."""
+    program = compiled_latent(shape)
+    assert program.thunks == ["kCommandBuffer"]
+    assert set(program.captured) <= KERNELS, Counter(program.captured)
+    assert program.aliased_bytes >= cache_bytes(DEEPSEEK_V2_LITE)
+    assert program.captured.count("kCopy") <= 2 + SLICES_A_LAYER * NUM_LAYERS
+    of_experts = 64 * 3 * 2048 * 1408 * 2
+    assert program.temporary_bytes < min(of_experts, 2 * cache_bytes(DEEPSEEK_V2_LITE))
+    assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
+    names = Counter(kernel.name.rstrip("_0123456789") for kernel in program.kernels)
+    assert names["head_matmul"] == 2 * NUM_LAYERS
+    assert names["latent_cache_write"] == names["latent_attention"] == NUM_LAYERS
 
 
 def check_layers_of_one_row(program: CompiledProgram) -> None:
