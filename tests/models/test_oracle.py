@@ -115,6 +115,15 @@ SMALL_EXPERTS = {
     "num_experts_per_tok": 2,
     "moe_intermediate_size": 40,
     "shared_expert_intermediate_size": 24,
+    "n_routed_experts": 16,
+}
+SMALL_LATENT = {
+    "kv_lora_rank": 32,
+    "q_lora_rank": 24,
+    "qk_nope_head_dim": 12,
+    "qk_rope_head_dim": 16,
+    "v_head_dim": 20,
+    "first_k_dense_replace": 1,
 }
 WITHOUT_EFFECT = (
     "_name_or_path",
@@ -155,7 +164,7 @@ def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
         "num_attention_heads": 4,
         "num_key_value_heads": 4 if heads == kv_heads else 2,
     }
-    small |= {name: size for name, size in SMALL_EXPERTS.items() if raw.get(name)}
+    small |= {name: size for name, size in {**SMALL_EXPERTS, **SMALL_LATENT}.items() if raw.get(name)}
     small["max_position_embeddings"] = 128
     if "head_dim" in raw:
         small["head_dim"] = 16 if raw["head_dim"] * heads == raw["hidden_size"] else 32
