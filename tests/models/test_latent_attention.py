@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import pytest
 
 from jinfer import LLM
-from jinfer.errors import ConfigError
+from jinfer.errors import ConfigError, UnsupportedModelError
 from jinfer.execution.kv_cache import KVLayout, LatentVectors
 from jinfer.models.config import ExpertsConfig, LatentAttentionConfig, MLPConfig
 from jinfer.models.params import decoder_params
-from jinfer.models.registry import read_model_config
+from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.rope_config import YarnRopeScaling
+from jinfer.quantization.checkpoint import check_layers
 from pallas_kernels.router import RouterOptions
 from tests.models.configs import SMALL, read, refusal
 from tests.models.goldens import ENGINE, GOLDENS
@@ -118,3 +119,11 @@ def test_refusals_of_experts():
     few = {"n_routed_experts": 8, "n_group": 8, "topk_group": 1}
     assert "fewer than the 2 experts of a token" in refusal(V3, **sparse, **few)
     assert "must be a list of 3 of 'dense' and 'sparse'" in refusal(GLM_LITE, mlp_layer_types=["dense"])
+
+
+def test_quantized_checkpoints_of_it_are_refused():
+    model = build_model(read(V3, **DENSE), BFLOAT16, "xla")
+    with pytest.raises(
+        UnsupportedModelError, match=r"has latent attention, .*; load it with quantization='fp8'"
+    ):
+        check_layers(model)
