@@ -11,7 +11,7 @@ from pallas_kernels.core.selection import Available, Implementation, select, sho
 from pallas_kernels.core.weights import QuantizedWeight
 from pallas_kernels.experts import reference, triton, xla
 from pallas_kernels.experts.contract import ExpertStacks, check_arguments
-from pallas_kernels.experts.tuning import ExpertsCall, experts_choice, kernel_block_rows
+from pallas_kernels.experts.tuning import ExpertsCall, experts_choice, kernel_block_rows, serves
 
 __all__ = ["ClampedSwiglu", "ExpertActivation", "experts"]
 
@@ -62,7 +62,7 @@ def experts(
     chosen = select(implementation, AVAILABLE)
     call = ExpertsCall.of(x, expert_ids, stacks)
     if chosen == "pallas":
-        chosen = experts_choice(call).way
+        chosen = experts_choice(call).way if serves(x, stacks) else "xla"
     options: dict[str, Any] = {"layer": layer, "activation": activation, "residual": residual}
     if chosen == "triton":
         options |= {"block_rows": kernel_block_rows(call), "interpret": should_interpret(interpret)}

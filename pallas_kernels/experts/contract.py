@@ -1,16 +1,14 @@
 """The arguments of experts, and what contradicts what."""
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from pallas_kernels.core.gating import Activation, ClampedSwiglu, ExpertActivation
-from pallas_kernels.core.selection import UnsupportedError
-from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Mxfp4Weight, QuantizedWeight, Weight
-
-QUANTIZED_TYPES = (Fp8Weight, BlockFp8Weight, Mxfp4Weight)
+from pallas_kernels.core.gating import ExpertActivation
+from pallas_kernels.core.stacks import check_activation, check_stack_types
+from pallas_kernels.core.weights import Weight
 
 
 class ExpertStacks(NamedTuple):
@@ -66,12 +64,8 @@ def check_arguments(
         raise ValueError(f"expert_ids are {expert_ids.dtype}; they must be integers")
     if residual is not None and residual.shape != x.shape:
         raise ValueError(f"residual has shape {residual.shape} and x {x.shape}; they must be equal")
-    if not isinstance(activation, ClampedSwiglu) and activation not in get_args(Activation):
-        raise ValueError(
-            f"activation={activation!r} is none of a gate's: give one of {get_args(Activation)} or a "
-            "ClampedSwiglu"
-        )
-    _check_types(x, stacks)
+    check_activation(activation)
+    check_stack_types(x, {"gate_up": stacks.gate_up, "down": stacks.down})
 
 
 def _check_stacks(stacks: ExpertStacks, layer: int | Array) -> None:
@@ -95,23 +89,4 @@ def _check_stacks(stacks: ExpertStacks, layer: int | Array) -> None:
             raise ValueError(
                 f"{name} has shape {bias.shape}; for weights of {matrix} it must be "
                 f"{(*matrix[:2], matrix[3])}"
-            )
-
-
-def _check_types(x: Array, stacks: ExpertStacks) -> None:
-    for name, w in (("gate_up", stacks.gate_up), ("down", stacks.down)):
-        if isinstance(w, QuantizedWeight):
-            if not isinstance(w, QUANTIZED_TYPES):
-                known = ", ".join(kind.__name__ for kind in QUANTIZED_TYPES)
-                raise UnsupportedError(
-                    f"{name} is of {type(w).__name__}: experts are served in {known}, or as arrays"
-                )
-            if w.activations != "float":
-                raise UnsupportedError(
-                    f"{name} with activations={w.activations!r}: experts do not quantize x; make it of "
-                    'activations="float"'
-                )
-        elif x.dtype != w.dtype:
-            raise UnsupportedError(
-                f"x in {x.dtype} and {name} in {w.dtype}: no implementation mixes dtypes; cast x"
             )

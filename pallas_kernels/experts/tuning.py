@@ -4,6 +4,7 @@ heuristic."""
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from pallas_kernels.core.triton_call import ceil_div, next_power_of_two
@@ -61,6 +62,12 @@ def experts_choice(call: ExpertsCall) -> ExpertsChoice:
     choice = tuned_blocks("experts", "experts", key, ExpertsChoice)
     choice = choice or tuned_blocks("experts", "experts", key, ExpertsChoice, device=MEASURED_DEVICE)
     return choice or ExpertsChoice("triton", heuristic_block_rows(call))
+
+
+def serves(x: Array, stacks: ExpertStacks) -> bool:
+    """True where the kernel takes these: floats of x's dtype, or quantized weights and bfloat16."""
+    is_quantized = isinstance(stacks.gate_up, QuantizedWeight) or isinstance(stacks.down, QuantizedWeight)
+    return x.dtype == jnp.bfloat16 or (x.dtype == jnp.float32 and not is_quantized)
 
 
 def kernel_block_rows(call: ExpertsCall) -> int:

@@ -12,6 +12,7 @@ from pallas_kernels.core.weights import BlockFp8Weight, Fp8Weight, Int8Weight, M
 from pallas_kernels.experts import ClampedSwiglu, experts
 from tests.pallas_kernels.compiled import compiled
 from tests.pallas_kernels.paged_cases import relative_error
+from tests.pallas_kernels.some import diagonal_pairs
 
 LAYERS, LAYER = 2, 1
 BOUNDS = {jnp.float32: 1e-5, jnp.bfloat16: 6e-3}
@@ -19,7 +20,6 @@ ACTIVATIONS = ["silu", "gelu_tanh", ClampedSwiglu()]
 QUANTIZED = {"fp8": Fp8Weight.of, "block-fp8": BlockFp8Weight.of, "mxfp4": Mxfp4Weight.of}
 
 implementations = pytest.mark.parametrize("implementation", ["reference", "xla", "triton"])
-dtypes = pytest.mark.parametrize("dtype", BOUNDS, ids=lambda dtype: dtype.__name__)
 
 
 def gated(gate, up, activation):
@@ -88,8 +88,7 @@ def check(case, implementation, activation="silu"):
 
 
 @implementations
-@dtypes
-@pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.parametrize(("activation", "dtype"), diagonal_pairs(ACTIVATIONS, list(BOUNDS)))
 def test_is_the_definition(rng, activation, dtype, implementation):
     check(random_case(rng, 9, 6, 2, 40, 24, dtype, biases=True), implementation, activation)
 
@@ -140,16 +139,28 @@ def test_experts_that_a_token_has_not_may_be_anything(rng, implementation):
     np.testing.assert_array_equal(call(case, implementation), wanted)
 
 
+def floats_of(w):
+    return w.dequantized(jnp.float32)
+
+
 @implementations
 @pytest.mark.parametrize("kind", QUANTIZED)
 def test_quantized_weights_are_what_they_stand_for(rng, kind, implementation):
     case = random_case(rng, 5, 3, 2, 160, 96, jnp.bfloat16)
-    of = QUANTIZED[kind]
+    of = compiled(QUANTIZED[kind])
     quantized = {name: of(jnp.nan_to_num(case[name])) for name in ("gate_up", "down")}
     got = call({**case, **quantized}, implementation)
-    floats = {name: w.dequantized(jnp.float32) for name, w in quantized.items()}
+    floats = {name: compiled(floats_of)(w) for name, w in quantized.items()}
     wanted = definition(**{**case, **floats}, activation="silu")
     assert relative_error(np.asarray(got, np.float32), wanted) < BOUNDS[jnp.bfloat16]
+
+
+def test_what_the_kernel_leaves_out_is_xlas(rng):
+    case = random_case(rng, 4, 3, 2, 160, 96, jnp.float32)
+    quantized = {name: compiled(Mxfp4Weight.of)(jnp.nan_to_num(case[name])) for name in ("gate_up", "down")}
+    np.testing.assert_array_equal(call(case | quantized, "pallas"), call(case | quantized, "xla"))
+    with pytest.raises(UnsupportedError, match="x in float32 and w of Mxfp4Weight"):
+        call(case | quantized, "triton")
 
 
 @implementations
@@ -190,7 +201,7 @@ def test_arguments_that_contradict_each_other_are_errors(changed, words):
 @pytest.mark.parametrize(
     ("of", "words"),
     [
-        (Int8Weight.of, "gate_up is of Int8Weight: experts are served in Fp8Weight"),
+        (Int8Weight.of, "gate_up is of Int8Weight: matrices of groups are served in Fp8Weight"),
         (functools.partial(BlockFp8Weight.of, activations="dynamic"), "activations='dynamic'"),
         (functools.partial(jnp.asarray, dtype=jnp.bfloat16), "x in float32 and gate_up in bfloat16"),
     ],

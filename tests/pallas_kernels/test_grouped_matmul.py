@@ -180,5 +180,5 @@ def test_a_block_of_another_size_is_an_error():
 
 def test_other_weights_are_unsupported():
     groups = group_rows(jnp.zeros(6, jnp.int32), 3, block_rows=1)
-    with pytest.raises(UnsupportedError, match="w is of Int8Weight: grouped products serve Fp8Weight"):
+    with pytest.raises(UnsupportedError, match="w is of Int8Weight: matrices of groups are served"):
         grouped_matmul(jnp.zeros((6, 8)), Int8Weight.of(jnp.zeros((2, 3, 8, 4))), groups, layer=0)

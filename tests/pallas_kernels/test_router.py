@@ -22,6 +22,7 @@ METHODS = {  # by published models; experts, and options
     ),
 }
 IMPLEMENTATIONS = ["reference", "pallas"]
+TOKENS = 37  # in all tests, so that they share their programs
 
 methods = pytest.mark.parametrize("method", METHODS)
 implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -71,7 +72,7 @@ def routed(logits, options, bias, implementation):
 @methods
 def test_is_the_definition(rng, method, implementation):
     num_experts, options = METHODS[method]
-    logits = jnp.asarray(rng.standard_normal((37, num_experts)) * 3, jnp.float32)
+    logits = jnp.asarray(rng.standard_normal((TOKENS, num_experts)) * 3, jnp.float32)
     bias = bias_of(rng, method, num_experts)
     weights, ids = routed(logits, options, bias, implementation)
     wanted_weights, wanted_ids = definition(logits, options, bias)
@@ -83,7 +84,7 @@ def test_is_the_definition(rng, method, implementation):
 @methods
 def test_of_equals_the_first_is_taken(rng, method, implementation):
     num_experts, options = METHODS[method]
-    logits = jnp.asarray(rng.integers(-2, 3, (37, num_experts)), jnp.float32)
+    logits = jnp.asarray(rng.integers(-2, 3, (TOKENS, num_experts)), jnp.float32)
     bias = bias_of(rng, method, num_experts)
     bias = None if bias is None else jnp.zeros_like(bias)
     _, ids = routed(logits, options, bias, implementation)
@@ -104,14 +105,14 @@ def test_logits_whose_scores_are_equal_keep_their_order(implementation):
 @methods
 def test_a_row_that_is_not_finite_harms_no_other(rng, method, implementation):
     num_experts, options = METHODS[method]
-    logits = rng.standard_normal((5, num_experts)).astype(np.float32)
+    logits = rng.standard_normal((TOKENS, num_experts)).astype(np.float32)
     bias = bias_of(rng, method, num_experts)
     clean = routed(jnp.asarray(logits), options, bias, implementation)
     for row, value in ((1, np.nan), (3, np.inf), (4, -np.inf)):
         logits[row] = value
     weights, ids = routed(jnp.asarray(logits), options, bias, implementation)
     for got, wanted in ((weights, clean[0]), (ids, clean[1])):
-        np.testing.assert_array_equal(got[[0, 2]], wanted[[0, 2]])
+        np.testing.assert_array_equal(np.delete(got, [1, 3, 4], 0), np.delete(wanted, [1, 3, 4], 0))
     assert 0 <= ids.min() <= ids.max() < num_experts
     assert all(len(set(row)) == options.top_k for row in ids.tolist())
 

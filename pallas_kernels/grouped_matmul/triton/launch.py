@@ -32,6 +32,8 @@ def grouped_matmul(
     blocks: GroupedBlocks | None = None,
 ) -> Array:
     """See `pallas_kernels.grouped_matmul.grouped_matmul`."""
+    if x.dtype not in (jnp.bfloat16, jnp.float32):
+        raise UnsupportedError(f"x in {x.dtype}: the kernel serves bfloat16 and float32; cast it to one")
     if isinstance(w, QuantizedWeight) and x.dtype != jnp.bfloat16:
         raise UnsupportedError(
             f"x in {x.dtype} and w of {type(w).__name__}: the kernel multiplies floats of 16 bits; cast x to "
