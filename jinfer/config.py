@@ -38,6 +38,11 @@ class ModelOptions:
     dummy_weights: bool = option(False, help="random weights; the model needs only a config.json")
     """Random weights in place of a checkpoint: for benchmarks of shapes, with nothing but a config.json."""
     dummy_weights_seed: int = option(0, minimum=0, help="seed of the random weights", metavar="N")
+    routed_experts: bool = option(False, help="bring the experts of every token to the host; default: no")
+    """Bring the experts of every token to the host, of a model that has some: outputs have them
+    (`CompletionOutput.routed_experts`), and the engine counts the tokens of each (`EngineStats` and
+    /metrics). A step then copies 2 bytes a token, layer and expert of it more. Requests that need steps in
+    two halves (penalties, biases, structured outputs, log probabilities of prompts) are refused."""
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -227,6 +232,8 @@ class EngineLimits:
     max_num_batched_tokens: int
     max_model_len: int
     kv_cache_dtype: KVCacheDType = "auto"
+    num_experts: int | None = None
+    """The experts of a layer, where those of each token come to the host."""
 
     @property
     def pages_per_sequence(self) -> int:

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from jinfer.config import EngineLimits
 from jinfer.engine.logprobs import record_logprobs, record_scores
 from jinfer.engine.masks import accept, fill, masked_rows
+from jinfer.engine.routed_experts import count_experts, record_experts
 from jinfer.engine.split_plan import SplitExecutor, is_split, split_kinds
 from jinfer.engine.stats import EngineStats
 from jinfer.engine.steps import StepInFlight, StepQueue, one_at_a_time, overlapped
 from jinfer.engine.waiting_room import WaitingRoom
 from jinfer.errors import EngineError, JinferError, RequestError
-from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput, append_token
+from jinfer.requests.request import ExpertIds, FinishReason, Request, Sequence, SequenceOutput, append_token
 from jinfer.scheduling.scheduler import Scheduler
 from jinfer.scheduling.step_plan import StepPlan
 
@@ -47,13 +48,16 @@ class Engine:
         """The present state of the engine, and its counters since the start."""
         scheduler = self.scheduler
         pool = scheduler.page_pool
+        counters = dataclasses.asdict(scheduler.counters)
+        expert_tokens = counters.pop("expert_tokens")
         return EngineStats(
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting + len(self._waiting_room),
             num_used_pages=pool.num_used,
             num_cached_pages=pool.num_cached,
             num_free_pages=pool.num_free,
-            **dataclasses.asdict(scheduler.counters),
+            **counters,
+            expert_tokens=None if expert_tokens is None else expert_tokens.tolist(),
         )
 
     def add(self, request: Request) -> None:
@@ -130,6 +134,8 @@ class Engine:
             record_logprobs(sequences, output)
         for scores in output.prompt_scores:
             record_scores(scores)
+        if output.expert_ids is not None:
+            self._record_experts(step.plan, output.expert_ids)
         failed, advanced = [], []
         for sequence, token_id in zip(sequences, output.token_ids, strict=False):  # padding comes last
             if sequence is None:
@@ -147,6 +153,13 @@ class Engine:
             if each.finish_reason is not None:
                 self._end(each.sequence, each.finish_reason)
         return failed + advanced
+
+    def _record_experts(self, plan: StepPlan, expert_ids: ExpertIds) -> None:
+        assert self.limits.num_experts is not None
+        record_experts(plan, expert_ids)
+        counted, counters = count_experts(expert_ids, self.limits.num_experts), self._counters
+        before = counters.expert_tokens
+        counters.expert_tokens = counted if before is None else before + counted
 
     def _logprob_rows(self, sequences: list[Sequence | None]) -> list[int]:
         return [row for row, sequence in enumerate(sequences) if sequence in self._logprob_sequences]

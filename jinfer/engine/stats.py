@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 
 @dataclass
 class Counters:
@@ -11,6 +14,7 @@ class Counters:
     num_prefix_hit_tokens: int = 0
     num_generated_tokens: int = 0
     num_preemptions: int = 0
+    expert_tokens: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,8 @@ class EngineStats:
     A page is used while a sequence holds it, cached while only the prefix cache knows it, and free otherwise.
     `num_prompt_tokens` are those of the sequences that have begun (n of them for a request with n
     completions), and `num_prefix_hit_tokens` those of them whose keys and values were found in the prefix
-    cache.
+    cache. `expert_tokens` are the tokens of each expert, by layer with experts, of an engine with
+    `routed_experts`.
     """
 
     num_running: int
@@ -33,3 +38,4 @@ class EngineStats:
     num_prefix_hit_tokens: int
     num_generated_tokens: int
     num_preemptions: int
+    expert_tokens: list[list[int]] | None = None

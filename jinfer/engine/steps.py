@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from jinfer.requests.request import Request
+from jinfer.requests.request import ExpertIds, Request
 from jinfer.scheduling.step_plan import StepPlan
 
 SHORT_WAIT_S = 0.25e-3
@@ -43,13 +43,15 @@ class StepOutput:
     """The results of one step on the host, row by row of its plan. Made once and not changed.
 
     A token is None where the logits were not finite. `token_ids` may be longer than the plan: padding comes
-    last. `logprobs` has the rows that were asked for. `wait_s` is how long the host waited for the device.
+    last. `logprobs` has the rows that were asked for, and `expert_ids` the experts of all tokens of the step,
+    [layers, tokens, k]. `wait_s` is how long the host waited for the device.
     """
 
     token_ids: list[int | None]
     logprobs: Mapping[int, TokenLogprobs]
     wait_s: float
     prompt_scores: Sequence[ChunkScores] = ()
+    expert_ids: ExpertIds | None = None
 
 
 class StepExecutor(Protocol):

@@ -16,6 +16,7 @@ from jinfer.compilation.options import compiler_options
 from jinfer.compilation.program import Compilation, Program
 from jinfer.config import CompilerOptions, EngineLimits
 from jinfer.execution.device_state import DeviceState
+from jinfer.execution.routed_step import run_routed_step
 from jinfer.execution.step import run_step
 from jinfer.models.model import Model
 from jinfer.options import CompilerValue
@@ -23,8 +24,10 @@ from jinfer.placement import call_jitted
 from jinfer.sampling.sampler import StepResult
 from jinfer.weights.params import Params
 
-RESULT = StepResult(*range(len(StepResult._fields)))
+RESULT = StepResult(*range(len(StepResult._fields) - 1))
 """The structure of what a step returns beside its state."""
+ROUTED_RESULT = StepResult(*range(len(StepResult._fields)))
+"""That of a step that tells the experts of its tokens."""
 
 
 def compile_steps(
@@ -70,11 +73,12 @@ def lower_step(
 
 def step_program(model: Model, limits: EngineLimits, params: Any, state: Any, shape: StepShape) -> Program:
     """The step of one shape for abstract arguments."""
+    function, result = (run_step, RESULT) if limits.num_experts is None else (run_routed_step, ROUTED_RESULT)
     return Program(
-        function=functools.partial(run_step, model, shape, limits),
+        function=functools.partial(function, model, shape, limits),
         arguments=(params, state, abstract_packed(shape, limits)),
         donated=(1,),
-        result_structure=jax.tree.structure((state, RESULT)),
+        result_structure=jax.tree.structure((state, result)),
         facts=model.trace_facts(limits, shape),
     )
 

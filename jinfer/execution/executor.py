@@ -60,6 +60,8 @@ class Executor:
         self._join_prefixes(plan)
         result = self.run(self.make_batch(plan))
         result.token_ids.copy_to_host_async()
+        if result.expert_ids is not None:
+            result.expert_ids.copy_to_host_async()
         return result
 
     def _join_prefixes(self, plan: StepPlan) -> None:
@@ -113,7 +115,8 @@ class Executor:
             token_ids = [None if token_id == NOT_FINITE else token_id for token_id in token_ids]
         logprobs = _logprobs(result, logprob_rows) if logprob_rows else {}
         scores = prompt_scores(handle) if isinstance(handle, SplitStep) else ()
-        return StepOutput(token_ids, logprobs, wait_s, scores)
+        expert_ids = None if result.expert_ids is None else np.asarray(result.expert_ids)
+        return StepOutput(token_ids, logprobs, wait_s, scores, expert_ids)
 
     def reset(self) -> None:
         """Begins with an empty state. It may be interrupted, and done again."""

@@ -20,7 +20,7 @@ from jinfer.execution.device_memory import GB, DeviceMemory
 from jinfer.execution.kv_cache import KVLayout, check_cache_dtype
 from jinfer.execution.memory_plan import MemoryPlan
 from jinfer.execution.workspace import estimated_workspace_bytes, largest_workspace_bytes, split_steps_bytes
-from jinfer.models.config import ModelConfig
+from jinfer.models.config import ExpertsConfig, ModelConfig
 from jinfer.models.model import Model
 from jinfer.weights.params import num_bytes
 
@@ -120,7 +120,17 @@ def choose_limits(config: EngineConfig, model: ModelConfig, device: jax.Device) 
         max_num_batched_tokens=max_num_batched_tokens,
         max_model_len=_context(cache.max_model_len, model),
         kv_cache_dtype=cache.kv_cache_dtype,
+        num_experts=_num_experts(model) if config.model.routed_experts else None,
     )
+
+
+def _num_experts(model: ModelConfig) -> int:
+    """The experts of the layers that have the most. Raises ConfigError if there are none."""
+    if not any(isinstance(layer.mlp, ExpertsConfig) for layer in model.layers):
+        raise ConfigError(
+            f"routed_experts=True, and {model.architecture} has no layer with experts here; leave it out"
+        )
+    return max(layer.mlp.num_experts for layer in model.layers if isinstance(layer.mlp, ExpertsConfig))
 
 
 def check_fits(

@@ -66,7 +66,7 @@ def forward(
 ) -> tuple[DeviceState, NextTokens]:
     """The first half: keys and values into the cache, and the logits of the next tokens."""
     batch = unpack(layout_of(shape, limits), packed)
-    find_tokens = _decode_tokens if shape.is_decode else mixed_tokens
+    find_tokens = decode_tokens if shape.is_decode else mixed_tokens
     rows, tokens, row_ids, sampling = find_tokens(model, limits=limits, rows=state.rows, batch=batch)
     hidden, kv_cache = model.forward(params, state.kv_cache, tokens)
     rows = rows.with_lengths(batch["row_ids"], tokens.lengths)
@@ -104,7 +104,7 @@ def choose_tokens(implementation: Implementation, rows: Rows, wanted: NextTokens
     return rows.with_tokens(wanted.row_ids, result.token_ids), result
 
 
-def _decode_tokens(
+def decode_tokens(
     model: Model, *, limits: EngineLimits, rows: Rows, batch: dict[str, Array]
 ) -> tuple[Rows, TokenBatch, Int32[Array, " rows"], Int32[Array, "rows packed"]]:
     """One token of each row; all but the rows that run and their new pages is on the device already.

@@ -159,7 +159,19 @@ class Decoder:
     def __call__(
         self, kv_cache: tuple[LayerPages, ...], tokens: TokenBatch
     ) -> tuple[Float[Array, "tokens_or_rows features"], tuple[LayerPages, ...]]:
-        """The last hidden states, and the cache with the tokens' keys and values in it.
+        """The last hidden states, and the cache with the tokens' keys and values in it."""
+        x, new_cache, _ = self.routed(kv_cache, tokens)
+        return x, new_cache
+
+    def routed(
+        self, kv_cache: tuple[LayerPages, ...], tokens: TokenBatch
+    ) -> tuple[
+        Float[Array, "tokens_or_rows features"],
+        tuple[LayerPages, ...],
+        tuple[Int32[Array, "_ k"], ...],
+    ]:
+        """The last hidden states, the cache with the tokens' keys and values in it, and the experts of each
+        token that is computed in each layer that has some.
 
         With `tokens.logits_indices` they are those of these tokens. The last layer with keys and values of
         its own then computes these of all tokens and the rest for those alone, since nothing reads its other
@@ -169,21 +181,22 @@ class Decoder:
         angles = {table: table_angles(table, tokens) for table in self.config.rope_tables}
         x, cache = self.embedding(tokens.token_ids, self.config.embedding_scale), list(kv_cache)
         inputs = None if self.token_inputs is None else self.token_inputs(tokens.token_ids, x)
-        last_caching = self.config.caching_layers[-1]
+        last_caching, routed = self.config.caching_layers[-1], []
         for number, (layers, index) in enumerate(self._in_order()):
             config, place = self.config.layers[number], self.config.cache_index(number)
             of_layer = tokens if number == last_caching else tokens._replace(logits_indices=None)
             turns = angles[config.attention.rope_table]
             of_tokens = None if inputs is None else inputs[:, number]
-            x, cache[place], _ = _layer(
+            x, cache[place], expert_ids = _layer(
                 layers, config, np.int32(index), x, turns, cache[place], of_layer, of_tokens
             )
+            routed += [] if expert_ids is None else [expert_ids]
             kept = tokens.logits_indices
             if number == last_caching and kept is not None:
                 tokens = tokens.last_of_rows()
                 angles = {table: (cos[kept], sin[kept]) for table, (cos, sin) in angles.items()}
                 inputs = None if inputs is None else inputs[kept]
-        return x, tuple(cache)
+        return x, tuple(cache), tuple(routed)
 
     def _in_order(self) -> list[tuple[Layers, int]]:
         """The stack of each layer, and its index in it."""
@@ -274,6 +287,19 @@ class Model:
         """The last hidden states, of all tokens or at `tokens.logits_indices`, and the cache with all keys
         and values in it."""
         return self._module_of(params)(kv_cache, tokens)
+
+    def routed_forward(
+        self, params: Params, kv_cache: tuple[LayerPages, ...], tokens: TokenBatch
+    ) -> tuple[
+        Float[Array, "tokens_or_rows features"],
+        tuple[LayerPages, ...],
+        tuple[Int32[Array, "_ k"], ...],
+    ]:
+        """As `forward`, with the experts of each token in each layer that has some, of a model of jinfer's
+        own."""
+        decoder = self._module_of(params)
+        assert isinstance(decoder, Decoder)
+        return decoder.routed(kv_cache, tokens)
 
     def logits(self, params: Params, hidden: Float[Array, "rows features"]) -> Float[Array, "rows vocab"]:
         """float32 logits of the token after each hidden state."""

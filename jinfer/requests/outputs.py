@@ -1,9 +1,13 @@
 """Outputs: completions and pieces of a stream, for the caller."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from jinfer.requests.request import FinishReason, Request, Sequence, SequenceOutput
+import numpy as np
+
+from jinfer.requests.request import ExpertIds, FinishReason, Request, Sequence, SequenceOutput
+
+NOT_COMPUTED = -1  # the experts of a token that no step computed
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,10 @@ class CompletionOutput:
     sequence.
 
     `logprobs` has, per token, the log probability of the sampled token and of the most likely ones, by id.
-    `error` says why finish_reason is `error`.
+    `error` says why finish_reason is `error`. `routed_experts`, of an engine with that option, are the
+    experts of each token of prompt and output, the best first, in each layer that has some: int16 [tokens,
+    layers, k]. They are -1 for what was not computed: tokens that were found in the prefix cache, and the
+    last one.
     """
 
     index: int
@@ -38,6 +45,7 @@ class CompletionOutput:
     cumulative_logprob: float | None
     logprobs: tuple[Mapping[int, float], ...] | None
     error: str | None
+    routed_experts: ExpertIds | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,19 @@ def _completion(sequence: Sequence) -> CompletionOutput:
         cumulative_logprob=sequence.cumulative_logprob if wants_logprobs else None,
         logprobs=tuple(sequence.logprobs) if wants_logprobs else None,
         error=sequence.error,
+        routed_experts=_routed_experts(sequence),
     )
+
+
+def _routed_experts(sequence: Sequence) -> ExpertIds | None:
+    """Those of a position that was computed twice are of the last time."""
+    if not sequence.expert_ids:
+        return None
+    num_tokens, shape = len(sequence.token_ids), sequence.expert_ids[0][1].shape
+    experts = np.full((num_tokens, *shape[1:]), NOT_COMPUTED, np.int16)
+    for position, found in sequence.expert_ids:
+        experts[position : position + len(found)] = found[: max(0, num_tokens - position)]
+    return experts
 
 
 def _text(sequence: Sequence) -> str:

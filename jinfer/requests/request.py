@@ -4,10 +4,15 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jinfer.requests.logits_rules import LogitsRules
 from jinfer.requests.sampling_params import SamplingParams
 from jinfer.requests.token_masker import TokenMasker
 from jinfer.text.detokenizer import Detokenizer
+
+ExpertIds = NDArray[np.int16]
 
 
 class FinishReason(enum.StrEnum):
@@ -56,6 +61,8 @@ class Sequence:
     )
     logprobs: list[dict[int, float]] = field(default_factory=list)
     cumulative_logprob: float = 0.0
+    # [tokens, layers, k] from a position on, where the engine tells them; later ones replace earlier ones.
+    expert_ids: list[tuple[int, ExpertIds]] = field(default_factory=list)
 
     @property
     def params(self) -> SamplingParams:

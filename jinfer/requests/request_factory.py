@@ -95,8 +95,12 @@ class RequestFactory:
         resolved = params.with_defaults(self._sampling_defaults)
         stop_token_ids = stop_ids_of(resolved, self._eos_token_ids, self._vocab_size)
         if self._makes_maskers:
-            return PreparedParams(resolved, self.rules.make(resolved, stop_token_ids, waits=waits))
-        return PreparedParams(resolved, self.rules.check(resolved, stop_token_ids))
+            rules = self.rules.make(resolved, stop_token_ids, waits=waits)
+        else:
+            rules = self.rules.check(resolved, stop_token_ids)
+        if self._limits.num_experts is not None:
+            _check_has_routed_steps(resolved, rules)
+        return PreparedParams(resolved, rules)
 
     def _create(self, prompt: Prompt, prepared: PreparedParams, priority: int) -> Request:
         ids = prompt.token_ids
@@ -167,4 +171,21 @@ class RequestFactory:
             min_tokens=params.min_tokens,
             context=request.prompt_token_ids,
             placed_token_ids=self._placed_token_ids,
+        )
+
+
+def _check_has_routed_steps(params: SamplingParams, rules: RequestRules) -> None:
+    """Raises RequestError for a request whose steps have two halves, which do not tell the experts."""
+    halves = {
+        "what changes its logits (penalties, biases, words, structured outputs)": rules.logits_rules
+        is not None
+        or rules.masker is not None,
+        "prompt_logprobs": params.prompt_logprobs is not None,
+        "log probabilities of processed logits": params.reports_processed_logprobs,
+    }
+    found = [what for what, is_asked in halves.items() if is_asked]
+    if found:
+        raise RequestError(
+            f"the request has {' and '.join(found)}, and an engine with routed_experts=True serves requests "
+            "without; leave it out, or use an engine without the option"
         )

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float32, Int32
+from jaxtyping import Array, Bool, Float32, Int16, Int32
 
 from jinfer.batching.sampling_state import SamplingRows
 from jinfer.requests.sampling_params import MAX_LOGPROBS
@@ -18,13 +18,15 @@ class StepResult(NamedTuple):
     A token is NOT_FINITE where logits hold NaN or infinity: a second array to say so would take as long to
     come to the host as the tokens. `top_*` are the MAX_LOGPROBS most likely tokens. Log probabilities are of
     the model's own distribution, before temperature and filters, unless a row asks for those of the
-    distribution that it is sampled from; they are zeros in rows that do not want them.
+    distribution that it is sampled from; they are zeros in rows that do not want them. `expert_ids` are given
+    by steps that tell the experts of their tokens, all of them.
     """
 
     token_ids: Int32[Array, " rows"]
     logprobs: Float32[Array, " rows"]
     top_token_ids: Int32[Array, "rows top"]
     top_logprobs: Float32[Array, "rows top"]
+    expert_ids: Int16[Array, "layers tokens k"] | None = None
 
 
 def sample(

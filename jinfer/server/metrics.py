@@ -153,6 +153,17 @@ class ServerMetrics(Collector):
                 family = kind(PREFIX + name, help, labels=["model_name"])
                 family.add_metric([self._model_name], float(value))
                 yield family
+        if stats.expert_tokens is not None:
+            yield self._expert_tokens(stats.expert_tokens)
+
+    def _expert_tokens(self, by_layer: list[list[int]]) -> CounterMetricFamily:
+        labels = ["model_name", "layer", "expert"]
+        help = "Tokens of each expert, by layer with experts."
+        family = CounterMetricFamily(f"{PREFIX}expert_tokens_total", help, labels=labels)
+        for layer, counts in enumerate(by_layer):
+            for expert, count in enumerate(counts):
+                family.add_metric([self._model_name, str(layer), str(expert)], float(count))
+        return family
 
     def _labelled(self, name: str, help: str, label: str, counts: Counter[str]) -> CounterMetricFamily:
         family = CounterMetricFamily(PREFIX + name, help, labels=["model_name", label])
