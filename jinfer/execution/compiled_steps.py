@@ -27,7 +27,7 @@ from jinfer.weights.params import Params
 RESULT = StepResult(*range(len(StepResult._fields) - 1))
 """The structure of what a step returns beside its state."""
 ROUTED_RESULT = StepResult(*range(len(StepResult._fields)))
-"""That of a step that tells the experts of its tokens."""
+"""The same of a step that tells the experts of its tokens."""
 
 
 def compile_steps(

@@ -22,7 +22,7 @@ def run_routed_step(
     state: DeviceState,
     packed: Int32[Array, " packed"],
 ) -> tuple[DeviceState, StepResult]:
-    """As `step.run_step`, with the last layer computed for all tokens, and the experts of each of them."""
+    """A step as `step.run_step` computes it, with the last layer for all tokens, and the experts of each."""
     batch = unpack(layout_of(shape, limits), packed)
     find_tokens = decode_tokens if shape.is_decode else mixed_tokens
     rows, tokens, row_ids, sampling = find_tokens(model, limits=limits, rows=state.rows, batch=batch)

@@ -295,8 +295,8 @@ class Model:
         tuple[LayerPages, ...],
         tuple[Int32[Array, "_ k"], ...],
     ]:
-        """As `forward`, with the experts of each token in each layer that has some, of a model of jinfer's
-        own."""
+        """The same as of `forward`, and the experts of each token in each layer that has some, of a model of
+        jinfer's own."""
         decoder = self._module_of(params)
         assert isinstance(decoder, Decoder)
         return decoder.routed(kv_cache, tokens)

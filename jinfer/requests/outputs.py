@@ -146,7 +146,7 @@ def _completion(sequence: Sequence) -> CompletionOutput:
 
 
 def _routed_experts(sequence: Sequence) -> ExpertIds | None:
-    """Those of a position that was computed twice are of the last time."""
+    """The experts of each token: of a position that was computed twice, those of the last time."""
     if not sequence.expert_ids:
         return None
     num_tokens, shape = len(sequence.token_ids), sequence.expert_ids[0][1].shape
