@@ -139,10 +139,11 @@ def _experts_work(config: ModelConfig, params: Params) -> tuple[ExpertsWork, ...
     """The experts of each stack of layers that has some."""
     found = []
     for stack in layer_stacks(config):
-        mlp = config.layers[stack.layers[0]].mlp
-        if isinstance(mlp, ExpertsConfig):
-            stored = num_bytes(stack.params(params)["mlp"]["experts"])
-            found.append(ExpertsWork(stored, mlp.num_experts, mlp.routing.top_k))
+        layer = config.layers[stack.layers[0]]
+        for name, mlp in (("mlp", layer.mlp), ("experts_beside", layer.experts_beside)):
+            if isinstance(mlp, ExpertsConfig):
+                stored = num_bytes(stack.params(params)[name]["experts"])
+                found.append(ExpertsWork(stored, mlp.num_experts, mlp.routing.top_k))
     return tuple(found)
 
 

@@ -71,8 +71,10 @@ class ModelWork:
         attention, of_experts = self._attention(layer), 0
         mlp: MLPConfig | ExpertsConfig | None = layer.mlp
         if isinstance(mlp, ExpertsConfig):
-            of_experts = mlp.num_experts + 3 * mlp.routing.top_k * mlp.intermediate_size
+            of_experts = _expert_columns(mlp)
             mlp = mlp.shared
+        if layer.experts_beside is not None:
+            of_experts += _expert_columns(layer.experts_beside)
         of_mlp = 0 if mlp is None else 3 * mlp.intermediate_size * self.config.hidden_size
         linear = (attention.other_params + of_mlp) // self.linear_rate
         return linear + attention.float_params + of_experts * self.config.hidden_size
@@ -111,6 +113,11 @@ class ModelWork:
 
     def _attention_flops(self, layer: LayerConfig, first: int, last: int) -> int:
         return self._attention(layer).pair_flops * _visible(first, last, layer.attention.sliding_window)
+
+
+def _expert_columns(mlp: ExpertsConfig) -> int:
+    """The columns of a router, and of the experts of a token."""
+    return mlp.num_experts + 3 * mlp.routing.top_k * mlp.intermediate_size
 
 
 def _visible(first: int, last: int, window: int | None) -> int:

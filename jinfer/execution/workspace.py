@@ -97,7 +97,10 @@ def _of_few_layers(model: Model, dtype: jnp.dtype) -> Model:
 def estimated_workspace_bytes(model: ModelConfig, limits: EngineLimits, dtype: jnp.dtype) -> int:
     """An upper estimate, for where compiling takes too long or XLA does not say."""
     widest = 2 * model.hidden_size + max(
-        _mlp_width(layer.mlp) + layer.attention.query_width for layer in model.layers
+        _mlp_width(layer.mlp)
+        + (0 if layer.experts_beside is None else _mlp_width(layer.experts_beside))
+        + layer.attention.query_width
+        for layer in model.layers
     )
     logits = LOGITS_COPIES * limits.max_num_seqs * model.vocab_size * 4
     return logits + ACTIVATION_COPIES * limits.max_num_batched_tokens * widest * dtype.itemsize

@@ -159,13 +159,15 @@ class ExpertsConfig:
 class LayerConfig:
     """One kind of layer: layers of a kind share one trace. With `has_pre_norms`, what attention and MLP read
     is normalized, and with `has_post_norms` what they give, before it is added. With `has_scale`, the hidden
-    states behind the layer are multiplied by a number of its own."""
+    states behind the layer are multiplied by a number of its own. `experts_beside` read what a dense MLP
+    reads, and both are added up, each with norms of its own."""
 
     attention: AttentionConfig | LatentAttentionConfig
     mlp: MLPConfig | ExpertsConfig
     has_post_norms: bool = False
     has_pre_norms: bool = True
     has_scale: bool = False
+    experts_beside: ExpertsConfig | None = None
 
     @property
     def grouped_attention(self) -> AttentionConfig:

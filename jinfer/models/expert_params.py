@@ -42,6 +42,28 @@ def experts_params(
     return specs
 
 
+BESIDE_NORMS = {
+    "norm": "pre_feedforward_layernorm_2",
+    "dense_post_norm": "post_feedforward_layernorm_1",
+    "post_norm": "post_feedforward_layernorm_2",
+}
+
+
+def beside_params(
+    path: str, mlp: ExpertsConfig, names: ExpertNames, embed: Axis, stack: StackSpecs
+) -> dict[str, ParamSpec]:
+    """The parameters of experts beside a dense MLP, with their norms, and with the scales of what the router
+    reads and of each expert's weights."""
+    return {
+        **experts_params(path, mlp, names, embed, stack),
+        **{f"{path}/{name}/scale": stack.norm(tensor, embed) for name, tensor in BESIDE_NORMS.items()},
+        f"{path}/router_norm/scale": stack.vector("router.scale", embed, init="ones"),
+        f"{path}/expert_scales": stack.vector(
+            "router.per_expert_scale", Axis("router", mlp.num_experts), init="ones"
+        ),
+    }
+
+
 def _routed_params(
     path: str, mlp: ExpertsConfig, names: ExpertNames, embed: Axis, stack: StackSpecs
 ) -> dict[str, ParamSpec]:

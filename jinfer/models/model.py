@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int32
 from jinfer.models.attention import Attention, LayerPages, TokenBatch
 from jinfer.models.config import ExpertsConfig, LayerConfig, MLPConfig, ModelConfig, RopeTable
 from jinfer.models.experts import Experts
+from jinfer.models.experts_beside import ExpertsBeside
 from jinfer.models.latent_attention import LatentAttention
 from jinfer.models.layers import STATIC, Embedding, GatedMLP, LayerIndex, RMSNorm
 from jinfer.models.params import HEAD, SANDWICH_NORMS, LayerStack, layer_stacks
@@ -35,6 +36,7 @@ class Layers:
     mlp_norm: RMSNorm | None
     mlp: GatedMLP | Experts
     mlp_post_norm: RMSNorm | None
+    experts_beside: ExpertsBeside | None
     token_input: TokenInputGate | None
     scale: Float[Array, "layers 1"] | None
     residual_scale: float = field(metadata=STATIC)
@@ -53,6 +55,9 @@ class Layers:
             mlp_norm=mlp_norm,
             mlp=_mlp_of(params["mlp"], implementation),
             mlp_post_norm=mlp_post_norm,
+            experts_beside=ExpertsBeside.of(params["experts_beside"], epsilon, implementation)
+            if "experts_beside" in params
+            else None,
             token_input=None
             if config.token_inputs is None
             else TokenInputGate.of(params["token_input"], config.token_inputs, epsilon, implementation),
@@ -89,7 +94,7 @@ class Layers:
             residual=x if tokens.logits_indices is None else x[tokens.logits_indices],
             residual_scale=self.residual_scale,
         )
-        x, expert_ids = self._mlp(x, layer, config.mlp, tokens)
+        x, expert_ids = self._mlp(x, layer, config, tokens)
         if self.token_input is not None:
             assert inputs is not None
             at = tokens.logits_indices
@@ -97,19 +102,30 @@ class Layers:
         return (x if self.scale is None else x * self.scale[layer]), kv_pages, expert_ids
 
     def _mlp(
-        self, x: Array, layer: LayerIndex, config: MLPConfig | ExpertsConfig, tokens: TokenBatch
+        self, x: Array, layer: LayerIndex, config: LayerConfig, tokens: TokenBatch
     ) -> tuple[Array, Array | None]:
+        mlp = config.mlp
         around: dict[str, Any] = {
             "norm": self.mlp_norm,
             "post_norm": self.mlp_post_norm,
             "residual": x,
             "residual_scale": self.residual_scale,
         }
-        if isinstance(self.mlp, GatedMLP):
-            assert isinstance(config, MLPConfig)
-            return self.mlp(x, layer, activation=config.activation, **around), None
-        assert isinstance(config, ExpertsConfig)
-        return self.mlp(x, layer, config=config, is_padding=tokens.is_padding, **around)
+        if isinstance(self.mlp, Experts):
+            assert isinstance(mlp, ExpertsConfig)
+            return self.mlp(x, layer, config=mlp, is_padding=tokens.is_padding, **around)
+        assert isinstance(mlp, MLPConfig)
+        if self.experts_beside is None or config.experts_beside is None:
+            return self.mlp(x, layer, activation=mlp.activation, **around), None
+        dense = self.mlp(
+            x, layer, activation=mlp.activation, norm=self.mlp_norm, post_norm=None, residual=None
+        )
+        y, expert_ids = self.experts_beside(
+            x, dense, layer, config=config.experts_beside, is_padding=tokens.is_padding
+        )
+        if self.mlp_post_norm is not None:
+            y = self.mlp_post_norm(y, layer, self.experts_beside.implementation)
+        return x + y * self.residual_scale, expert_ids
 
 
 def _mlp_of(params: Params, implementation: Implementation) -> GatedMLP | Experts:

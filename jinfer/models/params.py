@@ -16,7 +16,7 @@ from jinfer.models.config import (
     ModelConfig,
     TensorNames,
 )
-from jinfer.models.expert_params import experts_params, gated_mlp_params
+from jinfer.models.expert_params import beside_params, experts_params, gated_mlp_params
 from jinfer.models.latent_params import latent_attention_params
 from jinfer.models.stack_specs import Axis, StackSpecs, joined_outputs
 from jinfer.models.token_input_params import of_layers, of_model
@@ -140,6 +140,10 @@ def _layer_params(config: ModelConfig, layer: LayerConfig, stack: StackSpecs) ->
         **_attention_params(layer.attention, config.tensor_names, embed, stack),
         **_mlp_params(layer.mlp, config.tensor_names, embed, stack),
     }
+    if layer.experts_beside is not None:
+        specs |= beside_params(
+            "experts_beside", layer.experts_beside, config.tensor_names.experts, embed, stack
+        )
     if config.token_inputs is not None:
         specs |= of_layers(config.token_inputs, embed, stack)
     if layer.has_scale:

@@ -59,7 +59,15 @@ def write_quantized_checkpoint(
 
 def check_layers(model: Model) -> None:
     """Raises UnsupportedModelError for layers that are not run over text here."""
-    if any(isinstance(layer.attention, LatentAttentionConfig) for layer in model.config.layers):
+    config = model.config
+    has_other_parts = any(layer.has_scale or layer.experts_beside for layer in config.layers)
+    if has_other_parts or config.token_inputs is not None or len(config.caching_layers) < config.num_layers:
+        raise UnsupportedModelError(
+            f"{config.architecture} has layers that read another's cache, or parts beside attention and one "
+            "MLP, which checkpoints are not quantized of; load it with quantization='fp8' or 'int8', which "
+            "needs none"
+        )
+    if any(isinstance(layer.attention, LatentAttentionConfig) for layer in config.layers):
         raise UnsupportedModelError(
             f"{model.config.architecture} has latent attention, whose products are not among those that "
             "checkpoints are quantized of; load it with quantization='fp8' or 'int8', which needs none"

@@ -12,10 +12,12 @@ from safetensors.numpy import load_file, save_file
 
 from jinfer.errors import UnsupportedModelError
 from jinfer.execution.kv_cache import KVHeads, KVLayout
-from jinfer.models.config import ModelConfig, TokenInputsConfig
-from jinfer.models.registry import read_model_config
+from jinfer.models.config import ExpertsConfig, ModelConfig, TokenInputsConfig
+from jinfer.models.registry import build_model, read_model_config
 from jinfer.models.rope import rope_frequencies
 from jinfer.models.rope_config import ProportionalRope, RopeConfig
+from jinfer.quantization.checkpoint import check_layers
+from pallas_kernels.router import RouterOptions
 from tests.models.goldens import GOLDENS
 from tests.weights.loaded import assert_same, loaded
 
@@ -135,8 +137,20 @@ def test_what_would_be_computed_wrongly_is_refused(entries: dict[str, Any], mess
     assert message in refusal(**entries)
 
 
-def test_experts_are_refused() -> None:
-    assert "without experts" in refusal(enable_moe_block=True)
+def test_experts_lie_beside_the_mlp_of_each_layer() -> None:
+    given = {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 24}
+    routing = RouterOptions(top_k=2, renormalize=True)
+    experts = ExpertsConfig(6, 24, routing, activation="gelu_tanh")
+    assert {layer.experts_beside for layer in read(**given).layers} == {experts}
+    assert {layer.experts_beside for layer in read(**{**given, "enable_moe_block": False}).layers} == {None}
+    assert "no more than the 6 experts" in refusal(**{**given, "top_k_experts": 7})
+    assert "no 'moe_intermediate_size'" in refusal(**{**given, "moe_intermediate_size": None})
+
+
+def test_quantized_checkpoints_of_it_are_refused() -> None:
+    model = build_model(read(), jnp.dtype("float32"), "xla")
+    with pytest.raises(UnsupportedModelError, match=r"beside attention and one MLP, .*quantization='fp8'"):
+        check_layers(model)
 
 
 def test_keys_of_layers_that_read_anothers_are_left_out(tmp_path: Path) -> None:
@@ -159,10 +173,12 @@ def test_a_multimodal_model_has_it_as_its_text_model() -> None:
     assert read_model_config({**raw, "text_config": text}) == replace(read(), is_part=True)
 
 
-def test_the_real_config_is_read_but_for_its_experts(shared_data: Path) -> None:
+def test_the_real_config_is_read_whole(shared_data: Path) -> None:
     raw = json.loads((shared_data / "configs" / "gemma-4-26B-A4B" / "config.json").read_text())
-    raw["text_config"]["enable_moe_block"] = False
     config = read_model_config(raw)
+    experts = config.layers[0].experts_beside
+    assert experts is not None
+    assert (experts.num_experts, experts.intermediate_size, experts.routing.top_k) == (128, 704, 8)
     local, full = config.layers[0].attention, config.layers[5].attention
     assert (local.head_dim, local.num_kv_heads, full.head_dim, full.num_kv_heads) == (256, 8, 512, 2)
     assert full.rope == RopeConfig(1e6, ProportionalRope(0.25))

@@ -116,6 +116,8 @@ SMALL_EXPERTS = {
     "moe_intermediate_size": 40,
     "shared_expert_intermediate_size": 24,
     "n_routed_experts": 16,
+    "top_k_experts": 2,  # of Gemma 4
+    "global_head_dim": 48,
 }
 SMALL_LATENT = {
     "kv_lora_rank": 32,
@@ -155,7 +157,9 @@ def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
     """A real config.json of few and small layers, with all its switches, and a context of 128 positions."""
     if "text_config" in raw:
         kept = {name: raw[name] for name in ("architectures", "tie_word_embeddings") if name in raw}
-        return {**kept, "text_config": shrunk(raw["text_config"]), "vision_config": VISION}
+        is_qwen = raw["model_type"].startswith("qwen")  # Gemma 4 may have no vision
+        text = shrunk(raw["text_config"])
+        return {**kept, "text_config": text, "vision_config": VISION if is_qwen else None}
     kept = {name: value for name, value in raw.items() if name not in WITHOUT_EFFECT}
     heads, kv_heads = raw["num_attention_heads"], raw.get("num_key_value_heads", raw["num_attention_heads"])
     small = {

@@ -5,13 +5,22 @@ of lower ones."""
 from dataclasses import replace
 
 from jinfer.entries import Entries
-from jinfer.models.config import LayerConfig, MLPConfig, ModelConfig, TokenInputsConfig
+from jinfer.models.config import (
+    ExpertNames,
+    ExpertsConfig,
+    LayerConfig,
+    MLPConfig,
+    ModelConfig,
+    TensorNames,
+    TokenInputsConfig,
+)
 from jinfer.models.config_entries import FamilyDefaults, read_decoder_config, read_num_layers
 from jinfer.models.families.gemma2 import read_cap
 from jinfer.models.layer_entries import GlobalHeads, read_global_heads, read_kv_layers
 from jinfer.models.rope_config import ProportionalRope, RopeConfig
 from jinfer.models.rope_entries import FULL, SLIDING, SPELLINGS, RopeContext, read_rope_entry, without_entries
 from jinfer.models.window_entries import read_layer_types, windows_by_type
+from pallas_kernels.router import RouterOptions
 
 ARCHITECTURES = ("Gemma4ForCausalLM",)
 MODEL_TYPE = "gemma4_text"
@@ -30,6 +39,16 @@ WINDOW, PERIOD, INPUT_SIZE = 512, 6, 256
 THETAS = {FULL: 1e6, SLIDING: 1e4}
 SHARE, DEFAULT_SHARE = "partial_rotary_factor", 0.25
 PROPORTIONAL = "proportional"
+NAMES = TensorNames(
+    experts=ExpertNames(
+        router="router.proj",
+        gate="experts.{expert}.gate_proj",
+        up="experts.{expert}.up_proj",
+        down="experts.{expert}.down_proj",
+        fused_gate_up="experts.gate_up_proj",
+        fused_down="experts.down_proj",
+    )
+)
 
 
 def read_config(entries: Entries) -> ModelConfig:
@@ -52,13 +71,17 @@ def read_config(entries: Entries) -> ModelConfig:
     )
     heads = read_global_heads(entries, types, config.layers[0].grouped_attention)
     kv_layers = read_kv_layers(entries, types)
+    experts = _read_experts(entries, config.layers[0])
     factor = 2 if entries.switch("use_double_wide_mlp", False) else 1
     return replace(
         config,
         layers=tuple(
-            _as_gemma4(layer, heads if kind == FULL else None, kv_layer, factor)
+            replace(
+                _as_gemma4(layer, heads if kind == FULL else None, kv_layer, factor), experts_beside=experts
+            )
             for layer, kind, kv_layer in zip(config.layers, types, kv_layers, strict=True)
         ),
+        tensor_names=NAMES,
         embedding_scale=config.hidden_size**0.5,
         logits_soft_cap=read_cap(entries, "final_logit_softcapping", None),
         token_inputs=_read_token_inputs(entries, config.layers[0]),
@@ -68,8 +91,6 @@ def read_config(entries: Entries) -> ModelConfig:
 def _check(entries: Entries) -> None:
     if entries.text("use_bidirectional_attention", None) == "all":
         entries.refuse("use_bidirectional_attention", "jinfer implements attention to what came before")
-    if entries.switch("enable_moe_block", False):
-        entries.refuse("enable_moe_block", "jinfer implements the models of this family without experts")
 
 
 def _read_types(entries: Entries) -> tuple[str, ...]:
@@ -100,6 +121,21 @@ def _as_gemma4(
         has_post_norms=True,
         has_scale=True,
     )
+
+
+def _read_experts(entries: Entries, layer: LayerConfig) -> ExpertsConfig | None:
+    """The experts beside the MLP of each layer, of which all sizes are given where there are some."""
+    names = "num_experts", "top_k_experts", "moe_intermediate_size"
+    if not entries.switch("enable_moe_block", False):
+        for name in names:
+            entries.has(name)
+        return None
+    assert isinstance(layer.mlp, MLPConfig)
+    num_experts, top_k, size = map(entries.required_integer, names)
+    if top_k > num_experts:
+        entries.refuse("top_k_experts", f"a token has no more than the {num_experts} experts of a layer")
+    routing = RouterOptions(top_k=top_k, renormalize=True)
+    return ExpertsConfig(num_experts, size, routing, activation=layer.mlp.activation)
 
 
 def _read_token_inputs(entries: Entries, layer: LayerConfig) -> TokenInputsConfig | None:
