@@ -174,11 +174,14 @@ def _tensor_shapes(model: Model) -> Iterator[tuple[str, tuple[int, ...]]]:
     specs = list(model.param_specs.by_path.values())
     for layer in range(model.config.num_layers):
         for spec in specs:
-            if layer in (spec.layers or (0,)):
+            for place in spec.places():
+                number = spec.layers[place.indices[0]] if spec.is_stacked else 0
+                if number != layer:
+                    continue
                 *others, _ = spec.entry_shape
-                for tensor in spec.tensors:
+                for name, tensor in zip(place.names, spec.tensors, strict=True):
                     shape = (*others, tensor.num_columns)
-                    yield tensor.name.format(layer=layer), shape[::-1] if spec.is_transposed else shape
+                    yield name, shape[::-1] if spec.is_transposed else shape
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jinfer.errors import ConfigError, UnsupportedModelError
-from jinfer.models.config import LatentAttentionConfig
+from jinfer.models.config import ExpertsConfig, LatentAttentionConfig
 from jinfer.models.model import Model
 from jinfer.progress import progress_bar
 from jinfer.quantization.model_quantization import ModelQuantization, QuantizationPlan, refused_modules
@@ -71,6 +71,11 @@ def check_layers(model: Model) -> None:
         raise UnsupportedModelError(
             f"{model.config.architecture} has latent attention, whose products are not among those that "
             "checkpoints are quantized of; load it with quantization='fp8' or 'int8', which needs none"
+        )
+    if any(isinstance(layer.mlp, ExpertsConfig) for layer in model.config.layers):
+        raise UnsupportedModelError(
+            f"{model.config.architecture} has experts, which are not among the products that checkpoints are "
+            "quantized of; use a checkpoint whose experts are stored in fp8 or mxfp4"
         )
 
 

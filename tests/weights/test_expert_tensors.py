@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jinfer.cli.command import main
 from jinfer.models.params import decoder_params
 from jinfer.models.registry import read_model_config
+from jinfer.weights import streaming
+from jinfer.weights.params import unflatten
 from pallas_kernels.core.weights import BlockFp8Weight, Mxfp4Weight
 from tests.models.goldens import GOLDENS
 from tests.weights.formats.packers import awq, fp8, mxfp4_arrays
@@ -76,6 +79,14 @@ def fused(tensors, module, names):
     return rest, stacks
 
 
+@pytest.fixture(params=[None, 777], ids=["one buffer", "small buffers"])
+def buffers(request, monkeypatch):
+    """Staging buffers that hold a tensor, or a few of its rows."""
+    if request.param is not None:
+        monkeypatch.setattr(streaming, "BUFFER_BYTES", request.param)
+
+
+@pytest.mark.usefixtures("buffers")
 def test_one_tensor_of_all_experts_is_what_one_of_each_is(tmp_path):
     name = "qwen3_moe_some_dense"
     tensors = tensors_of(name)
@@ -87,6 +98,7 @@ def test_one_tensor_of_all_experts_is_what_one_of_each_is(tmp_path):
     assert_same(loaded(written(tmp_path / "fused", name, tensors)), loaded(GOLDENS / name))
 
 
+@pytest.mark.usefixtures("buffers")
 def test_turned_and_interleaved_experts_are_what_one_tensor_of_each_is(tmp_path):
     name = "gpt_oss_yarn"
     tensors = {}
@@ -139,6 +151,7 @@ def written_quantized(directory, config, quantization, tensors):
     return directory
 
 
+@pytest.mark.usefixtures("buffers")
 def test_mxfp4_experts_stay_codes(tmp_path):
     """Gate and up are rows in turns, and lie side by side on the device."""
     rng, tensors, weights = np.random.default_rng(1), random_tensors(GPT_OSS), {}
@@ -225,3 +238,22 @@ def test_a_rule_that_quantizes_leaves_experts_and_router(caplog):
     assert isinstance(params[GATE_UP], jnp.ndarray)
     assert isinstance(params["mlp/router/kernel"], jnp.ndarray)
     assert "experts" in caplog.text
+
+
+def test_orbax_keeps_experts(tmp_path, capsys):
+    source = GOLDENS / "gpt_oss_yarn"
+    assert main(["convert", "--model", str(source), "--to", "orbax", str(tmp_path / "out")]) == 0
+    assert_same(loaded(tmp_path / "out"), loaded(source))
+
+
+def test_params_in_memory_may_have_experts():
+    plain = loaded(GOLDENS / "qwen2_moe_shared")
+    config = json.loads((GOLDENS / "qwen2_moe_shared" / "config.json").read_text(encoding="utf-8"))
+    assert_same(loaded(config, unflatten(plain)), plain)
+
+
+def test_a_checkpoint_is_not_quantized_of_experts(tmp_path, capsys):
+    source = GOLDENS / "mixtral_window"
+    assert main(["convert", "--model", str(source), "--quantize", "int8", str(tmp_path / "out")]) == 1
+    assert "MixtralForCausalLM has experts, which are not among the products" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
