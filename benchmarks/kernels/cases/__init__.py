@@ -14,6 +14,8 @@ OPS = (
     "append",
     "extend",
     "latent_attention",
+    "latent_cache_write",
+    "head_matmul",
     "rms_norm",
     "rope_cache_write",
     "layer_norm",
