@@ -44,7 +44,8 @@ def mla(
 ) -> Float[Array, "queries num_heads latent_dim"]:
     """Attention of each query over the first `lengths[query]` positions of its row, the query's own included.
 
-    The row of a query is `row_ids[query]`, where these are given, and else the one of its number. page_table
+    The row of a query is `row_ids[query]`, where these are given, which ascend, and else the one of its
+    number. page_table
     entries beyond a query's length are not followed. A query of length 0 gives zeros. The result has the
     queries' dtype.
 

@@ -56,6 +56,13 @@ class MlaBlocks:
     num_warps: int
     num_stages: int
     early_loads: bool
+    tokens: int = 1
+    """Tokens of a prompt that a program serves, without splits."""
+
+    @property
+    def queries(self) -> int:
+        """Rows of a program's matmuls."""
+        return self.tokens * self.heads
 
 
 class MlaCall(NamedTuple):
@@ -68,9 +75,18 @@ class MlaCall(NamedTuple):
     page_size: int
     max_positions: int
     itemsize: int
+    is_of_prompts: bool | None = None
+    """True where queries name their rows."""
 
     @classmethod
-    def of(cls, q_latent: Array, q_rope: Array, kv_pages: Array, page_table: Array) -> "MlaCall":
+    def of(
+        cls,
+        q_latent: Array,
+        q_rope: Array,
+        kv_pages: Array,
+        page_table: Array,
+        is_of_prompts: bool | None = None,
+    ) -> "MlaCall":
         """The call with these arguments of `mla`."""
         rows, num_heads, latent_dim = q_latent.shape
         page_size = kv_pages.shape[1]
@@ -82,6 +98,7 @@ class MlaCall(NamedTuple):
             page_size=page_size,
             max_positions=page_table.shape[1] * page_size,
             itemsize=q_latent.dtype.itemsize,
+            is_of_prompts=is_of_prompts,
         )
 
     @property
@@ -96,10 +113,15 @@ def mla_blocks(call: MlaCall) -> MlaBlocks:
     found = tuned_blocks("latent_attention", "mla", mla_key(call), MlaBlocks)
     if found is not None:
         return found
+    heads = max(MIN_DOT_SIZE, next_power_of_two(call.num_heads))
+    tokens = WGMMA_HEADS // heads
+    if call.is_of_prompts and call.itemsize == 2 and tokens > 1 and _fills(call.rows // tokens):
+        blocks = MlaBlocks(heads, 64, 1, num_warps=8, num_stages=3, early_loads=True, tokens=tokens)
+        if _fits(blocks, call):
+            return blocks
     if call.itemsize == 2 and call.num_heads > WGMMA_HEADS // 2:
         blocks = MlaBlocks(WGMMA_HEADS, 64, num_splits=1, num_warps=8, num_stages=3, early_loads=True)
     elif call.itemsize == 2:
-        heads = max(MIN_DOT_SIZE, next_power_of_two(call.num_heads))
         blocks = MlaBlocks(heads, 64, num_splits=1, num_warps=heads // 4, num_stages=3, early_loads=False)
     else:
         blocks = MlaBlocks(MIN_DOT_SIZE, 16, num_splits=1, num_warps=4, num_stages=3, early_loads=False)
@@ -150,14 +172,20 @@ def with_splits(blocks: MlaBlocks, waves: int, call: MlaCall) -> MlaBlocks:
     return replace(blocks, num_splits=max(1, min(wanted, max_splits)))
 
 
+def _fills(num_programs: int) -> bool:
+    """True where programs are so many that none need share a row."""
+    return num_programs >= target_device().num_multiprocessors
+
+
 def _fits(blocks: MlaBlocks, call: MlaCall) -> bool:
     return shared_memory_bytes(blocks, call.cache_dim, call.itemsize) <= PROGRAM_SHARED_MEMORY_BYTES
 
 
 def shared_memory_bytes(blocks: MlaBlocks, cache_dim: int, itemsize: int) -> int:
     """The queries, the tiles of which wgmma takes one more, and the weights on their way between warps."""
-    tiles = (blocks.num_stages - 1) // 2 + uses_wgmma(blocks.heads, blocks.num_warps, itemsize)
-    return itemsize * (cache_dim * (blocks.heads + tiles * blocks.tile) + blocks.heads * blocks.tile) + 1024
+    queries = blocks.queries
+    tiles = (blocks.num_stages - 1) // 2 + uses_wgmma(queries, blocks.num_warps, itemsize)
+    return itemsize * (cache_dim * (queries + tiles * blocks.tile) + queries * blocks.tile) + 1024
 
 
 def uses_wgmma(heads: int, num_warps: int, itemsize: int) -> bool:

@@ -459,6 +459,25 @@ def mla_cases() -> Iterator[Named]:
                 tensor_cores="wgmma" if shape.num_heads >= 64 else "mma",
             )
             yield f"mla-{name}-{rows}x{positions}", case
+    for name in ("deepseek-v2-lite", "deepseek-v3-quarter", "deepseek-v3"):
+        yield f"mla-{name}-prompt-4096", _mla_of_prompts(latent_shapes.SHAPES[name])
+
+
+def _mla_of_prompts(shape: latent_shapes.LatentShape, rows: int = 64, tokens: int = 4096) -> Case:
+    """Queries of several tokens are in one program where heads are few."""
+    return Case(
+        pallas(mla, scale=shape.scale),
+        (
+            array(tokens, shape.num_heads, shape.latent_dim),
+            array(tokens, shape.num_heads, shape.rope_dim),
+            LatentPages(array(16_385, 16, shape.latent_dim + shape.rope_dim)),
+            indices(rows, 256),
+            indices(tokens),
+        ),
+        kernel="latent_attention",
+        tensor_cores="wgmma",
+        named_arguments={"row_ids": indices(tokens)},
+    )
 
 
 def latent_cache_write_cases() -> Iterator[Named]:

@@ -24,8 +24,10 @@ from tests.pallas_kernels.h200_cases import CASES, Case, array
 pytestmark = pytest.mark.skipif(what_is_missing() is not None, reason=what_is_missing() or "")
 
 # By the beginning of a kernel's name. extend fills all 255 registers; Triton of jax 0.11, with which decision
-# 0008 was measured, wants up to four more.
-MAX_SPILL_BYTES = {} if jax.__version_info__ < (0, 11) else {"paged_attention_extend": 16}
+# 0008 was measured, wants up to four more. Latent attention of tokens stores where its results go before its
+# loop, and loads it behind that: the loop itself, disassembled, has neither.
+MAX_SPILL_BYTES = {"latent_attention_tokens": 128}
+MAX_SPILL_BYTES |= {} if jax.__version_info__ < (0, 11) else {"paged_attention_extend": 16}
 
 
 @pytest.fixture(scope="module")

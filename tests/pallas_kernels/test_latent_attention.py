@@ -106,11 +106,18 @@ def run(case: LatentCase, implementation: str, dtype, soft_cap: float | None = N
     return np.asarray(got, np.float32)
 
 
-def run_with(case: LatentCase, blocks: MlaBlocks, dtype, soft_cap: float | None = None) -> np.ndarray:
+def run_with(
+    case: LatentCase,
+    blocks: MlaBlocks,
+    dtype,
+    soft_cap: float | None = None,
+    row_ids: jax.Array | None = None,
+) -> np.ndarray:
     interpret = jax.default_backend() != "gpu"
     attend = functools.partial(mla_on_triton, blocks=blocks, interpret=interpret)
     q_latent, q_rope, kv_pages, *rows = case.arguments(dtype)
-    out = attend(q_latent, q_rope, kv_pages.array, *rows, scale=case.shape.scale, soft_cap=soft_cap)
+    options = {"scale": case.shape.scale, "soft_cap": soft_cap, "row_ids": row_ids}
+    out = attend(q_latent, q_rope, kv_pages.array, *rows, **options)
     return np.asarray(out, np.float32)
 
 
@@ -132,13 +139,30 @@ def test_agrees_with_the_reference(rng, name, dtype):
 def test_queries_name_their_rows(rng, implementation):
     """Several of a row, each of its own length, and one of none."""
     case = make_case(rng, TINY, [17, 40], 16)
-    row_ids, lengths = np.array([1, 1, 0, 1, 0], np.int32), np.array([39, 40, 17, 0, 5], np.int32)
+    row_ids, lengths = np.array([0, 0, 1, 1, 1], np.int32), np.array([17, 5, 39, 40, 0], np.int32)
     q = rng.standard_normal((5, *case.q.shape[1:]), np.float32)
     dense = [case.dense[row][:length] for row, length in zip(row_ids, lengths, strict=True)]
     queries = dataclasses.replace(case, q=q, lengths=lengths, dense=dense)
     attend = compiled(mla, scale=TINY.scale, implementation=implementation)
     got = attend(*queries.arguments(jnp.float32), row_ids=jnp.asarray(row_ids))
     assert relative_error(np.asarray(got), oracle(queries, None)) < BOUNDS[jnp.float32]
+
+
+@pytest.mark.parametrize(("num_heads", "tokens"), [(16, 4), (20, 2), (5, 4)])
+def test_tokens_of_a_prompt_in_one_program(rng, num_heads, tokens):
+    """Blocks of one row and of several, queries that see less than others, and padding at the end."""
+    shape = LatentShape(num_heads, 64, 16, 48)
+    rows = [*range(3, 12), *range(1, 6), 20, *range(60, 66)]  # the positions that each token sees
+    counts, case = [9, 5, 1, 6], make_case(rng, shape, [11, 5, 20, 65], 4)
+    row_ids = np.array([*np.repeat(np.arange(4), counts), 3, 3], np.int32)
+    lengths = np.array([*rows, 0, 0], np.int32)
+    dense = [case.dense[row][:length] for row, length in zip(row_ids, lengths, strict=True)]
+    q = rng.standard_normal((len(lengths), num_heads, 80), np.float32)
+    queries = dataclasses.replace(case, q=q, lengths=lengths, dense=dense)
+    heads = max(16, 1 << (num_heads - 1).bit_length())
+    blocks = MlaBlocks(heads, 16, 1, num_warps=4, num_stages=3, early_loads=False, tokens=tokens)
+    got = run_with(queries, blocks, jnp.float32, row_ids=jnp.asarray(row_ids))
+    assert relative_error(got, oracle(queries, None)) < BOUNDS[jnp.float32]
 
 
 @pytest.mark.parametrize("page_size", [1, 3, 64])
