@@ -29,7 +29,7 @@ from tests.models.goldens import GOLDENS
 
 LIMITS = EngineLimits(page_size=4, num_pages=9, max_num_seqs=3, max_num_batched_tokens=16, max_model_len=16)
 CONFIG = read_model_config(read_json(DEMO_MODEL / "config.json"))
-LATENT = read_model_config(read_json(GOLDENS / "deepseek_v2_dense" / "config.json"))
+LATENT = read_model_config(read_json(GOLDENS / "deepseek_v2_dense_yarn" / "config.json"))
 FLOAT32 = jnp.dtype("float32")
 SIZES = limits(max_num_seqs=20, max_model_len=16)  # four pages each
 

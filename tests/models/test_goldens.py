@@ -18,7 +18,7 @@ PALLAS_NAMES = (
     "phi3_partial_longrope_tied",  # heads of which a part is turned
     "glm4_post_norms_tied",  # pairs side by side
     "olmo2_gqa_biases",  # products without a norm before them, and with one behind
-    "deepseek_v2_dense",
+    "deepseek_v2_dense_yarn",
     "gemma2_soft_caps",  # of scores and logits; norms of 1 + w, and GELU
 )
 

@@ -86,7 +86,7 @@ def test_a_position_is_one_vector_in_each_layer():
 @pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8_e4m3"])
 def test_a_cache_in_8_bits_is_refused_by_name(kv_cache_dtype):
     with pytest.raises(ConfigError, match=f"'{kv_cache_dtype}' is of keys and values.*leave kv_cache_dtype"):
-        LLM(GOLDENS / "deepseek_v2_dense", **ENGINE, kv_cache_dtype=kv_cache_dtype)
+        LLM(GOLDENS / "deepseek_v2_dense_yarn", **ENGINE, kv_cache_dtype=kv_cache_dtype)
 
 
 def test_experts_of_real_configs(shared_data: Path):

@@ -472,20 +472,13 @@ VARIANTS: Mapping[str, Variant] = {
         {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 1, "image_size": 4},
         tie_word_embeddings=False,
     ),
-    "deepseek_v2_dense": _variant(
+    "deepseek_v2_dense_yarn": _variant(
         "DeepseekV2ForCausalLM",
         **_sizes(48, 3, 3),
         **_latent(q_lora_rank=None),
         first_k_dense_replace=2,
         attention_bias=True,
         tie_word_embeddings=True,
-    ),
-    "deepseek_v2_yarn": _variant(
-        "DeepseekV2ForCausalLM",
-        **_sizes(32, 2, 2),
-        **_latent(q_lora_rank=None),
-        **_latent_experts(n_shared_experts=2),
-        topk_method="greedy",
         rope_parameters={**LATENT_YARN_ROPE, "mscale_all_dim": 0.707},
     ),
     "deepseek_v2_groups_biases": _variant(
@@ -504,21 +497,15 @@ VARIANTS: Mapping[str, Variant] = {
         **_latent_experts(n_group=4, topk_group=2, routed_scaling_factor=2.5),
         rope_parameters=LATENT_YARN_ROPE,
     ),
-    "deepseek_v3_halves_biases": _variant(
-        "DeepseekV3ForCausalLM",
-        **_sizes(32, 4, 4),
-        **_latent(q_lora_rank=24, v_head_dim=12),
-        **_latent_experts(n_group=2, topk_group=2, norm_topk_prob=False),
-        rope_interleave=False,
-        attention_bias=True,
-        tie_word_embeddings=True,
-    ),
-    "glm4_moe_lite": _variant(
+    "glm4_moe_lite_halves_biases": _variant(
         "Glm4MoeLiteForCausalLM",
         **_sizes(48, 3, 3),
         **_latent(q_lora_rank=20, qk_nope_head_dim=24),
         **_latent_experts(num_hidden_layers=3),
         mlp_layer_types=["dense", "sparse", "dense"],
+        rope_interleave=False,
+        attention_bias=True,
+        norm_topk_prob=False,
     ),
 }
 
