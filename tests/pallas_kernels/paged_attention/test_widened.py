@@ -37,7 +37,7 @@ def test_every_vector_is_its_values_times_its_scale(rng, dtype, sizes):
 def test_rows_with_new_tokens_get_slots_side_by_side():
     table = jnp.asarray([[9, 2, 4, 0], [1, 1, 1, 1], [5, 3, 8, 7]], jnp.int32)
     slots = Slots.of(table, jnp.asarray([0, 3, 3, 7]), jnp.asarray([17, 30, 32]), page_size=8, num_slots=12)
-    assert slots.count == 7, "17 positions have 3 pages, and 32 have 4; the row in between gets no tokens"
+    assert slots.used == 7, "17 positions have 3 pages, and 32 have 4; the row in between gets no tokens"
     assert slots.sources[:7].tolist() == [9, 2, 4, 5, 3, 8, 7]
     assert slots.page_table[0, :3].tolist() == [0, 1, 2]
     assert slots.page_table[2].tolist() == [3, 4, 5, 6]
@@ -47,7 +47,7 @@ def test_rows_with_new_tokens_get_slots_side_by_side():
 def test_more_pages_than_slots_are_counted():
     table = jnp.arange(8, dtype=jnp.int32).reshape(2, 4)
     slots = Slots.of(table, jnp.asarray([0, 1, 2]), jnp.asarray([32, 32]), page_size=8, num_slots=5)
-    assert slots.count == 8
+    assert slots.used == 8
     assert slots.sources.tolist() == [0, 1, 2, 3, 4]
     assert slots.page_table.max() < 5
 

@@ -60,7 +60,7 @@ def extend(
     )
 
     def widened() -> Array:
-        pages = widen(kv_pages, slots.sources, slots.count, interpret=False)
+        pages = widen(kv_pages, slots.sources, slots.used, interpret=False)
         return attend(q, pages, slots.page_table, query_starts, lengths)
 
     def as_stored() -> Array:
@@ -68,4 +68,4 @@ def extend(
         return triton.extend(q, kv_pages, *rows, sinks=None, options=options, interpret=False)
 
     always_fits = len(slots.sources) == page_table.size
-    return widened() if always_fits else jax.lax.cond(slots.count <= len(slots.sources), widened, as_stored)
+    return widened() if always_fits else jax.lax.cond(slots.used <= len(slots.sources), widened, as_stored)

@@ -31,7 +31,7 @@ class Slots(NamedTuple):
 
     page_table: Array  # [rows, max_pages], of widened pages
     sources: Array  # [slots], pages of the cache
-    count: Array  # the slots in use, or how many more there would have to be
+    used: Array  # the slots in use, or how many more there would have to be
 
     @classmethod
     def of(
