@@ -157,9 +157,11 @@ def shrunk(raw: dict[str, Any]) -> dict[str, Any]:
     """A real config.json of few and small layers, with all its switches, and a context of 128 positions."""
     if "text_config" in raw:
         kept = {name: raw[name] for name in ("architectures", "tie_word_embeddings") if name in raw}
-        is_qwen = raw["model_type"].startswith("qwen")  # Gemma 4 may have no vision
         text = shrunk(raw["text_config"])
-        return {**kept, "text_config": text, "vision_config": VISION if is_qwen else None}
+        if raw["model_type"].startswith("qwen"):
+            return {**kept, "text_config": text, "vision_config": VISION}
+        # Gemma 4 may have no vision. Tied, a small one repeats its tokens: embeddings are scaled.
+        return {**kept, "text_config": text, "vision_config": None, "tie_word_embeddings": False}
     kept = {name: value for name, value in raw.items() if name not in WITHOUT_EFFECT}
     heads, kv_heads = raw["num_attention_heads"], raw.get("num_key_value_heads", raw["num_attention_heads"])
     small = {
