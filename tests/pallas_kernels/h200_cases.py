@@ -106,6 +106,8 @@ def paged_attention_cases() -> Iterator[Named]:
     for name, cache in itertools.product(("phi-2", "llama-3.1-8b", "gemma-2-2b-local"), QUANTIZED_CACHES):
         yield decode_case(name, 64, 2048, cache=cache)
         yield extend_case(name, 8192, 8, 4096, cache=cache)
+    for options in ({}, {"cache": jnp.int8}):
+        yield extend_case("gemma-4-26b-global", 128, 32, 4352, **options)
     yield decode_case("llama-3.1-8b", 256, 1024, cache=jnp.int8)
     yield extend_case("llama-3.1-8b", 8192, 8, 4096, page_size=1, cache=jnp.int8)
     yield decode_case("llama-3.1-8b", 64, 2048, dtype=jnp.float32, cache=jnp.int8)

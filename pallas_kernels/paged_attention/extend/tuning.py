@@ -78,14 +78,14 @@ def extend_blocks(call: ExtendCall) -> ExtendBlocks:
         max_rows = 256 * 128 // max(128, next_power_of_two(call.head_dim))
         # A thread's positions are in more pages, or it converts values: one register too many would be
         # spilled.
-        if call.page_size < 16 or call.quantized is not None:
+        if call.quantized is not None or (call.page_size < 16 and call.head_dim <= 256):
             max_rows //= 2
         num_stages = 3 if call.head_dim <= 128 else 2
         tile = fitting_tile(64, call.head_dim, call.itemsize, num_stages=num_stages)
     query_rows = _enough_programs(min(max_rows, call.max_query_rows), call)
     block_tokens = max(1, query_rows // call.padded_group)
-    # A warpgroup that converts values of 256 elements, or has 512, has registers for fewer queries.
-    max_rows_of_4 = 32 if call.head_dim > (256 if call.quantized is None else 128) else 64
+    # A warpgroup that converts values of 256 elements has registers for fewer queries, and with 512 for none.
+    max_rows_of_4 = 0 if call.head_dim > 256 else 32 if call.quantized and call.head_dim > 128 else 64
     num_warps = 4 if call.itemsize <= 2 and query_rows <= max_rows_of_4 else 8
     return ExtendBlocks(block_tokens, tile, _num_splits(call, block_tokens), num_warps, num_stages)
 
