@@ -81,9 +81,11 @@ class LatentAttention:
         else:
             queries = self.q(self.q_down(x, layer, norm=norm), layer, norm=self.q_norm)
         q = queries.reshape(len(x), config.num_heads, config.head_dim)
+        # XLA makes one product of two that read the same, and copies both kernels side by side for it.
+        apart = jax.lax.optimization_barrier(x)
         q_rope, kv_pages = latent_cache_write(
             q,
-            self.kv_down(x, layer, norm=norm),
+            self.kv_down(apart, layer, norm=norm),
             kv_pages,
             *angles,
             tokens.page_ids,

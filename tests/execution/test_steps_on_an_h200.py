@@ -245,6 +245,7 @@ def test_a_step_with_latent_attention_is_one_graph(compiled_latent, shape):
     assert not [kernel.name for kernel in program.kernels if kernel.spill_bytes]
     names = Counter(kernel.name.rstrip("_0123456789") for kernel in program.kernels)
     assert names["head_matmul"] == 2 * NUM_LAYERS
+    assert "input_concatenate_fusion" not in names, "two weights are copied side by side"
     assert names["latent_cache_write"] == names["latent_attention"] == NUM_LAYERS
 
 
