@@ -20,6 +20,7 @@ PALLAS_NAMES = (
     "olmo2_gqa_biases",  # products without a norm before them, and with one behind
     "deepseek_v2_dense_yarn",
     "gemma2_soft_caps",  # of scores and logits; norms of 1 + w, and GELU
+    "gpt_oss_yarn",  # experts with biases, and sinks
 )
 
 
