@@ -212,6 +212,27 @@ def test_candidates_on_a_gpu(rng, name):
         assert relative_error(run_with(case, blocks, jnp.bfloat16), wanted) < BOUNDS[jnp.bfloat16], blocks
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["deepseek-v2-lite", "deepseek-v3-quarter", "deepseek-v3"])
+def test_many_tokens_of_prompts_on_a_gpu(rng, name):
+    """So many that those of few heads share programs: two chunks behind a prefix, rows of one token, and
+    padding."""
+    counts, shape = [1] * 9 + [500, 290], SHAPES[name]
+    ends = np.array([*rng.integers(1, 900, 9), 1300, 290])
+    case = make_case(rng, shape, ends.tolist(), 16)
+    rows = [np.arange(end - count, end) + 1 for end, count in zip(ends, counts, strict=True)]
+    row_ids = np.array([*np.repeat(np.arange(len(counts)), counts), 10, 10], np.int32)
+    lengths = np.concatenate([*rows, [0, 0]]).astype(np.int32)
+    q = rng.standard_normal((len(lengths), *case.q.shape[1:]), np.float32)
+    arguments = dataclasses.replace(case, q=q, lengths=lengths).arguments(jnp.bfloat16)
+    options = {"scale": shape.scale, "row_ids": jnp.asarray(row_ids)}
+    got, wanted = (
+        np.asarray(mla(*arguments, **options, implementation=each), np.float32)
+        for each in ("pallas", "reference")
+    )
+    assert relative_error(got, wanted) < BOUNDS[jnp.bfloat16]
+
+
 def call_of(shape: LatentShape, rows: int, max_positions: int, itemsize: int = 2) -> MlaCall:
     return MlaCall(
         rows=rows,
