@@ -23,6 +23,9 @@ PALLAS_NAMES = (
     "gpt_oss_yarn",  # experts with biases, and sinks
 )
 
+# The two programs of the last layer differ, and a GPU's XLA may fuse what comes before it in another way too.
+MAX_CACHE_ERROR = 0 if jax.default_backend() == "cpu" else 1e-5
+
 
 @pytest.fixture(scope="module")
 def run(request: pytest.FixtureRequest) -> PagedRun:
@@ -54,7 +57,8 @@ def test_the_last_tokens_alone_are_what_they_are_among_all(run: PagedRun, name: 
     for layer, layer_of_all in zip(cache, cache_of_all, strict=True):
         axis = layer.page_axis
         for array, of_all in zip(jax.tree.leaves(layer), jax.tree.leaves(layer_of_all), strict=True):
-            np.testing.assert_array_equal(*(np.delete(each, NULL_PAGE, axis) for each in (array, of_all)))
+            pages = (np.delete(each, NULL_PAGE, axis) for each in (array, of_all))
+            np.testing.assert_allclose(*pages, rtol=0, atol=MAX_CACHE_ERROR)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -170,8 +170,10 @@ def test_a_gate_of_gelu(rng, implementation, dtype):
     x = x * jnp.asarray([[1], [30], [-30], [3000]], dtype)
     gate, other = np.split(np.asarray(x, np.float64) @ np.asarray(w, np.float64), 2, axis=1)
     got = matmul(x, w, gated=True, activation="gelu_tanh", implementation=implementation)
+    # XLA's product is rounded before its halves meet, and so three times in a row.
+    largest = 4 * 2**-9 if (implementation, dtype) == ("xla", jnp.bfloat16) else bound(dtype, norm=True)
     for row, wanted in zip(got, gelu_tanh(gate) * other, strict=True):
-        assert relative_error(row, wanted) < bound(dtype, norm=True)
+        assert relative_error(row, wanted) < largest
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -1,6 +1,7 @@
 """Many rows at once."""
 
 import random
+import time
 
 import numpy as np
 
@@ -110,7 +111,12 @@ def test_every_thread_gets_rows_of_its_own(demo, monkeypatch):
         eos_token_ids=demo.eos_token_ids,
         limits=GrammarLimits(num_lexers=5),
     )
-    maskers = [good(compiler, StructuredOutputs(json={"type": "string"})) for _ in range(23)]
+    outputs = StructuredOutputs(json={"type": "string"})
+    deadline = time.monotonic() + 60
+    while len({good(compiler, outputs).lexer for _ in range(5)}) < 5:  # they are compiled one after the other
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    maskers = [good(compiler, outputs) for _ in range(23)]
     filled: list[list[int]] = []
     mask_filling._on_threads(
         [(masker, row) for row, masker in enumerate(maskers)],
