@@ -149,11 +149,6 @@ def emit_barrier(barriers, index) -> utils.BarrierRef:
     return utils.BarrierRef(utils.memref_ptr(barriers), offset, None, 1)
 
 
-def emit_pointer(ref, index):
-    """The address of an element of an array of one dimension."""
-    return utils.getelementptr(utils.memref_ptr(ref), [index], ir.MemRefType(ref.type).element_type)
-
-
 def emit_one_thread():
     return utils.single_thread_predicate(utils.ThreadSubset.WARPGROUP)
 

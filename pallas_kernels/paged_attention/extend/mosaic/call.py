@@ -9,10 +9,9 @@ from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array
 
 from pallas_kernels.core.device import target_device
-from pallas_kernels.core.kv_pages import AnyKVPages
+from pallas_kernels.core.kv_pages import KVPages
 from pallas_kernels.paged_attention.extend.mosaic.copies import TRANSFORMS
 from pallas_kernels.paged_attention.extend.mosaic.kernel import kernel
-from pallas_kernels.paged_attention.extend.mosaic.loading import LOADING, Loading
 from pallas_kernels.paged_attention.extend.mosaic.serves import TILE
 from pallas_kernels.paged_attention.extend.mosaic.shape import (
     ATTENDING,
@@ -20,6 +19,7 @@ from pallas_kernels.paged_attention.extend.mosaic.shape import (
     NUM_QUERY_TILES,
     NUM_STAGES,
     QUERY_ROWS,
+    Barriers,
     Shape,
 )
 from pallas_kernels.paged_attention.extend.query_blocks import newest_positions_first
@@ -30,18 +30,18 @@ MAX_HEADS = 4  # of a group in a piece of work; more would not share more, and l
 
 @functools.partial(jax.jit, static_argnames=("scale",))
 def call_extend(
-    q: Array, kv_pages: AnyKVPages, page_table: Array, query_starts: Array, lengths: Array, *, scale: float
+    q: Array, kv_pages: KVPages, page_table: Array, query_starts: Array, lengths: Array, *, scale: float
 ) -> Array:
     """Jitted, so that all layers of a model share one trace of the kernel."""
-    shape, loading = _shape(q, kv_pages, scale), LOADING[type(kv_pages)]
+    shape = _shape(q, kv_pages, scale)
     page_table, query_starts, lengths = _with_empty_rows(page_table, query_starts, lengths)
     work, num_blocks = newest_positions_first(
         query_starts, lengths, num_tokens=q.shape[0], block_tokens=shape.block_tokens
     )
     call = plgpu.kernel(
-        functools.partial(kernel, shape=shape, loading=loading),
+        functools.partial(kernel, shape=shape),
         out_type=jax.ShapeDtypeStruct(q.shape, q.dtype),
-        scratch_types=_shared_memory(kv_pages, shape, loading),
+        scratch_types=_shared_memory(shape, q.dtype),
         grid=(shape.num_programs,),
         grid_names=("program",),
         num_threads=ATTENDING + 1,
@@ -50,14 +50,14 @@ def call_extend(
             approx_math=True,  # exp2 in one instruction
             unsafe_no_auto_barriers=True,  # the kernel has its own
             lowering_semantics=plgpu.LoweringSemantics.Lane,
-            reduction_scratch_bytes=loading.reduction_bytes,
         ),
         kernel_name="paged_attention_extend",
     )
-    return call(q, *loading.operands(kv_pages), page_table, work, num_blocks)
+    rows_of_kv = kv_pages.array.reshape(-1, shape.num_kv_heads * shape.head_dim)
+    return call(q, rows_of_kv, page_table, work, num_blocks)
 
 
-def _shape(q: Array, kv_pages: AnyKVPages, scale: float) -> Shape:
+def _shape(q: Array, kv_pages: KVPages, scale: float) -> Shape:
     _, num_heads, head_dim = q.shape
     return Shape(
         num_heads=num_heads,
@@ -84,13 +84,12 @@ def _with_empty_rows(page_table: Array, query_starts: Array, lengths: Array) -> 
     )
 
 
-def _shared_memory(kv_pages: AnyKVPages, shape: Shape, loading: Loading) -> list:
-    """The arrays in shared memory, in the order of the kernel's references."""
+def _shared_memory(shape: Shape, dtype) -> list:
+    """The arrays in shared memory, in the order of `Refs`."""
 
     def tiles(*sizes: int):
-        return plgpu.SMEM(sizes, kv_pages.dtype, transforms=TRANSFORMS)
+        return plgpu.SMEM(sizes, dtype, transforms=TRANSFORMS)
 
     keys_or_values = tiles(NUM_STAGES, shape.tile, shape.head_dim)
     queries = tiles(NUM_QUERY_TILES, shape.chunks, ATTENDING, QUERY_ROWS, CHUNK)
-    barriers = plgpu.SMEM((2 * len(loading.arrivals),), jnp.int32)
-    return [queries, keys_or_values, keys_or_values, *loading.staging(kv_pages, shape), barriers]
+    return [queries, keys_or_values, keys_or_values, plgpu.SMEM((2 * len(Barriers.arrivals),), jnp.int32)]

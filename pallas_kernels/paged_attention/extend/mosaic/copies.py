@@ -22,14 +22,11 @@ from pallas_kernels.paged_attention.extend.mosaic.barriers import (
     emit_index,
     emit_one_thread,
     emit_one_thread_per_warp,
-    emit_pointer,
-    emit_value,
     scalar,
 )
 from pallas_kernels.paged_attention.extend.mosaic.shape import CHUNK
 
 SWIZZLE_BYTES = 2 * CHUNK
-SCALE_BYTES = 4  # float32
 TILING = (8, CHUNK)
 TRANSFORMS = (plgpu.TilingTransform(TILING), plgpu.SwizzleTransform(SWIZZLE_BYTES))
 TILE = plgpu.RefType(TRANSFORMS)
@@ -62,53 +59,6 @@ def start_pages(kv, tile, barriers, *, barrier, first_rows: Sequence, column, ro
             )
 
     copy(kv, tile, barriers, scalar(barrier), scalar(column), *map(scalar, first_rows))
-
-
-def start_staging(
-    cache: tuple,
-    staged: tuple,
-    barriers,
-    *,
-    barrier,
-    first_rows: Sequence,
-    first_scales: Sequence,
-    column,
-    rows: int,
-) -> None:
-    """Starts copying kv[row : row + rows, column : column + head_dim], for every row of `first_rows`, and the
-    scales [first : first + rows] of each, as they are. `barrier` gets one arrival and the bytes. The warps
-    take turns at starting copies."""
-    num_copies = len(first_rows)
-
-    @plgpu.inline_mgpu(arg_types=(*[REF] * 5, SCALAR, SCALAR, *[SCALAR] * (2 * num_copies)))
-    def copy(ctx, kv, scales, values, value_scales, barriers, barrier, column, *firsts):
-        barrier_ref = emit_barrier(barriers, barrier)
-        height, head_dim = ir.MemRefType(values.type).shape
-        barrier_ref.arrive_expect_tx(height * (head_dim + SCALE_BYTES), predicate=emit_one_thread())
-        warp = arith.remui(utils.warp_idx(), emit_i32(WARPS))
-        elected = emit_one_thread_per_warp()
-        for i, (row, scale) in enumerate(zip(firsts[:num_copies], firsts[num_copies:], strict=True)):
-            is_mine = arith.cmpi(arith.CmpIPredicate.eq, warp, emit_i32(i % WARPS))
-            predicate = arith.andi(elected, is_mine)
-            ctx.async_copy(
-                src_ref=kv,
-                dst_ref=utils.memref_slice(values, (utils.ds(i * rows, rows),)),
-                gmem_slice=(utils.ds(emit_index(row), rows), utils.ds(emit_index(column), head_dim)),
-                barrier=barrier_ref,
-                arrive=False,
-                predicate=predicate,
-            )
-            target = emit_pointer(value_scales, emit_i32(i * rows))
-            source = emit_pointer(scales, emit_value(scale))
-            utils.inline_ptx(
-                "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [$0], [$1], $2, [$3];",
-                *(target, source, emit_i32(rows * SCALE_BYTES), barrier_ref.get_ptr()),
-                predicate=predicate,
-                has_side_effects=True,
-            )
-
-    firsts = map(scalar, (*first_rows, *first_scales))
-    copy(*cache, *staged, barriers, scalar(barrier), scalar(column), *firsts)
 
 
 def start_queries(q, tile, barriers, *, barrier, token, head, shape: tuple[int, int]) -> None:

@@ -11,7 +11,6 @@ from pallas_kernels.paged_attention.extend.mosaic.shape import (
     NUM_QUERY_TILES,
     NUM_STAGES,
     Barriers,
-    QuantizedPagesRefs,
     Refs,
     Shape,
     Work,
@@ -27,17 +26,17 @@ def load_all(refs: Refs, shape: Shape) -> None:
     """Tiles of a piece from the newest to the oldest. The pages of a tile are looked up one tile ahead."""
 
     def one_piece(n, work: Work, num_loaded, num_tails):
-        load_queries(refs, n, work, shape)
+        _load_queries(refs, n, work, shape)
         num_tiles = work.num_tiles(shape)
         has_tail = num_tiles * shape.tile > jnp.where(num_tiles > 0, work.length, 0)
 
         def one_tile(i, pages):
-            next_pages = rows_of_tile(refs, work, num_tiles - 2 - i, shape)
+            next_pages = _rows_of_tile(refs, work, num_tiles - 2 - i, shape)
             tail = _Tail((i == 0) & has_tail, rem(num_tails, 2), work.length - (num_tiles - 1) * shape.tile)
             _load_tile(refs, num_loaded + i, work, pages, tail, shape)
             return next_pages
 
-        lax.fori_loop(0, num_tiles, one_tile, rows_of_tile(refs, work, num_tiles - 1, shape))
+        lax.fori_loop(0, num_tiles, one_tile, _rows_of_tile(refs, work, num_tiles - 1, shape))
         return num_loaded + num_tiles, num_tails + as_int(has_tail)
 
     for_each_piece(refs, shape, one_piece, jnp.int32(0), jnp.int32(0))
@@ -51,8 +50,7 @@ class _Tail:
         self.is_one, self.phase, self.first_row = is_one, phase, first_row
 
 
-def load_queries(refs: Refs | QuantizedPagesRefs, n, work: Work, shape: Shape) -> None:
-    """Queries of the n-th piece, when the piece that had their place has been stored."""
+def _load_queries(refs: Refs, n, work: Work, shape: Shape) -> None:
     slot, phase = slot_and_phase(n, NUM_QUERY_TILES)
     wait(refs.barriers, Barriers.q_free + slot, 1 - phase)
     keep_together()  # pieces of padding alone have no tiles, at which the warps would meet
@@ -67,7 +65,7 @@ def load_queries(refs: Refs | QuantizedPagesRefs, n, work: Work, shape: Shape) -
     )
 
 
-def rows_of_tile(refs: Refs | QuantizedPagesRefs, work: Work, tile, shape: Shape) -> tuple:
+def _rows_of_tile(refs: Refs, work: Work, tile, shape: Shape) -> tuple:
     """The first row of `kv` of each copy of a tile of keys. Copies after the row's end read its last page
     again."""
     last_copy = div(jnp.maximum(work.length - 1, 0), shape.rows_per_copy) * shape.rows_per_copy

@@ -3,18 +3,10 @@
 import jax.numpy as jnp
 from jax import lax
 
-from pallas_kernels.paged_attention.extend.mosaic.shape import (
-    QuantizedPagesRefs,
-    Refs,
-    Shape,
-    Work,
-    as_int,
-    div,
-    rem,
-)
+from pallas_kernels.paged_attention.extend.mosaic.shape import Refs, Shape, Work, as_int, div, rem
 
 
-def for_each_piece(refs: Refs | QuantizedPagesRefs, shape: Shape, body, *counts):
+def for_each_piece(refs: Refs, shape: Shape, body, *counts):
     """body(n, work, *counts) -> counts, for this program's n-th piece; the next one's description is read
     ahead."""
 
@@ -25,7 +17,7 @@ def for_each_piece(refs: Refs | QuantizedPagesRefs, shape: Shape, body, *counts)
     lax.fori_loop(0, _num_pieces(refs, shape), one_piece, (_piece(refs, jnp.int32(0), shape), *counts))
 
 
-def _num_pieces(refs: Refs | QuantizedPagesRefs, shape: Shape):
+def _num_pieces(refs: Refs, shape: Shape):
     total = refs.num_blocks[0] * shape.head_blocks
     rounds, rest = div(total, shape.num_programs), rem(total, shape.num_programs)
     return rounds + as_int(_index_in_round(rounds, shape) < rest)
@@ -38,7 +30,7 @@ def _index_in_round(n, shape: Shape):
     return jnp.where(rem(n, 2) == 0, program, shape.num_programs - 1 - program)
 
 
-def _piece(refs: Refs | QuantizedPagesRefs, n, shape: Shape) -> Work:
+def _piece(refs: Refs, n, shape: Shape) -> Work:
     """All heads of a block, then the next block. The piece after the last one is read, and not computed."""
     index = n * shape.num_programs + _index_in_round(n, shape)
     block = jnp.minimum(div(index, shape.head_blocks), refs.work.shape[1] - 1)

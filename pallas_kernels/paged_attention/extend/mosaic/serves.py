@@ -30,9 +30,8 @@ def why_not(q: Array, kv_pages: AnyKVPages, *, sinks: Array | None, options) -> 
     if page_size % MIN_PAGE_SIZE or (TILE % page_size and page_size % TILE):
         rule = f"must have {MIN_PAGE_SIZE} or more that divide {TILE}, or n * {TILE}"
         return f"pages have {page_size} positions, and {rule}"
-    scales = 1 if kv_pages.quantized is None else kv_pages.num_kv_heads
-    if 2 * kv_pages.num_pages * page_size * scales > jnp.iinfo(jnp.int32).max:
-        return "the cache has more positions, or scales, than int32 can count"
+    if 2 * kv_pages.num_pages * page_size > jnp.iinfo(jnp.int32).max:
+        return "the cache has more positions than int32 can count"
     if not target_device().is_hopper:
         return f"it is for Hopper (H100, H200), and the device is {target_device().kind!r}"
     if jax.__version_info__ < OLDEST_JAX:

@@ -73,24 +73,6 @@ class Refs(NamedTuple):
     barriers: Any
 
 
-class QuantizedPagesRefs(NamedTuple):
-    """The same of a cache in 8 bits, whose tiles arrive in `staged` and are converted from there."""
-
-    q: Any
-    kv: Any  # [2 * num_pages * page_size, num_kv_heads * head_dim], keys before values
-    scales: Any  # of those, [2 * num_pages * num_kv_heads * page_size]
-    table: Any
-    work: Any
-    num_blocks: Any
-    out: Any
-    q_tiles: Any
-    k_tiles: Any
-    v_tiles: Any
-    staged: Any  # [2, tile, head_dim], keys and values
-    staged_scales: Any  # [2, tile]
-    barriers: Any
-
-
 class Barriers:
     """The index of each group of barriers, one per stage or query tile."""
 
@@ -104,14 +86,6 @@ class Barriers:
     # The arrivals that complete each: one of the thread that starts copies, and one of each warp that used
     # the copies.
     arrivals = (1,) * k_free + (ATTENDING * WARPS,) * (2 * NUM_STAGES + NUM_QUERY_TILES)
-
-
-class QuantizedBarriers:
-    """Two more, for what arrives in `staged`."""
-
-    k_staged = len(Barriers.arrivals)
-    v_staged = k_staged + 1
-    arrivals = (*Barriers.arrivals, 1, 1)
 
 
 class Work(NamedTuple):
