@@ -21,11 +21,13 @@ import torch
 import transformers
 
 from tools.goldens import qwen3_chat
-from tools.goldens.models import VARIANTS
+from tools.goldens.models import VARIANTS, Variant
 from tools.goldens.oracle import Answer, Oracle, ask
 
 GOLDENS = Path(__file__).resolve().parents[1] / "tests" / "fixtures" / "goldens"
 FIRST_SEED = 0
+# A tenth of what tests allow: a GPU rounds otherwise than transformers on a CPU, several times as much.
+MAX_ROUNDING = 1e-5
 DECODE_STEPS = (0, 1, 20, 62)  # of 0 to 62: the first token comes from prefill, the other 63 from decode
 
 
@@ -42,11 +44,22 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)  # the models are tiny, and sums do not depend on the machine's cores
     for name in arguments.only:
-        oracle = ask(VARIANTS[name], FIRST_SEED, log=print)
+        oracle = steady(VARIANTS[name])
         write(oracle, arguments.out / name)
         print(f"{name}: seed {oracle.seed}, transformers {transformers.__version__}")
     if arguments.qwen3_chat:
         qwen3_chat.write()
+
+
+def steady(variant: Variant) -> Oracle:
+    """The oracle of the first seed whose weights do not multiply rounding."""
+    seed = FIRST_SEED
+    while True:
+        oracle = ask(variant, seed, log=print)
+        if oracle.rounding <= MAX_ROUNDING:
+            return oracle
+        print(f"seed {oracle.seed}: rounding moves logits by {oracle.rounding:.1e}; trying the next")
+        seed = oracle.seed + 1
 
 
 def write(oracle: Oracle, directory: Path) -> None:

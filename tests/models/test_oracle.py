@@ -3,7 +3,6 @@
 A failure prints its seed; `ORACLE_SEED=1234 pytest -m oracle` runs it again.
 """
 
-import copy
 import itertools
 import json
 import os
@@ -11,7 +10,6 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from unittest import mock
 
 import jax
 import numpy as np
@@ -52,24 +50,11 @@ def check_logits(model: Any, answer: "Answer", logits: np.ndarray, name: str = "
     """
     if np.abs(logits - answer.logits).max() <= MAX_LOGIT_ERROR:
         return
+    from tools.goldens.oracle import in_float64
+
     exact = in_float64(model, answer)
     rounding = np.abs(answer.logits - exact).max()
     np.testing.assert_allclose(logits, exact, rtol=0, atol=MAX_TIMES_ROUNDING * rounding, err_msg=name)
-
-
-def in_float64(model: Any, answer: "Answer") -> np.ndarray:
-    """The logits after each position of an answer.
-
-    Transformers computes norms, softmax and the frequencies of rope in float32 even in a model of float64, so
-    float32 means float64 here. Frequencies of llama3 in float32 are off by up to two units in the last place,
-    which moves logits by as much as all other rounding.
-    """
-    from tools.goldens import oracle
-
-    with mock.patch.multiple(torch, float=torch.float64, float32=torch.float64):
-        exact = oracle.answer(copy.deepcopy(model).double(), answer.prompt_ids)
-    np.testing.assert_array_equal(exact.greedy_ids, answer.greedy_ids, "rounding decides no token")
-    return exact.logits
 
 
 @pytest.mark.parametrize("name", ALL)
