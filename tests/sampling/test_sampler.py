@@ -277,7 +277,8 @@ def test_a_row_that_is_not_finite_is_flagged_and_alone(run, fault, temperature):
     logits[2, 3] = fault
     result = run(logits, rows)
     assert result.token_ids[2] == NOT_FINITE
-    for name, field in result._asdict().items():
+    of_rows = {name: field for name, field in result._asdict().items() if name != "expert_ids"}
+    for name, field in of_rows.items():
         np.testing.assert_array_equal(field[[0, 1, 3]], getattr(expected, name)[[0, 1, 3]], err_msg=name)
     assert (result.token_ids[[0, 1, 3]] >= 0).all()
 
