@@ -8,8 +8,9 @@ from typing import Any
 
 from jinfer.models.attention import Attention, TokenBatch
 from jinfer.models.config import AttentionConfig, LayerConfig, MLPConfig, ModelConfig, RopeTable
+from jinfer.models.decoder import table_angles
 from jinfer.models.layers import Embedding, GatedMLP, Linear, RMSNorm
-from jinfer.models.model import DecoderModule, table_angles
+from jinfer.models.model import DecoderModule
 from jinfer.models.own_model import OwnModel
 from jinfer.models.rope_config import RopeConfig
 from jinfer.weights.stored_params import ParamMap, StoredParam, map_params

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, Float32
 
 from jinfer.models.attention import Attention, TokenBatch
 from jinfer.models.config import LayerConfig
+from jinfer.models.decoder import table_angles
+from jinfer.models.decoder_layers import Layers
 from jinfer.models.layers import GatedMLP, LayerIndex, Linear, RMSNorm
-from jinfer.models.model import Layers, table_angles
 from pallas_kernels.paged_attention import KVPages
 
 PAGE_SIZE = 16

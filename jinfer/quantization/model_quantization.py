@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32
 
-from jinfer.models.model import Layers, Model
+from jinfer.models.decoder_layers import Layers
+from jinfer.models.model import Model
 from jinfer.quantization.calibration import Calibration
 from jinfer.quantization.clip_search import ClipSearch
 from jinfer.quantization.folds import Features, LayerWeights, folds_of

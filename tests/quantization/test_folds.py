@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from jinfer.models.model import Layers
+from jinfer.models.decoder_layers import Layers
 from jinfer.models.registry import build_model, read_model_config
 from jinfer.quantization import layer_inputs
 from jinfer.quantization.folds import folds_of
