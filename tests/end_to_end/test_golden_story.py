@@ -17,7 +17,7 @@ OTHERS = {
 
 
 # A shape of interpreted kernels compiles for ten seconds and more: they have one row, so one shape less, few
-# tokens in a step, and no company. They have company, and other pages, in test_invariants.py, and are
+# tokens in a step, and tell it once. They have company, and other pages, in test_invariants.py, and are
 # compiled ones in test_gpu.py. Pages of 1 and 4 are there as well.
 @pytest.mark.parametrize(
     ("kernels", "page_size", "rows", "step_tokens"),
@@ -36,10 +36,10 @@ def test_the_golden_story(stories260k: Path, kernels, page_size, rows, step_toke
     }
     with LLM(stories260k, dtype="float32", kernels=kernels, page_size=page_size, **small) as llm:
         (alone,) = llm.generate("", greedy)
-        *others, golden_again = llm.generate([*OTHERS, ""], [*OTHERS.values(), greedy])
+        again = [] if kernels == "pallas" else llm.generate([*OTHERS, ""], [*OTHERS.values(), greedy])
         llm.check_integrity()
-    for output in (alone, golden_again):
+    for output in (alone, *again[-1:]):
         assert output.text == golden
         assert len(output.outputs[0].token_ids) == NUM_TOKENS
         assert output.outputs[0].finish_reason is FinishReason.LENGTH
-    assert all(output.finished and output.text for output in others)
+    assert all(output.finished and output.text for output in again)

@@ -18,6 +18,7 @@ FILES = sorted(ROOT.glob("*/tuned/*.json"))
 TUNING_MODULES = {  # of functions whose op has several; elsewhere it is the op's tuning.py
     **{name: f"pallas_kernels.paged_attention.{name}.tuning" for name in ("decode", "extend")},
     "choice": "pallas_kernels.matmul.choice",
+    "quantized": "pallas_kernels.matmul.quantized.tuning",
 }
 CALL = DecodeCall(64, 32, 8, 128, page_size=16, max_positions=2048, itemsize=2)
 
