@@ -22,7 +22,7 @@ from jinfer.execution.device_memory import delete_arrays
 from jinfer.execution.device_state import abstract_device_state
 from jinfer.execution.kv_cache import KVHeads, KVLayout
 from jinfer.execution.step import run_step
-from jinfer.models import model as models
+from jinfer.models import decoder
 from jinfer.models.model import Model
 from jinfer.weights.params import Params
 from pallas_kernels import paged_attention
@@ -181,7 +181,7 @@ def _jax_attention(foreign: Any, num_splits: int, page_size: int) -> Iterator[No
 def _traced_anew() -> Iterator[None]:
     """Layers share one trace where the decoder jits them, and would share a foreign one: each has its own jit
     here."""
-    layer = vars(models).get("_layer")
+    layer = vars(decoder).get("_layer")
     if layer is None:
         yield
         return
@@ -189,8 +189,8 @@ def _traced_anew() -> Iterator[None]:
     def anew(*arguments):
         return jax.jit(functools.partial(layer.__wrapped__), static_argnums=1)(*arguments)
 
-    models._layer = anew
+    decoder._layer = anew
     try:
         yield
     finally:
-        models._layer = layer
+        decoder._layer = layer
