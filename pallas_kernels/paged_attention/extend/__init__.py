@@ -42,6 +42,8 @@ def extend(
 
     "pallas" is one of two kernels. On Hopper and for 4,096 tokens or more it is "mosaic", the kernel in
     Mosaic GPU, where that serves the call (`mosaic.why_not`); otherwise it is "triton".
+    A cache in 8 bits is widened for it, page by page; rows with more than 65,536 positions together are
+    left to "triton".
 
     On an H200 in bfloat16 with 32 query and 8 KV heads of 128: one row of 8,192 tokens at 566 TFLOP/s, and at
     381 in Triton; 16 rows of 2,048 at 470 and 338; and 32 rows of 256 new tokens on 4,096 cached ones at 519
